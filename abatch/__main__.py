@@ -1,0 +1,194 @@
+"""python -m abatch: all that is not train, predict or score."""
+
+import argparse
+import getpass
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import database, job, migrations, registry, simulate
+from abatch.config import Config, load_configs
+from abatch.errors import AbatchError, NothingToDo, UsageError
+from abatch.tables import runs
+
+
+def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """create abatch's tables, or bring them to the newest revision; harmless to repeat"""
+    migrations.upgrade(engine)
+    return f"{database.show_url(engine)}: abatch's tables are ready"
+
+
+def run_simulation(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """create a simulated card bank in this database, or let it live on until the morning of --date"""
+    config = next(iter(configs.values()))
+    until = arguments.date or job.today(config)
+    database.check_ready(engine, config.environment)
+    n_mornings = simulate.simulate(engine, until, seed=arguments.seed)
+    return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {until}"
+
+
+def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """live models, last runs, missed dates"""
+    blocks = []
+    for config in configs.values():
+        on = arguments.date or job.today(config)
+        database.check_ready(engine, config.environment)
+        with engine.connect() as connection:
+            live = registry.find_live(connection, config.experiment, on)
+            ledger = connection.execute(sa.select(runs).where(runs.c.experiment == config.experiment).order_by(runs.c.started_at)).all()
+        lines = [f"{config.experiment} in {config.environment} ({database.show_url(engine)}), {on}"]
+        for variant in config.settings.split:
+            name = live.get(variant, "no model is live") if variant in config.settings.models else "no model (selects at random)"
+            lines.append(f"  variant {variant:<10} {name}")
+        for name in ("train", "predict", "score"):
+            lines.append(f"  {name:<8} {_describe_runs([row for row in ledger if row.job == name], on, nightly=name != 'train')}")
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def _describe_runs(ledger: Sequence[sa.Row], on: date, *, nightly: bool) -> str:
+    if not ledger:
+        return "has never run"
+    last = ledger[-1]
+    text = f"last run for {last.run_date}: {last.status}"
+    if last.status == "running":
+        text += f" on {last.host} since {last.started_at:%Y-%m-%d %H:%M} UTC"
+    if last.error:
+        text += f" ({last.error.splitlines()[0]})"
+    done = {row.run_date for row in ledger if row.status == "done"}
+    if nightly and done:
+        first = min(done)
+        missed = [first + timedelta(days=i) for i in range((on - first).days) if first + timedelta(days=i) not in done]
+        text += f"; missed {_join_dates(missed)}" if missed else "; no night missed"
+    return text
+
+
+def _join_dates(dates: Sequence[date]) -> str:
+    shown = ", ".join(str(day) for day in dates[:5])
+    return shown if len(dates) <= 5 else f"{len(dates)} nights from {dates[0]} to {dates[-1]}"
+
+
+def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """the dated models, and which of them are live"""
+    config = next(iter(configs.values()))
+    database.check_ready(engine, config.environment)
+    on = arguments.date or job.today(config)
+    rows = []
+    with engine.connect() as connection:
+        for name in configs:
+            live = registry.find_live(connection, name, on)
+            for model_name, card in registry.read_cards(connection, name):
+                roc_auc = card["metrics"].get("roc_auc", {}).get("value")
+                rows.append(
+                    {
+                        "model": model_name,
+                        "variant": card["variant"],
+                        "live": "live" if live.get(card["variant"]) == model_name else "",
+                        "from": card["from_date"],
+                        "to": card["to_date"],
+                        "rows": card["rows"],
+                        "ROC AUC": "" if roc_auc is None else f"{roc_auc:.4f}",
+                    }
+                )
+    if not rows:
+        raise NothingToDo("there are no models yet. Train some: python train.py")
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """make a dated model live from --date on"""
+    return _append("promote", configs, engine, arguments, lambda connection, on: arguments.model)
+
+
+def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """go back to the model that was live before, or to the dated model that is named"""
+
+    def choose(connection: sa.Connection, on: date) -> str:
+        for name, config in configs.items():
+            for variant, model in config.settings.models.items():
+                if arguments.model == model.name:
+                    return registry.find_previous(connection, name, variant, on)
+        return arguments.model
+
+    return _append("rollback", configs, engine, arguments, choose)
+
+
+def _append(
+    action: str,
+    configs: dict[str, Config],
+    engine: sa.Engine,
+    arguments: argparse.Namespace,
+    choose: Callable[[sa.Connection, date], str],
+) -> str:
+    """Append a row to promotions, and say what it changed."""
+    config = next(iter(configs.values()))
+    database.check_ready(engine, config.environment)
+    on = arguments.date or job.today(config)
+    with database.transaction(engine) as connection:
+        model = registry.find_model(connection, choose(connection, on))
+        if model.experiment not in configs:
+            raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
+        config = configs[model.experiment]
+        if model.variant not in config.settings.models:
+            raise AbatchError(f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here.")
+        registry.load_model(connection, config.models_dir, model.model_name)
+        before = registry.find_live(connection, model.experiment, on).get(model.variant)
+        if before == model.model_name:
+            raise NothingToDo(f"{model.model_name} is live on {on} already")
+        registry.promote(
+            connection,
+            model.experiment,
+            model.variant,
+            model.model_name,
+            effective_date=on,
+            reason=arguments.reason,
+            promoted_by=arguments.by,
+            action=action,
+        )
+        live = registry.find_live(connection, model.experiment, max(on, job.today(config)))
+    stems = [registry.stem_of(entry.name, entry.version) for entry in config.settings.models.values()]
+    registry.link_latest(config.models_dir, stems, live.values())
+    return f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
+
+
+COMMANDS = {"init": init, "simulate": run_simulation, "status": status, "models": list_models, "promote": promote, "rollback": rollback}
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m abatch", epilog=job.EXIT_CODES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__, epilog=job.EXIT_CODES)
+        job.add_common_options(sub)
+        if name != "init":
+            sub.add_argument("--date", type=job.parse_date, metavar="YYYY-MM-DD", help="the day in question (default: today)")
+        if name == "simulate":
+            sub.add_argument("--seed", type=int, default=0, help="of the bank, when it is created (default: 0)")
+        if name in ("promote", "rollback"):
+            what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
+            sub.add_argument("model", metavar="MODEL", help=what)
+            sub.add_argument("--reason", required=True, help="why; it is kept for good")
+            sub.add_argument("--by", default=f"{getpass.getuser()}@{platform.node()}", help="who (default: the user and host)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    arguments = _parse(argv)
+    try:
+        configs = job.choose(load_configs(arguments.config, arguments.env), arguments.experiment)
+        engine = job.connect(next(iter(configs.values())))
+        print(COMMANDS[arguments.command](configs, engine, arguments))
+    except NothingToDo as reason:
+        print(reason)
+    except (Exception, KeyboardInterrupt) as error:
+        return job.report(error, f"abatch {arguments.command}")
+    return job.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Who gets which variant: by SHA-256 of the candidate id, so that any machine, year and SQL dialect finds the same."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from abatch.errors import DataError
+
+N_BUCKETS = 64
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_WHOLE_FLOATS = 2**53  # above this, neighbouring integers share one float
+
+
+class Assignment(NamedTuple):
+    """What the hash says of each candidate.
+
+    Attributes
+    ----------
+    variant : array of str, shape (n,)
+    selection_key : array of str, shape (n,), 16 hex digits: the random order, and the order among equal predictions
+    bucket : array of int, shape (n,), in [0, 64): the jackknife bucket
+    """
+
+    variant: np.ndarray
+    selection_key: np.ndarray
+    bucket: np.ndarray
+
+
+def normalise_id(value: object) -> str:
+    """The one text that stands for a candidate: digits for integers, lower case for UUIDs, ASCII of at most 64 characters.
+
+    Raises
+    ------
+    DataError
+        If the value is null, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
+    """
+    if isinstance(value, (bool, np.bool_)) or value is None or value != value:
+        raise DataError(f"candidate_id {value!r}: expected a number or a text")
+    if isinstance(value, (float, np.floating)):
+        if value != int(value) or abs(value) >= _WHOLE_FLOATS:
+            raise DataError(f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or varchar in the query")
+        return str(int(value))
+    if isinstance(value, Decimal):
+        if value != value.to_integral_value():
+            raise DataError(f"candidate_id {value!r}: expected a whole number")
+        return str(int(value))
+    text = str(value)
+    if not (1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")):
+        raise DataError(f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer spaces")
+    return text.lower() if _UUID.fullmatch(text) else text
+
+
+def normalise_ids(values: Iterable[object], place: str) -> list[str]:
+    """`normalise_id` of each value; the error names the query and says which value it stumbled over."""
+    try:
+        return [normalise_id(value) for value in values]
+    except DataError as error:
+        raise DataError(f"{place}: {error}.") from None
+
+
+def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
+    """Upper ends, excluded, of each variant's part of [0, 2**64), in the order of the config.
+
+    A share counts as the decimal number that is written in the config, so that .1 + .2 is .3.
+    """
+    thresholds, total = {}, Fraction(0)
+    for variant, share in split.items():
+        total += Fraction(str(share))
+        thresholds[variant] = int(total * 2**64)
+    return thresholds
+
+
+def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) -> Assignment:
+    """Assign candidates to variants by the SHA-256 of the ASCII text `salt:candidate_id`.
+
+    Bytes 0-7 as a big-endian integer fall below exactly one first threshold; bytes 8-15 give the random order; bytes 16-23
+    modulo 64 give the jackknife bucket. docs/assignment.md has test vectors and the same in T-SQL and PostgreSQL.
+
+    Parameters
+    ----------
+    candidate_ids : normalised ids, n of them
+    salt : the experiment's name
+    split : share of each variant, in order, summing to 1
+    """
+    prefix = hashlib.sha256(f"{salt}:".encode("ascii"))
+    digests = bytearray()
+    for candidate_id in candidate_ids:
+        digest = prefix.copy()
+        digest.update(candidate_id.encode("ascii"))
+        digests += digest.digest()[:24]
+    parts = np.frombuffer(bytes(digests), dtype=">u8").reshape(-1, 3).astype(np.uint64)
+    inner = np.array(list(split_thresholds(split).values())[:-1], dtype=np.uint64)
+    variant = np.array(list(split), dtype=object)[np.searchsorted(inner, parts[:, 0], side="right")]
+    selection_key = np.array([f"{key:016x}" for key in parts[:, 1].tolist()], dtype=object)
+    return Assignment(variant, selection_key, (parts[:, 2] % N_BUCKETS).astype(np.int64))
+
+
+def check_variants(recorded: Iterable[object], split: Mapping[str, float], place: str) -> np.ndarray:
+    """Variants that were recorded elsewhere, as an array of str; DataError unless each is one of the split."""
+    variants = np.array(list(recorded), dtype=object)
+    unknown = [variant for variant in variants if variant not in split]
+    if unknown:
+        raise DataError(
+            f"{place}: variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows; expected one of {', '.join(split)}."
+        )
+    return variants
+
+
+def count_selected(n_candidates: int, select_top: float) -> int:
+    """floor(select_top * n), with the share as the decimal number that is written in the config."""
+    return int(Fraction(str(select_top)) * n_candidates)

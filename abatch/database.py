@@ -1,0 +1,213 @@
+"""The door to SQL: connect, read in chunks, write in transactions, hold a lock, say what went wrong."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+from pydantic import SecretStr
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from abatch import tables
+from abatch.errors import ConfigError, DatabaseError, suggest
+
+SQLITE_WAIT_SECONDS = 10
+BIND_TYPES = {"from_date": sa.Date(), "to_date": sa.Date(), "as_of": tables.Instant}
+_GET_APPLOCK = """set nocount on; declare @result int;
+exec @result = sp_getapplock @Resource = :resource, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0;
+select @result"""
+# Literals, quoted names and comments, in which a colon or a dash means nothing.
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+
+
+def make_engine(url: SecretStr, schema: str | None, base: Path, place: str) -> sa.Engine:
+    """Return an engine for `url`; relative SQLite paths are relative to `base`. Nothing is connected yet.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a database URL, or its driver is not installed. The text itself is never shown.
+    """
+    try:
+        parsed = sa.make_url(url.get_secret_value())
+        options: dict[str, Any] = {}
+        if parsed.get_backend_name() == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise ConfigError(f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db.")
+            parsed = parsed.set(database=str(base / parsed.database))
+            options = {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
+        elif parsed.get_backend_name() == "mssql" and parsed.get_driver_name() == "pyodbc":
+            options = {"fast_executemany": True}
+        engine = sa.create_engine(parsed, **options)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            f"{place}: the value is not a database URL; expected for example sqlite:///data/dev.db"
+            " or mssql+pyodbc://@SERVER/DATABASE?driver=ODBC+Driver+18+for+SQL+Server&Trusted_Connection=yes."
+        ) from None
+    except NoSuchModuleError as error:
+        raise ConfigError(f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite.") from None
+    except ImportError as error:
+        raise ConfigError(
+            f"{place}: the driver for {parsed.drivername} cannot be loaded ({error})."
+            " Install requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC Driver 18."
+        ) from None
+    if engine.dialect.name == "sqlite":
+        _begin_transactions_ourselves(engine)
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _begin_transactions_ourselves(engine: sa.Engine) -> None:
+    """Python's sqlite3 begins late and commits around DDL (SQLAlchemy, SQLite dialect, "transactional DDL")."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a reader that turns writer half-way is refused without waiting.
+        connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
+
+
+def transaction(engine: sa.Engine) -> Any:
+    """Begin a transaction that will write: `with transaction(engine) as connection:`."""
+    return engine.execution_options(writes=True).begin()
+
+
+def check_ready(engine: sa.Engine, environment: str) -> None:
+    """Raise DatabaseError unless the database can be reached and holds abatch's tables at today's revision."""
+    mend = f"Run: python -m abatch init --env {environment}"
+    if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+        raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
+    with described(show_url(engine)), engine.connect() as connection:
+        schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+        if not sa.inspect(connection).has_table(tables.VERSION_TABLE, schema=schema):
+            raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
+        version = sa.table(tables.VERSION_TABLE, sa.column("version_num"))
+        found = connection.scalar(sa.select(version.c.version_num))
+        if found != tables.REVISION:
+            raise DatabaseError(f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}. {mend}")
+
+
+def show_url(engine: sa.Engine) -> str:
+    """The database in a message: never its password, nor any option that may hold one."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
+@contextmanager
+def described(place: str) -> Iterator[None]:
+    """Turn whatever the database raises inside the block into one line that begins with `place`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"{place}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """The first cause of a database error in one line, with the mend where it is known."""
+    while error.__context__ is not None and not error.__suppress_context__ and isinstance(error.__context__, SQLAlchemyError):
+        error = error.__context__
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    message = " ".join(str(cause).split("\n", 1)[0].split())
+    if "database is locked" in message or "database table is locked" in message:
+        return (
+            f"the file is locked by another process (waited {SQLITE_WAIT_SECONDS} s)."
+            " End that process, or run this job again later."
+        )
+    if "readonly database" in message or "unable to open database file" in message:
+        return f"{message}. Check that the file and its folder can be written by this user."
+    if "disk is full" in message:
+        return f"{message}. Make room and run the job again."
+    return f"the database refused: {message.rstrip('.')}."
+
+
+def clean_query(sql: str) -> str:
+    """The query without comments and closing semicolon; colons inside literals escaped, so that only binds are binds."""
+
+    def keep(match: re.Match) -> str:
+        piece = match.group()
+        return " " if piece.startswith(("--", "/*")) else piece.replace(":", r"\:")
+
+    return _QUOTED.sub(keep, sql).strip().removesuffix(";").strip()
+
+
+def stream_query(
+    engine: sa.Engine, sql: str, place: str, *, from_date: date, to_date: date, as_of: datetime, chunk_rows: int
+) -> Iterator[pd.DataFrame]:
+    """Yield the result of a query in frames of at most `chunk_rows` rows; nothing if there are no rows.
+
+    Parameters
+    ----------
+    sql : one select with the binds :from_date, :to_date (upper end excluded), :as_of; it may leave some out
+    place : the query's file, for messages
+
+    Raises
+    ------
+    ConfigError
+        If the query has another bind, or two columns of one name.
+    DatabaseError
+        If the database refuses it.
+    """
+    given = {"from_date": from_date, "to_date": to_date, "as_of": as_of}
+    statement = sa.text(clean_query(sql))
+    binds = list(statement.compile().params)
+    for bind in binds:
+        if bind not in given:
+            raise ConfigError(f"{place}: unknown bind :{bind}; expected :{', :'.join(given)}.{suggest(bind, given)}")
+    statement = statement.bindparams(*(sa.bindparam(bind, given[bind], type_=BIND_TYPES[bind]) for bind in binds))
+    with described(place), engine.connect() as connection:
+        result = connection.execution_options(yield_per=chunk_rows).execute(statement)
+        columns = list(result.keys())
+        if len(set(columns)) < len(columns):
+            twice = sorted({name for name in columns if columns.count(name) > 1})
+            raise ConfigError(f"{place}: returns two columns of the name {', '.join(twice)}. Give each its own name.")
+        for rows in result.partitions(chunk_rows):
+            yield pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
+
+
+def read_query(engine: sa.Engine, sql: str, place: str, **binds: Any) -> pd.DataFrame:
+    """The whole result of a query in one frame; an empty frame without columns if there are no rows."""
+    chunks = list(stream_query(engine, sql, place, **binds))
+    return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame()
+
+
+@contextmanager
+def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
+    """Hold the lock `name` among all that use this database; yields False if somebody else holds it.
+
+    The lock belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL, SQL Server), and dies
+    with it: nothing is left behind to be cleaned up by hand.
+    """
+    if engine.dialect.name == "sqlite":
+        held = FileLock(f"{engine.url.database}.{name}.lock")
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise DatabaseError(f"{held.lock_file}: cannot be written ({error.strerror}). Check the folder's rights.") from None
+        try:
+            yield True
+        finally:
+            held.release()
+        return
+    schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    resource = f"{schema}.{name}"
+    with described(show_url(engine)):
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()  # closed for real at the end, and the lock with it
+    with connection:
+        with described(show_url(engine)):
+            if engine.dialect.name == "postgresql":
+                key = int.from_bytes(hashlib.sha256(resource.encode()).digest()[:8], "big", signed=True)
+                acquired = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key)))
+            else:
+                acquired = connection.scalar(sa.text(_GET_APPLOCK), {"resource": resource}) >= 0
+        yield bool(acquired)

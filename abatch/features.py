@@ -1,0 +1,125 @@
+"""Features: what a query must return, column by column, before a model may see it.
+
+Two types are enough for tables: `number` (integers, decimals, floats, true and false) and `category` (text).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+
+from abatch.errors import DataError, suggest
+
+NUMBER, CATEGORY = "number", "category"
+FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
+
+
+def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) -> None:
+    """Raise DataError unless the query returned these columns by name."""
+    for name in required:
+        if name not in frame.columns:
+            raise DataError(
+                f"{place}: the column {name} is missing; found {', '.join(map(str, frame.columns))}."
+                f" Name it in the query.{suggest(name, frame.columns)}"
+            )
+
+
+def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
+    """The type of each feature column of the training rows, by its values rather than by the driver's type.
+
+    Raises
+    ------
+    DataError
+        If a column holds only nulls, or dates, bytes or a mixture, of which no model can make sense; all are listed.
+    """
+    types, faults = {}, []
+    for name in frame.columns:
+        kind = _infer_type(frame[name])
+        if kind in (NUMBER, CATEGORY):
+            types[str(name)] = kind
+        else:
+            faults.append(f"  {name}: {kind}")
+    if faults:
+        raise DataError(f"{place}: these columns cannot be features. Mend or leave them out in the query.\n" + "\n".join(faults))
+    if not types:
+        raise DataError(f"{place}: returns no feature columns. Name at least one beside candidate_id, event_date and outcome.")
+    return types
+
+
+def _infer_type(column: pd.Series) -> str:
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+        return NUMBER if column.notna().any() else "only nulls"
+    values = column.dropna()
+    if values.empty:
+        return "only nulls"
+    if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
+        return CATEGORY
+    if values.map(lambda value: isinstance(value, (Real, Decimal, np.bool_))).all():
+        return NUMBER
+    if values.map(lambda value: isinstance(value, (date, datetime))).all():
+        return "dates; turn them into a number of days in the query"
+    found = sorted({type(value).__name__ for value in values})
+    return f"values of type {', '.join(found)}; cast them to numbers or to text in the query"
+
+
+def check_columns(found: Sequence[str], types: Mapping[str, str], model_name: str, place: str) -> None:
+    """Raise DataError, as a diff, unless the features found are those that the model was trained on."""
+    missing = [name for name in types if name not in found]
+    additional = [name for name in found if name not in types]
+    if missing or additional:
+        lines = [f"  - {name} (trained on, now missing){suggest(name, additional)}" for name in missing]
+        lines += [f"  + {name} (additional)" for name in additional]
+        raise DataError(
+            f"{place}: the columns differ from what {model_name} was trained on."
+            " Mend the query, or train anew with the same columns in both queries.\n" + "\n".join(lines)
+        )
+
+
+def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.DataFrame:
+    """The features in the order and with the dtypes that a model was trained on: float64, or text with None for null.
+
+    Raises
+    ------
+    DataError
+        If a number's column holds something else, or infinity; all such columns are listed.
+    """
+    columns, faults = {}, []
+    for name, kind in types.items():
+        column = frame[name]
+        if kind == CATEGORY:
+            text = column.astype(object)
+            columns[name] = text.where(column.notna(), None).map(_to_text, na_action="ignore")
+            continue
+        try:
+            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        except (TypeError, ValueError):
+            wrong = column[~column.map(_is_number)]
+            faults.append(f"  {name}: expected numbers, found {wrong.iloc[0]!r} in {len(wrong)} of {len(column)} rows")
+            continue
+        if np.isinf(values).any():
+            faults.append(f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows")
+        columns[name] = pd.Series(values, index=frame.index)
+    if faults:
+        raise DataError(f"{place}: these columns are not of the type that was trained on. Mend the query.\n" + "\n".join(faults))
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _to_text(value: object) -> str:
+    # A driver may hand over a code such as 7 as a number: its text is what the training rows held.
+    return str(int(value)) if isinstance(value, (float, Decimal)) and value == int(value) else str(value)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or value is pd.NA or isinstance(value, (Real, Decimal, np.bool_))
+
+
+def check_null_columns(n_rows: int, n_filled: Mapping[str, int], place: str) -> None:
+    """Raise DataError if a column holds only nulls in a whole night: a broken join more likely than a fact."""
+    empty = [name for name, filled in n_filled.items() if filled == 0]
+    if empty and n_rows >= FEW_ROWS:
+        raise DataError(
+            f"{place}: only nulls in {', '.join(empty)} in all {n_rows} rows, where training had values. Mend the query or the load."
+        )

@@ -1,0 +1,362 @@
+"""The door to clock, log, lock, run ledger and exit code: what train, predict and score have in common."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+import abatch
+from abatch import database, registrations
+from abatch.config import Config, load_configs
+from abatch.errors import AbatchError, DatabaseError, NothingToDo, UsageError, suggest
+from abatch.tables import predictions_staging, runs
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
+EXIT_CODES = "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
+DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
+logger = logging.getLogger("abatch")
+logger.addHandler(logging.NullHandler())
+
+
+@dataclass
+class Run:
+    """One execution of a job for one experiment and one run_date, as the table `runs` will tell it."""
+
+    run_id: str
+    job: str
+    experiment: str
+    run_date: date
+    as_of: datetime
+    started_at: datetime
+    dry_run: bool
+    rows_read: int = 0
+    rows_written: int = 0
+
+    def log(self, message: str) -> None:
+        logger.info("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
+
+    def warn(self, message: str) -> None:
+        """Log, and print where cron's mail finds it: somebody should act."""
+        logger.warning("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
+        print(f"{self.job} {self.experiment} {self.run_date}: {message}", file=sys.stderr)
+
+    def finish(self, connection: sa.Connection) -> None:
+        """Mark the run done, as a part of the transaction that makes its rows visible.
+
+        Raises
+        ------
+        DatabaseError
+            If the run is no longer `running`: another process took it for dead, and may have done the work.
+        """
+        same_night = (runs.c.job == self.job, runs.c.experiment == self.experiment, runs.c.run_date == self.run_date)
+        connection.execute(runs.update().where(*same_night, runs.c.status == "done").values(status="superseded"))
+        updated = connection.execute(
+            runs.update()
+            .where(runs.c.run_id == self.run_id, runs.c.status == "running")
+            .values(status="done", finished_at=utc_now(), rows_read=self.rows_read, rows_written=self.rows_written)
+        )
+        if updated.rowcount != 1:
+            raise DatabaseError(
+                f"run {self.run_id}: is no longer running in the table runs; another process took it for dead."
+                " Nothing was written. Run the job again."
+            )
+
+
+def utc_now() -> datetime:
+    """The present instant as naive UTC, as the tables hold it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def today(config: Config) -> date:
+    """The business day now, in the configured time zone."""
+    return config.today(datetime.now(timezone.utc))
+
+
+@cache
+def code_version() -> str:
+    """abatch's version and, in a git checkout, the commit, with -dirty if the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return abatch.__version__
+    return f"{abatch.__version__}+{found.stdout.strip()}" if found.returncode == 0 else abatch.__version__
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of what a model's predictions depend on."""
+    names = ("scikit-learn", "numpy", "scipy", "pandas", "joblib")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def hash_config(config: Config) -> str:
+    """SHA-256 of all that the experiment's settings and queries say; no secret is among them."""
+    content = {"settings": config.settings.model_dump(), "sql": config.sql, "timezone": config.timezone}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_registration(config: Config, connection: sa.Connection) -> tuple[dict[str, Any], bool]:
+    """What the experiment registers, and whether it is the first time.
+
+    Raises
+    ------
+    ConfigError
+        With a diff, if it is registered and something that the verdict depends on has changed.
+    """
+    settings = config.settings
+    asked = registrations.describe(
+        experiment=config.experiment,
+        hypothesis=settings.hypothesis,
+        outcome=settings.outcome.model_dump(),
+        split=settings.split,
+        modelled=settings.models.keys(),
+        select_top=settings.select_top,
+        outcomes_query=config.sql["outcomes"],
+        watermark_query=config.sql["watermark"],
+        timezone=config.timezone,
+    )
+    registered = registrations.find_registration(connection, config.experiment)
+    if registered is not None:
+        registrations.check_registration(registered, asked, config.experiment, str(config.file))
+    return asked, registered is None
+
+
+def is_latest(connection: sa.Connection, run: Run) -> bool:
+    """Whether no later run_date of the same job is done."""
+    later = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.run_date > run.run_date, runs.c.status == "done")
+    return connection.execute(sa.select(runs.c.run_id).where(*later)).first() is None
+
+
+def connect(config: Config) -> sa.Engine:
+    place = f"{config.file}, environments.{config.environment}.database"
+    return database.make_engine(config.database, config.schema, config.file.resolve().parent, place)
+
+
+@contextmanager
+def open_run(
+    job: str, config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
+) -> Iterator[Run]:
+    """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
+
+    The block ends a run that did its work by `run.finish(connection)`; a block that raises leaves the run `failed` with
+    the reason. Runs that died are marked and cleaned up after here.
+
+    Raises
+    ------
+    NothingToDo
+        If the night is done already and not `force`, or if another process is at it.
+    """
+    started_at = utc_now()
+    run = Run(
+        run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+        job=job,
+        experiment=config.experiment,
+        run_date=run_date,
+        as_of=config.as_of(run_date, datetime.now(timezone.utc)),
+        started_at=started_at,
+        dry_run=dry_run,
+    )
+    with nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}") as acquired:
+        if not acquired:
+            raise NothingToDo(f"{job} of {config.experiment} is already being done{_find_holder(engine, run)}")
+        done = _find_done(engine, run)
+        if done and not force:
+            raise NothingToDo(
+                f"{job} of {config.experiment} for {run_date} is already done"
+                f" (run {done.run_id}, {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+            )
+        if dry_run:
+            yield run
+            return
+        _begin(engine, run, hash_config(config))
+        run.log(f"started, code {code_version()}, as of {run.as_of} UTC")
+        try:
+            yield run
+        except BaseException as error:
+            _fail(engine, run, error)
+            raise
+        run.log(f"done, {run.rows_read} rows read, {run.rows_written} written")
+
+
+def _host() -> str:
+    return f"{platform.node()} (process {os.getpid()})"
+
+
+def _find_holder(engine: sa.Engine, run: Run) -> str:
+    same = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
+    with engine.connect() as connection:
+        holder = connection.execute(sa.select(runs).where(*same).order_by(runs.c.started_at.desc())).first()
+    return f" by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})" if holder else ""
+
+
+def _find_done(engine: sa.Engine, run: Run) -> sa.Row | None:
+    same_night = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.run_date == run.run_date)
+    with engine.connect() as connection:
+        return connection.execute(sa.select(runs).where(*same_night, runs.c.status == "done")).first()
+
+
+def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
+    """Bury the dead, then write the new run: whoever holds the lock knows that no other run of this job is alive."""
+    with database.transaction(engine) as connection:
+        dead = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
+        for row in connection.execute(sa.select(runs.c.run_id).where(*dead)).all():
+            connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == row.run_id))
+            connection.execute(
+                runs.update()
+                .where(runs.c.run_id == row.run_id)
+                .values(status="failed", finished_at=run.started_at, error="died; cleaned up by the next run")
+            )
+        connection.execute(
+            runs.insert().values(
+                run_id=run.run_id,
+                job=run.job,
+                experiment=run.experiment,
+                run_date=run.run_date,
+                status="running",
+                started_at=run.started_at,
+                code_version=code_version(),
+                config_hash=config_hash,
+                host=_host(),
+            )
+        )
+
+
+def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
+    """Write the failure down; if that fails too, the first error is still the one that is reported."""
+    reason = database.describe(error) if isinstance(error, SQLAlchemyError) else str(error) or type(error).__name__
+    try:
+        with database.transaction(engine) as connection:
+            connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == run.run_id))
+            connection.execute(
+                runs.update()
+                .where(runs.c.run_id == run.run_id, runs.c.status == "running")
+                .values(status="failed", finished_at=utc_now(), error=reason)
+            )
+    except SQLAlchemyError as second:
+        run.log(f"the failure could not be written into runs: {database.describe(second)}")
+
+
+def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None) -> int:
+    """The command line of a script: run the story for one experiment or for all, and return the exit code."""
+    arguments = _parse(job, story, argv)
+    say = print if arguments.dry_run or sys.stdout.isatty() else (lambda line: None)
+    try:
+        configs = choose(load_configs(arguments.config, arguments.env), arguments.experiment)
+        first = next(iter(configs.values()))
+        engine = connect(first)
+        database.check_ready(engine, first.environment)
+        if not arguments.dry_run:
+            start_log(first, job)
+    except Exception as error:
+        return report(error, job)
+    codes, lines = [], []
+    for config in configs.values():
+        run_date = arguments.date or today(config)
+        try:
+            lines.append(story(config, engine, run_date, force=arguments.force, dry_run=arguments.dry_run))
+            codes.append(DONE)
+        except NothingToDo as reason:
+            logger.info("%s", reason)
+            lines.append(str(reason))
+            codes.append(DONE)
+        except Exception as error:
+            codes.append(report(error, f"{job} {config.experiment} {run_date}"))
+        except KeyboardInterrupt as interrupt:
+            codes.append(report(interrupt, f"{job} {config.experiment} {run_date}"))
+            break
+    engine.dispose()
+    if lines:
+        say("; ".join(lines))
+    return max(codes)
+
+
+def report(error: BaseException, what: str) -> int:
+    """Print the one message that somebody must read, log it, and return the exit code that fits."""
+    if isinstance(error, KeyboardInterrupt):
+        message, code = "interrupted; what was not finished was not written. Run it again.", MENDABLE
+    elif isinstance(error, UsageError):
+        message, code = str(error), USAGE
+    elif isinstance(error, AbatchError):
+        message, code = str(error), MENDABLE
+    elif isinstance(error, SQLAlchemyError):
+        message, code = database.describe(error), MENDABLE
+    else:
+        message = f"this is a fault of abatch, not of yours; please report it.\n{''.join(traceback.format_exception(error))}"
+        code = BUG
+    logger.error("%s: %s", what, message)
+    print(f"{what}: {message}", file=sys.stderr)
+    return code
+
+
+def choose(configs: dict[str, Config], experiment: str | None) -> dict[str, Config]:
+    """All experiments, or the one that is named."""
+    if experiment is None:
+        return configs
+    if experiment not in configs:
+        known = ", ".join(configs)
+        raise UsageError(f"there is no experiment {experiment!r}; expected one of {known}.{suggest(experiment, configs)}")
+    return {experiment: configs[experiment]}
+
+
+def start_log(config: Config, job: str) -> None:
+    """Append to logs/<job>_<month>.log, one line per event, times in UTC."""
+    path = config.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise AbatchError(f"{path}: the log cannot be written ({error.strerror}). Check the folder's rights.") from None
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(handler)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)")
+    parser.add_argument("--experiment", metavar="NAME", help="one experiment (default: all)")
+    parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
+
+
+def parse_date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date as YYYY-MM-DD") from None
+
+
+def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None) -> argparse.Namespace:
+    summary = (sys.modules[story.__module__].__doc__ or "").strip()
+    parser = argparse.ArgumentParser(
+        prog=f"{job}.py",
+        description=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXIT_CODES,
+    )
+    add_common_options(parser)
+    parser.add_argument("--date", type=parse_date, metavar="YYYY-MM-DD", help="run_date (default: today in the config's timezone)")
+    parser.add_argument("--force", action="store_true", help="do a night again that is done; the old rows are kept as superseded")
+    parser.add_argument("--dry-run", action="store_true", help="read and compute, write nothing, print what would be done")
+    return parser.parse_args(argv)

@@ -1,0 +1,49 @@
+"""How abatch's tables came to be, one file per revision; `python -m abatch init` brings a database up to the newest."""
+
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from abatch import database
+from abatch.errors import DatabaseError
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Create abatch's tables, or bring them to the newest revision, in one transaction; harmless to repeat.
+
+    Raises
+    ------
+    DatabaseError
+        If the database cannot be reached, or refuses.
+    """
+    schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("path_separator", "os")
+    place = database.show_url(engine)
+    with database.described(place):
+        if engine.dialect.name == "sqlite":
+            _prepare_file(engine, Path(str(engine.url.database)))
+        with database.transaction(engine) as connection:
+            if schema and not sa.inspect(connection).has_schema(schema):
+                connection.execute(sa.schema.CreateSchema(schema))
+            config.attributes.update(connection=connection, schema=schema)
+            command.upgrade(config, "head")
+
+
+def _prepare_file(engine: sa.Engine, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(f"{path}: its folder cannot be made ({error.strerror}).") from None
+    # Readers and one writer at a time: candidates are read while predictions are staged. The file remembers it.
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute("pragma journal_mode = wal")
+    except sqlite3.Error as error:
+        raise DatabaseError(f"{path}: {database.describe(error)}") from None
+    finally:
+        raw.close()

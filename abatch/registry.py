@@ -1,0 +1,283 @@
+"""The door to models/: dated files that never change, the record of them in SQL, and which one is live."""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import sqlalchemy as sa
+from sklearn.pipeline import Pipeline
+
+from abatch.errors import RegistryError, suggest
+from abatch.tables import models, promotions
+
+
+class Model(NamedTuple):
+    """A dated model, opened: the fitted pipeline and the card that the table `models` holds."""
+
+    model_name: str
+    pipeline: Pipeline
+    card: dict[str, Any]
+
+
+def check_writable(models_dir: Path) -> None:
+    """Raise RegistryError unless a file can be made in the models folder; called before the long work, not after."""
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=models_dir):
+            pass
+    except OSError as error:
+        raise _cannot_write(models_dir, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> RegistryError:
+    return RegistryError(f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then run again.")
+
+
+def choose_model_name(connection: sa.Connection, models_dir: Path, stem: str, run_date: date) -> str:
+    """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if the table has one already.
+
+    A file without its row, left by a run that died between the two, is set aside rather than adopted.
+    """
+    number, name = 1, f"{stem}_{run_date}"
+    while connection.scalar(sa.select(models.c.model_name).where(models.c.model_name == name)):
+        number += 1
+        name = f"{stem}_{run_date}_{number}"
+    for path in (models_dir / f"{name}.pkl", models_dir / f"{name}.json"):
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.orphan-{os.stat(path).st_mtime_ns}"))
+    return name
+
+
+def save_model(models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the pickle and its .json beside and rename them; return the card with file name and SHA-256 added.
+
+    Raises
+    ------
+    RegistryError
+        If the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    joblib.dump(pipeline, buffer)
+    content = buffer.getvalue()
+    full = {**card, "model_name": model_name, "file": f"{model_name}.pkl", "sha256": hashlib.sha256(content).hexdigest()}
+    write_file(models_dir / f"{model_name}.pkl", content)
+    write_file(models_dir / f"{model_name}.json", json.dumps(full, indent=2, ensure_ascii=False, default=_to_plain).encode())
+    return full
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside, then rename, so that no reader meets half a file.
+
+    Raises
+    ------
+    RegistryError
+        If the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from None
+
+
+def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
+    """Open a dated model, after comparing the file with the SHA-256 in the table `models`.
+
+    Raises
+    ------
+    RegistryError
+        If the table has no such model, or the file is missing, unreadable or another.
+    """
+    row = find_model(connection, model_name)
+    path = models_dir / row.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RegistryError(
+            f"{path}: the file of {model_name} cannot be read ({error.strerror})."
+            " Bring it back from a backup, or roll back: python -m abatch rollback"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != row.sha256:
+        raise RegistryError(
+            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file was changed and is not opened."
+            " Bring it back from a backup, or roll back: python -m abatch rollback"
+        )
+    try:
+        return Model(model_name, joblib.load(io.BytesIO(content)), json.loads(row.card))
+    except (ImportError, AttributeError) as error:
+        raise RegistryError(f"{path}: cannot be opened ({error}). Install what it was trained with, see the .json beside it.") from None
+
+
+def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
+    """The row of a dated model; RegistryError if there is none."""
+    row = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
+    if row is None:
+        known = connection.scalars(sa.select(models.c.model_name)).all()
+        raise RegistryError(f"there is no model {model_name!r}. See: python -m abatch models{suggest(model_name, known)}")
+    return row
+
+
+def load_live(
+    connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date
+) -> dict[str, Model]:
+    """Open the model that is live on a date, for each of the variants.
+
+    Raises
+    ------
+    RegistryError
+        If a variant has none, or its file is not what the table says.
+    """
+    live = find_live(connection, experiment, on)
+    for variant in variants:
+        if variant not in live:
+            raise RegistryError(
+                f"experiment {experiment}, variant {variant}: no model is live on {on}."
+                " Train one (python train.py) or promote one (python -m abatch promote)."
+            )
+    return {variant: load_model(connection, models_dir, live[variant]) for variant in variants}
+
+
+def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and card of each dated model of an experiment."""
+    for row in connection.execute(sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)):
+        yield row.model_name, json.loads(row.card)
+
+
+def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
+    """The model_name that is live on a date, by variant: the newest promotion that is effective by then."""
+    rows = connection.execute(
+        sa.select(promotions.c.variant, promotions.c.model_name)
+        .where(promotions.c.experiment == experiment, promotions.c.effective_date <= on)
+        .order_by(promotions.c.promotion_id)
+    )
+    return {row.variant: row.model_name for row in rows}
+
+
+def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
+    """The model_name that was live before the one that is live on a date was first promoted.
+
+    Raises
+    ------
+    RegistryError
+        If there is none.
+    """
+    history = connection.scalars(
+        sa.select(promotions.c.model_name)
+        .where(promotions.c.experiment == experiment, promotions.c.variant == variant, promotions.c.effective_date <= on)
+        .order_by(promotions.c.promotion_id)
+    ).all()
+    first = history.index(history[-1]) if history else 0
+    if first == 0:
+        raise RegistryError(
+            f"experiment {experiment}, variant {variant}: no other model was live before {history[-1] if history else on}."
+            " Name a dated model; see: python -m abatch models"
+        )
+    return history[first - 1]
+
+
+def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
+    """The model_name that becomes live after a date, by variant: the newest such promotion."""
+    rows = connection.execute(
+        sa.select(promotions.c.variant, promotions.c.model_name)
+        .where(promotions.c.experiment == experiment, promotions.c.effective_date > on)
+        .order_by(promotions.c.promotion_id)
+    )
+    return {row.variant: row.model_name for row in rows}
+
+
+def add_model(connection: sa.Connection, card: Mapping[str, Any], run_id: str) -> None:
+    """Write the row of a saved model: the trusted copy of its card, and the SHA-256 that its file must have."""
+    libraries = json.dumps(card["libraries"], sort_keys=True)
+    connection.execute(
+        models.insert().values(
+            **{name: card[name] for name in models.columns.keys() if name in card},
+            environment_hash=hashlib.sha256(libraries.encode()).hexdigest(),
+            card=to_json(card),
+            run_id=run_id,
+        )
+    )
+
+
+def promote(
+    connection: sa.Connection,
+    experiment: str,
+    variant: str,
+    model_name: str,
+    *,
+    effective_date: date,
+    reason: str,
+    promoted_by: str,
+    action: str = "promote",
+    evidence: Mapping[str, Any] | None = None,
+) -> None:
+    """Append a row to `promotions`. The past is never changed; a later row overrules an earlier one."""
+    connection.execute(
+        promotions.insert().values(
+            experiment=experiment,
+            variant=variant,
+            model_name=model_name,
+            action=action,
+            effective_date=effective_date,
+            reason=reason,
+            evidence=None if evidence is None else to_json(evidence),
+            promoted_by=promoted_by,
+            promoted_at=datetime.now(timezone.utc).replace(tzinfo=None),
+        )
+    )
+
+
+def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -> None:
+    """Make <stem>_latest.pkl of each live model point at its file, and remove the links of stems that are not live.
+
+    Parameters
+    ----------
+    stems : name and version of the models whose links are looked after: modelA_v1.0
+    live : the model_names that are live now
+
+    Raises
+    ------
+    RegistryError
+        If the folder cannot be written.
+    """
+    for stem in stems:
+        link = models_dir / f"{stem}_latest.pkl"
+        target = next((name for name in live if name.startswith(f"{stem}_")), None)
+        try:
+            if target is None:
+                link.unlink(missing_ok=True)
+            elif not link.is_symlink() or os.readlink(link) != f"{target}.pkl":
+                beside = link.with_name(f".{link.name}.{os.getpid()}")
+                beside.unlink(missing_ok=True)
+                beside.symlink_to(f"{target}.pkl")
+                os.replace(beside, link)
+        except OSError as error:
+            raise _cannot_write(link, error) from None
+
+
+def stem_of(name: str, version: str) -> str:
+    """Name and version as they stand in a model_name: modelA_v1.0."""
+    return f"{name}_v{version}"
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Text for a column that holds JSON: sorted, so that equal content is equal text."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, default=_to_plain)
+
+
+def _to_plain(value: object) -> str:
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

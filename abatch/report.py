@@ -1,0 +1,2 @@
+def write_report(engine, config, run_date):
+    return "none"

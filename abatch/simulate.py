@@ -1,0 +1,259 @@
+"""A simulated card bank, to try abatch on: it lists candidates, calls those that were selected, and loads answers late.
+
+Its tables hold what a bank's own would: `card_candidates` (features per night; a correction is a later version of the row),
+`card_calls`, `card_answers` and `card_feed` (up to which day answers are complete). Each row has `loaded_at`, so a query as of
+a past moment returns what was known then. `simulated_truth` is the simulator's own book, which no query of abatch reads.
+
+The same seed gives the same bank, day by day, whatever the calendar date of the first day.
+"""
+
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import database
+from abatch.tables import Instant, predictions
+
+N_CUSTOMERS = 45_000
+N_CANDIDATES = 1_000  # a night
+N_HISTORY = 150  # calls a day before abatch came
+LATE_LOAD = 30  # night on which the feed does not arrive
+NEW_CHANNEL = 20  # night from which candidates come by a channel that no model has seen
+N_ANSWER_DAYS = 14
+DAY = timedelta(days=1)
+
+metadata = sa.MetaData()
+bank = sa.Table(
+    "simulated_bank", metadata, sa.Column("first_night", sa.Date, nullable=False), sa.Column("seed", sa.Integer, nullable=False)
+)
+candidates = sa.Table(
+    "card_candidates",
+    metadata,
+    sa.Column("customer_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("candidate_date", sa.Date, primary_key=True, index=True),
+    sa.Column("loaded_at", Instant, primary_key=True),
+    sa.Column("age", sa.Integer),
+    sa.Column("income", sa.Numeric(12, 2)),
+    sa.Column("balance", sa.Numeric(12, 2)),
+    sa.Column("utilisation", sa.Double),
+    sa.Column("months_as_customer", sa.Integer),
+    sa.Column("purchases_30d", sa.Integer),
+    sa.Column("segment", sa.Unicode(20)),
+    sa.Column("region", sa.Unicode(40)),
+    sa.Column("channel", sa.Unicode(20)),
+)
+calls = sa.Table(
+    "card_calls",
+    metadata,
+    sa.Column("customer_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("call_date", sa.Date, primary_key=True, index=True),
+    sa.Column("loaded_at", Instant, nullable=False),
+)
+answers = sa.Table(
+    "card_answers",
+    metadata,
+    sa.Column("customer_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("offer_date", sa.Date, primary_key=True),
+    sa.Column("answer_date", sa.Date, nullable=False, index=True),
+    sa.Column("loaded_at", Instant, nullable=False),
+)
+feed = sa.Table(
+    "card_feed", metadata, sa.Column("loaded_at", Instant, primary_key=True), sa.Column("complete_to", sa.Date, nullable=False)
+)
+truth = sa.Table(
+    "simulated_truth",
+    metadata,
+    sa.Column("customer_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("candidate_date", sa.Date, primary_key=True),
+    sa.Column("p_called", sa.Double, nullable=False),
+    sa.Column("p_uncalled", sa.Double, nullable=False),
+    sa.Column("called", sa.Integer),
+    sa.Column("answer_date", sa.Date),
+    sa.Column("load_date", sa.Date, index=True),
+    sa.Column("corrected_income", sa.Numeric(12, 2)),
+)
+
+
+def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: int = 0) -> int:
+    """Let the bank live until the morning of a day: at first use its past and that day, later the mornings in between.
+
+    Parameters
+    ----------
+    until : at first use the first night of abatch, later the day to go on to
+    history_days : days of random calls before the first night
+
+    Returns
+    -------
+    int
+        Mornings played. What the bank does on each depends on who was selected for the night before.
+    """
+    plain = engine.execution_options(schema_translate_map=None)
+    with plain.connect() as connection:
+        exists = sa.inspect(connection).has_table(bank.name)
+    if not exists:
+        with database.transaction(plain) as connection:
+            metadata.create_all(connection)
+            connection.execute(bank.insert().values(first_night=until, seed=seed))
+            for days in range(history_days, -1, -1):
+                _play_morning(connection, until - days * DAY, until, seed, set())
+        return history_days + 1
+    with plain.connect() as connection:
+        first_night, seed = connection.execute(sa.select(bank.c.first_night, bank.c.seed)).one()
+        last = connection.scalar(sa.select(sa.func.max(candidates.c.candidate_date)))
+    mornings = [last + days * DAY for days in range(1, (until - last).days + 1)]
+    for today in mornings:
+        yesterday = (predictions.c.run_date == today - DAY, predictions.c.selected == 1)
+        with engine.connect() as connection:
+            selected = set(connection.scalars(sa.select(predictions.c.candidate_id).where(*yesterday)))
+        with database.transaction(plain) as connection:
+            _play_morning(connection, today, first_night, seed, selected)
+    return len(mornings)
+
+
+def read_truth(engine: sa.Engine) -> pd.DataFrame:
+    """The simulator's book: candidate_id, run_date, p_called, p_uncalled, called; one row per candidate and night."""
+    names = ["customer_id", "candidate_date", "p_called", "p_uncalled", "called"]
+    with engine.execution_options(schema_translate_map=None).connect() as connection:
+        rows = connection.execute(sa.select(*(truth.c[name] for name in names))).all()
+    frame = pd.DataFrame.from_records([tuple(row) for row in rows], columns=["candidate_id", "run_date", *names[2:]])
+    return frame.assign(candidate_id=frame["candidate_id"].astype(str), run_date=pd.to_datetime(frame["run_date"]))
+
+
+def _play_morning(connection: sa.Connection, today: date, first_night: date, seed: int, selected: set[str]) -> None:
+    """What the bank loads early on a day: tonight's candidates, yesterday's calls, and answers and corrections that are due."""
+    night = (today - first_night).days  # 0 is the first night of abatch; the past is negative
+    _close_day(connection, today - DAY, first_night, seed, selected)
+    _insert_candidates(connection, today, night, seed)
+    _correct(connection, today)
+    if night == LATE_LOAD:
+        return
+    load_dates = [today] if night != LATE_LOAD + 1 else [today - DAY, today]
+    loaded_at = _morning(today)
+    due = connection.execute(sa.select(truth).where(truth.c.load_date.in_(load_dates))).all()
+    _insert(
+        connection,
+        answers,
+        [
+            {"customer_id": row.customer_id, "offer_date": row.candidate_date, "answer_date": row.answer_date, "loaded_at": loaded_at}
+            for row in due
+        ],
+    )
+    connection.execute(feed.insert().values(loaded_at=loaded_at, complete_to=today - 2 * DAY))
+
+
+def _morning(day: date) -> datetime:
+    return datetime.combine(day, time(1))
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict]) -> None:
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+@lru_cache(maxsize=2)
+def _customers(seed: int) -> pd.DataFrame:
+    """What stays the same of each customer, in the order in which the lists go round."""
+    rng, n = np.random.default_rng(seed), N_CUSTOMERS
+    return pd.DataFrame(
+        {
+            "customer_id": 1_000_000 + rng.permutation(n),
+            "age": rng.integers(18, 85, n),
+            "income": np.where(rng.random(n) < 0.04, np.nan, np.round(rng.lognormal(10.6, 0.5, n), 2)),
+            "months_as_customer": rng.integers(1, 240, n),
+            "segment": rng.choice(["classic", "gold", "student", "private"], n, p=[0.6, 0.2, 0.15, 0.05]),
+            "region": rng.choice(["Oslo", "Bergen", "Tromsø", "Ærø", "日本", None], n, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.05]),
+            "spending": rng.gamma(2.0, 1.0, n),
+        }
+    )
+
+
+def _insert_candidates(connection: sa.Connection, today: date, night: int, seed: int) -> None:
+    size = N_HISTORY if night < 0 else N_CANDIDATES
+    rng = np.random.default_rng([seed, night + 100_000])
+    order = np.arange(night * size, night * size + size) % N_CUSTOMERS
+    people = _customers(seed).iloc[order].reset_index(drop=True)
+    utilisation = np.clip(rng.beta(2, 3, size) + 0.05 * (people["spending"] - 2), 0, 1)
+    purchases = rng.poisson(5 * people["spending"])
+    channel = rng.choice(["web", "branch", "phone"], size, p=[0.5, 0.3, 0.2]).astype(object)
+    if night >= NEW_CHANNEL:
+        channel[rng.random(size) < 0.05] = "app"
+    p_called = _probability_when_called(people, utilisation, purchases)
+    wrong = (rng.random(size) < 0.01) & people["income"].notna()
+    frame = people[["customer_id", "age", "income", "months_as_customer", "segment", "region"]].assign(
+        candidate_date=today,
+        loaded_at=_morning(today),
+        income=people["income"].where(~wrong, people["income"] * 10).round(2),
+        balance=(utilisation * 40_000).round(2),
+        utilisation=utilisation,
+        purchases_30d=purchases,
+        channel=channel,
+    )
+    _insert(connection, candidates, frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    book = pd.DataFrame(
+        {
+            "customer_id": people["customer_id"],
+            "candidate_date": today,
+            "p_called": p_called,
+            "p_uncalled": 0.01,
+            "corrected_income": people["income"].where(wrong),
+        }
+    )
+    _insert(connection, truth, book.astype(object).where(book.notna(), None).to_dict("records"))
+
+
+def _probability_when_called(people: pd.DataFrame, utilisation: np.ndarray, purchases: np.ndarray) -> np.ndarray:
+    """Partly a straight line in the features, which a logistic regression finds, partly not, which takes trees."""
+    log_income = np.log(people["income"].fillna(40_000)) - 10.6
+    straight = 0.5 * log_income + 0.35 * (people["segment"] == "gold") + 0.03 * (purchases - 10)
+    bends = 1.9 * ((utilisation > 0.35) & (utilisation < 0.6)) + 1.5 * ((people["age"] < 35) & (purchases > 12))
+    return 1 / (1 + np.exp(-(-4.0 + straight + bends)))
+
+
+def _close_day(connection: sa.Connection, day: date, first_night: date, seed: int, selected: set[str]) -> None:
+    """Call whoever was selected for `day` (before abatch: everybody on the list), and draw who will answer, and when."""
+    rows = connection.execute(sa.select(truth).where(truth.c.candidate_date == day).order_by(truth.c.customer_id)).all()
+    if not rows:
+        return
+    if day < first_night:
+        called = np.ones(len(rows), dtype=bool)
+    else:
+        called = np.array([str(row.customer_id) in selected for row in rows])
+    rng = np.random.default_rng([seed, (day - first_night).days + 200_000])
+    answered = rng.random(len(rows)) < np.where(called, [row.p_called for row in rows], [row.p_uncalled for row in rows])
+    answer_days = np.minimum(rng.geometric(0.3, len(rows)) - 1, N_ANSWER_DAYS - 1)
+    load_days = answer_days + np.where(rng.random(len(rows)) < 0.03, 2, 1)
+    loaded_at = _morning(day + DAY)
+    _insert(
+        connection,
+        calls,
+        [{"customer_id": row.customer_id, "call_date": day, "loaded_at": loaded_at} for row, yes in zip(rows, called, strict=True) if yes],
+    )
+    connection.execute(
+        truth.update()
+        .where(truth.c.customer_id == sa.bindparam("customer"), truth.c.candidate_date == day)
+        .values(called=sa.bindparam("is_called"), answer_date=sa.bindparam("answers_on"), load_date=sa.bindparam("loads_on")),
+        [
+            {
+                "customer": row.customer_id,
+                "is_called": int(called[i]),
+                "answers_on": day + int(answer_days[i]) * DAY if answered[i] else None,
+                "loads_on": day + int(load_days[i]) * DAY if answered[i] else None,
+            }
+            for i, row in enumerate(rows)
+        ],
+    )
+
+
+def _correct(connection: sa.Connection, today: date) -> None:
+    """Load the right income, five days later, where a wrong one was loaded."""
+    joined = sa.and_(candidates.c.customer_id == truth.c.customer_id, candidates.c.candidate_date == truth.c.candidate_date)
+    due = sa.select(candidates, truth.c.corrected_income).join(truth, joined)
+    due = due.where(truth.c.candidate_date == today - 5 * DAY, truth.c.corrected_income.is_not(None))
+    rows = [row._asdict() for row in connection.execute(due)]
+    for row in rows:
+        row["income"] = row.pop("corrected_income")
+        row["loaded_at"] = _morning(today)
+    _insert(connection, candidates, rows)

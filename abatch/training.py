@@ -1,0 +1,161 @@
+"""Training rows: pulled as known at one moment, checked, split by date; and what validation says of a new model."""
+
+from datetime import date
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from abatch import drift, estimators, features, metrics, outcomes
+from abatch.assignment import N_BUCKETS, assign
+from abatch.errors import DataError
+
+
+class Rows(NamedTuple):
+    """Training rows, oldest first.
+
+    Attributes
+    ----------
+    X : DataFrame, shape (n, p), the features as `features.convert` gives them
+    y : array of int, shape (n,), 0 or 1
+    newest : array of bool, shape (n,), True for the validation rows
+    bucket : array of int, shape (n,), the jackknife bucket of each candidate
+    types : feature name to "number" or "category"
+    validation_from : the first day of validation
+    """
+
+    X: pd.DataFrame
+    y: np.ndarray
+    newest: np.ndarray
+    bucket: np.ndarray
+    types: dict[str, str]
+    validation_from: date
+
+
+class Validated(NamedTuple):
+    """What validation found: metrics by name with their intervals, and the reference for score drift."""
+
+    metrics: list[metrics.Metric]
+    roc_auc: float | None
+    reference: drift.Reference
+
+
+class Decision(NamedTuple):
+    """Whether a new model goes live, why, and the figures behind it."""
+
+    promote: bool
+    reason: str
+    evidence: dict[str, float | str | None]
+
+    @property
+    def sentence(self) -> str:
+        return ("goes live: " if self.promote else "does not go live: ") + self.reason
+
+
+def prepare_rows(
+    frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, place: str
+) -> Rows:
+    """Check what the training query returned and split it by date.
+
+    Parameters
+    ----------
+    frame : candidate_id, event_date, outcome and the features
+    from_date, to_date : the window that was asked for, upper end excluded
+    validation_share : share of the rows, the newest, to validate on
+    salt : the experiment's name
+
+    Raises
+    ------
+    DataError
+        If there are no rows, rows outside the window, unusable columns, or too little to fit or validate on.
+    """
+    if frame.empty:
+        raise DataError(
+            f"{place}: returned no rows for [{from_date}, {to_date})."
+            " Check the query, its binds, training.days, and whether the tables are filled."
+        )
+    frame = outcomes.prepare(frame, place).sort_values(["event_date", "candidate_id"], kind="stable", ignore_index=True)
+    outside = frame.loc[~frame["event_date"].between(pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"), "event_date"]
+    if len(outside):
+        raise DataError(
+            f"{place}: {len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}), for example"
+            f" {outside.iloc[0].date()}; later outcomes are not complete yet."
+            " Let the query keep event_date >= :from_date and event_date < :to_date."
+        )
+    types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome"]), place)
+    y = frame["outcome"].to_numpy()
+    newest = split_newest(frame["event_date"], y, validation_share, place)
+    return Rows(
+        X=features.convert(frame, types, place),
+        y=y,
+        newest=newest,
+        bucket=assign(frame["candidate_id"], salt, {"all": 1.0}).bucket,
+        types=types,
+        validation_from=frame["event_date"][newest].min().date(),
+    )
+
+
+def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place: str) -> np.ndarray:
+    """Mark the newest rows, about `share` of all, cut between two days: never at random, and no day on both sides.
+
+    Returns
+    -------
+    array of bool, shape (n,), True for validation
+
+    Raises
+    ------
+    DataError
+        If there is only one day, or one side lacks one of the two outcomes.
+    """
+    days = np.sort(event_date.to_numpy())
+    later = days[days > days[0]]
+    if len(later) == 0:
+        raise DataError(f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows than the fit. Widen the window.")
+    cut = max(days[int(len(days) * (1 - share))], later[0])
+    newest = event_date.to_numpy() >= cut
+    for side, what in ((~newest, "fit"), (newest, "validate")):
+        if len(np.unique(outcome[side])) < 2:
+            raise DataError(
+                f"{place}: the {side.sum()} rows to {what} on (from {event_date[side].min().date()} to {event_date[side].max().date()})"
+                f" all have outcome {outcome[side][0]}; both 0 and 1 are needed. Widen the window or check the outcome."
+            )
+    return newest
+
+
+def validate(pipeline: Pipeline, rows: Rows) -> Validated:
+    """Measure a fitted pipeline on the newest rows."""
+    scores = estimators.predict_probability(pipeline, rows.X[rows.newest])
+    found = metrics.measure(metrics.make_histogram(scores, rows.y[rows.newest], rows.bucket[rows.newest], N_BUCKETS))
+    roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)
+    return Validated(found, roc_auc, drift.make_reference(scores))
+
+
+def decide(
+    roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None
+) -> Decision:
+    """A new model goes live unless it ranks the same validation rows worse than the live model by more than is allowed.
+
+    Parameters
+    ----------
+    roc_auc, live_roc_auc : on the same rows; None if there were too few outcomes, or the live model takes other columns
+    live : model_name of the live model, None if there is none
+    max_auc_drop : the allowed difference
+    later : what is live from a later date on, when an earlier date is trained afterwards: it must not be overruled
+    """
+    evidence: dict[str, float | str | None] = {
+        "roc_auc": roc_auc,
+        "live": live,
+        "live_roc_auc": live_roc_auc,
+        "max_auc_drop": max_auc_drop,
+    }
+    if later is not None:
+        return Decision(False, f"{later} is live from a later date; to use it all the same: python -m abatch promote", evidence)
+    if live is None:
+        return Decision(True, "the first model of its variant", evidence)
+    if roc_auc is None or live_roc_auc is None:
+        return Decision(True, f"it cannot be compared with {live} on the same rows", evidence)
+    figures = f"validation ROC AUC {roc_auc:.4f} against {live_roc_auc:.4f} of {live}"
+    if roc_auc < live_roc_auc - max_auc_drop:
+        return Decision(False, f"{figures}, lower by more than {max_auc_drop:g}", evidence)
+    return Decision(True, figures, evidence)

@@ -1,0 +1,112 @@
+"""Predict tonight's candidates: split them between the variants, let each variant's live model predict its own.
+
+Reads   candidates by SQL (queries.candidates), the live models
+Writes  tables predictions (the whole night or nothing), registrations (the first time), runs
+
+    python predict.py                        all experiments, today
+    python predict.py --env prod --date 2026-11-23 --experiment card_offer
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import assignment, database, estimators, features, job, predictions, registrations, registry
+from abatch.config import Config
+from abatch.errors import DataError
+
+
+def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
+    """Stream candidates, assign by hash, predict, stage; then check, rank and publish the night in one transaction."""
+    settings, place = config.settings, config.query_file("candidates")
+    with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
+        with engine.connect() as connection:
+            registration, is_new = job.check_registration(config, connection)
+            live = registry.load_live(connection, config.models_dir, config.experiment, list(settings.models), run_date)
+
+        filled: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
+        for chunk in database.stream_query(
+            engine,
+            config.sql["candidates"],
+            place,
+            from_date=run_date,
+            to_date=run_date + timedelta(days=1),
+            as_of=run.as_of,
+            chunk_rows=config.chunk_rows,
+        ):
+            features.require_columns(chunk, ["candidate_id"], place)
+            columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
+            for model in live.values():
+                features.check_columns(list(columns), model.card["columns"], model.model_name, place)
+            ids = assignment.normalise_ids(chunk["candidate_id"], place)
+            assigned = assignment.assign(ids, config.experiment, settings.split)
+            variant = assignment.check_variants(chunk["variant"], settings.split, place) if "variant" in chunk else assigned.variant
+
+            prediction = np.full(len(chunk), np.nan)
+            for name, model in live.items():
+                own = variant == name
+                if own.any():
+                    X = features.convert(columns[own], model.card["columns"], place)
+                    prediction[own] = estimators.predict_probability(model.pipeline, X)
+            staged = pd.DataFrame(
+                {
+                    "run_id": run.run_id,
+                    "experiment": config.experiment,
+                    "run_date": run_date,
+                    "candidate_id": ids,
+                    "variant": variant,
+                    "assignment_probability": [settings.split[name] for name in variant],
+                    "model_name": [live[name].model_name if name in live else None for name in variant],
+                    "prediction": prediction,
+                    "selection_key": assigned.selection_key,
+                }
+            )
+            predictions.check_finite(staged)
+            if not dry_run:
+                predictions.stage(engine, staged)
+            filled.update(columns.notna().sum().to_dict())
+            counts.update(variant.tolist())
+
+        run.rows_read = counts.total()
+        if not run.rows_read:
+            raise DataError(f"{place}: returned no candidates for {run_date}. Check the query, and whether the night's table is loaded.")
+        features.check_null_columns(run.rows_read, filled, place)
+        n_selected = {name: assignment.count_selected(n, settings.select_top) for name, n in counts.items()}
+        shares = [
+            f"{name} {counts[name]} ({live[name].model_name if name in live else 'no model'}, {n_selected.get(name, 0)} selected)"
+            for name in settings.split
+        ]
+        summary = f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}: {run.rows_read} candidates; {', '.join(shares)}"
+        if dry_run:
+            return summary
+
+        with database.transaction(engine) as connection:
+            predictions.check_staged(connection, run.run_id, run.rows_read, place)
+            if is_new:
+                registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
+            run.rows_written = predictions.publish(
+                connection,
+                run_id=run.run_id,
+                experiment=config.experiment,
+                run_date=run_date,
+                n_selected=n_selected,
+                predicted_at=job.utc_now(),
+            )
+            run.finish(connection)
+        run.log(summary)
+        return summary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return job.main("predict", predict, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Databases and configurations for the tests: a real SQLite file and a real PostgreSQL, which the tests start themselves."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import yaml
+from pydantic import SecretStr
+
+from abatch import database, migrations
+from abatch.config import Config, load_configs
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+FIRST_NIGHT = date(2026, 9, 1)
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+def find_postgres_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the superuser of a PostgreSQL cluster that lives as long as the tests; databases are made in it per test."""
+    binaries = find_postgres_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL's server binaries are missing (Debian: apt-get install postgresql)")
+    folder = tmp_path_factory.mktemp("postgres")
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        try:
+            user = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it")
+        shutil.chown(folder, user.pw_uid, user.pw_gid)
+        for parent in folder.parents:
+            if parent.owner() == "root" and str(parent).startswith(str(tmp_path_factory.getbasetemp().parent.parent)):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        as_user = ["runuser", "-u", "postgres", "--"]
+    password_file = folder / "password"
+    password_file.write_text("s3cret")
+    password_file.chmod(0o644)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/", stdin=subprocess.DEVNULL)
+
+    cluster, log = folder / "cluster", folder / "log"
+    run(str(binaries / "initdb"), "-D", str(cluster), "-U", "boss", "-A", "scram-sha-256", f"--pwfile={password_file}", "-E", "UTF8", "-N")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+    subprocess.run(
+        [*as_user, str(binaries / "pg_ctl"), "-D", str(cluster), "-l", str(log), "-w", "-o", options, "start"],
+        check=True,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"postgresql+psycopg://boss:s3cret@127.0.0.1:{port}/postgres"
+    run(str(binaries / "pg_ctl"), "-D", str(cluster), "-m", "immediate", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'bank.db'}"
+        return
+    boss = sa.make_url(request.getfixturevalue("postgres_url"))
+    name = f"test_{os.urandom(6).hex()}"
+    server = sa.create_engine(boss, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"create database {name}"))
+    yield boss.set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.execute(sa.text(f"drop database {name} with (force)"))
+    server.dispose()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'bank.db'}"
+
+
+def write_config(folder: Path, url: str, schema: str | None = None, **changes: object) -> Path:
+    """The repository's own ml_config.yaml and queries in a folder, with a database and folders of the test's own.
+
+    `changes` are keys of the experiment card_offer.
+    """
+    raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))
+    raw["environments"] = {"dev": {"database": url, **({"schema": schema} if schema else {})}}
+    raw["experiments"]["card_offer"].update(changes)
+    shutil.copytree(ROOT / "sql", folder / "sql", dirs_exist_ok=True)
+    path = folder / "ml_config.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def config(database_url: str, tmp_path: Path) -> Config:
+    """The experiment card_offer on an empty database; on PostgreSQL abatch's tables are in the schema abatch."""
+    schema = "abatch" if database_url.startswith("postgresql") else None
+    return load_configs(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
+
+
+@pytest.fixture
+def engine(config: Config) -> Iterator[sa.Engine]:
+    """abatch's tables, empty, in the database of `config`."""
+    engine = open_engine(config)
+    migrations.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def open_engine(config: Config) -> sa.Engine:
+    return database.make_engine(SecretStr(config.database.get_secret_value()), config.schema, config.file.parent, "ml_config.yaml")

@@ -1,0 +1,128 @@
+"""Train the models of an experiment and decide what goes live.
+
+Reads   training rows by SQL (queries.training), as known at one moment
+Writes  models/<name>_v<version>_<date>.pkl and .json, <name>_v<version>_latest.pkl; tables models, promotions, runs
+
+    python train.py                          all experiments, today
+    python train.py --env prod --date 2026-11-23 --experiment card_offer
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import sqlalchemy as sa
+
+from abatch import database, estimators, job, metrics, outcomes, registry, training
+from abatch.config import Config
+
+
+def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
+    """Fit on the older training rows, measure on the newest, save dated, promote or keep the live model; say what was done."""
+    settings, place = config.settings, config.query_file("training")
+    with job.open_run("train", config, engine, run_date, force=force, dry_run=dry_run) as run:
+        estimator_of = {
+            variant: estimators.make_estimator(model.estimator, model.params, settings.training.seed, config.key(f"models.{variant}"))
+            for variant, model in settings.models.items()
+        }
+        if not dry_run:
+            registry.check_writable(config.models_dir)
+
+        # Pull the rows, as known at run.as_of; the window ends where outcomes are complete.
+        watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
+        complete = min(watermark or run_date, run_date)
+        to_date = outcomes.last_mature_date(complete, settings.outcome.window_days, settings.outcome.lag_days) + timedelta(days=1)
+        from_date = to_date - timedelta(days=settings.training.days)
+        window = {"from_date": from_date, "to_date": to_date}
+        frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of, chunk_rows=config.chunk_rows)
+        rows = training.prepare_rows(
+            frame, **window, validation_share=settings.training.validation_share, salt=config.experiment, place=place
+        )
+        run.rows_read = len(rows.y)
+        run.log(f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from {rows.validation_from}, outcomes complete to {complete}")
+
+        # Fit each model; measure it, and the live one of its variant, on the same newest rows.
+        with engine.connect() as connection:
+            live = registry.find_live(connection, config.experiment, run_date)
+            later = registry.find_later(connection, config.experiment, run_date)
+            champions = {
+                variant: registry.load_model(connection, config.models_dir, name)
+                for variant, name in live.items()
+                if variant in estimator_of
+            }
+        pipelines, validated, decisions = {}, {}, {}
+        for variant, estimator in estimator_of.items():
+            pipeline = estimators.make_pipeline_for(estimator, rows.types)
+            pipelines[variant] = estimators.fit(pipeline, rows.X[~rows.newest], rows.y[~rows.newest], config.key(f"models.{variant}"))
+            validated[variant] = training.validate(pipelines[variant], rows)
+            champion = champions.get(variant)
+            comparable = champion is not None and champion.card["columns"] == rows.types
+            live_auc = training.validate(champion.pipeline, rows).roc_auc if comparable else None
+            decisions[variant] = training.decide(
+                validated[variant].roc_auc, live.get(variant), live_auc, settings.training.max_auc_drop, later.get(variant)
+            )
+        if dry_run:
+            planned = [f"variant {variant}: {decision.sentence}" for variant, decision in decisions.items()]
+            return f"train {config.experiment} {run_date}, dry run: {len(rows.y)} rows; " + "; ".join(planned)
+
+        # Save: files first, then their rows, the promotions and the end of the run in one transaction.
+        cards = {}
+        for variant, model in settings.models.items():
+            stem = registry.stem_of(model.name, model.version)
+            with engine.connect() as connection:
+                model_name = registry.choose_model_name(connection, config.models_dir, stem, run_date)
+            cards[variant] = registry.save_model(
+                config.models_dir,
+                model_name,
+                pipelines[variant],
+                {
+                    "experiment": config.experiment,
+                    "variant": variant,
+                    "estimator": model.estimator,
+                    "params": model.params,
+                    "seed": settings.training.seed,
+                    "query": config.sql["training"],
+                    **window,
+                    "as_of": run.as_of,
+                    "rows": len(rows.y),
+                    "validation_from": rows.validation_from,
+                    "columns": rows.types,
+                    "metrics": metrics.to_dict(validated[variant].metrics),
+                    "reference": validated[variant].reference._asdict(),
+                    "code_version": job.code_version(),
+                    "libraries": job.library_versions(),
+                },
+            )
+        with database.transaction(engine) as connection:
+            for variant, card in cards.items():
+                registry.add_model(connection, card, run.run_id)
+                if decisions[variant].promote:
+                    registry.promote(
+                        connection,
+                        config.experiment,
+                        variant,
+                        card["model_name"],
+                        effective_date=run_date,
+                        reason=decisions[variant].reason,
+                        evidence=decisions[variant].evidence,
+                        promoted_by=f"train {run.run_id}",
+                    )
+            run.rows_written = len(cards)
+            run.finish(connection)
+            live = registry.find_live(connection, config.experiment, max(run_date, job.today(config)))
+        registry.link_latest(config.models_dir, [registry.stem_of(m.name, m.version) for m in settings.models.values()], live.values())
+        for variant, decision in decisions.items():
+            say = run.log if decision.promote else run.warn
+            say(f"{cards[variant]['model_name']} {decision.sentence}")
+        return f"train {config.experiment} {run_date}: " + "; ".join(
+            f"{cards[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return job.main("train", train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
