@@ -22,9 +22,7 @@ from abatch.errors import NothingToDo
 DAY = timedelta(days=1)
 
 
-def score(
-    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False, draw: bool = True
-) -> str:
+def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False, draw: bool = True) -> str:
     """Join mature predictions with outcomes cohort by cohort, measure, write the figures, draw the report."""
     settings, outcome = config.settings, config.settings.outcome
     with engine.connect() as connection:

@@ -56,8 +56,9 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             pipelines[variant] = estimators.fit(pipeline, rows.X[~rows.newest], rows.y[~rows.newest], config.key(f"models.{variant}"))
             validated[variant] = training.validate(pipelines[variant], rows)
             champion = champions.get(variant)
-            comparable = champion is not None and champion.card["columns"] == rows.types
-            live_auc = training.validate(champion.pipeline, rows).roc_auc if comparable else None
+            live_auc = None
+            if champion is not None and champion.card["columns"] == rows.types:
+                live_auc = training.validate(champion.pipeline, rows).roc_auc
             decisions[variant] = training.decide(
                 validated[variant].roc_auc, live.get(variant), live_auc, settings.training.max_auc_drop, later.get(variant)
             )

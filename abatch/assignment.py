@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Assignment(NamedTuple):
     bucket: np.ndarray
 
 
-def normalise_id(value: object) -> str:
+def normalise_id(value: Any) -> str:
     """The one text that stands for a candidate: digits for integers, lower case for UUIDs, ASCII of at most 64 characters.
 
     Raises
@@ -42,7 +42,7 @@ def normalise_id(value: object) -> str:
     if isinstance(value, (bool, np.bool_)) or value is None or value != value:
         raise DataError(f"candidate_id {value!r}: expected a number or a text")
     if isinstance(value, (float, np.floating)):
-        if value != int(value) or abs(value) >= _WHOLE_FLOATS:
+        if not abs(value) < _WHOLE_FLOATS or value != int(value):
             raise DataError(f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or varchar in the query")
         return str(int(value))
     if isinstance(value, Decimal):

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -159,9 +159,9 @@ class Config:
     def as_of(self, run_date: date, now: datetime) -> datetime:
         """The moment whose knowledge a run may use, as naive UTC: now for today's run, else the end of run_date."""
         if run_date == self.today(now):
-            return now.astimezone(timezone.utc).replace(tzinfo=None)
+            return now.astimezone(UTC).replace(tzinfo=None)
         end = datetime.combine(run_date, datetime.max.time(), ZoneInfo(self.timezone))
-        return end.astimezone(timezone.utc).replace(tzinfo=None)
+        return end.astimezone(UTC).replace(tzinfo=None)
 
 
 def load_configs(path: str | Path, environment: str | None = None) -> dict[str, Config]:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,12 @@ class Run:
 
 def utc_now() -> datetime:
     """The present instant as naive UTC, as the tables hold it."""
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def today(config: Config) -> date:
     """The business day now, in the configured time zone."""
-    return config.today(datetime.now(timezone.utc))
+    return config.today(datetime.now(UTC))
 
 
 @cache
@@ -171,7 +171,7 @@ def open_run(
         job=job,
         experiment=config.experiment,
         run_date=run_date,
-        as_of=config.as_of(run_date, datetime.now(timezone.utc)),
+        as_of=config.as_of(run_date, datetime.now(UTC)),
         started_at=started_at,
         dry_run=dry_run,
     )

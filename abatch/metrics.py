@@ -92,7 +92,9 @@ def measure(histogram: Histogram) -> list[Metric]:
     total_loss = histogram.losses.sum(axis=0)
     losses = np.concatenate([total_loss[None], total_loss - histogram.losses[filled]])
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
-    for name, values in _compute(counts, losses, log_odds).items():
+    with np.errstate(divide="ignore", invalid="ignore"):  # without some bucket an outcome may be missing: no interval, nan
+        computed = _compute(counts, losses, log_odds)
+    for name, values in computed.items():
         found.append(Metric(name, float(values[0]), *jackknife_interval(values[0], values[1:]), n))
     return found + _reliability(counts, log_odds)
 
@@ -117,7 +119,7 @@ def jackknife_interval(value: float, left_out: np.ndarray, confidence_level: flo
     left_out : array of float, shape (g,), the figure without each group
     """
     g = len(left_out)
-    if g < 2:
+    if g < 2 or not np.isfinite(left_out).all():
         return np.nan, np.nan
     se = np.sqrt((g - 1) / g * np.sum((left_out - left_out.mean()) ** 2))
     half = stats.t.ppf((1 + confidence_level) / 2, g - 1) * se
@@ -164,10 +166,12 @@ def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray) -> di
 def _calibrate(counts: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression of the outcome on the log-odds of the prediction, by Newton, for each row of counts.
 
-    Row 0 is iterated to the end; the other rows, which lack one bucket of it, start there and need three steps.
+    Row 0 starts without a slope, where Newton is safest: from slope 1 it runs away when predictions are far too sure. The
+    other rows, which lack one bucket of it, start at its result. nan for constant predictions and separable outcomes.
     """
-    start = _newton(counts[:1], log_odds, np.array([[0.0, 1.0]]), n_steps=30)
-    rest = _newton(counts[1:], log_odds, np.repeat(start, len(counts) - 1, axis=0), n_steps=3)
+    odds = counts[0, 1].sum() / counts[0, 0].sum()
+    start = _newton(counts[:1], log_odds, np.array([[np.log(odds), 0.0]]), n_steps=30)
+    rest = _newton(counts[1:], log_odds, np.repeat(start, len(counts) - 1, axis=0), n_steps=10)
     both = np.concatenate([start, rest])
     return both[:, 0], both[:, 1]
 
@@ -175,18 +179,20 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np
 def _newton(counts: np.ndarray, log_odds: np.ndarray, beta: np.ndarray, n_steps: int) -> np.ndarray:
     size, positive = counts.sum(axis=1), counts[:, 1]
     powers = np.stack([np.ones_like(log_odds), log_odds, log_odds**2], axis=1)  # (k, 3)
+    moved = np.full(len(beta), np.inf)
     for _ in range(n_steps):
         fitted = 1 / (1 + np.exp(-np.clip(beta[:, :1] + beta[:, 1:] * log_odds, -500, 500)))
         gradient = (positive - size * fitted) @ powers[:, :2]
         s0, s1, s2 = ((size * fitted * (1 - fitted)) @ powers).T
         determinant = s0 * s2 - s1**2
-        flat = determinant < 1e-12 * np.maximum(s0 * s2, 1e-300)  # constant predictions, or outcomes that are separable
+        flat = determinant < 1e-12 * np.maximum(s0 * s2, 1e-300)  # constant predictions
         step = np.stack([s2 * gradient[:, 0] - s1 * gradient[:, 1], s0 * gradient[:, 1] - s1 * gradient[:, 0]], axis=1)
         step = step / np.where(flat, np.nan, determinant)[:, None]
         beta = beta + step
-        if np.all(np.isnan(step) | (np.abs(step) < 1e-10)):
+        moved = np.max(np.abs(step) / (1 + np.abs(beta)), axis=1)
+        if not np.any(moved > 1e-6):  # convergence is quadratic: the next step would move 1e-12
             break
-    return beta
+    return np.where((moved <= 1e-6)[:, None], beta, np.nan)  # separable outcomes move for ever
 
 
 def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:

@@ -21,9 +21,7 @@ def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_o
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = database.read_query(
-        engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of, chunk_rows=2
-    )
+    frame = database.read_query(engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of, chunk_rows=2)
     if frame.empty:
         return None
     if frame.shape != (1, 1):

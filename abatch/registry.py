@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +234,7 @@ def promote(
             reason=reason,
             evidence=None if evidence is None else to_json(evidence),
             promoted_by=promoted_by,
-            promoted_at=datetime.now(timezone.utc).replace(tzinfo=None),
+            promoted_at=datetime.now(UTC).replace(tzinfo=None),
         )
     )
 

@@ -88,7 +88,7 @@ class Tally:
     def _drift(self, model_name: str, bins: np.ndarray) -> Iterable[metrics.Metric]:
         reference, n = self._references[model_name], int(bins.sum())
         noise = drift.psi_noise(sum(reference.counts), n, len(bins))
-        yield metrics.Metric("psi", drift.compute_psi(reference.counts, bins), np.nan, np.nan, n)
+        yield metrics.Metric("psi", drift.compute_psi(reference.counts, bins.tolist()), np.nan, np.nan, n)
         yield metrics.Metric("psi_noise", noise, np.nan, np.nan, n)
 
     def variant_rows(self) -> list[dict[str, Any]]:

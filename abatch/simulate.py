@@ -60,9 +60,7 @@ answers = sa.Table(
     sa.Column("answer_date", sa.Date, nullable=False, index=True),
     sa.Column("loaded_at", Instant, nullable=False),
 )
-feed = sa.Table(
-    "card_feed", metadata, sa.Column("loaded_at", Instant, primary_key=True), sa.Column("complete_to", sa.Date, nullable=False)
-)
+feed = sa.Table("card_feed", metadata, sa.Column("loaded_at", Instant, primary_key=True), sa.Column("complete_to", sa.Date, nullable=False))
 truth = sa.Table(
     "simulated_truth",
     metadata,
@@ -164,7 +162,9 @@ def _customers(seed: int) -> pd.DataFrame:
             "income": np.where(rng.random(n) < 0.04, np.nan, np.round(rng.lognormal(10.6, 0.5, n), 2)),
             "months_as_customer": rng.integers(1, 240, n),
             "segment": rng.choice(["classic", "gold", "student", "private"], n, p=[0.6, 0.2, 0.15, 0.05]),
-            "region": rng.choice(["Oslo", "Bergen", "Tromsø", "Ærø", "日本", None], n, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.05]),
+            "region": rng.choice(
+                np.array(["Oslo", "Bergen", "Tromsø", "Ærø", "日本", None], dtype=object), n, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.05]
+            ),
             "spending": rng.gamma(2.0, 1.0, n),
         }
     )

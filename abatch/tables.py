@@ -132,9 +132,7 @@ predictions_staging = Table(
     Column("selection_key", String(16), nullable=False, comment="bytes 8 to 15 of the hash, in hex: random order, and ties"),
 )
 
-predictions = Table(
-    "predictions", metadata, *_ranked_columns(), PrimaryKeyConstraint("experiment", "run_date", "candidate_id")
-)
+predictions = Table("predictions", metadata, *_ranked_columns(), PrimaryKeyConstraint("experiment", "run_date", "candidate_id"))
 
 predictions_superseded = Table(
     "predictions_superseded",

@@ -53,9 +53,7 @@ class Decision(NamedTuple):
         return ("goes live: " if self.promote else "does not go live: ") + self.reason
 
 
-def prepare_rows(
-    frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, place: str
-) -> Rows:
+def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, place: str) -> Rows:
     """Check what the training query returned and split it by date.
 
     Parameters
@@ -111,7 +109,9 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
     days = np.sort(event_date.to_numpy())
     later = days[days > days[0]]
     if len(later) == 0:
-        raise DataError(f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows than the fit. Widen the window.")
+        raise DataError(
+            f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows than the fit. Widen the window."
+        )
     cut = max(days[int(len(days) * (1 - share))], later[0])
     newest = event_date.to_numpy() >= cut
     for side, what in ((~newest, "fit"), (newest, "validate")):
@@ -131,9 +131,7 @@ def validate(pipeline: Pipeline, rows: Rows) -> Validated:
     return Validated(found, roc_auc, drift.make_reference(scores))
 
 
-def decide(
-    roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None
-) -> Decision:
+def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None) -> Decision:
     """A new model goes live unless it ranks the same validation rows worse than the live model by more than is allowed.
 
     Parameters

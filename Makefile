@@ -1,0 +1,44 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed  ## install, then play 60 nights of a simulated card bank on SQLite (data/dev.db)
+	@$(RUN) -m demo
+
+test: lint  ## install, then run the linter, the type checker and every test
+	@$(RUN) -m pytest -q -n 2 --dist loadfile
+
+lint: $(VENV)/installed-dev  ## linter and type checker alone
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+lock: $(VENV)/installed-dev  ## compile requirements*.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header -q -o requirements.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header -q --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:  ## remove the virtual environment and the caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp is written only when its installation is complete, so a killed one starts again.
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "abatch needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/installed: requirements.lock | $(VENV)/python
+	@echo "Installing requirements.lock (about a minute)"
+	@$(PIP) -r requirements.lock
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock | $(VENV)/installed
+	@echo "Installing requirements-dev.lock"
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+.PHONY: help demo test lint lock clean

@@ -1,0 +1,163 @@
+"""Play train, predict and score night by night in one process, then hold what they found against what was planted.
+
+python -m demo                    sixty nights that end today
+python -m demo --nights 30 --end 2026-11-23
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from tqdm import tqdm
+
+import predict
+import score
+import train
+from abatch import database, job, migrations, outcomes, predictions, simulate
+from abatch.config import Config, load_configs
+from abatch.errors import AbatchError
+from abatch.tables import metadata, models, scores, variant_scores
+
+RETRAIN_DAYS = 7
+DAY = timedelta(days=1)
+QUERIES = (
+    """select run_date, variant, count(*) as candidates, sum(selected) as selected
+from predictions group by run_date, variant order by run_date, variant;""",
+    """select variant, n_mature, n_positive, rate, lower, upper
+from variant_scores where cohort = 'all';""",
+    """select model_name, cohort, value as roc_auc, lower, upper, n
+from scores where metric = 'roc_auc' order by model_name, cohort;""",
+)
+
+
+def play(config: Config, engine: sa.Engine, first_night: date, n_nights: int) -> None:
+    """Play the nights one after the other; the bank answers to what was selected the night before."""
+    nights = [first_night + i * DAY for i in range(n_nights)]
+    for i, night in enumerate(tqdm(nights, unit="night", disable=None)):
+        simulate.simulate(engine, night)
+        if i % RETRAIN_DAYS == 0:
+            train.train(config, engine, night)
+        predict.predict(config, engine, night)
+        score.score(config, engine, night, draw=night == nights[-1])
+        if not sys.stderr.isatty() and (i + 1) % 10 == 0:
+            print(f"{i + 1} of {n_nights} nights played, until {night}", flush=True)
+
+
+def start_afresh(config: Config, engine: sa.Engine) -> None:
+    """Remove the database and the models of an earlier demo.
+
+    Raises
+    ------
+    AbatchError
+        If the database is not one that a demo made.
+    """
+    path = Path(str(engine.url.database))
+    if not path.exists():
+        return
+    tables = sa.inspect(engine).get_table_names()
+    ours = {*metadata.tables, *simulate.metadata.tables, "abatch_version"}
+    foreign = sorted(set(tables) - ours)
+    if foreign:
+        raise AbatchError(f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file away, then run again.")
+    files = []
+    if models.name in tables:
+        with engine.connect() as connection:
+            files = list(connection.scalars(sa.select(models.c.file)))
+    engine.dispose()
+    for name in files:
+        for file in (config.models_dir / name, (config.models_dir / name).with_suffix(".json")):
+            file.unlink(missing_ok=True)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
+    """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
+    watermark = outcomes.read_watermark(
+        engine, config.sql["watermark"], config.query_file("watermark"), last_night, config.as_of(last_night, datetime.now(UTC))
+    )
+    assert watermark is not None
+    outcome = config.settings.outcome
+    mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
+    with engine.connect() as connection:
+        made = predictions.read_predictions(connection, config.experiment, date.min, mature_until + DAY)
+        found = {row.variant: row for row in connection.execute(sa.select(variant_scores).where(variant_scores.c.cohort == "all"))}
+        auc = {
+            row.model_name: row
+            for row in connection.execute(sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all"))
+        }
+    units = made.merge(simulate.read_truth(engine), on=["candidate_id", "run_date"])
+    units["p"] = np.where(units["called"] == 1, units["p_called"], units["p_uncalled"])
+    lines = [
+        f"{len(units)} predictions are mature: made until {mature_until}, outcomes complete to {watermark}.",
+        "",
+        f"{'answers per 100 candidates':<28}{'planted':>9}{'found':>8}   95 % interval of one look",
+    ]
+    for variant in config.settings.split:
+        row = found[variant]
+        planted = 100 * units.loc[units["variant"] == variant, "p"].mean()
+        lines.append(f"  variant {variant:<18}{planted:>9.2f}{100 * row.rate:>8.2f}   {100 * row.lower:.2f} to {100 * row.upper:.2f}")
+    lines += ["", f"{'ROC AUC':<28}{'planted':>9}{'found':>8}"]
+    for variant, model in config.settings.models.items():
+        name = f"{model.name}_v{model.version}"
+        own = units[units["variant"] == variant]
+        row = auc[name]
+        planted = expected_auc(own["prediction"].to_numpy(), own["p"].to_numpy())
+        lines.append(f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}")
+    return "\n".join(lines)
+
+
+def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
+    """The ROC AUC that predictions have on average over outcomes drawn with probabilities p, shape (n,) both."""
+    frame = pd.DataFrame({"prediction": prediction, "positive": p, "negative": 1 - p}).groupby("prediction").sum()
+    below = frame["negative"].cumsum() - frame["negative"] / 2
+    return float((frame["positive"] * below).sum() / (frame["positive"].sum() * frame["negative"].sum()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nights", type=int, default=60, help="how many (default: 60)")
+    parser.add_argument("--end", type=job.parse_date, metavar="YYYY-MM-DD", help="the last night (default: today)")
+    parser.add_argument("--config", metavar="FILE", default=job.DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_configs(arguments.config, "dev")["card_offer"]
+        engine = job.connect(config)
+        if engine.dialect.name != "sqlite":
+            raise AbatchError(
+                f"{config.file}, environments.dev.database: the demo plays on an SQLite file only, found {database.show_url(engine)}."
+            )
+        end = arguments.end or job.today(config)
+        first_night = end - (arguments.nights - 1) * DAY
+        Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        with database.lock(engine, "demo") as acquired:
+            if not acquired:
+                raise AbatchError(f"{database.show_url(engine)}: another demo is being played on it. Wait for it, or end it.")
+            start_afresh(config, engine)
+            migrations.upgrade(engine)
+            job.start_log(config, "demo")
+            print(f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}", flush=True)
+            simulate.simulate(engine, first_night)
+            play(config, engine, first_night, arguments.nights)
+            print(f"\n{compare(config, engine, end)}")
+        database_file = _relative(Path(str(engine.url.database)))
+        print(f"\nReport:   {_relative(config.reports_dir / f'{config.experiment}.html')}")
+        print(f"Database: {database_file}. Three queries to try in it (sqlite3 {database_file}):\n")
+        print("\n\n".join(QUERIES))
+    except (Exception, KeyboardInterrupt) as error:
+        return job.report(error, "demo")
+    return job.DONE
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
