@@ -30,6 +30,8 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
     if not nights:
         raise NothingToDo(f"score {config.experiment} {run_date}: there are no predictions yet")
     with job.open_run("score", config, engine, run_date, force=force, dry_run=dry_run) as run:
+        if draw and not dry_run:
+            registry.check_writable(config.reports_dir)
         with engine.connect() as connection:
             job.check_registration(config, connection)
             references = {name: drift.Reference(**card["reference"]) for name, card in registry.read_cards(connection, config.experiment)}

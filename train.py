@@ -18,7 +18,7 @@ from abatch.config import Config
 
 
 def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
-    """Fit on the older training rows, measure on the newest, save dated, promote or keep the live model; say what was done."""
+    """Pull rows as known at one moment, fit and validate each model, save it dated, promote it or keep the live one."""
     settings, place = config.settings, config.query_file("training")
     with job.open_run("train", config, engine, run_date, force=force, dry_run=dry_run) as run:
         estimator_of = {
@@ -41,41 +41,38 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         run.rows_read = len(rows.y)
         run.log(f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from {rows.validation_from}, outcomes complete to {complete}")
 
-        # Fit each model; measure it, and the live one of its variant, on the same newest rows.
+        # Fit each model, and measure its recipe beside that of the live model.
         with engine.connect() as connection:
             live = registry.find_live(connection, config.experiment, run_date)
             later = registry.find_later(connection, config.experiment, run_date)
-            champions = {
-                variant: registry.load_model(connection, config.models_dir, name)
-                for variant, name in live.items()
-                if variant in estimator_of
-            }
-        pipelines, validated, decisions = {}, {}, {}
+            cards = dict(registry.read_cards(connection, config.experiment))
+        fitted, decisions = {}, {}
         for variant, estimator in estimator_of.items():
-            pipeline = estimators.make_pipeline_for(estimator, rows.types)
-            pipelines[variant] = estimators.fit(pipeline, rows.X[~rows.newest], rows.y[~rows.newest], config.key(f"models.{variant}"))
-            validated[variant] = training.validate(pipelines[variant], rows)
-            champion = champions.get(variant)
+            where, model = config.key(f"models.{variant}"), settings.models[variant]
+            recipe = {"estimator": model.estimator, "params": model.params, "seed": settings.training.seed, "columns": rows.types}
+            fitted[variant] = training.fit_and_validate(estimator, rows, rows.types, where)
+            live_card = cards.get(live.get(variant, ""))
             live_auc = None
-            if champion is not None and champion.card["columns"] == rows.types:
-                live_auc = training.validate(champion.pipeline, rows).roc_auc
+            if live_card is not None:
+                is_same = recipe.items() <= live_card.items()
+                live_auc = fitted[variant].roc_auc if is_same else training.validate_recipe(live_card, rows, where)
             decisions[variant] = training.decide(
-                validated[variant].roc_auc, live.get(variant), live_auc, settings.training.max_auc_drop, later.get(variant)
+                fitted[variant].roc_auc, live.get(variant), live_auc, settings.training.max_auc_drop, later.get(variant)
             )
         if dry_run:
             planned = [f"variant {variant}: {decision.sentence}" for variant, decision in decisions.items()]
             return f"train {config.experiment} {run_date}, dry run: {len(rows.y)} rows; " + "; ".join(planned)
 
         # Save: files first, then their rows, the promotions and the end of the run in one transaction.
-        cards = {}
+        saved = {}
         for variant, model in settings.models.items():
             stem = registry.stem_of(model.name, model.version)
             with engine.connect() as connection:
                 model_name = registry.choose_model_name(connection, config.models_dir, stem, run_date)
-            cards[variant] = registry.save_model(
+            saved[variant] = registry.save_model(
                 config.models_dir,
                 model_name,
-                pipelines[variant],
+                fitted[variant].pipeline,
                 {
                     "experiment": config.experiment,
                     "variant": variant,
@@ -88,14 +85,14 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                     "rows": len(rows.y),
                     "validation_from": rows.validation_from,
                     "columns": rows.types,
-                    "metrics": metrics.to_dict(validated[variant].metrics),
-                    "reference": validated[variant].reference._asdict(),
+                    "metrics": metrics.to_dict(fitted[variant].metrics),
+                    "reference": fitted[variant].reference._asdict(),
                     "code_version": job.code_version(),
                     "libraries": job.library_versions(),
                 },
             )
         with database.transaction(engine) as connection:
-            for variant, card in cards.items():
+            for variant, card in saved.items():
                 registry.add_model(connection, card, run.run_id)
                 if decisions[variant].promote:
                     registry.promote(
@@ -107,16 +104,17 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                         reason=decisions[variant].reason,
                         evidence=decisions[variant].evidence,
                         promoted_by=f"train {run.run_id}",
+                        promoted_at=job.utc_now(),
                     )
-            run.rows_written = len(cards)
+            run.rows_written = len(saved)
             run.finish(connection)
             live = registry.find_live(connection, config.experiment, max(run_date, job.today(config)))
         registry.link_latest(config.models_dir, [registry.stem_of(m.name, m.version) for m in settings.models.values()], live.values())
         for variant, decision in decisions.items():
             say = run.log if decision.promote else run.warn
-            say(f"{cards[variant]['model_name']} {decision.sentence}")
+            say(f"{saved[variant]['model_name']} {decision.sentence}")
         return f"train {config.experiment} {run_date}: " + "; ".join(
-            f"{cards[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()
+            f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()
         )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -117,6 +118,14 @@ def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.
     return _append("rollback", configs, engine, arguments, choose)
 
 
+def _whoami() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have
+        user = f"user {os.getuid()}"
+    return f"{user}@{platform.node()}"
+
+
 def _append(
     action: str,
     configs: dict[str, Config],
@@ -134,7 +143,9 @@ def _append(
             raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
         config = configs[model.experiment]
         if model.variant not in config.settings.models:
-            raise AbatchError(f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here.")
+            raise AbatchError(
+                f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here."
+            )
         registry.load_model(connection, config.models_dir, model.model_name)
         before = registry.find_live(connection, model.experiment, on).get(model.variant)
         if before == model.model_name:
@@ -147,6 +158,7 @@ def _append(
             effective_date=on,
             reason=arguments.reason,
             promoted_by=arguments.by,
+            promoted_at=job.utc_now(),
             action=action,
         )
         live = registry.find_live(connection, model.experiment, max(on, job.today(config)))
@@ -172,7 +184,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
             sub.add_argument("model", metavar="MODEL", help=what)
             sub.add_argument("--reason", required=True, help="why; it is kept for good")
-            sub.add_argument("--by", default=f"{getpass.getuser()}@{platform.node()}", help="who (default: the user and host)")
+            sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
     return parser.parse_args(argv)
 
 
@@ -182,7 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         configs = job.choose(load_configs(arguments.config, arguments.env), arguments.experiment)
         engine = job.connect(next(iter(configs.values())))
-        print(COMMANDS[arguments.command](configs, engine, arguments))
+        try:
+            print(COMMANDS[arguments.command](configs, engine, arguments))
+        finally:
+            engine.dispose()
     except NothingToDo as reason:
         print(reason)
     except (Exception, KeyboardInterrupt) as error:

@@ -37,18 +37,18 @@ def normalise_id(value: Any) -> str:
     Raises
     ------
     DataError
-        If the value is null, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
+        If the value is null, bytes, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
     """
-    if isinstance(value, (bool, np.bool_)) or value is None or value != value:
+    if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)) or value is None or value != value:
         raise DataError(f"candidate_id {value!r}: expected a number or a text")
     if isinstance(value, (float, np.floating)):
-        if not abs(value) < _WHOLE_FLOATS or value != int(value):
+        if not -_WHOLE_FLOATS < value < _WHOLE_FLOATS or value != int(value):
             raise DataError(f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or varchar in the query")
         return str(int(value))
     if isinstance(value, Decimal):
-        if value != value.to_integral_value():
+        if not value.is_finite() or value != value.to_integral_value():
             raise DataError(f"candidate_id {value!r}: expected a whole number")
-        return str(int(value))
+        value = int(value)
     text = str(value)
     if not (1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")):
         raise DataError(f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer spaces")

@@ -3,11 +3,12 @@
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -16,7 +17,40 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from abatch.errors import ConfigError, UsageError, suggest
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
-VARIABLE = re.compile(r"\$\{([^}]*)\}")
+VERSION = r"^[0-9A-Za-z.]{1,20}$"
+VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
+Name = Annotated[str, Field(pattern=NAME)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+# What pydantic expects, in the words of somebody who writes YAML.
+_EXPECTED = {
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "too_short": "at least one entry",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
+    VERSION: "letters, digits and dots, at most 20 of them",
+}
+_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
+
+
+class _Fault(ValueError):
+    """What a check across keys found: the path from the checked value on, what stands there, what was expected."""
+
+    def __init__(self, path: tuple[str, ...], found: object, expected: str) -> None:
+        super().__init__(expected)
+        self.path, self.found = path, found
+
+
+def _refuse_twins(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            twin = seen[name.lower()]
+            raise _Fault((name,), name, f"names that differ by more than upper and lower case, and there is {twin!r} too")
+        seen[name.lower()] = name
 
 
 class Section(BaseModel):
@@ -26,16 +60,16 @@ class Section(BaseModel):
 class Environment(Section):
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
-    models_dir: str = "models"
-    logs_dir: str = "logs"
-    reports_dir: str = "reports"
+    models_dir: str = Field("models", min_length=1)
+    logs_dir: str = Field("logs", min_length=1)
+    reports_dir: str = Field("reports", min_length=1)
 
 
 class Outcome(Section):
     kind: Literal["binary"]
-    window_days: int = Field(ge=1)
-    lag_days: int = Field(0, ge=0)
-    expected_effect: float = Field(gt=-1, lt=1)
+    window_days: int = Field(ge=1, le=3650)
+    lag_days: int = Field(0, ge=0, le=3650)
+    expected_effect: float = Field(gt=-1, lt=1, allow_inf_nan=False)
 
     @field_validator("expected_effect")
     @classmethod
@@ -46,23 +80,23 @@ class Outcome(Section):
 
 
 class Queries(Section):
-    training: str
-    candidates: str
-    outcomes: str
-    watermark: str
+    training: str = Field(min_length=1)
+    candidates: str = Field(min_length=1)
+    outcomes: str = Field(min_length=1)
+    watermark: str = Field(min_length=1)
 
 
 class Training(Section):
-    days: int = Field(365, ge=2)
+    days: int = Field(365, ge=2, le=36_500)
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_auc_drop: float = Field(0.02, ge=0, le=1)
     seed: int = Field(0, ge=0, lt=2**32)
 
 
 class ModelConfig(Section):
-    name: str = Field(pattern=NAME)
-    version: str = Field(pattern=r"^[0-9A-Za-z.]{1,20}$")
-    estimator: str
+    name: Name
+    version: str = Field(pattern=VERSION)
+    estimator: str = Field(min_length=1)
     params: dict[str, Any] = {}
 
 
@@ -71,19 +105,15 @@ class ExperimentConfig(Section):
     outcome: Outcome
     queries: Queries
     training: Training = Training()
-    split: dict[str, float] = Field(min_length=1)
-    select_top: float = Field(ge=0, le=1)
+    split: dict[Name, Share] = Field(min_length=1)
+    select_top: float = Field(ge=0, le=1, allow_inf_nan=False)
     models: dict[str, ModelConfig] = Field(min_length=1)
     cohort: Literal["week", "month"] = "week"
 
     @field_validator("split")
     @classmethod
     def _shares_sum_to_one(cls, split: dict[str, float]) -> dict[str, float]:
-        for variant, share in split.items():
-            if not re.match(NAME, variant):
-                raise ValueError(f"variant names of letters, digits and _ (at most 64), not {variant!r}")
-            if not 0 < share <= 1:
-                raise ValueError(f"shares above 0 and at most 1, but {variant} has {share}")
+        _refuse_twins(split)
         total = sum(Fraction(str(share)) for share in split.values())
         if total != 1:
             raise ValueError(f"shares that sum to 1, but they sum to {float(total):.10g}")
@@ -93,18 +123,17 @@ class ExperimentConfig(Section):
     def _models_belong_to_variants(self) -> "ExperimentConfig":
         for variant in self.models:
             if variant not in self.split:
-                raise ValueError(
-                    f"models only for variants of the split ({', '.join(self.split)}), but models has {variant!r}."
-                    + suggest(variant, self.split)
+                raise _Fault(
+                    ("models", variant), variant, f"a variant of the split: {', '.join(self.split)}." + suggest(variant, self.split)
                 )
         return self
 
 
 class File(Section):
     timezone: str = "UTC"
-    chunk_rows: int = Field(50_000, ge=1)
+    chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
     environments: dict[str, Environment] = Field(min_length=1)
-    experiments: dict[str, ExperimentConfig] = Field(min_length=1)
+    experiments: dict[Name, ExperimentConfig] = Field(min_length=1)
 
     @field_validator("timezone")
     @classmethod
@@ -113,18 +142,18 @@ class File(Section):
             raise ValueError("the name of a time zone, such as 'Europe/Oslo'." + suggest(name, available_timezones()))
         return name
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "File":
-        owners: dict[str, str] = {}
-        for experiment, settings in self.experiments.items():
-            if not re.match(NAME, experiment):
-                raise ValueError(f"experiment names of letters, digits and _ (at most 64), not {experiment!r}")
+    @field_validator("experiments")
+    @classmethod
+    def _names_are_unique(cls, experiments: dict[str, ExperimentConfig]) -> dict[str, ExperimentConfig]:
+        _refuse_twins(experiments)
+        owners: dict[str, str] = {}  # lower case, as some file systems and servers see a name
+        for experiment, settings in experiments.items():
             for variant, model in settings.models.items():
-                place = f"experiments.{experiment}.models.{variant}"
-                if model.name in owners:
-                    raise ValueError(f"model names used once, but {model.name!r} is both {owners[model.name]} and {place}")
-                owners[model.name] = place
-        return self
+                owner = owners.setdefault(model.name.lower(), f"experiments.{experiment}.models.{variant}")
+                if owner != f"experiments.{experiment}.models.{variant}":
+                    path = (experiment, "models", variant, "name")
+                    raise _Fault(path, model.name, f"a name used once, upper and lower case being the same, but {owner} has it")
+        return experiments
 
 
 @dataclass(frozen=True)
@@ -184,11 +213,12 @@ def load_configs(path: str | Path, environment: str | None = None) -> dict[str, 
     try:
         file = File.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(path, raw, item) for item in error.errors())) from None
+        raise ConfigError("\n".join(_describe(path, item) for item in _drop_doubles(error.errors()))) from None
     name = environment or os.environ.get("ABATCH_ENV") or "dev"
     if name not in file.environments:
+        source = " (from ABATCH_ENV)" if not environment and os.environ.get("ABATCH_ENV") else ""
         raise UsageError(
-            f"{path}, environments: there is no environment {name!r}; expected one of {', '.join(file.environments)}."
+            f"{path}, environments: there is no environment {name!r}{source}; expected one of {', '.join(file.environments)}."
             + suggest(name, file.environments)
         )
     chosen = file.environments[name]
@@ -219,16 +249,27 @@ def load_configs(path: str | Path, environment: str | None = None) -> dict[str, 
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence."""
+    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence, and says where it stumbles."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *defaults
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # 2026-13-45
+            problem = f"this is no {node.tag.rpartition(':')[2]}; put it between quotes if it is text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def _read_yaml(path: Path) -> Any:
@@ -241,19 +282,21 @@ def _read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: is not valid YAML: {error.problem}.") from None
-    except yaml.YAMLError as error:
+        tab = " Indent with spaces, not with tabs." if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{path}{where}: is not valid YAML: {error.problem}.{tab}") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {str(error).splitlines()[0]}.") from None
 
 
 def _expand(text: str, place: str) -> str:
     def value(match: re.Match) -> str:
         name = match.group(1)
-        if name not in os.environ:
+        if name is None:
+            raise ConfigError(f"{place}: found '${{' without a name and '}}' after it, expected ${{NAME}}.")
+        if not os.environ.get(name):
             raise ConfigError(
-                f"{place}: the environment variable {name!r} is not set."
-                f" Set it before the job starts, or write the value in place of ${{{name}}}."
-                + suggest(name, os.environ)
+                f"{place}: the environment variable {name!r} is {'empty' if name in os.environ else 'not set'}."
+                f" Set it before the job starts, or write the value in place of ${{{name}}}." + suggest(name, set(os.environ) - {name})
             )
         return os.environ[name]
 
@@ -262,39 +305,85 @@ def _expand(text: str, place: str) -> str:
 
 def _read_query(path: Path, place: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # SQL Server's own editor begins a file with a byte order mark
     except FileNotFoundError:
-        known = [str(file.name) for file in path.parent.glob("*.sql")] if path.parent.is_dir() else []
+        known = [file.name for file in path.parent.glob("*.sql")] if path.parent.is_dir() else []
         raise ConfigError(
             f"{place}: the query file {path} does not exist. Write it, or name the right one." + suggest(path.name, known)
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place}: the query file {path} cannot be read as UTF-8 text ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{place}: the query file {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{place}: the query file {path} cannot be read ({reason}). Name the right one.") from None
+    if not text.strip():
+        raise ConfigError(f"{place}: the query file {path} is empty. Write the query, or name the right file.")
+    return text
 
 
-def _describe(path: Path, raw: Any, item: Any) -> str:
+def _drop_doubles(items: list[Any]) -> list[Any]:
+    """Without the missing keys that an unknown key beside them was meant to be: one mistake, one message."""
+    missing = {item["loc"] for item in items if item["type"] == "missing"}
+    meant = set()
+    for item in items:
+        if item["type"] == "extra_forbidden":
+            beside = [str(loc[-1]) for loc in missing if loc[:-1] == item["loc"][:-1]]
+            meant |= {(*item["loc"][:-1], name) for name in beside if f"{name!r}?" in suggest(str(item["loc"][-1]), beside)}
+    return [item for item in items if item["type"] != "missing" or item["loc"] not in meant]
+
+
+def _describe(path: Path, item: Any) -> str:
     """One line for one fault that pydantic found: file, path to the key, found, expected, mend."""
-    location = [str(step) for step in item["loc"]]
-    place = f"{path}, {'.'.join(location)}" if location else str(path)
-    found = item["input"]
-    shown = "a secret" if location[-1:] == ["database"] else _shorten(found)
-    kind = item["type"]
+    location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
+    expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
+    for words, plain in (("greater than or equal to", "at least"), ("less than or equal to", "at most"), ("greater", "more")):
+        expected = expected.replace(words, plain)
+    if kind == "value_error":
+        fault = item["ctx"]["error"]
+        expected = str(fault)
+        if isinstance(fault, _Fault):
+            location, found = [*location, *fault.path], fault.found
+    elif kind == "string_pattern_mismatch":
+        expected = _EXPECTED[item["ctx"]["pattern"]]
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1])
-        return f"{place}: unknown key. Expected one of {', '.join(known)}." + suggest(location[-1], known)
+        return f"{_place(path, location)}: unknown key. Expected one of {', '.join(known)}." + suggest(location[-1], known)
     if kind == "missing":
-        return f"{place}: this key is missing. Add it."
-    if kind == "value_error":
-        return f"{place}: found {shown}, expected {item['ctx']['error']}"
-    if kind == "string_pattern_mismatch":
-        return f"{place}: found {shown}, expected a name that matches {item['ctx']['pattern']}."
-    expected = item["msg"].removeprefix("Input should be ").removeprefix("Value should have ")
-    quote = " Put it between quotes." if kind == "string_type" and isinstance(found, (int, float, bool)) else ""
-    return f"{place}: found {shown}, expected {expected}.{quote}"
+        return f"{_place(path, location)}: this key is missing. Add it."
+    if location[-1:] == ["[key]"] or kind == "invalid_key":
+        place = _place(path, location[: -1 if kind == "invalid_key" else -2])
+        if not isinstance(found, str):
+            expected = "text. Put the key between quotes" + (": YAML reads yes, no, on and off as true and false" * isinstance(found, bool))
+        return f"{place}: found the key {_show(found, location)}, expected {expected}."
+    end = "" if expected.endswith((".", "?")) else "."
+    return f"{_place(path, location)}: found {_show(found, location)}, expected {expected}{end}{_mend(kind, found)}"
 
 
-def _shorten(found: object) -> str:
+def _place(path: Path, location: list[str]) -> str:
+    keys = ".".join("(not shown)" if "://" in step else step for step in location)
+    return f"{path}, {keys}" if keys else str(path)
+
+
+def _mend(kind: str, found: object) -> str:
+    """What to write instead, where that is plain."""
+    if kind == "string_type" and isinstance(found, (int, float, bool)):
+        return " Put it between quotes."
+    if kind in ("int_type", "float_type") and isinstance(found, str):
+        try:
+            return f" Write it as {float(found):.15g}, without quotes."
+        except ValueError:
+            pass
+    return ""
+
+
+def _show(found: object, location: list[str]) -> str:
+    """The value in a message, unless it holds or may hold a database's address, and with it a password."""
+    if found is None:
+        return "nothing"
     text = repr(found)
+    holds_address = location[:1] == ["environments"] and location[2:] in ([], ["database"])
+    if not location or holds_address or "://" in text:
+        return f"{_KINDS.get(type(found), 'a value')} that is not shown, as it may be secret"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -308,4 +397,3 @@ def _known_keys(location: list[str]) -> list[str]:
             section = section.__args__[-1]  # dict[str, Section]: the next step is the entry's name
             next(steps, None)
     return [field.alias or name for name, field in section.model_fields.items()]
-

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from abatch import tables
 from abatch.errors import ConfigError, DatabaseError, suggest
 
 SQLITE_WAIT_SECONDS = 10
-BIND_TYPES = {"from_date": sa.Date(), "to_date": sa.Date(), "as_of": tables.Instant}
+BIND_TYPES: dict[str, sa.types.TypeEngine] = {"from_date": sa.Date(), "to_date": sa.Date(), "as_of": tables.Instant}
 _GET_APPLOCK = """set nocount on; declare @result int;
 exec @result = sp_getapplock @Resource = :resource, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0;
 select @result"""
+_RELEASE_APPLOCK = "exec sp_releaseapplock @Resource = :resource, @LockOwner = 'Session'"
 # Literals, quoted names and comments, in which a colon or a dash means nothing.
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
@@ -42,16 +43,18 @@ def make_engine(url: SecretStr, schema: str | None, base: Path, place: str) -> s
                 raise ConfigError(f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db.")
             parsed = parsed.set(database=str(base / parsed.database))
             options = {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
+        elif "@" in f"{parsed.host}{parsed.database}":  # the end of a password, which a message would show
+            raise ConfigError(f"{place}: the value holds more than one @. Write an @ in a name or password as %40, a / as %2F.")
         elif parsed.get_backend_name() == "mssql" and parsed.get_driver_name() == "pyodbc":
             options = {"fast_executemany": True}
         engine = sa.create_engine(parsed, **options)
+    except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
+        raise ConfigError(f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite.") from None
     except (ArgumentError, ValueError):
         raise ConfigError(
             f"{place}: the value is not a database URL; expected for example sqlite:///data/dev.db"
             " or mssql+pyodbc://@SERVER/DATABASE?driver=ODBC+Driver+18+for+SQL+Server&Trusted_Connection=yes."
         ) from None
-    except NoSuchModuleError as error:
-        raise ConfigError(f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite.") from None
     except ImportError as error:
         raise ConfigError(
             f"{place}: the driver for {parsed.drivername} cannot be loaded ({error})."
@@ -89,7 +92,7 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
         schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
         if not sa.inspect(connection).has_table(tables.VERSION_TABLE, schema=schema):
             raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
-        version = sa.table(tables.VERSION_TABLE, sa.column("version_num"))
+        version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
         found = connection.scalar(sa.select(version.c.version_num))
         if found != tables.REVISION:
             raise DatabaseError(f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}. {mend}")
@@ -116,10 +119,7 @@ def describe(error: BaseException) -> str:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     message = " ".join(str(cause).split("\n", 1)[0].split())
     if "database is locked" in message or "database table is locked" in message:
-        return (
-            f"the file is locked by another process (waited {SQLITE_WAIT_SECONDS} s)."
-            " End that process, or run this job again later."
-        )
+        return f"the file is locked by another process (waited {SQLITE_WAIT_SECONDS} s). End that process, or run this job again later."
     if "readonly database" in message or "unable to open database file" in message:
         return f"{message}. Check that the file and its folder can be written by this user."
     if "disk is full" in message:
@@ -162,13 +162,15 @@ def stream_query(
             raise ConfigError(f"{place}: unknown bind :{bind}; expected :{', :'.join(given)}.{suggest(bind, given)}")
     statement = statement.bindparams(*(sa.bindparam(bind, given[bind], type_=BIND_TYPES[bind]) for bind in binds))
     with described(place), engine.connect() as connection:
-        result = connection.execution_options(yield_per=chunk_rows).execute(statement)
-        columns = list(result.keys())
-        if len(set(columns)) < len(columns):
-            twice = sorted({name for name in columns if columns.count(name) > 1})
-            raise ConfigError(f"{place}: returns two columns of the name {', '.join(twice)}. Give each its own name.")
-        for rows in result.partitions(chunk_rows):
-            yield pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
+        with closing(connection.execution_options(yield_per=chunk_rows).execute(statement)) as result:
+            if not result.returns_rows:
+                raise ConfigError(f"{place}: is not a query that returns rows; expected one select. Nothing was changed.")
+            columns = list(result.keys())
+            if len(set(columns)) < len(columns):
+                twice = sorted({name for name in columns if columns.count(name) > 1})
+                raise ConfigError(f"{place}: returns two columns of the name {', '.join(twice)}. Give each its own name.")
+            for rows in result.partitions(chunk_rows):
+                yield pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
 
 
 def read_query(engine: sa.Engine, sql: str, place: str, **binds: Any) -> pd.DataFrame:
@@ -208,6 +210,13 @@ def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
             if engine.dialect.name == "postgresql":
                 key = int.from_bytes(hashlib.sha256(resource.encode()).digest()[:8], "big", signed=True)
                 acquired = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key)))
+                release: sa.Executable = sa.select(sa.func.pg_advisory_unlock(key))
             else:
                 acquired = connection.scalar(sa.text(_GET_APPLOCK), {"resource": resource}) >= 0
-        yield bool(acquired)
+                release = sa.text(_RELEASE_APPLOCK).bindparams(resource=resource)
+        try:
+            yield bool(acquired)
+        finally:
+            if acquired:  # the server would notice the closed connection only a moment later, and the next run be sent away
+                with suppress(SQLAlchemyError):
+                    connection.execute(release)

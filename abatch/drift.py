@@ -18,7 +18,7 @@ class Reference(NamedTuple):
 
 def make_reference(scores: np.ndarray) -> Reference:
     """Cut scores at their own deciles; equal deciles, which many equal scores give, become one edge."""
-    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS))
+    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="inverted_cdf"))
     return Reference(edges.tolist(), count_bins(scores, edges.tolist()).tolist())
 
 

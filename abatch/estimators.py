@@ -2,7 +2,12 @@
 
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,42 +43,66 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
         If it cannot be imported or called, or is no classifier with predict_proba.
     """
     estimator = _call(_import(path, place), path, params, place)
-    if not hasattr(estimator, "predict_proba") or not hasattr(estimator, "fit"):
+    missing = [name for name in ("fit", "predict_proba", "get_params", "set_params") if not hasattr(estimator, name)]
+    if missing or isinstance(estimator, type):
+        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__} without {missing[0]}"
         raise ConfigError(
-            f"{place}.estimator: {path!r} gives a {type(estimator).__name__}, which has no predict_proba."
-            " Expected a classifier that predicts probabilities."
+            f"{place}.estimator: {path!r} gives {what}. Expected a scikit-learn classifier that predicts probabilities, with predict_proba."
         )
-    open_params = estimator.get_params()
-    chosen = {name: seed for name in open_params if name.split("__")[-1] == "random_state" and open_params[name] is None}
-    if open_params.get("early_stopping") == "auto":
-        chosen["early_stopping"] = False
+    chosen: dict[str, Any] = {}
+    for name, value in estimator.get_params().items():
+        if name.split("__")[-1] == "random_state" and value is None:
+            chosen[name] = seed
+        elif name.split("__")[-1] == "early_stopping" and value == "auto":
+            chosen[name] = False
     return estimator.set_params(**chosen)
 
 
 def _import(path: str, place: str) -> Any:
     module_name, _, name = path.rpartition(".")
+    module = None
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        known = [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
-        raise ConfigError(
-            f"{place}.estimator: {path!r} cannot be imported ({error})."
-            " Expected the import path of a scikit-learn estimator or of a function that returns one." + suggest(path, known)
-        ) from None
+        if module_name and not path.startswith("."):
+            module = importlib.import_module(module_name)
+    except Exception as error:
+        is_typo = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        if not is_typo:
+            raise ConfigError(f"{place}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the module.") from error
+    if module is not None and hasattr(module, name):
+        return getattr(module, name)
+    reason = f"there is no module {module_name!r}" if module is None else f"{module_name} has no {name!r}"
+    known = [f"{module_name}.{own}" for own in vars(module or object)]
+    known += [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
+    raise ConfigError(
+        f"{place}.estimator: {path!r} cannot be imported: {reason}."
+        " Expected the import path of a scikit-learn estimator or of a function that returns one." + suggest(path, known)
+    )
 
 
 def _call(factory: Any, path: str, params: Mapping[str, Any], place: str) -> Any:
     if not callable(factory):
         raise ConfigError(f"{place}.estimator: {path!r} is neither a class nor a function.")
-    known = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    for name in params:
-        if name not in known and not takes_any:
-            raise ConfigError(f"{place}.params.{name}: {path} has no such parameter.{suggest(name, known)}")
+    known: Mapping[str, inspect.Parameter] = {}
+    with suppress(ValueError):  # some classes written in C do not tell
+        known = inspect.signature(factory).parameters
+    if known and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for name in params:
+            if name not in known:
+                raise ConfigError(f"{place}.params.{name}: {path} has no such parameter.{suggest(name, known)}")
     try:
         return factory(**params)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}.params: {path} cannot be made of them: {error}.") from None
+    except Exception as error:
+        raise ConfigError(
+            f"{place}.params: calling {path} with them raised {_tell(error)}. Mend the parameters or the function."
+        ) from error
+
+
+def _tell(error: Exception) -> str:
+    """Type and first line of an error and, where somebody's own file took part, the line there."""
+    text = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('.')}"
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, "<")
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
 
 
 def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pipeline:
@@ -90,11 +119,14 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
         return estimator
     numbers = [name for name, kind in types.items() if kind == "number"]
     categories = [name for name, kind in types.items() if kind == "category"]
-    takes_nulls = estimator.__sklearn_tags__().input_tags.allow_nan if hasattr(estimator, "__sklearn_tags__") else False
-    is_tree = type(estimator).__module__.startswith(_TREES)
+    tags = estimator.__sklearn_tags__().input_tags if hasattr(estimator, "__sklearn_tags__") else None
+    takes_nulls, takes_sparse = (tags.allow_nan, tags.sparse) if tags else (False, False)
+    members = [estimator, *(value for value in estimator.get_params().values() if hasattr(value, "fit"))]  # of an ensemble
+    is_tree = all(type(member).__module__.startswith(_TREES) for member in members)
+    is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
     steps: list = []
     if not takes_nulls:
-        steps.append(SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True))
+        steps.append(SimpleImputer(strategy="median", add_indicator=True))
     if not is_tree:
         steps.append(StandardScaler())
     number_step = make_pipeline(*steps) if steps else "passthrough"
@@ -103,14 +135,22 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
             handle_unknown="use_encoded_value",
             unknown_value=np.nan if takes_nulls else -1,
             encoded_missing_value=np.nan if takes_nulls else -2,
-            max_categories=MAX_CATEGORIES,
+            max_categories=min(MAX_CATEGORIES, estimator.max_bins) if is_histogram else MAX_CATEGORIES,
         )
     else:
-        category_step = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=MAX_CATEGORIES)
-    columns = ColumnTransformer([("numbers", number_step, numbers), ("categories", category_step, categories)])
-    if isinstance(estimator, HistGradientBoostingClassifier) and estimator.categorical_features == "from_dtype" and categories:
-        estimator = clone(estimator).set_params(categorical_features=list(range(len(numbers), len(types))))
+        category_step = OneHotEncoder(
+            handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=MAX_CATEGORIES, sparse_output=takes_sparse
+        )
+    # A column whose first values are newer than the rows to fit on is left out: nothing can be learned from it.
+    filled = partial(_find_filled, numbers)
+    columns = ColumnTransformer([("categories", category_step, categories), ("numbers", number_step, filled)])
+    if is_histogram and estimator.categorical_features == "from_dtype" and categories:
+        estimator = clone(estimator).set_params(categorical_features=list(range(len(categories))))
     return Pipeline([("columns", columns), ("estimator", estimator)])
+
+
+def _find_filled(names: list[str], X: pd.DataFrame) -> list[str]:
+    return [name for name in names if X[name].notna().any()]
 
 
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str) -> Pipeline:
@@ -119,15 +159,31 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str) -> Pipel
     Raises
     ------
     ConfigError
-        If scikit-learn refuses the parameters or the columns.
+        If the estimator refuses the parameters or the columns, or does not tell outcome 1 from 0.
     """
     try:
-        return pipeline.fit(X, y)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: the estimator could not be fitted: {str(error).splitlines()[0]}") from error
+        fitted = pipeline.fit(X, y)
+    except Exception as error:
+        raise ConfigError(
+            f"{place}: the estimator could not be fitted; it raised {_tell(error)}. Mend its parameters or its code."
+        ) from error
+    if list(getattr(fitted, "classes_", [])) != [0, 1]:
+        raise ConfigError(f"{place}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier.")
+    return fitted
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
-    """Probability of outcome 1 for each row, shape (n,)."""
-    positive = list(pipeline.classes_).index(1)
-    return pipeline.predict_proba(X)[:, positive].astype(np.float64)
+    """Probability of outcome 1 for each row, shape (n,).
+
+    Raises
+    ------
+    ConfigError
+        If the estimator, or the preparation that a user's own Pipeline makes, cannot take these rows.
+    """
+    try:
+        return pipeline.predict_proba(X)[:, 1].astype(np.float64)
+    except Exception as error:
+        raise ConfigError(
+            f"{type(pipeline[-1]).__name__}: predicting raised {_tell(error)}."
+            " Mend its code so that it takes nulls and unseen categories, and train anew."
+        ) from error

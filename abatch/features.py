@@ -3,6 +3,7 @@
 Two types are enough for tables: `number` (integers, decimals, floats, true and false) and `category` (text).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -15,6 +16,8 @@ from abatch.errors import DataError, suggest
 
 NUMBER, CATEGORY = "number", "category"
 FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
+DATES = "dates; turn them into a number of days in the query"
+_ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
 def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) -> None:
@@ -56,11 +59,11 @@ def _infer_type(column: pd.Series) -> str:
     if values.empty:
         return "only nulls"
     if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
-        return CATEGORY
-    if values.map(lambda value: isinstance(value, (Real, Decimal, np.bool_))).all():
+        return DATES if values.str.match(_ISO_DATE).all() else CATEGORY  # SQLite has no dates but text
+    if values.map(_is_number).all():
         return NUMBER
     if values.map(lambda value: isinstance(value, (date, datetime))).all():
-        return "dates; turn them into a number of days in the query"
+        return DATES
     found = sorted({type(value).__name__ for value in values})
     return f"values of type {', '.join(found)}; cast them to numbers or to text in the query"
 
@@ -79,7 +82,12 @@ def check_columns(found: Sequence[str], types: Mapping[str, str], model_name: st
 
 
 def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The features in the order and with the dtypes that a model was trained on: float64, or text with None for null.
+    """The features in the order and with the dtypes that a model was trained on, whatever the driver made of this chunk.
+
+    Returns
+    -------
+    DataFrame
+        float64 for a number, object for a category: text. Null is NaN in both, as scikit-learn's encoders and imputers expect.
 
     Raises
     ------
@@ -89,19 +97,23 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
     columns, faults = {}, []
     for name, kind in types.items():
         column = frame[name]
+        filled = column.notna().to_numpy()
         if kind == CATEGORY:
-            text = column.astype(object)
-            columns[name] = text.where(column.notna(), None).map(_to_text, na_action="ignore")
-            continue
-        try:
-            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        except (TypeError, ValueError):
-            wrong = column[~column.map(_is_number)]
-            faults.append(f"  {name}: expected numbers, found {wrong.iloc[0]!r} in {len(wrong)} of {len(column)} rows")
-            continue
-        if np.isinf(values).any():
-            faults.append(f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows")
-        columns[name] = pd.Series(values, index=frame.index)
+            values = np.full(len(column), np.nan, dtype=object)
+            values[filled] = [_to_text(value) for value in column[filled]]
+        else:
+            # float() would also take text, bytes and dates; the driver's own numbers need no look at each value.
+            wrong = [] if pd.api.types.is_numeric_dtype(column) else [value for value in column[filled] if not _is_number(value)]
+            if wrong:
+                faults.append(f"  {name}: expected numbers, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows")
+                continue
+            try:
+                values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            except OverflowError:  # a whole number beyond 1.8e308
+                values = np.array([np.inf])
+            if np.isinf(values).any():
+                faults.append(f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows")
+        columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)  # else pandas infers str, but not of all nulls
     if faults:
         raise DataError(f"{place}: these columns are not of the type that was trained on. Mend the query.\n" + "\n".join(faults))
     return pd.DataFrame(columns, index=frame.index)
@@ -109,11 +121,13 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
 
 def _to_text(value: object) -> str:
     # A driver may hand over a code such as 7 as a number: its text is what the training rows held.
-    return str(int(value)) if isinstance(value, (float, Decimal)) and value == int(value) else str(value)
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
 
 
 def _is_number(value: object) -> bool:
-    return value is None or value is pd.NA or isinstance(value, (Real, Decimal, np.bool_))
+    return isinstance(value, (Real, Decimal, np.bool_))
 
 
 def check_null_columns(n_rows: int, n_filled: Mapping[str, int], place: str) -> None:

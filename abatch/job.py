@@ -90,6 +90,11 @@ def today(config: Config) -> date:
     return config.today(datetime.now(UTC))
 
 
+def as_of(config: Config, run_date: date) -> datetime:
+    """The moment whose knowledge a run for `run_date` may use if it starts now, as naive UTC."""
+    return config.as_of(run_date, datetime.now(UTC))
+
+
 @cache
 def code_version() -> str:
     """abatch's version and, in a git checkout, the commit, with -dirty if the tree differs from it."""
@@ -152,9 +157,7 @@ def connect(config: Config) -> sa.Engine:
 
 
 @contextmanager
-def open_run(
-    job: str, config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
-) -> Iterator[Run]:
+def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> Iterator[Run]:
     """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
 
     The block ends a run that did its work by `run.finish(connection)`; a block that raises leaves the run `failed` with
@@ -171,13 +174,15 @@ def open_run(
         job=job,
         experiment=config.experiment,
         run_date=run_date,
-        as_of=config.as_of(run_date, datetime.now(UTC)),
+        as_of=as_of(config, run_date),
         started_at=started_at,
         dry_run=dry_run,
     )
     with nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}") as acquired:
         if not acquired:
             raise NothingToDo(f"{job} of {config.experiment} is already being done{_find_holder(engine, run)}")
+        if not dry_run:
+            _bury_the_dead(engine, run)
         done = _find_done(engine, run)
         if done and not force:
             raise NothingToDo(
@@ -214,10 +219,10 @@ def _find_done(engine: sa.Engine, run: Run) -> sa.Row | None:
         return connection.execute(sa.select(runs).where(*same_night, runs.c.status == "done")).first()
 
 
-def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
-    """Bury the dead, then write the new run: whoever holds the lock knows that no other run of this job is alive."""
+def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
+    """Mark runs that died and remove what they staged: whoever holds the lock knows that no other run of this job is alive."""
+    dead = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
     with database.transaction(engine) as connection:
-        dead = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
         for row in connection.execute(sa.select(runs.c.run_id).where(*dead)).all():
             connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == row.run_id))
             connection.execute(
@@ -225,6 +230,10 @@ def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
                 .where(runs.c.run_id == row.run_id)
                 .values(status="failed", finished_at=run.started_at, error="died; cleaned up by the next run")
             )
+
+
+def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
+    with database.transaction(engine) as connection:
         connection.execute(
             runs.insert().values(
                 run_id=run.run_id,
@@ -243,6 +252,7 @@ def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
 def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
     """Write the failure down; if that fails too, the first error is still the one that is reported."""
     reason = database.describe(error) if isinstance(error, SQLAlchemyError) else str(error) or type(error).__name__
+    run.log(f"failed: {reason}")
     try:
         with database.transaction(engine) as connection:
             connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == run.run_id))
@@ -266,7 +276,7 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
         database.check_ready(engine, first.environment)
         if not arguments.dry_run:
             start_log(first, job)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return report(error, job)
     codes, lines = [], []
     for config in configs.values():

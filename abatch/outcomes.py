@@ -102,6 +102,8 @@ def parse_dates(column: pd.Series, place: str) -> pd.Series:
 
 
 def _to_day(value: object) -> date:
+    if value is pd.NaT:  # isinstance takes it for a datetime, and its date() is NaT again
+        raise ValueError("found a null")
     if isinstance(value, datetime):
         return value.date()
     if isinstance(value, date):
@@ -126,7 +128,7 @@ def parse_outcomes(column: pd.Series, place: str) -> np.ndarray:
     wrong = ~np.isin(values, (0.0, 1.0))
     if wrong.any():
         raise DataError(
-            f"{place}: outcome holds {column[wrong].iloc[0]!r} in {int(wrong.sum())} of {len(column)} rows;"
+            f"{place}: outcome holds {column.astype(object)[wrong].iloc[0]!r} in {int(wrong.sum())} of {len(column)} rows;"
             " expected 0 or 1. Turn it into a number with case when ... then 1 else 0 end."
         )
     return values.astype(np.int64)

@@ -100,7 +100,8 @@ def publish(
         sa.case((ranked.c.rank_in_variant <= limit, 1), else_=0),
         sa.literal(predicted_at, predictions.c.predicted_at.type),
     )
-    written = connection.execute(predictions.insert().from_select([*shared, "rank_in_variant", "selected", "predicted_at"], rows))
+    insert = predictions.insert().from_select([*shared, "rank_in_variant", "selected", "predicted_at"], rows)
+    written = connection.execute(insert, execution_options={"preserve_rowcount": True})
     connection.execute(predictions_staging.delete().where(staged.run_id == run_id))
     return written.rowcount
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from abatch.assignment import split_thresholds
 from abatch.database import clean_query
 from abatch.errors import ConfigError
 from abatch.tables import registrations
+
+_LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
 
 
 def describe(
@@ -48,8 +51,9 @@ def describe(
 
 
 def normalise_query(sql: str) -> str:
-    """A query as far as its meaning goes: without comments, with single spaces."""
-    return " ".join(clean_query(sql).split())
+    """A query as far as its meaning goes: without comments, with single spaces outside literals and quoted names."""
+    pieces = _LITERAL.split(clean_query(sql))
+    return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))
 
 
 def find_registration(connection: sa.Connection, experiment: str) -> dict[str, Any] | None:
@@ -69,9 +73,7 @@ def check_registration(registered: Mapping[str, Any], content: Mapping[str, Any]
         )
 
 
-def register(
-    connection: sa.Connection, experiment: str, content: Mapping[str, Any], registered_at: datetime, run_id: str
-) -> None:
+def register(connection: sa.Connection, experiment: str, content: Mapping[str, Any], registered_at: datetime, run_id: str) -> None:
     """Write the experiment's one row, which is never changed. The hash is that of the UTF-8 text in `content`."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     connection.execute(

@@ -4,9 +4,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from sklearn.pipeline import Pipeline
 
 from abatch.errors import RegistryError, suggest
 from abatch.tables import models, promotions
+
+_DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")
 
 
 class Model(NamedTuple):
@@ -117,7 +120,7 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
         )
     try:
         return Model(model_name, joblib.load(io.BytesIO(content)), json.loads(row.card))
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the content is what was saved, so it is the libraries that differ
         raise RegistryError(f"{path}: cannot be opened ({error}). Install what it was trained with, see the .json beside it.") from None
 
 
@@ -130,9 +133,7 @@ def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
     return row
 
 
-def load_live(
-    connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date
-) -> dict[str, Model]:
+def load_live(connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date) -> dict[str, Model]:
     """Open the model that is live on a date, for each of the variants.
 
     Raises
@@ -220,6 +221,7 @@ def promote(
     effective_date: date,
     reason: str,
     promoted_by: str,
+    promoted_at: datetime,
     action: str = "promote",
     evidence: Mapping[str, Any] | None = None,
 ) -> None:
@@ -234,7 +236,7 @@ def promote(
             reason=reason,
             evidence=None if evidence is None else to_json(evidence),
             promoted_by=promoted_by,
-            promoted_at=datetime.now(UTC).replace(tzinfo=None),
+            promoted_at=promoted_at,
         )
     )
 
@@ -254,7 +256,7 @@ def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -
     """
     for stem in stems:
         link = models_dir / f"{stem}_latest.pkl"
-        target = next((name for name in live if name.startswith(f"{stem}_")), None)
+        target = next((name for name in live if _DATE_SUFFIX.sub("", name) == stem), None)
         try:
             if target is None:
                 link.unlink(missing_ok=True)

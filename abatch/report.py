@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 
 from abatch import registry
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
 N_COHORTS, N_DRIFT, N_PROMOTIONS, N_RUNS, N_GAPS = 53, 12, 10, 20, 10  # how many of the newest are shown
 INK = "#0a0b0c"  # stands for the page's text colour
+DASHED: dict[str, Any] = {"color": INK, "alpha": 0.5, "linewidth": 0.8, "linestyle": (0, (4, 3))}
 GREY = "#7f8791"  # a variant without a model
 PALETTE = ("#2f7fc1", "#d0691a", "#2a9d74", "#9a5fc9", "#a67c00", "#c2417a")  # mid tones: readable on white and on black
+Key = tuple[str, str, str]  # model_name, cohort, metric
 
 
 class Figures(NamedTuple):
@@ -43,7 +46,7 @@ class Figures(NamedTuple):
     modelled: dict[str, str]  # variant -> name and version of its model today
     content: dict[str, Any] | None  # of the registration, with its hash and registered_at
     variant_scores: dict[str, sa.Row]  # of all cohorts together, by variant
-    scores: dict[tuple[str, str, str], sa.Row]  # by model_name, cohort, metric
+    scores: dict[Key, sa.Row]
     scored: sa.Row | None  # the run that wrote them
     models: dict[str, sa.Row]  # the dated models, newest first
     live: dict[str, str]
@@ -118,9 +121,10 @@ def render(figures: Figures) -> str:
 
     mature = [variant for variant, row in figures.variant_scores.items() if row.n_mature]
     names = sorted({name for name, _, _ in figures.scores} - set(figures.models))  # name and version, for all its dates
-    owner = {max((name for name in names if dated.startswith(f"{name}_")), key=len, default=""): row.variant
-             for dated, row in figures.models.items()}  # fmt: skip
-    names.sort(key=lambda name: (figures.variants.index(owner[name]) if owner.get(name) in figures.variants else 99, name))
+    owner = {}  # their variants
+    for dated, row in figures.models.items():
+        owner[max((name for name in names if dated.startswith(f"{name}_")), key=len, default="")] = row.variant
+    names.sort(key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name))
     measured = [name for name in names if (name, ALL, "roc_auc") in figures.scores]
     colours = _choose_colours(figures, names, owner)
     plots = {}
@@ -189,11 +193,11 @@ def _describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
     return texts[:N_GAPS] + ([f"and {len(texts) - N_GAPS} earlier gaps"] if len(texts) > N_GAPS else [])
 
 
-def _read_drift(found: Mapping[tuple[str, str, str], sa.Row], name: str) -> tuple[sa.Row, sa.Row, str]:
+def _read_drift(found: Mapping[Key, sa.Row], name: str) -> tuple[sa.Row, sa.Row, str]:
     """PSI, its noise line, and a word: drift counts only above both the custom and the noise."""
     psi, noise = found[name, ALL, "psi"], found[name, ALL, "psi_noise"]
     if psi.value <= noise.value:
-        return psi, noise, "none beyond chance"
+        return psi, noise, "none"
     return psi, noise, "much" if psi.value > 0.25 else "some" if psi.value > 0.1 else "little"
 
 
@@ -209,39 +213,37 @@ def _choose_colours(figures: Figures, names: Iterable[str], owner: Mapping[str, 
 def _plot_rates(rows: Sequence[sa.Row], colours: Mapping[str, str]) -> Plot:
     def draw(axes: "Axes") -> None:
         for y, row in enumerate(rows):
-            _point(axes, 100 * row.rate, y, colours[row.variant], x_ends=(100 * row.lower, 100 * row.upper))
-            axes.annotate(f"{100 * row.rate:.2f} %", (100 * row.rate, y), (0, 6), textcoords="offset points", ha="center", color=INK)
-        labels = [row.variant if len(row.variant) <= 16 else row.variant[:15] + "…" for row in rows]
-        axes.set_yticks(range(len(rows)), labels)
+            _point(axes, (row.rate, row.lower, row.upper), (y, y, y), colours[row.variant])
+            axes.annotate(show_percent(row.rate), (row.rate, y), (0, 6), textcoords="offset points", ha="center", color=INK)
+        axes.set_yticks(range(len(rows)), [row.variant if len(row.variant) <= 16 else row.variant[:15] + "…" for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.7)
         axes.set_xlabel("Outcome rate, %, with 95 % interval")
         axes.grid(axis="x")
 
     words = [f"{row.variant} {show_percent(row.rate)} ({show_percent(row.lower)} to {show_percent(row.upper)})" for row in rows]
-    return Plot(_draw(draw, "rates", 4.4, 0.8 + 0.45 * len(rows)), f"Plot of the outcome rate by variant: {'; '.join(words)}")
+    svg = _draw(draw, "rates", 4.4, 0.8 + 0.45 * len(rows), percent="x")
+    return Plot(svg, f"Plot of the outcome rate by variant: {'; '.join(words)}")
 
 
-def _plot_auc(found: Mapping[tuple[str, str, str], sa.Row], names: Sequence[str], colours: Mapping[str, str]) -> Plot:
-    points = {name: [row for (model, cohort, metric), row in found.items() if (model, metric) == (name, "roc_auc") and cohort != ALL]
-              for name in names}  # fmt: skip
-    cohorts = sorted({row.cohort for rows in points.values() for row in rows})[-N_COHORTS:]
-    words = []
+def _plot_auc(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mapping[str, str]) -> Plot:
+    rows = {(model, cohort): row for (model, cohort, metric), row in found.items() if metric == "roc_auc" and cohort != ALL}
+    cohorts = sorted({cohort for model, cohort in rows if model in names})[-N_COHORTS:]
+    words: list[str] = []
 
     def draw(axes: "Axes") -> None:
         for i, name in enumerate(names):
-            rows = sorted((row for row in points[name] if row.cohort in cohorts), key=lambda row: row.cohort)
-            x = [cohorts.index(row.cohort) + 0.16 * (i - (len(names) - 1) / 2) for row in rows]
-            axes.plot(x, [row.value for row in rows], color=colours[name], linewidth=1, alpha=0.5)
-            for position, row in zip(x, rows, strict=True):
-                _point(axes, position, row.value, colours[name], y_ends=(row.lower, row.upper))
-            if rows:
-                words.append(f"{name} {rows[-1].value:.3f} in the cohort of {rows[-1].cohort}")
-        step = -(-len(cohorts) // 6)
-        shown = range(len(cohorts))[(len(cohorts) - 1) % step :: step] if cohorts else []
+            points = [(x, rows[name, cohort]) for x, cohort in enumerate(cohorts) if (name, cohort) in rows]
+            aside = 0.16 * (i - (len(names) - 1) / 2)  # so that intervals of one cohort stand beside each other
+            axes.plot([x + aside for x, _ in points], [row.value for _, row in points], color=colours[name], linewidth=1, alpha=0.5)
+            for x, row in points:
+                _point(axes, (x + aside,) * 3, (row.value, row.lower, row.upper), colours[name])
+            words.extend(f"{name} {row.value:.3f} in the cohort of {row.cohort}" for _, row in points[-1:])
+        shown = range(len(cohorts))[:: -max(1, -(-len(cohorts) // 6))][::-1]  # at most six, the newest among them
         days = [date.fromisoformat(cohorts[i]) for i in shown]
-        axes.set_xticks(list(shown), [f"{day.day} {day:%b}\n{day.year}" for day in days])
+        first = {min(day for day in days if day.year == year) for year in {day.year for day in days}}
+        axes.set_xticks(list(shown), [f"{day.day} {day:%b}" + (f"\n{day.year}" if day in first else "") for day in days])
         axes.set_xlim(-0.6, len(cohorts) - 0.4)
-        axes.axhline(0.5, color=INK, alpha=0.5, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axhline(0.5, **DASHED)
         axes.set_ylabel("ROC AUC, with 95 % interval")
         axes.grid(axis="y")
 
@@ -249,68 +251,62 @@ def _plot_auc(found: Mapping[tuple[str, str, str], sa.Row], names: Sequence[str]
     return Plot(svg, f"Plot of ROC AUC over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}")
 
 
-def _plot_reliability(found: Mapping[tuple[str, str, str], sa.Row], name: str, colour: str, key: str) -> Plot:
+def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: str) -> Plot:
     bins = [f"{i + 1:02}" for i in range(N_RELIABILITY_BINS) if (name, ALL, f"reliability_rate_{i + 1:02}") in found]
     pairs = [(found[name, ALL, f"reliability_prediction_{i}"].value, found[name, ALL, f"reliability_rate_{i}"]) for i in bins]
 
     def draw(axes: "Axes") -> None:
-        top = 105 * max([prediction for prediction, _ in pairs] + [rate.upper or rate.value for _, rate in pairs], default=1)
-        top = min(top, 102)
-        axes.plot([0, top], [0, top], color=INK, alpha=0.5, linewidth=0.8, linestyle=(0, (4, 3)))
+        top = min(1.02, 1.05 * max((max(prediction, rate.value, rate.upper or 0) for prediction, rate in pairs), default=1))
+        axes.plot([0, top], [0, top], **DASHED)
         for prediction, rate in pairs:
-            ends = None if rate.lower is None else (100 * rate.lower, 100 * rate.upper)
-            _point(axes, 100 * prediction, 100 * rate.value, colour, y_ends=ends)
+            _point(axes, (prediction,) * 3, (rate.value, rate.lower, rate.upper), colour)
         axes.set(xlim=(0, top), ylim=(0, top), xlabel="Predicted, %", ylabel="Observed, %", aspect="equal")
         axes.grid()
 
     words = [f"{show_percent(prediction)} predicted, {show_percent(rate.value)} observed" for prediction, rate in pairs]
-    return Plot(_draw(draw, key, 3.3, 3.1), f"Reliability plot of {name}, from low to high: {'; '.join(words)}")
+    svg = _draw(draw, key, 3.8, 3.4, percent="xy")
+    return Plot(svg, f"Reliability plot of {name}, from low to high: {'; '.join(words)}")
 
 
-def _point(
-    axes: "Axes",
-    x: float,
-    y: float,
-    colour: str,
-    *,
-    x_ends: tuple[float, float] | None = None,
-    y_ends: tuple[float, float] | None = None,
-) -> None:
-    """A dot with its interval, if it has one."""
-    if x_ends and None not in x_ends:
-        axes.plot(x_ends, [y, y], color=colour, linewidth=1.8)
-    if y_ends and None not in y_ends:
-        axes.plot([x, x], y_ends, color=colour, linewidth=1.8)
-    axes.plot([x], [y], color=colour, marker="o", markersize=5)
+def _point(axes: "Axes", x: tuple[float | None, ...], y: tuple[float | None, ...], colour: str) -> None:
+    """A dot, and the line of its interval; x and y are each value, lower, upper. A bound that is None draws nothing."""
+    xs, ys = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
+    axes.plot(xs[1:], ys[1:], color=colour, linewidth=1.8)
+    axes.plot(xs[:1], ys[:1], color=colour, marker="o", markersize=5)
 
 
-def _draw(draw: Callable[["Axes"], None], key: str, width: float, height: float) -> str:
-    """Inline SVG of one plot, in inches; `key` keeps its ids apart from those of the page's other plots."""
+def _draw(draw: Callable[["Axes"], None], key: str, width: float, height: float, percent: str = "") -> str:
+    """Inline SVG of one plot, in inches; `key` keeps its ids apart from those of the page's other plots.
+
+    `percent` names the axes, x and y, that hold shares.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its remarks on font caches would become cron's mail
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # not a user's matplotlibrc
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 8.5, "grid.alpha": 0.18, "grid.color": INK})
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9.5, "grid.alpha": 0.18})
+        matplotlib.rcParams.update(dict.fromkeys(("grid.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK))
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, colors=INK)
-        axes.xaxis.label.set_color(INK)
-        axes.yaxis.label.set_color(INK)
+        axes.tick_params(length=0)
         draw(axes)
-        return _to_inline(figure, key)
+        for axis in (getattr(axes, f"{name}axis") for name in percent):
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}")
+        return _to_inline(figure)
 
 
-def _to_inline(figure: "Figure", key: str) -> str:
-    """What HTML needs of the file that matplotlib writes: no prologue, no style for the whole page, ids of its own."""
+def _to_inline(figure: "Figure") -> str:
+    """What HTML needs of the file that matplotlib writes: no prologue, no style for the whole page, no names that clash."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{key}-", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the ids left are hashes, salted with the plot's key
     return re.sub(r"\n\s*\n", "\n", svg).strip()

@@ -75,6 +75,11 @@ truth = sa.Table(
 )
 
 
+def in_default_schema(engine: sa.Engine) -> sa.Engine:
+    """An engine that finds the bank's own tables, which are not in abatch's schema."""
+    return engine.execution_options(schema_translate_map=None)
+
+
 def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: int = 0) -> int:
     """Let the bank live until the morning of a day: at first use its past and that day, later the mornings in between.
 
@@ -88,7 +93,7 @@ def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: i
     int
         Mornings played. What the bank does on each depends on who was selected for the night before.
     """
-    plain = engine.execution_options(schema_translate_map=None)
+    plain = in_default_schema(engine)
     with plain.connect() as connection:
         exists = sa.inspect(connection).has_table(bank.name)
     if not exists:
@@ -114,7 +119,7 @@ def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: i
 def read_truth(engine: sa.Engine) -> pd.DataFrame:
     """The simulator's book: candidate_id, run_date, p_called, p_uncalled, called; one row per candidate and night."""
     names = ["customer_id", "candidate_date", "p_called", "p_uncalled", "called"]
-    with engine.execution_options(schema_translate_map=None).connect() as connection:
+    with in_default_schema(engine).connect() as connection:
         rows = connection.execute(sa.select(*(truth.c[name] for name in names))).all()
     frame = pd.DataFrame.from_records([tuple(row) for row in rows], columns=["candidate_id", "run_date", *names[2:]])
     return frame.assign(candidate_id=frame["candidate_id"].astype(str), run_date=pd.to_datetime(frame["run_date"]))

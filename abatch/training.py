@@ -1,15 +1,17 @@
 """Training rows: pulled as known at one moment, checked, split by date; and what validation says of a new model."""
 
+from collections.abc import Mapping
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
 from abatch import drift, estimators, features, metrics, outcomes
 from abatch.assignment import N_BUCKETS, assign
-from abatch.errors import DataError
+from abatch.errors import ConfigError, DataError
 
 
 class Rows(NamedTuple):
@@ -33,9 +35,18 @@ class Rows(NamedTuple):
     validation_from: date
 
 
-class Validated(NamedTuple):
-    """What validation found: metrics by name with their intervals, and the reference for score drift."""
+class Fitted(NamedTuple):
+    """A model, and what validation says of it.
 
+    Attributes
+    ----------
+    pipeline : fitted on all rows, the newest included
+    metrics : of the same estimator fitted without the newest rows, measured on them
+    roc_auc : one of these metrics; None if there were too few outcomes
+    reference : the scores behind these metrics, for drift
+    """
+
+    pipeline: Pipeline
     metrics: list[metrics.Metric]
     roc_auc: float | None
     reference: drift.Reference
@@ -123,20 +134,48 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
     return newest
 
 
-def validate(pipeline: Pipeline, rows: Rows) -> Validated:
-    """Measure a fitted pipeline on the newest rows."""
-    scores = estimators.predict_probability(pipeline, rows.X[rows.newest])
-    found = metrics.measure(metrics.make_histogram(scores, rows.y[rows.newest], rows.bucket[rows.newest], N_BUCKETS))
-    roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)
-    return Validated(found, roc_auc, drift.make_reference(scores))
-
-
-def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None) -> Decision:
-    """A new model goes live unless it ranks the same validation rows worse than the live model by more than is allowed.
+def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], place: str) -> Fitted:
+    """Fit on the older rows, measure on the newest, then fit again on all of them: the newest know most of tomorrow.
 
     Parameters
     ----------
-    roc_auc, live_roc_auc : on the same rows; None if there were too few outcomes, or the live model takes other columns
+    types : the features to use, and their types
+    place : file and key of the config, for messages
+
+    Raises
+    ------
+    ConfigError
+        If scikit-learn refuses the parameters or the columns.
+    """
+    X, newest = rows.X[list(types)], rows.newest
+    pipeline = estimators.make_pipeline_for(estimator, types)
+    scores = estimators.predict_probability(estimators.fit(clone(pipeline), X[~newest], rows.y[~newest], place), X[newest])
+    found = metrics.measure(metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS))
+    roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)
+    return Fitted(estimators.fit(pipeline, X, rows.y, place), found, roc_auc, drift.make_reference(scores))
+
+
+def validate_recipe(card: Mapping[str, Any], rows: Rows, place: str) -> float | None:
+    """The ROC AUC that the live model's recipe (estimator, parameters, seed, columns) reaches on the same newest rows.
+
+    The live model itself has seen most of them. None if its columns or its estimator are no longer there.
+    """
+    if any(rows.types.get(name) != kind for name, kind in card["columns"].items()):
+        return None
+    try:
+        estimator = estimators.make_estimator(card["estimator"], card["params"], card["seed"], place)
+        return fit_and_validate(estimator, rows, card["columns"], place).roc_auc
+    except ConfigError:
+        return None
+
+
+def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None) -> Decision:
+    """A new model goes live unless its recipe ranks the validation rows worse than the live model's by more than is allowed.
+
+    Parameters
+    ----------
+    roc_auc, live_roc_auc : of the two recipes, fitted and measured on the same rows; None if there were too few outcomes, or
+        the live recipe cannot be followed any more
     live : model_name of the live model, None if there is none
     max_auc_drop : the allowed difference
     later : what is live from a later date on, when an earlier date is trained afterwards: it must not be overruled
@@ -153,7 +192,7 @@ def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, 
         return Decision(True, "the first model of its variant", evidence)
     if roc_auc is None or live_roc_auc is None:
         return Decision(True, f"it cannot be compared with {live} on the same rows", evidence)
-    figures = f"validation ROC AUC {roc_auc:.4f} against {live_roc_auc:.4f} of {live}"
+    figures = f"validation ROC AUC {roc_auc:.4f} against {live_roc_auc:.4f} of the recipe of {live}"
     if roc_auc < live_roc_auc - max_auc_drop:
         return Decision(False, f"{figures}, lower by more than {max_auc_drop:g}", evidence)
     return Decision(True, figures, evidence)

@@ -7,7 +7,7 @@ python -m demo --nights 30 --end 2026-11-23
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def start_afresh(config: Config, engine: sa.Engine) -> None:
 def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
     watermark = outcomes.read_watermark(
-        engine, config.sql["watermark"], config.query_file("watermark"), last_night, config.as_of(last_night, datetime.now(UTC))
+        engine, config.sql["watermark"], config.query_file("watermark"), last_night, job.as_of(config, last_night)
     )
     assert watermark is not None
     outcome = config.settings.outcome
@@ -94,7 +94,7 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
     units = made.merge(simulate.read_truth(engine), on=["candidate_id", "run_date"])
     units["p"] = np.where(units["called"] == 1, units["p_called"], units["p_uncalled"])
     lines = [
-        f"{len(units)} predictions are mature: made until {mature_until}, outcomes complete to {watermark}.",
+        f"{len(units)} predictions are mature, those made until {mature_until}.",
         "",
         f"{'answers per 100 candidates':<28}{'planted':>9}{'found':>8}   95 % interval of one look",
     ]

@@ -6,10 +6,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -34,23 +36,22 @@ def find_postgres_binaries() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """URL of the superuser of a PostgreSQL cluster that lives as long as the tests; databases are made in it per test."""
     binaries = find_postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are missing (Debian: apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
     as_user: list[str] = []
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         try:
             user = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it")
-        shutil.chown(folder, user.pw_uid, user.pw_gid)
-        for parent in folder.parents:
-            if parent.owner() == "root" and str(parent).startswith(str(tmp_path_factory.getbasetemp().parent.parent)):
-                parent.chmod(parent.stat().st_mode | 0o011)
         as_user = ["runuser", "-u", "postgres", "--"]
+    # Not below pytest's own folder: every pytest that starts closes that one to other users, and the server would die of it.
+    folder = Path(tempfile.mkdtemp(prefix="abatch-postgres-"))
+    if as_user:
+        shutil.chown(folder, user.pw_uid, user.pw_gid)
     password_file = folder / "password"
     password_file.write_text("s3cret")
     password_file.chmod(0o644)
@@ -74,6 +75,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     yield f"postgresql+psycopg://boss:s3cret@127.0.0.1:{port}/postgres"
     run(str(binaries / "pg_ctl"), "-D", str(cluster), "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -91,6 +93,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     with server.connect() as connection:
         connection.execute(sa.text(f"drop database {name} with (force)"))
     server.dispose()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261123)
 
 
 @pytest.fixture

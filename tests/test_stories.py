@@ -1,23 +1,219 @@
-"""The three stories end to end, on SQLite and on PostgreSQL."""
+"""The three stories end to end, on SQLite and on PostgreSQL, against figures that are computed another way."""
 
+import dataclasses
+import hashlib
+import json
 from datetime import timedelta
+from pathlib import Path
 
+import joblib
+import pandas as pd
+import pytest
 import sqlalchemy as sa
+from sklearn.metrics import roc_auc_score
 
 import predict
 import score
 import train
-from abatch import simulate
+from abatch import database, features, registry, simulate
 from abatch.config import Config
-from abatch.tables import predictions
+from abatch.errors import ConfigError, DataError
+from abatch.tables import metadata, models, predictions, promotions, registrations, runs, scores, variant_scores
 from tests.conftest import FIRST_NIGHT
 
+DAY = timedelta(days=1)
+N_NIGHTS = 20  # of which three are mature at the end: window 14, lag 1, and a feed that is complete to the day before yesterday
 
-def test_night_one_row_per_candidate(config: Config, engine: sa.Engine) -> None:
+
+def with_settings(config: Config, **changes: object) -> Config:
+    """The same experiment with other settings."""
+    return dataclasses.replace(config, settings=config.settings.model_copy(update=changes))
+
+
+def read(engine: sa.Engine, table: sa.Table) -> pd.DataFrame:
+    with engine.connect() as connection:
+        return pd.DataFrame([row._asdict() for row in connection.execute(sa.select(table))], columns=list(table.c.keys()))
+
+
+def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str, str]]:
+    """All rows of abatch's tables, and all files but the database's own."""
+    rows = {table.name: sorted(map(repr, read(engine, table).to_dict("records"))) for table in metadata.sorted_tables}
+    files = {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("bank.db")
+    }
+    return rows, files
+
+
+def test_loop_figures_equal_another_way(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    for days in range(N_NIGHTS):
+        night = FIRST_NIGHT + days * DAY
+        simulate.simulate(engine, night)
+        predict.predict(config, engine, night)
+        score.score(config, engine, night, draw=False)
+
+    made = read(engine, predictions)
+    assert len(made) == N_NIGHTS * simulate.N_CANDIDATES
+    assert not made.duplicated(["run_date", "candidate_id"]).any()
+    assert made.groupby("candidate_id")["variant"].nunique().eq(1).all()
+    for _, rows in made.groupby(["run_date", "variant"]):
+        assert rows["selected"].sum() == len(rows) // 5
+        assert rows.loc[rows["selected"] == 1, "rank_in_variant"].max() == len(rows) // 5
+        if rows["model_name"].notna().all():
+            assert rows.sort_values("rank_in_variant")["prediction"].is_monotonic_decreasing
+
+    with simulate.in_default_schema(engine).connect() as connection:
+        answers = [row._asdict() for row in connection.execute(sa.select(simulate.answers))]
+    answered = {(str(row["customer_id"]), row["offer_date"]) for row in answers}
+    mature = made[made["run_date"] <= FIRST_NIGHT + 2 * DAY].copy()
+    mature["outcome"] = [int((row.candidate_id, row.run_date) in answered) for row in mature.itertuples()]
+    found = read(engine, variant_scores).set_index(["variant", "cohort"])
+    for variant, rows in mature.groupby("variant"):
+        row = found.loc[(variant, "all")]
+        assert row["n_predicted"] == (made["variant"] == variant).sum()
+        assert (row["n_mature"], row["n_positive"]) == (len(rows), rows["outcome"].sum())
+        assert row["n_selected_positive"] == rows.loc[rows["selected"] == 1, "outcome"].sum()
+    figures = read(engine, scores).set_index(["model_name", "cohort", "metric"])["value"]
+    for model_name, rows in mature.groupby("model_name"):
+        expected = roc_auc_score(rows["outcome"], rows["prediction"])
+        assert figures[model_name, "all", "roc_auc"] == pytest.approx(expected, abs=1e-4)
+        assert figures[model_name[: -len("_2026-09-01")], "all", "roc_auc"] == pytest.approx(expected, abs=1e-4)
+        assert figures[model_name, "all", "n"] == len(rows)
+    ledger = read(engine, runs)
+    assert set(ledger["status"]) == {"done"}
+    assert ledger.groupby("job").size().to_dict() == {"predict": N_NIGHTS, "score": N_NIGHTS, "train": 1}
+
+
+def test_dry_run_writes_nothing(config: Config, engine: sa.Engine, tmp_path: Path) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    before = snapshot(engine, tmp_path)
+    assert "goes live" in train.train(config, engine, FIRST_NIGHT, dry_run=True)
+    assert snapshot(engine, tmp_path) == before
+    train.train(config, engine, FIRST_NIGHT)
+    before = snapshot(engine, tmp_path)
+    assert "1000 candidates" in predict.predict(config, engine, FIRST_NIGHT, dry_run=True)
+    assert snapshot(engine, tmp_path) == before
+    predict.predict(config, engine, FIRST_NIGHT)
+    before = snapshot(engine, tmp_path)
+    assert "0 mature predictions" in score.score(config, engine, FIRST_NIGHT, dry_run=True)
+    assert snapshot(engine, tmp_path) == before
+
+
+def test_train_card_and_table_agree(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    row = read(engine, models).set_index("model_name").loc["modelA_v1.0_2026-09-01"]
+    path = config.models_dir / row["file"]
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert card == json.loads(row["card"])
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
+    # Window 14, lag 1, feed complete to 30 August: the last day of training rows is 15 August.
+    assert (card["from_date"], card["to_date"]) == ("2025-08-16", "2026-08-16")
+    assert card["as_of"] == "2026-09-01T21:59:59.999999"  # the end of the day in Oslo
+    assert card["rows"] == (60 - 16) * simulate.N_HISTORY
+    assert card["columns"]["income"] == "number"
+    assert card["columns"]["region"] == "category"
+    latest = joblib.load(config.models_dir / "modelA_v1.0_latest.pkl")
+    frame = pd.DataFrame([{name: None for name in card["columns"]} | {"region": "日本", "channel": "never seen"}])
+    assert 0 < latest.predict_proba(features.convert(frame, card["columns"], "here"))[0, 1] < 1
+
+
+def test_train_same_rows_same_model(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    train.train(config, engine, FIRST_NIGHT, force=True)
+    frame = database.read_query(
+        engine,
+        config.sql["candidates"],
+        "here",
+        from_date=FIRST_NIGHT,
+        to_date=FIRST_NIGHT + DAY,
+        as_of=config_end(config),
+        chunk_rows=5000,
+    )
+    with engine.connect() as connection:
+        for name in ("modelA_v1.0_2026-09-01", "modelB_v1.0_2026-09-01"):
+            first, second = (registry.load_model(connection, config.models_dir, name + end) for end in ("", "_2"))
+            X = features.convert(frame, first.card["columns"], "here")
+            assert abs(first.pipeline.predict_proba(X) - second.pipeline.predict_proba(X)).max() < 1e-9
+
+
+def config_end(config: Config) -> pd.Timestamp:
+    return pd.Timestamp(FIRST_NIGHT + DAY)
+
+
+def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
+    config: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    model = config.settings.models["A"].model_copy(update={"estimator": "sklearn.dummy.DummyClassifier", "params": {}})
+    worse = with_settings(config, models={**config.settings.models, "A": model})
+    simulate.simulate(engine, FIRST_NIGHT + DAY)
+    train.train(worse, engine, FIRST_NIGHT + DAY)
+    assert "modelA_v1.0_2026-09-02 does not go live: validation ROC AUC 0.5000 against" in capsys.readouterr().err
+    with engine.connect() as connection:
+        live = registry.find_live(connection, "card_offer", FIRST_NIGHT + DAY)
+    assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}
+    assert (config.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
+    assert (config.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path("modelA_v1.0_2026-09-01.pkl")
+
+
+def test_train_of_an_earlier_date_does_not_overrule_a_later_one(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    simulate.simulate(engine, FIRST_NIGHT + DAY)
+    train.train(config, engine, FIRST_NIGHT + DAY)
+    train.train(config, engine, FIRST_NIGHT)
+    assert list(read(engine, promotions)["model_name"]) == ["modelA_v1.0_2026-09-02", "modelB_v1.0_2026-09-02"]
+
+
+def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    recorded = "case when customer_id % 2 = 0 then 'A' else 'control' end as variant"
+    query = config.sql["candidates"].replace("customer_id as candidate_id,", f"customer_id as candidate_id, {recorded},")
+    elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
+    predict.predict(elsewhere, engine, FIRST_NIGHT)
+    made = read(engine, predictions)
+    assert (made["variant"] == made["candidate_id"].map(lambda i: "A" if int(i) % 2 == 0 else "control")).all()
+    wrong = dataclasses.replace(config, sql={**config.sql, "candidates": query.replace("'control'", "'kontroll'")})
+    with pytest.raises(DataError, match=r"candidates.sql: variant holds 'kontroll' in \d+ of 1000 rows; expected one of A, B, control"):
+        predict.predict(wrong, engine, FIRST_NIGHT, force=True)
+    assert len(read(engine, predictions)) == 1000
+
+
+def test_predict_refuses_what_was_registered_otherwise(config: Config, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
     predict.predict(config, engine, FIRST_NIGHT)
-    score.score(config, engine, FIRST_NIGHT + timedelta(days=1), draw=False)
-    with engine.connect() as connection:
-        rows = connection.execute(sa.select(predictions)).all()
-    assert len(rows) == len({row.candidate_id for row in rows}) == simulate.N_CANDIDATES
+    assert list(read(engine, registrations)["experiment"]) == ["card_offer"]
+    changed = with_settings(config, select_top=0.3)
+    with pytest.raises(ConfigError, match=r"(?s)select_top\n +registered 0.2\n +now +0.3"):
+        predict.predict(changed, engine, FIRST_NIGHT + DAY)
+    with pytest.raises(ConfigError, match="new experiment name"):
+        score.score(changed, engine, FIRST_NIGHT + DAY)
+
+
+def test_predict_in_small_chunks_gives_the_same_night(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    predict.predict(config, engine, FIRST_NIGHT)
+    columns = ["candidate_id", "variant", "model_name", "rank_in_variant", "selected", "prediction"]
+    whole = read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True)
+    predict.predict(dataclasses.replace(config, chunk_rows=7), engine, FIRST_NIGHT, force=True)
+    pd.testing.assert_frame_equal(read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True), whole, rtol=1e-12)
+
+
+def test_score_made_up_later_keeps_the_newest_figures(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    predict.predict(config, engine, FIRST_NIGHT)
+    simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
+    score.score(config, engine, FIRST_NIGHT + 18 * DAY, draw=False)
+    before = read(engine, variant_scores)
+    assert before["n_mature"].sum() == 2 * simulate.N_CANDIDATES  # once in its week, once in all
+    assert "a later night is scored already" in score.score(config, engine, FIRST_NIGHT + DAY, draw=False)
+    pd.testing.assert_frame_equal(read(engine, variant_scores), before)

@@ -21,7 +21,7 @@ def upgrade(engine: sa.Engine) -> None:
     """
     schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     place = database.show_url(engine)
     with database.described(place):

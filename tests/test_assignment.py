@@ -1,0 +1,240 @@
+import hashlib
+import re
+import uuid
+from collections import Counter
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from scipy import stats
+
+from abatch import registrations
+from abatch.assignment import N_BUCKETS, assign, check_variants, count_selected, normalise_id, normalise_ids, split_thresholds
+from abatch.database import transaction
+from abatch.errors import DataError
+from abatch.tables import predictions
+
+PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
+SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}
+EXACT = {"A": Fraction(45, 100), "B": Fraction(45, 100), "control": Fraction(10, 100)}
+
+
+def assign_by_hand(candidate_id: str, salt: str, shares: dict[str, Fraction]) -> tuple[str, str, int]:
+    """The rule of docs/assignment.md once more, in fractions: variant, selection_key, bucket."""
+    digest = hashlib.sha256(f"{salt}:{candidate_id}".encode()).hexdigest()
+    position = Fraction(int(digest[:16], 16), 2**64)
+    ends = np.cumsum(list(shares.values()))
+    variant = next(name for name, end in zip(shares, ends, strict=True) if position < end)
+    return variant, digest[16:32], int(digest[32:48], 16) % 64
+
+
+def read_table(header: str) -> list[list[str]]:
+    """The rows of the page's table whose header starts so."""
+    lines = PAGE[PAGE.index(header) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def register_card_offer(connection: sa.Connection) -> None:
+    content = registrations.describe(
+        experiment="card_offer",
+        hypothesis="Any.",
+        outcome={"kind": "binary"},
+        split=SPLIT,
+        modelled=["A", "B"],
+        select_top=0.2,
+        outcomes_query="select 1",
+        watermark_query="select 1",
+        timezone="UTC",
+    )
+    registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
+
+
+@pytest.mark.parametrize(
+    "candidate_id", ["1", "42", "-7", "9223372036854775807", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "CU-42", "x" * 64, "a b:c"]
+)
+def test_assign_equals_rule_by_hand(candidate_id: str) -> None:
+    for salt in ("card_offer", "renewal_2027"):
+        found = assign([candidate_id], salt, SPLIT)
+        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == assign_by_hand(candidate_id, salt, EXACT)
+
+
+def test_assign_published_vectors() -> None:
+    rows = read_table("| salt | candidate_id | SHA-256 |")
+    assert len(rows) >= 8
+    for salt, candidate_id, digest, variant, selection_key, bucket in rows:
+        assert hashlib.sha256(f"{salt}:{candidate_id}".encode("ascii")).hexdigest() == digest
+        assert normalise_id(candidate_id) == candidate_id
+        found = assign([candidate_id], salt, SPLIT)
+        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == (variant, selection_key, int(bucket))
+
+
+def test_assign_page_limits_are_registered_ones() -> None:
+    content = registrations.describe(
+        experiment="card_offer",
+        hypothesis="",
+        outcome={},
+        split=SPLIT,
+        modelled=[],
+        select_top=0.2,
+        outcomes_query="",
+        watermark_query="",
+        timezone="UTC",
+    )
+    registered = [[part["variant"], f"{part['share']:.2f}", part["hash_up_to"]] for part in content["variants"]]
+    assert read_table("| variant | share | hash_up_to |") == registered
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_assign_page_query_on_postgresql(engine: sa.Engine) -> None:
+    query = re.search(r"### PostgreSQL\n.*?```sql\n(.*?)```", PAGE, re.DOTALL)
+    assert query
+    ids = [str(number) for number in range(2000)]
+    ids += [str(uuid.uuid5(uuid.NAMESPACE_OID, number)) for number in ids[:300]] + [f"CU {number}:x" for number in ids[:200]]
+    python = assign(ids, "card_offer", SPLIT)
+    base = {
+        "run_date": date(2026, 9, 1),
+        "assignment_probability": 0.1,
+        "rank_in_variant": 1,
+        "selected": 0,
+        "run_id": "run",
+        "predicted_at": datetime(2026, 9, 1),
+    }
+    rows = [{**base, "experiment": "card_offer", "candidate_id": id_, "variant": v} for id_, v in zip(ids, python.variant, strict=True)]
+    with transaction(engine) as connection:
+        register_card_offer(connection)
+        connection.execute(predictions.insert(), [*rows, {**base, "experiment": "renewal", "candidate_id": "1", "variant": "A"}])
+        cursor = connection.connection.cursor()  # the driver's own: the query reaches the server as it stands on the page
+        cursor.execute(query.group(1))
+        found = cursor.fetchall()
+    expected = zip(ids, python.variant, python.variant, python.selection_key, python.bucket.tolist(), strict=True)
+    assert sorted(tuple(row)[1:] for row in found) == sorted(expected)
+    assert set(python.variant) == set(SPLIT)
+
+
+def test_assign_threshold_belongs_to_next_variant() -> None:
+    position = int(hashlib.sha256(b"salt:7").hexdigest()[:16], 16)
+    for end, variant in ((position, "B"), (position + 1, "A")):
+        split = {"A": Fraction(end, 2**64), "B": 1 - Fraction(end, 2**64)}
+        # As fractions, for no decimal number of a config comes so close to a hash.
+        assert assign(["7"], "salt", split).variant.tolist() == [variant]
+
+
+def test_assign_shares_and_parts_are_uniform() -> None:
+    n = 60_000
+    found = assign((str(number) for number in range(n)), "card_offer", SPLIT)
+    counts = Counter(found.variant)
+    assert stats.chisquare([counts[name] for name in SPLIT], [n * share for share in SPLIT.values()]).pvalue > 0.001
+    assert stats.chisquare(np.bincount(found.bucket, minlength=N_BUCKETS)).pvalue > 0.001
+    first_digit = np.array([int(key[0], 16) for key in found.selection_key])
+    for part in (found.bucket, first_digit):
+        table = [np.bincount(part[found.variant == name], minlength=part.max() + 1) for name in SPLIT]
+        assert stats.chi2_contingency(table).pvalue > 0.001
+
+
+def test_assign_sticky_in_other_chunks_and_order() -> None:
+    ids = [str(number) for number in range(500)]
+    together = assign(ids, "card_offer", SPLIT)
+    backwards = assign(reversed(ids), "card_offer", SPLIT)
+    for whole, reverse in zip(together, backwards, strict=True):
+        assert whole.tolist() == reverse[::-1].tolist()
+    assert [assign([one], "card_offer", SPLIT).variant[0] for one in ids] == together.variant.tolist()
+
+
+def test_assign_other_salt_is_independent() -> None:
+    ids = [str(number) for number in range(20_000)]
+    first, second = (assign(ids, salt, SPLIT).variant for salt in ("card_offer", "renewal"))
+    table = [[np.sum((first == one) & (second == other)) for other in SPLIT] for one in SPLIT]
+    assert stats.chi2_contingency(table).pvalue > 0.001
+
+
+def test_assign_no_candidates() -> None:
+    found = assign([], "card_offer", SPLIT)
+    assert [len(part) for part in found] == [0, 0, 0]
+
+
+def test_split_thresholds_exact() -> None:
+    # In floats .1 + .2 is .30000000000000004; 3/10 and 1/10 of 2**64 by integer division.
+    assert split_thresholds({"A": 0.1, "B": 0.2, "C": 0.7}) == {"A": 2**64 // 10, "B": 2**64 * 3 // 10, "C": 2**64}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12, "12"),
+        (-12, "-12"),
+        (2**63, "9223372036854775808"),
+        (np.int64(12), "12"),
+        (np.int32(-3), "-3"),
+        (12.0, "12"),
+        (np.float64(12.0), "12"),
+        (-0.0, "0"),
+        (2.0**53 - 1, "9007199254740991"),
+        (Decimal("12"), "12"),
+        (Decimal("12.00"), "12"),
+        (Decimal("1.2E+3"), "1200"),
+        ("F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"),
+        (uuid.UUID("F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6"), "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"),
+        ("CU-42", "CU-42"),
+        ("007", "007"),
+        ("a b", "a b"),
+        ("x" * 64, "x" * 64),
+    ],
+)
+def test_normalise_id_one_text(value: object, text: str) -> None:
+    assert normalise_id(value) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        np.True_,
+        float("nan"),
+        np.float64("nan"),
+        float("inf"),
+        float("-inf"),
+        12.5,
+        2.0**53,
+        Decimal("12.5"),
+        Decimal("NaN"),
+        Decimal("Infinity"),
+        Decimal("1E+70"),
+        "",
+        " ",
+        " 12",
+        "12 ",
+        "12\n",
+        "a\tb",
+        "x" * 65,
+        "Ærø",
+        "日本",
+        b"12",
+    ],
+)
+def test_normalise_id_refuses(value: object) -> None:
+    with pytest.raises(DataError, match=r"^candidate_id .*: expected"):
+        normalise_id(value)
+
+
+def test_normalise_ids_error_names_place_and_value() -> None:
+    assert normalise_ids([1, 2.0, "c"], "candidates.sql") == ["1", "2", "c"]
+    with pytest.raises(DataError, match=r"^candidates\.sql: candidate_id 'Ærø': expected 1 to 64 printable ASCII .*\.$"):
+        normalise_ids([1, "Ærø"], "candidates.sql")
+
+
+@pytest.mark.parametrize(("n", "share", "selected"), [(100, 0.29, 29), (15, 0.2, 3), (14, 0.2, 2), (4, 0.2, 0), (7, 1.0, 7), (0, 0.2, 0)])
+def test_count_selected_exact_floor(n: int, share: float, selected: int) -> None:
+    assert int(100 * 0.29) == 28  # what floats would say
+    assert count_selected(n, share) == selected
+
+
+def test_check_variants_known_and_unknown() -> None:
+    assert check_variants(["B", "A", "control"], SPLIT, "candidates.sql").tolist() == ["B", "A", "control"]
+    message = r"^candidates\.sql: variant holds 'a' in 2 of 3 rows; expected one of A, B, control\.$"
+    with pytest.raises(DataError, match=message):
+        check_variants(["a", "A", None], SPLIT, "candidates.sql")

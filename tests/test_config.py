@@ -1,0 +1,393 @@
+"""Configuration: what is right is read, and each mistake gives one message with file, key, found, expected, mend."""
+
+import os
+import traceback
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from abatch.config import Config, load_configs
+from abatch.database import make_engine, show_url
+from abatch.errors import ConfigError, UsageError
+from tests.conftest import ROOT
+
+BASE = """\
+timezone: Europe/Oslo
+environments:
+  dev:
+    database: sqlite:///data/dev.db
+  prod:
+    database: ${PROBE_DATABASE}
+experiments:
+  card_offer:
+    hypothesis: Calling those who rank highest helps.
+    outcome: {kind: binary, window_days: 14, lag_days: 1, expected_effect: 0.01}
+    queries: {training: sql/a.sql, candidates: sql/a.sql, outcomes: sql/a.sql, watermark: sql/a.sql}
+    training: {days: 365}
+    split: {A: 0.45, B: 0.45, control: 0.10}
+    select_top: 0.20
+    models:
+      A: {name: modelA, version: "1.0", estimator: sklearn.linear_model.LogisticRegression, params: {C: 0.5}}
+      B: {name: modelB, version: "1.0", estimator: my_models.make}
+"""
+SPLIT = "{A: 0.45, B: 0.45, control: 0.10}"
+MODELS = BASE[BASE.index("    models:") :]
+ENVIRONMENTS = BASE[BASE.index("environments:") : BASE.index("experiments:")]
+EXPERIMENTS = BASE[BASE.index("experiments:") :]
+NAME = "a name of letters, digits and _ that begins with a letter, at most 64 of them"
+URL = "postgresql+psycopg://bank:hunter2@127.0.0.1:1/bank"
+HIDDEN = "text that is not shown, as it may be secret"
+DATABASE = "sqlite:///data/dev.db"
+EFFECT = "the difference in the outcome's rate that would matter"
+ZONE = "the name of a time zone, such as 'Europe/Oslo'"
+TWINS = "names that differ by more than upper and lower case"
+ONCE = "a name used once, upper and lower case being the same"
+SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_DATABASE}"
+KEYS_FILE = "Expected one of timezone, chunk_rows, environments, experiments."
+KEYS_ENV = "Expected one of database, schema, models_dir, logs_dir, reports_dir."
+KEYS_EXPERIMENT = "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort."
+KEYS_OUTCOME = "Expected one of kind, window_days, lag_days, expected_effect."
+KEYS_TRAINING = "Expected one of days, validation_share, max_auc_drop, seed."
+KEYS_MODEL = "Expected one of name, version, estimator, params."
+YES_NO = "Put the key between quotes: YAML reads yes, no, on and off as true and false"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABATCH_ENV", raising=False)
+    monkeypatch.delenv("PROBE_DATABASE", raising=False)
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    (folder / "sql").mkdir()
+    (folder / "sql" / "a.sql").write_text("select 1", encoding="utf-8")
+    path = folder / "ml_config.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def change(old: str, new: str) -> str:
+    assert BASE.count(old) >= 1, old
+    return BASE.replace(old, new, 1)
+
+
+def fail(folder: Path, content: str | bytes, environment: str | None = None) -> str:
+    """The message of the one fault, without the file's path."""
+    path = write(folder, content)
+    with pytest.raises(ConfigError) as error:
+        load_configs(path, environment)
+    assert str(error.value).startswith(str(path))
+    assert "hunter2" not in str(error.value)
+    return str(error.value).removeprefix(str(path))
+
+
+def test_load_configs_own_file() -> None:
+    configs = load_configs(ROOT / "ml_config.yaml", "dev")
+    config = configs["card_offer"]
+    assert list(configs) == ["card_offer"]
+    assert list(config.settings.split.items()) == [("A", 0.45), ("B", 0.45), ("control", 0.1)]
+    assert config.sql["training"] == (ROOT / "sql" / "card_offer" / "training.sql").read_text(encoding="utf-8")
+
+
+def test_load_configs_relative_paths_follow_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "project", BASE)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_configs("../project/ml_config.yaml")["card_offer"]
+    assert (config.models_dir, config.logs_dir) == (tmp_path / "project" / "models", tmp_path / "project" / "logs")
+    assert config.reports_dir == tmp_path / "project" / "reports"
+    assert config.sql["training"] == "select 1"
+
+
+def test_load_configs_defaults(tmp_path: Path) -> None:
+    text = change("timezone: Europe/Oslo\n", "").replace("    training: {days: 365}\n", "").replace(", lag_days: 1", "")
+    config = load_configs(write(tmp_path, text))["card_offer"]
+    assert (config.environment, config.timezone, config.chunk_rows, config.schema) == ("dev", "UTC", 50_000, None)
+    training, settings = config.settings.training, config.settings
+    assert (training.days, training.validation_share, training.max_auc_drop, training.seed) == (365, 0.2, 0.02, 0)
+    assert (settings.outcome.lag_days, settings.cohort, settings.models["B"].params) == (0, "week", {})
+
+
+# What is changed, the key that the message must name (a leading dot stands for experiments.card_offer), the rest of the message.
+MISTAKES = [
+    # Unknown keys, at every level, and keys that are missing.
+    ("timezone:", "time_zone:", "time_zone", f"unknown key. {KEYS_FILE} Did you mean 'timezone'?"),
+    ("    database: sqlite", "    databse: sqlite", "environments.dev.databse", f"unknown key. {KEYS_ENV} Did you mean 'database'?"),
+    ("  dev:\n", "  dev:\n    db_schema: x\n", "environments.dev.db_schema", f"unknown key. {KEYS_ENV} Did you mean 'schema'?"),
+    ("select_top", "selecttop", ".selecttop", f"unknown key. {KEYS_EXPERIMENT} Did you mean 'select_top'?"),
+    ("lag_days", "lagdays", ".outcome.lagdays", f"unknown key. {KEYS_OUTCOME} Did you mean 'lag_days'?"),
+    ("days: 365", "dayz: 365", ".training.dayz", f"unknown key. {KEYS_TRAINING} Did you mean 'days'?"),
+    ("params:", "parms:", ".models.A.parms", f"unknown key. {KEYS_MODEL} Did you mean 'params'?"),
+    ("timezone: Europe/Oslo", "1: x", "", "found the key 1, expected text. Put the key between quotes."),
+    (EXPERIMENTS, "", "experiments", "this key is missing. Add it."),
+    (MODELS, "", ".models", "this key is missing. Add it."),
+    ("kind: binary, ", "", ".outcome.kind", "this key is missing. Add it."),
+    # Wrong types and null sections.
+    ('modelB, version: "1.0"', "modelB, version: 1.0", ".models.B.version", "found 1.0, expected text. Put it between quotes."),
+    (SPLIT, "[A, B]", ".split", "found ['A', 'B'], expected keys with values."),
+    (SPLIT, "", ".split", "found nothing, expected keys with values."),
+    (SPLIT, "{}", ".split", "found {}, expected at least one entry."),
+    (MODELS, "    models:\n", ".models", "found nothing, expected keys with values."),
+    (MODELS, "    models: {}\n", ".models", "found {}, expected at least one entry."),
+    (EXPERIMENTS, "experiments:\n", "experiments", "found nothing, expected keys with values."),
+    (EXPERIMENTS, "experiments:\n  card_offer:\n", "experiments.card_offer", "found nothing, expected keys with values."),
+    (ENVIRONMENTS, "environments: dev\n", "environments", f"found {HIDDEN}, expected keys with values."),
+    (ENVIRONMENTS, "environments:\n  dev:\n", "environments.dev", "found nothing, expected keys with values."),
+    ("{C: 0.5}", "[0.5]", ".models.A.params", "found [0.5], expected keys with values."),
+    ("estimator: my_models.make", "estimator:", ".models.B.estimator", "found nothing, expected text."),
+    ("days: 14", 'days: "14"', ".outcome.window_days", "found '14', expected a whole number. Write it as 14, without quotes."),
+    ("days: 14", "days: true", ".outcome.window_days", "found True, expected a whole number."),
+    ("days: 14", "days: 2026-01-31", ".outcome.window_days", "found datetime.date(2026, 1, 31), expected a whole number."),
+    ("effect: 0.01", "effect: 1e-2", ".outcome.expected_effect", "found '1e-2', expected a number. Write it as 0.01, without quotes."),
+    ("kind: binary", "kind: numeric", ".outcome.kind", "found 'numeric', expected 'binary'."),
+    # Values out of range; nan is in no range.
+    ("days: 14", "days: 0", ".outcome.window_days", "found 0, expected at least 1."),
+    ("days: 14", "days: 99999999", ".outcome.window_days", "found 99999999, expected at most 3650."),
+    ("effect: 0.01", "effect: .nan", ".outcome.expected_effect", "found nan, expected a finite number."),
+    ("effect: 0.01", "effect: 0", ".outcome.expected_effect", f"found 0, expected an effect other than 0: {EFFECT}."),
+    ("top: 0.20", "top: .inf", ".select_top", "found inf, expected a finite number."),
+    ("top: 0.20", "top: 20", ".select_top", "found 20, expected at most 1."),
+    ("timezone: Europe/Oslo", "chunk_rows: 0", "chunk_rows", "found 0, expected at least 1."),
+    ("/Oslo", "/Olso", "timezone", f"found 'Europe/Olso', expected {ZONE}. Did you mean 'Europe/Oslo'?"),
+    # The split, and models of its variants.
+    (SPLIT, "{A: .5, B: .51}", ".split", "found {'A': 0.5, 'B': 0.51}, expected shares that sum to 1, but they sum to 1.01."),
+    ("control: 0.10", "control: 0", ".split.control", "found 0, expected more than 0."),
+    ("control: 0.10", "control: -0.1", ".split.control", "found -0.1, expected more than 0."),
+    ("control: 0.10", "control: .nan", ".split.control", "found nan, expected a finite number."),
+    ("control: 0.10", "1: 0.10", ".split", "found the key 1, expected text. Put the key between quotes."),
+    ("control: 0.10", "no: 0.10", ".split", f"found the key False, expected text. {YES_NO}."),
+    ("control: 0.10", "no-call: 0.10", ".split", f"found the key 'no-call', expected {NAME}."),
+    ("control: 0.10", "a: 0.10", ".split.a", f"found 'a', expected {TWINS}, and there is 'A' too."),
+    ("      B: {", "      Bb: {", ".models.Bb", "found 'Bb', expected a variant of the split: A, B, control. Did you mean 'B'?"),
+    # Names.
+    ("card_offer:", "card-offer:", "experiments", f"found the key 'card-offer', expected {NAME}."),
+    ("card_offer:", "card offer:", "experiments", f"found the key 'card offer', expected {NAME}."),
+    ("card_offer:", '"card\\n":', "experiments", f"found the key 'card\\n', expected {NAME}."),
+    ("card_offer:", "yes:", "experiments", f"found the key True, expected text. {YES_NO}."),
+    ("name: modelB", "name: ../b", ".models.B.name", f"found '../b', expected {NAME}."),
+    ("name: modelB", "name: MODELA", ".models.B.name", f"found 'MODELA', expected {ONCE}, but experiments.card_offer.models.A has it."),
+    ('B, version: "1.0"', 'B, version: "1/0"', ".models.B.version", "found '1/0', expected letters, digits and dots, at most 20 of them."),
+    ("  dev:\n", "  dev:\n    schema: a.b\n", "environments.dev.schema", f"found 'a.b', expected {NAME}."),
+    # Variables.
+    (DATABASE, "${}", "environments.dev.database", "found '${' without a name and '}' after it, expected ${NAME}."),
+    (DATABASE, "x${HOME", "environments.dev.database", "found '${' without a name and '}' after it, expected ${NAME}."),
+    (DATABASE, "${PROBE_DATABASE}", "environments.dev.database", f"the environment variable 'PROBE_DATABASE' is not set. {SET_IT}."),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "key", "message"), MISTAKES)
+def test_load_configs_wrong_key_or_value(tmp_path: Path, old: str, new: str, key: str, message: str) -> None:
+    place = f"experiments.card_offer{key}" if key.startswith(".") else key
+    assert fail(tmp_path, change(old, new)) == f"{', ' if key else ''}{place}: {message}"
+
+
+QUOTE = "put it between quotes if it is text"
+TAB = "found character '\\t' that cannot start any token. Indent with spaces, not with tabs."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ": found nothing, expected keys with values."),
+        ("- a\n", ": found a list that is not shown, as it may be secret, expected keys with values."),
+        (bytes(range(256)), ": is not UTF-8 text (byte 128). Save it as UTF-8."),
+        (b"a: b\0", ": is not valid YAML: unacceptable character #x0000: special characters are not allowed."),
+        (BASE + "---\na: 1\n", ", line 18, column 1: is not valid YAML: but found another document."),
+        (change("    select_top", "\tselect_top"), f", line 14, column 1: is not valid YAML: {TAB}"),
+        (
+            change("    split", "    select_top: 0.3\n    split"),
+            ", line 15, column 5: is not valid YAML: the key 'select_top' is written twice.",
+        ),
+        (change("  prod:", "  dev:"), ", line 5, column 3: is not valid YAML: the key 'dev' is written twice."),
+        (change("{days: 365}", "{days: 365"), ", line 13, column 10: is not valid YAML: expected ',' or '}', but got ':'."),
+        (change("days: 365", "days: 2026-13-45"), f", line 12, column 22: is not valid YAML: this is no timestamp; {QUOTE}."),
+        (change("{days: 365}", "{[days]: 365}"), ", line 12, column 16: is not valid YAML: a key must be text."),
+    ],
+)
+def test_load_configs_not_yaml(tmp_path: Path, content: str | bytes, message: str) -> None:
+    assert fail(tmp_path, content) == message
+
+
+def test_load_configs_nested_too_deeply(tmp_path: Path) -> None:
+    assert fail(tmp_path, "[" * 5000).startswith(": is not valid YAML: maximum recursion depth exceeded")
+
+
+def test_load_configs_yaml_merge_is_no_double_key(tmp_path: Path) -> None:
+    text = change(ENVIRONMENTS, "environments:\n  dev: &dev {database: sqlite:///a.db, schema: one}\n  test: {<<: *dev, schema: two}\n")
+    config = load_configs(write(tmp_path, text), "test")["card_offer"]
+    assert (config.database.get_secret_value(), config.schema) == ("sqlite:///a.db", "two")
+
+
+def test_load_configs_several_mistakes_one_line_each(tmp_path: Path) -> None:
+    lines = fail(tmp_path, change("window_days: 14", "window_days: 0, x: 3").replace("select_top: 0.20", "select_top: 2")).splitlines()
+    assert [line.split(":")[0].rpartition(".")[2] for line in lines] == ["window_days", "x", "select_top"]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nowhere.yaml", "No such file or directory"), (".", "Is a directory")])
+def test_load_configs_no_file(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_configs(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name}: cannot be read ({reason}). Name the file with --config."
+
+
+def test_load_configs_same_model_in_two_experiments(tmp_path: Path) -> None:
+    second = BASE[BASE.index("  card_offer:") :].replace("card_offer", "renewal").replace("modelB", "modelC")
+    assert fail(tmp_path, BASE + second) == (
+        ", experiments.renewal.models.A.name: found 'modelA', expected a name used once, upper and lower case being the same,"
+        " but experiments.card_offer.models.A has it."
+    )
+
+
+def test_load_configs_two_experiments_in_the_files_order(tmp_path: Path) -> None:
+    second = BASE[BASE.index("  card_offer:") :].replace("card_offer", "a_second").replace("modelB", "modelC").replace("modelA", "modelD")
+    assert list(load_configs(write(tmp_path, BASE + second))) == ["card_offer", "a_second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("sql/b.sql", None, "the query file {} does not exist. Write it, or name the right one. Did you mean 'a.sql'?"),
+        ("sqll/a.sql", None, "the query file {} does not exist. Write it, or name the right one."),
+        ("sql", None, "the query file {} cannot be read (Is a directory). Name the right one."),
+        ("sql/c.sql", b"select '\xe5'", "the query file {} is not UTF-8 text (byte 8). Save it as UTF-8."),
+        ("sql/c.sql", b" \n", "the query file {} is empty. Write the query, or name the right file."),
+        ('"a\\0b"', None, "the query file {} cannot be read (embedded null byte). Name the right one."),
+    ],
+)
+def test_load_configs_query_file(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = write(tmp_path, change("outcomes: sql/a.sql", f"outcomes: {name}"))
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_configs(path)
+    file = tmp_path / name.replace('"a\\0b"', "a\0b")
+    assert str(error.value) == f"{path}, experiments.card_offer.queries.outcomes: {message.format(file)}"
+
+
+def test_load_configs_query_with_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, BASE)
+    (tmp_path / "sql" / "a.sql").write_bytes(b"\xef\xbb\xbfselect 'K\xc3\xb8ge'")
+    assert load_configs(path)["card_offer"].sql["training"] == "select 'Køge'"
+
+
+def test_load_configs_variable_of_another_environment_does_not_matter(tmp_path: Path) -> None:
+    path = write(tmp_path, BASE)
+    assert load_configs(path, "dev")["card_offer"].database.get_secret_value() == "sqlite:///data/dev.db"
+    with pytest.raises(ConfigError, match=r"environments\.prod\.database: the environment variable 'PROBE_DATABASE' is not set\."):
+        load_configs(path, "prod")
+
+
+def test_load_configs_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, change("${PROBE_DATABASE}", "sqlite:///${PROBE_DATABASE}/bank_${PROBE_DATABASE}.db"))
+    monkeypatch.setenv("PROBE_DATABASE", "x")
+    assert load_configs(path, "prod")["card_offer"].database.get_secret_value() == "sqlite:///x/bank_x.db"
+    monkeypatch.setenv("PROBE_DATABASE", "")
+    with pytest.raises(ConfigError, match="the environment variable 'PROBE_DATABASE' is empty"):
+        load_configs(path, "prod")
+    monkeypatch.setenv("PROBE_DATABASES", "sqlite:///hunter2")
+    monkeypatch.delenv("PROBE_DATABASE")
+    with pytest.raises(ConfigError, match=r"is not set.*Did you mean 'PROBE_DATABASES'\?$"):
+        load_configs(path, "prod")
+
+
+def test_load_configs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, BASE)
+    monkeypatch.setenv("PROBE_DATABASE", "sqlite:///prod.db")
+    monkeypatch.setenv("ABATCH_ENV", "prod")
+    assert load_configs(path)["card_offer"].environment == "prod"
+    assert load_configs(path, "dev")["card_offer"].environment == "dev"
+    monkeypatch.setenv("ABATCH_ENV", "")
+    assert load_configs(path)["card_offer"].environment == "dev"
+    monkeypatch.setenv("ABATCH_ENV", "prd")
+    with pytest.raises(UsageError) as error:
+        load_configs(path)
+    assert str(error.value) == (
+        f"{path}, environments: there is no environment 'prd' (from ABATCH_ENV); expected one of dev, prod. Did you mean 'prod'?"
+    )
+    with pytest.raises(UsageError, match=r"there is no environment 'qa'; expected one of dev, prod\.$"):
+        load_configs(path, "qa")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("database: sqlite:///data/dev.db", f"databse: {URL}"),
+        ("database: sqlite:///data/dev.db", f"database: [{URL}]"),
+        ("database: sqlite:///data/dev.db", f"database: {{url: '{URL}'}}"),
+        ("database: sqlite:///data/dev.db", f"database: sqlite:///x\n    schema: {URL}"),
+        ("database: sqlite:///data/dev.db", f'database: "{URL}'),
+        ("database: sqlite:///data/dev.db", f"{{'{URL}': }}"),
+        ("\n    database: sqlite:///data/dev.db", f" {URL}"),
+        ("timezone: Europe/Oslo", f"timezone: {URL}"),
+        ("select_top: 0.20", f"select_top: {URL}"),
+        ("database: sqlite:///data/dev.db", f"database: {URL}\nextra: 1"),
+        ("database: sqlite:///data/dev.db", f"database: {URL}?a=${{PROBE_DATABASE}}"),
+        ("modelB", "modelA"),
+        (ENVIRONMENTS, f"environments: {URL}\n"),
+        (BASE, URL),
+    ],
+)
+def test_load_configs_never_shows_a_secret(tmp_path: Path, old: str, new: str) -> None:
+    text = change(old, new).replace("sqlite:///data/dev.db", URL)
+    fail(tmp_path, text)  # asserts it
+
+
+def test_config_repr_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROBE_DATABASE", URL)
+    config = load_configs(write(tmp_path, BASE), "prod")["card_offer"]
+    assert config.database.get_secret_value() == URL
+    assert "hunter2" not in repr(config) + str(config) + repr(vars(config))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "postgresql+psycopg://bank:hunter2@host:port/bank",
+        "postgresql+psycopg://bank:p@hunter2@host/bank",
+        "postgresql+psycopg://bank:p@host/hunter2@host/bank",
+        "postgresql+psycopg://bank:hunter2@[::1/bank",
+        "postgresq://bank:hunter2@host/bank",
+        "mysql+nosuch://bank:hunter2@host/bank",
+        "sqlite://:hunter2@/x.db",
+    ],
+)
+def test_make_engine_broken_url_is_not_shown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^ml_config\.yaml, environments\.prod\.database: ") as error:
+        make_engine(SecretStr(url), None, tmp_path, "ml_config.yaml, environments.prod.database")
+    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+def test_show_url_hides_password_and_options(tmp_path: Path) -> None:
+    engine = make_engine(SecretStr(f"{URL}?password=hunter2"), None, tmp_path, "place")
+    assert show_url(engine) == "postgresql+psycopg://bank:***@127.0.0.1:1/bank"
+
+
+def load_oslo(folder: Path) -> Config:
+    return load_configs(write(folder, BASE))["card_offer"]
+
+
+def test_today_is_the_business_day(tmp_path: Path) -> None:
+    config = load_oslo(tmp_path)
+    # Oslo is one hour before UTC in winter, two in summer.
+    assert config.today(datetime(2026, 11, 22, 22, 59, tzinfo=UTC)) == date(2026, 11, 22)
+    assert config.today(datetime(2026, 11, 22, 23, 0, tzinfo=UTC)) == date(2026, 11, 23)
+    assert config.today(datetime(2026, 7, 1, 22, 0, tzinfo=UTC)) == date(2026, 7, 2)
+
+
+def test_as_of_is_now_today_else_the_end_of_the_day(tmp_path: Path) -> None:
+    config = load_oslo(tmp_path)
+    now = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)
+    assert config.as_of(date(2026, 11, 23), now) == datetime(2026, 11, 23, 3, 30)
+    assert config.as_of(date(2026, 11, 20), now) == datetime(2026, 11, 20, 22, 59, 59, 999999)
+    assert config.as_of(date(2026, 7, 1), now) == datetime(2026, 7, 1, 21, 59, 59, 999999)
+
+
+def test_key_names_file_and_path(tmp_path: Path) -> None:
+    config = load_oslo(tmp_path)
+    assert config.key("models.A") == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
+    assert config.query_file("training") == os.path.join("sql", "a.sql")

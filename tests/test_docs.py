@@ -1,0 +1,120 @@
+"""What the pages in docs/ tell the reader to type is typed here, and what they show is compared."""
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+import predict
+import train
+from abatch import job
+from abatch.config import load_configs
+from abatch.errors import AbatchError
+from tests.conftest import ROOT, SHARED_DATA
+
+OWN_TABLES = ROOT / "docs" / "own-tables.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DECIMAL = re.compile(r"(?<!\S)\d+\.\d+(?!\S)")
+CREDIT_CSV = SHARED_DATA / "uci_default" / "default_credit_card_clients.csv"
+needs_credit_csv = pytest.mark.skipif(not CREDIT_CSV.exists(), reason=f"the public data set is missing: there is no {CREDIT_CSV}")
+
+
+def run_on_terminal(commands: str, folder: Path) -> str:
+    """What a reader sees who types the commands at a terminal in this folder."""
+    terminal, end = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ABATCH_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    shell = subprocess.Popen(["sh", "-euc", commands], cwd=folder, env=environment, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # Linux: the last one has closed the other end
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(terminal)
+    text = seen.decode().replace("\r\n", "\n")
+    assert shell.wait() == 0, text
+    return text
+
+
+def assert_same_output(seen: str, shown: str) -> None:
+    """Word by word; decimals with some room, since another processor may round a model's figures otherwise."""
+    assert re.sub(DECIMAL, "#", seen).split() == re.sub(DECIMAL, "#", shown).split()
+    assert [float(found) for found in re.findall(DECIMAL, seen)] == pytest.approx(
+        [float(found) for found in re.findall(DECIMAL, shown)], abs=0.02
+    )
+
+
+@pytest.fixture(scope="module")
+def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a reader of docs/own-tables.md has in the end, every block of the page followed to the letter."""
+    home = tmp_path_factory.mktemp("home")
+    checkout, folder = home / "abatch", home / "credit"
+    shutil.copytree(ROOT / "abatch", checkout / "abatch", ignore=shutil.ignore_patterns("__pycache__"))
+    for script in ("train.py", "predict.py", "score.py"):
+        shutil.copy(ROOT / script, checkout)
+    seen = ""
+    for language, content in BLOCK.findall(OWN_TABLES.read_text(encoding="utf-8")):
+        if language == "sh":
+            seen = run_on_terminal(content, checkout)
+            if folder.is_dir() and not (folder / "clients.csv").exists():
+                shutil.copy(CREDIT_CSV, folder / "clients.csv")
+        elif language == "text":
+            assert_same_output(seen.replace(str(home), "/home/you"), content)
+        else:
+            (checkout / content.split()[1]).write_text(content, encoding="utf-8")
+    return folder
+
+
+@needs_credit_csv
+def test_own_tables_followed_to_the_letter(credit: Path) -> None:
+    assert (credit / "reports" / "card_default.html").exists()
+    assert {path.name for path in credit.iterdir()} >= {"credit.db", "logs", "models", "reports"}
+
+
+# What the page says of errors: its words, and a change that brings them about.
+TRAIN, PREDICT, LATER = train.train, predict.predict, date(2005, 10, 4)
+FAULTS: dict[str, tuple[Callable[..., str], date, str, str, str]] = {
+    "the column outcome is missing": (TRAIN, LATER, "training", " as outcome", " as defaulted"),
+    "these columns cannot be features": (TRAIN, LATER, "training", "clients.limit_bal", "clients.night"),
+    "expected 0 or 1": (TRAIN, LATER, "training", "payments.defaulted", "case payments.defaulted when 1 then 'yes' else 'no' end"),
+    "rows lie outside": (TRAIN, LATER, "training", "clients.night < :to_date\n    and payments.loaded_at <= :as_of", "1 = 1"),
+    "the columns differ from what": (PREDICT, LATER, "candidates", "    pay_0,\n", ""),
+    "returned no candidates": (PREDICT, LATER, "candidates", "night >= :from_date", "night > :to_date"),
+    "is not a query that returns rows": (TRAIN, LATER, "watermark", "select max(complete_to) as watermark", "delete"),
+    "no model is live on": (PREDICT, date(2005, 9, 30), "candidates", "", ""),
+    "is registered, and its verdict depends on": (PREDICT, LATER, "outcomes", "due_date < :to_date", "due_date <= :to_date"),
+    "are returned more than once": (PREDICT, LATER, "candidates", "from clients", "from clients inner join feed on 1 = 1"),
+}
+
+
+def test_own_tables_errors_are_all_tried() -> None:
+    table = OWN_TABLES.read_text(encoding="utf-8").partition("## Errors")[2]
+    assert re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) == list(FAULTS)
+
+
+@needs_credit_csv
+@pytest.mark.parametrize("words", FAULTS)
+def test_own_tables_errors_say_so(words: str, credit: Path, tmp_path: Path) -> None:
+    story, run_date, query, old, new = FAULTS[words]
+    folder = Path(shutil.copytree(credit, tmp_path / "credit"))
+    file = folder / "sql" / f"{query}.sql"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new) if old else text, encoding="utf-8")
+    config = load_configs(folder / "ml_config.yaml", "dev")["card_default"]
+    engine = job.connect(config)
+    with pytest.raises(AbatchError, match=re.escape(words)):
+        story(config, engine, run_date)
+    engine.dispose()

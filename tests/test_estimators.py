@@ -1,0 +1,370 @@
+"""Estimators: whatever the config names fits and predicts on a bank's columns, is seeded, and fails in clear words."""
+
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from abatch.errors import ConfigError
+from abatch.estimators import fit, make_estimator, make_pipeline_for, predict_probability
+from abatch.features import convert, infer_types
+
+PLACE = "ml_config.yaml, experiments.card_offer.models.A"
+ESTIMATORS: list[tuple[str, dict[str, Any]]] = [
+    ("sklearn.linear_model.LogisticRegression", {"C": 0.5}),
+    ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10}),
+    ("sklearn.ensemble.ExtraTreesClassifier", {"n_estimators": 10}),
+    ("sklearn.ensemble.GradientBoostingClassifier", {"n_estimators": 10}),
+    ("sklearn.ensemble.AdaBoostClassifier", {"n_estimators": 5}),
+    ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 10}),
+    ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 10, "max_bins": 16}),
+    ("sklearn.tree.DecisionTreeClassifier", {"max_depth": 4}),
+    ("sklearn.naive_bayes.GaussianNB", {}),
+    ("sklearn.neighbors.KNeighborsClassifier", {}),
+    ("sklearn.discriminant_analysis.LinearDiscriminantAnalysis", {}),
+    ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [4], "max_iter": 2000, "learning_rate_init": 0.02}),
+    ("bank_models.calibrated", {}),
+    ("bank_models.calibrated_boosting", {"max_iter": 5}),
+    ("bank_models.vote", {}),
+    ("bank_models.whole_pipeline", {"C": 0.1}),
+]
+BANK_MODELS = """
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeClassifier
+
+TEXT = SimpleImputer(strategy="constant", fill_value="?", keep_empty_features=True)
+
+def calibrated():
+    return CalibratedClassifierCV(LogisticRegression(), cv=3)
+
+def calibrated_boosting(**params):
+    return CalibratedClassifierCV(HistGradientBoostingClassifier(**params), cv=3)
+
+def vote():
+    return VotingClassifier([("tree", DecisionTreeClassifier(max_depth=3)), ("line", LogisticRegression())], voting="soft")
+
+def whole_pipeline(C=1.0):
+    columns = make_column_transformer(
+        (SimpleImputer(keep_empty_features=True), make_column_selector(dtype_include="number")),
+        (make_pipeline(TEXT, OneHotEncoder(handle_unknown="ignore")), make_column_selector(dtype_include=object)),
+    )
+    return make_pipeline(columns, LogisticRegression(C=C, max_iter=5000))
+
+def careless_pipeline():
+    columns = make_column_transformer((OneHotEncoder(), ["region"]))
+    return make_pipeline(columns, LogisticRegression())
+
+def the_class():
+    return LogisticRegression
+
+def nothing():
+    pass
+
+def broken(depth=1):
+    return {}["depth"]
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they bring on rows this few."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def bank_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module of the user's own, in a folder that is on the path as the config's folder is."""
+    (tmp_path / "bank_models.py").write_text(BANK_MODELS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("bank_models", None)
+
+
+def make_rows(n_rows: int, seed: int, unseen: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows as a query returns them, and outcomes that follow from age and region."""
+    rng = np.random.default_rng(seed)
+    age, region = rng.normal(45, 12, n_rows), rng.choice(["Ærø", "日本", "Köln"], n_rows)
+    y = (rng.random(n_rows) < 1 / (1 + np.exp(-(age - 45) / 8 - (region == "Ærø")))).astype(int)
+    frame = pd.DataFrame(
+        {
+            "age": pd.Series(age).mask(rng.random(n_rows) < 0.1),
+            "amount": [Decimal(int(cents)) / 100 if cents > 500 else None for cents in rng.integers(0, 10_000, n_rows)],
+            "constant": 7,
+            "flag": rng.random(n_rows) < 0.5,
+            "region": pd.Series(region, dtype=object).mask(rng.random(n_rows) < 0.1, None),
+            "branch": [f"b{branch}" for branch in rng.integers(0, 30, n_rows)],  # so many that one column each is sparse
+            "code": [f"c{code}" for code in rng.permutation(n_rows)],  # as many categories as rows
+        }
+    )
+    if unseen:
+        frame.loc[::3, "region"] = "Ny-Ålesund"
+        frame["code"] = "new"
+        frame.loc[::4, ["age", "amount", "region", "code"]] = None
+    return frame, y
+
+
+TRAINING, OUTCOME = make_rows(600, seed=1)
+CANDIDATES, _ = make_rows(12, seed=2, unseen=True)
+
+
+def fit_one(path: str, params: dict[str, Any], columns: list[str]) -> tuple[Pipeline, dict[str, str]]:
+    types = infer_types(TRAINING[columns], "q.sql")
+    pipeline = make_pipeline_for(make_estimator(path, params, 0, PLACE), types)
+    return fit(pipeline, convert(TRAINING, types, "q.sql"), OUTCOME, PLACE), types
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [list(TRAINING), ["age", "amount", "constant"], ["region", "branch", "code"]],
+    ids=["all", "numbers", "categories"],
+)
+@pytest.mark.parametrize(("path", "params"), ESTIMATORS, ids=[f"{path.rpartition('.')[2]}-{len(params)}" for path, params in ESTIMATORS])
+def test_fit_and_predict_on_a_banks_columns(path: str, params: dict[str, Any], columns: list[str]) -> None:
+    pipeline, types = fit_one(path, params, columns)
+    X = convert(CANDIDATES, types, "q.sql")
+    found = predict_probability(pipeline, X)
+    assert found.shape == (12,) and found.dtype == np.float64
+    assert ((found >= 0) & (found <= 1)).all()
+    one_by_one = [predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types, "q.sql"))[0] for i in range(len(X))]
+    np.testing.assert_allclose(one_by_one, found, rtol=1e-9)
+    if "age" in columns:  # the outcome depends on age: a model that has learned ranks by it
+        ranked = predict_probability(pipeline, convert(TRAINING, types, "q.sql"))
+        assert ranked[OUTCOME == 1].mean() > ranked[OUTCOME == 0].mean() + 0.05
+
+
+@pytest.mark.parametrize(("path", "params"), ESTIMATORS[:6] + ESTIMATORS[-4:])
+def test_fit_column_without_values_in_the_older_rows(path: str, params: dict[str, Any]) -> None:
+    """Validation rows are newer: a column may hold its first values there."""
+    types = {"age": "number", "new_number": "number", "new_text": "category"}
+    frame = TRAINING.assign(new_number=None, new_text=None)
+    frame.loc[500:, "new_number"], frame.loc[500:, "new_text"] = 1.5, "x"
+    X = convert(frame, types, "q.sql")
+    pipeline = fit(make_pipeline_for(make_estimator(path, params, 0, PLACE), types), X[:500], OUTCOME[:500], PLACE)
+    assert np.isfinite(predict_probability(pipeline, X[500:])).all()
+
+
+def test_predict_probability_is_of_outcome_1() -> None:
+    pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
+    old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types, "q.sql"))
+    assert old > 0.8 and young < 0.2  # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
+
+
+def test_pipeline_equals_scikit_learn_by_hand() -> None:
+    """Median, standard score and logistic regression, worked out with numpy and scikit-learn's bare estimator."""
+    pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {"C": 0.5}, ["age"])
+    age = TRAINING["age"].to_numpy()
+    by_hand = np.column_stack([np.where(np.isnan(age), np.nanmedian(age), age), np.isnan(age)])
+    by_hand = (by_hand - by_hand.mean(axis=0)) / by_hand.std(axis=0)
+    expected = LogisticRegression(C=0.5).fit(by_hand, OUTCOME).predict_proba(by_hand)[:, 1]
+    np.testing.assert_allclose(predict_probability(pipeline, convert(TRAINING, types, "q.sql")), expected, rtol=1e-6)
+
+
+def test_null_and_unseen_category_are_told_apart_by_trees() -> None:
+    types = {"region": "category"}
+    X = convert(pd.DataFrame({"region": ["a", "b", None, "unseen"]}), types, "q.sql")
+    training = convert(pd.DataFrame({"region": ["a", "b", None] * 20}), types, "q.sql")
+    pipeline = make_pipeline_for(make_estimator("sklearn.ensemble.GradientBoostingClassifier", {}, 0, PLACE), types)
+    encoded = pipeline[:-1].fit(training).transform(X)
+    assert encoded.ravel().tolist() == [0, 1, -2, -1]
+    pipeline = make_pipeline_for(make_estimator("sklearn.ensemble.RandomForestClassifier", {}, 0, PLACE), types)
+    np.testing.assert_array_equal(pipeline[:-1].fit(training).transform(X).ravel(), [0, 1, np.nan, np.nan])
+
+
+def test_make_pipeline_for_leaves_an_own_pipeline_as_it_is() -> None:
+    own = make_estimator("bank_models.whole_pipeline", {"C": 0.1}, 0, PLACE)
+    assert make_pipeline_for(own, {"age": "number"}) is own
+    assert own.get_params()["logisticregression__C"] == 0.1
+
+
+def test_make_pipeline_for_ensembles_of_lines_are_no_trees() -> None:
+    types = {"age": "number", "region": "category"}
+    for estimator, expected in (
+        (BaggingClassifier(), "OrdinalEncoder"),
+        (BaggingClassifier(LogisticRegression()), "OneHotEncoder"),
+        (VotingClassifier([("line", LogisticRegression())], voting="soft"), "OneHotEncoder"),
+        (VotingClassifier([("tree", RandomForestClassifier())], voting="soft"), "OrdinalEncoder"),
+    ):
+        columns = make_pipeline_for(estimator, types)[0]
+        assert type(columns.transformers[0][1]).__name__ == expected
+
+
+def test_make_pipeline_for_histogram_boosting_knows_its_categories() -> None:
+    types = {"region": "category", "age": "number", "code": "category"}
+    pipeline = make_pipeline_for(HistGradientBoostingClassifier(), types)
+    assert pipeline[-1].categorical_features == [0, 1]  # they come first
+    assert make_pipeline_for(HistGradientBoostingClassifier(categorical_features=None), types)[-1].categorical_features is None
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_make_estimator_seeds_whatever_is_open(seed: int, bank_models: Path) -> None:
+    (bank_models / "nested.py").write_text(
+        "from sklearn.ensemble import *\nfrom sklearn.linear_model import *\nfrom sklearn.pipeline import make_pipeline\n"
+        "def make():\n    return make_pipeline(BaggingClassifier(VotingClassifier([('a', RandomForestClassifier(random_state=3)),"
+        " ('b', LogisticRegression()), ('c', HistGradientBoostingClassifier())], voting='soft')))\n"
+    )
+    try:
+        params = make_estimator("nested.make", {}, seed, PLACE).get_params()
+    finally:
+        sys.modules.pop("nested", None)
+    states = {name.removeprefix("baggingclassifier__"): value for name, value in params.items() if name.endswith("random_state")}
+    assert states == {
+        "random_state": seed,
+        "estimator__a__random_state": 3,
+        "estimator__b__random_state": seed,
+        "estimator__c__random_state": seed,
+    }
+    assert params["baggingclassifier__estimator__c__early_stopping"] is False
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, False), ({"early_stopping": True}, True), ({"random_state": 5}, False)])
+def test_make_estimator_early_stopping(given: dict[str, Any], expected: bool) -> None:
+    estimator = make_estimator("sklearn.ensemble.HistGradientBoostingClassifier", given, 9, PLACE)
+    assert estimator.early_stopping is expected
+    assert estimator.random_state == given.get("random_state", 9)
+
+
+def test_fit_twice_gives_the_same() -> None:
+    first, types = fit_one("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING))
+    second, _ = fit_one("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING))
+    X = convert(CANDIDATES, types, "q.sql")
+    np.testing.assert_array_equal(predict_probability(first, X), predict_probability(second, X))
+
+
+EXPECTED = "Expected the import path of a scikit-learn estimator or of a function that returns one."
+CLASSIFIER = "Expected a scikit-learn classifier that predicts probabilities, with predict_proba."
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "message"),
+    [
+        (
+            "sklearn.linear_model.LogisticRegresion",
+            {},
+            ".estimator: 'sklearn.linear_model.LogisticRegresion' cannot be imported: sklearn.linear_model has no 'LogisticRegresion'."
+            f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?",
+        ),
+        (
+            "sklearn.linearmodel.LogisticRegression",
+            {},
+            ".estimator: 'sklearn.linearmodel.LogisticRegression' cannot be imported: there is no module 'sklearn.linearmodel'."
+            f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?",
+        ),
+        (
+            "LogisticRegression",
+            {},
+            f".estimator: 'LogisticRegression' cannot be imported: there is no module ''. {EXPECTED}"
+            " Did you mean 'sklearn.linear_model.LogisticRegression'?",
+        ),
+        (".x.y", {}, f".estimator: '.x.y' cannot be imported: there is no module '.x'. {EXPECTED}"),
+        (
+            "bank_models.calibrate",
+            {},
+            f".estimator: 'bank_models.calibrate' cannot be imported: bank_models has no 'calibrate'. {EXPECTED}"
+            " Did you mean 'bank_models.calibrated'?",
+        ),
+        ("bank_models.TEXT", {}, ".estimator: 'bank_models.TEXT' is neither a class nor a function."),
+        ("sklearn.svm.LinearSVC", {}, f".estimator: 'sklearn.svm.LinearSVC' gives a LinearSVC without predict_proba. {CLASSIFIER}"),
+        ("sklearn.linear_model.Ridge", {}, f".estimator: 'sklearn.linear_model.Ridge' gives a Ridge without predict_proba. {CLASSIFIER}"),
+        ("bank_models.the_class", {}, f".estimator: 'bank_models.the_class' gives the class LogisticRegression. {CLASSIFIER}"),
+        ("bank_models.nothing", {}, f".estimator: 'bank_models.nothing' gives a NoneType without fit. {CLASSIFIER}"),
+        ("builtins.dict", {"a": 1}, f".estimator: 'builtins.dict' gives a dict without fit. {CLASSIFIER}"),
+        (
+            "sklearn.linear_model.LogisticRegression",
+            {"max_itr": 5},
+            ".params.max_itr: sklearn.linear_model.LogisticRegression has no such parameter. Did you mean 'max_iter'?",
+        ),
+        ("bank_models.broken", {"dept": 5}, ".params.dept: bank_models.broken has no such parameter. Did you mean 'depth'?"),
+        (
+            "bank_models.broken",
+            {},
+            ".params: calling bank_models.broken with them raised KeyError: 'depth' (bank_models.py, line 40)."
+            " Mend the parameters or the function.",
+        ),
+        (
+            "sklearn.ensemble.VotingClassifier",
+            {},
+            ".params: calling sklearn.ensemble.VotingClassifier with them raised TypeError: VotingClassifier.__init__() missing 1"
+            " required positional argument: 'estimators'. Mend the parameters or the function.",
+        ),
+    ],
+)
+def test_make_estimator_wrong(path: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_estimator(path, params, 0, PLACE)
+    assert str(error.value) == PLACE + message
+
+
+@pytest.mark.parametrize(
+    ("source", "raised"),
+    [
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (faulty.py, line 1)"),
+        ("\n\n1 / 0", "ZeroDivisionError: division by zero (faulty.py, line 3)"),
+        ("raise Exception", "Exception: no message (faulty.py, line 1)"),
+        ("def make(:", "SyntaxError: invalid syntax (faulty.py, line 1)"),
+        ("from sklearn.linear_model import Nothing", "ImportError: cannot import name 'Nothing' from 'sklearn.linear_model'"),
+    ],
+)
+def test_make_estimator_module_that_cannot_be_imported(bank_models: Path, source: str, raised: str) -> None:
+    (bank_models / "faulty.py").write_text(source)
+    with pytest.raises(ConfigError) as error:
+        make_estimator("faulty.make", {}, 0, PLACE)
+    assert str(error.value).startswith(f"{PLACE}.estimator: importing 'faulty' raised {raised}")
+    assert str(error.value).endswith("Mend the module.")
+
+
+def test_fit_refused_parameter() -> None:
+    with pytest.raises(ConfigError) as error:
+        fit_one("sklearn.linear_model.LogisticRegression", {"C": -1}, ["age"])
+    assert str(error.value).startswith(f"{PLACE}: the estimator could not be fitted; it raised InvalidParameterError: The 'C' parameter")
+    assert "Got -1" in str(error.value) and "\n" not in str(error.value)
+
+
+class _NoClasses(BaseEstimator):
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "_NoClasses":
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return np.full((len(X), 2), 0.5)
+
+
+class _Broken(_NoClasses):
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "_Broken":
+        raise KeyError("income")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (_NoClasses(), f"{PLACE}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."),
+        (_Broken(), f"{PLACE}: the estimator could not be fitted; it raised KeyError: 'income' (test_estimators.py, line "),
+    ],
+)
+def test_fit_estimator_of_the_users_own_that_fails(estimator: BaseEstimator, message: str) -> None:
+    pipeline = make_pipeline_for(estimator, {"age": "number"})
+    with pytest.raises(ConfigError) as error:
+        fit(pipeline, convert(TRAINING, {"age": "number"}, "q.sql"), OUTCOME, PLACE)
+    assert str(error.value).startswith(message)
+
+
+def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> None:
+    pipeline, types = fit_one("bank_models.careless_pipeline", {}, ["region"])
+    with pytest.raises(ConfigError, match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories") as error:
+        predict_probability(pipeline, convert(CANDIDATES, types, "q.sql"))
+    assert str(error.value).endswith("Mend its code so that it takes nulls and unseen categories, and train anew.")

@@ -1,0 +1,353 @@
+"""What may go wrong at night: killed processes, two at once, missing tables and files, odd candidates."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+import predict
+import train
+from abatch import database, migrations, simulate
+from abatch.config import Config, load_configs
+from abatch.errors import DataError, NothingToDo, RegistryError
+from abatch.tables import models, predictions, predictions_staging, predictions_superseded, registrations, runs
+from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+
+MODELS = {
+    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
+    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
+}
+# Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line arrives.
+DRIVER = """
+import os, signal, sys
+import predict, train
+from abatch import job, predictions, registry
+script, place, name, nth, action, *arguments = sys.argv[1:]
+owner = {"predictions": predictions, "registry": registry, "Run": job.Run}[place]
+real, calls = getattr(owner, name), []
+
+def stop(*args, **kwargs):
+    if action != "kill before":
+        result = real(*args, **kwargs)
+    calls.append(args)
+    if len(calls) == int(nth):
+        if action == "hold":
+            print("holding", flush=True)
+            sys.stdin.readline()
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, stop)
+sys.exit({"predict": predict, "train": train}[script].main(arguments))
+"""
+
+
+def prepare(config: Config, engine: sa.Engine) -> None:
+    """A bank with a short past, and models for its first night."""
+    simulate.simulate(engine, FIRST_NIGHT, history_days=45)
+    train.train(config, engine, FIRST_NIGHT)
+
+
+def use_quick_models(file: Path) -> Config:
+    """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates has three chunks."""
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    raw["chunk_rows"] = 400
+    raw["experiments"]["card_offer"]["models"] = MODELS
+    file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return load_configs(file, "dev")["card_offer"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank on SQLite and its models; copied, never used itself."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = use_quick_models(write_config(folder, "sqlite:///data/bank.db"))
+    engine = open_engine(config)
+    migrations.upgrade(engine)
+    prepare(config, engine)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def bank(trained: Path, tmp_path: Path) -> Config:
+    shutil.copytree(trained, tmp_path / "bank", symlinks=True)
+    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+
+
+@pytest.fixture
+def bank_engine(bank: Config) -> Iterator[sa.Engine]:
+    engine = open_engine(bank)
+    yield engine
+    engine.dispose()
+
+
+def run(script: str, config: Config, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a script for the first night, as cron sees them."""
+    command = [sys.executable, f"{script}.py", "--config", str(config.file), "--date", str(FIRST_NIGHT), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout, done.stderr
+
+
+def drive(script: str, config: Config, place: str, name: str, nth: int, action: str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", DRIVER, script, place, name, str(nth), action, "--config", str(config.file)]
+    return subprocess.Popen(
+        [*command, "--date", str(FIRST_NIGHT), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill(script: str, config: Config, place: str, name: str, nth: int = 1, action: str = "kill", *arguments: str) -> None:
+    """Run a script that dies by SIGKILL at the nth call of a function, once that call is made (or before it)."""
+    with drive(script, config, place, name, nth, action, *arguments) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
+
+
+def again(config: Config, engine: sa.Engine, *, force: bool = False) -> None:
+    """The next run of the same night, which may find that it is done."""
+    with suppress(NothingToDo):
+        predict.predict(config, engine, FIRST_NIGHT, force=force)
+
+
+def read(engine: sa.Engine, *columns: sa.ColumnElement) -> list[tuple]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(*columns))]
+
+
+def read_statuses(engine: sa.Engine, job: str = "predict") -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.select(runs.c.status).where(runs.c.job == job).order_by(runs.c.started_at)))
+
+
+def read_failure(engine: sa.Engine, job: str = "predict") -> str:
+    """What the ledger says of the one run that failed."""
+    with engine.connect() as connection:
+        return connection.scalars(sa.select(runs.c.error).where(runs.c.job == job, runs.c.status == "failed")).one()
+
+
+def execute(engine: sa.Engine, sql: str, **binds: object) -> None:
+    with database.transaction(engine) as connection:
+        connection.execute(sa.text(sql), binds)
+
+
+def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) -> None:
+    """One row per candidate, all from the one run that is done; nothing staged."""
+    rows = read(engine, predictions.c.candidate_id, predictions.c.variant, predictions.c.rank_in_variant, predictions.c.run_id)
+    assert len(rows) == len({row[0] for row in rows}) == len({row[1:3] for row in rows}) == n_candidates
+    with engine.connect() as connection:
+        done = connection.execute(sa.select(runs).where(runs.c.job == "predict", runs.c.status == "done")).one()
+    assert {row[3] for row in rows} == {done.run_id} and done.rows_read == done.rows_written == n_candidates
+    assert read(engine, predictions_staging.c.run_id) == []
+    assert len(read(engine, registrations.c.experiment)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "nth", "action", "published"),
+    [
+        ("registry", "load_live", 1, "kill before", False),  # the run is in the ledger, and nothing is staged
+        ("predictions", "stage", 2, "kill", False),
+        ("predictions", "publish", 1, "kill", False),  # the rows are moved, and nothing is committed
+        ("Run", "finish", 1, "kill", False),
+        ("Run", "log", 2, "kill", True),  # all is committed, and nobody was told
+    ],
+)
+def test_predict_killed_and_run_again(
+    bank: Config, bank_engine: sa.Engine, place: str, name: str, nth: int, action: str, published: bool
+) -> None:
+    kill("predict", bank, place, name, nth, action)
+    assert len(read(bank_engine, predictions.c.candidate_id)) == (simulate.N_CANDIDATES if published else 0)
+    assert read_statuses(bank_engine) == ["done" if published else "running"]
+    again(bank, bank_engine)
+    check_night(bank_engine)
+    assert read_statuses(bank_engine) == (["done"] if published else ["failed", "done"])
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_predict_killed_on_postgres(config: Config, engine: sa.Engine) -> None:
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    kill("predict", config, "Run", "finish")
+    # The server sees the broken connection soon, not at once: wait for it to end the dead run's transaction and lock.
+    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+    execute(engine, f"select pg_terminate_backend(pid, 30000) {others}")
+    assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["running"]
+    again(config, engine)
+    check_night(engine)
+
+
+def test_predict_forced_and_killed_keeps_the_old_night(bank: Config, bank_engine: sa.Engine) -> None:
+    predict.predict(bank, bank_engine, FIRST_NIGHT)
+    before = sorted(read(bank_engine, *predictions.c))
+    kill("predict", bank, "Run", "finish", 1, "kill", "--force")
+    assert sorted(read(bank_engine, *predictions.c)) == before and read(bank_engine, predictions_superseded.c.run_id) == []
+    again(bank, bank_engine)
+    check_night(bank_engine)
+    again(bank, bank_engine, force=True)
+    check_night(bank_engine)
+    assert read_statuses(bank_engine) == ["superseded", "failed", "done"]
+    assert len(read(bank_engine, predictions_superseded.c.run_id)) == simulate.N_CANDIDATES
+
+
+def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engine) -> None:
+    execute(bank_engine, "delete from models")
+    execute(bank_engine, "delete from promotions")
+    execute(bank_engine, "delete from runs")
+    kill("train", bank, "registry", "add_model", 2)
+    assert read(bank_engine, models.c.model_name) == [] and read_statuses(bank_engine, "train") == ["running"]
+    train.train(bank, bank_engine, FIRST_NIGHT)
+    names = {f"{stem}_v1.0_{FIRST_NIGHT}" for stem in ("modelA", "modelB")}
+    assert {row[0] for row in read(bank_engine, models.c.model_name)} == names
+    # left by the run whose rows were deleted above, and by the run that died
+    assert len(list(bank.models_dir.glob("*.pkl.orphan-*"))) == 4
+    assert {path.stem for path in bank.models_dir.glob("*.pkl")} == {*names, "modelA_v1.0_latest", "modelB_v1.0_latest"}
+    again(bank, bank_engine)
+    check_night(bank_engine)
+
+
+def test_predict_two_at_once(bank: Config, bank_engine: sa.Engine) -> None:
+    with drive("predict", bank, "predictions", "stage", 1, "hold") as holder:
+        assert holder.stdout and holder.stdout.readline() == "holding\n"
+        assert run("predict", bank) == (0, "", "")
+        out, err = holder.communicate("go on\n")
+    assert (holder.returncode, out, err) == (0, "", "")
+    expected = rf"predict of card_offer is already being done by .* \(process {holder.pid}\) since 20.* UTC \(run 20\S+\)"
+    (log,) = bank.logs_dir.glob("predict_*.log")
+    assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
+    check_night(bank_engine)
+    assert read_statuses(bank_engine) == ["done"]
+
+
+def run_on_terminal(script: str, config: Config) -> str:
+    """What a script prints on a terminal, stdout and stderr; it must leave with 0."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, f"{script}.py", "--config", str(config.file), "--date", str(FIRST_NIGHT)]
+    done = subprocess.run(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    printed = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, printed
+    return printed
+
+
+def test_predict_one_line_on_a_terminal(bank: Config, bank_engine: sa.Engine) -> None:
+    printed = run_on_terminal("predict", bank)
+    assert printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ") and printed.count("\n") == 1
+    check_night(bank_engine)
+
+
+def one_line(done: tuple[int, str, str]) -> str:
+    """The one clear line of a fault that the operator can mend."""
+    code, out, err = done
+    assert (code, out) == (1, "") and len(err.splitlines()) == 1 and "Traceback" not in err, err
+    return err.strip()
+
+
+def test_fault_models_folder_cannot_be_written(bank: Config, bank_engine: sa.Engine) -> None:
+    shutil.rmtree(bank.models_dir)
+    bank.models_dir.touch()  # rights do not bind root, a file in the folder's place does
+    message = one_line(run("train", bank, "--force"))
+    assert re.search(rf"{bank.models_dir}: cannot be written \(File exists\)\. Check the folder's rights", message)
+    assert read_failure(bank_engine, "train") in message
+    assert read_statuses(bank_engine, "train") == ["done", "failed"]
+    with pytest.raises(RegistryError, match=r"cannot be read \(Not a directory\)"):
+        predict.predict(bank, bank_engine, FIRST_NIGHT)
+
+
+def test_fault_no_candidates(bank: Config, bank_engine: sa.Engine) -> None:
+    execute(bank_engine, "delete from card_candidates")
+    message = one_line(run("predict", bank))
+    assert message.startswith("predict card_offer 2026-09-01: sql/card_offer/candidates.sql: returned no candidates for 2026-09-01.")
+    assert read_failure(bank_engine) in message and read(bank_engine, predictions.c.run_id) == []
+
+
+def test_fault_missing_table(bank: Config, bank_engine: sa.Engine) -> None:
+    execute(bank_engine, "drop table card_candidates")
+    message = one_line(run("predict", bank))
+    assert "sql/card_offer/candidates.sql: the database refused: no such table: card_candidates." in message
+    assert read_failure(bank_engine) in message
+
+
+def test_fault_typo_in_config(bank: Config, bank_engine: sa.Engine) -> None:
+    bank.file.write_text(bank.file.read_text(encoding="utf-8").replace("window_days", "windows_days"), encoding="utf-8")
+    message = one_line(run("score", bank))
+    assert f"{bank.file}, experiments.card_offer.outcome" in message and "windows_days" in message and "'window_days'" in message
+    assert read_statuses(bank_engine, "score") == []
+
+
+def test_fault_wrong_password(postgres_url: str, tmp_path: Path) -> None:
+    url = sa.make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
+    config = load_configs(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
+    message = one_line(run("predict", config))
+    assert "boss:***@127.0.0.1" in message and "password authentication failed" in message and "hunter2" not in message
+    assert not config.logs_dir.exists()
+
+
+def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    columns = ("age", "income", "balance", "utilisation", "months_as_customer", "purchases_30d", "segment", "region", "channel")
+    odd: list[dict[str, Any]] = [
+        {},
+        {"segment": "never seen", "region": "Ærø", "channel": "日本"},
+        {"segment": "", "region": "🂡'; drop table runs; --", "channel": " web "},
+        {"income": Decimal("9999999999.99"), "balance": Decimal("-0.01"), "age": -1, "utilisation": 1e300},
+    ]
+    rows = [{**dict.fromkeys(columns), **values, "customer_id": number} for number, values in enumerate(odd, start=-1)]
+    with database.transaction(engine.execution_options(schema_translate_map=None)) as connection:
+        night = {"candidate_date": FIRST_NIGHT, "loaded_at": sa.func.current_timestamp()}
+        night["loaded_at"] = connection.scalar(sa.select(sa.func.max(simulate.candidates.c.loaded_at)))
+        connection.execute(simulate.candidates.insert(), [{**row, **night} for row in rows])
+    predict.predict(config, engine, FIRST_NIGHT)
+    check_night(engine, simulate.N_CANDIDATES + len(odd))
+    found = {row[0]: row[1:] for row in read(engine, predictions.c.candidate_id, predictions.c.variant, predictions.c.prediction)}
+    for number in range(-1, len(odd) - 1):
+        variant, prediction = found[str(number)]
+        assert (prediction is None) if variant == "control" else (0 <= prediction <= 1)
+
+
+def use_candidates(config: Config, change: str, to: str) -> Config:
+    """Rewrite a column of the candidates query."""
+    query = config.file.parent / config.query_file("candidates")
+    head, _, tail = query.read_text(encoding="utf-8").rpartition("select\n")
+    assert change in tail
+    query.write_text(f"{head}select\n{tail.replace(change, to)}", encoding="utf-8")
+    return load_configs(config.file, "dev")["card_offer"]
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "words"),
+    [
+        ("customer_id", "' ' || customer_id", r"candidate_id ' 1\d{6}': expected 1 to 64 printable ASCII characters without outer spaces"),
+        ("customer_id", "'Ærø' || customer_id", r"candidate_id 'Ærø1\d{6}': expected 1 to 64 printable ASCII"),
+        ("customer_id", "customer_id / 1000", r"\d+ candidates are returned more than once, for example '10\d\d'"),
+        ("customer_id", "nullif(customer_id, customer_id)", "candidate_id (nan|None): expected a number or a text"),
+        ("income", "'much' as income", r"(?s)not of the type that was trained on.*income: expected numbers, found 'much' in"),
+        ("income", "cast(income as text) as income", r"(?s)income: expected numbers, found '\d+\.\d+' in"),
+        ("income,", "income as earnings,", r"(?s)- income \(trained on, now missing\).*\+ earnings \(additional\)"),
+        ("region", "null as region", "only nulls in region in all 1000 rows"),
+    ],
+)
+def test_predict_unusable_candidates(bank: Config, bank_engine: sa.Engine, change: str, to: str, words: str) -> None:
+    with pytest.raises(DataError, match=rf"^sql/card_offer/candidates\.sql: .*{words}" if "(?s)" not in words else words):
+        predict.predict(use_candidates(bank, change, to), bank_engine, FIRST_NIGHT)
+    assert read_statuses(bank_engine) == ["failed"] and re.search(words, read_failure(bank_engine))
+    assert read(bank_engine, predictions.c.run_id) == read(bank_engine, predictions_staging.c.run_id) == []
+    assert read(bank_engine, registrations.c.experiment) == []

@@ -1,0 +1,259 @@
+"""python -m abatch: init, simulate, status, models, promote, rollback."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import predict
+import train
+from abatch import __main__ as main
+from abatch import database, migrations, simulate
+from abatch.config import Config, load_configs
+from abatch.errors import RegistryError
+from abatch.tables import predictions, promotions, runs
+from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+
+DAY = timedelta(days=1)
+QUICK_MODELS = {
+    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
+    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
+}
+A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank of three nights and models of each; copied, never used itself."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = load_configs(write_config(folder, "sqlite:///data/bank.db", models=QUICK_MODELS), "dev")["card_offer"]
+    engine = open_engine(config)
+    migrations.upgrade(engine)
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    simulate.simulate(engine, FIRST_NIGHT + 2 * DAY)
+    for days in range(3):
+        train.train(config, engine, FIRST_NIGHT + days * DAY)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def bank(trained: Path, tmp_path: Path) -> Config:
+    shutil.copytree(trained, tmp_path / "bank", symlinks=True)
+    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+
+
+@pytest.fixture
+def engine(bank: Config) -> Iterator[sa.Engine]:
+    engine = open_engine(bank)
+    yield engine
+    engine.dispose()
+
+
+def run(file: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "abatch", *arguments, "--config", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def call(capsys: pytest.CaptureFixture[str], config: Config, *arguments: str) -> tuple[int, str, str]:
+    """The same in this process."""
+    code = main.main([*arguments, "--config", str(config.file)])
+    return code, *capsys.readouterr()
+
+
+def read_promotions(engine: sa.Engine, variant: str = "A") -> list[sa.Row]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(promotions).where(promotions.c.variant == variant).order_by(promotions.c.promotion_id)))
+
+
+def predicted_with(bank: Config, engine: sa.Engine, night: date) -> str | None:
+    """model_name of variant A after a predict for a night."""
+    predict.predict(bank, engine, night)
+    names = sa.select(predictions.c.model_name).where(predictions.c.run_date == night, predictions.c.variant == "A").distinct()
+    with engine.connect() as connection:
+        return connection.scalars(names).one()
+
+
+def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = write_config(tmp_path, "sqlite:///data/bank.db")
+    config = load_configs(file, "dev")["card_offer"]
+    for name in ("status", "simulate", "models"):
+        code, out, err = call(capsys, config, name)
+        assert (code, out) == (1, "") and err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
+    assert run(file, "init") == (0, f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n", "")
+    assert call(capsys, config, "init")[0] == 0
+    code, out, err = run(file, "simulate", "--date", "2026-09-01", "--seed", "1")
+    assert (code, err) == (0, "") and out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
+    code, out, err = run(file, "status", "--date", "2026-09-01")
+    assert (code, err) == (0, "") and out.count("has never run") == 3 and out.count("no model is live") == 2
+    assert call(capsys, config, "models") == (0, "there are no models yet. Train some: python train.py\n", "")
+
+
+def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
+    code, out, err = run(bank.file, "models", "--date", "2026-09-03")
+    lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
+    assert (code, err) == (0, "") and len(lines) == 6
+    assert [name for name, words in lines.items() if "live" in words] == [A3, A3.replace("A", "B")]
+    assert lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
+    code, out, err = run(bank.file, "promote", A2, "--reason", "Ærø 日本", "--by", "Kari", "--date", "2026-09-03")
+    assert (code, err) == (0, "")
+    assert out == f"card_offer, variant A: {A2} is live from 2026-09-03 on (before: {A3})\n"
+    code, out, err = run(bank.file, "rollback", "modelA", "--reason", "complaints", "--date", "2026-09-03")
+    assert (code, out, err) == (0, f"card_offer, variant A: {A1} is live from 2026-09-03 on (before: {A2})\n", "")
+    *_, promoted, back = read_promotions(engine)
+    assert (promoted.action, promoted.model_name, promoted.reason, promoted.promoted_by) == ("promote", A2, "Ærø 日本", "Kari")
+    assert (back.action, back.model_name, back.effective_date) == ("rollback", A1, FIRST_NIGHT + 2 * DAY)
+    assert promoted.promoted_at <= back.promoted_at and "@" in back.promoted_by
+    assert os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A1}.pkl"
+
+
+def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and all(name in done.stdout for name in (*main.COMMANDS, "Exit codes: 0 done"))
+    for name in main.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main.main([name, "--help"])
+        out = capsys.readouterr().out
+        assert (
+            caught.value.code == 0
+            and "--env" in out
+            and (main.COMMANDS[name].__doc__ or "").split(";")[0].split(",")[0] in " ".join(out.split())
+        )
+    for wrong in (
+        [],
+        ["inti"],
+        ["init", "--date", "2026-09-01"],
+        ["promote", A1],
+        ["rollback", "--reason", "x"],
+        ["status", "--date", "1/9"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main.main(wrong)
+        out, err = capsys.readouterr()
+        assert caught.value.code == 2 and out == "" and err.startswith("usage: python -m abatch")
+
+
+def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Config) -> None:
+    code, out, err = call(capsys, bank, "status", "--experiment", "card_ofer")
+    assert (code, out) == (2, "") and err.startswith("abatch status: ") and "Did you mean 'card_offer'?" in err
+    code, out, err = call(capsys, bank, "status", "--env", "devv")
+    assert (code, out) == (2, "") and "Did you mean 'dev'?" in err
+
+
+def test_rollback_by_model_name_until_the_first(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    link = bank.models_dir / "modelA_v1.0_latest.pkl"
+    assert os.readlink(link) == f"{A3}.pkl"
+    for expected in (A2, A1):
+        assert call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")[0] == 0
+        assert os.readlink(link) == f"{expected}.pkl"
+    code, out, err = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")
+    assert (code, out) == (1, "") and f"variant A: no other model was live before {A1}." in err
+    assert [row.model_name for row in read_promotions(engine)] == [A1, A2, A3, A2, A1]
+    assert [row.model_name for row in read_promotions(engine, "B")][-1] == A3.replace("A", "B")
+
+
+def test_rollback_by_dated_name(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    assert call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-03")[0] == 0
+    assert read_promotions(engine)[-1].action == "rollback"
+    code, out, err = call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-03")
+    assert (code, out, err) == (0, f"{A1} is live on 2026-09-03 already\n", "")
+    assert len(read_promotions(engine)) == 4
+    assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A1
+
+
+def test_predict_for_a_past_date_obeys(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
+    assert predicted_with(bank, engine, FIRST_NIGHT) == A1  # a night made up for later uses the model of its own day
+    code, out, _ = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-02")
+    assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2})\n")
+    assert predicted_with(bank, engine, FIRST_NIGHT + DAY) == A1
+    with pytest.raises(RegistryError, match="experiment card_offer, variant A: no model is live on 2026-08-31"):
+        predict.predict(bank, engine, FIRST_NIGHT - DAY)
+
+
+def test_promote_for_a_later_date(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    later = date(2126, 9, 1)
+    assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", str(later))[0] == 0
+    assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
+    code, out, _ = call(capsys, bank, "status", "--date", str(later))
+    assert code == 0 and f"variant A          {A1}\n" in out
+
+
+def test_promote_unknown_suggests(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    code, out, err = call(capsys, bank, "promote", "modelA_v1.0_2026-09-1", "--reason", "x")
+    assert (code, out) == (1, "") and err.startswith("abatch promote: there is no model 'modelA_v1.0_2026-09-1'.")
+    assert f"Did you mean {A1!r}?" in err and len(err.splitlines()) == 1
+    assert len(read_promotions(engine)) == 3
+
+
+def test_promote_broken_file_changes_nothing(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    (bank.models_dir / f"{A1}.pkl").write_bytes(b"another")
+    code, out, err = call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2026-09-03")
+    assert (code, out) == (1, "") and "The file was changed and is not opened." in err
+    assert len(read_promotions(engine)) == 3 and os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
+
+
+def test_promote_without_a_user_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bank: Config, engine: sa.Engine
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2026-09-03")[0] == 0
+    assert read_promotions(engine)[-1].promoted_by.startswith("user 54321@")
+
+
+def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    def add(run_id: str, kind: str, day: int, status: str, error: str | None = None) -> None:
+        values = {
+            "run_id": run_id,
+            "job": kind,
+            "experiment": "card_offer",
+            "run_date": date(2026, 9, day),
+            "status": status,
+            "error": error,
+        }
+        values |= {"started_at": datetime(2026, 9, day, 20, 15), "code_version": "0", "config_hash": "0", "host": "bi01 (process 7)"}
+        with database.transaction(engine) as connection:
+            connection.execute(runs.insert().values(**values))
+
+    for day in (1, 3):
+        add(f"p{day}", "predict", day, "done")
+    add("p2", "predict", 2, "failed", "broken")
+    add("p5", "predict", 5, "running")
+    add("s1", "score", 1, "done")
+    add("s2", "score", 2, "failed", "sql/o.sql: no such table\nsecond line")
+    code, out, err = call(capsys, bank, "status", "--date", "2026-09-08")
+    assert (code, err) == (0, "")
+    train_line, predict_line, score_line = out.splitlines()[-3:]
+    assert train_line == "  train    last run for 2026-09-03: done"
+    assert predict_line == (
+        "  predict  last run for 2026-09-05: running on bi01 (process 7) since 2026-09-05 20:15 UTC;"
+        " missed 2026-09-02, 2026-09-04, 2026-09-05, 2026-09-06, 2026-09-07"
+    )
+    assert (
+        score_line == "  score    last run for 2026-09-02: failed (sql/o.sql: no such table); missed 6 nights from 2026-09-02 to 2026-09-07"
+    )
+    _, out, _ = call(capsys, bank, "status", "--date", "2026-09-02")
+    assert "no night missed" in out.splitlines()[-2]
+
+
+def test_models_dir_is_a_file(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    shutil.rmtree(bank.models_dir)
+    bank.models_dir.touch()
+    code, out, err = call(capsys, bank, "promote", A1, "--reason", "x")
+    assert (code, out) == (1, "") and f"{A1}.pkl: the file of {A1} cannot be read" in err
+    assert len(err.splitlines()) == 1 and len(read_promotions(engine)) == 3

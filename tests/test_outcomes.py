@@ -1,0 +1,167 @@
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abatch.errors import DataError
+from abatch.outcomes import attach, iterate_cohorts, last_mature_date, parse_dates, parse_outcomes, prepare, read_watermark
+
+NIGHT = date(2026, 9, 1)
+PLACE = "outcomes.sql"
+
+
+def make_predictions(*rows: tuple[str, date]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["candidate_id", "run_date"]).astype({"run_date": "datetime64[s]"})
+
+
+def make_feed(*rows: tuple[object, object, object]) -> pd.DataFrame:
+    return pd.DataFrame.from_records(rows, columns=["candidate_id", "event_date", "outcome"])
+
+
+def read(engine: sa.Engine, sql: str) -> date | None:
+    return read_watermark(engine, sql, "watermark.sql", NIGHT, datetime(2026, 9, 7, 23, 59, 30))
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("select '2026-09-01' as watermark", NIGHT),
+        ("select '2026-09-01T23:59:59' as watermark", NIGHT),
+        ("select :to_date as watermark", date(2026, 9, 2)),  # a date on PostgreSQL, text on SQLite; the bind is the day after
+        ("select :as_of as watermark", date(2026, 9, 7)),  # a timestamp on PostgreSQL, text on SQLite
+        ("select null as watermark", None),
+        ("select cast(null as date) as watermark", None),
+        ("select :to_date as watermark where 1 = 0", None),
+    ],
+)
+def test_read_watermark_one_date_or_none(engine: sa.Engine, sql: str, expected: date | None) -> None:
+    found = read(engine, sql)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("select :from_date as d union all select :to_date", r"watermark\.sql: returned 2 rows of 1 columns; expected one date\."),
+        ("select :from_date as d, :to_date as e", r"watermark\.sql: returned 1 rows of 2 columns; expected one date\."),
+        ("select 'soon' as watermark", r"watermark\.sql: watermark holds a value that is not a date .*'soon'"),
+        ("select 20260901 as watermark", r"watermark\.sql: watermark holds a value that is not a date \(found 20260901\)"),
+    ],
+)
+def test_read_watermark_refuses(engine: sa.Engine, sql: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(engine, sql)
+
+
+def test_last_mature_date_window_and_lag() -> None:
+    # The window of 1 September holds the fourteen days to 14 September; one day of lag after 15 September ends on the 16th.
+    assert last_mature_date(date(2026, 9, 16), window_days=14, lag_days=1) == NIGHT
+    assert last_mature_date(date(2026, 3, 1), window_days=1, lag_days=0) == date(2026, 2, 28)
+
+
+@pytest.mark.parametrize(("day", "counts"), [(-1, 0), (0, 1), (1, 1), (13, 1), (14, 0), (15, 0)])
+def test_attach_window_edges(day: int, counts: int) -> None:
+    feed = make_feed(("1", NIGHT + timedelta(days=day), 1))
+    assert attach(make_predictions(("1", NIGHT)), feed, 14, PLACE).tolist() == [counts]
+
+
+def test_attach_late_hour_of_the_last_day_counts() -> None:
+    feed = make_feed(("1", datetime(2026, 9, 14, 23, 59, 59), 1), ("2", datetime(2026, 9, 15, 0, 0), 1))
+    assert attach(make_predictions(("1", NIGHT), ("2", NIGHT)), feed, 14, PLACE).tolist() == [1, 0]
+
+
+def test_attach_each_prediction_of_a_candidate_has_its_own_window() -> None:
+    nights = [NIGHT + timedelta(days=days) for days in (0, 7, 14, 21)]
+    predictions = make_predictions(*(("1", night) for night in nights), ("2", NIGHT)).iloc[::-1]  # any index, any order
+    feed = make_feed((1, "2026-09-15", 1), (1, "2026-09-15", 1), (1, "2026-09-20", 1), (3, "2026-09-02", 1))
+    # 15 September is day 14 of the first night, 7 of the second, 0 of the third; 20 September is before the fourth.
+    assert attach(predictions, feed, 14, PLACE).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_attach_outcome_zero_and_empty_feed() -> None:
+    predictions = make_predictions(("1", NIGHT), ("2", NIGHT))
+    feed = make_feed(("1", NIGHT, 0), ("2", NIGHT, 0), ("2", NIGHT, 1))
+    assert attach(predictions, feed, 14, PLACE).tolist() == [0, 1]
+    assert attach(predictions, make_feed(("1", NIGHT, 0)), 14, PLACE).tolist() == [0, 0]
+    assert attach(predictions, pd.DataFrame(), 14, PLACE).tolist() == [0, 0]
+    assert attach(predictions.iloc[:0], feed, 14, PLACE).tolist() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), max_size=12),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(0, 1)), min_size=1, max_size=12),
+    st.integers(1, 20),
+)
+def test_attach_equals_plain_loop(units: list[tuple[int, int]], events: list[tuple[int, int, int]], window_days: int) -> None:
+    predictions = make_predictions(*((str(who), NIGHT + timedelta(days=day)) for who, day in units))
+    feed = make_feed(*((who, NIGHT + timedelta(days=day), outcome) for who, day, outcome in events))
+    expected = [int(any(who == id_ and outcome and 0 <= when - day < window_days for id_, when, outcome in events)) for who, day in units]
+    assert attach(predictions, feed, window_days, PLACE).tolist() == expected
+
+
+def test_iterate_cohorts_weeks_begin_on_monday() -> None:
+    nights = [date(2026, 1, 4), date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 5), date(2026, 1, 12)]
+    assert list(iterate_cohorts(nights, "week")) == [
+        (date(2025, 12, 29), [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 4)]),
+        (date(2026, 1, 5), [date(2026, 1, 5)]),
+        (date(2026, 1, 12), [date(2026, 1, 12)]),
+    ]
+
+
+def test_iterate_cohorts_months() -> None:
+    nights = [date(2026, 2, 1), date(2026, 1, 31), date(2025, 2, 28), date(2026, 2, 28)]
+    assert list(iterate_cohorts(nights, "month")) == [
+        (date(2025, 2, 1), [date(2025, 2, 28)]),
+        (date(2026, 1, 1), [date(2026, 1, 31)]),
+        (date(2026, 2, 1), [date(2026, 2, 1), date(2026, 2, 28)]),
+    ]
+
+
+def test_parse_dates_whatever_the_driver_made_of_them() -> None:
+    values = [NIGHT, datetime(2026, 9, 1, 23, 59), pd.Timestamp(2026, 9, 1, 5), "2026-09-01", " 2026-09-01 ", "2026-09-01 12:30:00"]
+    found = parse_dates(pd.Series(values, dtype=object, name="event_date"), PLACE)
+    assert found.tolist() == [pd.Timestamp(2026, 9, 1)] * len(values)
+    assert parse_dates(pd.Series(pd.to_datetime(["2026-09-01 13:00"])), PLACE).tolist() == [pd.Timestamp(2026, 9, 1)]
+
+
+def test_parse_dates_end_of_time() -> None:
+    found = parse_dates(pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"), PLACE)
+    assert [day.date() for day in found] == [date(9999, 12, 31), date(1, 1, 1), NIGHT]
+
+
+@pytest.mark.parametrize("value", [None, pd.NaT, float("nan"), "", "1.9.2026", 20260901, b"2026-09-01"])
+def test_parse_dates_refuses(value: object) -> None:
+    with pytest.raises(
+        DataError, match=r"^outcomes\.sql: event_date holds a value that is not a date \(.*\)\. Expected a date or YYYY-MM-DD\.$"
+    ):
+        parse_dates(pd.Series([NIGHT, value], dtype=object, name="event_date"), PLACE)
+
+
+@pytest.mark.parametrize("values", [[1, 0], [1.0, 0.0], [True, False], [Decimal(1), Decimal("0.00")], [np.int8(1), 0]])
+def test_parse_outcomes_zero_and_one(values: list[object]) -> None:
+    for column in (pd.Series(values), pd.Series(values, dtype=object)):
+        assert parse_outcomes(column, PLACE).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, None, float("nan"), "yes", Decimal("0.1")])
+def test_parse_outcomes_refuses(value: object) -> None:
+    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\. .*case when"):
+        parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"), PLACE)
+
+
+def test_parse_outcomes_counts_what_is_wrong() -> None:
+    with pytest.raises(DataError, match="holds 2 in 2 of 4 rows"):
+        parse_outcomes(pd.Series([1, 2, 0, 3]), PLACE)
+
+
+def test_prepare_columns_and_missing_one() -> None:
+    found = prepare(make_feed((12.0, "2026-09-01", Decimal(1))).assign(age=[30]), PLACE)
+    assert found.to_dict("records") == [{"candidate_id": "12", "event_date": pd.Timestamp(NIGHT), "outcome": 1, "age": 30}]
+    with pytest.raises(DataError, match=r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"):
+        prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}), PLACE)

@@ -1,0 +1,81 @@
+"""pyproject.toml, requirements.lock, requirements-dev.lock and environment.yml name the same packages."""
+
+import re
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import abatch
+from tests.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
+DEV_DEPENDENCIES = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}  # where conda-forge calls it otherwise
+CONDA_ONLY = {"python", "unixodbc"}  # what pip takes from the system
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)( ;[^\\]*)? \\$")
+HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
+
+
+def read_lock(name: str) -> dict[str, set[Version]]:
+    """Versions of each package, more than one if Python versions differ; every line must be a pin, its hash or a comment."""
+    pins: dict[str, set[Version]] = {}
+    n_hashes: list[int] = []
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if pin := PIN.match(line):
+            pins.setdefault(canonicalize_name(pin[1]), set()).add(Version(pin[2]))
+            n_hashes.append(0)
+        elif HASH.match(line):
+            n_hashes[-1] += 1
+        else:
+            assert line.lstrip().startswith("#"), line
+    assert all(n_hashes)
+    return pins
+
+
+@pytest.mark.parametrize(
+    ("lock", "requirements"),
+    [("requirements.lock", DEPENDENCIES), ("requirements-dev.lock", [*DEPENDENCIES, *DEV_DEPENDENCIES])],
+)
+def test_lock_pins_every_dependency(lock: str, requirements: list[Requirement]) -> None:
+    pins = read_lock(lock)
+    for requirement in requirements:
+        found = pins[canonicalize_name(requirement.name)]
+        assert all(pinned in requirement.specifier for pinned in found), requirement
+        for extra in requirement.extras:
+            assert pins[canonicalize_name(f"{requirement.name}-{extra}")] == found
+
+
+def test_locks_agree() -> None:
+    pins, dev_pins = read_lock("requirements.lock"), read_lock("requirements-dev.lock")
+    assert {name: dev_pins.get(name) for name in pins} == pins
+
+
+def test_dependencies_have_floors_only() -> None:
+    for requirement in (*DEPENDENCIES, *DEV_DEPENDENCIES):
+        assert [specifier.operator for specifier in requirement.specifier] == [">="], requirement
+
+
+def test_installed_versions_satisfy_the_floors() -> None:
+    for requirement in DEPENDENCIES:
+        assert Version(version(requirement.name)) in requirement.specifier, requirement
+
+
+def test_environment_names_the_same_packages_and_floors() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert (environment["name"], environment["channels"]) == ("abatch", ["conda-forge"])
+    found = {re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text) for text in environment["dependencies"]}
+    expected = {CONDA_NAMES.get(requirement.name, requirement.name): str(requirement.specifier) for requirement in DEPENDENCIES}
+    assert {name: floor for name, floor in found.items() if name not in CONDA_ONLY} == expected
+    assert found.keys() >= CONDA_ONLY
+    assert Version(found["python"].removeprefix("=")) in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_version_is_one() -> None:
+    assert PROJECT["version"] == abatch.__version__

@@ -1,0 +1,196 @@
+"""Staged rows are checked and ranked by the database, and readers see whole nights only."""
+
+import math
+from datetime import date, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from abatch import database, predictions
+from abatch.assignment import assign, count_selected
+from abatch.errors import DatabaseError, DataError
+from abatch.tables import predictions_staging, predictions_superseded
+
+NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
+NAN = float("nan")
+Row = tuple[str, str, float, str]  # candidate_id, variant, prediction, selection_key
+
+
+def make_frame(rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer") -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["candidate_id", "variant", "prediction", "selection_key"])
+    has_model = frame["variant"] != "control"
+    return frame.assign(
+        run_id=run_id,
+        experiment=experiment,
+        run_date=run_date,
+        assignment_probability=frame["variant"].map({"A": 0.45, "B": 0.45, "control": 0.1}),
+        model_name=[
+            f"model{variant}_v1.0_2026-08-31" if model else None for variant, model in zip(frame["variant"], has_model, strict=True)
+        ],
+    )
+
+
+def publish(engine: sa.Engine, run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer", **n_selected: int) -> int:
+    with database.transaction(engine) as connection:
+        return predictions.publish(
+            connection, run_id=run_id, experiment=experiment, run_date=run_date, n_selected=n_selected, predicted_at=AT
+        )
+
+
+def read(engine: sa.Engine, *names: str, table: sa.Table = predictions.predictions) -> list[tuple]:
+    columns = [table.c[name] for name in names]
+    order = (table.c.run_date, table.c.variant, table.c.rank_in_variant)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(*columns).order_by(*order))]
+
+
+def count(engine: sa.Engine, table: sa.Table) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
+    first: list[Row] = [
+        ("a1", "A", 0.25, "0000000000000000"),
+        ("a2", "A", 0.75, "ffffffffffffffff"),
+        ("a3", "A", 0.5, "9000000000000000"),
+        ("a4", "A", 0.5, "0900000000000000"),
+        ("c1", "control", NAN, "b000000000000000"),
+    ]
+    second: list[Row] = [
+        ("a5", "A", 0.0, "0000000000000001"),
+        ("b1", "B", 0.1, "0000000000000000"),
+        ("c2", "control", NAN, "a000000000000000"),
+        ("c3", "control", NAN, "0a00000000000000"),
+    ]
+    for rows in (first, second):
+        predictions.stage(engine, make_frame(rows))
+    assert count(engine, predictions.predictions) == 0
+    with engine.connect() as connection:
+        assert predictions.count_staged(connection, "run1") == {"A": 5, "B": 1, "control": 3}
+        predictions.check_staged(connection, "run1", 9, "sql/c.sql")
+    assert publish(engine, A=2, B=0, control=1) == 9
+    assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
+        ("A", 1, "a2", 0.75, 1),
+        ("A", 2, "a4", 0.5, 1),  # tie with a3: the smaller selection_key comes first
+        ("A", 3, "a3", 0.5, 0),
+        ("A", 4, "a1", 0.25, 0),
+        ("A", 5, "a5", 0.0, 0),
+        ("B", 1, "b1", 0.1, 0),
+        ("control", 1, "c3", None, 1),  # no model: the order of selection_key is the random one
+        ("control", 2, "c2", None, 0),
+        ("control", 3, "c1", None, 0),
+    ]
+    assert set(read(engine, "variant", "model_name", "assignment_probability")) == {
+        ("A", "modelA_v1.0_2026-08-31", 0.45),
+        ("B", "modelB_v1.0_2026-08-31", 0.45),
+        ("control", None, 0.1),
+    }
+    assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {("card_offer", NIGHT, "run1", AT)}
+    assert count(engine, predictions_staging) == 0
+
+
+def test_publish_ties_of_key_by_id(engine: sa.Engine) -> None:
+    predictions.stage(engine, make_frame([("x2", "A", 0.5, "0" * 16), ("x1", "A", 0.5, "0" * 16)]))
+    publish(engine, A=1)
+    assert read(engine, "candidate_id", "selected") == [("x1", 1), ("x2", 0)]
+
+
+def test_publish_against_pandas(engine: sa.Engine) -> None:
+    rng = np.random.default_rng(0)
+    ids = [str(number) for number in range(3000)]
+    split = {"A": 0.45, "B": 0.45, "control": 0.1}
+    assigned = assign(ids, "card_offer", split)
+    scores = np.where(assigned.variant == "control", NAN, rng.random(3000).round(2))  # many ties
+    frame = make_frame(list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True)))
+    predictions.stage(engine, frame)
+    n_selected = {name: count_selected(int((assigned.variant == name).sum()), 0.2) for name in split}
+    publish(engine, **n_selected)
+    ordered = frame.sort_values(["variant", "prediction", "selection_key"], ascending=[True, False, True])
+    expected = ordered.assign(rank=ordered.groupby("variant").cumcount() + 1)
+    expected["selected"] = [
+        int(rank <= math.floor(n / 5))
+        for rank, n in zip(expected["rank"], expected.groupby("variant")["rank"].transform("size"), strict=True)
+    ]
+    found = read(engine, "candidate_id", "variant", "rank_in_variant", "selected")
+    assert found == list(expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None))
+    with engine.connect() as connection:
+        back = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 2)).set_index("candidate_id")
+    pd.testing.assert_series_equal(
+        back["prediction"].sort_index(), frame.set_index("candidate_id")["prediction"].sort_index(), check_exact=True
+    )
+
+
+def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
+    for run_id, night in (("run0", date(2026, 8, 31)), ("run1", NIGHT)):
+        predictions.stage(engine, make_frame([("a1", "A", 0.25, "0" * 16), ("a2", "A", 0.5, "1" * 16)], run_id, night))
+        publish(engine, run_id, night, A=1)
+    predictions.stage(engine, make_frame([("a1", "A", 0.75, "0" * 16)], "run0", NIGHT, "another"))
+    publish(engine, "run0", NIGHT, "another", A=1)
+    predictions.stage(engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2"))
+    assert publish(engine, "run2", A=1) == 2
+    columns = ("experiment", "run_date", "run_id", "candidate_id", "prediction", "rank_in_variant", "selected")
+    assert sorted(read(engine, *columns)) == [
+        ("another", NIGHT, "run0", "a1", 0.75, 1, 1),
+        ("card_offer", date(2026, 8, 31), "run0", "a1", 0.25, 2, 0),
+        ("card_offer", date(2026, 8, 31), "run0", "a2", 0.5, 1, 1),
+        ("card_offer", NIGHT, "run2", "a1", 0.9, 1, 1),
+        ("card_offer", NIGHT, "run2", "a3", 0.8, 2, 0),
+    ]
+    assert read(engine, *columns, "superseded_by", table=predictions_superseded) == [
+        ("card_offer", NIGHT, "run1", "a2", 0.5, 1, 1, "run2"),
+        ("card_offer", NIGHT, "run1", "a1", 0.25, 2, 0, "run2"),
+    ]
+    with engine.connect() as connection:
+        assert predictions.find_run_dates(connection, "card_offer") == [date(2026, 8, 31), NIGHT]
+
+
+def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
+    predictions.stage(engine, make_frame([("a1", "A", 0.25, "0" * 16)], "run1"))
+    predictions.stage(engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2"))
+    assert publish(engine, "run1", A=1) == 1
+    with engine.connect() as connection:
+        assert predictions.count_staged(connection, "run1") == {}
+        assert predictions.count_staged(connection, "run2") == {"A": 2}
+
+
+def test_check_staged_duplicates(engine: sa.Engine) -> None:
+    for rows in ([("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)], [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)]):
+        predictions.stage(engine, make_frame(rows))
+    predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
+    predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
+    with engine.connect() as connection, pytest.raises(DataError) as caught:
+        predictions.check_staged(connection, "run1", 5, "sql/c.sql")
+    assert str(caught.value) == (
+        "sql/c.sql: 2 candidates are returned more than once, for example 'a1'."
+        " Expected one row per candidate. Look for a join that multiplies rows."
+    )
+
+
+@pytest.mark.parametrize("n_sent", [1, 3])
+def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
+    predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
+    with engine.connect() as connection, pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"):
+        predictions.check_staged(connection, "run1", n_sent, "sql/c.sql")
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), float("-inf")])
+def test_check_finite(bad: float) -> None:
+    control: Row = ("c1", "control", NAN, "0" * 16)
+    predictions.check_finite(make_frame([control, ("a1", "A", 0.1, "0" * 16)]))
+    frame = make_frame([control, ("a1", "A", 0.1, "0" * 16), ("b1", "B", bad, "0" * 16), ("b2", "B", bad, "0" * 16)])
+    with pytest.raises(DataError, match=r"^modelB_v1\.0_2026-08-31: gives 2 predictions that are not finite, the first for b1\.$"):
+        predictions.check_finite(frame)
+
+
+def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
+    for day in (1, 2, 3):
+        predictions.stage(engine, make_frame([("c1", "control", NAN, "0" * 16)], f"run{day}", date(2026, 9, day)))
+        publish(engine, f"run{day}", date(2026, 9, day), control=0)
+    with engine.connect() as connection:
+        frame = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
+        empty = predictions.read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
+    assert sorted(frame["run_date"].dt.day) == [1, 2] and frame["prediction"].isna().all()
+    assert empty.empty and (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()

@@ -1,0 +1,267 @@
+"""Dated model files, their record in SQL, and which of them is live on which date."""
+
+import os
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from abatch import database, migrations, registry
+from abatch.errors import RegistryError
+from abatch.tables import models, promotions
+
+STEM = "modelA_v1.0"
+MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
+CARD: dict[str, Any] = {
+    "experiment": "card_offer",
+    "variant": "A",
+    "from_date": date(2026, 6, 1),
+    "to_date": date(2026, 9, 1),
+    "as_of": datetime(2026, 9, 1, 21, 59, 59, 999999),
+    "rows": 4,
+    "code_version": "0.1.0",
+    "seed": 0,
+    "query": "select 'Ærø', '日本'",
+    "libraries": {"numpy": np.__version__},
+}
+
+
+class CannotBeLoaded:
+    """Pickles as a call that fails, as an old estimator does under another version of its library."""
+
+    def __reduce__(self) -> tuple:
+        return int, ("node array from the pickle has an incompatible dtype",)
+
+
+@pytest.fixture
+def bank(tmp_path: Path, sqlite_url: str) -> Iterator[sa.Engine]:
+    """abatch's tables on SQLite, for tests in which the database is not the point."""
+    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    migrations.upgrade(engine)
+    (tmp_path / "models").mkdir()
+    yield engine
+    engine.dispose()
+
+
+def fit(share: float = 0.25) -> Pipeline:
+    X, n_ones = np.zeros((100, 1)), int(100 * share)
+    return make_pipeline(DummyClassifier()).fit(X, [1] * n_ones + [0] * (100 - n_ones))
+
+
+def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = None, stem: str = STEM) -> str:
+    """Choose a name, write the files, write the row."""
+    with database.transaction(engine) as connection:
+        name = registry.choose_model_name(connection, folder, stem, run_date)
+        card = registry.save_model(folder, name, pipeline or fit(), CARD)
+        registry.add_model(connection, card, "run1")
+    return name
+
+
+def promote(engine: sa.Engine, model_name: str, on: date, action: str = "promote", variant: str = "A") -> None:
+    with database.transaction(engine) as connection:
+        registry.promote(
+            connection,
+            "card_offer",
+            variant,
+            model_name,
+            effective_date=on,
+            reason="Ærø 日本",
+            promoted_by="me",
+            promoted_at=datetime(2026, 9, 10, 8, 30),
+            action=action,
+        )
+
+
+def live(engine: sa.Engine, on: date) -> dict[str, str]:
+    with engine.connect() as connection:
+        return registry.find_live(connection, "card_offer", on)
+
+
+def load(engine: sa.Engine, folder: Path, name: str) -> registry.Model:
+    with engine.connect() as connection:
+        return registry.load_model(connection, folder, name)
+
+
+def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
+    name = save(engine, tmp_path, MONDAY)
+    model = load(engine, tmp_path, name)
+    assert name == model.model_name == "modelA_v1.0_2026-09-07"
+    assert model.pipeline.predict_proba([[0]]).tolist() == [[0.75, 0.25]]
+    assert model.card["query"] == CARD["query"] and model.card["to_date"] == "2026-09-01"
+    assert (tmp_path / f"{name}.json").read_text(encoding="utf-8").count("Ærø") == 1
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(models)).one()
+        assert [card["rows"] for _, card in registry.read_cards(connection, "card_offer")] == [4]
+        assert list(registry.read_cards(connection, "another")) == []
+    assert (row.as_of, row.from_date, row.file) == (CARD["as_of"], CARD["from_date"], f"{name}.pkl")
+    assert sorted(path.name for path in tmp_path.glob("*model*")) == [f"{name}.json", f"{name}.pkl"]
+
+
+def test_load_model_byte_flipped(bank: sa.Engine, tmp_path: Path) -> None:
+    name = save(bank, tmp_path, MONDAY)
+    path = tmp_path / f"{name}.pkl"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RegistryError, match=rf"{path}: has SHA-256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}} from the table models\."):
+        load(bank, tmp_path, name)
+
+
+def test_load_model_file_missing(bank: sa.Engine, tmp_path: Path) -> None:
+    name = save(bank, tmp_path, MONDAY)
+    (tmp_path / f"{name}.pkl").unlink()
+    with pytest.raises(RegistryError, match=rf"{name}\.pkl: the file of {name} cannot be read \(No such file.*roll back"):
+        load(bank, tmp_path, name)
+
+
+def test_load_model_row_missing_suggests(bank: sa.Engine, tmp_path: Path) -> None:
+    save(bank, tmp_path, MONDAY)
+    with pytest.raises(RegistryError, match=r"there is no model 'modelA_v1\.0_2026-09-8'.*Did you mean 'modelA_v1\.0_2026-09-07'\?"):
+        load(bank, tmp_path, "modelA_v1.0_2026-09-8")
+
+
+def test_load_model_of_other_libraries(bank: sa.Engine, tmp_path: Path) -> None:
+    name = save(bank, tmp_path, MONDAY, CannotBeLoaded())
+    with pytest.raises(RegistryError, match=r"cannot be opened \(invalid literal.*Install what it was trained with"):
+        load(bank, tmp_path, name)
+
+
+def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> None:
+    name = save(bank, tmp_path, MONDAY)
+    promote(bank, name, TUESDAY)
+    with bank.connect() as connection:
+        assert registry.load_live(connection, tmp_path, "card_offer", ["A"], TUESDAY)["A"].model_name == name
+        for variants, on in ((["A"], MONDAY), (["A", "B"], TUESDAY)):
+            with pytest.raises(RegistryError, match=rf"card_offer, variant {variants[-1]}: no model is live on {on}\. Train one"):
+                registry.load_live(connection, tmp_path, "card_offer", variants, on)
+
+
+def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:
+    registry.save_model(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5), CARD)  # died before its row was written
+    orphan = (tmp_path / "modelA_v1.0_2026-09-07.pkl").read_bytes()
+    name = save(bank, tmp_path, MONDAY, fit(0.25))
+    assert name == "modelA_v1.0_2026-09-07"
+    assert load(bank, tmp_path, name).pipeline.predict_proba([[0]])[0, 1] == 0.25
+    assert [path.read_bytes() for path in tmp_path.glob("*.pkl.orphan-*")] == [orphan]
+    assert len(list(tmp_path.glob("*.json.orphan-*"))) == 1
+
+
+def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: Path) -> None:
+    contents: dict[str, bytes] = {}
+    for i, share in enumerate((0.1, 0.2, 0.3)):
+        name = save(bank, tmp_path, MONDAY, fit(share))
+        assert name == STEM + "_2026-09-07" + ("" if i == 0 else f"_{i + 1}")
+        assert all((tmp_path / file).read_bytes() == content for file, content in contents.items())
+        contents |= {file: (tmp_path / file).read_bytes() for file in (f"{name}.pkl", f"{name}.json")}
+    assert len(contents) == 6 and not list(tmp_path.glob("*orphan*"))
+
+
+def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
+    name = save(bank, tmp_path, MONDAY)
+    card = registry.save_model(tmp_path, name, fit(0.9), CARD)
+    with pytest.raises(sa.exc.IntegrityError), database.transaction(bank) as connection:
+        registry.add_model(connection, card, "run2")
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    registry.check_writable(tmp_path / "new" / "models")
+    assert list((tmp_path / "new" / "models").iterdir()) == []
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "models"):
+        with pytest.raises(RegistryError, match=rf"^{place}: cannot be written \(.*\)\. Check the folder's rights and room"):
+            registry.check_writable(place)
+
+
+def test_write_file_leaves_no_half_file(tmp_path: Path) -> None:
+    (tmp_path / "taken.pkl").mkdir()
+    for path in (tmp_path / "taken.pkl", tmp_path / "no" / "model.pkl"):
+        with pytest.raises(RegistryError, match=rf"^{path}: cannot be written"):
+            registry.write_file(path, b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.pkl"]
+
+
+def test_find_live_effective_dates(engine: sa.Engine) -> None:
+    assert live(engine, MONDAY) == {}
+    promote(engine, "m1", MONDAY)
+    promote(engine, "m3", WEDNESDAY)  # for the day after tomorrow
+    promote(engine, "b1", TUESDAY, variant="B")
+    assert live(engine, date(2026, 9, 6)) == {}
+    assert live(engine, MONDAY) == {"A": "m1"}
+    assert live(engine, TUESDAY) == {"A": "m1", "B": "b1"}
+    assert live(engine, WEDNESDAY) == live(engine, THURSDAY) == {"A": "m3", "B": "b1"}
+    promote(engine, "m2", TUESDAY)  # said later, so it overrules from its date on
+    assert [live(engine, day)["A"] for day in (MONDAY, TUESDAY, WEDNESDAY)] == ["m1", "m2", "m2"]
+    promote(engine, "m0", MONDAY, action="rollback")  # the past as well
+    assert [live(engine, day)["A"] for day in (MONDAY, TUESDAY, WEDNESDAY)] == ["m0", "m0", "m0"]
+    with engine.connect() as connection:
+        assert registry.find_live(connection, "another", THURSDAY) == {}
+        assert connection.scalars(sa.select(promotions.c.reason).distinct()).all() == ["Ærø 日本"]
+
+
+def test_find_later(bank: sa.Engine) -> None:
+    promote(bank, "m1", MONDAY)
+    promote(bank, "m2", WEDNESDAY)
+    with bank.connect() as connection:
+        found = [registry.find_later(connection, "card_offer", day) for day in (date(2026, 9, 6), MONDAY, WEDNESDAY)]
+    assert found == [{"A": "m2"}, {"A": "m2"}, {}]
+
+
+def previous(engine: sa.Engine, on: date) -> str:
+    with engine.connect() as connection:
+        return registry.find_previous(connection, "card_offer", "A", on)
+
+
+def test_find_previous_after_rollbacks(bank: sa.Engine) -> None:
+    for name, on in (("m1", MONDAY), ("m2", TUESDAY), ("m3", WEDNESDAY)):
+        promote(bank, name, on)
+    assert previous(bank, TUESDAY) == "m1"
+    for expected in ("m2", "m1"):
+        assert previous(bank, THURSDAY) == expected
+        promote(bank, expected, THURSDAY, action="rollback")
+        assert live(bank, THURSDAY) == {"A": expected}
+    with pytest.raises(RegistryError, match=r"card_offer, variant A: no other model was live before m1\. Name a dated model"):
+        previous(bank, THURSDAY)
+    promote(bank, "m4", THURSDAY)
+    assert previous(bank, THURSDAY) == "m1"
+    assert previous(bank, WEDNESDAY) == "m2"
+
+
+def test_find_previous_without_history(bank: sa.Engine) -> None:
+    with pytest.raises(RegistryError, match=r"no other model was live before 2026-09-07\."):
+        previous(bank, MONDAY)
+
+
+def test_link_latest_follows(tmp_path: Path) -> None:
+    link = tmp_path / "modelA_v1.0_latest.pkl"
+    for name in ("modelA_v1.0_2026-09-07", "modelA_v1.0_2026-09-08", "modelA_v1.0_2026-09-08", "modelA_v1.0_2026-09-07"):
+        (tmp_path / f"{name}.pkl").write_text(name)
+        registry.link_latest(tmp_path, [STEM, "modelB_v1.0"], ["modelB_v2.0_2026-09-07", name])
+        assert link.read_text() == name and os.readlink(link) == f"{name}.pkl"  # relative: the folder may be moved
+        assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
+    registry.link_latest(tmp_path, [STEM], ["modelA_v2.0_2026-09-09"])
+    assert not link.is_symlink() and not list(tmp_path.glob(".*"))
+
+
+def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "modelA_v1.0_latest.pkl").write_text("a copy, not a link")
+    registry.link_latest(tmp_path, [STEM], ["modelA_v1.0_2026-09-07"])
+    assert os.readlink(tmp_path / "modelA_v1.0_latest.pkl") == "modelA_v1.0_2026-09-07.pkl"
+
+
+def test_link_latest_stem_that_begins_another(tmp_path: Path) -> None:
+    registry.link_latest(tmp_path, ["m_v1", "m_v1_x_v2"], ["m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2"])
+    assert os.readlink(tmp_path / "m_v1_latest.pkl") == "m_v1_2026-09-08_2.pkl"
+    assert os.readlink(tmp_path / "m_v1_x_v2_latest.pkl") == "m_v1_x_v2_2026-09-07.pkl"
+
+
+def test_link_latest_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    with pytest.raises(RegistryError, match="cannot be written"):
+        registry.link_latest(tmp_path / "models", [STEM], ["modelA_v1.0_2026-09-07"])
