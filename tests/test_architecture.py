@@ -57,7 +57,7 @@ def find_imports(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(["abatch"] * bool(node.level) + [node.module] * bool(node.module))
+            module = ".".join(filter(None, ["abatch" if node.level else None, node.module]))
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 

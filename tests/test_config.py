@@ -1,6 +1,7 @@
 """Configuration: what is right is read, and each mistake gives one message with file, key, found, expected, mend."""
 
 import os
+import sys
 import traceback
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_load_configs_relative_paths_follow_the_file(tmp_path: Path, monkeypatch
     config = load_configs("../project/ml_config.yaml")["card_offer"]
     assert (config.models_dir, config.logs_dir) == (tmp_path / "project" / "models", tmp_path / "project" / "logs")
     assert config.reports_dir == tmp_path / "project" / "reports"
+    assert str(tmp_path / "project") in sys.path  # where own estimators are looked for
     assert config.sql["training"] == "select 1"
 
 

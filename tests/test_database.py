@@ -151,10 +151,29 @@ def test_stream_query_error_in_a_later_chunk_names_the_file(make: Make, database
         read(engine, sql, chunk_rows=2)
 
 
+def test_stream_query_that_changes_rows_is_refused(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    with database.transaction(engine) as connection:
+        connection.execute(sa.text("create table t (a int)"))
+        connection.execute(sa.text("insert into t values (1)"))
+    with pytest.raises((ConfigError, DatabaseError), match=r"^sql/q\.sql: "):
+        read(engine, "delete from t")
+    assert read(engine, "select a from t") == [(1,)]
+
+
+def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    stream = database.stream_query(engine, NUMBERS.format(10), "q.sql", **BINDS, chunk_rows=2)
+    assert list(next(stream)["n"]) == [1, 2]
+    stream.close()
+    assert engine.pool.status().endswith("Current Checked out connections: 0")
+
+
 def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
     for url, words in {
         "hunter2 is no url": "the value is not a database URL",
         "postgresql+psycopg://u:hunter2@h:port/db": "the value is not a database URL",
+        "postgresql+psycopg://u:top@hunter2@h/db": "more than one @",
         "oracel://u:hunter2@h/db": "Expected mssql+pyodbc, postgresql+psycopg or sqlite",
         "oracle+oracledb://u:hunter2@h/db": "the driver for oracle+oracledb cannot be loaded",
         "sqlite://": "needs a file",
@@ -289,6 +308,11 @@ def test_lock_released_after_an_error(config: Config, engine: sa.Engine) -> None
         assert acquired and not try_lock(engine, "x")
         raise RuntimeError
     assert try_lock(engine, "x")
+
+
+def test_lock_is_free_at_once(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    assert all(try_lock(engine) for _ in range(20))
 
 
 def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> None:

@@ -92,9 +92,8 @@ def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
     engine.dispose()
 
 
-def test_upgrade_two_schemas_side_by_side(config: Config, engine: sa.Engine) -> None:
-    if not config.schema:
-        pytest.skip("SQLite has no schemas")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_upgrade_two_schemas_side_by_side(engine: sa.Engine) -> None:
     other = engine.execution_options(schema_translate_map={None: "abatch_test"})
     migrations.upgrade(other)
     database.check_ready(other, "test")
