@@ -20,6 +20,8 @@ from abatch.config import Config
 def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
     """Pull rows as known at one moment, fit and validate each model, save it dated, promote it or keep the live one."""
     settings, place = config.settings, config.query_file("training")
+    if not dry_run:
+        job.link_live(config, engine, run_date)  # in case an earlier job died between its rows and its links
     with job.open_run("train", config, engine, run_date, force=force, dry_run=dry_run) as run:
         estimator_of = {
             variant: estimators.make_estimator(model.estimator, model.params, settings.training.seed, config.key(f"models.{variant}"))
@@ -108,8 +110,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                     )
             run.rows_written = len(saved)
             run.finish(connection)
-            live = registry.find_live(connection, config.experiment, max(run_date, job.today(config)))
-        registry.link_latest(config.models_dir, [registry.stem_of(m.name, m.version) for m in settings.models.values()], live.values())
+        job.link_live(config, engine, run_date)
         for variant, decision in decisions.items():
             say = run.log if decision.promote else run.warn
             say(f"{saved[variant]['model_name']} {decision.sentence}")

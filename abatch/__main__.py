@@ -25,9 +25,7 @@ def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Name
 
 def run_simulation(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """create a simulated card bank in this database, or let it live on until the morning of --date"""
-    config = next(iter(configs.values()))
-    until = arguments.date or job.today(config)
-    database.check_ready(engine, config.environment)
+    until = arguments.date or job.today(next(iter(configs.values())))
     n_mornings = simulate.simulate(engine, until, seed=arguments.seed)
     return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {until}"
 
@@ -37,7 +35,6 @@ def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
     blocks = []
     for config in configs.values():
         on = arguments.date or job.today(config)
-        database.check_ready(engine, config.environment)
         with engine.connect() as connection:
             live = registry.find_live(connection, config.experiment, on)
             ledger = connection.execute(sa.select(runs).where(runs.c.experiment == config.experiment).order_by(runs.c.started_at)).all()
@@ -70,14 +67,12 @@ def _describe_runs(ledger: Sequence[sa.Row], on: date, *, nightly: bool) -> str:
 
 def _join_dates(dates: Sequence[date]) -> str:
     shown = ", ".join(str(day) for day in dates[:5])
-    return shown if len(dates) <= 5 else f"{len(dates)} nights from {dates[0]} to {dates[-1]}"
+    return shown if len(dates) <= 5 else f"{len(dates)} nights between {dates[0]} and {dates[-1]}"
 
 
 def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """the dated models, and which of them are live"""
-    config = next(iter(configs.values()))
-    database.check_ready(engine, config.environment)
-    on = arguments.date or job.today(config)
+    on = arguments.date or job.today(next(iter(configs.values())))
     rows = []
     with engine.connect() as connection:
         for name in configs:
@@ -134,9 +129,7 @@ def _append(
     choose: Callable[[sa.Connection, date], str],
 ) -> str:
     """Append a row to promotions, and say what it changed."""
-    config = next(iter(configs.values()))
-    database.check_ready(engine, config.environment)
-    on = arguments.date or job.today(config)
+    on = arguments.date or job.today(next(iter(configs.values())))
     with database.transaction(engine) as connection:
         model = registry.find_model(connection, choose(connection, on))
         if model.experiment not in configs:
@@ -161,13 +154,21 @@ def _append(
             promoted_at=job.utc_now(),
             action=action,
         )
-        live = registry.find_live(connection, model.experiment, max(on, job.today(config)))
-    stems = [registry.stem_of(entry.name, entry.version) for entry in config.settings.models.values()]
-    registry.link_latest(config.models_dir, stems, live.values())
-    return f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
+        overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+    job.link_live(config, engine, on)
+    return (
+        f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
+        + f"; this overrules {overruled}, which was to be live from a later date on" * bool(overruled)
+    )
 
 
 COMMANDS = {"init": init, "simulate": run_simulation, "status": status, "models": list_models, "promote": promote, "rollback": rollback}
+
+
+def _parse_reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a reason; it is kept for good")
+    return text.strip()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -183,7 +184,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if name in ("promote", "rollback"):
             what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
             sub.add_argument("model", metavar="MODEL", help=what)
-            sub.add_argument("--reason", required=True, help="why; it is kept for good")
+            sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
     return parser.parse_args(argv)
 
@@ -193,8 +194,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     try:
         configs = job.choose(load_configs(arguments.config, arguments.env), arguments.experiment)
-        engine = job.connect(next(iter(configs.values())))
+        first = next(iter(configs.values()))
+        engine = job.connect(first)
         try:
+            if arguments.command != "init":
+                database.check_ready(engine, first.environment)
             print(COMMANDS[arguments.command](configs, engine, arguments))
         finally:
             engine.dispose()

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import abatch
-from abatch import database, registrations
+from abatch import database, registrations, registry
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.tables import predictions_staging, runs
@@ -145,6 +145,16 @@ def check_registration(config: Config, connection: sa.Connection) -> tuple[dict[
     return asked, registered is None
 
 
+def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
+    """Let the `latest` links, if there is a folder for them, follow what is live today, or on run_date if that is later."""
+    if not config.models_dir.is_dir():
+        return
+    with engine.connect() as connection:
+        live = registry.find_live(connection, config.experiment, max(run_date, today(config)))
+    stems = [registry.stem_of(model.name, model.version) for model in config.settings.models.values()]
+    registry.link_latest(config.models_dir, stems, live.values())
+
+
 def is_latest(connection: sa.Connection, run: Run) -> bool:
     """Whether no later run_date of the same job is done."""
     later = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.run_date > run.run_date, runs.c.status == "done")
@@ -167,6 +177,8 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
     ------
     NothingToDo
         If the night is done already and not `force`, or if another process is at it.
+    AbatchError
+        If another process is at another night of the same job: this night is not being done.
     """
     started_at = utc_now()
     run = Run(
@@ -180,7 +192,7 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
     )
     with nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}") as acquired:
         if not acquired:
-            raise NothingToDo(f"{job} of {config.experiment} is already being done{_find_holder(engine, run)}")
+            raise _describe_holder(engine, run)
         if not dry_run:
             _bury_the_dead(engine, run)
         done = _find_done(engine, run)
@@ -202,15 +214,17 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
         run.log(f"done, {run.rows_read} rows read, {run.rows_written} written")
 
 
-def _host() -> str:
-    return f"{platform.node()} (process {os.getpid()})"
-
-
-def _find_holder(engine: sa.Engine, run: Run) -> str:
+def _describe_holder(engine: sa.Engine, run: Run) -> Exception:
+    """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
     same = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
     with engine.connect() as connection:
         holder = connection.execute(sa.select(runs).where(*same).order_by(runs.c.started_at.desc())).first()
-    return f" by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})" if holder else ""
+    if holder is None:
+        return NothingToDo(f"{run.job} of {run.experiment} is already being done by a process that is just starting or ending")
+    who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
+    if holder.run_date == run.run_date:
+        return NothingToDo(f"{run.job} of {run.experiment} for {run.run_date} is already being done {who}")
+    return AbatchError(f"{run.job} of {run.experiment} is being done for another date, {holder.run_date}, {who}. Run this one after it.")
 
 
 def _find_done(engine: sa.Engine, run: Run) -> sa.Row | None:
@@ -220,33 +234,33 @@ def _find_done(engine: sa.Engine, run: Run) -> sa.Row | None:
 
 
 def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
-    """Mark runs that died and remove what they staged: whoever holds the lock knows that no other run of this job is alive."""
+    """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
     dead = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
     with database.transaction(engine) as connection:
-        for row in connection.execute(sa.select(runs.c.run_id).where(*dead)).all():
-            connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == row.run_id))
-            connection.execute(
-                runs.update()
-                .where(runs.c.run_id == row.run_id)
-                .values(status="failed", finished_at=run.started_at, error="died; cleaned up by the next run")
-            )
+        for run_id in connection.scalars(sa.select(runs.c.run_id).where(*dead)).all():
+            _close_failed(connection, run_id, "died; cleaned up by the next run")
+
+
+def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
+    connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == run_id))
+    still_running = (runs.c.run_id == run_id, runs.c.status == "running")
+    connection.execute(runs.update().where(*still_running).values(status="failed", finished_at=utc_now(), error=reason))
 
 
 def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
+    row = {
+        "run_id": run.run_id,
+        "job": run.job,
+        "experiment": run.experiment,
+        "run_date": run.run_date,
+        "status": "running",
+        "started_at": run.started_at,
+        "code_version": code_version(),
+        "config_hash": config_hash,
+        "host": f"{platform.node()} (process {os.getpid()})",
+    }
     with database.transaction(engine) as connection:
-        connection.execute(
-            runs.insert().values(
-                run_id=run.run_id,
-                job=run.job,
-                experiment=run.experiment,
-                run_date=run.run_date,
-                status="running",
-                started_at=run.started_at,
-                code_version=code_version(),
-                config_hash=config_hash,
-                host=_host(),
-            )
-        )
+        connection.execute(runs.insert().values(row))
 
 
 def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
@@ -255,12 +269,7 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
     run.log(f"failed: {reason}")
     try:
         with database.transaction(engine) as connection:
-            connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == run.run_id))
-            connection.execute(
-                runs.update()
-                .where(runs.c.run_id == run.run_id, runs.c.status == "running")
-                .values(status="failed", finished_at=utc_now(), error=reason)
-            )
+            _close_failed(connection, run.run_id, reason)
     except SQLAlchemyError as second:
         run.log(f"the failure could not be written into runs: {database.describe(second)}")
 
@@ -278,25 +287,22 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
             start_log(first, job)
     except (Exception, KeyboardInterrupt) as error:
         return report(error, job)
-    codes, lines = [], []
+    code, lines = DONE, []
     for config in configs.values():
         run_date = arguments.date or today(config)
         try:
             lines.append(story(config, engine, run_date, force=arguments.force, dry_run=arguments.dry_run))
-            codes.append(DONE)
         except NothingToDo as reason:
             logger.info("%s", reason)
             lines.append(str(reason))
-            codes.append(DONE)
-        except Exception as error:
-            codes.append(report(error, f"{job} {config.experiment} {run_date}"))
-        except KeyboardInterrupt as interrupt:
-            codes.append(report(interrupt, f"{job} {config.experiment} {run_date}"))
-            break
+        except (Exception, KeyboardInterrupt) as error:
+            code = max(code, report(error, f"{job} {config.experiment} {run_date}"))
+            if isinstance(error, KeyboardInterrupt):
+                break
     engine.dispose()
     if lines:
         say("; ".join(lines))
-    return max(codes)
+    return code
 
 
 def report(error: BaseException, what: str) -> int:

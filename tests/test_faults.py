@@ -226,9 +226,12 @@ def test_predict_two_at_once(bank: Config, bank_engine: sa.Engine) -> None:
     with drive("predict", bank, "predictions", "stage", 1, "hold") as holder:
         assert holder.stdout and holder.stdout.readline() == "holding\n"
         assert run("predict", bank) == (0, "", "")
+        code, out, err = run("predict", bank, "--date", "2026-09-02")
+        assert (code, out) == (1, "")  # another night, which nobody is doing
+        assert "is being done for another date, 2026-09-01, by " in err and err.endswith("Run this one after it.\n")
         out, err = holder.communicate("go on\n")
     assert (holder.returncode, out, err) == (0, "", "")
-    expected = rf"predict of card_offer is already being done by .* \(process {holder.pid}\) since 20.* UTC \(run 20\S+\)"
+    expected = rf"predict of card_offer for 2026-09-01 is already being done by .* \(process {holder.pid}\) since 20.* UTC \(run 20\S+\)"
     (log,) = bank.logs_dir.glob("predict_*.log")
     assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
     check_night(bank_engine)

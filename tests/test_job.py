@@ -123,7 +123,7 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
     run_id = do(config, engine, NIGHT + timedelta(days=1))
     ledger = {row.run_id: row for row in read_ledger(engine)}
     assert {name: row.status for name, row in ledger.items()} == {"dead": "failed", "alive": "running", "train": "running", run_id: "done"}
-    assert ledger["dead"].error == "died; cleaned up by the next run" and ledger["dead"].finished_at == ledger[run_id].started_at
+    assert ledger["dead"].error == "died; cleaned up by the next run" and ledger["dead"].finished_at >= ledger[run_id].started_at
     with engine.connect() as connection:
         assert connection.scalars(sa.select(predictions_staging.c.run_id)).all() == ["alive"]
 

@@ -178,7 +178,11 @@ def test_predict_for_a_past_date_obeys(capsys: pytest.CaptureFixture[str], bank:
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
     assert predicted_with(bank, engine, FIRST_NIGHT) == A1  # a night made up for later uses the model of its own day
     code, out, _ = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-02")
-    assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2})\n")
+    assert (code, out) == (
+        0,
+    overruled = f"; this overrules {A3}, which was to be live from a later date on"
+    assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2}){overruled}\n")
+    )
     assert predicted_with(bank, engine, FIRST_NIGHT + DAY) == A1
     with pytest.raises(RegistryError, match="experiment card_offer, variant A: no model is live on 2026-08-31"):
         predict.predict(bank, engine, FIRST_NIGHT - DAY)
@@ -245,7 +249,8 @@ def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], 
         " missed 2026-09-02, 2026-09-04, 2026-09-05, 2026-09-06, 2026-09-07"
     )
     assert (
-        score_line == "  score    last run for 2026-09-02: failed (sql/o.sql: no such table); missed 6 nights from 2026-09-02 to 2026-09-07"
+        score_line
+        == "  score    last run for 2026-09-02: failed (sql/o.sql: no such table); missed 6 nights between 2026-09-02 and 2026-09-07"
     )
     _, out, _ = call(capsys, bank, "status", "--date", "2026-09-02")
     assert "no night missed" in out.splitlines()[-2]

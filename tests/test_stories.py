@@ -203,7 +203,7 @@ def test_predict_in_small_chunks_gives_the_same_night(config: Config, engine: sa
     predict.predict(config, engine, FIRST_NIGHT)
     columns = ["candidate_id", "variant", "model_name", "rank_in_variant", "selected", "prediction"]
     whole = read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True)
-    predict.predict(dataclasses.replace(config, chunk_rows=7), engine, FIRST_NIGHT, force=True)
+    predict.predict(dataclasses.replace(config, chunk_rows=97), engine, FIRST_NIGHT, force=True)
     pd.testing.assert_frame_equal(read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True), whole, rtol=1e-12)
 
 
