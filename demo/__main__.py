@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{compare(config, engine, end)}")
         database_file = _relative(Path(str(engine.url.database)))
         print(f"\nReport:   {_relative(config.reports_dir / f'{config.experiment}.html')}")
-        print(f"Database: {database_file}. Three queries to try in it (sqlite3 {database_file}):\n")
+        print(f"Database: {database_file}. Three queries to try in it, with any SQL client:\n")
         print("\n\n".join(QUERIES))
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, "demo")

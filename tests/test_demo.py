@@ -1,53 +1,62 @@
 """The demo: afresh each time, also after it was killed, and never over somebody's own tables."""
 
+import os
+import re
 import sqlite3
 import subprocess
 import sys
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from demo.__main__ import expected_auc
 from tests.conftest import ROOT, write_config
 
 
-def run_demo(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    config = folder / "ml_config.yaml"
-    if not config.exists():
+def start_demo(folder: Path) -> subprocess.Popen[str]:
+    if not (folder / "ml_config.yaml").exists():
         write_config(folder, "sqlite:///data/dev.db")
-    command = [sys.executable, "-m", "demo", "--config", str(config), "--nights", "20", "--end", "2026-11-23", *more]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-u", "-m", "demo", "--config", "ml_config.yaml", "--end", "2026-11-23"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_demo_plays_again_after_a_kill(tmp_path: Path) -> None:
-    write_config(tmp_path, "sqlite:///data/dev.db")
-    command = [sys.executable, "-u", "-m", "demo", "--config", str(tmp_path / "ml_config.yaml"), "--nights", "20", "--end", "2026-11-23"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as half:
+def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> None:
+    with start_demo(tmp_path) as half:
         assert half.stdout is not None
-        while not half.stdout.readline().startswith("10 of 20 nights"):
+        while not half.stdout.readline().startswith("10 of 60 nights"):
             pass
         half.kill()
-    done = run_demo(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "20 of 20 nights played, until 2026-11-23" in done.stdout
-    assert all(len(line) <= 80 for line in done.stdout.splitlines() if str(tmp_path) not in line)
+    with start_demo(tmp_path) as whole:
+        out, err = whole.communicate()
+    assert (whole.returncode, err) == (0, "")
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("#", out).split() == number.sub("#", shown).split()
+    # Processors and thread counts move a score by a rounding error, and with it now and then who is called.
+    for found, expected in zip(number.findall(out), number.findall(shown), strict=True):
+        assert float(found) == pytest.approx(float(expected), rel=0.1)
+
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
         nights = connection.execute(
             "select run_date, count(*), count(distinct candidate_id), count(model_name), count(prediction),"
             " sum(case when variant = 'control' then 1 else 0 end) from predictions group by run_date"
         ).fetchall()
-        for query in done.stdout.split(":\n\n")[-1].split("\n\n"):
+        for query in out.split(":\n\n")[-1].split("\n\n"):
             assert connection.execute(query).fetchall()
     connection.close()
-    assert len(nights) == 20
+    assert len(nights) == 60
     for _, rows, distinct, named, predicted, controls in nights:
         assert rows == distinct == 1000
         assert named == predicted == 1000 - controls
     assert (tmp_path / "reports" / "card_offer.html").stat().st_size > 0
-    dated = sorted(path.name for path in (tmp_path / "models").glob("modelA_v1.0_2*.pkl"))
-    assert dated == [f"modelA_v1.0_{date(2026, 11, day)}.pkl" for day in (4, 11, 18)]
+    weekly = [date(2026, 9, 25) + timedelta(days=7 * i) for i in range(9)]
+    assert sorted(path.name for path in (tmp_path / "models").glob("modelA_v1.0_2*.pkl")) == [f"modelA_v1.0_{day}.pkl" for day in weekly]
 
 
 def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
@@ -55,9 +64,10 @@ def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
         connection.execute("create table my_customers (id)")
     connection.close()
-    refused = run_demo(tmp_path)
-    assert refused.returncode == 1
-    assert "my_customers" in refused.stderr
+    with start_demo(tmp_path) as refused:
+        out, err = refused.communicate()
+    assert (refused.returncode, out) == (1, "")
+    assert "my_customers" in err
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
         assert connection.execute("select name from sqlite_master").fetchall() == [("my_customers",)]
     connection.close()
