@@ -6,7 +6,6 @@ import sysconfig
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +140,10 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
         category_step = OneHotEncoder(
             handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=MAX_CATEGORIES, sparse_output=takes_sparse
         )
-    # A column whose first values are newer than the rows to fit on is left out: nothing can be learned from it.
-    filled = partial(_find_filled, numbers)
-    columns = ColumnTransformer([("categories", category_step, categories), ("numbers", number_step, filled)])
+    columns = ColumnTransformer([("categories", category_step, categories), ("numbers", number_step, numbers)])
     if is_histogram and estimator.categorical_features == "from_dtype" and categories:
         estimator = clone(estimator).set_params(categorical_features=list(range(len(categories))))
     return Pipeline([("columns", columns), ("estimator", estimator)])
-
-
-def _find_filled(names: list[str], X: pd.DataFrame) -> list[str]:
-    return [name for name in names if X[name].notna().any()]
 
 
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str) -> Pipeline:

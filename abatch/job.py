@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import abatch
 from abatch import database, registrations, registry
 from abatch.config import Config, load_configs
-from abatch.errors import AbatchError, DatabaseError, NothingToDo, UsageError, suggest
+from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.tables import predictions_staging, runs
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
@@ -318,7 +318,8 @@ def report(error: BaseException, what: str) -> int:
     else:
         message = f"this is a fault of abatch, not of yours; please report it.\n{''.join(traceback.format_exception(error))}"
         code = BUG
-    logger.error("%s: %s", what, message)
+    # An estimator of the user's own may have failed deep inside: the log tells him where.
+    logger.error("%s: %s", what, message, exc_info=error.__cause__ if isinstance(error, ConfigError) else None)
     print(f"{what}: {message}", file=sys.stderr)
     return code
 

@@ -148,7 +148,9 @@ def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, s
         If scikit-learn refuses the parameters or the columns.
     """
     X, newest = rows.X[list(types)], rows.newest
-    pipeline = estimators.make_pipeline_for(estimator, types)
+    # A column whose first value is newer than the older rows is not used: nothing could be measured of it.
+    known = {name: kind for name, kind in types.items() if X.loc[~newest, name].notna().any()}
+    pipeline = estimators.make_pipeline_for(estimator, known)
     scores = estimators.predict_probability(estimators.fit(clone(pipeline), X[~newest], rows.y[~newest], place), X[newest])
     found = metrics.measure(metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS))
     roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)

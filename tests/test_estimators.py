@@ -149,17 +149,6 @@ def test_fit_and_predict_on_a_banks_columns(path: str, params: dict[str, Any], c
         assert ranked[OUTCOME == 1].mean() > ranked[OUTCOME == 0].mean() + 0.05
 
 
-@pytest.mark.parametrize(("path", "params"), ESTIMATORS[:6] + ESTIMATORS[-4:])
-def test_fit_column_without_values_in_the_older_rows(path: str, params: dict[str, Any]) -> None:
-    """Validation rows are newer: a column may hold its first values there."""
-    types = {"age": "number", "new_number": "number", "new_text": "category"}
-    frame = TRAINING.assign(new_number=None, new_text=None)
-    frame.loc[500:, "new_number"], frame.loc[500:, "new_text"] = 1.5, "x"
-    X = convert(frame, types, "q.sql")
-    pipeline = fit(make_pipeline_for(make_estimator(path, params, 0, PLACE), types), X[:500], OUTCOME[:500], PLACE)
-    assert np.isfinite(predict_probability(pipeline, X[500:])).all()
-
-
 def test_predict_probability_is_of_outcome_1() -> None:
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
     old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types, "q.sql"))

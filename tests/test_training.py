@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -148,6 +150,21 @@ def test_fit_and_validate_measures_unseen_rows_and_fits_all() -> None:
 def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
     rows = prepare(make_frame())  # 10 positives among the newest
     assert fit_and_validate(LogisticRegression(), rows, rows.types, PLACE).roc_auc is None
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), HistGradientBoostingClassifier(), RandomForestClassifier(5)])
+def test_fit_and_validate_column_without_values_in_the_older_rows(estimator: ClassifierMixin) -> None:
+    """Validation rows are newer: a column may hold its first values there, and is not used until older rows have some."""
+    rows = prepare(make_frame(per_day=60))
+    added = {
+        "new_number": np.where(rows.newest, 1.5, np.nan),
+        "new_text": pd.Series(["x" if new else None for new in rows.newest], dtype=object),
+    }
+    types = {**rows.types, "new_number": "number", "new_text": "category"}
+    rows = rows._replace(X=rows.X.assign(**added), types=types)
+    fitted = fit_and_validate(estimator, rows, types, PLACE)
+    assert np.isfinite(fitted.pipeline.predict_proba(rows.X)).all()
+    assert fitted.pipeline[:-1].feature_names_in_.tolist() == list(types)
 
 
 def test_validate_recipe_is_that_of_the_card() -> None:
