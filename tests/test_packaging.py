@@ -79,3 +79,14 @@ def test_environment_names_the_same_packages_and_floors() -> None:
 
 def test_version_is_one() -> None:
     assert PROJECT["version"] == abatch.__version__
+
+
+def test_crontab_names_what_exists() -> None:
+    """Each line has a time, a script that is there, options that it takes and an environment of the config."""
+    lines = (ROOT / "crontab.txt").read_text(encoding="utf-8").splitlines()
+    jobs = [line for line in lines if line[:1].isdigit()]
+    environments = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))["environments"]
+    found = {re.search(r"\.venv/bin/python (\w+\.py) --env (\w+)$", line).groups() for line in jobs}  # type: ignore[union-attr]
+    assert found == {(f"{script}.py", name) for script in ("train", "predict", "score") for name in ("test", "prod")}
+    assert {name for _, name in found} <= set(environments)
+    assert all(re.match(r"(\d+|\*) (\d+|\*) \* \* (\d|\*) +cd \$ABATCH_HOME && ", line) for line in jobs)
