@@ -34,7 +34,8 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             registry.check_writable(config.reports_dir)
         with engine.connect() as connection:
             job.check_registration(config, connection)
-            references = {name: drift.Reference(**card["reference"]) for name, card in registry.read_cards(connection, config.experiment)}
+            cards = registry.read_cards(connection, config.experiment)
+            references = {name: drift.Reference(**card["reference"]) for name, card in cards if card["reference"]}
         watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
         mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days) if watermark else date.min
 

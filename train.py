@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from abatch import database, estimators, job, metrics, outcomes, registry, training
 from abatch.config import Config
+from abatch.errors import DataError
 
 
 def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
@@ -32,7 +33,11 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
 
         # Pull the rows, as known at run.as_of; the window ends where outcomes are complete.
         watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
-        complete = min(watermark or run_date, run_date)
+        if watermark is None:
+            raise DataError(
+                f"{config.query_file('watermark')}: tells no date, so nothing is known to be complete. Load the feed, then train."
+            )
+        complete = min(watermark, run_date)
         to_date = outcomes.last_mature_date(complete, settings.outcome.window_days, settings.outcome.lag_days) + timedelta(days=1)
         from_date = to_date - timedelta(days=settings.training.days)
         window = {"from_date": from_date, "to_date": to_date}
@@ -88,7 +93,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                     "validation_from": rows.validation_from,
                     "columns": rows.types,
                     "metrics": metrics.to_dict(fitted[variant].metrics),
-                    "reference": fitted[variant].reference._asdict(),
+                    "reference": reference._asdict() if (reference := fitted[variant].reference) else None,
                     "code_version": job.code_version(),
                     "libraries": job.library_versions(),
                 },

@@ -39,7 +39,9 @@ def normalise_id(value: Any) -> str:
     DataError
         If the value is null, bytes, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
     """
-    if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)) or value is None or value != value:
+    if value is None or value != value:
+        raise DataError("candidate_id is null: expected a number or a text")
+    if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)):
         raise DataError(f"candidate_id {value!r}: expected a number or a text")
     if isinstance(value, (float, np.floating)):
         if not -_WHOLE_FLOATS < value < _WHOLE_FLOATS or value != int(value):

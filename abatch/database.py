@@ -62,6 +62,8 @@ def make_engine(url: SecretStr, schema: str | None, base: Path, place: str) -> s
         ) from None
     if engine.dialect.name == "sqlite":
         _begin_transactions_ourselves(engine)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _set_utc)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
@@ -78,6 +80,17 @@ def _begin_transactions_ourselves(engine: sa.Engine) -> None:
         connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
 
 
+def _set_utc(connection: Any, _record: Any) -> None:
+    """PostgreSQL compares :as_of, which is UTC without saying so, with timestamptz in the session's time zone."""
+    connection.execute("set time zone 'UTC'")
+    connection.commit()
+
+
+def find_schema(engine: sa.Engine) -> str | None:
+    """The schema of abatch's own tables; None means the connection's own."""
+    return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+
+
 def transaction(engine: sa.Engine) -> Any:
     """Begin a transaction that will write: `with transaction(engine) as connection:`."""
     return engine.execution_options(writes=True).begin()
@@ -89,7 +102,7 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
         raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
     with described(show_url(engine)), engine.connect() as connection:
-        schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+        schema = find_schema(engine)
         if not sa.inspect(connection).has_table(tables.VERSION_TABLE, schema=schema):
             raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
         version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
@@ -200,7 +213,7 @@ def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
         finally:
             held.release()
         return
-    schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    schema = find_schema(engine)
     resource = f"{schema}.{name}"
     with described(show_url(engine)):
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")

@@ -3,7 +3,6 @@
 Two types are enough for tables: `number` (integers, decimals, floats, true and false) and `category` (text).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -92,15 +91,18 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
     Raises
     ------
     DataError
-        If a number's column holds something else, or infinity; all such columns are listed.
+        If a column holds something else than what was trained on, or infinity; all such columns are listed.
     """
     columns, faults = {}, []
     for name, kind in types.items():
         column = frame[name]
         filled = column.notna().to_numpy()
         if kind == CATEGORY:
-            values = np.full(len(column), np.nan, dtype=object)
-            values[filled] = [_to_text(value) for value in column[filled]]
+            wrong = [value for value in column[filled] if not isinstance(value, str)]
+            if wrong:
+                faults.append(f"  {name}: expected text, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows")
+                continue
+            values = np.where(filled, column.astype(object), np.nan)
         else:
             # float() would also take text, bytes and dates; the driver's own numbers need no look at each value.
             wrong = [] if pd.api.types.is_numeric_dtype(column) else [value for value in column[filled] if not _is_number(value)]
@@ -117,13 +119,6 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
     if faults:
         raise DataError(f"{place}: these columns are not of the type that was trained on. Mend the query.\n" + "\n".join(faults))
     return pd.DataFrame(columns, index=frame.index)
-
-
-def _to_text(value: object) -> str:
-    # A driver may hand over a code such as 7 as a number: its text is what the training rows held.
-    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
-        return str(int(value))
-    return str(value)
 
 
 def _is_number(value: object) -> bool:

@@ -301,7 +301,7 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
                 break
     engine.dispose()
     if lines:
-        say("; ".join(lines))
+        say(("\n" if arguments.dry_run else "; ").join(lines))
     return code
 
 

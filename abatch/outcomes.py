@@ -128,7 +128,11 @@ def parse_outcomes(column: pd.Series, place: str) -> np.ndarray:
     wrong = ~np.isin(values, (0.0, 1.0))
     if wrong.any():
         raise DataError(
-            f"{place}: outcome holds {column.astype(object)[wrong].iloc[0]!r} in {int(wrong.sum())} of {len(column)} rows;"
+            f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of {len(column)} rows;"
             " expected 0 or 1. Turn it into a number with case when ... then 1 else 0 end."
         )
     return values.astype(np.int64)
+
+
+def _show(value: object) -> str:
+    return "null" if pd.isna(value) else repr(value)

@@ -13,6 +13,9 @@ from abatch import drift, estimators, features, metrics, outcomes
 from abatch.assignment import N_BUCKETS, assign
 from abatch.errors import ConfigError, DataError
 
+N_REFERENCE_BUCKETS = 6  # of 64
+MIN_REFERENCE = 50  # rows; five a decile
+
 
 class Rows(NamedTuple):
     """Training rows, oldest first.
@@ -23,6 +26,8 @@ class Rows(NamedTuple):
     y : array of int, shape (n,), 0 or 1
     newest : array of bool, shape (n,), True for the validation rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
+    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that no model is fitted on: its scores are
+        what later scores are compared with
     types : feature name to "number" or "category"
     validation_from : the first day of validation
     """
@@ -31,6 +36,7 @@ class Rows(NamedTuple):
     y: np.ndarray
     newest: np.ndarray
     bucket: np.ndarray
+    reference: np.ndarray
     types: dict[str, str]
     validation_from: date
 
@@ -40,16 +46,16 @@ class Fitted(NamedTuple):
 
     Attributes
     ----------
-    pipeline : fitted on all rows, the newest included
+    pipeline : fitted on all rows but the reference, the newest included
     metrics : of the same estimator fitted without the newest rows, measured on them
     roc_auc : one of these metrics; None if there were too few outcomes
-    reference : the scores behind these metrics, for drift
+    reference : the pipeline's scores of the reference rows; None if these are few
     """
 
     pipeline: Pipeline
     metrics: list[metrics.Metric]
     roc_auc: float | None
-    reference: drift.Reference
+    reference: drift.Reference | None
 
 
 class Decision(NamedTuple):
@@ -95,11 +101,16 @@ def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validat
     types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome"]), place)
     y = frame["outcome"].to_numpy()
     newest = split_newest(frame["event_date"], y, validation_share, place)
+    bucket = assign(frame["candidate_id"], salt, {"all": 1.0}).bucket
+    reference = bucket < N_REFERENCE_BUCKETS
+    if reference.sum() < MIN_REFERENCE or len(np.unique(y[~reference])) < 2:
+        reference = np.zeros(len(y), dtype=bool)
     return Rows(
         X=features.convert(frame, types, place),
         y=y,
         newest=newest,
-        bucket=assign(frame["candidate_id"], salt, {"all": 1.0}).bucket,
+        bucket=bucket,
+        reference=reference,
         types=types,
         validation_from=frame["event_date"][newest].min().date(),
     )
@@ -135,7 +146,7 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
 
 
 def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], place: str) -> Fitted:
-    """Fit on the older rows, measure on the newest, then fit again on all of them: the newest know most of tomorrow.
+    """Fit on the older rows, measure on the newest, then fit again on all but the reference: the newest know most of tomorrow.
 
     Parameters
     ----------
@@ -154,7 +165,9 @@ def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, s
     scores = estimators.predict_probability(estimators.fit(clone(pipeline), X[~newest], rows.y[~newest], place), X[newest])
     found = metrics.measure(metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS))
     roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)
-    return Fitted(estimators.fit(pipeline, X, rows.y, place), found, roc_auc, drift.make_reference(scores))
+    estimators.fit(pipeline, X[~rows.reference], rows.y[~rows.reference], place)
+    reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.reference])) if rows.reference.any() else None
+    return Fitted(pipeline, found, roc_auc, reference)
 
 
 def validate_recipe(card: Mapping[str, Any], rows: Rows, place: str) -> float | None:

@@ -329,3 +329,15 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
         database.lock(engine, "x"),
     ):
         pass
+
+
+def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str) -> None:
+    """PostgreSQL compares a time without zone with timestamptz in the session's time zone."""
+    boss = sa.create_engine(sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"}))
+    engine = database.make_engine(SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml")
+    query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
+    binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
+    assert database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
+    assert len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
+    engine.dispose()
+    boss.dispose()

@@ -159,7 +159,7 @@ def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
         rate, _ = read_metrics(engine, MODEL_2008, cohort)["base_rate"]
         assert rate == pytest.approx(by_month[cohort], abs=0.05)  # A has nine tenths of a month
         assert rate > 1.5 * in_training
-    assert whole_year["psi"][0] > max(0.1, whole_year["psi_noise"][0])
+    assert whole_year["psi"][0] > whole_year["psi_noise"][0]
     assert whole_year["brier_skill"][0] < 0  # worse than to tell everybody the year's rate
     engine.dispose()
 

@@ -170,6 +170,14 @@ def test_train_of_an_earlier_date_does_not_overrule_a_later_one(config: Config, 
     assert list(read(engine, promotions)["model_name"]) == ["modelA_v1.0_2026-09-02", "modelB_v1.0_2026-09-02"]
 
 
+def test_train_refuses_a_feed_that_has_not_begun(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    empty = dataclasses.replace(config, sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"})
+    with pytest.raises(DataError, match=r"watermark\.sql: tells no date, so nothing is known to be complete"):
+        train.train(empty, engine, FIRST_NIGHT)
+    assert list(read(engine, runs)["status"]) == ["failed"]
+
+
 def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)

@@ -19,7 +19,7 @@ def upgrade(engine: sa.Engine) -> None:
     DatabaseError
         If the database cannot be reached, or refuses.
     """
-    schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    schema = database.find_schema(engine)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
