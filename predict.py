@@ -26,20 +26,19 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
     settings, place = config.settings, config.query_file("candidates")
     with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
         with engine.connect() as connection:
-            registration, is_new = job.check_registration(config, connection)
+            job.check_registration(config, connection)
             live = registry.load_live(connection, config.models_dir, config.experiment, list(settings.models), run_date)
 
         filled: Counter[str] = Counter()
         counts: Counter[str] = Counter()
-        for chunk in database.stream_query(
-            engine,
-            config.sql["candidates"],
-            place,
-            from_date=run_date,
-            to_date=run_date + timedelta(days=1),
-            as_of=run.as_of,
-            chunk_rows=config.chunk_rows,
-        ):
+        night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
+        chunks = database.stream_query(engine, config.sql["candidates"], place, **night, as_of=run.as_of, chunk_rows=config.chunk_rows)
+        source = ""
+        for chunk in chunks:
+            if not source:
+                source = "recorded" if "variant" in chunk else "hash"
+                with engine.connect() as connection:
+                    registration, is_new = job.check_registration(config, connection, source)
             features.require_columns(chunk, ["candidate_id"], place)
             columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
             for model in live.values():
@@ -67,7 +66,6 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                     "selection_key": assigned.selection_key,
                 }
             )
-            predictions.check_finite(staged)
             if not dry_run:
                 predictions.stage(engine, staged)
             filled.update(columns.notna().sum().to_dict())
@@ -90,14 +88,7 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
             predictions.check_staged(connection, run.run_id, run.rows_read, place)
             if is_new:
                 registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
-            run.rows_written = predictions.publish(
-                connection,
-                run_id=run.run_id,
-                experiment=config.experiment,
-                run_date=run_date,
-                n_selected=n_selected,
-                predicted_at=job.utc_now(),
-            )
+            run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
             run.finish(connection)
         run.log(summary)
         return summary

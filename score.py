@@ -24,7 +24,7 @@ DAY = timedelta(days=1)
 
 def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False, draw: bool = True) -> str:
     """Join mature predictions with outcomes cohort by cohort, measure, write the figures, draw the report."""
-    settings, outcome = config.settings, config.settings.outcome
+    settings, outcome, place = config.settings, config.settings.outcome, config.query_file("outcomes")
     with engine.connect() as connection:
         nights = [night for night in predictions.find_run_dates(connection, config.experiment) if night <= run_date]
     if not nights:
@@ -37,6 +37,9 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             cards = registry.read_cards(connection, config.experiment)
             references = {name: drift.Reference(**card["reference"]) for name, card in cards if card["reference"]}
         watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
+        if watermark is None:
+            with engine.connect() as connection:
+                scores.check_none_mature(connection, config.experiment, config.query_file("watermark"))
         mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days) if watermark else date.min
 
         tally, n_mature = scores.Tally(references, N_BUCKETS), 0
@@ -47,16 +50,9 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             rows["mature"] = rows["run_date"] <= pd.Timestamp(last)
             feed = pd.DataFrame()
             if last >= members[0]:
-                feed = database.read_query(
-                    engine,
-                    config.sql["outcomes"],
-                    config.query_file("outcomes"),
-                    from_date=members[0],
-                    to_date=last + outcome.window_days * DAY,
-                    as_of=run.as_of,
-                    chunk_rows=config.chunk_rows,
-                )
-            rows["outcome"] = outcomes.attach(rows, feed, outcome.window_days, config.query_file("outcomes"))
+                window = {"from_date": members[0], "to_date": last + outcome.window_days * DAY, "as_of": run.as_of}
+                feed = database.read_query(engine, config.sql["outcomes"], place, **window)
+            rows["outcome"] = outcomes.attach(rows, feed, outcome.window_days, place)
             rows["bucket"] = assign(rows["candidate_id"], config.experiment, settings.split).bucket
             tally.add(str(cohort), rows)
             run.rows_read += len(rows) + len(feed)
@@ -69,13 +65,14 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         if dry_run:
             return f"{summary}; {len(tally.model_rows())} figures of models, {len(tally.variant_rows())} rows of variants"
         with database.transaction(engine) as connection:
-            if job.is_latest(connection, run):
+            is_latest = job.is_latest(connection, run, job.today(config))
+            if is_latest:
                 run.rows_written = scores.replace_scores(connection, tally, config.experiment, run.run_id)
             else:
-                summary += "; a later night is scored already, so the figures in the tables stay those of that night"
+                summary += "; a later night is scored already, so tables and report stay those of that night"
             run.finish(connection)
-        if draw:
-            summary += f"; report {report.write_report(engine, config, run_date)}"
+            if draw and is_latest:  # a report that cannot be written undoes the run, so that it can be done again
+                summary += f"; report {report.write_report(connection, config, run_date)}"
         run.log(summary)
         return summary
 

@@ -41,7 +41,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         to_date = outcomes.last_mature_date(complete, settings.outcome.window_days, settings.outcome.lag_days) + timedelta(days=1)
         from_date = to_date - timedelta(days=settings.training.days)
         window = {"from_date": from_date, "to_date": to_date}
-        frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of, chunk_rows=config.chunk_rows)
+        frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of)
         rows = training.prepare_rows(
             frame, **window, validation_share=settings.training.validation_share, salt=config.experiment, place=place
         )
@@ -53,10 +53,15 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             live = registry.find_live(connection, config.experiment, run_date)
             later = registry.find_later(connection, config.experiment, run_date)
             cards = dict(registry.read_cards(connection, config.experiment))
-        fitted, decisions = {}, {}
+        recipes, fitted, decisions = {}, {}, {}
         for variant, estimator in estimator_of.items():
             where, model = config.key(f"models.{variant}"), settings.models[variant]
-            recipe = {"estimator": model.estimator, "params": model.params, "seed": settings.training.seed, "columns": rows.types}
+            recipe = recipes[variant] = {
+                "estimator": model.estimator,
+                "params": model.params,
+                "seed": settings.training.seed,
+                "columns": rows.types,
+            }
             fitted[variant] = training.fit_and_validate(estimator, rows, rows.types, where)
             live_card = cards.get(live.get(variant, ""))
             live_auc = None
@@ -83,15 +88,12 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                 {
                     "experiment": config.experiment,
                     "variant": variant,
-                    "estimator": model.estimator,
-                    "params": model.params,
-                    "seed": settings.training.seed,
+                    **recipes[variant],
                     "query": config.sql["training"],
                     **window,
                     "as_of": run.as_of,
                     "rows": len(rows.y),
                     "validation_from": rows.validation_from,
-                    "columns": rows.types,
                     "metrics": metrics.to_dict(fitted[variant].metrics),
                     "reference": reference._asdict() if (reference := fitted[variant].reference) else None,
                     "code_version": job.code_version(),
@@ -99,14 +101,17 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                 },
             )
         with database.transaction(engine) as connection:
+            now_live = registry.find_live(connection, config.experiment, run_date)
             for variant, card in saved.items():
+                if now_live.get(variant) != live.get(variant):
+                    decisions[variant] = training.stand_back(decisions[variant], now_live.get(variant))
                 registry.add_model(connection, card, run.run_id)
                 if decisions[variant].promote:
                     registry.promote(
                         connection,
-                        config.experiment,
-                        variant,
-                        card["model_name"],
+                        experiment=config.experiment,
+                        variant=variant,
+                        model_name=card["model_name"],
                         effective_date=run_date,
                         reason=decisions[variant].reason,
                         evidence=decisions[variant].evidence,
@@ -116,12 +121,10 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             run.rows_written = len(saved)
             run.finish(connection)
         job.link_live(config, engine, run_date)
+        said = {variant: f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()}
         for variant, decision in decisions.items():
-            say = run.log if decision.promote else run.warn
-            say(f"{saved[variant]['model_name']} {decision.sentence}")
-        return f"train {config.experiment} {run_date}: " + "; ".join(
-            f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()
-        )
+            (run.log if decision.promote else run.warn)(said[variant])
+        return f"train {config.experiment} {run_date}: {'; '.join(said.values())}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,13 +5,13 @@ import getpass
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+from collections.abc import Sequence
+from datetime import date
 
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, job, migrations, registry, simulate
+from abatch import database, job, migrations, registry, report, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, NothingToDo, UsageError
 from abatch.tables import runs
@@ -25,16 +25,14 @@ def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Name
 
 def run_simulation(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """create a simulated card bank in this database, or let it live on until the morning of --date"""
-    until = arguments.date or job.today(next(iter(configs.values())))
-    n_mornings = simulate.simulate(engine, until, seed=arguments.seed)
-    return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {until}"
+    n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed)
+    return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {arguments.date}"
 
 
 def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """live models, last runs, missed dates"""
-    blocks = []
+    blocks, on = [], arguments.date
     for config in configs.values():
-        on = arguments.date or job.today(config)
         with engine.connect() as connection:
             live = registry.find_live(connection, config.experiment, on)
             ledger = connection.execute(sa.select(runs).where(runs.c.experiment == config.experiment).order_by(runs.c.started_at)).all()
@@ -57,26 +55,19 @@ def _describe_runs(ledger: Sequence[sa.Row], on: date, *, nightly: bool) -> str:
         text += f" on {last.host} since {last.started_at:%Y-%m-%d %H:%M} UTC"
     if last.error:
         text += f" ({last.error.splitlines()[0]})"
-    done = {row.run_date for row in ledger if row.status == "done"}
+    done = sorted({row.run_date for row in ledger if row.status == "done" and row.run_date <= on})
     if nightly and done:
-        first = min(done)
-        missed = [first + timedelta(days=i) for i in range((on - first).days) if first + timedelta(days=i) not in done]
-        text += f"; missed {_join_dates(missed)}" if missed else "; no night missed"
+        missed = report.describe_gaps(done, on)
+        text += f"; missed {', '.join(missed)}" if missed else "; no night missed"
     return text
-
-
-def _join_dates(dates: Sequence[date]) -> str:
-    shown = ", ".join(str(day) for day in dates[:5])
-    return shown if len(dates) <= 5 else f"{len(dates)} nights between {dates[0]} and {dates[-1]}"
 
 
 def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """the dated models, and which of them are live"""
-    on = arguments.date or job.today(next(iter(configs.values())))
     rows = []
     with engine.connect() as connection:
         for name in configs:
-            live = registry.find_live(connection, name, on)
+            live = registry.find_live(connection, name, arguments.date)
             for model_name, card in registry.read_cards(connection, name):
                 roc_auc = card["metrics"].get("roc_auc", {}).get("value")
                 rows.append(
@@ -97,20 +88,21 @@ def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argpar
 
 def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """make a dated model live from --date on"""
-    return _append("promote", configs, engine, arguments, lambda connection, on: arguments.model)
+    return _append(configs, engine, arguments)
 
 
 def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """go back to the model that was live before, or to the dated model that is named"""
+    return _append(configs, engine, arguments)
 
-    def choose(connection: sa.Connection, on: date) -> str:
-        for name, config in configs.items():
-            for variant, model in config.settings.models.items():
-                if arguments.model == model.name:
-                    return registry.find_previous(connection, name, variant, on)
-        return arguments.model
 
-    return _append("rollback", configs, engine, arguments, choose)
+def _choose_model(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace) -> str:
+    """The dated model that is named or, for a rollback by name alone, the one that was live before."""
+    for experiment, config in configs.items():
+        for variant, model in config.settings.models.items():
+            if arguments.command == "rollback" and arguments.model == model.name:
+                return registry.find_previous(connection, experiment, variant, arguments.date)
+    return arguments.model
 
 
 def _whoami() -> str:
@@ -121,17 +113,11 @@ def _whoami() -> str:
     return f"{user}@{platform.node()}"
 
 
-def _append(
-    action: str,
-    configs: dict[str, Config],
-    engine: sa.Engine,
-    arguments: argparse.Namespace,
-    choose: Callable[[sa.Connection, date], str],
-) -> str:
+def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """Append a row to promotions, and say what it changed."""
-    on = arguments.date or job.today(next(iter(configs.values())))
+    on = arguments.date
     with database.transaction(engine) as connection:
-        model = registry.find_model(connection, choose(connection, on))
+        model = registry.find_model(connection, _choose_model(connection, configs, arguments))
         if model.experiment not in configs:
             raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
         config = configs[model.experiment]
@@ -143,22 +129,25 @@ def _append(
         before = registry.find_live(connection, model.experiment, on).get(model.variant)
         if before == model.model_name:
             raise NothingToDo(f"{model.model_name} is live on {on} already")
+        overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+        today = job.today(config)
+        live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
         registry.promote(
             connection,
-            model.experiment,
-            model.variant,
-            model.model_name,
+            experiment=model.experiment,
+            variant=model.variant,
+            model_name=model.model_name,
+            action=arguments.command,
             effective_date=on,
             reason=arguments.reason,
             promoted_by=arguments.by,
             promoted_at=job.utc_now(),
-            action=action,
         )
-        overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
     job.link_live(config, engine, on)
     return (
         f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
         + f"; this overrules {overruled}, which was to be live from a later date on" * bool(overruled)
+        + f"; today's live model changes with it (before: {live_today})" * (on < today and live_today != before)
     )
 
 
@@ -195,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         configs = job.choose(load_configs(arguments.config, arguments.env), arguments.experiment)
         first = next(iter(configs.values()))
+        arguments.date = getattr(arguments, "date", None) or job.today(first)
         engine = job.connect(first)
         try:
             if arguments.command != "init":

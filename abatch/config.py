@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,8 +189,8 @@ class Config:
         """The moment whose knowledge a run may use, as naive UTC: now for today's run, else the end of run_date."""
         if run_date == self.today(now):
             return now.astimezone(UTC).replace(tzinfo=None)
-        end = datetime.combine(run_date, datetime.max.time(), ZoneInfo(self.timezone))
-        return end.astimezone(UTC).replace(tzinfo=None)
+        end = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(self.timezone))
+        return end.astimezone(UTC).replace(tzinfo=None) - timedelta.resolution
 
 
 def load_configs(path: str | Path, environment: str | None = None) -> dict[str, Config]:

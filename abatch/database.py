@@ -18,6 +18,7 @@ from abatch import tables
 from abatch.errors import ConfigError, DatabaseError, suggest
 
 SQLITE_WAIT_SECONDS = 10
+LOCK_WAIT_SECONDS = 60  # PostgreSQL
 BIND_TYPES: dict[str, sa.types.TypeEngine] = {"from_date": sa.Date(), "to_date": sa.Date(), "as_of": tables.Instant}
 _GET_APPLOCK = """set nocount on; declare @result int;
 exec @result = sp_getapplock @Resource = :resource, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0;
@@ -63,7 +64,7 @@ def make_engine(url: SecretStr, schema: str | None, base: Path, place: str) -> s
     if engine.dialect.name == "sqlite":
         _begin_transactions_ourselves(engine)
     elif engine.dialect.name == "postgresql":
-        sa.event.listen(engine, "connect", _set_utc)
+        sa.event.listen(engine, "connect", _set_session)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
@@ -80,9 +81,10 @@ def _begin_transactions_ourselves(engine: sa.Engine) -> None:
         connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
 
 
-def _set_utc(connection: Any, _record: Any) -> None:
+def _set_session(connection: Any, _record: Any) -> None:
     """PostgreSQL compares :as_of, which is UTC without saying so, with timestamptz in the session's time zone."""
     connection.execute("set time zone 'UTC'")
+    connection.execute(f"set lock_timeout = '{LOCK_WAIT_SECONDS}s'")
     connection.commit()
 
 
@@ -103,8 +105,12 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
         raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
     with described(show_url(engine)), engine.connect() as connection:
         schema = find_schema(engine)
-        if not sa.inspect(connection).has_table(tables.VERSION_TABLE, schema=schema):
+        found_tables = sa.inspect(connection).get_table_names(schema=schema)
+        if tables.VERSION_TABLE not in found_tables:
             raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
+        missing = sorted({table.name for table in tables.metadata.sorted_tables} - set(found_tables))
+        if missing:
+            raise DatabaseError(f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}. Bring it back from a backup.")
         version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
         found = connection.scalar(sa.select(version.c.version_num))
         if found != tables.REVISION:
@@ -133,6 +139,8 @@ def describe(error: BaseException) -> str:
     message = " ".join(str(cause).split("\n", 1)[0].split())
     if "database is locked" in message or "database table is locked" in message:
         return f"the file is locked by another process (waited {SQLITE_WAIT_SECONDS} s). End that process, or run this job again later."
+    if "lock timeout" in message:
+        return f"a table is locked by another session (waited {LOCK_WAIT_SECONDS} s). End that session, or run this job again later."
     if "readonly database" in message or "unable to open database file" in message:
         return f"{message}. Check that the file and its folder can be written by this user."
     if "disk is full" in message:
@@ -151,7 +159,7 @@ def clean_query(sql: str) -> str:
 
 
 def stream_query(
-    engine: sa.Engine, sql: str, place: str, *, from_date: date, to_date: date, as_of: datetime, chunk_rows: int
+    engine: sa.Engine, sql: str, place: str, *, from_date: date, to_date: date, as_of: datetime, chunk_rows: int = 50_000
 ) -> Iterator[pd.DataFrame]:
     """Yield the result of a query in frames of at most `chunk_rows` rows; nothing if there are no rows.
 

@@ -63,7 +63,7 @@ def _import(path: str, place: str) -> Any:
     try:
         if module_name and not path.startswith("."):
             module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         is_typo = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         if not is_typo:
             raise ConfigError(f"{place}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the module.") from error
@@ -96,7 +96,7 @@ def _call(factory: Any, path: str, params: Mapping[str, Any], place: str) -> Any
         ) from error
 
 
-def _tell(error: Exception) -> str:
+def _tell(error: BaseException) -> str:
     """Type and first line of an error and, where somebody's own file took part, the line there."""
     text = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('.')}"
     libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, "<")
@@ -174,9 +174,15 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
         If the estimator, or the preparation that a user's own Pipeline makes, cannot take these rows.
     """
     try:
-        return pipeline.predict_proba(X)[:, 1].astype(np.float64)
+        probability = pipeline.predict_proba(X)[:, 1].astype(np.float64)
     except Exception as error:
         raise ConfigError(
             f"{type(pipeline[-1]).__name__}: predicting raised {_tell(error)}."
             " Mend its code so that it takes nulls and unseen categories, and train anew."
         ) from error
+    if not np.isfinite(probability).all():
+        n_wrong = int((~np.isfinite(probability)).sum())
+        raise ConfigError(
+            f"{type(pipeline[-1]).__name__}: {n_wrong} of {len(X)} predictions are not finite. Mend its code, and train anew."
+        )
+    return probability

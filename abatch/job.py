@@ -56,7 +56,8 @@ class Run:
     def warn(self, message: str) -> None:
         """Log, and print where cron's mail finds it: somebody should act."""
         logger.warning("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
-        print(f"{self.job} {self.experiment} {self.run_date}: {message}", file=sys.stderr)
+        if not sys.stdout.isatty():  # there the closing line says it
+            print(f"{self.job} {self.experiment} {self.run_date}: {message}", file=sys.stderr)
 
     def finish(self, connection: sa.Connection) -> None:
         """Mark the run done, as a part of the transaction that makes its rows visible.
@@ -119,29 +120,25 @@ def hash_config(config: Config) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def check_registration(config: Config, connection: sa.Connection) -> tuple[dict[str, Any], bool]:
+def check_registration(config: Config, connection: sa.Connection, assignment: str | None = None) -> tuple[dict[str, Any], bool]:
     """What the experiment registers, and whether it is the first time.
+
+    Parameters
+    ----------
+    assignment : hash, or recorded if the candidates query brings its own variant; None before that is known
 
     Raises
     ------
     ConfigError
         With a diff, if it is registered and something that the verdict depends on has changed.
     """
-    settings = config.settings
-    asked = registrations.describe(
-        experiment=config.experiment,
-        hypothesis=settings.hypothesis,
-        outcome=settings.outcome.model_dump(),
-        split=settings.split,
-        modelled=settings.models.keys(),
-        select_top=settings.select_top,
-        outcomes_query=config.sql["outcomes"],
-        watermark_query=config.sql["watermark"],
-        timezone=config.timezone,
-    )
+    asked = registrations.describe(config.experiment, config.settings.model_dump(), config.sql, config.timezone)
+    if assignment is not None:
+        asked["assignment"] = assignment
     registered = registrations.find_registration(connection, config.experiment)
     if registered is not None:
-        registrations.check_registration(registered, asked, config.experiment, str(config.file))
+        known = {key: value for key, value in registered.items() if key in asked}
+        registrations.check_registration(known, asked, config.experiment, str(config.file))
     return asked, registered is None
 
 
@@ -151,14 +148,14 @@ def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
         return
     with engine.connect() as connection:
         live = registry.find_live(connection, config.experiment, max(run_date, today(config)))
-    stems = [registry.stem_of(model.name, model.version) for model in config.settings.models.values()]
+        stems = registry.find_stems(connection, config.experiment)
     registry.link_latest(config.models_dir, stems, live.values())
 
 
-def is_latest(connection: sa.Connection, run: Run) -> bool:
-    """Whether no later run_date of the same job is done."""
-    later = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.run_date > run.run_date, runs.c.status == "done")
-    return connection.execute(sa.select(runs.c.run_id).where(*later)).first() is None
+def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
+    """Whether no later run_date of the same job is done; one that was done for the future by mistake does not count."""
+    later = (runs.c.run_date > run.run_date, runs.c.run_date <= max(run.run_date, today))
+    return connection.execute(_select_runs(run, "done", *later)).first() is None
 
 
 def connect(config: Config) -> sa.Engine:
@@ -195,7 +192,8 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
             raise _describe_holder(engine, run)
         if not dry_run:
             _bury_the_dead(engine, run)
-        done = _find_done(engine, run)
+        with engine.connect() as connection:
+            done = connection.execute(_select_runs(run, "done", runs.c.run_date == run_date)).first()
         if done and not force:
             raise NothingToDo(
                 f"{job} of {config.experiment} for {run_date} is already done"
@@ -216,9 +214,8 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
 
 def _describe_holder(engine: sa.Engine, run: Run) -> Exception:
     """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
-    same = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
     with engine.connect() as connection:
-        holder = connection.execute(sa.select(runs).where(*same).order_by(runs.c.started_at.desc())).first()
+        holder = connection.execute(_select_runs(run, "running").order_by(runs.c.started_at.desc())).first()
     if holder is None:
         return NothingToDo(f"{run.job} of {run.experiment} is already being done by a process that is just starting or ending")
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
@@ -227,18 +224,18 @@ def _describe_holder(engine: sa.Engine, run: Run) -> Exception:
     return AbatchError(f"{run.job} of {run.experiment} is being done for another date, {holder.run_date}, {who}. Run this one after it.")
 
 
-def _find_done(engine: sa.Engine, run: Run) -> sa.Row | None:
-    same_night = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.run_date == run.run_date)
-    with engine.connect() as connection:
-        return connection.execute(sa.select(runs).where(*same_night, runs.c.status == "done")).first()
+def _select_runs(run: Run, status: str, *where: sa.ColumnElement[bool]) -> sa.Select:
+    """Runs of the same job and experiment."""
+    return sa.select(runs).where(runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == status, *where)
 
 
 def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
     """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
-    dead = (runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == "running")
     with database.transaction(engine) as connection:
-        for run_id in connection.scalars(sa.select(runs.c.run_id).where(*dead)).all():
-            _close_failed(connection, run_id, "died; cleaned up by the next run")
+        for dead in connection.execute(_select_runs(run, "running")).all():
+            _close_failed(connection, dead.run_id, "died; cleaned up by the next run")
+        if run.job == "predict":  # also what a run staged that was taken for dead and was not
+            connection.execute(predictions_staging.delete().where(predictions_staging.c.experiment == run.experiment))
 
 
 def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
@@ -248,19 +245,10 @@ def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
 
 
 def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
-    row = {
-        "run_id": run.run_id,
-        "job": run.job,
-        "experiment": run.experiment,
-        "run_date": run.run_date,
-        "status": "running",
-        "started_at": run.started_at,
-        "code_version": code_version(),
-        "config_hash": config_hash,
-        "host": f"{platform.node()} (process {os.getpid()})",
-    }
+    row = {name: getattr(run, name) for name in ("run_id", "job", "experiment", "run_date", "started_at")}
+    host = f"{platform.node()} (process {os.getpid()})"
     with database.transaction(engine) as connection:
-        connection.execute(runs.insert().values(row))
+        connection.execute(runs.insert().values(**row, status="running", code_version=code_version(), config_hash=config_hash, host=host))
 
 
 def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
@@ -288,15 +276,15 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
     except (Exception, KeyboardInterrupt) as error:
         return report(error, job)
     code, lines = DONE, []
+    run_date = arguments.date or today(first)  # one for all, also when midnight passes
     for config in configs.values():
-        run_date = arguments.date or today(config)
         try:
             lines.append(story(config, engine, run_date, force=arguments.force, dry_run=arguments.dry_run))
         except NothingToDo as reason:
             logger.info("%s", reason)
             lines.append(str(reason))
         except (Exception, KeyboardInterrupt) as error:
-            code = max(code, report(error, f"{job} {config.experiment} {run_date}"))
+            code = max(code, report(error, f"{job} {config.experiment} {run_date}", database.show_url(engine)))
             if isinstance(error, KeyboardInterrupt):
                 break
     engine.dispose()
@@ -305,16 +293,14 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
     return code
 
 
-def report(error: BaseException, what: str) -> int:
+def report(error: BaseException, what: str, where: str = "the database") -> int:
     """Print the one message that somebody must read, log it, and return the exit code that fits."""
     if isinstance(error, KeyboardInterrupt):
         message, code = "interrupted; what was not finished was not written. Run it again.", MENDABLE
-    elif isinstance(error, UsageError):
-        message, code = str(error), USAGE
     elif isinstance(error, AbatchError):
-        message, code = str(error), MENDABLE
+        message, code = str(error), USAGE if isinstance(error, UsageError) else MENDABLE
     elif isinstance(error, SQLAlchemyError):
-        message, code = database.describe(error), MENDABLE
+        message, code = f"{where}: {database.describe(error)}", MENDABLE
     else:
         message = f"this is a fault of abatch, not of yours; please report it.\n{''.join(traceback.format_exception(error))}"
         code = BUG
@@ -345,10 +331,17 @@ def start_log(config: Config, job: str) -> None:
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
+    handler.handleError = lambda record: _complain(path)  # type: ignore[method-assign]
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(handler)
+
+
+@cache
+def _complain(path: Path) -> None:
+    """Say once that the log cannot be written; the job itself goes on."""
+    print(f"{path}: the log cannot be written ({sys.exc_info()[1]}). Make room; this run's lines are lost.", file=sys.stderr)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -359,19 +352,18 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_date(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        found = date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a date as YYYY-MM-DD") from None
+    if not 1990 <= found.year < 2100:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date from 1990 to 2099")
+    return found
 
 
 def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None) -> argparse.Namespace:
     summary = (sys.modules[story.__module__].__doc__ or "").strip()
-    parser = argparse.ArgumentParser(
-        prog=f"{job}.py",
-        description=summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXIT_CODES,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"{job}.py", description=summary, formatter_class=raw, epilog=EXIT_CODES)
     add_common_options(parser)
     parser.add_argument("--date", type=parse_date, metavar="YYYY-MM-DD", help="run_date (default: today in the config's timezone)")
     parser.add_argument("--force", action="store_true", help="do a night again that is done; the old rows are kept as superseded")

@@ -101,13 +101,8 @@ def measure(histogram: Histogram) -> list[Metric]:
 
 def to_dict(found: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
     """Metrics by name as JSON holds them: nan becomes None."""
-    return {
-        metric.name: {
-            key: None if np.isnan(value) else value
-            for key, value in (("value", metric.value), ("lower", metric.lower), ("upper", metric.upper))
-        }
-        for metric in found
-    }
+    figures = {metric.name: {"value": metric.value, "lower": metric.lower, "upper": metric.upper} for metric in found}
+    return {name: {key: None if np.isnan(value) else value for key, value in figure.items()} for name, figure in figures.items()}
 
 
 def jackknife_interval(value: float, left_out: np.ndarray, confidence_level: float = 0.95) -> tuple[float, float]:

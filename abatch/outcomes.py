@@ -21,7 +21,7 @@ def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_o
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = database.read_query(engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of, chunk_rows=2)
+    frame = database.read_query(engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of)
     if frame.empty:
         return None
     if frame.shape != (1, 1):
@@ -104,7 +104,11 @@ def parse_dates(column: pd.Series, place: str) -> pd.Series:
 def _to_day(value: object) -> date:
     if value is pd.NaT:  # isinstance takes it for a datetime, and its date() is NaT again
         raise ValueError("found a null")
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
     if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            raise ValueError(f"{value} has a time zone; cast it to a date of the business's own in the query")
         return value.date()
     if isinstance(value, date):
         return value

@@ -14,14 +14,6 @@ from abatch.tables import predictions, predictions_staging, predictions_supersed
 STAGED = list(predictions_staging.columns.keys())
 
 
-def check_finite(frame: pd.DataFrame) -> None:
-    """Raise DataError if a model gave nan or infinity, which a database would refuse or keep in silence."""
-    bad = ~np.isfinite(frame["prediction"].to_numpy()) & frame["model_name"].notna().to_numpy()
-    if bad.any():
-        row = frame[bad].iloc[0]
-        raise DataError(f"{row.model_name}: gives {int(bad.sum())} predictions that are not finite, the first for {row.candidate_id}.")
-
-
 def stage(engine: sa.Engine, frame: pd.DataFrame) -> None:
     """Write a chunk to the staging table, where no reader looks.
 
@@ -32,13 +24,6 @@ def stage(engine: sa.Engine, frame: pd.DataFrame) -> None:
     rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None)
     with database.transaction(engine) as connection:
         connection.execute(predictions_staging.insert(), rows.to_dict("records"))
-
-
-def count_staged(connection: sa.Connection, run_id: str) -> dict[str, int]:
-    """Number of staged rows per variant."""
-    staged = predictions_staging.c
-    query = sa.select(staged.variant, sa.func.count()).where(staged.run_id == run_id).group_by(staged.variant)
-    return {variant: n for variant, n in connection.execute(query)}
 
 
 def check_staged(connection: sa.Connection, run_id: str, n_sent: int, place: str) -> None:
@@ -52,7 +37,7 @@ def check_staged(connection: sa.Connection, run_id: str, n_sent: int, place: str
         If a candidate is there twice, in the eyes of the database: its collation may take two spellings for one.
     """
     staged = predictions_staging.c
-    n_found = sum(count_staged(connection, run_id).values())
+    n_found = connection.scalar(sa.select(sa.func.count()).where(staged.run_id == run_id))
     if n_found != n_sent:
         raise DatabaseError(f"{n_sent} predictions were sent and {n_found} arrived in predictions_staging. Nothing was published.")
     twice = (
@@ -71,7 +56,7 @@ def check_staged(connection: sa.Connection, run_id: str, n_sent: int, place: str
 
 
 def publish(
-    connection: sa.Connection, *, run_id: str, experiment: str, run_date: date, n_selected: Mapping[str, int], predicted_at: datetime
+    connection: sa.Connection, run_id: str, experiment: str, run_date: date, n_selected: Mapping[str, int], predicted_at: datetime
 ) -> int:
     """Move a staged night into `predictions`, ranked; the night's earlier rows go to `predictions_superseded`.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,35 +17,25 @@ from abatch.tables import registrations
 _LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
 
 
-def describe(
-    *,
-    experiment: str,
-    hypothesis: str,
-    outcome: Mapping[str, Any],
-    split: Mapping[str, float],
-    modelled: Collection[str],
-    select_top: float,
-    outcomes_query: str,
-    watermark_query: str,
-    timezone: str,
-) -> dict[str, Any]:
+def describe(experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str], timezone: str) -> dict[str, Any]:
     """All that the experiment's verdict will depend on, as JSON holds it.
 
     Parameters
     ----------
-    modelled : the variants that have a model; the others are controls
+    settings : the experiment's part of the config as plain values
+    sql : text of the queries by name
     """
+    limits = split_thresholds(settings["split"])
     return {
-        "hypothesis": " ".join(hypothesis.split()),
-        "outcome": dict(outcome),
+        "hypothesis": " ".join(settings["hypothesis"].split()),
+        "outcome": settings["outcome"],
         "salt": experiment,
         "variants": [
-            {"variant": variant, "share": share, "hash_up_to": f"{threshold - 1:016x}", "has_model": variant in modelled}
-            for (variant, share), threshold in zip(split.items(), split_thresholds(split).values(), strict=True)
+            {"variant": variant, "share": share, "hash_up_to": f"{limits[variant] - 1:016x}", "has_model": variant in settings["models"]}
+            for variant, share in settings["split"].items()
         ],
-        "select_top": select_top,
-        "outcomes_query": normalise_query(outcomes_query),
-        "watermark_query": normalise_query(watermark_query),
+        "select_top": settings["select_top"],
+        **{f"{name}_query": normalise_query(sql[name]) for name in ("outcomes", "watermark")},
         "timezone": timezone,
     }
 
@@ -64,7 +54,7 @@ def find_registration(connection: sa.Connection, experiment: str) -> dict[str, A
 
 def check_registration(registered: Mapping[str, Any], content: Mapping[str, Any], experiment: str, place: str) -> None:
     """Raise ConfigError, with a diff, if anything registered has changed since."""
-    changed = [key for key in sorted({*registered, *content}) if registered.get(key) != content.get(key)]
+    changed = [key for key in sorted(registered) if registered.get(key) != content.get(key)]
     if changed:
         lines = [f"  {key}\n    registered {_show(registered.get(key))}\n    now        {_show(content.get(key))}" for key in changed]
         raise ConfigError(

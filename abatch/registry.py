@@ -4,10 +4,9 @@ import hashlib
 import io
 import json
 import os
-import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +15,7 @@ import sqlalchemy as sa
 from sklearn.pipeline import Pipeline
 
 from abatch.errors import RegistryError, suggest
-from abatch.tables import models, promotions
-
-_DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")
+from abatch.tables import DATE_SUFFIX, models, promotions
 
 
 class Model(NamedTuple):
@@ -30,7 +27,7 @@ class Model(NamedTuple):
 
 
 def check_writable(models_dir: Path) -> None:
-    """Raise RegistryError unless a file can be made in the models folder; called before the long work, not after."""
+    """Raise RegistryError unless a file can be made in the folder; called before the long work, not after."""
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=models_dir):
@@ -71,7 +68,7 @@ def save_model(models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapp
     content = buffer.getvalue()
     full = {**card, "model_name": model_name, "file": f"{model_name}.pkl", "sha256": hashlib.sha256(content).hexdigest()}
     write_file(models_dir / f"{model_name}.pkl", content)
-    write_file(models_dir / f"{model_name}.json", json.dumps(full, indent=2, ensure_ascii=False, default=_to_plain).encode())
+    write_file(models_dir / f"{model_name}.json", to_json(full, indent=2).encode())
     return full
 
 
@@ -157,46 +154,52 @@ def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str
         yield row.model_name, json.loads(row.card)
 
 
+def find_stems(connection: sa.Connection, experiment: str) -> set[str]:
+    """Name and version of every model that an experiment has had: modelA_v1.0."""
+    names = connection.scalars(sa.select(models.c.model_name).where(models.c.experiment == experiment))
+    return {DATE_SUFFIX.sub("", name) for name in names}
+
+
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
     """The model_name that is live on a date, by variant: the newest promotion that is effective by then."""
-    rows = connection.execute(
-        sa.select(promotions.c.variant, promotions.c.model_name)
-        .where(promotions.c.experiment == experiment, promotions.c.effective_date <= on)
-        .order_by(promotions.c.promotion_id)
-    )
-    return {row.variant: row.model_name for row in rows}
+    return {row.variant: row.model_name for row in _read_promotions(connection, experiment) if row.effective_date <= on}
 
 
 def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
-    """The model_name that was live before the one that is live on a date was first promoted.
+    """The model_name to go back to: what was live before the newest promotion that has not been rolled back.
 
     Raises
     ------
     RegistryError
         If there is none.
     """
-    history = connection.scalars(
-        sa.select(promotions.c.model_name)
-        .where(promotions.c.experiment == experiment, promotions.c.variant == variant, promotions.c.effective_date <= on)
-        .order_by(promotions.c.promotion_id)
-    ).all()
-    first = history.index(history[-1]) if history else 0
-    if first == 0:
+    rows = _read_promotions(connection, experiment)
+    history: list[str] = []
+    for row in rows:
+        if row.variant != variant or row.effective_date > on:
+            continue
+        if row.action == "rollback" and row.model_name in history:
+            while history[-1] != row.model_name:
+                history.pop()
+        elif history[-1:] != [row.model_name]:
+            history.append(row.model_name)
+    if len(history) < 2:
         raise RegistryError(
             f"experiment {experiment}, variant {variant}: no other model was live before {history[-1] if history else on}."
             " Name a dated model; see: python -m abatch models"
         )
-    return history[first - 1]
+    return history[-2]
 
 
 def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that becomes live after a date, by variant: the newest such promotion."""
-    rows = connection.execute(
-        sa.select(promotions.c.variant, promotions.c.model_name)
-        .where(promotions.c.experiment == experiment, promotions.c.effective_date > on)
-        .order_by(promotions.c.promotion_id)
-    )
-    return {row.variant: row.model_name for row in rows}
+    """The model_name that becomes live after a date, by variant: the newest promotion, for it overrules all before it."""
+    newest = {row.variant: row for row in _read_promotions(connection, experiment)}
+    return {variant: row.model_name for variant, row in newest.items() if row.effective_date > on}
+
+
+def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.Row]:
+    query = sa.select(promotions).where(promotions.c.experiment == experiment)
+    return connection.execute(query.order_by(promotions.c.promotion_id)).all()
 
 
 def add_model(connection: sa.Connection, card: Mapping[str, Any], run_id: str) -> None:
@@ -212,33 +215,10 @@ def add_model(connection: sa.Connection, card: Mapping[str, Any], run_id: str) -
     )
 
 
-def promote(
-    connection: sa.Connection,
-    experiment: str,
-    variant: str,
-    model_name: str,
-    *,
-    effective_date: date,
-    reason: str,
-    promoted_by: str,
-    promoted_at: datetime,
-    action: str = "promote",
-    evidence: Mapping[str, Any] | None = None,
-) -> None:
-    """Append a row to `promotions`. The past is never changed; a later row overrules an earlier one."""
-    connection.execute(
-        promotions.insert().values(
-            experiment=experiment,
-            variant=variant,
-            model_name=model_name,
-            action=action,
-            effective_date=effective_date,
-            reason=reason,
-            evidence=None if evidence is None else to_json(evidence),
-            promoted_by=promoted_by,
-            promoted_at=promoted_at,
-        )
-    )
+def promote(connection: sa.Connection, *, action: str = "promote", evidence: Mapping[str, Any] | None = None, **row: Any) -> None:
+    """Append a row to `promotions`; `row` holds its other columns. The past is never changed; a later row overrules."""
+    figures = None if evidence is None else to_json(evidence)
+    connection.execute(promotions.insert().values(action=action, evidence=figures, **row))
 
 
 def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -> None:
@@ -256,7 +236,7 @@ def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -
     """
     for stem in stems:
         link = models_dir / f"{stem}_latest.pkl"
-        target = next((name for name in live if _DATE_SUFFIX.sub("", name) == stem), None)
+        target = next((name for name in live if DATE_SUFFIX.sub("", name) == stem), None)
         try:
             if target is None:
                 link.unlink(missing_ok=True)
@@ -274,12 +254,6 @@ def stem_of(name: str, version: str) -> str:
     return f"{name}_v{version}"
 
 
-def to_json(values: Mapping[str, Any]) -> str:
-    """Text for a column that holds JSON: sorted, so that equal content is equal text."""
-    return json.dumps(values, sort_keys=True, ensure_ascii=False, default=_to_plain)
-
-
-def _to_plain(value: object) -> str:
-    if isinstance(value, (date, datetime)):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Text for a column or a file that holds JSON: sorted, so that equal content is equal text; days and instants as ISO text."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, indent=indent, default=lambda moment: moment.isoformat())

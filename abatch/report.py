@@ -19,10 +19,9 @@ import sqlalchemy as sa
 
 from abatch import registry
 from abatch.config import Config
-from abatch.errors import AbatchError
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.scores import ALL
-from abatch.tables import models, promotions, registrations, runs, scores, variant_scores
+from abatch.tables import DATE_SUFFIX, models, promotions, registrations, runs, scores, variant_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +61,7 @@ class Plot(NamedTuple):
     label: str
 
 
-def write_report(engine: sa.Engine, config: Config, run_date: date) -> Path:
+def write_report(connection: sa.Connection, config: Config, run_date: date) -> Path:
     """Write reports/<experiment>.html from what the tables hold, and return its path.
 
     Raises
@@ -71,16 +70,8 @@ def write_report(engine: sa.Engine, config: Config, run_date: date) -> Path:
         If the folder or the file cannot be written.
     """
     path = config.reports_dir / f"{config.experiment}.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AbatchError(
-            f"{path.parent}: the folder of the reports cannot be made ({error.strerror})."
-            f" Check its parent's rights, or name another: environments.{config.environment}.reports_dir in {config.file}."
-        ) from None
-    with engine.connect() as connection:
-        page = render(read(connection, config, run_date))
-    registry.write_file(path, page.encode())
+    registry.check_writable(path.parent)
+    registry.write_file(path, render(read(connection, config, run_date)).encode())
     return path
 
 
@@ -121,9 +112,7 @@ def render(figures: Figures) -> str:
 
     mature = [variant for variant, row in figures.variant_scores.items() if row.n_mature]
     names = sorted({name for name, _, _ in figures.scores} - set(figures.models))  # name and version, for all its dates
-    owner = {}  # their variants
-    for dated, row in figures.models.items():
-        owner[max((name for name in names if dated.startswith(f"{name}_")), key=len, default="")] = row.variant
+    owner = {DATE_SUFFIX.sub("", dated): row.variant for dated, row in figures.models.items()}
     names.sort(key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name))
     measured = [name for name in names if (name, ALL, "roc_auc") in figures.scores]
     colours = _choose_colours(figures, names, owner)
@@ -152,7 +141,7 @@ def render(figures: Figures) -> str:
         colours=colours,
         plots={key: Plot(Markup(plot.svg), plot.label) for key, plot in plots.items()},
         known_from=_find_known_from(figures),
-        missed=_describe_gaps(figures.nights, figures.run_date),
+        missed=describe_gaps(figures.nights, figures.run_date),
         drifts=[(name, *_read_drift(figures.scores, name)) for name in figures.models if (name, ALL, "psi") in figures.scores][:N_DRIFT],
         min_cases=MIN_CASES,
         n_cohorts=N_COHORTS,
@@ -183,7 +172,7 @@ def _find_known_from(figures: Figures) -> date | None:
     return figures.nights[0] + timedelta(days=outcome["window_days"] + outcome["lag_days"])
 
 
-def _describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
+def describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
     """The nights without predictions between the first one and run_date, newest first, neighbours as one range."""
     texts = []
     for before, after in reversed([*pairwise([*nights, run_date])]):

@@ -4,171 +4,151 @@ Columns hold the same in every database: 0/1 instead of boolean (sum() works on 
 NVARCHAR on SQL Server, instants as naive UTC.
 """
 
-from sqlalchemy import (
-    Column,
-    Date,
-    DateTime,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    PrimaryKeyConstraint,
-    SmallInteger,
-    String,
-    Table,
-    Unicode,
-    UnicodeText,
-    text,
-)
+import re
+from typing import Any
+
+import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
 REVISION = "0001"
 VERSION_TABLE = "abatch_version"
+DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name; what is left is name and version
 
-Instant = DateTime().with_variant(mssql.DATETIME2(6), "mssql")
-metadata = MetaData()
-_done = text("status = 'done'")
+Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
+metadata = sa.MetaData()
+_DONE: dict[str, Any] = {f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")}
 
 
-def _prediction_columns() -> list[Column]:
+def _prediction_columns() -> list[sa.Column]:
     return [
-        Column("experiment", String(64), nullable=False, comment="name of the experiment in ml_config.yaml"),
-        Column("run_date", Date, nullable=False, comment="the night, as a business date"),
-        Column("candidate_id", String(64), nullable=False, comment="who is predicted, as the candidates query names it"),
-        Column("variant", String(64), nullable=False, comment="A, B, control ...: by hash, or as recorded elsewhere"),
-        Column("assignment_probability", Double, nullable=False, comment="the variant's registered share"),
-        Column("model_name", String(128), comment="the dated model; null where the variant has no model"),
-        Column("prediction", Double, comment="probability of the outcome, 0 to 1; null where there is no model"),
+        sa.Column("experiment", sa.String(64), nullable=False, comment="name of the experiment in ml_config.yaml"),
+        sa.Column("run_date", sa.Date, nullable=False, comment="the night, as a business date"),
+        sa.Column("candidate_id", sa.String(64), nullable=False, comment="who is predicted, as the candidates query names it"),
+        sa.Column("variant", sa.String(64), nullable=False, comment="A, B, control ...: by hash, or as recorded elsewhere"),
+        sa.Column("assignment_probability", sa.Double, nullable=False, comment="the variant's registered share"),
+        sa.Column("model_name", sa.String(128), comment="the dated model; null where the variant has no model"),
+        sa.Column("prediction", sa.Double, comment="probability of the outcome, 0 to 1; null where there is no model"),
     ]
 
 
-def _ranked_columns() -> list[Column]:
+def _ranked_columns() -> list[sa.Column]:
     return [
         *_prediction_columns(),
-        Column("rank_in_variant", Integer, nullable=False, comment="1 = highest prediction; in random order without a model"),
-        Column("selected", SmallInteger, nullable=False, comment="1 if among the first floor(select_top * n) of its variant"),
-        Column("run_id", String(40), nullable=False, comment="the run that wrote the row"),
-        Column("predicted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+        sa.Column("rank_in_variant", sa.Integer, nullable=False, comment="1 = highest prediction; in random order without a model"),
+        sa.Column("selected", sa.SmallInteger, nullable=False, comment="1 if among the first floor(select_top * n) of its variant"),
+        sa.Column("run_id", sa.String(40), nullable=False, comment="the run that wrote the row"),
+        sa.Column("predicted_at", Instant, nullable=False, comment="when the row was written, UTC"),
     ]
 
 
-runs = Table(
+runs = sa.Table(
     "runs",
     metadata,
-    Column("run_id", String(40), primary_key=True),
-    Column("job", String(16), nullable=False, comment="train, predict or score"),
-    Column("experiment", String(64), nullable=False),
-    Column("run_date", Date, nullable=False, comment="the business date that the run is for"),
-    Column("status", String(16), nullable=False, comment="running, done, failed or superseded"),
-    Column("started_at", Instant, nullable=False, comment="UTC"),
-    Column("finished_at", Instant, comment="UTC; null while running"),
-    Column("rows_read", Integer),
-    Column("rows_written", Integer),
-    Column("code_version", String(64), nullable=False),
-    Column("config_hash", String(64), nullable=False, comment="SHA-256 of the experiment's settings and queries"),
-    Column("host", Unicode(255), nullable=False, comment="host and process id"),
-    Column("error", UnicodeText, comment="why the run failed"),
+    sa.Column("run_id", sa.String(40), primary_key=True),
+    sa.Column("job", sa.String(16), nullable=False, comment="train, predict or score"),
+    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("run_date", sa.Date, nullable=False, comment="the business date that the run is for"),
+    sa.Column("status", sa.String(16), nullable=False, comment="running, done, failed or superseded"),
+    sa.Column("started_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("finished_at", Instant, comment="UTC; null while running"),
+    sa.Column("rows_read", sa.Integer),
+    sa.Column("rows_written", sa.Integer),
+    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("config_hash", sa.String(64), nullable=False, comment="SHA-256 of the experiment's settings and queries"),
+    sa.Column("host", sa.Unicode(255), nullable=False, comment="host and process id"),
+    sa.Column("error", sa.UnicodeText, comment="why the run failed"),
 )
-Index(
-    "runs_one_done",
-    runs.c.job,
-    runs.c.experiment,
-    runs.c.run_date,
-    unique=True,
-    sqlite_where=_done,
-    postgresql_where=_done,
-    mssql_where=_done,
-)
+sa.Index("runs_one_done", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_DONE)
 
-models = Table(
+models = sa.Table(
     "models",
     metadata,
-    Column("model_name", String(128), primary_key=True, comment="model, version, date: modelA_v1.0_2026-11-23"),
-    Column("experiment", String(64), nullable=False),
-    Column("variant", String(64), nullable=False, comment="the variant that the model was trained for"),
-    Column("file", Unicode(255), nullable=False, comment="file name inside the models folder"),
-    Column("sha256", String(64), nullable=False, comment="of the file: a pickle is opened only when it matches"),
-    Column("from_date", Date, nullable=False, comment="first day of the training rows"),
-    Column("to_date", Date, nullable=False, comment="end of the training rows, excluded"),
-    Column("as_of", Instant, nullable=False, comment="the moment whose knowledge was used, UTC"),
-    Column("rows", Integer, nullable=False, comment="training rows, validation included"),
-    Column("code_version", String(64), nullable=False),
-    Column("environment_hash", String(64), nullable=False, comment="SHA-256 of the library versions"),
-    Column("seed", Integer, nullable=False),
-    Column("card", UnicodeText, nullable=False, comment="the model's .json: columns, metrics, reference, versions"),
-    Column("run_id", String(40), nullable=False),
+    sa.Column("model_name", sa.String(128), primary_key=True, comment="model, version, date: modelA_v1.0_2026-11-23"),
+    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("variant", sa.String(64), nullable=False, comment="the variant that the model was trained for"),
+    sa.Column("file", sa.Unicode(255), nullable=False, comment="file name inside the models folder"),
+    sa.Column("sha256", sa.String(64), nullable=False, comment="of the file: a pickle is opened only when it matches"),
+    sa.Column("from_date", sa.Date, nullable=False, comment="first day of the training rows"),
+    sa.Column("to_date", sa.Date, nullable=False, comment="end of the training rows, excluded"),
+    sa.Column("as_of", Instant, nullable=False, comment="the moment whose knowledge was used, UTC"),
+    sa.Column("rows", sa.Integer, nullable=False, comment="training rows, validation included"),
+    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("environment_hash", sa.String(64), nullable=False, comment="SHA-256 of the library versions"),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("card", sa.UnicodeText, nullable=False, comment="the model's .json: columns, metrics, reference, versions"),
+    sa.Column("run_id", sa.String(40), nullable=False),
 )
 
-promotions = Table(
+promotions = sa.Table(
     "promotions",
     metadata,
-    Column("promotion_id", Integer, primary_key=True, autoincrement=True),
-    Column("experiment", String(64), nullable=False),
-    Column("variant", String(64), nullable=False),
-    Column("model_name", String(128), nullable=False),
-    Column("action", String(16), nullable=False, comment="promote or rollback"),
-    Column("effective_date", Date, nullable=False, comment="live from this run_date on"),
-    Column("reason", Unicode(1000), nullable=False),
-    Column("evidence", UnicodeText, comment="the figures behind the reason, as JSON"),
-    Column("promoted_by", Unicode(255), nullable=False),
-    Column("promoted_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("promotion_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("variant", sa.String(64), nullable=False),
+    sa.Column("model_name", sa.String(128), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False, comment="promote or rollback"),
+    sa.Column("effective_date", sa.Date, nullable=False, comment="live from this run_date on"),
+    sa.Column("reason", sa.Unicode(1000), nullable=False),
+    sa.Column("evidence", sa.UnicodeText, comment="the figures behind the reason, as JSON"),
+    sa.Column("promoted_by", sa.Unicode(255), nullable=False),
+    sa.Column("promoted_at", Instant, nullable=False, comment="UTC"),
 )
 
-registrations = Table(
+registrations = sa.Table(
     "registrations",
     metadata,
-    Column("experiment", String(64), primary_key=True),
-    Column("hash", String(64), nullable=False, comment="SHA-256 of the content"),
-    Column("content", UnicodeText, nullable=False, comment="all that a verdict depends on, as JSON"),
-    Column("registered_at", Instant, nullable=False, comment="UTC"),
-    Column("run_id", String(40), nullable=False, comment="the first predict run"),
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False, comment="SHA-256 of the content"),
+    sa.Column("content", sa.UnicodeText, nullable=False, comment="all that a verdict depends on, as JSON"),
+    sa.Column("registered_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment="the first predict run"),
 )
 
-predictions_staging = Table(
+predictions_staging = sa.Table(
     "predictions_staging",
     metadata,
-    Column("run_id", String(40), nullable=False),
+    sa.Column("run_id", sa.String(40), nullable=False),
     *_prediction_columns(),
-    Column("selection_key", String(16), nullable=False, comment="bytes 8 to 15 of the hash, in hex: random order, and ties"),
+    sa.Column("selection_key", sa.String(16), nullable=False, comment="bytes 8 to 15 of the hash, in hex: random order, and ties"),
 )
 
-predictions = Table("predictions", metadata, *_ranked_columns(), PrimaryKeyConstraint("experiment", "run_date", "candidate_id"))
+predictions = sa.Table("predictions", metadata, *_ranked_columns(), sa.PrimaryKeyConstraint("experiment", "run_date", "candidate_id"))
 
-predictions_superseded = Table(
+predictions_superseded = sa.Table(
     "predictions_superseded",
     metadata,
     *_ranked_columns(),
-    Column("superseded_by", String(40), nullable=False, comment="the run that replaced the row"),
+    sa.Column("superseded_by", sa.String(40), nullable=False, comment="the run that replaced the row"),
 )
 
-scores = Table(
+scores = sa.Table(
     "scores",
     metadata,
-    Column("experiment", String(64), primary_key=True),
-    Column("model_name", String(128), primary_key=True, comment="a dated model, or name and version for all its dates"),
-    Column("cohort", String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
-    Column("metric", String(40), primary_key=True),
-    Column("value", Double, nullable=False),
-    Column("lower", Double, comment="95 % interval"),
-    Column("upper", Double),
-    Column("n", Integer, nullable=False, comment="mature predictions behind the value"),
-    Column("run_id", String(40), nullable=False),
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("model_name", sa.String(128), primary_key=True, comment="a dated model, or name and version for all its dates"),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
+    sa.Column("metric", sa.String(40), primary_key=True),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("lower", sa.Double, comment="95 % interval"),
+    sa.Column("upper", sa.Double),
+    sa.Column("n", sa.Integer, nullable=False, comment="mature predictions behind the value"),
+    sa.Column("run_id", sa.String(40), nullable=False),
 )
 
-variant_scores = Table(
+variant_scores = sa.Table(
     "variant_scores",
     metadata,
-    Column("experiment", String(64), primary_key=True),
-    Column("variant", String(64), primary_key=True),
-    Column("cohort", String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
-    Column("n_predicted", Integer, nullable=False, comment="predictions written"),
-    Column("n_mature", Integer, nullable=False, comment="of these, with a closed outcome window"),
-    Column("n_positive", Integer, nullable=False, comment="of the mature, with the outcome"),
-    Column("rate", Double, comment="n_positive / n_mature; null if none is mature"),
-    Column("lower", Double, comment="95 % interval of the rate on one look; not for daily decisions"),
-    Column("upper", Double),
-    Column("n_selected", Integer, nullable=False, comment="of the mature, selected"),
-    Column("n_selected_positive", Integer, nullable=False),
-    Column("selected_rate", Double),
-    Column("run_id", String(40), nullable=False),
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("variant", sa.String(64), primary_key=True),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
+    sa.Column("n_predicted", sa.Integer, nullable=False, comment="predictions written"),
+    sa.Column("n_mature", sa.Integer, nullable=False, comment="of these, with a closed outcome window"),
+    sa.Column("n_positive", sa.Integer, nullable=False, comment="of the mature, with the outcome"),
+    sa.Column("rate", sa.Double, comment="n_positive / n_mature; null if none is mature"),
+    sa.Column("lower", sa.Double, comment="95 % interval of the rate on one look; not for daily decisions"),
+    sa.Column("upper", sa.Double),
+    sa.Column("n_selected", sa.Integer, nullable=False, comment="of the mature, selected"),
+    sa.Column("n_selected_positive", sa.Integer, nullable=False),
+    sa.Column("selected_rate", sa.Double),
+    sa.Column("run_id", sa.String(40), nullable=False),
 )

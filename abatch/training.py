@@ -134,7 +134,7 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
         raise DataError(
             f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows than the fit. Widen the window."
         )
-    cut = max(days[int(len(days) * (1 - share))], later[0])
+    cut = max(days[min(int(len(days) * (1 - share)), len(days) - 1)], later[0])
     newest = event_date.to_numpy() >= cut
     for side, what in ((~newest, "fit"), (newest, "validate")):
         if len(np.unique(outcome[side])) < 2:
@@ -182,6 +182,11 @@ def validate_recipe(card: Mapping[str, Any], rows: Rows, place: str) -> float | 
         return fit_and_validate(estimator, rows, card["columns"], place).roc_auc
     except ConfigError:
         return None
+
+
+def stand_back(decision: Decision, live: str | None) -> Decision:
+    """The decision when somebody promoted or rolled back while the model was being fitted: theirs stands."""
+    return Decision(False, f"{live} was made live in the meantime; to use the new one: python -m abatch promote", decision.evidence)
 
 
 def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None) -> Decision:

@@ -5,6 +5,7 @@ python -m demo --nights 30 --end 2026-11-23
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -146,17 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             simulate.simulate(engine, first_night)
             play(config, engine, first_night, arguments.nights)
             print(f"\n{compare(config, engine, end)}")
-        database_file = _relative(Path(str(engine.url.database)))
-        print(f"\nReport:   {_relative(config.reports_dir / f'{config.experiment}.html')}")
+        database_file = os.path.relpath(Path(str(engine.url.database)))
+        print(f"\nReport:   {os.path.relpath(config.reports_dir / f'{config.experiment}.html')}")
         print(f"Database: {database_file}. Three queries to try in it, with any SQL client:\n")
         print("\n\n".join(QUERIES))
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, "demo")
     return job.DONE
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    content = registrations.describe(
+    X = dict(
         experiment="card_offer",
         hypothesis="Any.",
         outcome={"kind": "binary"},
@@ -49,6 +49,18 @@ def register_card_offer(connection: sa.Connection) -> None:
         outcomes_query="select 1",
         watermark_query="select 1",
         timezone="UTC",
+    )
+    content = registrations.describe(
+        X["experiment"],
+        {
+            "hypothesis": X["hypothesis"],
+            "outcome": X["outcome"],
+            "split": X["split"],
+            "models": X["modelled"],
+            "select_top": X["select_top"],
+        },
+        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
+        X["timezone"],
     )
     registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
 
@@ -73,7 +85,7 @@ def test_assign_published_vectors() -> None:
 
 
 def test_assign_page_limits_are_registered_ones() -> None:
-    content = registrations.describe(
+    X = dict(
         experiment="card_offer",
         hypothesis="",
         outcome={},
@@ -83,6 +95,18 @@ def test_assign_page_limits_are_registered_ones() -> None:
         outcomes_query="",
         watermark_query="",
         timezone="UTC",
+    )
+    content = registrations.describe(
+        X["experiment"],
+        {
+            "hypothesis": X["hypothesis"],
+            "outcome": X["outcome"],
+            "split": X["split"],
+            "models": X["modelled"],
+            "select_top": X["select_top"],
+        },
+        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
+        X["timezone"],
     )
     registered = [[part["variant"], f"{part['share']:.2f}", part["hash_up_to"]] for part in content["variants"]]
     assert read_table("| variant | share | hash_up_to |") == registered

@@ -357,3 +357,14 @@ def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> Non
     with pytest.raises(ConfigError, match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories") as error:
         predict_probability(pipeline, convert(CANDIDATES, types, "q.sql"))
     assert str(error.value).endswith("Mend its code so that it takes nulls and unseen categories, and train anew.")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_predict_probability_refuses_what_is_not_finite(bad: float) -> None:
+    class Broken(LogisticRegression):
+        def predict_proba(self, X: Any) -> np.ndarray:
+            return np.array([[0.5, 0.5], [0.5, bad]])
+
+    pipeline = Pipeline([("estimator", Broken().fit([[0], [1]], [0, 1]))])
+    with pytest.raises(ConfigError, match=r"^Broken: 1 of 2 predictions are not finite\. Mend its code, and train anew\.$"):
+        predict_probability(pipeline, pd.DataFrame({"x": [1.0, 2.0]}))

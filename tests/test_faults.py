@@ -341,7 +341,7 @@ def use_candidates(config: Config, change: str, to: str) -> Config:
         ("customer_id", "' ' || customer_id", r"candidate_id ' 1\d{6}': expected 1 to 64 printable ASCII characters without outer spaces"),
         ("customer_id", "'Ærø' || customer_id", r"candidate_id 'Ærø1\d{6}': expected 1 to 64 printable ASCII"),
         ("customer_id", "customer_id / 1000", r"\d+ candidates are returned more than once, for example '10\d\d'"),
-        ("customer_id", "nullif(customer_id, customer_id)", "candidate_id (nan|None): expected a number or a text"),
+        ("customer_id", "nullif(customer_id, customer_id)", "candidate_id is null: expected a number or a text"),
         ("income", "'much' as income", r"(?s)not of the type that was trained on.*income: expected numbers, found 'much' in"),
         ("income", "cast(income as text) as income", r"(?s)income: expected numbers, found '\d+\.\d+' in"),
         ("income,", "income as earnings,", r"(?s)- income \(trained on, now missing\).*\+ earnings \(additional\)"),

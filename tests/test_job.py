@@ -66,8 +66,8 @@ def read_ledger(engine: sa.Engine) -> list[sa.Row]:
         return list(connection.execute(sa.select(runs).order_by(runs.c.started_at, runs.c.run_id)))
 
 
-def stage(engine: sa.Engine, run_id: str) -> None:
-    row = {"run_id": run_id, "experiment": "card_offer", "run_date": NIGHT, "candidate_id": "1", "variant": "A"}
+def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> None:
+    row = {"run_id": run_id, "experiment": experiment, "run_date": NIGHT, "candidate_id": "1", "variant": "A"}
     row |= {"assignment_probability": 0.45, "model_name": "m", "prediction": 0.5, "selection_key": "0" * 16}
     predictions.stage(engine, pd.DataFrame([row]))
 
@@ -118,8 +118,9 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
             ("train", "train", "card_offer"),
         ):
             connection.execute(runs.insert().values(run_id=run_id, job=kind, experiment=experiment, **dead))
-    for run_id in ("dead", "alive"):
-        stage(engine, run_id)
+    stage(engine, "dead")
+    stage(engine, "taken for dead, went on, and was killed")
+    stage(engine, "alive", "other")
     run_id = do(config, engine, NIGHT + timedelta(days=1))
     ledger = {row.run_id: row for row in read_ledger(engine)}
     assert {name: row.status for name, row in ledger.items()} == {"dead": "failed", "alive": "running", "train": "running", run_id: "done"}
@@ -272,7 +273,7 @@ def test_main_dry_run_prints_and_writes_nothing(bank: Config, bank_engine: sa.En
     ("error", "code", "words"),
     [
         (DataError("sql/c.sql: wrong. Mend it."), 1, "sql/c.sql: wrong. Mend it."),
-        (sa.exc.OperationalError("select", {}, Exception("disk is full")), 1, "disk is full. Make room and run the job again."),
+        (sa.exc.OperationalError("select", {}, Exception("disk is full")), 1, "bank.db: disk is full. Make room and run the job again."),
         (ZeroDivisionError("by 0"), 3, "this is a fault of abatch, not of yours; please report it."),
     ],
 )
@@ -339,7 +340,7 @@ def test_main_locked_database(
         assert call(bank, "--experiment", "second") == 1
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1
-    assert err.startswith("predict second 2026-09-01: the file is locked by another process (waited 0.05 s).")
+    assert "bank.db: the file is locked by another process (waited 0.05 s)." in err
 
 
 def test_warn_is_printed_and_logged(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
@@ -366,9 +367,13 @@ def test_check_registration_first_then_changed(config: Config, engine: sa.Engine
 
 
 def test_is_latest(config: Config, engine: sa.Engine) -> None:
-    for days, expected in ((1, True), (0, False), (2, True)):
-        with job.open_run("score", config, engine, NIGHT + timedelta(days=days)) as run, database.transaction(engine) as connection:
-            assert job.is_latest(connection, run) == expected
+    """A night that was done for the future by mistake does not freeze the figures."""
+    for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
+        with (
+            job.open_run("score", config, engine, NIGHT + timedelta(days=days), force=True) as run,
+            database.transaction(engine) as connection,
+        ):
+            assert job.is_latest(connection, run, NIGHT + timedelta(days=5)) == expected
             run.finish(connection)
 
 

@@ -26,7 +26,19 @@ ASKED: dict[str, Any] = {
 
 
 def describe(**changes: object) -> dict[str, Any]:
-    return registrations.describe(**{**ASKED, **changes})
+    X = {**ASKED, **changes}
+    return registrations.describe(
+        X["experiment"],
+        {
+            "hypothesis": X["hypothesis"],
+            "outcome": X["outcome"],
+            "split": X["split"],
+            "models": X["modelled"],
+            "select_top": X["select_top"],
+        },
+        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
+        X["timezone"],
+    )
 
 
 def refused(**changes: object) -> str:

@@ -68,9 +68,9 @@ def promote(engine: sa.Engine, model_name: str, on: date, action: str = "promote
     with database.transaction(engine) as connection:
         registry.promote(
             connection,
-            "card_offer",
-            variant,
-            model_name,
+            experiment="card_offer",
+            variant=variant,
+            model_name=model_name,
             effective_date=on,
             reason="Ærø 日本",
             promoted_by="me",

@@ -93,7 +93,7 @@ def add_run(connection: sa.Connection, job: str, run_date: date, status: str = "
 def add_start(connection: sa.Connection, config: Config) -> None:
     """The first nights of an experiment: a registration, a model for A, three nights of four, nothing mature."""
     settings = config.settings
-    content = registrations.describe(
+    X = dict(
         experiment="card_offer",
         hypothesis=settings.hypothesis,
         outcome=settings.outcome.model_dump(),
@@ -103,6 +103,18 @@ def add_start(connection: sa.Connection, config: Config) -> None:
         outcomes_query="select 1",
         watermark_query="select 1",
         timezone="UTC",
+    )
+    content = registrations.describe(
+        X["experiment"],
+        {
+            "hypothesis": X["hypothesis"],
+            "outcome": X["outcome"],
+            "split": X["split"],
+            "models": X["modelled"],
+            "select_top": X["select_top"],
+        },
+        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
+        X["timezone"],
     )
     registrations.register(connection, "card_offer", content, NOON, "r1")
     for model_name in ("modelA_v1.0_2026-09-01", "modelA_v1.0_2026-09-08", "modelB_v1.0_2026-09-01"):
@@ -126,9 +138,9 @@ def add_start(connection: sa.Connection, config: Config) -> None:
         )
     registry.promote(
         connection,
-        "card_offer",
-        "A",
-        "modelA_v1.0_2026-09-08",
+        experiment="card_offer",
+        variant="A",
+        model_name="modelA_v1.0_2026-09-08",
         effective_date=FIRST_NIGHT,
         reason=NASTY,
         promoted_by="Kari <k@bank>",
@@ -205,7 +217,8 @@ def html(figures: report.Figures) -> str:
 
 def test_write_report_figures_of_the_tables(config: Config, engine: sa.Engine) -> None:
     figures = fill(engine, config)
-    path = report.write_report(engine, config, RUN_DATE)
+    with engine.connect() as connection:
+        path = report.write_report(connection, config, RUN_DATE)
     assert path == config.reports_dir / "card_offer.html" and [*config.reports_dir.iterdir()] == [path]
     page = Page(path.read_text(encoding="utf-8"))
     assert page.row("A") == ["A", "5.00 % 4.13 % to 6.05 %", "100", "2,000", "4,400", "400", "12.50 %"]
@@ -336,23 +349,23 @@ def test_render_many_cohorts_and_long_names(figures: report.Figures) -> None:
 )
 def test_describe_gaps(days: list[int], expected: list[str]) -> None:
     nights = [date(2026, 8, 31) + timedelta(days=day) for day in days]
-    found = report._describe_gaps(nights, date(2026, 9, 10))
+    found = report.describe_gaps(nights, date(2026, 9, 10))
     assert found[:10] == expected
     assert found[10:] == ([] if len(expected) < 10 else ["and 7 earlier gaps"])
 
 
 def test_write_report_unwritable_folder(config: Config, engine: sa.Engine) -> None:
     config.reports_dir.write_text("a file where the folder should be")
-    with pytest.raises(AbatchError) as raised:
-        report.write_report(engine, config, RUN_DATE)
-    assert str(raised.value).startswith(f"{config.reports_dir}: the folder of the reports cannot be made (File exists).")
+    with engine.connect() as connection, pytest.raises(AbatchError) as raised:
+        report.write_report(connection, config, RUN_DATE)
+    assert str(raised.value).startswith(f"{config.reports_dir}: cannot be written (File exists).")
     assert "\n" not in str(raised.value)
 
 
 def test_write_report_unwritable_file(config: Config, engine: sa.Engine) -> None:
     (config.reports_dir / "card_offer.html").mkdir(parents=True)
-    with pytest.raises(AbatchError, match=r"card_offer\.html: cannot be written \(Is a directory\)"):
-        report.write_report(engine, config, RUN_DATE)
+    with engine.connect() as connection, pytest.raises(AbatchError, match=r"card_offer\.html: cannot be written \(Is a directory\)"):
+        report.write_report(connection, config, RUN_DATE)
     assert [path.name for path in config.reports_dir.iterdir()] == ["card_offer.html"]
 
 

@@ -32,6 +32,7 @@ def upgrade(engine: sa.Engine) -> None:
                 connection.execute(sa.schema.CreateSchema(schema))
             config.attributes.update(connection=connection, schema=schema)
             command.upgrade(config, "head")
+    database.check_ready(engine, "")
 
 
 def _prepare_file(engine: sa.Engine, path: Path) -> None:

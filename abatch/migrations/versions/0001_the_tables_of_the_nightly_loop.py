@@ -6,6 +6,7 @@ from sqlalchemy.dialects import mssql
 
 revision = "0001"
 down_revision = None
+INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
 
 def upgrade() -> None:
@@ -19,12 +20,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False, comment="of the file: a pickle is opened only when it matches"),
         sa.Column("from_date", sa.Date(), nullable=False, comment="first day of the training rows"),
         sa.Column("to_date", sa.Date(), nullable=False, comment="end of the training rows, excluded"),
-        sa.Column(
-            "as_of",
-            sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"),
-            nullable=False,
-            comment="the moment whose knowledge was used, UTC",
-        ),
+        sa.Column("as_of", INSTANT, nullable=False, comment="the moment whose knowledge was used, UTC"),
         sa.Column("rows", sa.Integer(), nullable=False, comment="training rows, validation included"),
         sa.Column("code_version", sa.String(length=64), nullable=False),
         sa.Column("environment_hash", sa.String(length=64), nullable=False, comment="SHA-256 of the library versions"),
@@ -45,12 +41,7 @@ def upgrade() -> None:
         sa.Column("rank_in_variant", sa.Integer(), nullable=False, comment="1 = highest prediction; in random order without a model"),
         sa.Column("selected", sa.SmallInteger(), nullable=False, comment="1 if among the first floor(select_top * n) of its variant"),
         sa.Column("run_id", sa.String(length=40), nullable=False, comment="the run that wrote the row"),
-        sa.Column(
-            "predicted_at",
-            sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"),
-            nullable=False,
-            comment="when the row was written, UTC",
-        ),
+        sa.Column("predicted_at", INSTANT, nullable=False, comment="when the row was written, UTC"),
         sa.PrimaryKeyConstraint("experiment", "run_date", "candidate_id"),
     )
     op.create_table(
@@ -79,12 +70,7 @@ def upgrade() -> None:
         sa.Column("rank_in_variant", sa.Integer(), nullable=False, comment="1 = highest prediction; in random order without a model"),
         sa.Column("selected", sa.SmallInteger(), nullable=False, comment="1 if among the first floor(select_top * n) of its variant"),
         sa.Column("run_id", sa.String(length=40), nullable=False, comment="the run that wrote the row"),
-        sa.Column(
-            "predicted_at",
-            sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"),
-            nullable=False,
-            comment="when the row was written, UTC",
-        ),
+        sa.Column("predicted_at", INSTANT, nullable=False, comment="when the row was written, UTC"),
         sa.Column("superseded_by", sa.String(length=40), nullable=False, comment="the run that replaced the row"),
     )
     op.create_table(
@@ -98,7 +84,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Unicode(length=1000), nullable=False),
         sa.Column("evidence", sa.UnicodeText(), nullable=True, comment="the figures behind the reason, as JSON"),
         sa.Column("promoted_by", sa.Unicode(length=255), nullable=False),
-        sa.Column("promoted_at", sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"), nullable=False, comment="UTC"),
+        sa.Column("promoted_at", INSTANT, nullable=False, comment="UTC"),
         sa.PrimaryKeyConstraint("promotion_id"),
     )
     op.create_table(
@@ -106,7 +92,7 @@ def upgrade() -> None:
         sa.Column("experiment", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False, comment="SHA-256 of the content"),
         sa.Column("content", sa.UnicodeText(), nullable=False, comment="all that a verdict depends on, as JSON"),
-        sa.Column("registered_at", sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"), nullable=False, comment="UTC"),
+        sa.Column("registered_at", INSTANT, nullable=False, comment="UTC"),
         sa.Column("run_id", sa.String(length=40), nullable=False, comment="the first predict run"),
         sa.PrimaryKeyConstraint("experiment"),
     )
@@ -117,13 +103,8 @@ def upgrade() -> None:
         sa.Column("experiment", sa.String(length=64), nullable=False),
         sa.Column("run_date", sa.Date(), nullable=False, comment="the business date that the run is for"),
         sa.Column("status", sa.String(length=16), nullable=False, comment="running, done, failed or superseded"),
-        sa.Column("started_at", sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"), nullable=False, comment="UTC"),
-        sa.Column(
-            "finished_at",
-            sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql"),
-            nullable=True,
-            comment="UTC; null while running",
-        ),
+        sa.Column("started_at", INSTANT, nullable=False, comment="UTC"),
+        sa.Column("finished_at", INSTANT, nullable=True, comment="UTC; null while running"),
         sa.Column("rows_read", sa.Integer(), nullable=True),
         sa.Column("rows_written", sa.Integer(), nullable=True),
         sa.Column("code_version", sa.String(length=64), nullable=False),
