@@ -273,13 +273,14 @@ def test_main_dry_run_prints_and_writes_nothing(bank: Config, bank_engine: sa.En
     ("error", "code", "words"),
     [
         (DataError("sql/c.sql: wrong. Mend it."), 1, "sql/c.sql: wrong. Mend it."),
-        (sa.exc.OperationalError("select", {}, Exception("disk is full")), 1, "bank.db: disk is full. Make room and run the job again."),
+        (sa.exc.OperationalError("select", {}, Exception("disk is full")), 1, "{url}: disk is full. Make room and run the job again."),
         (ZeroDivisionError("by 0"), 3, "this is a fault of abatch, not of yours; please report it."),
     ],
 )
 def test_main_one_experiment_fails(
     bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str], error: Exception, code: int, words: str
 ) -> None:
+    words = words.format(url=database.show_url(bank_engine))
     assert call(bank, story=failing(error)) == code
     out, err = capfd.readouterr()
     assert out == "" and err.splitlines()[0] == f"predict card_offer 2026-09-01: {words}"

@@ -181,7 +181,7 @@ def test_predict_for_a_past_date_obeys(capsys: pytest.CaptureFixture[str], bank:
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
     assert predicted_with(bank, engine, FIRST_NIGHT) == A1  # a night made up for later uses the model of its own day
     code, out, _ = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-02")
-    overruled = f"; this overrules {A3}, which was to be live from a later date on"
+    overruled = f"; this overrules {A3}, which was to be live from a later date on; today's live model changes with it (before: {A3})"
     assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2}){overruled}\n")
     assert predicted_with(bank, engine, FIRST_NIGHT + DAY) == A1
     with pytest.raises(RegistryError, match="experiment card_offer, variant A: no model is live on 2026-08-31"):
