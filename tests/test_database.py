@@ -341,3 +341,28 @@ def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str)
     assert len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
     engine.dispose()
     boss.dispose()
+
+
+def test_check_ready_names_a_table_that_was_removed(engine: sa.Engine) -> None:
+    with database.transaction(engine) as connection:
+        tables.predictions_superseded.drop(connection)
+    with pytest.raises(DatabaseError, match="somebody removed abatch's table predictions_superseded"):
+        database.check_ready(engine, "dev")
+
+
+def test_transaction_does_not_wait_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_WAIT_SECONDS", 1)
+    engines = [database.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml") for _ in range(2)]
+    with engines[0].begin() as connection:
+        connection.execute(sa.text("create table contested (x int)"))
+    try:
+        with engines[0].connect() as holder:
+            holder.execute(sa.text("lock table contested"))
+            with pytest.raises(DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"):
+                with database.described("here"), database.transaction(engines[1]) as connection:
+                    connection.execute(sa.text("insert into contested values (1)"))
+    finally:
+        with engines[0].begin() as connection:
+            connection.execute(sa.text("drop table contested"))
+        for engine in engines:
+            engine.dispose()

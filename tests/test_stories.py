@@ -5,6 +5,7 @@ import hashlib
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 import predict
 import score
 import train
-from abatch import database, features, registry, simulate
+from abatch import database, features, job, registry, simulate
 from abatch.config import Config
 from abatch.errors import ConfigError, DataError
 from abatch.tables import metadata, models, predictions, promotions, registrations, runs, scores, variant_scores
@@ -191,6 +192,58 @@ def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> 
     with pytest.raises(DataError, match=r"candidates.sql: variant holds 'kontroll' in \d+ of 1000 rows; expected one of A, B, control"):
         predict.predict(wrong, engine, FIRST_NIGHT, force=True)
     assert len(read(engine, predictions)) == 1000
+
+
+def test_train_stands_back_when_somebody_rolled_back_meanwhile(
+    config: Config, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    train.train(config, engine, FIRST_NIGHT, force=True)
+    save_model = registry.save_model
+
+    def roll_back_first(*arguments: Any) -> dict[str, Any]:
+        with database.transaction(engine) as connection:
+            row = {"experiment": "card_offer", "variant": "A", "model_name": "modelA_v1.0_2026-09-01", "effective_date": FIRST_NIGHT}
+            now = job.utc_now()
+            registry.promote(connection, action="rollback", reason="complaints", promoted_by="Kari", promoted_at=now, **row)
+        return save_model(*arguments)
+
+    monkeypatch.setattr(registry, "save_model", roll_back_first)
+    train.train(config, engine, FIRST_NIGHT, force=True)
+    assert "modelA_v1.0_2026-09-01_3 does not go live: modelA_v1.0_2026-09-01 was made live in the meantime" in capsys.readouterr().err
+    with engine.connect() as connection:
+        live = registry.find_live(connection, "card_offer", FIRST_NIGHT)
+    assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
+
+
+def test_predict_refuses_another_source_of_variants(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    predict.predict(config, engine, FIRST_NIGHT)
+    query = config.sql["candidates"].replace("customer_id as candidate_id,", "customer_id as candidate_id, 'A' as variant,")
+    elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
+    with pytest.raises(ConfigError, match=r'(?s)assignment\n +registered "hash"\n +now +"recorded"'):
+        predict.predict(elsewhere, engine, FIRST_NIGHT, force=True)
+    assert len(read(engine, predictions)) == 1000
+
+
+def test_score_keeps_its_figures_when_the_feed_is_emptied(config: Config, engine: sa.Engine) -> None:
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(config, engine, FIRST_NIGHT)
+    predict.predict(config, engine, FIRST_NIGHT)
+    empty = dataclasses.replace(config, sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"})
+    with pytest.raises(ConfigError, match="watermark_query"):  # it is registered, so only the feed itself can be emptied
+        score.score(empty, engine, FIRST_NIGHT, draw=False)
+    assert "0 mature" in score.score(config, engine, FIRST_NIGHT, draw=False)
+    simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
+    score.score(config, engine, FIRST_NIGHT + 18 * DAY, draw=False)
+    before = read(engine, variant_scores)
+    with simulate.in_default_schema(engine).begin() as connection:
+        connection.execute(simulate.feed.delete())
+    with pytest.raises(DataError, match=r"watermark\.sql: tells no date, but outcomes were complete before. Nothing was changed"):
+        score.score(config, engine, FIRST_NIGHT + 19 * DAY, draw=False)
+    pd.testing.assert_frame_equal(read(engine, variant_scores), before)
 
 
 def test_predict_refuses_what_was_registered_otherwise(config: Config, engine: sa.Engine) -> None:
