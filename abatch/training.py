@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     y : array of int, shape (n,), 0 or 1
     newest : array of bool, shape (n,), True for the validation rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
-    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that no model is fitted on: its scores are
+    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved model is not fitted on: its scores are
         what later scores are compared with
     types : feature name to "number" or "category"
     validation_from : the first day of validation
