@@ -112,8 +112,6 @@ def _to_day(value: object) -> date:
         return value.date()
     if isinstance(value, date):
         return value
-    if isinstance(value, str):
-        return datetime.fromisoformat(value.strip()).date()
     raise ValueError(f"found {value!r}")
 
 

@@ -39,29 +39,8 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    X = dict(
-        experiment="card_offer",
-        hypothesis="Any.",
-        outcome={"kind": "binary"},
-        split=SPLIT,
-        modelled=["A", "B"],
-        select_top=0.2,
-        outcomes_query="select 1",
-        watermark_query="select 1",
-        timezone="UTC",
-    )
-    content = registrations.describe(
-        X["experiment"],
-        {
-            "hypothesis": X["hypothesis"],
-            "outcome": X["outcome"],
-            "split": X["split"],
-            "models": X["modelled"],
-            "select_top": X["select_top"],
-        },
-        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
-        X["timezone"],
-    )
+    asked = {"hypothesis": "Any.", "outcome": {"kind": "binary"}, "split": SPLIT, "models": ["A", "B"], "select_top": 0.2}
+    content = registrations.describe("card_offer", asked, {"outcomes": "select 1", "watermark": "select 1"}, "UTC")
     registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
 
 
@@ -85,29 +64,8 @@ def test_assign_published_vectors() -> None:
 
 
 def test_assign_page_limits_are_registered_ones() -> None:
-    X = dict(
-        experiment="card_offer",
-        hypothesis="",
-        outcome={},
-        split=SPLIT,
-        modelled=[],
-        select_top=0.2,
-        outcomes_query="",
-        watermark_query="",
-        timezone="UTC",
-    )
-    content = registrations.describe(
-        X["experiment"],
-        {
-            "hypothesis": X["hypothesis"],
-            "outcome": X["outcome"],
-            "split": X["split"],
-            "models": X["modelled"],
-            "select_top": X["select_top"],
-        },
-        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
-        X["timezone"],
-    )
+    asked = {"hypothesis": "", "outcome": {}, "split": SPLIT, "models": [], "select_top": 0.2}
+    content = registrations.describe("card_offer", asked, {"outcomes": "", "watermark": ""}, "UTC")
     registered = [[part["variant"], f"{part['share']:.2f}", part["hash_up_to"]] for part in content["variants"]]
     assert read_table("| variant | share | hash_up_to |") == registered
 

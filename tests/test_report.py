@@ -92,30 +92,8 @@ def add_run(connection: sa.Connection, job: str, run_date: date, status: str = "
 
 def add_start(connection: sa.Connection, config: Config) -> None:
     """The first nights of an experiment: a registration, a model for A, three nights of four, nothing mature."""
-    settings = config.settings
-    X = dict(
-        experiment="card_offer",
-        hypothesis=settings.hypothesis,
-        outcome=settings.outcome.model_dump(),
-        split=settings.split,
-        modelled=settings.models,
-        select_top=settings.select_top,
-        outcomes_query="select 1",
-        watermark_query="select 1",
-        timezone="UTC",
-    )
-    content = registrations.describe(
-        X["experiment"],
-        {
-            "hypothesis": X["hypothesis"],
-            "outcome": X["outcome"],
-            "split": X["split"],
-            "models": X["modelled"],
-            "select_top": X["select_top"],
-        },
-        {"outcomes": X["outcomes_query"], "watermark": X["watermark_query"]},
-        X["timezone"],
-    )
+    queries = {"outcomes": "select 1", "watermark": "select 1"}
+    content = registrations.describe("card_offer", config.settings.model_dump(), queries, "UTC")
     registrations.register(connection, "card_offer", content, NOON, "r1")
     for model_name in ("modelA_v1.0_2026-09-01", "modelA_v1.0_2026-09-08", "modelB_v1.0_2026-09-01"):
         connection.execute(
