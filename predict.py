@@ -31,6 +31,7 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
 
         filled: Counter[str] = Counter()
         counts: Counter[str] = Counter()
+        checksum = 0
         night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
         chunks = database.stream_query(engine, config.sql["candidates"], place, **night, as_of=run.as_of, chunk_rows=config.chunk_rows)
         source = ""
@@ -67,7 +68,7 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                 }
             )
             if not dry_run:
-                predictions.stage(engine, staged)
+                checksum = (checksum + predictions.stage(engine, staged)) % 2**64
             filled.update(columns.notna().sum().to_dict())
             counts.update(variant.tolist())
 
@@ -84,12 +85,13 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
         if dry_run:
             return summary
 
-        with database.transaction(engine) as connection:
-            predictions.check_staged(connection, run.run_id, run.rows_read, place)
-            if is_new:
-                registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
-            run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
-            run.finish(connection)
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                predictions.check_staged(connection, run.run_id, run.rows_read, checksum, place)
+                if is_new:
+                    registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
+                run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
+                run.finish(connection)
         run.log(summary)
         return summary
 

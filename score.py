@@ -10,6 +10,7 @@ Writes  tables scores, variant_scores, runs; reports/<experiment>.html
 import sys
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -50,7 +51,7 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             rows["mature"] = rows["run_date"] <= pd.Timestamp(last)
             feed = pd.DataFrame()
             if last >= members[0]:
-                window = {"from_date": members[0], "to_date": last + outcome.window_days * DAY, "as_of": run.as_of}
+                window: dict[str, Any] = {"from_date": members[0], "to_date": last + outcome.window_days * DAY, "as_of": run.as_of}
                 feed = database.read_query(engine, config.sql["outcomes"], place, **window)
             rows["outcome"] = outcomes.attach(rows, feed, outcome.window_days, place)
             rows["bucket"] = assign(rows["candidate_id"], config.experiment, settings.split).bucket
@@ -64,15 +65,15 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         )
         if dry_run:
             return f"{summary}; {len(tally.model_rows())} figures of models, {len(tally.variant_rows())} rows of variants"
-        with database.transaction(engine) as connection:
-            is_latest = job.is_latest(connection, run, job.today(config))
-            if is_latest:
-                run.rows_written = scores.replace_scores(connection, tally, config.experiment, run.run_id)
-            else:
-                summary += "; a later night is scored already, so tables and report stay those of that night"
-            run.finish(connection)
-            if draw and is_latest:  # a report that cannot be written undoes the run, so that it can be done again
-                summary += f"; report {report.write_report(connection, config, run_date)}"
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                note = "a later night is scored already, so tables and report stay those of that night"
+                if is_latest := job.is_latest(connection, run, job.today(config)):
+                    run.rows_written = scores.replace_scores(connection, tally, config.experiment, run.run_id)
+                run.finish(connection)
+                if draw and is_latest:  # a report that cannot be written undoes the run, so that it can be done again
+                    note = f"report {report.write_report(connection, config, run_date)}"
+        summary += f"; {note}" * (draw or not is_latest)
         run.log(summary)
         return summary
 

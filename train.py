@@ -10,6 +10,7 @@ Writes  models/<name>_v<version>_<date>.pkl and .json, <name>_v<version>_latest.
 import sys
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -40,7 +41,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         complete = min(watermark, run_date)
         to_date = outcomes.last_mature_date(complete, settings.outcome.window_days, settings.outcome.lag_days) + timedelta(days=1)
         from_date = to_date - timedelta(days=settings.training.days)
-        window = {"from_date": from_date, "to_date": to_date}
+        window: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
         frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of)
         rows = training.prepare_rows(
             frame, **window, validation_share=settings.training.validation_share, salt=config.experiment, place=place
@@ -100,26 +101,27 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                     "libraries": job.library_versions(),
                 },
             )
-        with database.transaction(engine) as connection:
-            now_live = registry.find_live(connection, config.experiment, run_date)
-            for variant, card in saved.items():
-                if now_live.get(variant) != live.get(variant):
-                    decisions[variant] = training.stand_back(decisions[variant], now_live.get(variant))
-                registry.add_model(connection, card, run.run_id)
-                if decisions[variant].promote:
-                    registry.promote(
-                        connection,
-                        experiment=config.experiment,
-                        variant=variant,
-                        model_name=card["model_name"],
-                        effective_date=run_date,
-                        reason=decisions[variant].reason,
-                        evidence=decisions[variant].evidence,
-                        promoted_by=f"train {run.run_id}",
-                        promoted_at=job.utc_now(),
-                    )
-            run.rows_written = len(saved)
-            run.finish(connection)
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                now_live = registry.find_live(connection, config.experiment, run_date)
+                for variant, card in saved.items():
+                    if now_live.get(variant) != live.get(variant):
+                        decisions[variant] = training.stand_back(decisions[variant], now_live.get(variant))
+                    registry.add_model(connection, card, run.run_id)
+                    if decisions[variant].promote:
+                        registry.promote(
+                            connection,
+                            experiment=config.experiment,
+                            variant=variant,
+                            model_name=card["model_name"],
+                            effective_date=run_date,
+                            reason=decisions[variant].reason,
+                            evidence=decisions[variant].evidence,
+                            promoted_by=f"train {run.run_id}",
+                            promoted_at=job.utc_now(),
+                        )
+                run.rows_written = len(saved)
+                run.finish(connection)
         job.link_live(config, engine, run_date)
         said = {variant: f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()}
         for variant, decision in decisions.items():

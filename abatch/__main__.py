@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from abatch import database, job, migrations, registry, report, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, NothingToDo, UsageError
-from abatch.tables import runs
+from abatch.migrations.script import write_script
+from abatch.tables import runs, write_dictionary
 
 
 def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """create abatch's tables, or bring them to the newest revision; harmless to repeat"""
+    """create abatch's tables and views, or bring them to the newest revision; harmless to repeat"""
     migrations.upgrade(engine)
     return f"{database.show_url(engine)}: abatch's tables are ready"
 
@@ -116,33 +117,34 @@ def _whoami() -> str:
 def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """Append a row to promotions, and say what it changed."""
     on = arguments.date
-    with database.transaction(engine) as connection:
-        model = registry.find_model(connection, _choose_model(connection, configs, arguments))
-        if model.experiment not in configs:
-            raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
-        config = configs[model.experiment]
-        if model.variant not in config.settings.models:
-            raise AbatchError(
-                f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here."
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            model = registry.find_model(connection, _choose_model(connection, configs, arguments))
+            if model.experiment not in configs:
+                raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
+            config = configs[model.experiment]
+            if model.variant not in config.settings.models:
+                raise AbatchError(
+                    f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here."
+                )
+            registry.load_model(connection, config.models_dir, model.model_name)
+            before = registry.find_live(connection, model.experiment, on).get(model.variant)
+            if before == model.model_name:
+                raise NothingToDo(f"{model.model_name} is live on {on} already")
+            overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+            today = job.today(config)
+            live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
+            registry.promote(
+                connection,
+                experiment=model.experiment,
+                variant=model.variant,
+                model_name=model.model_name,
+                action=arguments.command,
+                effective_date=on,
+                reason=arguments.reason,
+                promoted_by=arguments.by,
+                promoted_at=job.utc_now(),
             )
-        registry.load_model(connection, config.models_dir, model.model_name)
-        before = registry.find_live(connection, model.experiment, on).get(model.variant)
-        if before == model.model_name:
-            raise NothingToDo(f"{model.model_name} is live on {on} already")
-        overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
-        today = job.today(config)
-        live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
-        registry.promote(
-            connection,
-            experiment=model.experiment,
-            variant=model.variant,
-            model_name=model.model_name,
-            action=arguments.command,
-            effective_date=on,
-            reason=arguments.reason,
-            promoted_by=arguments.by,
-            promoted_at=job.utc_now(),
-        )
     job.link_live(config, engine, on)
     return (
         f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
@@ -166,7 +168,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__, epilog=job.EXIT_CODES)
         job.add_common_options(sub)
-        if name != "init":
+        if name == "init":
+            sub.add_argument(
+                "--sql", action="store_true", help="print the script instead, for somebody else to read and run; connects to nothing"
+            )
+            sub.add_argument(
+                "--from", dest="start", metavar="REVISION", help="with --sql: only what follows this revision, which is installed"
+            )
+        else:
             sub.add_argument("--date", type=job.parse_date, metavar="YYYY-MM-DD", help="the day in question (default: today)")
         if name == "simulate":
             sub.add_argument("--seed", type=int, default=0, help="of the bank, when it is created (default: 0)")
@@ -175,15 +184,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             sub.add_argument("model", metavar="MODEL", help=what)
             sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
-    return parser.parse_args(argv)
+    about = "print what each table, view and column means, as Markdown; needs neither database nor config"
+    commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)
+    arguments = parser.parse_args(argv)
+    if arguments.command == "init" and arguments.start and not arguments.sql:
+        parser.error("--from goes with --sql; without it, init finds the revision out")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = _parse(argv)
+    if arguments.command == "dictionary":
+        print(write_dictionary(), end="")
+        return job.DONE
     try:
-        configs = job.choose(load_configs(arguments.config, arguments.env), arguments.experiment)
+        only_print = arguments.command == "init" and arguments.sql
+        configs = job.choose(load_configs(arguments.config, arguments.env, need_database=not only_print), arguments.experiment)
         first = next(iter(configs.values()))
+        if only_print:
+            place = f"{first.file}, environments.{first.environment}"
+            print(write_script(first.database.get_secret_value(), first.schema, arguments.start, place), end="")
+            return job.DONE
         arguments.date = getattr(arguments, "date", None) or job.today(first)
         engine = job.connect(first)
         try:

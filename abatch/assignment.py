@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from abatch.errors import DataError
 
@@ -39,7 +40,7 @@ def normalise_id(value: Any) -> str:
     DataError
         If the value is null, bytes, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
     """
-    if value is None or value != value:
+    if value is None or value is pd.NA or value != value:
         raise DataError("candidate_id is null: expected a number or a text")
     if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)):
         raise DataError(f"candidate_id {value!r}: expected a number or a text")

@@ -132,6 +132,7 @@ class ExperimentConfig(Section):
 class File(Section):
     timezone: str = "UTC"
     chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
+    retry_seconds: int = Field(30, ge=0, le=3600)
     environments: dict[str, Environment] = Field(min_length=1)
     experiments: dict[Name, ExperimentConfig] = Field(min_length=1)
 
@@ -169,6 +170,7 @@ class Config:
     reports_dir: Path
     timezone: str
     chunk_rows: int
+    retry_seconds: int
     experiment: str
     settings: ExperimentConfig
     sql: dict[str, str]
@@ -193,13 +195,14 @@ class Config:
         return end.astimezone(UTC).replace(tzinfo=None) - timedelta.resolution
 
 
-def load_configs(path: str | Path, environment: str | None = None) -> dict[str, Config]:
+def load_configs(path: str | Path, environment: str | None = None, *, need_database: bool = True) -> dict[str, Config]:
     """Read ml_config.yaml and return one Config per experiment, in the file's order.
 
     Parameters
     ----------
     path : path of the YAML file; relative paths inside the file are relative to its folder
     environment : name of the environment; None means ABATCH_ENV, else dev
+    need_database : if False, a database URL whose variables are not set here is taken to be SQL Server's
 
     Raises
     ------
@@ -224,19 +227,26 @@ def load_configs(path: str | Path, environment: str | None = None) -> dict[str, 
     chosen = file.environments[name]
     place = f"{path}, environments.{name}"
     base = path.resolve().parent
+    try:
+        database = _expand(chosen.database.get_secret_value(), f"{place}.database")
+    except ConfigError:
+        if need_database:
+            raise
+        database = "mssql+pyodbc://"
     if str(base) not in sys.path:
         sys.path.append(str(base))  # where a user's own estimators live
     return {
         experiment: Config(
             file=path,
             environment=name,
-            database=SecretStr(_expand(chosen.database.get_secret_value(), f"{place}.database")),
+            database=SecretStr(database),
             schema=chosen.db_schema,
             models_dir=base / _expand(chosen.models_dir, f"{place}.models_dir"),
             logs_dir=base / _expand(chosen.logs_dir, f"{place}.logs_dir"),
             reports_dir=base / _expand(chosen.reports_dir, f"{place}.reports_dir"),
             timezone=file.timezone,
             chunk_rows=file.chunk_rows,
+            retry_seconds=file.retry_seconds,
             experiment=experiment,
             settings=settings,
             sql={

@@ -160,7 +160,7 @@ def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
 
 def connect(config: Config) -> sa.Engine:
     place = f"{config.file}, environments.{config.environment}.database"
-    return database.make_engine(config.database, config.schema, config.file.resolve().parent, place)
+    return database.make_engine(config.database, config.schema, config.file.resolve().parent, place, config.retry_seconds)
 
 
 @contextmanager
@@ -231,11 +231,12 @@ def _select_runs(run: Run, status: str, *where: sa.ColumnElement[bool]) -> sa.Se
 
 def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
     """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
-    with database.transaction(engine) as connection:
-        for dead in connection.execute(_select_runs(run, "running")).all():
-            _close_failed(connection, dead.run_id, "died; cleaned up by the next run")
-        if run.job == "predict":  # also what a run staged that was taken for dead and was not
-            connection.execute(predictions_staging.delete().where(predictions_staging.c.experiment == run.experiment))
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            for dead in connection.execute(_select_runs(run, "running")).all():
+                _close_failed(connection, dead.run_id, "died; cleaned up by the next run")
+            if run.job == "predict":  # also what a run staged that was taken for dead and was not
+                connection.execute(predictions_staging.delete().where(predictions_staging.c.experiment == run.experiment))
 
 
 def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
@@ -246,9 +247,11 @@ def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
 
 def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
     row = {name: getattr(run, name) for name in ("run_id", "job", "experiment", "run_date", "started_at")}
-    host = f"{platform.node()} (process {os.getpid()})"
-    with database.transaction(engine) as connection:
-        connection.execute(runs.insert().values(**row, status="running", code_version=code_version(), config_hash=config_hash, host=host))
+    row |= {"status": "running", "code_version": code_version(), "config_hash": config_hash}
+    row["host"] = f"{platform.node()} (process {os.getpid()})"
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            connection.execute(runs.insert().values(row))
 
 
 def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
@@ -256,8 +259,9 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
     reason = database.describe(error) if isinstance(error, SQLAlchemyError) else str(error) or type(error).__name__
     run.log(f"failed: {reason}")
     try:
-        with database.transaction(engine) as connection:
-            _close_failed(connection, run.run_id, reason)
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                _close_failed(connection, run.run_id, reason)
     except SQLAlchemyError as second:
         run.log(f"the failure could not be written into runs: {database.describe(second)}")
 
@@ -270,9 +274,13 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
         configs = choose(load_configs(arguments.config, arguments.env), arguments.experiment)
         first = next(iter(configs.values()))
         engine = connect(first)
-        database.check_ready(engine, first.environment)
-        if not arguments.dry_run:
-            start_log(first, job)
+        try:
+            database.check_ready(engine, first.environment)
+            if not arguments.dry_run:
+                start_log(first, job)
+        except BaseException:
+            engine.dispose()
+            raise
     except (Exception, KeyboardInterrupt) as error:
         return report(error, job)
     code, lines = DONE, []
@@ -336,6 +344,7 @@ def start_log(config: Config, job: str) -> None:
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(handler)
+    logging.getLogger("psycopg").addHandler(handler)  # what it tells of a lost link; else Python prints it
 
 
 @cache

@@ -87,13 +87,15 @@ def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, li
 
 
 def parse_dates(column: pd.Series, place: str) -> pd.Series:
-    """Days as datetime64, whatever the driver made of them: dates, datetimes or ISO text.
+    """Days as datetime64[s]: from dates, instants without a time zone, or ISO text.
 
     Raises
     ------
     DataError
         If a value is null or not a date.
     """
+    if column.dtype.kind == "M" and column.notna().all() and getattr(column.dtype, "tz", None) is None:
+        return column.dt.normalize().astype("datetime64[s]")
     try:
         days = pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
     except (TypeError, ValueError) as error:

@@ -14,32 +14,57 @@ from abatch.tables import predictions, predictions_staging, predictions_supersed
 STAGED = list(predictions_staging.columns.keys())
 
 
-def stage(engine: sa.Engine, frame: pd.DataFrame) -> None:
-    """Write a chunk to the staging table, where no reader looks.
+def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
+    """Write a chunk to the staging table, where no reader looks; returns its checksum, to be added to those of other chunks.
 
     Parameters
     ----------
     frame : the columns of predictions_staging; a prediction without a model is nan
     """
-    rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None)
-    with database.transaction(engine) as connection:
-        connection.execute(predictions_staging.insert(), rows.to_dict("records"))
+    rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None).to_dict("records")
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            for start in range(0, len(rows), database.WRITE_ROWS):
+                connection.execute(predictions_staging.insert(), rows[start : start + database.WRITE_ROWS])
+    return compute_checksum(frame)
 
 
-def check_staged(connection: sa.Connection, run_id: str, n_sent: int, place: str) -> None:
-    """Let the database look at all rows at once: did all arrive, and is every candidate there once?
+def compute_checksum(frame: pd.DataFrame) -> int:
+    """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64: the same whatever the order of the rows."""
+    text = frame[STAGED].drop(columns="prediction").astype(object).map(str, na_action="ignore")
+    values = text.assign(prediction=frame["prediction"].to_numpy(np.float64) + 0.0)  # + 0.0: SQLite keeps -0.0 as 0
+    return int(pd.util.hash_pandas_object(values, index=False).sum())
+
+
+def check_staged(connection: sa.Connection, run_id: str, n_sent: int, checksum_sent: int, place: str) -> None:
+    """Look at all staged rows at once: did all arrive as they were sent, and is every candidate there once?
+
+    Parameters
+    ----------
+    n_sent, checksum_sent : rows given to `stage`, and the sum of what it returned, modulo 2**64
 
     Raises
     ------
     DatabaseError
-        If rows were lost or doubled on the way.
+        If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's issue 1208).
     DataError
         If a candidate is there twice, in the eyes of the database: its collation may take two spellings for one.
     """
     staged = predictions_staging.c
-    n_found = connection.scalar(sa.select(sa.func.count()).where(staged.run_id == run_id))
+    n_found, checksum_found = 0, 0
+    query = sa.select(*(staged[name] for name in STAGED)).where(staged.run_id == run_id)
+    rows = connection.execute(query, execution_options={"yield_per": database.WRITE_ROWS})
+    for part in rows.partitions():
+        frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
+        n_found += len(frame)
+        checksum_found = (checksum_found + compute_checksum(frame)) % 2**64
     if n_found != n_sent:
         raise DatabaseError(f"{n_sent} predictions were sent and {n_found} arrived in predictions_staging. Nothing was published.")
+    if checksum_found != checksum_sent:
+        raise DatabaseError(
+            f"{n_sent} predictions were sent, and other values arrived in predictions_staging than were sent. Nothing was published."
+            " Look for a trigger on the table; if there is none, the database's driver changes values: take another version of it."
+        )
     twice = (
         sa.select(sa.func.min(staged.candidate_id).label("candidate_id"))
         .where(staged.run_id == run_id)

@@ -85,7 +85,7 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     by_variant = connection.execute(select(variant_scores, variant_scores.c.cohort == ALL)).all()
     by_model = connection.execute(select(scores, (scores.c.cohort == ALL) | (scores.c.metric == "roc_auc"))).all()
     scored = sa.select(runs).where(runs.c.run_id == by_variant[0].run_id) if by_variant else None
-    dated = connection.execute(select(models).order_by(models.c.as_of.desc(), models.c.run_id.desc(), models.c.model_name))
+    dated = connection.execute(select(models).order_by(models.c.as_of.desc(), models.c.run_id.desc(), models.c.model_name)).all()
     nights = sa.select(runs.c.run_date).where(runs.c.experiment == config.experiment, runs.c.job == "predict", runs.c.status == "done")
     return Figures(
         experiment=config.experiment,

@@ -97,11 +97,12 @@ def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: i
     with plain.connect() as connection:
         exists = sa.inspect(connection).has_table(bank.name)
     if not exists:
-        with database.transaction(plain) as connection:
-            metadata.create_all(connection)
-            connection.execute(bank.insert().values(first_night=until, seed=seed))
-            for days in range(history_days, -1, -1):
-                _play_morning(connection, until - days * DAY, until, seed, set())
+        for attempt in database.transactions(plain):
+            with attempt as connection:
+                metadata.create_all(connection)
+                connection.execute(bank.insert().values(first_night=until, seed=seed))
+                for days in range(history_days, -1, -1):
+                    _play_morning(connection, until - days * DAY, until, seed, set())
         return history_days + 1
     with plain.connect() as connection:
         first_night, seed = connection.execute(sa.select(bank.c.first_night, bank.c.seed)).one()
@@ -111,8 +112,9 @@ def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: i
         yesterday = (predictions.c.run_date == today - DAY, predictions.c.selected == 1)
         with engine.connect() as connection:
             selected = set(connection.scalars(sa.select(predictions.c.candidate_id).where(*yesterday)))
-        with database.transaction(plain) as connection:
-            _play_morning(connection, today, first_night, seed, selected)
+        for attempt in database.transactions(plain):
+            with attempt as connection:
+                _play_morning(connection, today, first_night, seed, selected)
     return len(mornings)
 
 
@@ -236,20 +238,17 @@ def _close_day(connection: sa.Connection, day: date, first_night: date, seed: in
         calls,
         [{"customer_id": row.customer_id, "call_date": day, "loaded_at": loaded_at} for row, yes in zip(rows, called, strict=True) if yes],
     )
-    connection.execute(
-        truth.update()
-        .where(truth.c.customer_id == sa.bindparam("customer"), truth.c.candidate_date == day)
-        .values(called=sa.bindparam("is_called"), answer_date=sa.bindparam("answers_on"), load_date=sa.bindparam("loads_on")),
-        [
-            {
-                "customer": row.customer_id,
-                "is_called": int(called[i]),
-                "answers_on": day + int(answer_days[i]) * DAY if answered[i] else None,
-                "loads_on": day + int(load_days[i]) * DAY if answered[i] else None,
-            }
-            for i, row in enumerate(rows)
-        ],
-    )
+    connection.execute(truth.delete().where(truth.c.candidate_date == day))
+    book = [
+        {
+            **row._asdict(),
+            "called": int(called[i]),
+            "answer_date": day + int(answer_days[i]) * DAY if answered[i] else None,
+            "load_date": day + int(load_days[i]) * DAY if answered[i] else None,
+        }
+        for i, row in enumerate(rows)
+    ]
+    _insert(connection, truth, book)
 
 
 def _correct(connection: sa.Connection, today: date) -> None:

@@ -1,33 +1,56 @@
-"""The tables that abatch owns. Created and changed by abatch/migrations; a test keeps the two in step.
+"""The tables that abatch owns, and the views for analysts. Made by abatch/migrations; tests keep the two in step.
 
 Columns hold the same in every database: 0/1 instead of boolean (sum() works on it everywhere), text that people write as
-NVARCHAR on SQL Server, instants as naive UTC.
+NVARCHAR on SQL Server, instants as naive UTC. The comments are the data dictionary: `python -m abatch dictionary`.
 """
 
+import math
 import re
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
-REVISION = "0001"
+from abatch.errors import DataError
+
+REVISION = "0002"
 VERSION_TABLE = "abatch_version"
 DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name; what is left is name and version
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
+
+
+class FiniteDouble(sa.types.TypeDecorator[float]):
+    """A double that is a number or null: SQL Server refuses nan and infinity late, PostgreSQL and SQLite store them."""
+
+    impl = sa.Double
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        if value is None:
+            return None
+        if not math.isfinite(value):
+            raise DataError(f"{value} cannot be stored in a column of numbers; expected a finite number or null.")
+        return float(value)  # not every driver takes numpy's
+
+
 metadata = sa.MetaData()
+views = sa.MetaData()
 _DONE: dict[str, Any] = {f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")}
+_EXPERIMENT = "name of the experiment in ml_config.yaml"
+_COHORT = "first day of the week or month of run_date, or 'all'"
+_SCORE_RUN = "the score run that wrote the row"
 
 
 def _prediction_columns() -> list[sa.Column]:
     return [
-        sa.Column("experiment", sa.String(64), nullable=False, comment="name of the experiment in ml_config.yaml"),
+        sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
         sa.Column("run_date", sa.Date, nullable=False, comment="the night, as a business date"),
         sa.Column("candidate_id", sa.String(64), nullable=False, comment="who is predicted, as the candidates query names it"),
         sa.Column("variant", sa.String(64), nullable=False, comment="A, B, control ...: by hash, or as recorded elsewhere"),
-        sa.Column("assignment_probability", sa.Double, nullable=False, comment="the variant's registered share"),
+        sa.Column("assignment_probability", FiniteDouble, nullable=False, comment="the variant's registered share"),
         sa.Column("model_name", sa.String(128), comment="the dated model; null where the variant has no model"),
-        sa.Column("prediction", sa.Double, comment="probability of the outcome, 0 to 1; null where there is no model"),
+        sa.Column("prediction", FiniteDouble, comment="probability of the outcome, 0 to 1; null where there is no model"),
     ]
 
 
@@ -44,19 +67,21 @@ def _ranked_columns() -> list[sa.Column]:
 runs = sa.Table(
     "runs",
     metadata,
-    sa.Column("run_id", sa.String(40), primary_key=True),
+    sa.Column("run_id", sa.String(40), primary_key=True, comment="when the run started, UTC, and a random part"),
     sa.Column("job", sa.String(16), nullable=False, comment="train, predict or score"),
-    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
     sa.Column("run_date", sa.Date, nullable=False, comment="the business date that the run is for"),
     sa.Column("status", sa.String(16), nullable=False, comment="running, done, failed or superseded"),
-    sa.Column("started_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("started_at", Instant, nullable=False, comment="when the run started, UTC"),
     sa.Column("finished_at", Instant, comment="UTC; null while running"),
-    sa.Column("rows_read", sa.Integer),
-    sa.Column("rows_written", sa.Integer),
-    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("rows_read", sa.Integer, comment="rows that its queries returned; null unless it was done"),
+    sa.Column("rows_written", sa.Integer, comment="models, predictions or figures written; null unless it was done"),
+    sa.Column("code_version", sa.String(64), nullable=False, comment="abatch's version and commit; -dirty if the code was changed"),
     sa.Column("config_hash", sa.String(64), nullable=False, comment="SHA-256 of the experiment's settings and queries"),
     sa.Column("host", sa.Unicode(255), nullable=False, comment="host and process id"),
-    sa.Column("error", sa.UnicodeText, comment="why the run failed"),
+    sa.Column("error", sa.UnicodeText, comment="why the run failed; null unless it did"),
+    sa.Index("runs_night", "experiment", "job", "run_date"),
+    comment="one run of a job for one experiment and one night",
 )
 sa.Index("runs_one_done", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_DONE)
 
@@ -64,7 +89,7 @@ models = sa.Table(
     "models",
     metadata,
     sa.Column("model_name", sa.String(128), primary_key=True, comment="model, version, date: modelA_v1.0_2026-11-23"),
-    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
     sa.Column("variant", sa.String(64), nullable=False, comment="the variant that the model was trained for"),
     sa.Column("file", sa.Unicode(255), nullable=False, comment="file name inside the models folder"),
     sa.Column("sha256", sa.String(64), nullable=False, comment="of the file: a pickle is opened only when it matches"),
@@ -72,83 +97,208 @@ models = sa.Table(
     sa.Column("to_date", sa.Date, nullable=False, comment="end of the training rows, excluded"),
     sa.Column("as_of", Instant, nullable=False, comment="the moment whose knowledge was used, UTC"),
     sa.Column("rows", sa.Integer, nullable=False, comment="training rows, validation included"),
-    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("code_version", sa.String(64), nullable=False, comment="abatch's version and commit; -dirty if the code was changed"),
     sa.Column("environment_hash", sa.String(64), nullable=False, comment="SHA-256 of the library versions"),
-    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("seed", sa.Integer, nullable=False, comment="of every random_state that the estimator leaves open"),
     sa.Column("card", sa.UnicodeText, nullable=False, comment="the model's .json: columns, metrics, reference, versions"),
-    sa.Column("run_id", sa.String(40), nullable=False),
+    sa.Column("run_id", sa.String(40), nullable=False, comment="the train run that made the model"),
+    sa.Index("models_experiment", "experiment"),
+    comment="one dated model; its file lies in the models folder, and neither is ever changed",
 )
 
 promotions = sa.Table(
     "promotions",
     metadata,
-    sa.Column("promotion_id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("experiment", sa.String(64), nullable=False),
-    sa.Column("variant", sa.String(64), nullable=False),
-    sa.Column("model_name", sa.String(128), nullable=False),
+    sa.Column("promotion_id", sa.Integer, primary_key=True, autoincrement=True, comment="of two that are effective, the higher counts"),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("variant", sa.String(64), nullable=False, comment="the variant whose predictions the model makes"),
+    sa.Column("model_name", sa.String(128), nullable=False, comment="the dated model that becomes live"),
     sa.Column("action", sa.String(16), nullable=False, comment="promote or rollback"),
     sa.Column("effective_date", sa.Date, nullable=False, comment="live from this run_date on"),
-    sa.Column("reason", sa.Unicode(1000), nullable=False),
-    sa.Column("evidence", sa.UnicodeText, comment="the figures behind the reason, as JSON"),
-    sa.Column("promoted_by", sa.Unicode(255), nullable=False),
-    sa.Column("promoted_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("reason", sa.Unicode(1000), nullable=False, comment="why"),
+    sa.Column("evidence", sa.UnicodeText, comment="the figures behind the reason, as JSON; null if done by hand"),
+    sa.Column("promoted_by", sa.Unicode(255), nullable=False, comment="user and host, or the train run"),
+    sa.Column("promoted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    sa.Index("promotions_experiment", "experiment", "promotion_id"),
+    comment="what became live, when, by whom and why; only ever appended",
 )
 
 registrations = sa.Table(
     "registrations",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
     sa.Column("hash", sa.String(64), nullable=False, comment="SHA-256 of the content"),
     sa.Column("content", sa.UnicodeText, nullable=False, comment="all that a verdict depends on, as JSON"),
-    sa.Column("registered_at", Instant, nullable=False, comment="UTC"),
+    sa.Column("registered_at", Instant, nullable=False, comment="when the first predict run started, UTC"),
     sa.Column("run_id", sa.String(40), nullable=False, comment="the first predict run"),
+    comment="what an experiment asks, written down before its first outcome and never changed",
 )
 
 predictions_staging = sa.Table(
     "predictions_staging",
     metadata,
-    sa.Column("run_id", sa.String(40), nullable=False),
+    sa.Column("run_id", sa.String(40), nullable=False, comment="the run that is writing the row"),
     *_prediction_columns(),
     sa.Column("selection_key", sa.String(16), nullable=False, comment="bytes 8 to 15 of the hash, in hex: random order, and ties"),
+    comment="a prediction of a night that is being written, or of a run that died; not for readers",
 )
 
-predictions = sa.Table("predictions", metadata, *_ranked_columns(), sa.PrimaryKeyConstraint("experiment", "run_date", "candidate_id"))
+predictions = sa.Table(
+    "predictions",
+    metadata,
+    *_ranked_columns(),
+    sa.PrimaryKeyConstraint("experiment", "run_date", "candidate_id"),
+    sa.Index("predictions_candidate", "experiment", "candidate_id", "run_date"),
+    comment="one candidate in one night; a night is there whole or not at all",
+)
 
 predictions_superseded = sa.Table(
     "predictions_superseded",
     metadata,
     *_ranked_columns(),
     sa.Column("superseded_by", sa.String(40), nullable=False, comment="the run that replaced the row"),
+    comment="a prediction of a night that was done again with --force; it may have been acted on",
 )
 
 scores = sa.Table(
     "scores",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
     sa.Column("model_name", sa.String(128), primary_key=True, comment="a dated model, or name and version for all its dates"),
-    sa.Column("cohort", sa.String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
-    sa.Column("metric", sa.String(40), primary_key=True),
-    sa.Column("value", sa.Double, nullable=False),
-    sa.Column("lower", sa.Double, comment="95 % interval"),
-    sa.Column("upper", sa.Double),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
+    sa.Column("metric", sa.String(40), primary_key=True, comment="n, roc_auc, log_loss, psi ...; reliability_rate_01 to _10"),
+    sa.Column("value", FiniteDouble, nullable=False, comment="the figure; shares as 0 to 1, log loss in nats"),
+    sa.Column("lower", FiniteDouble, comment="lower end of the 95 % jackknife interval; null where there is none"),
+    sa.Column("upper", FiniteDouble, comment="upper end of the interval; null where there is none"),
     sa.Column("n", sa.Integer, nullable=False, comment="mature predictions behind the value"),
-    sa.Column("run_id", sa.String(40), nullable=False),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="one metric of one model in one cohort, as the newest score run found it",
 )
 
 variant_scores = sa.Table(
     "variant_scores",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("variant", sa.String(64), primary_key=True),
-    sa.Column("cohort", sa.String(10), primary_key=True, comment="first day of the week or month of run_date, or 'all'"),
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
     sa.Column("n_predicted", sa.Integer, nullable=False, comment="predictions written"),
     sa.Column("n_mature", sa.Integer, nullable=False, comment="of these, with a closed outcome window"),
     sa.Column("n_positive", sa.Integer, nullable=False, comment="of the mature, with the outcome"),
-    sa.Column("rate", sa.Double, comment="n_positive / n_mature; null if none is mature"),
-    sa.Column("lower", sa.Double, comment="95 % interval of the rate on one look; not for daily decisions"),
-    sa.Column("upper", sa.Double),
+    sa.Column("rate", FiniteDouble, comment="n_positive / n_mature; null if none is mature"),
+    sa.Column("lower", FiniteDouble, comment="lower end of the rate's 95 % interval on one look; not for daily decisions"),
+    sa.Column("upper", FiniteDouble, comment="upper end of the interval; null if none is mature"),
     sa.Column("n_selected", sa.Integer, nullable=False, comment="of the mature, selected"),
-    sa.Column("n_selected_positive", sa.Integer, nullable=False),
-    sa.Column("selected_rate", sa.Double),
-    sa.Column("run_id", sa.String(40), nullable=False),
+    sa.Column("n_selected_positive", sa.Integer, nullable=False, comment="of the mature and selected, with the outcome"),
+    sa.Column("selected_rate", FiniteDouble, comment="n_selected_positive / n_selected; null if none is selected"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="one variant in one cohort, as the newest score run found it",
 )
+
+sa.Table("current_predictions", views, *_ranked_columns(), comment="the predictions of each experiment's newest night")
+
+sa.Table("latest_predictions", views, *_ranked_columns(), comment="each candidate's newest prediction in each experiment")
+
+sa.Table(
+    "model_performance",
+    views,
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("model_name", sa.String(128), nullable=False, comment="a dated model, or name and version for all its dates"),
+    sa.Column("is_dated", sa.SmallInteger, nullable=False, comment="1 for a dated model, 0 for all dates of a version together"),
+    sa.Column("cohort", sa.String(10), nullable=False, comment=_COHORT),
+    sa.Column("cohort_date", sa.Date, comment="the cohort as a date, to sort and plot by; null for 'all'"),
+    sa.Column("scored_date", sa.Date, comment="run_date of the score run that wrote the figures"),
+    sa.Column("n", sa.Integer, comment="mature predictions"),
+    sa.Column("n_positive", sa.Integer, comment="of these, with the outcome; with fewer than 20 of either kind, what follows is null"),
+    sa.Column("base_rate", FiniteDouble, comment="n_positive / n"),
+    sa.Column("roc_auc", FiniteDouble, comment="area under the ROC curve, 0 to 1; .5 is chance"),
+    sa.Column("roc_auc_lower", FiniteDouble, comment="lower end of its 95 % interval"),
+    sa.Column("roc_auc_upper", FiniteDouble, comment="upper end of its 95 % interval"),
+    sa.Column("gini", FiniteDouble, comment="2 * roc_auc - 1"),
+    sa.Column("ks", FiniteDouble, comment="Kolmogorov-Smirnov distance between the two outcomes' predictions, 0 to 1"),
+    sa.Column("average_precision", FiniteDouble, comment="area under the precision-recall curve, 0 to 1; base_rate is chance"),
+    sa.Column("lift_top_decile", FiniteDouble, comment="the top tenth's rate as a multiple of base_rate"),
+    sa.Column("capture_top_decile", FiniteDouble, comment="share of all outcomes that the top tenth holds, 0 to 1"),
+    sa.Column("log_loss", FiniteDouble, comment="mean log loss in nats; lower is better"),
+    sa.Column("brier", FiniteDouble, comment="mean squared error of the prediction, 0 to 1; lower is better"),
+    sa.Column("brier_skill", FiniteDouble, comment="1 - brier / that of predicting base_rate for all; 0 is no skill"),
+    sa.Column("calibration_intercept", FiniteDouble, comment="0 if predictions are right on average; in log-odds"),
+    sa.Column("calibration_slope", FiniteDouble, comment="1 if right; under 1, predictions are too extreme"),
+    sa.Column("psi", FiniteDouble, comment="population stability index against the training rows; null for all dates of a version"),
+    sa.Column("psi_noise", FiniteDouble, comment="what chance alone exceeds in 5 % of cases"),
+    comment="one model in one cohort, its metrics side by side; from scores",
+)
+
+sa.Table(
+    "experiment_status",
+    views,
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("variant", sa.String(64), nullable=False, comment="A, B, control ..."),
+    sa.Column("registered_at", Instant, comment="when the first predict run started, UTC"),
+    sa.Column("first_night", sa.Date, comment="run_date of the first night that is predicted"),
+    sa.Column("last_night", sa.Date, comment="run_date of the newest night that is predicted"),
+    sa.Column("n_nights", sa.Integer, comment="nights that are predicted"),
+    sa.Column("model_name", sa.String(128), comment="the dated model of last_night; null without a model"),
+    sa.Column("n_last_night", sa.Integer, comment="candidates of last_night; null if the variant had none"),
+    sa.Column("n_selected_last_night", sa.Integer, comment="of these, selected"),
+    sa.Column("scored_date", sa.Date, comment="run_date of the score run that counted what follows; null before the first"),
+    sa.Column("n_predicted", sa.Integer, comment="predictions of all nights until then"),
+    sa.Column("n_mature", sa.Integer, comment="of these, with a closed outcome window"),
+    sa.Column("n_positive", sa.Integer, comment="of the mature, with the outcome"),
+    sa.Column("rate", FiniteDouble, comment="n_positive / n_mature; null if none is mature"),
+    sa.Column("lower", FiniteDouble, comment="lower end of the rate's 95 % interval on one look; not for daily decisions"),
+    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
+    sa.Column("n_selected", sa.Integer, comment="of the mature, selected"),
+    sa.Column("n_selected_positive", sa.Integer, comment="of the mature and selected, with the outcome"),
+    sa.Column("selected_rate", FiniteDouble, comment="n_selected_positive / n_selected; null if none is selected"),
+    comment="one variant of one experiment: what was predicted, and what came of it so far",
+)
+
+sa.Table(
+    "run_history",
+    views,
+    sa.Column("run_id", sa.String(40), comment="null for a missed night"),
+    sa.Column("job", sa.String(16), nullable=False, comment="train, predict or score"),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("run_date", sa.Date, nullable=False, comment="the business date that the run is for, or that was missed"),
+    sa.Column("status", sa.String(16), nullable=False, comment="running, done, failed, superseded; missed if no run is done for it"),
+    sa.Column("started_at", Instant, comment="when the run started, UTC"),
+    sa.Column("finished_at", Instant, comment="UTC; null while running"),
+    sa.Column("seconds", FiniteDouble, comment="from start to finish, to the millisecond; null while running"),
+    sa.Column("rows_read", sa.Integer, comment="rows that its queries returned; null unless it was done"),
+    sa.Column("rows_written", sa.Integer, comment="models, predictions or figures written; null unless it was done"),
+    sa.Column("code_version", sa.String(64), comment="abatch's version and commit; -dirty if the code was changed"),
+    sa.Column("host", sa.Unicode(255), comment="host and process id"),
+    sa.Column("error", sa.UnicodeText, comment="why the run failed; null unless it did"),
+    comment="every run, and the nights from the first done one to yesterday (UTC) that predict or score has not done; "
+    "a night that failed and was not done again is there as failed and as missed",
+)
+
+
+def make_sql_server_dialect() -> Any:
+    """SQL Server's dialect as it is when it has met a server: with NVARCHAR(max) rather than NTEXT, and with DATE."""
+    dialect: Any = mssql.dialect(deprecate_large_types=True)
+    dialect.server_version_info = (13,)  # SQL Server 2016, the oldest that the migrations are made for
+    return dialect
+
+
+def write_dictionary() -> str:
+    """The data dictionary as Markdown: each table and view, its columns with their types on SQL Server, and the comments."""
+    lines = [
+        "# Data dictionary",
+        "",
+        "What `python -m abatch dictionary` prints: the tables that abatch owns and the views for analysts, with the comments that",
+        "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC, without a time zone; flags are 0 or 1.",
+        "Views are the place to query: their columns keep name, order and meaning.",
+    ]
+    dialect = make_sql_server_dialect()
+    for title, kind in (("Views", views), ("Tables", metadata)):
+        lines += ["", f"## {title}"]
+        for name, table in sorted(kind.tables.items()):
+            lines += ["", f"### {name}", "", f"{str(table.comment)[0].upper()}{str(table.comment)[1:]}.", ""]
+            lines += ["| column | type | null | key | meaning |", "|---|---|---|---|---|"]
+            keys = list(table.primary_key.columns)
+            for column in table.columns:
+                null, key = "null" if column.nullable else "", "key" if column in keys else ""
+                type_ = column.type.compile(dialect)
+                lines.append(f"| `{column.name}` | {type_} | {null} | {key} | {column.comment} |")
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Databases and configurations for the tests: a real SQLite file and a real PostgreSQL, which the tests start themselves."""
+"""Databases and configurations for the tests: SQLite, a PostgreSQL that the tests start themselves, and a SQL Server if one is named."""
 
 import os
 import pwd
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from abatch.config import Config, load_configs
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FIRST_NIGHT = date(2026, 9, 1)
+MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
@@ -78,21 +79,45 @@ def postgres_url() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mssql", marks=pytest.mark.mssql)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of an empty database of each kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'bank.db'}"
         return
-    boss = sa.make_url(request.getfixturevalue("postgres_url"))
-    name = f"test_{os.urandom(6).hex()}"
-    server = sa.create_engine(boss, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text(f"create database {name}"))
+    name, drop = f"test_{os.urandom(6).hex()}", "drop database {}"
+    if request.param == "postgresql":
+        boss, drop = sa.make_url(request.getfixturevalue("postgres_url")), "drop database {} with (force)"
+    elif MSSQL_URL:
+        boss = sa.make_url(MSSQL_URL)
+    else:
+        pytest.skip("ABATCH_TEST_MSSQL_URL does not name a SQL Server")
+    server = database.make_engine(SecretStr(boss.render_as_string(hide_password=False)), None, ROOT, "the tests' server")
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"create database {name}")
     yield boss.set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text(f"drop database {name} with (force)"))
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if request.param == "mssql" and "Babelfish" not in connection.exec_driver_sql("select @@version").scalar_one():
+            connection.exec_driver_sql(f"alter database {name} set single_user with rollback immediate")
+        connection.exec_driver_sql(drop.format(name))
     server.dispose()
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., sa.Engine]]:
+    """`database.make_engine` of a URL; what it made is closed at the end, before the database is dropped."""
+    if "database_url" in request.fixturenames:
+        request.getfixturevalue("database_url")
+    made: list[sa.Engine] = []
+
+    def make_engine(url: str, schema: str | None = None, retry_seconds: float = 0) -> sa.Engine:
+        place = "ml_config.yaml, environments.dev.database"
+        made.append(database.make_engine(SecretStr(url), schema, Path(), place, retry_seconds))
+        return made[-1]
+
+    yield make_engine
+    for engine in made:
+        engine.dispose()
 
 
 @pytest.fixture
@@ -121,8 +146,8 @@ def write_config(folder: Path, url: str, schema: str | None = None, **changes: o
 
 @pytest.fixture
 def config(database_url: str, tmp_path: Path) -> Config:
-    """The experiment card_offer on an empty database; on PostgreSQL abatch's tables are in the schema abatch."""
-    schema = "abatch" if database_url.startswith("postgresql") else None
+    """The experiment card_offer on an empty database; on a server abatch's tables are in the schema abatch."""
+    schema = None if database_url.startswith("sqlite") else "abatch"
     return load_configs(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
 
 

@@ -14,7 +14,6 @@ from scipy import stats
 
 from abatch import registrations
 from abatch.assignment import N_BUCKETS, assign, check_variants, count_selected, normalise_id, normalise_ids, split_thresholds
-from abatch.database import transaction
 from abatch.errors import DataError
 from abatch.tables import predictions
 
@@ -70,12 +69,29 @@ def test_assign_page_limits_are_registered_ones() -> None:
     assert read_table("| variant | share | hash_up_to |") == registered
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_assign_page_query_on_postgresql(engine: sa.Engine) -> None:
-    query = re.search(r"### PostgreSQL\n.*?```sql\n(.*?)```", PAGE, re.DOTALL)
-    assert query
-    ids = [str(number) for number in range(2000)]
-    ids += [str(uuid.uuid5(uuid.NAMESPACE_OID, number)) for number in ids[:300]] + [f"CU {number}:x" for number in ids[:200]]
+def read_queries(title: str) -> list[str]:
+    """The SQL of the page under a title: of the predictions, then of a table of the reader's own."""
+    return re.findall(r"```sql\n(.*?)```", PAGE.split(f"### {title}\n")[1].split("\n### ")[0], re.DOTALL)
+
+
+def make_ids() -> list[str]:
+    """100,000 ids: integers, UUIDs, and codes with all printable characters; no two are one to a server that ignores case."""
+    odd = "".join(map(chr, range(33, 127)))
+    numbers = [*range(-20_000, 20_000 - 8), *(sign * (2**63 - n) for sign in (-1, 1) for n in range(1, 5))]
+    ids = [str(number) for number in numbers] + [str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))) for n in range(30_000)]
+    ids += [f"C{odd[n % 94]} {odd[n * 7 % 94]}{n}{odd[n * 31 % 94]}" for n in range(30_000)]
+    assert len({one.lower() for one in ids}) == 100_000 and set(odd) < set("".join(ids))
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("database_url", "title"),
+    [("postgresql", "PostgreSQL"), pytest.param("mssql", "SQL Server", marks=pytest.mark.mssql)],
+    indirect=["database_url"],
+)
+def test_assign_page_queries_on_server(engine: sa.Engine, title: str) -> None:
+    of_predictions, of_own_table = read_queries(title)[:2]
+    ids = make_ids()
     python = assign(ids, "card_offer", SPLIT)
     base = {
         "run_date": date(2026, 9, 1),
@@ -86,11 +102,19 @@ def test_assign_page_query_on_postgresql(engine: sa.Engine) -> None:
         "predicted_at": datetime(2026, 9, 1),
     }
     rows = [{**base, "experiment": "card_offer", "candidate_id": id_, "variant": v} for id_, v in zip(ids, python.variant, strict=True)]
-    with transaction(engine) as connection:
+    with engine.begin() as connection:
         register_card_offer(connection)
         connection.execute(predictions.insert(), [*rows, {**base, "experiment": "renewal", "candidate_id": "1", "variant": "A"}])
-        cursor = connection.connection.cursor()  # the driver's own: the query reaches the server as it stands on the page
-        cursor.execute(query.group(1))
+        cursor = connection.connection.cursor()  # the driver's own: the queries reach the server as they stand on the page
+        cursor.execute("create table customers (customer_id varchar(64) primary key)")
+        cursor.execute("insert into customers select candidate_id from abatch.predictions where experiment = 'card_offer'")
+        cursor.execute(of_own_table)
+        assert {row[0]: row[1] for row in cursor.fetchall()} == dict(zip(ids, python.variant, strict=True))
+        if engine.dialect.name == "mssql":
+            cursor.execute("select convert(varchar(4), 0x0af3, 2)")
+            if cursor.fetchone()[0] != "0AF3":
+                pytest.skip("this server's convert() has no style 2 (Babelfish), so the query of the predictions cannot run here")
+        cursor.execute(of_predictions)
         found = cursor.fetchall()
     expected = zip(ids, python.variant, python.variant, python.selection_key, python.bucket.tolist(), strict=True)
     assert sorted(tuple(row)[1:] for row in found) == sorted(expected)

@@ -1,4 +1,4 @@
-"""The door to SQL: queries cleaned and streamed, binds, what the engine's errors become, and the lock."""
+"""The door to SQL: engines, transactions that are tried again, what a database's errors become, and the lock."""
 
 import os
 import signal
@@ -6,10 +6,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 
+import pyodbc
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -17,10 +20,8 @@ from pydantic import SecretStr
 from abatch import database, tables
 from abatch.config import Config
 from abatch.errors import ConfigError, DatabaseError
-from tests.conftest import ROOT
+from tests.conftest import MSSQL_URL, ROOT
 
-BINDS = {"from_date": date(2026, 3, 1), "to_date": date(2026, 3, 2), "as_of": datetime(2026, 3, 1, 21, 59, 59, 999999)}
-NUMBERS = "with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < {}) select n from numbers order by n"
 Make = Callable[..., sa.Engine]
 HOLD_LOCK = """
 import sys
@@ -32,141 +33,6 @@ with database.lock(engine, "predict-card_offer") as acquired:
     print(acquired, flush=True)
     sys.stdin.readline()
 """
-
-
-def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
-    frame = database.read_query(engine, sql, "sql/q.sql", **BINDS, chunk_rows=chunk_rows)
-    return list(frame.itertuples(index=False, name=None))
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., sa.Engine]]:
-    """`database.make_engine` of a URL; what it made is closed at the end."""
-    made: list[sa.Engine] = []
-
-    def make_engine(url: str, schema: str | None = None) -> sa.Engine:
-        made.append(database.make_engine(SecretStr(url), schema, Path(), "ml_config.yaml, environments.dev.database"))
-        return made[-1]
-
-    yield make_engine
-    for engine in made:
-        engine.dispose()
-
-
-def test_clean_query_pieces() -> None:
-    assert database.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
-    assert database.clean_query("select /* :no\n -- ' */ a;") == "select   a"
-    assert database.clean_query("select a from t where b >= :from_date -- it's\n;-- end") == "select a from t where b >= :from_date"
-
-
-def test_read_query_literals(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    for sql, expected in (
-        ("select '--:x' as a", "--:x"),
-        ("select '/* :x */' as a", "/* :x */"),
-        ("select 'it''s :x; 12:30:00 a::b' as a", "it's :x; 12:30:00 a::b"),
-        ("select ';' as a;", ";"),
-        ('select 5 as ":x -- y"', 5),
-        ("select 'a''' /* ' */ || ':x' as a -- '", "a':x"),
-        ("select '50 % of %(x)s' as a", "50 % of %(x)s"),
-        ("select 7 % 4 as a where 'ab' like 'a%'", 3),
-    ):
-        assert read(engine, sql) == [(expected,)], sql
-
-
-def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
-    assert list(database.read_query(make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9).columns) == ["it's :x"]
-
-
-def test_read_query_postgres_casts_and_slices(make: Make, postgres_url: str) -> None:
-    assert read(make(postgres_url), "select '5'::int + 1, (array[7,8,9])[2:3]") == [(6, [8, 9])]
-
-
-def test_read_query_unknown_bind_suggests(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    with pytest.raises(ConfigError, match=r"^sql/q\.sql: unknown bind :form_date; .*:as_of\. Did you mean 'from_date'\?$"):
-        read(engine, "select 1 where :form_date < :to_date")
-
-
-def test_read_query_bind_twice_and_left_out(engine: sa.Engine) -> None:
-    sql = "select count(*) from runs where run_date >= :from_date and run_date <= :from_date or run_date = :from_date"
-    assert read(engine, sql.replace("runs", "abatch.runs") if engine.dialect.name == "postgresql" else sql) == [(0,)]
-
-
-def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    with pytest.raises(ConfigError, match=r"two columns of the name a\."):
-        read(engine, "select 1 as a, 2 as b, 3 as a")
-
-
-@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (3, [3]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
-def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[int]) -> None:
-    chunks = list(database.stream_query(make(sqlite_url), NUMBERS.format(n), "q.sql", **BINDS, chunk_rows=4))
-    assert [len(chunk) for chunk in chunks] == sizes
-    assert [value for chunk in chunks for value in chunk["n"]] == list(range(1, n + 1))
-
-
-def test_stream_query_chunks_on_both(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    chunks = list(database.stream_query(engine, NUMBERS.format(10), "q.sql", **BINDS, chunk_rows=5))
-    assert [list(chunk["n"]) for chunk in chunks] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
-
-
-def test_stream_query_no_rows(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    assert list(database.stream_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5)) == []
-    assert database.read_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5).empty
-
-
-def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    table = sa.Table("happened", sa.MetaData(), sa.Column("day", sa.Date), sa.Column("at", sa.DateTime), sa.Column("what", sa.Unicode(20)))
-    rows = [
-        (date(2026, 2, 28), datetime(2026, 2, 28, 23, 59, 59, 999999), "before"),
-        (date(2026, 3, 1), datetime(2026, 3, 1, 0, 0), "Ærø 日本 🂡 %s :x"),
-        (date(2026, 3, 1), BINDS["as_of"], "on the moment"),
-        (date(2026, 3, 1), datetime(2026, 3, 1, 22, 0), "not known yet"),
-        (date(2026, 3, 2), datetime(2026, 3, 1, 12, 0), "upper end"),
-    ]
-    with database.transaction(engine) as connection:
-        table.create(connection)
-        connection.execute(table.insert(), [dict(zip(("day", "at", "what"), row, strict=True)) for row in rows])
-    window = "where day >= :from_date and day < :to_date and at <= :as_of order by at"
-    assert read(engine, f"select what from happened {window}") == [("Ærø 日本 🂡 %s :x",), ("on the moment",)]
-    assert read(engine, "select 1 from happened where what = 'Ærø 日本 🂡 %s :x'") == [(1,)]
-
-
-def test_stream_query_missing_table_names_the_file(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: .*card_kandidates") as caught:
-        read(engine, "select 1 from card_kandidates")
-    assert "\n" not in str(caught.value)
-
-
-def test_stream_query_error_in_a_later_chunk_names_the_file(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    error = "abs(-9223372036854775807 - 1)" if engine.dialect.name == "sqlite" else "1 / (n - 6)"
-    sql = NUMBERS.format(9).replace("select n from", f"select case when n = 6 then {error} else n end from")
-    with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: "):
-        read(engine, sql, chunk_rows=2)
-
-
-def test_stream_query_that_changes_rows_is_refused(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    with database.transaction(engine) as connection:
-        connection.execute(sa.text("create table t (a int)"))
-        connection.execute(sa.text("insert into t values (1)"))
-    with pytest.raises((ConfigError, DatabaseError), match=r"^sql/q\.sql: "):
-        read(engine, "delete from t")
-    assert read(engine, "select a from t") == [(1,)]
-
-
-def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
-    engine = make(database_url)
-    stream = database.stream_query(engine, NUMBERS.format(10), "q.sql", **BINDS, chunk_rows=2)
-    assert list(next(stream)["n"]) == [1, 2]
-    stream.close()
-    assert engine.pool.status().endswith("Current Checked out connections: 0")
 
 
 def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
@@ -241,7 +107,7 @@ def test_check_ready_missing_file_and_tables(make: Make, tmp_path: Path, postgre
 
 def test_check_ready_other_revision(engine: sa.Engine) -> None:
     database.check_ready(engine, "dev")
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         version = sa.Table(tables.VERSION_TABLE, sa.MetaData(), sa.Column("version_num"))
         connection.execute(version.update().values(version_num="0000"))
     with pytest.raises(DatabaseError, match=r"at revision 0000, expected \d{4}\. Run: python -m abatch init --env test"):
@@ -249,12 +115,12 @@ def test_check_ready_other_revision(engine: sa.Engine) -> None:
 
 
 def test_transaction_sqlite_locked_by_another_process(make: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "SQLITE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
     engine = make(sqlite_url)
     holder = sqlite3.connect(str(engine.url.database), isolation_level=None)
     holder.execute("create table t (a)")
     holder.execute("begin immediate")
-    with pytest.raises(DatabaseError) as caught, database.described("bank.db"), database.transaction(engine):
+    with pytest.raises(DatabaseError) as caught, database.described("bank.db"), next(database.transactions(engine)):
         pass
     holder.close()
     assert str(caught.value) == (
@@ -262,9 +128,264 @@ def test_transaction_sqlite_locked_by_another_process(make: Make, sqlite_url: st
     )
 
 
+def make_counters(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table counters (id int primary key, n int)")
+        connection.exec_driver_sql("insert into counters values (1, 0), (2, 0)")
+
+
+def read_counters(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.exec_driver_sql("select n from counters order by id").scalars())
+
+
+def add_one(connection: sa.Connection, counter: int) -> None:
+    connection.exec_driver_sql(f"update counters set n = n + 1 where id = {counter}")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+@pytest.mark.parametrize(("retry_seconds", "attempts", "counters"), [(20, 2, [2, 2]), (0, 1, [1, 1])])
+def test_transactions_deadlock(
+    make: Make, database_url: str, retry_seconds: int, attempts: int, counters: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """This session and another wait for each other; the server ends this one, which does all its work again, or says why not."""
+    engine, made = make(database_url, retry_seconds=retry_seconds), []
+    make_counters(engine)
+    others_rank = {"postgresql": "set deadlock_timeout = '1min'", "mssql": "set deadlock_priority high"}[engine.dialect.name]
+
+    def run() -> None:
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                made.append(None)
+                add_one(connection, 2)
+                if len(made) == 1:
+                    waiter.start()  # the other now asks for 2, while it holds 1
+                add_one(connection, 1)
+
+    with make(database_url).connect() as other:
+        other.exec_driver_sql(others_rank)
+        add_one(other, 1)
+        waiter = threading.Thread(target=lambda: (add_one(other, 2), other.commit()))
+        if retry_seconds:
+            run()
+            assert "and this one was ended (deadlock)" in caplog.text and "Trying again." in caplog.text
+        else:
+            with (
+                pytest.raises(DatabaseError, match=r"^here: another session and this one waited for each other"),
+                database.described("here"),
+            ):
+                run()
+        waiter.join()
+    assert (len(made), read_counters(engine)) == (attempts, counters)
+
+
+def end_session(connection: sa.Connection, boss: sa.Engine) -> None:
+    pid = connection.exec_driver_sql("select pg_backend_pid()").scalar_one()
+    with boss.connect() as other:
+        other.exec_driver_sql(f"select pg_terminate_backend({pid}, 10000)")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_transactions_link_lost(make: Make, database_url: str) -> None:
+    engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
+    make_counters(engine)
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            n_attempts += 1
+            add_one(connection, 1)
+            if n_attempts == 1:
+                end_session(connection, boss)
+            add_one(connection, 2)
+    assert (n_attempts, read_counters(engine)) == (2, [1, 1])
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_transactions_link_lost_while_committing(make: Make, database_url: str) -> None:
+    """Nobody knows whether it arrived, so it is not done again."""
+    engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
+    make_counters(engine)
+    sa.event.listen(engine, "commit", lambda connection: end_session(connection, boss))
+    with pytest.raises(DatabaseError, match=r"^postgresql.*the link was lost while a transaction was being committed.*Run the job again"):
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                n_attempts += 1
+                add_one(connection, 1)
+    assert (n_attempts, read_counters(boss)) == (1, [0, 0])
+
+
+def test_transactions_other_errors_are_not_tried_again(make: Make, database_url: str) -> None:
+    engine, n_attempts = make(database_url, retry_seconds=20), 0
+    make_counters(engine)
+    for error, statement in ((sa.exc.SQLAlchemyError, "insert into counters values (1, 5)"), (ZeroDivisionError, "")):
+        with pytest.raises(error):
+            for attempt in database.transactions(engine):
+                with attempt as connection:
+                    n_attempts += 1
+                    add_one(connection, 1)
+                    connection.exec_driver_sql(statement) if statement else 1 // 0
+    assert (n_attempts, read_counters(engine)) == (2, [0, 0])
+
+
+def test_transactions_end_by_the_configured_time(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        engine = make(f"postgresql+psycopg://boss@127.0.0.1:{probe.getsockname()[1]}/cards", retry_seconds=2)
+        started = time.monotonic()
+        with pytest.raises(sa.exc.OperationalError), next(database.transactions(engine)):
+            pass
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_read_query_is_tried_again(make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that another session holds for longer than the lock's time-out, but not for longer than retry_seconds."""
+    monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
+    engine = make(database_url, retry_seconds=20)
+    make_counters(engine)
+    binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": datetime(2026, 1, 1)}
+    with make(database_url).connect() as holder:
+        holder.exec_driver_sql("lock table counters")
+        releaser = threading.Timer(1.5, holder.rollback)
+        releaser.start()
+        assert len(database.read_query(engine, "select n from counters", "q.sql", **binds)) == 2
+        releaser.join()
+
+
+def say(state: str, text: str) -> str:
+    """What a pyodbc error of this SQLSTATE and text becomes."""
+    return database.describe(sa.exc.DBAPIError("select 1", None, pyodbc.Error(state, text)))
+
+
+SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "said"),
+    [  # texts of SQL Server and of its driver, from Microsoft's lists of errors and from runs of the driver
+        (
+            "40001",
+            "Transaction (Process ID 52) was deadlocked on lock resources with another process and has been chosen as the deadlock"
+            " victim. Rerun the transaction. (1205) (SQLExecDirectW)",
+            "another session and this one waited for each other",
+        ),
+        ("HYT00", "Lock request time out period exceeded. (1222) (SQLExecDirectW)", "a table is locked by another session (waited 60 s)"),
+        (
+            "28000",
+            "Login failed for user 'abatch'. (18456) (SQLDriverConnect)",
+            "the login failed: Login failed for user 'abatch'. Check the",
+        ),
+        (
+            "42000",
+            'Cannot open database "Kredit" requested by the login. The login failed. (4060) (SQLDriverConnect); [42000] '
+            + SERVER
+            + "Login failed for user 'abatch'. (18456) (SQLDriverConnect)",
+            'there is no such database, or this login may not enter it: Cannot open database "Kredit"',
+        ),
+        (
+            "42000",
+            "The SELECT permission was denied on the object 'card_calls', database 'Kredit', schema 'dbo'. (229) (SQLExecDirectW)",
+            "this login lacks the right SELECT on card_calls. Ask the database's owner",
+        ),
+        (
+            "42000",
+            "The UPDATE permission was denied on the column 'rate' of the object 'scores', database 'Kredit', schema 'abatch'."
+            " (230) (SQLExecDirectW)",
+            "this login lacks the right UPDATE on scores.",
+        ),
+        (
+            "42000",
+            "CREATE TABLE permission denied in database 'Kredit'. (262) (SQLExecDirectW)",
+            "a right is missing: CREATE TABLE permission denied in",
+        ),
+        (
+            "42S02",
+            "Invalid object name 'dbo.card_kalls'. (208) (SQLExecDirectW)",
+            "the database refused: Invalid object name 'dbo.card_kalls'.",
+        ),
+    ],
+)
+def test_describe_sql_server(state: str, text: str, said: str) -> None:
+    message = say(state, f"[{state}] {SERVER}{text}")
+    assert message.startswith(said) and "[" not in message and "SQLExec" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "said"),
+    [
+        (
+            "08001",
+            "[Microsoft][ODBC Driver 18 for SQL Server]SSL Provider: [error:0A000086:SSL routines::certificate verify failed:self-signed"
+            " certificate] (-1) (SQLDriverConnect)",
+            "the server's certificate is not trusted: SSL Provider: ",
+        ),
+        (
+            "HYT00",
+            "[Microsoft][ODBC Driver 18 for SQL Server]Login timeout expired (0) (SQLDriverConnect)",
+            "the server cannot be reached: Login timeout expired. Check its name",
+        ),
+        (
+            "08S01",
+            "[Microsoft][ODBC Driver 18 for SQL Server]TCP Provider: Error code 0x2746 (10054) (SQLExecDirectW)",
+            "the server cannot be reached: TCP Provider: Error code 0x2746. Check",
+        ),
+    ],
+)
+def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
+    assert say(state, f"[{state}] {text}").startswith(said)
+
+
+def test_describe_tells_the_first_cause() -> None:
+    """The server has rolled back already, so the rollback fails too, and its error comes last."""
+    with pytest.raises(sa.exc.ProgrammingError) as caught:
+        try:
+            raise sa.exc.DBAPIError(None, None, pyodbc.Error("42000", f"[42000] {SERVER}Arithmetic overflow. (8115) (SQLExecDirectW)"))
+        except sa.exc.DBAPIError:
+            text = f"[42000] {SERVER}The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION. (3903) (SQLEndTran)"
+            raise sa.exc.ProgrammingError(None, None, pyodbc.ProgrammingError("42000", text))  # noqa: B904
+    assert database.describe(caught.value) == "the database refused: Arithmetic overflow."
+
+
+def test_check_ready_driver_not_installed(make: Make) -> None:
+    message = refused(make, "mssql+pyodbc://boss:hunter2@db.bank/cards?driver=ODBC+Driver+99+for+SQL+Server")
+    installed = ", ".join(pyodbc.drivers()) or "none"
+    assert "the ODBC driver is not installed: " in message and "'ODBC Driver 99 for SQL Server'" in message and "hunter2" not in message
+    assert message.endswith(
+        f"Installed: {installed}. Install Microsoft's ODBC Driver 18 for SQL Server, or name an installed driver in the URL."
+    )
+
+
+@pytest.mark.mssql
+@pytest.mark.skipif(not MSSQL_URL, reason="ABATCH_TEST_MSSQL_URL does not name a SQL Server")
+def test_check_ready_mssql_refusals(make: Make) -> None:
+    url = sa.make_url(MSSQL_URL or "")
+    for changed, said in (
+        (url.set(password="hunter2"), "the login failed: Login failed for user"),
+        (url.set(database="no_such_bank"), "there is no such database, or this login may not enter it: "),
+        (url.difference_update_query(["TrustServerCertificate"]), "the server's certificate is not trusted: "),
+    ):
+        message = refused(make, changed.render_as_string(hide_password=False))
+        assert f": {said}" in message and "hunter2" not in message and "***" in message
+
+
+def test_make_engine_completes_the_url(make: Make) -> None:
+    def connect_with(url: str) -> str:
+        engine = make(url)
+        return str(engine.dialect.create_connect_args(engine.url)[0][0])
+
+    login = "mssql+pyodbc://abatch:hunter2@BITEST/Kredittkort"
+    trusted = "mssql+pyodbc://@BITEST/Kredittkort?driver=ODBC+Driver+18+for+SQL+Server&Trusted_Connection=yes"
+    driver = "DRIVER={ODBC Driver 18 for SQL Server};Server=BITEST;Database=Kredittkort"
+    assert connect_with(login) == f"{driver};UID=abatch;PWD=hunter2;Encrypt=yes"
+    assert connect_with(f"{login}?encrypt=optional") == f"{driver};UID=abatch;PWD=hunter2;encrypt=optional"
+    assert connect_with(trusted) == f"{driver};Trusted_Connection=Yes;Encrypt=yes"
+    assert connect_with("mssql+pyodbc://abatch:hunter2@some_dsn") == "dsn=some_dsn;UID=abatch;PWD=hunter2;Encrypt=yes"
+    assert connect_with("mssql+pyodbc://?odbc_connect=DSN%3Dbank") == "DSN=bank;Encrypt=yes"
+    assert connect_with("mssql+pyodbc://?odbc_connect=DSN%3Dbank%3BEncrypt%3Dno") == "DSN=bank;Encrypt=no"
+
+
 def test_transaction_rolls_back_tables_and_rows(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    with pytest.raises(RuntimeError), database.transaction(engine) as connection:
+    with pytest.raises(RuntimeError), engine.begin() as connection:
         connection.execute(sa.text("create table half (a int)"))
         connection.execute(sa.text("insert into half values (1)"))
         raise RuntimeError
@@ -285,6 +406,17 @@ def try_lock(engine: sa.Engine, name: str = "predict-card_offer") -> bool:
         return acquired
 
 
+def wait_for_lock(engine: sa.Engine, resource: str) -> None:
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("set lock_timeout = '30s'")
+            connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (resource,))
+        else:
+            connection.exec_driver_sql(
+                "declare @r int; exec @r = sp_getapplock @Resource = ?, @LockMode = 'Exclusive', @LockTimeout = 30000", (resource,)
+            )
+
+
 def test_lock_between_processes(make: Make, database_url: str) -> None:
     engine = make(database_url)
     assert try_lock(engine)
@@ -292,14 +424,9 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
         assert holder.stdout and holder.stdout.readline() == "True\n"
         assert not try_lock(engine)
         assert try_lock(engine, "predict-another")
-        if engine.dialect.name == "sqlite":
-            kill(holder)
-        else:  # the server sees the broken connection soon, not at once: wait in its queue for the very same lock
-            with engine.connect() as connection:
-                key = connection.scalar(sa.text("select (classid::bigint << 32) | objid::bigint from pg_locks where locktype = 'advisory'"))
-                connection.execute(sa.text("set lock_timeout = '30s'"))
-                kill(holder)
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        kill(holder)
+    if engine.dialect.name != "sqlite":  # the server sees the broken connection soon, not at once: wait in its queue for the very same lock
+        wait_for_lock(engine, f"{engine.url.database}.None.predict-card_offer")
     assert try_lock(engine)
 
 
@@ -331,27 +458,15 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
         pass
 
 
-def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str) -> None:
-    """PostgreSQL compares a time without zone with timestamptz in the session's time zone."""
-    boss = sa.create_engine(sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"}))
-    engine = database.make_engine(SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml")
-    query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
-    binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
-    assert database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
-    assert len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
-    engine.dispose()
-    boss.dispose()
-
-
 def test_check_ready_names_a_table_that_was_removed(engine: sa.Engine) -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         tables.predictions_superseded.drop(connection)
     with pytest.raises(DatabaseError, match="somebody removed abatch's table predictions_superseded"):
         database.check_ready(engine, "dev")
 
 
 def test_transaction_does_not_wait_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
     engines = [database.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml") for _ in range(2)]
     with engines[0].begin() as connection:
         connection.execute(sa.text("create table contested (x int)"))
@@ -359,7 +474,7 @@ def test_transaction_does_not_wait_for_ever(postgres_url: str, monkeypatch: pyte
         with engines[0].connect() as holder:
             holder.execute(sa.text("lock table contested"))
             with pytest.raises(DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"):
-                with database.described("here"), database.transaction(engines[1]) as connection:
+                with database.described("here"), engines[1].begin() as connection:
                     connection.execute(sa.text("insert into contested values (1)"))
     finally:
         with engines[0].begin() as connection:

@@ -19,7 +19,7 @@ import yaml
 
 import predict
 import train
-from abatch import database, migrations, simulate
+from abatch import migrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import DataError, NothingToDo, RegistryError
 from abatch.tables import models, predictions, predictions_staging, predictions_superseded, registrations, runs
@@ -144,7 +144,7 @@ def read_failure(engine: sa.Engine, job: str = "predict") -> str:
 
 
 def execute(engine: sa.Engine, sql: str, **binds: object) -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         connection.execute(sa.text(sql), binds)
 
 
@@ -222,20 +222,75 @@ def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engin
     check_night(bank_engine)
 
 
-def test_predict_two_at_once(bank: Config, bank_engine: sa.Engine) -> None:
-    with drive("predict", bank, "predictions", "stage", 1, "hold") as holder:
+def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
+    """Two processes, as on two hosts: one works, the other says who holds the lock, and leaves."""
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    with drive("predict", config, "predictions", "stage", 1, "hold") as holder:
         assert holder.stdout and holder.stdout.readline() == "holding\n"
-        assert run("predict", bank) == (0, "", "")
-        code, out, err = run("predict", bank, "--date", "2026-09-02")
+        assert run("predict", config) == (0, "", "")
+        code, out, err = run("predict", config, "--date", "2026-09-02")
         assert (code, out) == (1, "")  # another night, which nobody is doing
         assert "is being done for another date, 2026-09-01, by " in err and err.endswith("Run this one after it.\n")
         out, err = holder.communicate("go on\n")
     assert (holder.returncode, out, err) == (0, "", "")
     expected = rf"predict of card_offer for 2026-09-01 is already being done by .* \(process {holder.pid}\) since 20.* UTC \(run 20\S+\)"
-    (log,) = bank.logs_dir.glob("predict_*.log")
+    (log,) = config.logs_dir.glob("predict_*.log")
     assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
-    check_night(bank_engine)
-    assert read_statuses(bank_engine) == ["done"]
+    check_night(engine)
+    assert read_statuses(engine) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("update {table} set prediction = prediction * 100", "1000 predictions were sent, and other values arrived in predictions_staging"),
+        ("update {table} set candidate_id = 'x' || candidate_id", "1000 predictions were sent, and other values arrived in"),
+        ("delete from {table}", "1000 predictions were sent and 9"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_predict_rows_damaged_on_the_way(config: Config, engine: sa.Engine, damage: str, said: str) -> None:
+    """A trigger does to a few rows what drivers have done in silence: the night is refused whole."""
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    if engine.dialect.name == "sqlite":
+        change = damage.format(table="predictions_staging")
+        some = "new.candidate_id like '%77' and rowid = new.rowid"
+        trigger = f"create trigger damage after insert on predictions_staging begin {change} where {some}; end"
+        undo = "drop trigger damage"
+    else:
+        change = damage.format(table="abatch.predictions_staging")
+        trigger = (
+            "create function damage() returns trigger language plpgsql as $$ begin"
+            f" {change} where new.candidate_id like '%77' and candidate_id = new.candidate_id; return null; end $$;"
+            " create trigger damage after insert on abatch.predictions_staging for each row execute function damage()"
+        )
+        undo = "drop trigger damage on abatch.predictions_staging"
+    with engine.begin() as connection:
+        connection.connection.cursor().execute(trigger)
+    message = one_line(run("predict", config))
+    assert message.startswith("predict card_offer 2026-09-01: ") and said in message and "Nothing was published." in message
+    assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["failed"]
+    execute(engine, undo)
+    again(config, engine)
+    check_night(engine)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_predict_link_lost(config: Config, engine: sa.Engine, nth: int) -> None:
+    """The server ends the job's sessions at a chunk: that transaction is done again, and the night is whole."""
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    with drive("predict", config, "predictions", "stage", nth, "hold") as job:
+        assert job.stdout and job.stdout.readline() == "holding\n"
+        idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
+        execute(engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname = current_database() and {idle}")
+        out, err = job.communicate("go on\n")
+    assert (job.returncode, out, err) == (0, "", "")
+    check_night(engine)
+    assert read_statuses(engine) == ["done"]
 
 
 def run_on_terminal(script: str, config: Config) -> str:
@@ -314,7 +369,7 @@ def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
         {"income": Decimal("9999999999.99"), "balance": Decimal("-0.01"), "age": -1, "utilisation": 1e300},
     ]
     rows = [{**dict.fromkeys(columns), **values, "customer_id": number} for number, values in enumerate(odd, start=-1)]
-    with database.transaction(engine.execution_options(schema_translate_map=None)) as connection:
+    with simulate.in_default_schema(engine).begin() as connection:
         night = {"candidate_date": FIRST_NIGHT, "loaded_at": sa.func.current_timestamp()}
         night["loaded_at"] = connection.scalar(sa.select(sa.func.max(simulate.candidates.c.loaded_at)))
         connection.execute(simulate.candidates.insert(), [{**row, **night} for row in rows])

@@ -51,7 +51,7 @@ def bank_engine(bank: Config) -> Iterator[sa.Engine]:
 
 
 def finish(run: job.Run, engine: sa.Engine) -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         run.finish(connection)
 
 
@@ -111,7 +111,7 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
         "config_hash": "0",
         "host": "h",
     }
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         for run_id, kind, experiment in (
             ("dead", "predict", "card_offer"),
             ("alive", "predict", "other"),
@@ -137,9 +137,9 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(config: Config, engine
         job.open_run("predict", config, engine, NIGHT) as run,
     ):
         stage(engine, run.run_id)
-        with database.transaction(engine) as connection:
+        with engine.begin() as connection:
             connection.execute(runs.update().values(status="failed", error="died; cleaned up by the next run"))
-        with database.transaction(engine) as connection:
+        with engine.begin() as connection:
             predictions.publish(
                 connection, run_id=run.run_id, experiment="card_offer", run_date=NIGHT, n_selected={"A": 1}, predicted_at=job.utc_now()
             )
@@ -336,8 +336,8 @@ def test_main_database_not_ready(bank: Config, bank_engine: sa.Engine, capfd: py
 def test_main_locked_database(
     bank: Config, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(database, "SQLITE_WAIT_SECONDS", 0.05)
-    with database.transaction(bank_engine):
+    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
+    with next(database.transactions(bank_engine)):
         assert call(bank, "--experiment", "second") == 1
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1
@@ -357,7 +357,7 @@ def test_warn_is_printed_and_logged(bank: Config, bank_engine: sa.Engine, capfd:
 
 
 def test_check_registration_first_then_changed(config: Config, engine: sa.Engine) -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         asked, is_new = job.check_registration(config, connection)
         assert is_new
         registrations.register(connection, config.experiment, asked, NIGHT_AT, "run1")
@@ -372,7 +372,7 @@ def test_is_latest(config: Config, engine: sa.Engine) -> None:
     for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
         with (
             job.open_run("score", config, engine, NIGHT + timedelta(days=days), force=True) as run,
-            database.transaction(engine) as connection,
+            engine.begin() as connection,
         ):
             assert job.is_latest(connection, run, NIGHT + timedelta(days=5)) == expected
             run.finish(connection)

@@ -1,4 +1,4 @@
-"""python -m abatch: init, simulate, status, models, promote, rollback."""
+"""python -m abatch: init, simulate, status, models, promote, rollback, dictionary."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import predict
 import train
 from abatch import __main__ as main
-from abatch import database, migrations, simulate
+from abatch import migrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import RegistryError
 from abatch.tables import predictions, promotions, runs
@@ -100,6 +100,42 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
     code, out, err = run(file, "status", "--date", "2026-09-01")
     assert (code, err) == (0, "") and out.count("has never run") == 3 and out.count("no model is live") == 2
     assert call(capsys, config, "models") == (0, "there are no models yet. Train some: python train.py\n", "")
+
+
+def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ABATCH_PROD_DATABASE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    repository = ["--config", str(ROOT / "ml_config.yaml")]
+    assert main.main(["init", "--sql", "--env", "prod", *repository]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0002.\n-- Run:  sqlcmd ")
+    assert main.main(["init", "--sql", "--env", "test", "--from", "0001", *repository]) == 0
+    upgrade, err = capsys.readouterr()
+    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0002.\n-- Run:  sqlcmd ")
+    assert out.endswith(upgrade[upgrade.index("CREATE INDEX models_experiment") :])
+    file = write_config(tmp_path, "sqlite:///data/bank.db")
+    code, out, err = run(file, "init", "--sql")
+    assert (code, err) == (0, "") and "\nbegin immediate;\n" in out and not (tmp_path / "data").exists()
+    code, out, err = run(write_config(tmp_path, "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d", "abatch"), "init", "--sql")
+    assert (code, err) == (0, "") and "\ndo $$\n" in out and "hunter2" not in out
+
+
+def test_init_sql_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = write_config(tmp_path, "sqlite:///data/bank.db")
+    assert main.main(["init", "--sql", "--from", "001", "--config", str(file)]) == 2
+    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001. Did you mean '0001'?\n"
+    assert capsys.readouterr() == ("", expected)
+    with pytest.raises(SystemExit) as caught:
+        main.main(["init", "--from", "0001", "--config", str(file)])
+    assert caught.value.code == 2 and "--from goes with --sql" in capsys.readouterr().err
+
+
+def test_dictionary_needs_no_config(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ABATCH_ENV": "nowhere"}
+    command = [sys.executable, "-m", "abatch", "dictionary"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.iterdir()) == []
+    assert done.stdout == (ROOT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
 
 
 def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
@@ -231,7 +267,7 @@ def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], 
             "error": error,
         }
         values |= {"started_at": datetime(2026, 9, day, 20, 15), "code_version": "0", "config_hash": "0", "host": "bi01 (process 7)"}
-        with database.transaction(engine) as connection:
+        with engine.begin() as connection:
             connection.execute(runs.insert().values(**values))
 
     for day in (1, 3):

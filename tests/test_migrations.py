@@ -1,18 +1,43 @@
-"""The tables that the migrations make are those of abatch/tables.py, and a migration happens whole or not at all."""
+"""The migrations make the tables of abatch/tables.py, whole or not at all, and so do the scripts that a DBA runs."""
 
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from abatch import database, migrations, tables
 from abatch.config import Config
-from abatch.errors import DatabaseError
-from tests.conftest import open_engine
+from abatch.errors import ConfigError, DatabaseError, UsageError
+from abatch.migrations.script import write_script
+from tests.conftest import ROOT, open_engine
+
+URLS = {"sqlite": "sqlite:///data/dev.db", "postgresql": "postgresql+psycopg://h/d", "mssql": "mssql+pyodbc://"}
+# Runs init, and kills itself with SIGKILL instead of executing a statement that holds some words.
+KILLED_INIT = """
+import os, signal, sys
+import sqlalchemy as sa
+from abatch import __main__
+file, words = sys.argv[1:]
+
+@sa.event.listens_for(sa.Engine, "before_cursor_execute")
+def stop(connection, cursor, statement, *rest):
+    if words in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.exit(__main__.main(["init", "--config", file]))
+"""
 
 
 def read_schema(engine: sa.Engine) -> sa.MetaData:
@@ -25,16 +50,29 @@ def read_schema(engine: sa.Engine) -> sa.MetaData:
 
 
 def compare(engine: sa.Engine) -> list:
+    """What alembic would change to get from the database to abatch/tables.py."""
     metadata = read_schema(engine)
+    has_own_names = False
+    if engine.dialect.name == "mssql":
+        with engine.connect() as connection:
+            has_own_names = "Babelfish" in str(connection.scalar(sa.text("select @@version")))  # of indexes
 
     def is_ours(name: str | None, kind: str, _parents: object) -> bool:
         return kind != "schema" or name == metadata.schema
 
+    def is_compared(_item: object, _name: str | None, kind: str, *_rest: object) -> bool:
+        return kind != "index" or not has_own_names
+
+    def is_other_type(_context: object, _found: object, _column: object, found: object, expected: object) -> bool | None:
+        """SQL Server tells of a double precision as float(53); the rest is left to alembic."""
+        return False if isinstance(found, sa.Float) and isinstance(expected, tables.FiniteDouble) else None
+
     options = {
-        "compare_type": True,
+        "compare_type": is_other_type,
         "compare_server_default": True,
         "include_schemas": True,
         "include_name": is_ours,
+        "include_object": is_compared,
         "version_table": tables.VERSION_TABLE,
         "version_table_schema": metadata.schema,
     }
@@ -51,21 +89,18 @@ def test_upgrade_makes_the_tables(config: Config, engine: sa.Engine) -> None:
 
 
 def test_compare_can_fail(engine: sa.Engine) -> None:
-    with database.transaction(engine) as connection:
-        tables.scores.drop(connection)
+    with engine.begin() as connection:
+        tables.predictions_superseded.drop(connection)
     assert [change[0] for change in compare(engine)] == ["add_table"]
 
 
 def test_revision_is_that_of_the_newest_script() -> None:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == tables.REVISION
+    assert ScriptDirectory.from_config(migrations.make_config()).get_current_head() == tables.REVISION
 
 
 def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
     row = {"experiment": "e", "hash": "0", "content": "{}", "registered_at": sa.func.current_timestamp(), "run_id": "r"}
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         connection.execute(tables.registrations.insert().values(**row))
     migrations.upgrade(engine)
     with engine.connect() as connection:
@@ -77,7 +112,7 @@ def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
     engine = open_engine(config)
     if not config.schema:
         Path(str(engine.url.database)).touch()
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         if config.schema:
             connection.execute(sa.schema.CreateSchema(config.schema))
         tables.variant_scores.create(connection)  # the last that the migration makes
@@ -85,7 +120,7 @@ def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
         migrations.upgrade(engine)
     assert "s3cret" not in str(caught.value)
     assert sa.inspect(engine).get_table_names(schema=config.schema) == ["variant_scores"]
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         tables.variant_scores.drop(connection)
     migrations.upgrade(engine)
     assert compare(engine) == []
@@ -108,7 +143,7 @@ def test_upgrade_folder_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "SQLITE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
     path = tmp_path / "bank.db"
     holder = sa.create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
     engine = database.make_engine(database.SecretStr(f"sqlite:///{path}"), None, tmp_path, "here")
@@ -118,3 +153,241 @@ def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             migrations.upgrade(engine)
     holder.dispose()
     engine.dispose()
+
+
+def upgrade_to(engine: sa.Engine, revision: str) -> None:
+    """As far as an older abatch would have come."""
+    schema = database.find_schema(engine)
+    if not schema:
+        engine.raw_connection().close()
+    with engine.begin() as connection:
+        if schema:
+            connection.execute(sa.schema.CreateSchema(schema))
+        command.upgrade(migrations.make_config(connection=connection, schema=schema), revision)
+
+
+def make_value(column: sa.Column, i: int) -> Any:
+    """Some value of the column's type; where it may be null, every other one is."""
+    if column.nullable and i % 2:
+        return None
+    if isinstance(column.type, sa.String):
+        return f"{column.name} {i} Ærø 日本" if isinstance(column.type, sa.Unicode | sa.UnicodeText) else f"{column.name}{i}"[-10:]
+    if isinstance(column.type, sa.Date):
+        return date(2026, 1, 1) + i * timedelta(days=1)
+    if isinstance(column.type, sa.DateTime):
+        return datetime(2026, 1, 1, 23, 59, 59, 999990 + i)
+    return i + 0.1 if isinstance(column.type, tables.FiniteDouble) else i
+
+
+def fill(engine: sa.Engine) -> None:
+    for table in tables.metadata.sorted_tables:
+        with engine.begin() as connection:
+            connection.execute(table.insert(), [{column.name: make_value(column, i) for column in table.columns} for i in range(4)])
+
+
+def read_all(engine: sa.Engine) -> dict[str, list[tuple]]:
+    with engine.connect() as connection:
+        found = {name: [tuple(row) for row in connection.execute(sa.select(table))] for name, table in tables.metadata.tables.items()}
+    return {name: sorted(rows, key=str) for name, rows in found.items()}
+
+
+def test_upgrade_from_0001_keeps_the_rows(config: Config) -> None:
+    engine = open_engine(config)
+    upgrade_to(engine, "0001")
+    with pytest.raises(DatabaseError, match=r"the tables are at revision 0001, expected 0002\. Run: python -m abatch init --env dev$"):
+        database.check_ready(engine, "dev")
+    fill(engine)
+    before = read_all(engine)
+    assert {len(rows) for rows in before.values()} == {4}
+    migrations.upgrade(engine)
+    assert read_all(engine) == before
+    assert compare(engine) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("revision", "words"), [(None, "variant_scores ("), ("0001", "view abatch.run_history"), ("0001", "set version_num")]
+)
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_init_killed_and_run_again(config: Config, revision: str | None, words: str) -> None:
+    engine = open_engine(config)
+    before = {}
+    if revision:
+        upgrade_to(engine, revision)
+        fill(engine)
+        before = read_all(engine)
+    if not config.schema:
+        words = words.replace("abatch.", "")
+    words = words.replace("set version_num", "SET version_num")
+    killed = subprocess.run([sys.executable, "-c", KILLED_INIT, str(config.file), words], cwd=ROOT, capture_output=True, text=True)
+    assert (killed.returncode, killed.stdout, killed.stderr) == (-signal.SIGKILL, "", "")
+    if config.schema:  # the server sees the broken connection soon, not at once
+        others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"select pg_terminate_backend(pid, 30000) {others}"))
+    found = sa.inspect(engine)
+    assert found.get_view_names(schema=config.schema) == []
+    if revision:
+        assert [index["name"] for index in found.get_indexes("runs", schema=config.schema)] == ["runs_one_done"]
+        assert read_all(engine) == before
+    else:
+        assert found.get_table_names(schema=config.schema) == []
+    migrations.upgrade(engine)
+    assert compare(engine) == [] and (not revision or read_all(engine) == before)
+    engine.dispose()
+
+
+def test_upgrade_two_at_once(config: Config) -> None:
+    engine, other = open_engine(config), open_engine(config)
+    with database.lock(other, "init") as acquired:
+        assert acquired
+        with pytest.raises(
+            DatabaseError, match=r"another process is creating or upgrading the tables\. Run init again when it has ended\.$"
+        ):
+            migrations.upgrade(engine)
+        assert sa.inspect(engine).get_table_names(schema=config.schema) == []
+    migrations.upgrade(engine)
+    assert compare(engine) == []
+    engine.dispose()
+    other.dispose()
+
+
+def test_init_two_processes_at_once(config: Config) -> None:
+    start = [sys.executable, "-m", "abatch", "init", "--config", str(config.file)]
+    both = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(*process.communicate(), process.returncode) for process in both]
+    assert 0 in [code for _, _, code in ended]
+    assert all(code == 0 or (code == 1 and "another process is creating" in err) for _, err, code in ended), ended
+    engine = open_engine(config)
+    assert compare(engine) == []
+    engine.dispose()
+
+
+def split_batches(script: str) -> list[str]:
+    """As sqlcmd does."""
+    return [batch.strip() for batch in re.split(r"^GO$", script, flags=re.MULTILINE) if batch.strip()]
+
+
+def run_script(engine: sa.Engine, script: str) -> list[str]:
+    """Run a script as its client would, which goes on after an error; returns the errors."""
+    pieces = split_batches(script) if engine.dialect.name == "mssql" else [script]
+    errors = []
+    with closing(engine.raw_connection()) as connection:
+        raw: Any = connection.driver_connection
+        if engine.dialect.name == "sqlite":
+            raw.executescript(script)
+            return []
+        raw.rollback()
+        raw.autocommit = True
+        for piece in pieces:
+            try:
+                raw.execute(piece)
+            except engine.dialect.loaded_dbapi.Error as error:
+                errors.append(str(error))
+                if engine.dialect.name == "postgresql":
+                    raw.execute("rollback")
+        connection.detach()
+    return errors
+
+
+def write(config: Config, start: str | None = None) -> str:
+    return write_script(config.database.get_secret_value(), config.schema, start, "here")
+
+
+def test_script_makes_what_upgrade_makes(config: Config) -> None:
+    engine = open_engine(config)
+    assert run_script(engine, write(config)) == []
+    database.check_ready(engine, "dev")
+    assert compare(engine) == []
+    assert sorted(sa.inspect(engine).get_view_names(schema=config.schema)) == sorted(tables.views.tables)
+    migrations.upgrade(engine)  # has nothing to do
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+def test_script_stops_at_its_first_statement(config: Config) -> None:
+    engine = open_engine(config)
+    (error,) = run_script(engine, write(config, "0001"))
+    assert "abatch: found revision none, expected 0001, from which this script starts. Print the one that it needs:" in error
+    assert not sa.inspect(engine).has_schema("abatch")
+    upgrade_to(engine, "0001")
+    fill(engine)
+    before = read_all(engine)
+    (error,) = run_script(engine, write(config))
+    assert "abatch: found revision 0001, expected none, from which this script starts." in error
+    with pytest.raises(DatabaseError, match="at revision 0001, expected 0002"):
+        database.check_ready(engine, "dev")
+    assert run_script(engine, write(config, "0001")) == []
+    for start in (None, "0001"):
+        (error,) = run_script(engine, write(config, start))
+        assert "abatch: revision 0002 is installed already; nothing to do." in error
+    assert read_all(engine) == before and compare(engine) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+def test_script_that_fails_leaves_nothing(config: Config) -> None:
+    engine = open_engine(config)
+    script = write(config).replace("CREATE TABLE abatch.scores", "create table abatch.models (n integer);\nCREATE TABLE abatch.scores")
+    assert len(run_script(engine, script)) == 1
+    assert not sa.inspect(engine).has_schema("abatch")
+    assert run_script(engine, write(config)) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_script_again_on_sqlite(config: Config) -> None:
+    engine = open_engine(config)
+    run_script(engine, write(config))
+    for start, there in ((None, "table abatch_version"), ("0001", "index models_experiment")):
+        with pytest.raises(sqlite3.OperationalError, match=f"{there} already exists"):
+            run_script(engine, write(config, start))
+    assert compare(engine) == []
+    engine.dispose()
+
+
+def test_script_for_sql_server() -> None:
+    script = write_script(URLS["mssql"], "abatch", None, "here")
+    assert script.isascii() and script.endswith("\nGO\n")
+    options, first, *batches = split_batches(script)
+    expected = [
+        "ansi_nulls",
+        "ansi_padding",
+        "ansi_warnings",
+        "arithabort",
+        "concat_null_yields_null",
+        "quoted_identifier",
+        "xact_abort",
+        "nocount",
+    ]
+    assert all(f"set {option} on;" in options.splitlines() for option in expected) and "set numeric_roundabort off;" in options
+    assert first.index("raiserror") < first.index("return;") < first.index("begin transaction;") < first.index("create schema")
+    assert {batch.splitlines()[0] for batch in batches} == {"if @@trancount = 0 return;"}
+    assert batches[-1].endswith("commit transaction;\nprint N'abatch: revision 0002 is installed.';")
+    assert not re.search(r"\b(NTEXT|TEXT|DATETIME|TIMESTAMP)\b", script)
+    assert len(re.findall(r"^CREATE TABLE abatch\.", script, re.MULTILINE)) == len(tables.metadata.tables) + 1
+    assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(tables.views.tables)
+    upgrade = write_script(URLS["mssql"], "Loan", "0001", "here")
+    assert "CREATE TABLE" not in upgrade and "if @found <> '0001'" in upgrade and "abatch." not in upgrade.replace("-- abatch.", "")
+
+
+@pytest.mark.parametrize("kind", URLS)
+def test_script_quotes_a_reserved_word(kind: str) -> None:
+    script = write_script(URLS[kind], "Order", None, "here")
+    quoted = "[Order]." if kind == "mssql" else '"Order".'
+    assert f"CREATE TABLE {quoted}runs (" in script and f"from {quoted}predictions as p" in script
+
+
+@pytest.mark.parametrize(
+    ("url", "schema", "start", "error", "message"),
+    [
+        ("mssql+pyodbc://", None, None, ConfigError, "here.schema: this key is missing, and a script for SQL Server must name it."),
+        ("mysql://u:hunter2@h/d", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
+        ("hunter2", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
+        ("sqlite://", None, "0002", UsageError, "there is no revision '0002' to upgrade from; expected one of 0001."),
+    ],
+)
+def test_script_refuses(url: str, schema: str | None, start: str | None, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        write_script(url, schema, start, "here")
+    assert "hunter2" not in str(caught.value)

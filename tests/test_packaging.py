@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV_DEPENDENCIES = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}  # where conda-forge calls it otherwise
-CONDA_ONLY = {"python", "unixodbc"}  # what pip takes from the system
+CONDA_ONLY = {"python", "pip", "unixodbc"}  # what pip takes from the system
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)( ;[^\\]*)? \\$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
 
@@ -70,7 +70,8 @@ def test_installed_versions_satisfy_the_floors() -> None:
 def test_environment_names_the_same_packages_and_floors() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert (environment["name"], environment["channels"]) == ("abatch", ["conda-forge"])
-    found = {re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text) for text in environment["dependencies"]}
+    *packages, by_pip = environment["dependencies"]
+    found = {re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text) for text in [*packages, *by_pip["pip"]]}
     expected = {CONDA_NAMES.get(requirement.name, requirement.name): str(requirement.specifier) for requirement in DEPENDENCIES}
     assert {name: floor for name, floor in found.items() if name not in CONDA_ONLY} == expected
     assert found.keys() >= CONDA_ONLY

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import StatementError
 
 from abatch import database, predictions
 from abatch.assignment import assign, count_selected
@@ -33,7 +34,7 @@ def make_frame(rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, ex
 
 
 def publish(engine: sa.Engine, run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer", **n_selected: int) -> int:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         return predictions.publish(
             connection, run_id=run_id, experiment=experiment, run_date=run_date, n_selected=n_selected, predicted_at=AT
         )
@@ -65,11 +66,10 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("c2", "control", NAN, "a000000000000000"),
         ("c3", "control", NAN, "0a00000000000000"),
     ]
-    for rows in (first, second):
-        predictions.stage(engine, make_frame(rows))
+    checksum = sum(predictions.stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
     assert count(engine, predictions.predictions) == 0
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", 9, "sql/c.sql")
+        predictions.check_staged(connection, "run1", 9, checksum, "sql/c.sql")
     assert publish(engine, A=2, B=0, control=1) == 9
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
@@ -156,12 +156,13 @@ def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
 
 
 def test_check_staged_duplicates(engine: sa.Engine) -> None:
+    checksum = 0
     for rows in ([("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)], [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)]):
-        predictions.stage(engine, make_frame(rows))
+        checksum += predictions.stage(engine, make_frame(rows))
     predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
-    predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
+    checksum += predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
     with engine.connect() as connection, pytest.raises(DataError) as caught:
-        predictions.check_staged(connection, "run1", 5, "sql/c.sql")
+        predictions.check_staged(connection, "run1", 5, checksum % 2**64, "sql/c.sql")
     assert str(caught.value) == (
         "sql/c.sql: 2 candidates are returned more than once, for example 'a1'."
         " Expected one row per candidate. Look for a join that multiplies rows."
@@ -170,9 +171,53 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
 
 @pytest.mark.parametrize("n_sent", [1, 3])
 def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
-    predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
+    checksum = predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
     with engine.connect() as connection, pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"):
-        predictions.check_staged(connection, "run1", n_sent, "sql/c.sql")
+        predictions.check_staged(connection, "run1", n_sent, checksum, "sql/c.sql")
+
+
+def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
+    """More rows than one batch has, odd values among them; a change of any one column of one row is found."""
+    n = database.WRITE_ROWS + 500
+    rows: list[Row] = [(f"c{i}", "A", i / n, f"{i:016x}") for i in range(n)]
+    rows += [
+        ("x", "control", NAN, "f" * 16),
+        ("y z;'--", "A", 0.1 + 0.2, "0" * 16),
+        ("m", "A", -0.0, "1" * 16),
+        ("t", "A", 5e-300, "2" * 16),
+    ]
+    checksum = predictions.stage(engine, make_frame(rows))
+    assert checksum == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
+    staged = predictions_staging.c
+    with engine.connect() as connection:
+        predictions.check_staged(connection, "run1", len(rows), checksum, "sql/c.sql")
+    changes: list[dict[str, object]] = [
+        {"prediction": math.nextafter(7 / n, 1)},
+        {"prediction": None},
+        {"assignment_probability": 0.451},
+        {"model_name": None},
+        {"variant": "B"},
+        {"candidate_id": "C7"},
+        {"selection_key": "0" * 16},
+        {"run_date": date(2026, 9, 2)},
+        {"experiment": "card_offers"},
+    ]
+    for change in changes:
+        with engine.connect() as connection:
+            connection.execute(predictions_staging.update().where(staged.candidate_id == "c7").values(change))
+            with pytest.raises(
+                DatabaseError, match=rf"^{len(rows)} predictions were sent, and other values arrived in predictions_staging"
+            ):
+                predictions.check_staged(connection, "run1", len(rows), checksum, "sql/c.sql")
+            connection.rollback()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
+    with pytest.raises(StatementError) as caught:
+        predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)]))
+    assert "inf" in database.describe(caught.value) and "cannot be stored" in database.describe(caught.value)
+    assert count(engine, predictions_staging) == 0
 
 
 def test_read_predictions_window_and_types(engine: sa.Engine) -> None:

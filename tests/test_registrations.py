@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch import database, registrations
+from abatch import registrations
 from abatch.errors import ConfigError
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"
@@ -105,7 +105,7 @@ def test_normalise_query_white_space_in_a_literal_counts() -> None:
 
 def test_register_round_trip(engine: sa.Engine) -> None:
     at = datetime(2026, 9, 1, 3, 0)
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         assert registrations.find_registration(connection, "card_offer") is None
         registrations.register(connection, "card_offer", describe(), at, "run1")
     with engine.connect() as connection:
@@ -118,7 +118,7 @@ def test_register_round_trip(engine: sa.Engine) -> None:
 
 
 def test_register_is_for_good(engine: sa.Engine) -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         registrations.register(connection, "card_offer", describe(), datetime(2026, 9, 1), "run1")
-    with pytest.raises(sa.exc.IntegrityError), database.transaction(engine) as connection:
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
         registrations.register(connection, "card_offer", describe(select_top=0.9), datetime(2026, 9, 2), "run2")

@@ -57,7 +57,7 @@ def fit(share: float = 0.25) -> Pipeline:
 
 def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = None, stem: str = STEM) -> str:
     """Choose a name, write the files, write the row."""
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         name = registry.choose_model_name(connection, folder, stem, run_date)
         card = registry.save_model(folder, name, pipeline or fit(), CARD)
         registry.add_model(connection, card, "run1")
@@ -65,7 +65,7 @@ def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = Non
 
 
 def promote(engine: sa.Engine, model_name: str, on: date, action: str = "promote", variant: str = "A") -> None:
-    with database.transaction(engine) as connection:
+    with engine.begin() as connection:
         registry.promote(
             connection,
             experiment="card_offer",
@@ -166,7 +166,7 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
 def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     card = registry.save_model(tmp_path, name, fit(0.9), CARD)
-    with pytest.raises(sa.exc.IntegrityError), database.transaction(bank) as connection:
+    with pytest.raises(sa.exc.IntegrityError), bank.begin() as connection:
         registry.add_model(connection, card, "run2")
 
 

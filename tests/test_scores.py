@@ -10,7 +10,6 @@ from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from abatch import tables
-from abatch.database import transaction
 from abatch.drift import Reference
 from abatch.scores import ALL, Tally, replace_scores
 
@@ -180,7 +179,7 @@ def test_replace_scores_replaces_own_experiment_only(engine: sa.Engine) -> None:
     before, after = Tally({}, 64), Tally({NEW: Reference([0.2, 0.5], [50, 30, 20])}, 64)
     before.add(MONDAY, pd.concat([make_rows(rng, OLD, 300), make_rows(rng, None, 50, variant="control")]))
     after.add(NEXT_MONDAY, pd.concat([make_rows(rng, NEW, 300), make_rows(rng, OTHER, 30, variant="B", mature=False)]))
-    with transaction(engine) as connection:
+    with engine.begin() as connection:
         replace_scores(connection, before, "card_offer", "run-1")
         replace_scores(connection, before, "renewal", "run-1")
         untouched = read_scores(connection, "renewal")
@@ -197,7 +196,7 @@ def test_replace_scores_replaces_own_experiment_only(engine: sa.Engine) -> None:
 def test_replace_scores_nothing_mature(engine: sa.Engine) -> None:
     tally = Tally({}, 64)
     tally.add(MONDAY, make_rows(np.random.default_rng(6), OLD, 10, mature=False))
-    with transaction(engine) as connection:
+    with engine.begin() as connection:
         assert replace_scores(connection, tally, "card_offer", "run-1") == 2  # the variant's counts, for its week and for all
         model_rows, variant_rows = read_scores(connection, "card_offer")
     assert model_rows == []

@@ -203,7 +203,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     save_model = registry.save_model
 
     def roll_back_first(*arguments: Any) -> dict[str, Any]:
-        with database.transaction(engine) as connection:
+        with engine.begin() as connection:
             row = {"experiment": "card_offer", "variant": "A", "model_name": "modelA_v1.0_2026-09-01", "effective_date": FIRST_NIGHT}
             now = job.utc_now()
             registry.promote(connection, action="rollback", reason="complaints", promoted_by="Kari", promoted_at=now, **row)

@@ -11,27 +11,37 @@ from abatch import database
 from abatch.errors import DatabaseError
 
 
+def make_config(**attributes: object) -> Config:
+    """Alembic's configuration, with what env.py shall find in its attributes."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(attributes)
+    return config
+
+
 def upgrade(engine: sa.Engine) -> None:
     """Create abatch's tables, or bring them to the newest revision, in one transaction; harmless to repeat.
 
     Raises
     ------
     DatabaseError
-        If the database cannot be reached, or refuses.
+        If the database cannot be reached, or refuses, or if another process is doing the same.
     """
     schema = database.find_schema(engine)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
     place = database.show_url(engine)
-    with database.described(place):
-        if engine.dialect.name == "sqlite":
+    if engine.dialect.name == "sqlite":
+        with database.described(place):
             _prepare_file(engine, Path(str(engine.url.database)))
-        with database.transaction(engine) as connection:
-            if schema and not sa.inspect(connection).has_schema(schema):
-                connection.execute(sa.schema.CreateSchema(schema))
-            config.attributes.update(connection=connection, schema=schema)
-            command.upgrade(config, "head")
+    with database.lock(engine, "init") as acquired:
+        if not acquired:
+            raise DatabaseError(f"{place}: another process is creating or upgrading the tables. Run init again when it has ended.")
+        with database.described(place):
+            for attempt in database.transactions(engine):
+                with attempt as connection:
+                    if schema and not sa.inspect(connection).has_schema(schema):
+                        connection.execute(sa.schema.CreateSchema(schema))
+                    command.upgrade(make_config(connection=connection, schema=schema), "head")
     database.check_ready(engine, "")
 
 

@@ -1,15 +1,18 @@
-"""Run by alembic: the connection and the schema come from `abatch.migrations.upgrade`."""
+"""Run by alembic: connection and schema come from `abatch.migrations`, of a script also the buffer that it is written to."""
 
 from alembic import context
 
 from abatch.tables import VERSION_TABLE, metadata
 
+attributes = context.config.attributes
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=attributes["connection"],
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    version_table_schema=context.config.attributes["schema"],
-    transactional_ddl=True,
+    version_table_schema=attributes["schema"],
+    transactional_ddl=not context.is_offline_mode(),  # a script's transaction is written by abatch.migrations.script
+    output_buffer=attributes.get("buffer"),
+    mssql_batch_separator="",
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,133 @@
+"""Reading and writing rows, beside pandas.read_sql and DataFrame.to_sql on the same database: rows a second and peak memory.
+
+    python -m bench.sql sqlite:////tmp/bench.db
+    python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
+
+Each figure comes from a process of its own. The tables bench_wide and bench_written are made and dropped again.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from abatch import database
+from abatch.tables import Instant
+
+CHUNK_ROWS = 50_000
+BINDS = {"from_date": date(2026, 1, 1), "to_date": date(2027, 1, 1), "as_of": datetime(2030, 1, 1)}
+QUERY = "select * from bench_wide where event_date >= :from_date and event_date < :to_date and loaded_at <= :as_of"
+metadata = sa.MetaData()
+
+
+def make_table(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("candidate_id", sa.BigInteger),
+        sa.Column("event_date", sa.Date),
+        sa.Column("loaded_at", Instant),
+        *(sa.Column(f"amount_{i}", sa.Numeric(12, 2)) for i in range(4)),
+        *(sa.Column(f"share_{i}", sa.Double) for i in range(6)),
+        *(sa.Column(f"count_{i}", sa.Integer) for i in range(4)),
+        *(sa.Column(f"category_{i}", sa.Unicode(20)) for i in range(3)),
+    )
+
+
+wide, written = make_table("bench_wide"), make_table("bench_written")
+
+
+def make_frame(first: int, n: int) -> pd.DataFrame:
+    rng = np.random.default_rng(first)
+    frame = pd.DataFrame({"candidate_id": np.arange(first, first + n)})
+    frame["event_date"] = date(2026, 6, 1)
+    frame["loaded_at"] = datetime(2026, 6, 2, 3, 4, 5)
+    for i in range(4):
+        frame[f"amount_{i}"] = np.round(rng.lognormal(8, 1, n), 2)
+    for i in range(6):
+        frame[f"share_{i}"] = rng.random(n)
+    for i in range(4):
+        frame[f"count_{i}"] = rng.integers(0, 100, n)
+    for i in range(3):
+        frame[f"category_{i}"] = rng.choice(["Tromsø", "Ærø", "Oslo"], n)
+    return frame
+
+
+def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
+    """As abatch stages predictions: bounded batches in transactions that are tried again."""
+    for first in range(0, n_rows, CHUNK_ROWS):
+        rows = make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_dict("records")
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                for start in range(0, len(rows), database.WRITE_ROWS):
+                    connection.execute(table.insert(), rows[start : start + database.WRITE_ROWS])
+    return n_rows
+
+
+def write_pandas(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
+    for first in range(0, n_rows, CHUNK_ROWS):
+        make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_sql(table.name, engine, if_exists="append", index=False)
+    return n_rows
+
+
+def read_abatch(engine: sa.Engine) -> int:
+    return sum(len(frame) for frame in database.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS))
+
+
+def read_pandas(engine: sa.Engine) -> int:
+    with engine.connect().execution_options(stream_results=True) as connection:
+        return sum(len(frame) for frame in pd.read_sql(sa.text(QUERY), connection, params=BINDS, chunksize=CHUNK_ROWS))
+
+
+def measure(engine: sa.Engine, what: str, n_rows: int) -> None:
+    """Run one of the four in this process, and print rows a second and the process's peak memory in MiB."""
+    started = time.perf_counter()
+    n = {
+        "read_abatch": lambda: read_abatch(engine),
+        "read_pandas": lambda: read_pandas(engine),
+        "write_abatch": lambda: write_abatch(engine, written, n_rows),
+        "write_pandas": lambda: write_pandas(engine, written, n_rows),
+    }[what]()
+    seconds = time.perf_counter() - started
+    print(n / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="SQLAlchemy URL of a database that may be written")
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    engine = database.make_engine(SecretStr(arguments.url), None, Path.cwd(), "the command line")
+    if arguments.only:
+        measure(engine, arguments.only, arguments.rows)
+        return
+    metadata.drop_all(engine)
+    metadata.create_all(engine)
+    try:
+        write_abatch(engine, wide, arguments.rows)
+        print(f"{database.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns, chunks of {CHUNK_ROWS}")
+        print(f"{'':<14}{'abatch':>12}{'pandas':>12}{'ratio':>8}")
+        for what in ("read", "write"):
+            figures = []
+            for peer in ("abatch", "pandas"):
+                command = [sys.executable, "-m", "bench.sql", arguments.url, "--rows", str(arguments.rows), "--only", f"{what}_{peer}"]
+                figures.append([float(word) for word in subprocess.check_output(command, text=True).split()])
+                with engine.begin() as connection:
+                    connection.execute(written.delete())
+            for name, ours, theirs in zip((f"{what} rows/s", f"{what} MiB"), *figures, strict=True):
+                print(f"{name:<14}{ours:>12,.0f}{theirs:>12,.0f}{ours / theirs:>8.2f}")
+    finally:
+        metadata.drop_all(engine)
+
+
+if __name__ == "__main__":
+    main()

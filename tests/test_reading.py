@@ -1,0 +1,292 @@
+"""Queries of the user's: cleaned, bound, read in chunks, and of the same types whatever database and driver they come from."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from abatch import database
+from abatch.database import reading
+from abatch.errors import ConfigError, DatabaseError
+from tests.conftest import ROOT
+
+BINDS = {"from_date": date(2026, 3, 1), "to_date": date(2026, 3, 2), "as_of": datetime(2026, 3, 1, 21, 59, 59, 999999)}
+Make = Callable[..., sa.Engine]
+
+
+def count_to(n: int) -> str:
+    return " union all ".join(f"select {i} as n" for i in range(1, n + 1)) + " order by n"
+
+
+def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
+    frame = database.read_query(engine, sql, "sql/q.sql", **BINDS, chunk_rows=chunk_rows)
+    return list(frame.itertuples(index=False, name=None))
+
+
+def test_clean_query_pieces() -> None:
+    assert database.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
+    assert database.clean_query("select /* :no\n -- ' */ a;") == "select   a"
+    assert database.clean_query("select a from t where b >= :from_date -- it's\n;-- end") == "select a from t where b >= :from_date"
+
+
+def test_read_query_literals(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    for sql, expected in (
+        ("select '--:x' as a", "--:x"),
+        ("select '/* :x */' as a", "/* :x */"),
+        ("select 'it''s :x; 12:30:00 a::b' as a", "it's :x; 12:30:00 a::b"),
+        ("select ';' as a;", ";"),
+        ('select 5 as ":x -- y"', 5),
+        ("select 'a'':x' /* ' */ as a -- '", "a':x"),
+        ("select '50 % of %(x)s' as a", "50 % of %(x)s"),
+        ("select 7 % 4 as a where 'ab' like 'a%'", 3),
+    ):
+        assert read(engine, sql) == [(expected,)], sql
+
+
+def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
+    assert list(database.read_query(make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9).columns) == ["it's :x"]
+
+
+def test_read_query_postgres_casts_and_slices(make: Make, postgres_url: str) -> None:
+    assert read(make(postgres_url), "select '5'::int + 1, (array[7,8,9])[2:3]") == [(6, [8, 9])]
+
+
+def test_read_query_unknown_bind_suggests(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    with pytest.raises(ConfigError, match=r"^sql/q\.sql: unknown bind :form_date; .*:as_of\. Did you mean 'from_date'\?$"):
+        read(engine, "select 1 where :form_date < :to_date")
+
+
+def test_read_query_bind_twice_and_left_out(engine: sa.Engine) -> None:
+    sql = "select count(*) from runs where run_date >= :from_date and run_date <= :from_date or run_date = :from_date"
+    assert read(engine, sql if engine.dialect.name == "sqlite" else sql.replace("runs", "abatch.runs")) == [(0,)]
+
+
+def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    with pytest.raises(ConfigError, match=r"two columns of the name a\."):
+        read(engine, "select 1 as a, 2 as b, 3 as a")
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (3, [3]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
+def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[int]) -> None:
+    chunks = list(database.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4))
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [value for chunk in chunks for value in chunk["n"]] == list(range(1, n + 1))
+
+
+def test_stream_query_chunks_on_both(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    chunks = list(database.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=5))
+    assert [list(chunk["n"]) for chunk in chunks] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+
+
+def test_stream_query_no_rows(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    assert list(database.stream_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5)) == []
+    assert database.read_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5).empty
+
+
+def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    table = sa.Table("happened", sa.MetaData(), sa.Column("day", sa.Date), sa.Column("at", sa.DateTime), sa.Column("what", sa.Unicode(20)))
+    rows = [
+        (date(2026, 2, 28), datetime(2026, 2, 28, 23, 59, 59, 999999), "before"),
+        (date(2026, 3, 1), datetime(2026, 3, 1, 0, 0), "Ærø 日本 🂡 %s :x"),
+        (date(2026, 3, 1), BINDS["as_of"], "on the moment"),
+        (date(2026, 3, 1), datetime(2026, 3, 1, 22, 0), "not known yet"),
+        (date(2026, 3, 2), datetime(2026, 3, 1, 12, 0), "upper end"),
+    ]
+    with engine.begin() as connection:
+        table.create(connection)
+        connection.execute(table.insert(), [dict(zip(("day", "at", "what"), row, strict=True)) for row in rows])
+    window = "where day >= :from_date and day < :to_date and at <= :as_of order by at"
+    assert read(engine, f"select what from happened {window}") == [("Ærø 日本 🂡 %s :x",), ("on the moment",)]
+    assert read(engine, "select 1 from happened where what = 'Ærø 日本 🂡 %s :x'") == [(1,)]
+
+
+def test_stream_query_missing_table_names_the_file(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: .*card_kandidates") as caught:
+        read(engine, "select 1 from card_kandidates")
+    assert "\n" not in str(caught.value)
+
+
+def test_stream_query_error_in_a_later_chunk_names_the_file(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    error = "abs(-9223372036854775807 - 1)" if engine.dialect.name == "sqlite" else "1 / (n - 6)"
+    numbers = count_to(9).removesuffix(" order by n")
+    sql = f"select case when n = 6 then {error} else n end as m from ({numbers}) as numbers"
+    with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: "):
+        read(engine, sql, chunk_rows=2)
+
+
+def test_stream_query_that_changes_rows_is_refused(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("create table t (a int)"))
+        connection.execute(sa.text("insert into t values (1)"))
+    with pytest.raises((ConfigError, DatabaseError), match=r"^sql/q\.sql: "):
+        read(engine, "delete from t")
+    assert read(engine, "select a from t") == [(1,)]
+
+
+def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    stream = database.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=2)
+    assert list(next(stream)["n"]) == [1, 2]
+    stream.close()
+    assert engine.pool.status().endswith("Current Checked out connections: 0")
+
+
+def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str) -> None:
+    """PostgreSQL compares a time without zone with timestamptz in the session's time zone."""
+    boss = sa.create_engine(sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"}))
+    engine = database.make_engine(SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml")
+    query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
+    binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
+    assert database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
+    assert len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
+    engine.dispose()
+    boss.dispose()
+
+
+# What is written on each database, by its own name of the type, and what must be read, worked out by hand.
+TYPES: list[tuple[str, dict[str, str], str | dict[str, str], str, object]] = [
+    ("bigint", {}, "9007199254740993", "int64", 2**53 + 1),  # no float holds it
+    ("smallint", {}, "-3", "int64", -3),
+    ("decimal(12, 2)", {}, "1234567.89", "float64", 1234567.89),
+    ("decimal(20, 0)", {}, "123456789012345678", "int64", 123456789012345678),
+    ("money", {}, "-1234.07", "float64", -1234.07),
+    ("bit", {"postgresql": "boolean"}, {"*": "1", "postgresql": "true"}, "int64", 1),
+    ("float", {"postgresql": "double precision"}, "0.1", "float64", 0.1),
+    ("date", {}, "'9999-12-31'", "datetime64[s]", pd.Timestamp(datetime(9999, 12, 31))),
+    (
+        "datetime2(6)",
+        {"postgresql": "timestamp"},
+        "'2026-01-02 03:04:05.678901'",
+        "datetime64[us]",
+        pd.Timestamp("2026-01-02 03:04:05.678901"),
+    ),
+    (
+        "datetimeoffset(6)",
+        {"postgresql": "timestamptz"},
+        "'2026-01-02 00:30:00.000001+02:00'",
+        "datetime64[us, UTC]",
+        pd.Timestamp("2026-01-01 22:30:00.000001", tz="UTC"),
+    ),
+    (
+        "uniqueidentifier",
+        {"postgresql": "uuid"},
+        "'F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6'",
+        "str",
+        "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+    ),
+    ("nvarchar(50)", {"postgresql": "varchar(50)"}, {"*": "'Ærø Łódź 日本 🂡'", "mssql": "N'Ærø Łódź 日本 🂡'"}, "str", "Ærø Łódź 日本 🂡"),
+    ("varchar(20)", {}, "'it''s :x'", "str", "it's :x"),
+]
+
+
+def choose(words: str | dict[str, str], dialect: str) -> str:
+    return words if isinstance(words, str) else words.get(dialect, words.get("*", ""))
+
+
+@pytest.mark.parametrize("driver", ["arrow", "plain"])
+@pytest.mark.parametrize("rows", ["filled", "with nulls", "only nulls"])
+def test_read_query_types(make: Make, database_url: str, rows: str, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(database_url)
+    dialect = engine.dialect.name
+    if driver == "plain":
+        monkeypatch.setattr(reading, "_choose_reader", lambda engine: reading._read_rows)
+    else:
+        readers = {"sqlite": "_read_rows", "postgresql": "_read_adbc", "mssql": "_read_mssql_python"}
+        assert reading._choose_reader(engine).__name__ == readers[dialect]
+    columns = ", ".join(f"c{i} {names.get(dialect, name)} null" for i, (name, names, *_) in enumerate(TYPES))
+    values = ", ".join(choose(value, dialect) for _, _, value, *_ in TYPES)
+    nulls = ", ".join(["null"] * len(TYPES))
+    inserted = {"filled": [values] * 3, "with nulls": [values, nulls, values], "only nulls": [nulls] * 3}[rows]
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"create table typed (n int, {columns})")
+        for n, row in enumerate(inserted):
+            connection.exec_driver_sql(f"insert into typed values ({n}, {row})")
+    for chunk_rows in (1, 2, 100):
+        chunks = list(database.stream_query(engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows))
+        assert [len(chunk) for chunk in chunks] == {1: [1, 1, 1], 2: [2, 1], 100: [3]}[chunk_rows]
+    frame = chunks[0]
+    for i, (_, _, _, dtype, expected) in enumerate(TYPES):
+        column = frame[f"c{i}"]
+        null = column.isna().tolist()
+        assert null == {"filled": [False] * 3, "with nulls": [False, True, False], "only nulls": [True] * 3}[rows]
+        assert column[~column.isna()].tolist() == [expected] * null.count(False)
+        nullable = {"int64": "Int64"}.get(dtype, dtype)
+        assert str(column.dtype) == {"filled": dtype, "with nulls": nullable, "only nulls": "object"}[rows]
+
+
+def test_read_values_kinds() -> None:
+    def kind(values: Sequence[object]) -> tuple[str, list]:
+        column = reading._read_values(list(values))
+        return str(column.dtype), column.astype(object).where(column.notna(), None).tolist()
+
+    assert kind([]) == ("object", [])
+    assert kind([2**70, 1]) == ("float64", [float(2**70), 1.0])
+    assert kind([1, 2.5, Decimal("0.25"), None]) == ("float64", [1.0, 2.5, 0.25, None])
+    assert kind([Decimal("5.00"), Decimal("6.00")]) == ("float64", [5.0, 6.0])  # declared with a fraction
+    assert kind([Decimal(5), True, 6, None]) == ("Int64", [5, 1, 6, None])
+    assert kind([b"x", None]) == ("object", [b"x", None])
+    assert kind(["x", 1]) == ("object", ["x", 1])
+    assert kind([date(2026, 1, 1), datetime(2026, 1, 1)]) == ("object", [date(2026, 1, 1), datetime(2026, 1, 1)])
+
+
+def test_read_query_money_whatever_the_locale(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for reader in (reading._read_adbc, reading._read_rows):
+        monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
+        assert read(make(postgres_url), "select '-1234567.89'::money as a, '0'::money as b") == [(-1234567.89, 0.0)]
+
+
+def test_read_query_types_that_adbc_does_not_read(make: Make, postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = make(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create type mood as enum ('sad', 'glad')")
+    try:
+        with caplog.at_level(logging.WARNING, "abatch"):
+            assert read(engine, "select 'glad'::mood as feeling, 1 as n where :from_date = '2026-03-01'") == [("glad", 1)]
+        assert "feeling: of types that ADBC does not read; the plain driver reads" in caplog.text
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("drop type mood")
+
+
+def test_read_query_without_the_arrow_libraries(database_url: str) -> None:
+    """In a Python that cannot import them: the plain driver reads the same, and the log says so once."""
+    program = """
+import logging, sys
+from datetime import date, datetime
+from pathlib import Path
+for name in ("mssql_python", "adbc_driver_postgresql", "adbc_driver_manager", "pyarrow"):
+    sys.modules[name] = None
+from pydantic import SecretStr
+from abatch import database
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+engine = database.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
+binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": datetime(2026, 1, 1)}
+for _ in range(2):
+    print(database.read_query(engine, "select 1 as a, 'x' as b", "q", **binds).to_dict("list"))
+"""
+    done = subprocess.run([sys.executable, "-c", program, database_url], cwd=ROOT, capture_output=True, text=True, check=True)
+    *log, first, second = done.stdout.splitlines()
+    assert first == second == "{'a': [1], 'b': ['x']}" and done.stderr == ""
+    driver = {"postgresql+psycopg": "adbc_driver_postgresql.dbapi", "mssql+pyodbc": "mssql_python"}.get(
+        sa.make_url(database_url).drivername
+    )
+    assert len(log) == (driver is not None)
+    if driver:
+        assert log[0].startswith(f"{driver} cannot be loaded (") and log[0].endswith("the plain driver, which takes longer")
