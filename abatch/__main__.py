@@ -11,11 +11,11 @@ from datetime import date
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, job, migrations, registry, report, simulate
+from abatch import database, job, migrations, registry, report, simulate, tables
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, NothingToDo, UsageError
 from abatch.migrations.script import write_script
-from abatch.tables import runs, write_dictionary
+from abatch.tables import runs
 
 
 def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
@@ -61,6 +61,29 @@ def _describe_runs(ledger: Sequence[sa.Row], on: date, *, nightly: bool) -> str:
         missed = report.describe_gaps(done, on)
         text += f"; missed {', '.join(missed)}" if missed else "; no night missed"
     return text
+
+
+def write_dictionary() -> str:
+    """The data dictionary as Markdown: each table and view, its columns with their types on SQL Server, and the comments."""
+    lines = [
+        "# Data dictionary",
+        "",
+        "What `python -m abatch dictionary` prints: the tables that abatch owns and the views for analysts, with the comments that",
+        "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC, without a time zone; flags are 0 or 1.",
+        "Views are the place to query: their columns keep name, order and meaning.",
+    ]
+    dialect = database.make_sql_server_dialect()
+    for title, kind in (("Views", tables.views), ("Tables", tables.metadata)):
+        lines += ["", f"## {title}"]
+        for name, table in sorted(kind.tables.items()):
+            lines += ["", f"### {name}", "", f"{str(table.comment)[0].upper()}{str(table.comment)[1:]}.", ""]
+            lines += ["| column | type | null | key | meaning |", "|---|---|---|---|---|"]
+            keys = list(table.primary_key.columns)
+            for column in table.columns:
+                null, key = "null" if column.nullable else "", "key" if column in keys else ""
+                type_ = column.type.compile(dialect)
+                lines.append(f"| `{column.name}` | {type_} | {null} | {key} | {column.comment} |")
+    return "\n".join(lines) + "\n"
 
 
 def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:

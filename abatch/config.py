@@ -202,7 +202,7 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
     ----------
     path : path of the YAML file; relative paths inside the file are relative to its folder
     environment : name of the environment; None means ABATCH_ENV, else dev
-    need_database : if False, a database URL whose variables are not set here is taken to be SQL Server's
+    need_database : if False, a database URL whose variables are not set here is empty
 
     Raises
     ------
@@ -232,7 +232,7 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
     except ConfigError:
         if need_database:
             raise
-        database = "mssql+pyodbc://"
+        database = ""
     if str(base) not in sys.path:
         sys.path.append(str(base))  # where a user's own estimators live
     return {

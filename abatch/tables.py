@@ -272,33 +272,3 @@ sa.Table(
     comment="every run, and the nights from the first done one to yesterday (UTC) that predict or score has not done; "
     "a night that failed and was not done again is there as failed and as missed",
 )
-
-
-def make_sql_server_dialect() -> Any:
-    """SQL Server's dialect as it is when it has met a server: with NVARCHAR(max) rather than NTEXT, and with DATE."""
-    dialect: Any = mssql.dialect(deprecate_large_types=True)
-    dialect.server_version_info = (13,)  # SQL Server 2016, the oldest that the migrations are made for
-    return dialect
-
-
-def write_dictionary() -> str:
-    """The data dictionary as Markdown: each table and view, its columns with their types on SQL Server, and the comments."""
-    lines = [
-        "# Data dictionary",
-        "",
-        "What `python -m abatch dictionary` prints: the tables that abatch owns and the views for analysts, with the comments that",
-        "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC, without a time zone; flags are 0 or 1.",
-        "Views are the place to query: their columns keep name, order and meaning.",
-    ]
-    dialect = make_sql_server_dialect()
-    for title, kind in (("Views", views), ("Tables", metadata)):
-        lines += ["", f"## {title}"]
-        for name, table in sorted(kind.tables.items()):
-            lines += ["", f"### {name}", "", f"{str(table.comment)[0].upper()}{str(table.comment)[1:]}.", ""]
-            lines += ["| column | type | null | key | meaning |", "|---|---|---|---|---|"]
-            keys = list(table.primary_key.columns)
-            for column in table.columns:
-                null, key = "null" if column.nullable else "", "key" if column in keys else ""
-                type_ = column.type.compile(dialect)
-                lines.append(f"| `{column.name}` | {type_} | {null} | {key} | {column.comment} |")
-    return "\n".join(lines) + "\n"

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
+from abatch.database import make_sql_server_dialect
 from abatch.errors import ConfigError, UsageError, suggest
 from abatch.migrations import make_config
-from abatch.tables import REVISION, VERSION_TABLE, make_sql_server_dialect
+from abatch.tables import REVISION, VERSION_TABLE
 
 # A batch that comes after one that stopped is run all the same, so each looks whether the transaction is open: it is not
 # if the first batch did not begin it, or if an error rolled it back (xact_abort).
@@ -106,6 +107,7 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
 
     Parameters
     ----------
+    url : empty where it is not known, which is taken for SQL Server's
     place : the environment's key in the config, for messages
 
     Raises
@@ -116,7 +118,7 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
         If there is no such revision, or nothing after it.
     """
     try:
-        kind = sa.make_url(url).get_backend_name()
+        kind = sa.make_url(url).get_backend_name() if url else "mssql"
     except sa.exc.ArgumentError:
         kind = ""
     if kind not in _TEMPLATES:
