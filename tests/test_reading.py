@@ -259,7 +259,7 @@ def test_read_query_types_that_adbc_does_not_read(make: Make, postgres_url: str,
     try:
         with caplog.at_level(logging.WARNING, "abatch"):
             assert read(engine, "select 'glad'::mood as feeling, 1 as n where :from_date = '2026-03-01'") == [("glad", 1)]
-        assert "feeling: of types that ADBC does not read; the plain driver reads" in caplog.text
+        assert "read by the plain driver, which takes longer: ADBC does not know the type of feeling" in caplog.text
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql("drop type mood")
@@ -290,3 +290,18 @@ for _ in range(2):
     assert len(log) == (driver is not None)
     if driver:
         assert log[0].startswith(f"{driver} cannot be loaded (") and log[0].endswith("the plain driver, which takes longer")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+def test_read_query_when_the_arrow_driver_does_not_connect(
+    make: Make, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as for want of a Kerberos library; here the Arrow driver is sent to a place where nobody listens."""
+    engine = make(database_url)
+    elsewhere = engine.url.set(host="127.0.0.1", port=1, password="hunter2")
+    real = engine.dialect.create_connect_args
+    with engine.connect():  # the plain driver has its connection
+        monkeypatch.setattr(engine.dialect, "create_connect_args", lambda url: real(elsewhere))
+    assert read(engine, "select 1 as a") == [(1,)]
+    assert "rows are read by the plain driver, which takes longer: " in caplog.text and "does not connect" in caplog.text
+    assert "hunter2" not in caplog.text

@@ -100,7 +100,7 @@ def _read(engine: sa.Engine, sql: str, place: str, given: dict[str, Any], chunk_
         if name not in given:
             raise ConfigError(f"{place}: unknown bind :{name}; expected :{', :'.join(given)}.{suggest(name, given)}")
         binds[name] = given[name]
-    frames = _choose_reader(engine)(engine, text, binds, chunk_rows)
+    frames = _read_by_best_driver(engine, text, binds, chunk_rows)
     with closing(frames):
         names = None
         for frame in frames:
@@ -116,6 +116,12 @@ def _read(engine: sa.Engine, sql: str, place: str, given: dict[str, Any], chunk_
 
 
 Frames = Generator[pd.DataFrame, None, None]
+
+
+class _NotAsArrow(Exception):
+    """Why an Arrow driver cannot read this; raised before the first frame."""
+
+
 Reader = Callable[[sa.Engine, str, dict[str, Any], int], Frames]
 
 
@@ -125,6 +131,14 @@ def _choose_reader(engine: sa.Engine) -> Reader:
     if str(engine.url.query.get("driver")).startswith("ODBC Driver 1") and _load("mssql_python"):
         return _read_mssql_python
     return _read_rows
+
+
+def _read_by_best_driver(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
+    try:
+        yield from _choose_reader(engine)(engine, text, binds, chunk_rows)
+    except _NotAsArrow as reason:
+        logger.warning("rows are read by the plain driver, which takes longer: %s", reason)
+        yield from _read_rows(engine, text, binds, chunk_rows)
 
 
 @cache
@@ -193,24 +207,22 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
     settings |= {f"abatch.{name}": str(value) for name, value in binds.items()}
     types = {name: "timestamp" if name == "as_of" else "date" for name in binds}
     copied = _BIND.sub(lambda bind: f"(current_setting('abatch.{bind[1]}')::{types[bind[1]]})", text).replace(r"\:", ":")
-    with (
-        faults.as_dbapi_error(dbapi.Error, OSError, pa.ArrowException),
-        closing(dbapi.connect(make_conninfo(**options))) as connection,
-        closing(connection.cursor()) as cursor,
-    ):
+    try:
+        connection = dbapi.connect(make_conninfo(**options))
+    except dbapi.Error as error:
+        raise _NotAsArrow(f"ADBC does not connect ({faults.describe(error)})") from None
+    with faults.as_dbapi_error(dbapi.Error, OSError, pa.ArrowException), closing(connection), closing(connection.cursor()) as cursor:
         cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": ADBC_BATCH_BYTES})
-        cursor.execute(
-            "select " + ", ".join(f"set_config('{name}', ${i}, true)" for i, name in enumerate(settings, 1)), list(settings.values())
-        )
+        set_all = ", ".join(f"set_config('{name}', ${i}, true)" for i, name in enumerate(settings, 1))
+        cursor.execute(f"select {set_all}", list(settings.values()))
         cursor.fetchall()
         schema = cursor.adbc_execute_schema(copied)
         strange = [field.name for field in schema if _read_postgresql_type(field) not in ADBC_TYPES]
-        if len(schema) and not strange:
+        if strange:
+            raise _NotAsArrow(f"ADBC does not know the type of {', '.join(strange)}")
+        if len(schema):
             cursor.execute(copied)
             yield from _make_frames(cursor.fetch_record_batch(), chunk_rows)
-    if strange:
-        logger.warning("%s: of types that ADBC does not read; the plain driver reads, which takes longer", ", ".join(strange))
-        yield from _read_rows(engine, text, binds, chunk_rows)
 
 
 def _read_mssql_python(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
@@ -220,20 +232,19 @@ def _read_mssql_python(engine: sa.Engine, text: str, binds: dict[str, Any], chun
     odbc = re.sub(r"^DRIVER=\{[^}]*\};", "", odbc)
     compiled = _bind(text, binds).compile(dialect=engine.dialect)
     values = [binds[name] for name in getattr(compiled, "positiontup", None) or []]
-    with faults.as_dbapi_error(driver.Error):
-        driver.pooling(enabled=False)
-        try:
-            connection = driver.connect(odbc)
-        except driver.exceptions.ConnectionStringParseError as error:
-            logger.warning("the plain driver reads, which takes longer: mssql-python does not take the URL's options (%s)", error)
-            yield from _read_rows(engine, text, binds, chunk_rows)
-            return
-        with closing(connection), closing(connection.cursor()) as cursor:
-            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
-            cursor.execute(str(compiled), values)
-            if cursor.description:
-                uuids = [i for i, column in enumerate(cursor.description) if column[1] is UUID]
-                yield from _make_frames(cursor.arrow_reader(batch_size=chunk_rows), chunk_rows, uuids)
+    driver.pooling(enabled=False)
+    try:
+        connection = driver.connect(odbc)
+    except driver.exceptions.ConnectionStringParseError:  # its text may hold a piece of a password
+        raise _NotAsArrow("mssql-python does not know all options of the URL") from None
+    except (driver.Error, OSError, RuntimeError) as error:
+        raise _NotAsArrow(f"mssql-python does not connect ({faults.describe(error)})") from None
+    with faults.as_dbapi_error(driver.Error), closing(connection), closing(connection.cursor()) as cursor:
+        cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
+        cursor.execute(str(compiled), values)
+        if cursor.description:
+            uuids = [i for i, column in enumerate(cursor.description) if column[1] is UUID]
+            yield from _make_frames(cursor.arrow_reader(batch_size=chunk_rows), chunk_rows, uuids)
 
 
 def _make_frames(batches: Any, chunk_rows: int, uuids: Collection[int] = ()) -> Iterator[pd.DataFrame]:
