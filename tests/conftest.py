@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         connection.exec_driver_sql(f"create database {name}")
     yield boss.set(database=name).render_as_string(hide_password=False)
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if request.param == "mssql" and "Babelfish" not in connection.exec_driver_sql("select @@version").scalar_one():
+        if request.param == "mssql" and not is_babelfish(server):
             connection.exec_driver_sql(f"alter database {name} set single_user with rollback immediate")
         connection.exec_driver_sql(drop.format(name))
     server.dispose()
@@ -158,6 +158,19 @@ def engine(config: Config) -> Iterator[sa.Engine]:
     migrations.upgrade(engine)
     yield engine
     engine.dispose()
+
+
+def is_babelfish(engine: sa.Engine) -> bool:
+    """Whether the TDS server is Babelfish for PostgreSQL, which differs from SQL Server here and there."""
+    if engine.dialect.name != "mssql":
+        return False
+    with engine.connect() as connection:
+        return "Babelfish" in connection.exec_driver_sql("select @@version").scalar_one()
+
+
+def as_stored(engine: sa.Engine, moment: datetime) -> datetime:
+    """The instant as the database keeps it; to Babelfish pyodbc sends whole seconds, for want of a told precision."""
+    return moment.replace(microsecond=0) if is_babelfish(engine) else moment
 
 
 def open_engine(config: Config) -> sa.Engine:

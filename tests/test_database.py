@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from abatch import database, tables
 from abatch.config import Config
 from abatch.errors import ConfigError, DatabaseError
-from tests.conftest import MSSQL_URL, ROOT
+from tests.conftest import MSSQL_URL, ROOT, is_babelfish
 
 Make = Callable[..., sa.Engine]
 HOLD_LOCK = """
@@ -149,6 +149,8 @@ def test_transactions_deadlock(
 ) -> None:
     """This session and another wait for each other; the server ends this one, which does all its work again, or says why not."""
     engine, made = make(database_url, retry_seconds=retry_seconds), []
+    if is_babelfish(engine):
+        pytest.skip("Babelfish does not know deadlock_priority: which of the two it ends is chance")
     make_counters(engine)
     others_rank = {"postgresql": "set deadlock_timeout = '1min'", "mssql": "set deadlock_priority high"}[engine.dialect.name]
 

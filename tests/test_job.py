@@ -18,7 +18,7 @@ from abatch import database, job, migrations, predictions, registrations
 from abatch.config import Config, load_configs
 from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
 from abatch.tables import predictions_staging, runs
-from tests.conftest import open_engine, write_config
+from tests.conftest import as_stored, open_engine, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
@@ -73,7 +73,7 @@ def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> Non
 
 
 def test_open_run_done_is_not_done_again(config: Config, engine: sa.Engine) -> None:
-    before = job.utc_now()
+    before = as_stored(engine, job.utc_now())
     run_id = do(config, engine)
     with pytest.raises(
         NothingToDo, match=rf"predict of card_offer for 2026-09-01 is already done \(run {run_id}, .* To do it again: --force"

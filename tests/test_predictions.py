@@ -13,6 +13,7 @@ from abatch import database, predictions
 from abatch.assignment import assign, count_selected
 from abatch.errors import DatabaseError, DataError
 from abatch.tables import predictions_staging, predictions_superseded
+from tests.conftest import as_stored
 
 NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
 NAN = float("nan")
@@ -87,7 +88,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("B", "modelB_v1.0_2026-08-31", 0.45),
         ("control", None, 0.1),
     }
-    assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {("card_offer", NIGHT, "run1", AT)}
+    assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {("card_offer", NIGHT, "run1", as_stored(engine, AT))}
     assert count(engine, predictions_staging) == 0
 
 

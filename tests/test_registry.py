@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from abatch import database, migrations, registry
 from abatch.errors import RegistryError
 from abatch.tables import models, promotions
+from tests.conftest import as_stored
 
 STEM = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
@@ -100,7 +101,7 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
         row = connection.execute(sa.select(models)).one()
         assert [card["rows"] for _, card in registry.read_cards(connection, "card_offer")] == [4]
         assert list(registry.read_cards(connection, "another")) == []
-    assert (row.as_of, row.from_date, row.file) == (CARD["as_of"], CARD["from_date"], f"{name}.pkl")
+    assert (row.as_of, row.from_date, row.file) == (as_stored(engine, CARD["as_of"]), CARD["from_date"], f"{name}.pkl")
     assert sorted(path.name for path in tmp_path.glob("*model*")) == [f"{name}.json", f"{name}.pkl"]
 
 
