@@ -87,7 +87,7 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
 
         for attempt in database.transactions(engine):
             with attempt as connection:
-                predictions.check_staged(connection, run.run_id, run.rows_read, checksum, place)
+                predictions.check_staged(connection, run.run_id, config.experiment, run.rows_read, checksum, place)
                 if is_new:
                     registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
                 run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())

@@ -132,7 +132,7 @@ class ExperimentConfig(Section):
 class File(Section):
     timezone: str = "UTC"
     chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
-    retry_seconds: int = Field(30, ge=0, le=3600)
+    retry_seconds: int = Field(60, ge=0, le=3600)
     environments: dict[str, Environment] = Field(min_length=1)
     experiments: dict[Name, ExperimentConfig] = Field(min_length=1)
 

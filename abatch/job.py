@@ -234,13 +234,14 @@ def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
     for attempt in database.transactions(engine):
         with attempt as connection:
             for dead in connection.execute(_select_runs(run, "running")).all():
-                _close_failed(connection, dead.run_id, "died; cleaned up by the next run")
+                _close_failed(connection, dead.run_id, run.experiment, "died; cleaned up by the next run")
             if run.job == "predict":  # also what a run staged that was taken for dead and was not
                 connection.execute(predictions_staging.delete().where(predictions_staging.c.experiment == run.experiment))
 
 
-def _close_failed(connection: sa.Connection, run_id: str, reason: str) -> None:
-    connection.execute(predictions_staging.delete().where(predictions_staging.c.run_id == run_id))
+def _close_failed(connection: sa.Connection, run_id: str, experiment: str, reason: str) -> None:
+    staged = predictions_staging.c
+    connection.execute(predictions_staging.delete().where(staged.experiment == experiment, staged.run_id == run_id))
     still_running = (runs.c.run_id == run_id, runs.c.status == "running")
     connection.execute(runs.update().where(*still_running).values(status="failed", finished_at=utc_now(), error=reason))
 
@@ -261,7 +262,7 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
     try:
         for attempt in database.transactions(engine):
             with attempt as connection:
-                _close_failed(connection, run.run_id, reason)
+                _close_failed(connection, run.run_id, run.experiment, reason)
     except SQLAlchemyError as second:
         run.log(f"the failure could not be written into runs: {database.describe(second)}")
 
@@ -343,8 +344,8 @@ def start_log(config: Config, job: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(handler)
-    logging.getLogger("psycopg").addHandler(handler)  # what it tells of a lost link; else Python prints it
+    for name in ("py.warnings", *database.LOGGERS):
+        logging.getLogger(name).addHandler(handler)
 
 
 @cache

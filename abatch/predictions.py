@@ -36,7 +36,7 @@ def compute_checksum(frame: pd.DataFrame) -> int:
     return int(pd.util.hash_pandas_object(values, index=False).sum())
 
 
-def check_staged(connection: sa.Connection, run_id: str, n_sent: int, checksum_sent: int, place: str) -> None:
+def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent: int, checksum_sent: int, place: str) -> None:
     """Look at all staged rows at once: did all arrive as they were sent, and is every candidate there once?
 
     Parameters
@@ -52,7 +52,8 @@ def check_staged(connection: sa.Connection, run_id: str, n_sent: int, checksum_s
     """
     staged = predictions_staging.c
     n_found, checksum_found = 0, 0
-    query = sa.select(*(staged[name] for name in STAGED)).where(staged.run_id == run_id)
+    own = (staged.experiment == experiment, staged.run_id == run_id)
+    query = sa.select(*(staged[name] for name in STAGED)).where(*own)
     rows = connection.execute(query, execution_options={"yield_per": database.WRITE_ROWS})
     for part in rows.partitions():
         frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
@@ -67,7 +68,7 @@ def check_staged(connection: sa.Connection, run_id: str, n_sent: int, checksum_s
         )
     twice = (
         sa.select(sa.func.min(staged.candidate_id).label("candidate_id"))
-        .where(staged.run_id == run_id)
+        .where(*own)
         .group_by(staged.candidate_id)
         .having(sa.func.count() > 1)
         .subquery()
@@ -99,11 +100,12 @@ def publish(
     connection.execute(predictions_superseded.insert().from_select([*predictions.columns.keys(), "superseded_by"], old))
     connection.execute(predictions.delete().where(*night))
     staged = predictions_staging.c
+    own = (staged.experiment == experiment, staged.run_id == run_id)
     rank = sa.func.row_number().over(
         partition_by=staged.variant, order_by=(sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key, staged.candidate_id)
     )
     shared = [name for name in STAGED if name in predictions.c]
-    ranked = sa.select(*(staged[name] for name in shared), rank.label("rank_in_variant")).where(staged.run_id == run_id).subquery()
+    ranked = sa.select(*(staged[name] for name in shared), rank.label("rank_in_variant")).where(*own).subquery()
     limit = sa.case(*((ranked.c.variant == variant, n) for variant, n in n_selected.items()), else_=0)
     rows = sa.select(
         *ranked.c,
@@ -112,7 +114,7 @@ def publish(
     )
     insert = predictions.insert().from_select([*shared, "rank_in_variant", "selected", "predicted_at"], rows)
     written = connection.execute(insert, execution_options={"preserve_rowcount": True})
-    connection.execute(predictions_staging.delete().where(staged.run_id == run_id))
+    connection.execute(predictions_staging.delete().where(*own))
     return written.rowcount
 
 

@@ -140,6 +140,8 @@ predictions_staging = sa.Table(
     sa.Column("run_id", sa.String(40), nullable=False, comment="the run that is writing the row"),
     *_prediction_columns(),
     sa.Column("selection_key", sa.String(16), nullable=False, comment="bytes 8 to 15 of the hash, in hex: random order, and ties"),
+    # Clustered: without it SQL Server would look at the rows of other experiments too, and wait for who writes them.
+    sa.Index("predictions_staging_run", "experiment", "run_id", mssql_clustered=True),
     comment="a prediction of a night that is being written, or of a run that died; not for readers",
 )
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from abatch import database, tables
-from abatch.config import Config
+from abatch.config import Config, load_configs
 from abatch.errors import ConfigError, DatabaseError
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish
 
@@ -227,13 +227,20 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
     assert (n_attempts, read_counters(engine)) == (2, [0, 0])
 
 
+def test_lock_time_outs_leave_time_to_try_again() -> None:
+    """Of the settings as they are shipped: several waits for a lock fit into the time for attempts."""
+    assert 3 * database.faults.LOCK_WAIT_SECONDS <= load_configs(ROOT / "ml_config.yaml", "dev")["card_offer"].retry_seconds
+
+
 def test_transactions_end_by_the_configured_time(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         engine = make(f"postgresql+psycopg://boss@127.0.0.1:{probe.getsockname()[1]}/cards", retry_seconds=2)
         started = time.monotonic()
-        with pytest.raises(sa.exc.OperationalError), next(database.transactions(engine)):
-            pass
+        with pytest.raises(sa.exc.OperationalError):
+            for attempt in database.transactions(engine):
+                with attempt:
+                    raise AssertionError
         assert time.monotonic() - started < 2
 
 
@@ -269,7 +276,7 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
             " victim. Rerun the transaction. (1205) (SQLExecDirectW)",
             "another session and this one waited for each other",
         ),
-        ("HYT00", "Lock request time out period exceeded. (1222) (SQLExecDirectW)", "a table is locked by another session (waited 60 s)"),
+        ("HYT00", "Lock request time out period exceeded. (1222) (SQLExecDirectW)", "a table is locked by another session (waited 15 s)"),
         (
             "28000",
             "Login failed for user 'abatch'. (18456) (SQLDriverConnect)",
@@ -335,15 +342,23 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
     assert say(state, f"[{state}] {text}").startswith(said)
 
 
-def test_describe_tells_the_first_cause() -> None:
-    """The server has rolled back already, so the rollback fails too, and its error comes last."""
-    with pytest.raises(sa.exc.ProgrammingError) as caught:
-        try:
-            raise sa.exc.DBAPIError(None, None, Exception("42000", f"[42000] {SERVER}Arithmetic overflow. (8115) (SQLExecDirectW)"))
-        except sa.exc.DBAPIError:
-            text = f"[42000] {SERVER}The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION. (3903) (SQLEndTran)"
-            raise sa.exc.ProgrammingError(None, None, Exception("42000", text))  # noqa: B904
-    assert database.describe(caught.value) == "the database refused: Arithmetic overflow."
+def test_transactions_tell_the_first_cause(
+    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The server has rolled back already, so the rollback is refused: what went wrong first is told, or tried again."""
+    engine, n_attempts = make(database_url, retry_seconds=20), 0
+    make_counters(engine)
+
+    def refuse(connection: object) -> None:
+        raise engine.dialect.loaded_dbapi.ProgrammingError("the rollback has no corresponding begin")
+
+    monkeypatch.setattr(engine.dialect, "do_rollback", refuse)
+    with pytest.raises(DatabaseError, match=r"^here: the database refused: .*(counters|unique|UNIQUE)"), database.described("here"):
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                n_attempts += 1
+                connection.exec_driver_sql("insert into counters values (1, 5)")
+    assert n_attempts == 1 and capfd.readouterr().err == ""
 
 
 def test_check_ready_driver_not_installed(make: Make) -> None:
@@ -410,15 +425,15 @@ def try_lock(engine: sa.Engine, name: str = "predict-card_offer") -> bool:
         return acquired
 
 
-def wait_for_lock(engine: sa.Engine, resource: str) -> None:
+def wait_for_lock(engine: sa.Engine, name: str) -> None:
     with engine.connect() as connection:
+        resource = f"{connection.dialect.default_schema_name}.{name}"
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("set lock_timeout = '30s'")
             connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (resource,))
         else:
-            connection.exec_driver_sql(
-                "declare @r int; exec @r = sp_getapplock @Resource = ?, @LockMode = 'Exclusive', @LockTimeout = 30000", (resource,)
-            )
+            wait = "exec @r = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockTimeout = 30000"
+            connection.exec_driver_sql(f"declare @r int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {wait}", (resource,))
 
 
 def test_lock_between_processes(make: Make, database_url: str) -> None:
@@ -430,7 +445,7 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
         assert try_lock(engine, "predict-another")
         kill(holder)
     if engine.dialect.name != "sqlite":  # the server sees the broken connection soon, not at once: wait in its queue for the very same lock
-        wait_for_lock(engine, f"{engine.url.database}.None.predict-card_offer")
+        wait_for_lock(engine, "predict-card_offer")
     assert try_lock(engine)
 
 
@@ -450,6 +465,20 @@ def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> No
     one, other = make(postgres_url, "one"), make(postgres_url, "other")
     with database.lock(one, "x") as first, database.lock(other, "x") as second:
         assert first and second
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+def test_lock_whatever_the_url_looks_like(make: Make, database_url: str) -> None:
+    """Two hosts may write one database in two ways; schema None is the login's own, here dbo."""
+    url = sa.make_url(database_url)
+    odbc = make(database_url).dialect.create_connect_args(make(database_url).url)[0][0]
+    others = [url.set(database=str(url.database).upper()), sa.URL.create("mssql+pyodbc", query={"odbc_connect": odbc})]
+    with database.lock(make(database_url), "x") as first:
+        assert first
+        for other in others:
+            assert not try_lock(make(other.render_as_string(hide_password=False)), "x")
+            assert not try_lock(make(other.render_as_string(hide_password=False), "DBO"), "x")
+            assert try_lock(make(other.render_as_string(hide_password=False), "other"), "x")
 
 
 def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:

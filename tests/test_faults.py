@@ -33,9 +33,9 @@ MODELS = {
 DRIVER = """
 import os, signal, sys
 import predict, train
-from abatch import job, predictions, registry
+from abatch import job, predictions, registry, training
 script, place, name, nth, action, *arguments = sys.argv[1:]
-owner = {"predictions": predictions, "registry": registry, "Run": job.Run}[place]
+owner = {"predictions": predictions, "registry": registry, "training": training, "Run": job.Run}[place]
 real, calls = getattr(owner, name), []
 
 def stop(*args, **kwargs):
@@ -291,6 +291,20 @@ def test_predict_link_lost(config: Config, engine: sa.Engine, nth: int) -> None:
     assert (job.returncode, out, err) == (0, "", "")
     check_night(engine)
     assert read_statuses(engine) == ["done"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_train_link_lost_while_fitting(config: Config, engine: sa.Engine) -> None:
+    """A firewall or a failover ends what lies idle while a model is fitted; the fit is not lost."""
+    config = use_quick_models(config.file)
+    prepare(config, engine)
+    with drive("train", config, "training", "fit_and_validate", 2, "hold", "--force") as job:
+        assert job.stdout and job.stdout.readline() == "holding\n"
+        others = "datname = current_database() and pid <> pg_backend_pid()"
+        execute(engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where {others}")
+        out, err = job.communicate("go on\n")
+    assert (job.returncode, out, err) == (0, "", "")
+    assert read_statuses(engine, "train") == ["superseded", "done"]
 
 
 def run_on_terminal(script: str, config: Config) -> str:

@@ -70,7 +70,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
     checksum = sum(predictions.stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
     assert count(engine, predictions.predictions) == 0
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", 9, checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", 9, checksum, "sql/c.sql")
     assert publish(engine, A=2, B=0, control=1) == 9
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
@@ -163,7 +163,7 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
     predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
     checksum += predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
     with engine.connect() as connection, pytest.raises(DataError) as caught:
-        predictions.check_staged(connection, "run1", 5, checksum % 2**64, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64, "sql/c.sql")
     assert str(caught.value) == (
         "sql/c.sql: 2 candidates are returned more than once, for example 'a1'."
         " Expected one row per candidate. Look for a join that multiplies rows."
@@ -174,7 +174,7 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
 def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
     checksum = predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
     with engine.connect() as connection, pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"):
-        predictions.check_staged(connection, "run1", n_sent, checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", n_sent, checksum, "sql/c.sql")
 
 
 def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
@@ -191,7 +191,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
     assert checksum == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
     staged = predictions_staging.c
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", len(rows), checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql")
     changes: list[dict[str, object]] = [
         {"prediction": math.nextafter(7 / n, 1)},
         {"prediction": None},
@@ -201,7 +201,6 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
         {"candidate_id": "C7"},
         {"selection_key": "0" * 16},
         {"run_date": date(2026, 9, 2)},
-        {"experiment": "card_offers"},
     ]
     for change in changes:
         with engine.connect() as connection:
@@ -209,7 +208,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
             with pytest.raises(
                 DatabaseError, match=rf"^{len(rows)} predictions were sent, and other values arrived in predictions_staging"
             ):
-                predictions.check_staged(connection, "run1", len(rows), checksum, "sql/c.sql")
+                predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql")
             connection.rollback()
 
 

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -130,14 +131,16 @@ def test_stream_query_error_in_a_later_chunk_names_the_file(make: Make, database
         read(engine, sql, chunk_rows=2)
 
 
-def test_stream_query_that_changes_rows_is_refused(make: Make, database_url: str) -> None:
+@pytest.mark.parametrize("sql", ["delete from t", "drop table t", "create table other (a int)", "insert into t values (2)"])
+def test_stream_query_that_changes_something_is_refused(make: Make, database_url: str, sql: str) -> None:
     engine = make(database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("create table t (a int)"))
         connection.execute(sa.text("insert into t values (1)"))
     with pytest.raises((ConfigError, DatabaseError), match=r"^sql/q\.sql: "):
-        read(engine, "delete from t")
+        read(engine, sql)
     assert read(engine, "select a from t") == [(1,)]
+    assert not sa.inspect(engine).has_table("other")
 
 
 def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
@@ -169,6 +172,7 @@ TYPES: list[tuple[str, dict[str, str], str | dict[str, str], str, object]] = [
     ("money", {}, "-1234.07", "float64", -1234.07),
     ("bit", {"postgresql": "boolean"}, {"*": "1", "postgresql": "true"}, "int64", 1),
     ("float", {"postgresql": "double precision"}, "0.1", "float64", 0.1),
+    ("real", {}, "0.5", "float64", 0.5),
     ("date", {}, "'9999-12-31'", "datetime64[s]", pd.Timestamp(datetime(9999, 12, 31))),
     (
         "datetime2(6)",
@@ -218,10 +222,13 @@ def test_read_query_types(make: Make, database_url: str, rows: str, driver: str,
         connection.exec_driver_sql(f"create table typed (n int, {columns})")
         for n, row in enumerate(inserted):
             connection.exec_driver_sql(f"insert into typed values ({n}, {row})")
-    for chunk_rows in (1, 2, 100):
+    for chunk_rows, sizes in ((1, [1, 1, 1]), (2, [2, 1]), (100, [3])):
         chunks = list(database.stream_query(engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows))
-        assert [len(chunk) for chunk in chunks] == {1: [1, 1, 1], 2: [2, 1], 100: [3]}[chunk_rows]
-    frame = chunks[0]
+        assert [len(chunk) for chunk in chunks] == sizes
+        whole = database.read_query(engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows)
+        if chunk_rows == 1:
+            frame = whole
+        assert frame.equals(whole) and (frame.dtypes == whole.dtypes).all()  # whatever the chunks
     for i, (_, _, _, dtype, expected) in enumerate(TYPES):
         column = frame[f"c{i}"]
         null = column.isna().tolist()
@@ -244,6 +251,15 @@ def test_read_values_kinds() -> None:
     assert kind([b"x", None]) == ("object", [b"x", None])
     assert kind(["x", 1]) == ("object", ["x", 1])
     assert kind([date(2026, 1, 1), datetime(2026, 1, 1)]) == ("object", [date(2026, 1, 1), datetime(2026, 1, 1)])
+
+
+def test_read_query_real_and_infinity(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for reader in (reading._read_adbc, reading._read_rows):
+        monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
+        assert read(make(postgres_url), "select 0.1::real as a") == [(float(np.float32(0.1)),)]
+        for value in ("'infinity'::date", "'-infinity'::date", "'infinity'::timestamp", "'-infinity'::timestamptz"):
+            with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: "):
+                read(make(postgres_url), f"select {value} as a")
 
 
 def test_read_query_money_whatever_the_locale(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,3 +321,17 @@ def test_read_query_when_the_arrow_driver_does_not_connect(
     assert read(engine, "select 1 as a") == [(1,)]
     assert "rows are read by the plain driver, which takes longer: " in caplog.text and "does not connect" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+def test_read_query_of_an_odbc_connection_string(make: Make, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    odbc = make(database_url).dialect.create_connect_args(make(database_url).url)[0][0]
+    for text, said in ((odbc, ""), (odbc.replace("ODBC Driver 18 for SQL Server", "another"), "names no driver of Microsoft's")):
+        caplog.clear()
+        engine = make(sa.URL.create("mssql+pyodbc", query={"odbc_connect": text}).render_as_string(hide_password=False))
+        if said:
+            with pytest.raises(DatabaseError, match="the ODBC driver is not installed"):
+                read(engine, "select 1 as a")
+        else:
+            assert read(engine, "select 1 as a") == [(1,)]
+        assert said in caplog.text and bool(said) == bool(caplog.text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
@@ -17,11 +18,12 @@ from tenacity import AttemptManager
 
 from abatch import tables
 from abatch.database import faults
-from abatch.database.faults import attempts, describe, described, show_url
+from abatch.database.faults import LOGGERS, attempts, describe, described, show_url
 from abatch.database.reading import clean_query, read_query, stream_query
 from abatch.errors import ConfigError, DatabaseError
 
 __all__ = [
+    "LOGGERS",
     "check_ready",
     "clean_query",
     "describe",
@@ -37,17 +39,17 @@ __all__ = [
 ]
 
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
-# How a server takes a lock of a name, without waiting (0 or more: taken), and gives it back.
+# How a server takes a lock of a name in the current database, without waiting (0 or more: taken), and gives it back.
 _LOCKS = {
     "postgresql": (
         "select pg_try_advisory_lock(hashtextextended(%s, 0))::int - 1",
         "select pg_advisory_unlock(hashtextextended(%s, 0))",
     ),
     "mssql": (
-        "set nocount on; declare @result int;"
-        " exec @result = sp_getapplock @Resource = ?, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0;"
+        "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?;"
+        " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0;"
         " select @result as result",
-        "exec sp_releaseapplock @Resource = ?, @LockOwner = 'Session'",
+        "declare @name nvarchar(255) = lower(db_name()) + N'.' + ?; exec sp_releaseapplock @Resource = @name, @LockOwner = 'Session'",
     ),
 }
 
@@ -79,6 +81,8 @@ def make_engine(url: SecretStr, schema: str | None, base: Path, place: str, retr
         elif parsed.get_backend_name() == "mssql":
             parsed = _complete_odbc(parsed)
             options = {"fast_executemany": True, "deprecate_large_types": True}  # NVARCHAR(max), never NTEXT
+        if parsed.get_backend_name() != "sqlite":
+            options["pool_pre_ping"] = True  # a link that lay idle while a model was fitted may be dead
         engine = sa.create_engine(parsed, **options)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         raise ConfigError(f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite.") from None
@@ -106,17 +110,17 @@ def _complete_odbc(url: sa.URL) -> sa.URL:
     """The URL with Encrypt=yes unless it says otherwise, and Microsoft's driver unless it names another or a DSN."""
     if "odbc_connect" in url.query:
         text = str(url.query["odbc_connect"])
-        return (
-            url
-            if re.search(r"(^|;)\s*encrypt\s*=", text, re.IGNORECASE)
-            else url.update_query_dict({"odbc_connect": f"{text};Encrypt=yes"})
-        )
+        says = re.search(r"(^|;)\s*encrypt\s*=", text, re.IGNORECASE)
+        return url if says else url.update_query_dict({"odbc_connect": f"{text};Encrypt=yes"})
+    options = {"driver" if key.lower() == "driver" else key: value for key, value in url.query.items()}
+    given = {key.lower(): key for key in options}
     if not url.username:  # SQLAlchemy writes it then, and would write it twice
-        url = url.difference_update_query([key for key in url.query if key.lower() == "trusted_connection"])
-    given = {key.lower() for key in url.query}
-    if "driver" not in given and url.database:
-        url = url.update_query_dict({"driver": faults.ODBC_DRIVER})
-    return url if "encrypt" in given else url.update_query_dict({"Encrypt": "yes"})
+        options.pop(given.get("trusted_connection", ""), None)
+    if url.database:
+        options.setdefault("driver", faults.ODBC_DRIVER)
+    if "encrypt" not in given:
+        options["Encrypt"] = "yes"
+    return url.set(query=options)
 
 
 def _begin_transactions_ourselves(engine: sa.Engine) -> None:
@@ -140,7 +144,12 @@ def _set_postgresql_session(connection: Any, _record: Any) -> None:
         def load(self, data: Any) -> Decimal:
             return Decimal(bytes(data).decode().replace("$", "").replace(",", ""))
 
+    class RealLoader(Loader):  # the number that the column holds, not the short decimal that stands for it
+        def load(self, data: Any) -> float:
+            return float(np.float32(bytes(data).decode()))
+
     connection.adapters.register_loader("money", MoneyLoader)
+    connection.adapters.register_loader("float4", RealLoader)
     connection.execute("set time zone 'UTC'")
     connection.execute("set lc_monetary = 'C'")
     connection.execute(f"set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'")
@@ -148,14 +157,17 @@ def _set_postgresql_session(connection: Any, _record: Any) -> None:
 
 
 def _set_mssql_session(engine: sa.Engine) -> None:
+    pyodbc: Any = engine.dialect.loaded_dbapi
+    pyodbc.pooling = False  # the engine has a pool; a second one below it would keep locks alive
+
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         # Other drivers than Microsoft's crash in fast_executemany (FreeTDS: pyodbc's issues 381 and 459).
         dialect: Any = engine.dialect
-        connection.add_output_converter(dialect.dbapi.SQL_GUID, lambda value: UUID(bytes_le=value))
-        dialect.fast_executemany = "msodbcsql" in connection.getinfo(dialect.dbapi.SQL_DRIVER_NAME).lower()
+        connection.add_output_converter(pyodbc.SQL_GUID, lambda value: UUID(bytes_le=value))
+        dialect.fast_executemany = "msodbcsql" in connection.getinfo(pyodbc.SQL_DRIVER_NAME).lower()
         with closing(connection.cursor()) as cursor:
-            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
+            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}; set nocount off")
         connection.commit()
 
 
@@ -184,32 +196,45 @@ def transactions(engine: sa.Engine) -> Iterator[AbstractContextManager[sa.Connec
         If the link is lost while committing: nobody knows then whether the transaction arrived.
     """
     for attempt in attempts(engine):
-        yield _transact(attempt, engine)
-
-
-@contextmanager
-def _transact(attempt: AttemptManager, engine: sa.Engine) -> Iterator[sa.Connection]:
-    connection, transaction = _begin(engine.execution_options(writes=True))
-    with attempt, connection, transaction:
-        yield connection
-        try:
-            transaction.commit()
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise DatabaseError(
-                    f"{show_url(engine)}: the link was lost while a transaction was being committed, so it may have arrived or not."
-                    " Run the job again: it finds out, and does only what is missing."
-                ) from error
-            raise
+        opened = None
+        with attempt:
+            opened = _begin(engine.execution_options(writes=True))
+        if opened is not None:  # else the next attempt, or the error
+            yield _transact(attempt, *opened)
 
 
 def _begin(engine: sa.Engine) -> tuple[sa.Connection, sa.RootTransaction]:
-    for attempt in attempts(engine):
-        with attempt, ExitStack() as stack:
-            connection = stack.enter_context(engine.connect())
-            transaction = connection.begin()
-            stack.pop_all()
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect())
+        transaction = connection.begin()
+        stack.pop_all()
     return connection, transaction
+
+
+@contextmanager
+def _transact(attempt: AttemptManager, connection: sa.Connection, transaction: sa.RootTransaction) -> Iterator[sa.Connection]:
+    with attempt, connection:
+        try:
+            yield connection
+            _commit(transaction, show_url(connection.engine))
+        except BaseException:
+            try:
+                transaction.rollback()
+            except SQLAlchemyError:  # the server has rolled back already: the first error is the one to tell
+                connection.invalidate()
+            raise
+
+
+def _commit(transaction: sa.RootTransaction, place: str) -> None:
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if faults.is_transient(error) and not faults.is_undone(error):
+            raise DatabaseError(
+                f"{place}: the link was lost while a transaction was being committed, so it may have arrived or not."
+                " Run the job again: it finds out, and does only what is missing."
+            ) from error
+        raise
 
 
 def check_ready(engine: sa.Engine, environment: str) -> None:
@@ -263,14 +288,13 @@ def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
         finally:
             held.release()
         return
-    schema = find_schema(engine)
-    resource = f"{engine.url.database}.{schema}.{name}"
     get, release = _LOCKS[engine.dialect.name]
     with described(show_url(engine)):
         for attempt in attempts(engine):
             with attempt, ExitStack() as stack:
                 connection = stack.enter_context(engine.connect()).execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
+                resource = f"{find_schema(engine) or connection.dialect.default_schema_name}.{name}".lower()
                 acquired = _read_first_row(connection, get, resource)[0] >= 0
                 stack.pop_all()
     with connection:

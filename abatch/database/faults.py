@@ -13,18 +13,25 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_rando
 from abatch.errors import AbatchError, DatabaseError
 
 SQLITE_WAIT_SECONDS = 10
-LOCK_WAIT_SECONDS = 60  # PostgreSQL, SQL Server
+LOCK_WAIT_SECONDS = 15  # of one attempt, on PostgreSQL and SQL Server
 ODBC_DRIVER = "ODBC Driver 18 for SQL Server"
+LOGGERS = ("psycopg", "sqlalchemy")  # which tell of lost links; without a handler Python prints what they say
 logger = logging.getLogger("abatch")
 
 # Worth a second try: deadlock, lock timeout, link or login lost, a server that starts, stops or is too busy.
 _TRANSIENT_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "08000", "08001", "08003", "08006", "08S01", "HYT00"}
 _TRANSIENT_NUMBERS = {1205, 1222, 40197, 40501, 40613, 49918, 49919, 49920}
 _TRANSIENT_WORDS = re.compile(  # where a driver gives no code: PostgreSQL at connecting, mssql-python
-    r"connection refused|connection reset|connection timeout|timeout expired|closed the connection unexpectedly|system is starting up"
-    r"|system is shutting down|deadlock victim|lock request time out|communication link failure",
+    r"connection refused|connection reset|connection timeout|connection timed out|timeout expired|closed (the connection )?unexpectedly"
+    r"|could not receive data|EOF detected|system is starting up|system is shutting down|deadlock victim|lock request time out"
+    r"|communication link failure|service is currently busy|not currently available",
     re.IGNORECASE,
 )
+_CERTIFICATE = re.compile(
+    r"certificate (verify failed|chain|has expired|is not trusted)|(root|self-signed) certificate|SSL Provider", re.IGNORECASE
+)
+# After these nothing of the transaction is left; after other transient errors at a commit that is not known.
+_UNDONE_STATES, _UNDONE_NUMBERS = {"40001", "40P01", "55P03"}, {1205, 1222}
 
 
 def attempts(engine: sa.Engine) -> Retrying:
@@ -43,14 +50,20 @@ def attempts(engine: sa.Engine) -> Retrying:
 
 
 def is_transient(error: BaseException) -> bool:
+    """Whether the same, done again, may succeed."""
     if not isinstance(error, DBAPIError):
         return False
-    first = _find_first(error)
-    states, numbers, message = _read_codes(first)
-    if "certificate" in message.lower():  # comes as a lost link, and stays
+    states, numbers, message = _read_codes(error)
+    if _CERTIFICATE.search(message):  # comes as a lost link, and stays
         return False
-    lost = isinstance(first, DBAPIError) and first.connection_invalidated
-    return lost or bool(states & _TRANSIENT_STATES or numbers & _TRANSIENT_NUMBERS or _TRANSIENT_WORDS.search(message))
+    known = states & _TRANSIENT_STATES or numbers & _TRANSIENT_NUMBERS or _TRANSIENT_WORDS.search(message)
+    return error.connection_invalidated or bool(known)
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether the server has surely rolled the transaction back."""
+    states, numbers, _ = _read_codes(error)
+    return bool(states & _UNDONE_STATES or numbers & _UNDONE_NUMBERS)
 
 
 def show_url(engine: sa.Engine) -> str:
@@ -77,15 +90,15 @@ def described(place: str) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """The first cause of a database error in one line, with the mend where it is known."""
-    error = _find_first(error)
+    """A database error in one line, with the mend where it is known."""
     if isinstance(error, StatementError) and isinstance(error.orig, AbatchError):  # what a column's own type refused
-        return str(error.orig)
+        table = re.search(r"(?:insert into|update) (\S+)", error.statement or "", re.IGNORECASE)
+        return f"{table[1]}: {error.orig}" if table else str(error.orig)
     states, numbers, message = _read_codes(error)
     text = message.lower()
     if "database is locked" in text or "database table is locked" in text:
         return f"the file is locked by another process (waited {SQLITE_WAIT_SECONDS} s). End that process, or run this job again later."
-    if 1222 in numbers or "lock timeout" in text or "lock request time out" in text:
+    if 1222 in numbers or "due to lock timeout" in text or "lock request time out" in text:
         return f"a table is locked by another session (waited {LOCK_WAIT_SECONDS} s). End that session, or run this job again later."
     if "readonly database" in text or "unable to open database file" in text:
         return f"{message}. Check that the file and its folder can be written by this user."
@@ -93,29 +106,22 @@ def describe(error: BaseException) -> str:
         return f"{message}. Make room and run the job again."
     if "can't open lib" in text or states & {"IM002", "IM003"}:
         return f"the ODBC driver is not installed: {message}. {_list_odbc_drivers()}"
-    if "certificate" in text:
+    if _CERTIFICATE.search(message):
         return (
             f"the server's certificate is not trusted: {message}. Let the machine trust the authority that issued it,"
             " or, knowing the risk, write TrustServerCertificate=yes into the URL."
         )
-    if states & {"42501"} or numbers & {229, 230, 262, 297, 300} or "permission denied" in text:
+    if states & {"42501"} or numbers & {229, 230, 262, 297, 300} or re.search(r"permission (was )?denied", text):
         return _describe_permission(message, getattr(error, "statement", None))
-    if states & {"3D000"} or numbers & {4060, 911} or re.search(r'database "[^"]*" does not exist', text):
+    if states & {"3D000"} or numbers & {4060, 911} or re.search(r'database "[^"]*" does not exist|cannot open database', text):
         return f"there is no such database, or this login may not enter it: {message}. Mend the URL's database, or ask its owner."
-    if states & {"28000", "28P01"} or 18456 in numbers or "authentication failed" in text:
+    if states & {"28000", "28P01"} or 18456 in numbers or re.search("(authentication|login) failed", text):
         return f"the login failed: {message}. Check the login and its password, or the Kerberos ticket of a trusted connection."
-    if 1205 in numbers or states & {"40P01"} or "deadlock" in text:
+    if 1205 in numbers or states & {"40P01"} or re.search("deadlock (detected|victim)", text):
         return "another session and this one waited for each other, and this one was ended (deadlock). Run the job again."
     if isinstance(error, DBAPIError) and is_transient(error):
         return f"the server cannot be reached: {message}. Check its name, its port and that it runs; then run the job again."
     return f"the database refused: {message}."
-
-
-def _find_first(error: BaseException) -> BaseException:
-    """The error that began it: a rollback that fails after it, because the server has rolled back, would hide it."""
-    while error.__context__ is not None and not error.__suppress_context__ and isinstance(error.__context__, SQLAlchemyError):
-        error = error.__context__
-    return error
 
 
 def _read_codes(error: BaseException) -> tuple[set[str], set[int], str]:
@@ -124,8 +130,8 @@ def _read_codes(error: BaseException) -> tuple[set[str], set[int], str]:
     arguments = [str(argument) for argument in cause.args]
     state = getattr(cause, "sqlstate", None)
     text = getattr(cause, "ddbc_error", None) or str(cause)
-    if len(arguments) == 2 and len(arguments[0]) == 5:  # pyodbc: SQLSTATE, then "[SQLSTATE] [vendor][driver]message (number) (function)"
-        state, text = arguments
+    if len(arguments) == 2:  # pyodbc: SQLSTATE and "[SQLSTATE] [vendor][driver]message (number) (function)", now and then the other way
+        state, text = sorted(arguments, key=len)
     states = {str(state)} if state else set()
     numbers = {int(number) for number in re.findall(r"\((\d+)\) \(SQL\w+\)", text)}
     refused = re.search(r"ERROR: +(.*)", text)  # ADBC puts its own words around the server's

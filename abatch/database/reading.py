@@ -89,7 +89,19 @@ def read_query(engine: sa.Engine, sql: str, place: str, *, chunk_rows: int = 50_
         for attempt in faults.attempts(engine):
             with attempt:
                 frames = list(_read(engine, sql, place, binds, chunk_rows))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return _join(frames)
+
+
+def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """One frame; a column that holds only nulls in some of them gets the type that it has in the others."""
+    if not frames:
+        return pd.DataFrame()
+    types: dict[str, Any] = {}
+    for frame in frames:
+        types.update((name, column.dtype) for name, column in frame.items() if name not in types and column.notna().any())
+    nullable = {name: pd.Int64Dtype() if kind == "int64" else kind for name, kind in types.items()}
+    same = (frame.astype({name: nullable[name] for name in types if frame[name].isna().all()}) for frame in frames)
+    return pd.concat(same, ignore_index=True)
 
 
 def _read(engine: sa.Engine, sql: str, place: str, given: dict[str, Any], chunk_rows: int) -> Generator[pd.DataFrame, None, None]:
@@ -128,7 +140,7 @@ Reader = Callable[[sa.Engine, str, dict[str, Any], int], Frames]
 def _choose_reader(engine: sa.Engine) -> Reader:
     if engine.dialect.name == "postgresql" and _load("adbc_driver_postgresql.dbapi"):
         return _read_adbc
-    if str(engine.url.query.get("driver")).startswith("ODBC Driver 1") and _load("mssql_python"):
+    if engine.dialect.name == "mssql" and _load("mssql_python"):
         return _read_mssql_python
     return _read_rows
 
@@ -168,8 +180,10 @@ def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
 @cache
 def _make_typed_engine(url: sa.URL) -> sa.Engine:
     """SQLite tells the declared type of a column only to a connection that was opened for it."""
-    options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES}
-    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
+    options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES, "isolation_level": None}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("begin"))  # so that all can be rolled back
+    return engine
 
 
 def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -197,6 +211,7 @@ def _bind(text: str, binds: dict[str, Any]) -> sa.TextClause:
 
 def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
     """PostgreSQL's COPY as Arrow. COPY takes no parameters, so they are bound to settings of the transaction, which it reads."""
+    import psycopg
     import pyarrow as pa
     from psycopg.conninfo import make_conninfo
 
@@ -209,6 +224,8 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
     copied = _BIND.sub(lambda bind: f"(current_setting('abatch.{bind[1]}')::{types[bind[1]]})", text).replace(r"\:", ":")
     try:
         connection = dbapi.connect(make_conninfo(**options))
+    except psycopg.Error:
+        raise _NotAsArrow("ADBC does not know all options of the URL") from None
     except dbapi.Error as error:
         raise _NotAsArrow(f"ADBC does not connect ({faults.describe(error)})") from None
     with faults.as_dbapi_error(dbapi.Error, OSError, pa.ArrowException), closing(connection), closing(connection.cursor()) as cursor:
@@ -229,7 +246,10 @@ def _read_mssql_python(engine: sa.Engine, text: str, binds: dict[str, Any], chun
     """SQL Server's rows as Arrow. mssql-python brings a driver of its own, of the same kind as the one that the URL names."""
     driver = _load("mssql_python")
     (odbc,), _ = engine.dialect.create_connect_args(engine.url)
-    odbc = re.sub(r"^DRIVER=\{[^}]*\};", "", odbc)
+    named = re.search(r"(?:^|;)\s*driver\s*=\s*\{?(ODBC Driver \d+ for SQL Server)\}?;?", odbc, re.IGNORECASE)
+    if named is None:
+        raise _NotAsArrow("the URL names no driver of Microsoft's, which mssql-python could stand for")
+    odbc = odbc.replace(named[0], ";")
     compiled = _bind(text, binds).compile(dialect=engine.dialect)
     values = [binds[name] for name in getattr(compiled, "positiontup", None) or []]
     driver.pooling(enabled=False)
@@ -243,8 +263,12 @@ def _read_mssql_python(engine: sa.Engine, text: str, binds: dict[str, Any], chun
         cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
         cursor.execute(str(compiled), values)
         if cursor.description:
+            try:
+                batches = cursor.arrow_reader(batch_size=chunk_rows)
+            except RuntimeError as error:
+                raise _NotAsArrow(f"mssql-python does not know the type of a column ({error})") from None
             uuids = [i for i, column in enumerate(cursor.description) if column[1] is UUID]
-            yield from _make_frames(cursor.arrow_reader(batch_size=chunk_rows), chunk_rows, uuids)
+            yield from _make_frames(batches, chunk_rows, uuids)
 
 
 def _make_frames(batches: Any, chunk_rows: int, uuids: Collection[int] = ()) -> Iterator[pd.DataFrame]:
@@ -291,11 +315,25 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
         return column.to_pandas().astype("float64")
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.to_pandas().astype("str")
+    if (pa.types.is_date32(kind) or pa.types.is_timestamp(kind)) and postgresql_type:
+        _refuse_infinity(field.name, column)
     if pa.types.is_date32(kind):
         return column.to_pandas(date_as_object=False).astype("datetime64[s]")
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", "UTC" if kind.tz else None)).to_pandas()
     return _read_values(column.to_pylist())
+
+
+def _refuse_infinity(name: str, column: "pa.ChunkedArray") -> None:
+    """PostgreSQL's infinity comes as a day of the year -5877641 or so."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole, unit = (pa.int32(), 1) if pa.types.is_date32(column.type) else (pa.int64(), 86_400_000_000)  # days, microseconds
+    ends = pc.min_max(column.cast(whole)).as_py()
+    if ends["min"] < -719_162 * unit or ends["max"] >= 2_932_897 * unit:  # of the years 1 to 9999
+        message = f"the column {name} holds infinity, or a day outside the years 1 to 9999; leave it out, or put null in its place"
+        raise sa.exc.DBAPIError(None, None, ValueError(message))
 
 
 def _read_postgresql_type(field: "pa.Field") -> str:

@@ -438,6 +438,7 @@ VIEW_COLUMN_COMMENTS = {
 def upgrade() -> None:
     op.create_index("models_experiment", "models", ["experiment"])
     op.create_index("predictions_candidate", "predictions", ["experiment", "candidate_id", "run_date"])
+    op.create_index("predictions_staging_run", "predictions_staging", ["experiment", "run_id"], mssql_clustered=True)
     op.create_index("promotions_experiment", "promotions", ["experiment", "promotion_id"])
     op.create_index("runs_night", "runs", ["experiment", "job", "run_date"])
     dialect = op.get_context().dialect
