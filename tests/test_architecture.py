@@ -33,6 +33,8 @@ DOORS = {  # what only one module may use, as an import or as an attribute
     "alembic": "migrations",
     "logging.FileHandler": "job",
 }
+KNOW_THE_DATABASE = {"database", "migrations", "demo"}  # which of the three it is; the demo plays on SQLite alone
+DRIVERS = {"adbc_driver_postgresql", "mssql_python", "psycopg", "pyodbc", "sqlite3"}
 CLOCKS = {"now", "utcnow", "today", "fromtimestamp"}
 TIMES = {"time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.gmtime", "time.localtime"}
 
@@ -90,6 +92,8 @@ def find_violations(sources: dict[str, str]) -> list[str]:
             for thing, door in DOORS.items():
                 if f"{name}.".startswith(f"{thing}.") and module != door:
                     faults.append(f"{path}: uses {thing}, whose door is {door}")
+            if module not in KNOW_THE_DATABASE and (name.endswith("dialect.name") or name.split(".")[0] in DRIVERS):
+                faults.append(f"{path}: asks by {name} which database it is, which only database and migrations may")
             owner, _, last = name.rpartition(".")
             if module != "job" and (name in TIMES or (last in CLOCKS and owner not in ("config", "job", "self"))):
                 faults.append(f"{path}: reads the clock by {name}, which only job may")
@@ -128,6 +132,8 @@ def test_nothing_is_called_utils() -> None:
         ("predict.py", "from os import getenv", "uses os.getenv, whose door is config"),
         ("abatch/training.py", "import joblib", "uses joblib, whose door is registry"),
         ("abatch/job.py", "from sqlalchemy import create_engine", "uses sqlalchemy.create_engine, whose door is database"),
+        ("score.py", "x = engine.dialect.name", "asks by engine.dialect.name which database it is, which only database and migrations may"),
+        ("abatch/job.py", "import psycopg", "asks by psycopg which database it is, which only database and migrations may"),
         ("abatch/registry.py", "x = datetime.now(UTC)", "reads the clock by datetime.now, which only job may"),
         ("train.py", "x = sa.func.now()", "reads the clock by sa.func.now, which only job may"),
         ("demo/__main__.py", "import time\nx = time.time()", "reads the clock by time.time, which only job may"),
