@@ -136,7 +136,7 @@ def _play_morning(connection: sa.Connection, today: date, first_night: date, see
     if night == LATE_LOAD:
         return
     load_dates = [today] if night != LATE_LOAD + 1 else [today - DAY, today]
-    loaded_at = _morning(today)
+    loaded_at = morning(today)
     due = connection.execute(sa.select(truth).where(truth.c.load_date.in_(load_dates))).all()
     _insert(
         connection,
@@ -149,7 +149,8 @@ def _play_morning(connection: sa.Connection, today: date, first_night: date, see
     connection.execute(feed.insert().values(loaded_at=loaded_at, complete_to=today - 2 * DAY))
 
 
-def _morning(day: date) -> datetime:
+def morning(day: date) -> datetime:
+    """When the bank loads what it knows of the day before, UTC; nothing of a day is there earlier."""
     return datetime.combine(day, time(1))
 
 
@@ -191,7 +192,7 @@ def _insert_candidates(connection: sa.Connection, today: date, night: int, seed:
     wrong = (rng.random(size) < 0.01) & people["income"].notna()
     frame = people[["customer_id", "age", "income", "months_as_customer", "segment", "region"]].assign(
         candidate_date=today,
-        loaded_at=_morning(today),
+        loaded_at=morning(today),
         income=people["income"].where(~wrong, people["income"] * 10).round(2),
         balance=(utilisation * 40_000).round(2),
         utilisation=utilisation,
@@ -232,7 +233,7 @@ def _close_day(connection: sa.Connection, day: date, first_night: date, seed: in
     answered = rng.random(len(rows)) < np.where(called, [row.p_called for row in rows], [row.p_uncalled for row in rows])
     answer_days = np.minimum(rng.geometric(0.3, len(rows)) - 1, N_ANSWER_DAYS - 1)
     load_days = answer_days + np.where(rng.random(len(rows)) < 0.03, 2, 1)
-    loaded_at = _morning(day + DAY)
+    loaded_at = morning(day + DAY)
     _insert(
         connection,
         calls,
@@ -259,5 +260,5 @@ def _correct(connection: sa.Connection, today: date) -> None:
     rows = [row._asdict() for row in connection.execute(due)]
     for row in rows:
         row["income"] = row.pop("corrected_income")
-        row["loaded_at"] = _morning(today)
+        row["loaded_at"] = morning(today)
     _insert(connection, candidates, rows)

@@ -210,7 +210,7 @@ sa.Table(
     sa.Column("cohort_date", sa.Date, comment="the cohort as a date, to sort and plot by; null for 'all'"),
     sa.Column("scored_date", sa.Date, comment="run_date of the score run that wrote the figures"),
     sa.Column("n", sa.Integer, comment="mature predictions"),
-    sa.Column("n_positive", sa.Integer, comment="of these, with the outcome; with fewer than 20 of either kind, what follows is null"),
+    sa.Column("n_positive", sa.Integer, comment="with the outcome; with fewer than 20 of either kind, metrics are null but for psi"),
     sa.Column("base_rate", FiniteDouble, comment="n_positive / n"),
     sa.Column("roc_auc", FiniteDouble, comment="area under the ROC curve, 0 to 1; .5 is chance"),
     sa.Column("roc_auc_lower", FiniteDouble, comment="lower end of its 95 % interval"),

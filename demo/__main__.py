@@ -26,6 +26,7 @@ from abatch.tables import metadata, models, scores, variant_scores
 
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
+FEWEST_NIGHTS = 20
 QUERIES = (
     """select run_date, variant, count(*) as candidates, sum(selected) as selected
 from predictions group by run_date, variant order by run_date, variant;""",
@@ -123,10 +124,12 @@ def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nights", type=int, default=60, help="how many (default: 60)")
-    parser.add_argument("--end", type=job.parse_date, metavar="YYYY-MM-DD", help="the last night (default: today)")
+    parser.add_argument("--nights", type=int, default=60, help=f"how many, {FEWEST_NIGHTS} or more (default: 60)")
+    parser.add_argument("--end", type=job.parse_date, metavar="YYYY-MM-DD", help="the last night (default: the newest)")
     parser.add_argument("--config", metavar="FILE", default=job.DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
     arguments = parser.parse_args(argv)
+    if arguments.nights < FEWEST_NIGHTS:
+        parser.error(f"--nights: found {arguments.nights}, expected {FEWEST_NIGHTS} or more: before, too few answers are complete")
     try:
         config = load_configs(arguments.config, "dev")["card_offer"]
         engine = job.connect(config)
@@ -134,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise AbatchError(
                 f"{config.file}, environments.dev.database: the demo plays on an SQLite file only, found {database.show_url(engine)}."
             )
-        end = arguments.end or job.today(config)
+        today = job.today(config)
+        end = arguments.end or (today if job.utc_now() >= simulate.morning(today) else today - DAY)  # the bank loads in the morning
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
         with database.lock(engine, "demo") as acquired:

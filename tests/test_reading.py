@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -59,6 +60,13 @@ def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
 
 def test_read_query_postgres_casts_and_slices(make: Make, postgres_url: str) -> None:
     assert read(make(postgres_url), "select '5'::int + 1, (array[7,8,9])[2:3]") == [(6, [8, 9])]
+
+
+def test_read_query_binds_in_casts(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "select :from_date::date + 1 as a, extract(year from (:as_of::timestamptz))::int as b, 'x:from_date::y' as c"
+    for reader in (reading._read_adbc, reading._read_rows):
+        monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
+        assert read(make(postgres_url), sql) == [(pd.Timestamp("2026-03-02"), 2026, "x:from_date::y")]
 
 
 def test_read_query_unknown_bind_suggests(make: Make, database_url: str) -> None:
@@ -335,3 +343,27 @@ def test_read_query_of_an_odbc_connection_string(make: Make, database_url: str, 
         else:
             assert read(engine, "select 1 as a") == [(1,)]
         assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_read_query_ended_while_it_reads(make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends the reader's session; the whole query is read again, and the first cause is told if it may not be."""
+    boss, sql = make(database_url), "select pg_sleep(0.5), pg_backend_pid() as pid"
+    ends = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where wait_event = 'PgSleep'"
+
+    def end_once() -> None:
+        with boss.connect() as connection:
+            while not connection.exec_driver_sql(ends).all():
+                pass
+
+    for retry_seconds in (20, 0):
+        engine, thread = make(database_url, retry_seconds=retry_seconds), threading.Thread(target=end_once)
+        thread.start()
+        if retry_seconds:
+            assert len(read(engine, sql.replace("pg_sleep(0.5)", "pg_sleep(0.5)::text as s"))) == 1
+        else:
+            with pytest.raises(
+                DatabaseError, match=r"^sql/q\.sql: the server cannot be reached: terminating connection due to administrator"
+            ):
+                read(engine, sql.replace("pg_sleep(0.5)", "pg_sleep(0.5)::text as s"))
+        thread.join()

@@ -24,7 +24,7 @@ _TRANSIENT_NUMBERS = {1205, 1222, 40197, 40501, 40613, 49918, 49919, 49920}
 _TRANSIENT_WORDS = re.compile(  # where a driver gives no code: PostgreSQL at connecting, mssql-python
     r"connection refused|connection reset|connection timeout|connection timed out|timeout expired|closed (the connection )?unexpectedly"
     r"|could not receive data|EOF detected|system is starting up|system is shutting down|deadlock victim|lock request time out"
-    r"|communication link failure|service is currently busy|not currently available",
+    r"|communication link failure|terminating connection|service is currently busy|not currently available",
     re.IGNORECASE,
 )
 _CERTIFICATE = re.compile(
@@ -56,7 +56,7 @@ def is_transient(error: BaseException) -> bool:
     states, numbers, message = _read_codes(error)
     if _CERTIFICATE.search(message):  # comes as a lost link, and stays
         return False
-    known = states & _TRANSIENT_STATES or numbers & _TRANSIENT_NUMBERS or _TRANSIENT_WORDS.search(message)
+    known = states & _TRANSIENT_STATES or numbers & _TRANSIENT_NUMBERS or _TRANSIENT_WORDS.search(str(error.orig))
     return error.connection_invalidated or bool(known)
 
 
@@ -102,6 +102,8 @@ def describe(error: BaseException) -> str:
         return f"a table is locked by another session (waited {LOCK_WAIT_SECONDS} s). End that session, or run this job again later."
     if "readonly database" in text or "unable to open database file" in text:
         return f"{message}. Check that the file and its folder can be written by this user."
+    if "in a read-only transaction" in text:
+        return f"{message}. The server or this login only reads, as a standby does: name the server that is written in the URL."
     if "disk is full" in text:
         return f"{message}. Make room and run the job again."
     if "can't open lib" in text or states & {"IM002", "IM003"}:
@@ -134,8 +136,9 @@ def _read_codes(error: BaseException) -> tuple[set[str], set[int], str]:
         state, text = sorted(arguments, key=len)
     states = {str(state)} if state else set()
     numbers = {int(number) for number in re.findall(r"\((\d+)\) \(SQL\w+\)", text)}
-    refused = re.search(r"ERROR: +(.*)", text)  # ADBC puts its own words around the server's
-    message = refused.group(1) if refused else next((line for line in text.splitlines() if line.strip()), type(cause).__name__)
+    lines = [line for line in text.splitlines() if line.strip()] or [type(cause).__name__]
+    refused = re.search(r"(?:ERROR|FATAL): +(.*)", text)  # ADBC puts its own words and queries around the server's
+    message = refused.group(1) if refused else lines[-1 if "[libpq]" in lines[0] else 0]
     message = re.sub(r"^(\[[^\]]*\]\s*)+|\s*\(\d+\) \(SQL\w+\)", "", message.split("; [")[0])
     return states, numbers, " ".join(message.split()).rstrip(".")
 

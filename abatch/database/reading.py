@@ -34,17 +34,21 @@ logger = logging.getLogger("abatch")
 
 # Literals, quoted names and comments, in which a colon or a dash means nothing.
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+_CAST_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
 _BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")  # as SQLAlchemy's text() sees it
 
 
 def clean_query(sql: str) -> str:
-    """The query without comments and closing semicolon; colons inside literals escaped, so that only binds are binds."""
+    """The query without comments and closing semicolon; colons inside literals escaped, so that only binds are binds.
+
+    A bind before a PostgreSQL cast, :from_date::date, is set apart from it.
+    """
 
     def keep(match: re.Match) -> str:
         piece = match.group()
         return " " if piece.startswith(("--", "/*")) else piece.replace(":", r"\:")
 
-    return _QUOTED.sub(keep, sql).strip().removesuffix(";").strip()
+    return _CAST_BIND.sub(r":\1 ::", _QUOTED.sub(keep, sql)).strip().removesuffix(";").strip()
 
 
 def stream_query(

@@ -378,7 +378,7 @@ VIEW_COLUMN_COMMENTS = {
         "cohort_date": "the cohort as a date, to sort and plot by; null for 'all'",
         "scored_date": "run_date of the score run that wrote the figures",
         "n": "mature predictions",
-        "n_positive": "of these, with the outcome; with fewer than 20 of either kind, what follows is null",
+        "n_positive": "with the outcome; with fewer than 20 of either kind, metrics are null but for psi",
         "base_rate": "n_positive / n",
         "roc_auc": "area under the ROC curve, 0 to 1; .5 is chance",
         "roc_auc_lower": "lower end of its 95 % interval",
