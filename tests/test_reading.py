@@ -348,22 +348,23 @@ def test_read_query_of_an_odbc_connection_string(make: Make, database_url: str, 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_read_query_ended_while_it_reads(make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends the reader's session; the whole query is read again, and the first cause is told if it may not be."""
-    boss, sql = make(database_url), "select pg_sleep(0.5), pg_backend_pid() as pid"
+    boss, sql = make(database_url), "select pg_sleep(0.5)::text as slept"
     ends = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where wait_event = 'PgSleep'"
 
     def end_once() -> None:
-        with boss.connect() as connection:
-            while not connection.exec_driver_sql(ends).all():
+        with boss.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.exec_driver_sql(ends).all() and not over.is_set():
                 pass
 
     for retry_seconds in (20, 0):
-        engine, thread = make(database_url, retry_seconds=retry_seconds), threading.Thread(target=end_once)
+        engine, over, thread = make(database_url, retry_seconds=retry_seconds), threading.Event(), threading.Thread(target=end_once)
         thread.start()
         if retry_seconds:
-            assert len(read(engine, sql.replace("pg_sleep(0.5)", "pg_sleep(0.5)::text as s"))) == 1
+            assert len(read(engine, sql)) == 1
         else:
             with pytest.raises(
                 DatabaseError, match=r"^sql/q\.sql: the server cannot be reached: terminating connection due to administrator"
             ):
-                read(engine, sql.replace("pg_sleep(0.5)", "pg_sleep(0.5)::text as s"))
+                read(engine, sql)
+        over.set()
         thread.join()
