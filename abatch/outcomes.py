@@ -64,6 +64,11 @@ def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, plac
     Returns
     -------
     array of int, shape (n,)
+
+    Raises
+    ------
+    DataError
+        If an outcome's id is that of a prediction but for upper and lower case: SQL may take the two for one, abatch does not.
     """
     outcome = np.zeros(len(predictions), dtype=np.int64)
     if feed.empty:
@@ -71,6 +76,13 @@ def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, plac
     feed = prepare(feed, place)
     positive = feed.loc[feed["outcome"] == 1, ["candidate_id", "event_date"]]
     units = predictions[["candidate_id", "run_date"]].reset_index(drop=True).reset_index(names="row")
+    strange = positive.loc[~positive["candidate_id"].isin(units["candidate_id"]), "candidate_id"]
+    twins = strange[strange.str.lower().isin(units["candidate_id"].str.lower())]
+    if len(twins):
+        raise DataError(
+            f"{place}: {len(twins)} outcomes have an id that was predicted in other upper and lower case, for example {twins.iloc[0]!r}."
+            " Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
+        )
     pairs = units.merge(positive, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     outcome[pairs.loc[(days >= 0) & (days < window_days), "row"].to_numpy()] = 1

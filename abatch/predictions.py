@@ -77,7 +77,7 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent
     if n_twice:
         raise DataError(
             f"{place}: {n_twice} candidates are returned more than once, for example {example!r}."
-            " Expected one row per candidate. Look for a join that multiplies rows."
+            " Expected one row per candidate. Look for a join that multiplies rows, or for ids that differ only in upper and lower case."
         )
 
 

@@ -71,6 +71,14 @@ def test_attach_window_edges(day: int, counts: int) -> None:
     assert attach(make_predictions(("1", NIGHT)), feed, 14, PLACE).tolist() == [counts]
 
 
+def test_attach_ids_of_other_case_are_refused() -> None:
+    """SQL Server takes ab and AB for one in a join; dropping the outcome in silence would be a zero too many."""
+    made = make_predictions(("ab", NIGHT), ("cd", NIGHT))
+    with pytest.raises(DataError, match=r"1 outcomes have an id that was predicted in other upper and lower case, for example 'AB'"):
+        attach(made, make_feed(("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), 14, PLACE)
+    assert attach(make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, PLACE).tolist() == [0, 1]
+
+
 def test_attach_late_hour_of_the_last_day_counts() -> None:
     feed = make_feed(("1", datetime(2026, 9, 14, 23, 59, 59), 1), ("2", datetime(2026, 9, 15, 0, 0), 1))
     assert attach(make_predictions(("1", NIGHT), ("2", NIGHT)), feed, 14, PLACE).tolist() == [1, 0]

@@ -166,7 +166,7 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
         predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64, "sql/c.sql")
     assert str(caught.value) == (
         "sql/c.sql: 2 candidates are returned more than once, for example 'a1'."
-        " Expected one row per candidate. Look for a join that multiplies rows."
+        " Expected one row per candidate. Look for a join that multiplies rows, or for ids that differ only in upper and lower case."
     )
 
 

@@ -255,7 +255,10 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
         raise DatabaseError(f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}. {mend}")
     missing = sorted({table.name for table in tables.metadata.sorted_tables} - found_tables)
     if missing:
-        raise DatabaseError(f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}. Bring it back from a backup.")
+        raise DatabaseError(
+            f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}, or this login has"
+            " no right on it. Bring it back from a backup, or ask for the right; docs/permissions.md has the scripts."
+        )
 
 
 def _read_first_row(connection: sa.Connection, statement: str, *values: object) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError, StatementError
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from abatch.errors import AbatchError, DatabaseError
@@ -30,6 +30,7 @@ _TRANSIENT_WORDS = re.compile(  # where a driver gives no code: PostgreSQL at co
 _CERTIFICATE = re.compile(
     r"certificate (verify failed|chain|has expired|is not trusted)|(root|self-signed) certificate|SSL Provider", re.IGNORECASE
 )
+_OPTION = re.compile("invalid value specified for connection string attribute", re.IGNORECASE)
 # After these nothing of the transaction is left; after other transient errors at a commit that is not known.
 _UNDONE_STATES, _UNDONE_NUMBERS = {"40001", "40P01", "55P03"}, {1205, 1222}
 
@@ -51,10 +52,12 @@ def attempts(engine: sa.Engine) -> Retrying:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same, done again, may succeed."""
+    if isinstance(error, ResourceClosedError):  # what a link lost in the first moments of a connection becomes
+        return True
     if not isinstance(error, DBAPIError):
         return False
     states, numbers, message = _read_codes(error)
-    if _CERTIFICATE.search(message):  # comes as a lost link, and stays
+    if _CERTIFICATE.search(message) or _OPTION.search(message):  # come as lost links, and stay
         return False
     known = states & _TRANSIENT_STATES or numbers & _TRANSIENT_NUMBERS or _TRANSIENT_WORDS.search(str(error.orig))
     return error.connection_invalidated or bool(known)
@@ -108,6 +111,8 @@ def describe(error: BaseException) -> str:
         return f"{message}. Make room and run the job again."
     if "can't open lib" in text or states & {"IM002", "IM003"}:
         return f"the ODBC driver is not installed: {message}. {_list_odbc_drivers()}"
+    if _OPTION.search(message):
+        return f"an option of the URL is wrong: {message}. Mend the part of the URL after the question mark."
     if _CERTIFICATE.search(message):
         return (
             f"the server's certificate is not trusted: {message}. Let the machine trust the authority that issued it,"
@@ -117,11 +122,11 @@ def describe(error: BaseException) -> str:
         return _describe_permission(message, getattr(error, "statement", None))
     if states & {"3D000"} or numbers & {4060, 911} or re.search(r'database "[^"]*" does not exist|cannot open database', text):
         return f"there is no such database, or this login may not enter it: {message}. Mend the URL's database, or ask its owner."
-    if states & {"28000", "28P01"} or 18456 in numbers or re.search("(authentication|login) failed", text):
+    if states & {"28000", "28P01"} or 18456 in numbers or re.search("(authentication|login) failed|sspi|kerberos|gssapi", text):
         return f"the login failed: {message}. Check the login and its password, or the Kerberos ticket of a trusted connection."
     if 1205 in numbers or states & {"40P01"} or re.search("deadlock (detected|victim)", text):
         return "another session and this one waited for each other, and this one was ended (deadlock). Run the job again."
-    if isinstance(error, DBAPIError) and is_transient(error):
+    if is_transient(error):
         return f"the server cannot be reached: {message}. Check its name, its port and that it runs; then run the job again."
     return f"the database refused: {message}."
 
