@@ -1,6 +1,6 @@
 """Reading and writing rows, beside pandas.read_sql and DataFrame.to_sql on the same database: rows a second and peak memory.
 
-    python -m bench.sql sqlite:////tmp/bench.db
+    python -m bench.sql sqlite:///bench.db
     python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
 
 Each figure comes from a process of its own. The tables bench_wide and bench_written are made and dropped again.
