@@ -67,13 +67,14 @@ def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             return f"{summary}; {len(tally.model_rows())} figures of models, {len(tally.variant_rows())} rows of variants"
         for attempt in database.transactions(engine):
             with attempt as connection:
-                note = "a later night is scored already, so tables and report stay those of that night"
+                note = "; a later night is scored already, so tables and report stay those of that night"
                 if is_latest := job.is_latest(connection, run, job.today(config)):
+                    note = ""
                     run.rows_written = scores.replace_scores(connection, tally, config.experiment, run.run_id)
                 run.finish(connection)
                 if draw and is_latest:  # a report that cannot be written undoes the run, so that it can be done again
-                    note = f"report {report.write_report(connection, config, run_date)}"
-        summary += f"; {note}" * (draw or not is_latest)
+                    note = f"; report {report.write_report(connection, config, run_date)}"
+        summary += note
         run.log(summary)
         return summary
 

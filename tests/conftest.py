@@ -23,6 +23,10 @@ from abatch.config import Config, load_configs
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FIRST_NIGHT = date(2026, 9, 1)
+QUICK_MODELS = {  # which are fitted at once
+    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
+    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
+}
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))

@@ -23,12 +23,8 @@ from abatch import migrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import DataError, NothingToDo, RegistryError
 from abatch.tables import models, predictions, predictions_staging, predictions_superseded, registrations, runs
-from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
-MODELS = {
-    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
-    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
-}
 # Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line arrives.
 DRIVER = """
 import os, signal, sys
@@ -65,7 +61,7 @@ def use_quick_models(file: Path) -> Config:
     """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates has three chunks."""
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw["chunk_rows"] = 400
-    raw["experiments"]["card_offer"]["models"] = MODELS
+    raw["experiments"]["card_offer"]["models"] = QUICK_MODELS
     file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return load_configs(file, "dev")["card_offer"]
 

@@ -18,13 +18,9 @@ from abatch import migrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import RegistryError
 from abatch.tables import predictions, promotions, runs
-from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 DAY = timedelta(days=1)
-QUICK_MODELS = {
-    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
-    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
-}
 A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
 
 

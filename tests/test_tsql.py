@@ -15,15 +15,11 @@ import train
 from abatch import __main__ as main
 from abatch import database, simulate, tables
 from abatch.config import load_configs
-from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
 DIALECT = database.make_sql_server_dialect()
 FENCE = re.compile(r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-QUICK_MODELS = {
-    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
-    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
-}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tenacity import AttemptManager
 from abatch import tables
 from abatch.database import faults
 from abatch.database.faults import LOGGERS, attempts, describe, described, show_url
-from abatch.database.reading import clean_query, read_query, stream_query
+from abatch.database.reading import begin_transactions_ourselves, clean_query, read_query, stream_query
 from abatch.errors import ConfigError, DatabaseError
 
 __all__ = [
@@ -97,7 +97,7 @@ def make_engine(url: SecretStr, schema: str | None, base: Path, place: str, retr
             " Install requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC Driver 18."
         ) from None
     if engine.dialect.name == "sqlite":
-        _begin_transactions_ourselves(engine)
+        begin_transactions_ourselves(engine)
     elif engine.dialect.name == "postgresql":
         sa.event.listen(engine, "connect", _set_postgresql_session)
     elif engine.dialect.name == "mssql":
@@ -121,19 +121,6 @@ def _complete_odbc(url: sa.URL) -> sa.URL:
     if "encrypt" not in given:
         options["Encrypt"] = "yes"
     return url.set(query=options)
-
-
-def _begin_transactions_ourselves(engine: sa.Engine) -> None:
-    """Python's sqlite3 begins late and commits around DDL (SQLAlchemy, SQLite dialect, "transactional DDL")."""
-
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A writer takes its lock at once: a reader that turns writer half-way is refused without waiting.
-        connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
 
 
 def _set_postgresql_session(connection: Any, _record: Any) -> None:

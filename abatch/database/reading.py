@@ -184,10 +184,23 @@ def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
 @cache
 def _make_typed_engine(url: sa.URL) -> sa.Engine:
     """SQLite tells the declared type of a column only to a connection that was opened for it."""
-    options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES, "isolation_level": None}
+    options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES}
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("begin"))  # so that all can be rolled back
+    begin_transactions_ourselves(engine)
     return engine
+
+
+def begin_transactions_ourselves(engine: sa.Engine) -> None:
+    """Python's sqlite3 begins late and commits around DDL (SQLAlchemy, SQLite dialect, "transactional DDL")."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a reader that turns writer half-way is refused without waiting.
+        connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
 
 
 def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -302,21 +315,19 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
     if column.null_count == len(column):
         return _read_values([None] * len(column))
     if postgresql_type == "money":  # in hundredths
-        return (column.cast(pa.float64()).to_pandas() / 100).astype("float64")
+        return column.cast(pa.float64()).to_pandas() / 100
     if postgresql_type == "numeric":  # as text
         modifier = int(field.metadata[b"POSTGRESQL:typmod"])
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.string())
         if modifier >= 4 and (modifier - 4) & 0x7FF == 0:  # declared without a fraction
             return _read_values([None if value is None else Decimal(value) for value in column.to_pylist()])
-        return column.cast(pa.float64()).to_pandas().astype("float64")
+        return column.cast(pa.float64()).to_pandas()
     if pa.types.is_decimal(kind) and kind.scale > 0:  # by way of text: Arrow's own cast misses the nearest float
-        return column.cast(pa.string()).cast(pa.float64()).to_pandas().astype("float64")
+        return column.cast(pa.string()).cast(pa.float64()).to_pandas()
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return pd.Series(column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)).astype(
-            "Int64" if column.null_count else "int64"
-        )
+        return column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get if column.null_count else None)
     if pa.types.is_floating(kind):
-        return column.to_pandas().astype("float64")
+        return column.cast(pa.float64()).to_pandas()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.to_pandas().astype("str")
     if (pa.types.is_date32(kind) or pa.types.is_timestamp(kind)) and postgresql_type:
