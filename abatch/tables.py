@@ -13,7 +13,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0002"
+REVISION = "0003"
 VERSION_TABLE = "abatch_version"
 DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name; what is left is name and version
 
@@ -40,6 +40,7 @@ _DONE: dict[str, Any] = {f"{name}_where": sa.text("status = 'done'") for name in
 _EXPERIMENT = "name of the experiment in ml_config.yaml"
 _COHORT = "first day of the week or month of run_date, or 'all'"
 _SCORE_RUN = "the score run that wrote the row"
+_METRIC = "'outcome', or the name of a guardrail"
 
 
 def _prediction_columns() -> list[sa.Column]:
@@ -193,7 +194,136 @@ variant_scores = sa.Table(
     sa.Column("n_selected_positive", sa.Integer, nullable=False, comment="of the mature and selected, with the outcome"),
     sa.Column("selected_rate", FiniteDouble, comment="n_selected_positive / n_selected; null if none is selected"),
     sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    sa.Column("outcome_sum", FiniteDouble, comment="sum of the mature outcomes, capped; null if written before revision 0003"),
     comment="one variant in one cohort, as the newest score run found it",
+)
+
+cohort_sums = sa.Table(
+    "cohort_sums",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
+    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
+    sa.Column("model_name", sa.String(128), primary_key=True, comment="as in scores; empty for the sums of the variant itself"),
+    sa.Column("closed_date", sa.Date, nullable=False, comment="nights up to this one are in it; the same in all rows of an experiment"),
+    sa.Column("content", sa.LargeBinary, nullable=False, comment="arrays as numpy's .npz"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="sums and histograms of nights whose outcomes are final, so that score reads a night once; score --rebuild makes them anew",
+)
+
+units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("metric", sa.String(64), primary_key=True, comment=_METRIC),
+    sa.Column("candidate_id", sa.String(64), primary_key=True, comment="who was predicted"),
+    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ...; whoever is in two of them counts in none"),
+    sa.Column("n_exposures", sa.Integer, nullable=False, comment="predictions that count: 1 if only the first does"),
+    sa.Column("outcome", FiniteDouble, nullable=False, comment="sum of their outcomes, each capped"),
+    comment="what a candidate brought in the nights of cohort_sums; what verdicts are made of",
+)
+
+looks = sa.Table(
+    "looks",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
+    sa.Column("watermark", sa.Date, comment="up to which outcomes were complete; null if the feed had not begun"),
+    sa.Column("mature_date", sa.Date, comment="newest night whose outcome window was closed; null if none was"),
+    sa.Column("n_predicted", sa.Integer, nullable=False, comment="predictions of all nights until then"),
+    sa.Column("n_mature", sa.Integer, nullable=False, comment="of these, with a closed outcome window"),
+    sa.Column("n_units", sa.Integer, nullable=False, comment="candidates that the verdicts count"),
+    sa.Column("n_mixed", sa.Integer, nullable=False, comment="candidates left out because they were in more than one variant"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="one day's reading of an experiment; looks are only ever added",
+)
+
+sample_ratios = sa.Table(
+    "sample_ratios",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
+    sa.Column("stage", sa.String(16), primary_key=True, comment="assigned: everybody predicted; mature: outcome window closed"),
+    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
+    sa.Column("n", sa.Integer, nullable=False, comment="distinct candidates so far"),
+    sa.Column("expected", FiniteDouble, nullable=False, comment="what the registered share gives"),
+    sa.Column("pvalue", FiniteDouble, nullable=False, comment="of the sequential test over all variants, on this look"),
+    sa.Column("pvalue_min", FiniteDouble, nullable=False, comment="the smallest so far; under 0.01 the experiment is invalid"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="one variant on one look: is it as large as its registered share says",
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
+    sa.Column("comparison", sa.String(140), primary_key=True, comment="treatment vs control: 'models vs control', 'B vs A'"),
+    sa.Column("metric", sa.String(64), primary_key=True, comment=_METRIC),
+    sa.Column("n_treatment", sa.Integer, nullable=False, comment="units (candidates) in the first of the two"),
+    sa.Column("n_control", sa.Integer, nullable=False, comment="units in the second of the two"),
+    sa.Column("exposures_treatment", sa.Integer, nullable=False, comment="their predictions that count; as many if only the first does"),
+    sa.Column("exposures_control", sa.Integer, nullable=False, comment="the same of the second"),
+    sa.Column("sum_treatment", FiniteDouble, nullable=False, comment="sum of the outcomes"),
+    sa.Column("sum_control", FiniteDouble, nullable=False, comment="sum of the outcomes"),
+    sa.Column("estimate", FiniteDouble, comment="difference of the means (sum / exposures), first minus second; null while unknown"),
+    sa.Column("se", FiniteDouble, comment="standard error of the estimate"),
+    sa.Column("x", FiniteDouble, comment="how much is known, in the formula of the interval"),
+    sa.Column("lower", FiniteDouble, comment="lower end of the interval that holds on all looks together"),
+    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
+    sa.Column("pvalue", FiniteDouble, comment="of this look"),
+    sa.Column("pvalue_min", FiniteDouble, comment="the smallest so far; for the word, the interval counts"),
+    sa.Column("lift", FiniteDouble, comment="relative difference of the means"),
+    sa.Column("lift_lower", FiniteDouble, comment="lower end of its interval (Fieller); null where it has no bounds"),
+    sa.Column("lift_upper", FiniteDouble, comment="upper end of its interval"),
+    sa.Column(
+        "word", sa.String(40), nullable=False, comment="better, worse, no difference larger than d, not yet known, too early, invalid"
+    ),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="one comparison on one look; of a guardrail the word is kept, broken, not yet known, too early or invalid",
+)
+
+conclusions = sa.Table(
+    "conclusions",
+    metadata,
+    sa.Column("conclusion_id", sa.Integer, primary_key=True, autoincrement=True, comment="of two, the higher counts"),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("because", sa.UnicodeText, nullable=False, comment="what was concluded, and why"),
+    sa.Column("finding", sa.UnicodeText, nullable=False, comment="what the newest look said when it was concluded"),
+    sa.Column("concluded_by", sa.Unicode(255), nullable=False, comment="user and host"),
+    sa.Column("concluded_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    sa.Index("conclusions_experiment", "experiment", "conclusion_id"),
+    comment="what a person concluded from an experiment; only ever appended",
+)
+
+feature_counts = sa.Table(
+    "feature_counts",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("run_date", sa.Date, primary_key=True, comment="the night, as a business date"),
+    sa.Column("model_name", sa.String(128), primary_key=True, comment="the dated model whose candidates are counted"),
+    sa.Column("content", sa.UnicodeText, nullable=False, comment="candidates per bin or category of each feature, as JSON"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment="the run that wrote the row"),
+    comment="what one model's candidates of one night looked like; what feature_drift is made of",
+)
+
+feature_drift = sa.Table(
+    "feature_drift",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
+    sa.Column("model_name", sa.String(128), primary_key=True, comment="the dated model whose training rows are compared with"),
+    sa.Column("cohort", sa.String(10), primary_key=True, comment="first day of the week or month of run_date"),
+    sa.Column("feature", sa.Unicode(128), primary_key=True, comment="name of the column in the queries"),
+    sa.Column("kind", sa.String(16), nullable=False, comment="number or category"),
+    sa.Column("n", sa.Integer, nullable=False, comment="candidates, mature or not"),
+    sa.Column("psi", FiniteDouble, nullable=False, comment="population stability index against the training rows"),
+    sa.Column("psi_noise", FiniteDouble, nullable=False, comment="what chance alone exceeds in 5 % of cases"),
+    sa.Column("null_rate", FiniteDouble, nullable=False, comment="share of nulls"),
+    sa.Column("null_rate_training", FiniteDouble, nullable=False, comment="share of nulls in the training rows"),
+    sa.Column("n_new", sa.Integer, nullable=False, comment="candidates of a category that training never saw"),
+    sa.Column("new_categories", sa.UnicodeText, comment="these categories, the most common first; null if there are none"),
+    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    comment="how far the candidates of one dated model have moved from its training rows, by feature and cohort",
 )
 
 sa.Table("current_predictions", views, *_ranked_columns(), comment="the predictions of each experiment's newest night")
@@ -253,6 +383,29 @@ sa.Table(
     sa.Column("n_selected_positive", sa.Integer, comment="of the mature and selected, with the outcome"),
     sa.Column("selected_rate", FiniteDouble, comment="n_selected_positive / n_selected; null if none is selected"),
     comment="one variant of one experiment: what was predicted, and what came of it so far",
+)
+
+sa.Table(
+    "current_verdicts",
+    views,
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("comparison", sa.String(140), nullable=False, comment="treatment vs control: 'models vs control', 'B vs A'"),
+    sa.Column("metric", sa.String(64), nullable=False, comment=_METRIC),
+    sa.Column("look_date", sa.Date, nullable=False, comment="the day of the newest look"),
+    sa.Column(
+        "word", sa.String(40), nullable=False, comment="better, worse, no difference larger than d, not yet known, too early, invalid"
+    ),
+    sa.Column("estimate", FiniteDouble, comment="difference of the means, first minus second; null while unknown"),
+    sa.Column("lower", FiniteDouble, comment="lower end of the interval that holds on all looks together"),
+    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
+    sa.Column("lift", FiniteDouble, comment="relative difference of the means"),
+    sa.Column("lift_lower", FiniteDouble, comment="lower end of its interval; null where it has no bounds"),
+    sa.Column("lift_upper", FiniteDouble, comment="upper end of its interval"),
+    sa.Column("n_treatment", sa.Integer, nullable=False, comment="units (candidates) in the first of the two"),
+    sa.Column("n_control", sa.Integer, nullable=False, comment="units in the second of the two"),
+    sa.Column("first_decided_date", sa.Date, comment="the first look whose word was better, worse or no difference; null if none was"),
+    sa.Column("mature_date", sa.Date, comment="newest night whose outcome window was closed; null if none was"),
+    comment="what is known today: the newest look of each experiment, one row per comparison and metric",
 )
 
 sa.Table(

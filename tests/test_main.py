@@ -104,10 +104,10 @@ def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkey
     repository = ["--config", str(ROOT / "ml_config.yaml")]
     assert main.main(["init", "--sql", "--env", "prod", *repository]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0002.\n-- Run:  sqlcmd ")
+    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0003.\n-- Run:  sqlcmd ")
     assert main.main(["init", "--sql", "--env", "test", "--from", "0001", *repository]) == 0
     upgrade, err = capsys.readouterr()
-    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0002.\n-- Run:  sqlcmd ")
+    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0003.\n-- Run:  sqlcmd ")
     assert out.endswith(upgrade[upgrade.index("CREATE INDEX models_experiment") :])
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     code, out, err = run(file, "init", "--sql")

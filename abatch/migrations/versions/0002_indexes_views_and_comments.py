@@ -1,7 +1,8 @@
 """Indexes that the queries need, views for analysts, and a comment on every table, view and column"""
 
-import sqlalchemy as sa
 from alembic import op
+
+from abatch.migrations.ddl import comment_on, create_view
 
 revision = "0002"
 down_revision = "0001"
@@ -441,37 +442,8 @@ def upgrade() -> None:
     op.create_index("predictions_staging_run", "predictions_staging", ["experiment", "run_id"], mssql_clustered=True)
     op.create_index("promotions_experiment", "promotions", ["experiment", "promotion_id"])
     op.create_index("runs_night", "runs", ["experiment", "job", "run_date"])
-    dialect = op.get_context().dialect
-    schema = op.get_context().version_table_schema
-    prefix = f"{dialect.identifier_preparer.quote_schema(schema)}." if schema else ""
-
-    def comment_on(kind: str, name: str, comments: dict[str, str]) -> None:
-        """Comments by column name; that of the table or view itself under the empty name."""
-        for column, comment in comments.items() if dialect.supports_comments else ():  # SQLite does not
-            if dialect.name == "postgresql":
-                what = f"column {prefix}{name}.{column}" if column else f"{kind} {prefix}{name}"
-                execute(f"comment on {what} is {quote(comment)}")
-                continue
-            what = f"'schema', N{quote(schema or str(dialect.default_schema_name))}, '{kind}', '{name}'"
-            what += f", 'column', '{column}'" if column else ", null, null"
-            added = f"execute sp_addextendedproperty 'MS_Description', N{quote(comment)}, {what}"
-            if kind == "table":  # 0001, or somebody by hand, may have described it
-                exists = f"exists (select 1 from fn_listextendedproperty('MS_Description', {what}))"
-                added = f"if {exists}\n    {added.replace('sp_add', 'sp_update', 1)}\nelse\n    {added}"
-            execute(added)
-
     for name, comment in TABLE_COMMENTS.items():
         comment_on("table", name, {"": comment, **COLUMN_COMMENTS.get(name, {})})
+    fragments = FRAGMENTS[op.get_context().dialect.name]
     for name, query in VIEWS.items():
-        create = f"create view {prefix}{name} as{query.format(schema=prefix, **FRAGMENTS[dialect.name])}"
-        # T-SQL wants a view to be created alone in its batch.
-        execute(f"exec(N{quote(create)})" if dialect.name == "mssql" else create)
-        comment_on("view", name, {"": VIEW_COMMENTS[name], **VIEW_COLUMN_COMMENTS[name]})
-
-
-def execute(statement: str) -> None:
-    op.execute(sa.text(statement.replace(":", r"\:")))  # it has no binds
-
-
-def quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        create_view(name, query.format(schema="{schema}", **fragments), {"": VIEW_COMMENTS[name], **VIEW_COLUMN_COMMENTS[name]})

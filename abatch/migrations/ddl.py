@@ -1,0 +1,52 @@
+"""What revisions do beside alembic's own operations: views, and comments on servers that keep them."""
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def create_view(name: str, query: str, comments: Mapping[str, str]) -> None:
+    """Create a view and comment on it.
+
+    Parameters
+    ----------
+    query : the select, with {schema} before each table
+    comments : by column; that of the view itself under the empty name
+    """
+    create = f"create view {_prefix()}{name} as{query.replace('{schema}', _prefix())}"
+    # T-SQL wants a view to be created alone in its batch.
+    _execute(f"exec(N{_quote(create)})" if op.get_context().dialect.name == "mssql" else create)
+    comment_on("view", name, comments)
+
+
+def comment_on(kind: str, name: str, comments: Mapping[str, str]) -> None:
+    """Comment on a table or view and its columns; `comments` as in `create_view`."""
+    dialect = op.get_context().dialect
+    schema = op.get_context().version_table_schema
+    for column, comment in comments.items() if dialect.supports_comments else ():  # SQLite does not
+        if dialect.name == "postgresql":
+            what = f"column {_prefix()}{name}.{column}" if column else f"{kind} {_prefix()}{name}"
+            _execute(f"comment on {what} is {_quote(comment)}")
+            continue
+        what = f"'schema', N{_quote(schema or str(dialect.default_schema_name))}, '{kind}', '{name}'"
+        what += f", 'column', '{column}'" if column else ", null, null"
+        added = f"execute sp_addextendedproperty 'MS_Description', N{_quote(comment)}, {what}"
+        if kind == "table":  # an earlier revision, or somebody by hand, may have described it
+            exists = f"exists (select 1 from fn_listextendedproperty('MS_Description', {what}))"
+            added = f"if {exists}\n    {added.replace('sp_add', 'sp_update', 1)}\nelse\n    {added}"
+        _execute(added)
+
+
+def _prefix() -> str:
+    context = op.get_context()
+    schema = context.version_table_schema
+    return f"{context.dialect.identifier_preparer.quote_schema(schema)}." if schema else ""
+
+
+def _execute(statement: str) -> None:
+    op.execute(sa.text(statement.replace(":", r"\:")))  # it has no binds
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
