@@ -1,7 +1,7 @@
 """Predict tonight's candidates: split them between the variants, let each variant's live model predict its own.
 
 Reads   candidates by SQL (queries.candidates), the live models
-Writes  tables predictions (the whole night or nothing), registrations (the first time), runs
+Writes  tables predictions and feature_counts (the whole night or nothing), registrations (the first time), runs
 
     python predict.py                        all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import assignment, database, estimators, features, job, predictions, registrations, registry
+from abatch import assignment, database, drift, estimators, features, job, predictions, registrations, registry, scores
 from abatch.config import Config
 from abatch.errors import DataError
 
@@ -29,6 +29,11 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
             job.check_registration(config, connection)
             live = registry.load_live(connection, config.models_dir, config.experiment, list(settings.models), run_date)
 
+        references = {
+            model.model_name: {name: drift.FeatureReference(**found) for name, found in model.card.get("features", {}).items()}
+            for model in live.values()
+        }
+        seen: dict[str, dict[str, drift.FeatureCounts]] = {}
         filled: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         checksum = 0
@@ -54,6 +59,8 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                 if own.any():
                     X = features.convert(columns[own], model.card["columns"], place)
                     prediction[own] = estimators.predict_probability(model.pipeline, X)
+                    found = drift.count_features(X, references[model.model_name])
+                    seen[model.model_name] = drift.merge_feature_counts([seen.get(model.model_name, {}), found])
             staged = pd.DataFrame(
                 {
                     "run_id": run.run_id,
@@ -81,6 +88,10 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
             f"{name} {counts[name]} ({live[name].model_name if name in live else 'no model'}, {n_selected.get(name, 0)} selected)"
             for name in settings.split
         ]
+        if is_new:
+            champion = next(iter(live.values())).card
+            registration |= {"start_date": str(run_date), "plan": registrations.make_plan(registration, champion, run.rows_read)}
+            run.announce(registrations.describe_plan(config.experiment, registration))
         summary = f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}: {run.rows_read} candidates; {', '.join(shares)}"
         if dry_run:
             return summary
@@ -90,6 +101,8 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                 predictions.check_staged(connection, run.run_id, config.experiment, run.rows_read, checksum, place)
                 if is_new:
                     registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
+                scores.forget(connection, config.experiment, run_date)
+                predictions.write_feature_counts(connection, run.run_id, config.experiment, run_date, seen)
                 run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
                 run.finish(connection)
         run.log(summary)

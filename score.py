@@ -1,87 +1,120 @@
-"""Score predictions whose outcome is known: how good the models were, and what each variant brought.
+"""Score predictions whose outcome is known: how good the models were, what each variant brought, and which is better.
 
-Reads   predictions, outcomes and their watermark by SQL (queries.outcomes, queries.watermark)
-Writes  tables scores, variant_scores, runs; reports/<experiment>.html
+Reads   predictions, outcomes and their watermark by SQL (queries.outcomes, queries.watermark, guardrails)
+Writes  one look: tables looks, verdicts, sample_ratios, scores, variant_scores, feature_drift, runs; the sums of closed
+        nights: cohort_sums, units; reports/<experiment>.html
 
     python score.py                          all experiments, today
     python score.py --env prod --date 2026-11-23 --experiment card_offer
+    python score.py --rebuild                forget the sums and read every night again
 """
 
 import sys
 from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import Any
 
-import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, drift, job, outcomes, predictions, registry, report, scores
-from abatch.assignment import N_BUCKETS, assign
+from abatch import database, drift, job, looks, outcomes, predictions, registry, report, scores, verdicts
 from abatch.config import Config
 from abatch.errors import NothingToDo
 
 DAY = timedelta(days=1)
 
 
-def score(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False, draw: bool = True) -> str:
-    """Join mature predictions with outcomes cohort by cohort, measure, write the figures, draw the report."""
-    settings, outcome, place = config.settings, config.settings.outcome, config.query_file("outcomes")
+def score(
+    config: Config,
+    engine: sa.Engine,
+    run_date: date,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    rebuild: bool = False,
+    draw: bool = True,
+) -> str:
+    """Close the nights whose outcomes are final, read the open ones, measure, judge, write one look, draw the report."""
+    settings, outcome, place = config.settings, config.settings.outcome, config.query_file("watermark")
     with engine.connect() as connection:
         nights = [night for night in predictions.find_run_dates(connection, config.experiment) if night <= run_date]
     if not nights:
         raise NothingToDo(f"score {config.experiment} {run_date}: there are no predictions yet")
-    with job.open_run("score", config, engine, run_date, force=force, dry_run=dry_run) as run:
+    with job.open_run("score", config, engine, run_date, force=force or rebuild, dry_run=dry_run) as run:
+        with engine.connect() as connection:
+            is_latest = job.is_latest(connection, run, job.today(config))
+            registered, _ = job.check_registration(config, connection)
+            cards = dict(registry.read_cards(connection, config.experiment))
+        if not is_latest:
+            for attempt in database.transactions(engine) if not dry_run else ():
+                with attempt as connection:
+                    run.finish(connection)
+            return f"score {config.experiment} {run_date}: a later night is scored already, so tables and report stay those of that night"
         if draw and not dry_run:
             registry.check_writable(config.reports_dir)
+
+        # How far outcomes are complete; a feed that is late leaves nights open, and never turns into zeros.
+        watermark = outcomes.read_watermark(engine, config.sql["watermark"], place, run_date, run.as_of)
+        mature_date = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days) if watermark else date.min
+        source = looks.Source(
+            engine=engine,
+            experiment=config.experiment,
+            split=settings.split,
+            metrics=job.list_metrics(config),
+            window_days=outcome.window_days,
+            cohort=settings.cohort,
+            as_of=run.as_of,
+            exposure=registered["exposure"],
+            start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
+            references={name: drift.Reference(**card["reference"]) for name, card in cards.items() if card["reference"]},
+        )
+        if rebuild:
+            for attempt in database.transactions(engine):
+                with attempt as connection:
+                    scores.forget(connection, config.experiment)
         with engine.connect() as connection:
-            job.check_registration(config, connection)
-            cards = registry.read_cards(connection, config.experiment)
-            references = {name: drift.Reference(**card["reference"]) for name, card in cards if card["reference"]}
-        watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
-        if watermark is None:
-            with engine.connect() as connection:
-                scores.check_none_mature(connection, config.experiment, config.query_file("watermark"))
-        mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days) if watermark else date.min
+            scores.check_watermark(connection, config.experiment, watermark and mature_date, place)
+            closed_date = scores.find_closed_date(connection, config.experiment) or date.min
 
-        tally, n_mature = scores.Tally(references, N_BUCKETS), 0
-        for cohort, members in outcomes.iterate_cohorts(nights, settings.cohort):
-            with engine.connect() as connection:
-                rows = predictions.read_predictions(connection, config.experiment, members[0], members[-1] + DAY)
-            last = min(members[-1], mature_until)
-            rows["mature"] = rows["run_date"] <= pd.Timestamp(last)
-            feed = pd.DataFrame()
-            if last >= members[0]:
-                window: dict[str, Any] = {"from_date": members[0], "to_date": last + outcome.window_days * DAY, "as_of": run.as_of}
-                feed = database.read_query(engine, config.sql["outcomes"], place, **window)
-            rows["outcome"] = outcomes.attach(rows, feed, outcome.window_days, place)
-            rows["bucket"] = assign(rows["candidate_id"], config.experiment, settings.split).bucket
-            tally.add(str(cohort), rows)
-            run.rows_read += len(rows) + len(feed)
-            n_mature += int(rows["mature"].sum())
+        # Close nights for good once no correction is waited for: a cohort at a time, lest a first run hold them all in memory.
+        final = [night for night in nights if closed_date < night <= mature_date - outcome.grace_days * DAY and not dry_run]
+        for _, members in outcomes.iterate_cohorts(final, settings.cohort):
+            reading = looks.read(source, members)
+            for attempt in database.transactions(engine):
+                with attempt as connection:
+                    looks.close(connection, source, reading, run.run_id)
+            run.rows_read += reading.n_read
+            closed_date = members[-1]
 
+        # The nights that are mature but open are added for today's figures only.
+        reading = looks.read(source, [night for night in nights if closed_date < night <= mature_date])
+        run.rows_read += reading.n_read
+        with engine.connect() as connection:
+            parts, tally, _ = looks.add(connection, source, reading)
+            figures = looks.measure(connection, source, parts, cards, closed_date, run_date)
+            look = looks.take(connection, source, registered, tally, figures, watermark, mature_date, run_date)
         summary = (
-            f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}: {n_mature} mature predictions of {len(nights)} nights"
-            f" (outcomes complete to {watermark or 'no date yet'})"
+            f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}: {look.row['n_mature']} mature predictions"
+            f" of {len(nights)} nights (outcomes complete to {watermark or 'no date yet'})"
         )
         if dry_run:
-            return f"{summary}; {len(tally.model_rows())} figures of models, {len(tally.variant_rows())} rows of variants"
+            return f"{summary}; {figures.n_rows} figures"
         for attempt in database.transactions(engine):
             with attempt as connection:
-                note = "; a later night is scored already, so tables and report stay those of that night"
-                if is_latest := job.is_latest(connection, run, job.today(config)):
-                    note = ""
-                    run.rows_written = scores.replace_scores(connection, tally, config.experiment, run.run_id)
+                before = verdicts.find_words(connection, config.experiment, run_date)
+                found = looks.write(connection, look, figures, registered, tally, run.run_id)
+                run.rows_written = figures.n_rows + len(found)
                 run.finish(connection)
-                if draw and is_latest:  # a report that cannot be written undoes the run, so that it can be done again
-                    note = f"; report {report.write_report(connection, config, run_date)}"
-        summary += note
+                if draw:  # a report that cannot be written undoes the run, so that it can be done again
+                    summary += f"; report {report.write_report(connection, config, run_date)}"
+        for news in verdicts.describe_news(found, before):
+            run.warn(news)
+        summary = f"{summary}; {verdicts.describe(found)}"
         run.log(summary)
         return summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return job.main("score", score, argv)
+    return job.main("score", score, argv, rebuild="forget the sums of closed nights and read every night again")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import database, estimators, job, metrics, outcomes, registry, training
+from abatch import database, drift, estimators, job, metrics, outcomes, registry, training
 from abatch.config import Config
 from abatch.errors import DataError
 
@@ -44,7 +44,12 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
         window: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
         frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of)
         rows = training.prepare_rows(
-            frame, **window, validation_share=settings.training.validation_share, salt=config.experiment, place=place
+            frame,
+            **window,
+            validation_share=settings.training.validation_share,
+            salt=config.experiment,
+            metric=job.list_metrics(config)[0],
+            place=place,
         )
         run.rows_read = len(rows.y)
         run.log(f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from {rows.validation_from}, outcomes complete to {complete}")
@@ -78,6 +83,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
 
         # Save: files first, then their rows, the promotions and the end of the run in one transaction.
         saved = {}
+        features_reference = {name: found._asdict() for name, found in drift.make_feature_references(rows.X, rows.types).items()}
         for variant, model in settings.models.items():
             stem = registry.stem_of(model.name, model.version)
             with engine.connect() as connection:
@@ -97,6 +103,9 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                     "validation_from": rows.validation_from,
                     "metrics": metrics.to_dict(fitted[variant].metrics),
                     "reference": reference._asdict() if (reference := fitted[variant].reference) else None,
+                    "features": features_reference,
+                    "outcome_mean": rows.outcome_mean,
+                    "outcome_sd": rows.outcome_sd,
                     "code_version": job.code_version(),
                     "libraries": job.library_versions(),
                 },

@@ -11,9 +11,9 @@ from datetime import date
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, job, migrations, registry, report, simulate, tables
+from abatch import database, job, migrations, registrations, registry, report, simulate, tables, verdicts
 from abatch.config import Config, load_configs
-from abatch.errors import AbatchError, NothingToDo, UsageError
+from abatch.errors import AbatchError, NothingToDo, UsageError, suggest
 from abatch.migrations.script import write_script
 from abatch.tables import runs
 
@@ -176,7 +176,56 @@ def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
     )
 
 
-COMMANDS = {"init": init, "simulate": run_simulation, "status": status, "models": list_models, "promote": promote, "rollback": rollback}
+def list_experiments(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """every experiment that was ever registered: what was asked and expected, what is known, what was concluded"""
+    with engine.connect() as connection:
+        found = verdicts.read_records(connection)
+    waiting = [name for name in configs if name not in {record.experiment for record in found}]
+    blocks = [describe_record(record, record.experiment in configs) for record in found]
+    blocks += [f"{name}: not registered yet; its first predict does it" for name in waiting]
+    return "\n\n".join(blocks) or "there are no experiments yet"
+
+
+def describe_record(record: verdicts.Record, is_configured: bool) -> str:
+    """One experiment as lines."""
+    content, outcome = record.content, record.content["outcome"]
+    state = "concluded" if record.conclusion else "running" if is_configured else "no longer in the config, not concluded"
+    facts = [
+        ("asked", content["hypothesis"]),
+        ("expected", f"{outcome['expected_effect']:+g} in the mean outcome per candidate, within {outcome['window_days']} days"),
+        *(("found", finding) for finding in record.findings or ["no look yet: run score.py"]),
+    ]
+    if record.conclusion:
+        facts.append(("concluded", record.conclusion.because))
+        facts.append(("", f"{record.conclusion.concluded_at:%Y-%m-%d %H:%M} UTC by {record.conclusion.concluded_by}"))
+    return "\n".join([f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}", *registrations.wrap_facts(facts)])
+
+
+def conclude(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """write down what a person concludes from an experiment; it is kept for good beside what abatch found"""
+    for attempt in database.transactions(engine):
+        with attempt as connection:
+            records = {record.experiment: record for record in verdicts.read_records(connection)}
+            name = arguments.name
+            if name not in records:
+                known = ", ".join(records) or "none yet"
+                raise UsageError(f"there is no registered experiment {name!r}; expected one of {known}.{suggest(name, records)}")
+            finding = "; ".join(records[name].findings) or "no look yet"
+            because, by = arguments.because, arguments.by
+            verdicts.conclude(connection, name, because=because, finding=finding, concluded_by=by, concluded_at=job.utc_now())
+    return f"{name}: concluded. The finding kept beside it: {finding}"
+
+
+COMMANDS = {
+    "experiments": list_experiments,
+    "conclude": conclude,
+    "init": init,
+    "simulate": run_simulation,
+    "status": status,
+    "models": list_models,
+    "promote": promote,
+    "rollback": rollback,
+}
 
 
 def _parse_reason(text: str) -> str:
@@ -201,11 +250,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         else:
             sub.add_argument("--date", type=job.parse_date, metavar="YYYY-MM-DD", help="the day in question (default: today)")
         if name == "simulate":
+            about = "; ".join(f"{plant}: {text}" for plant, text in simulate.PLANTS.items())
+            sub.add_argument("--plant", choices=simulate.PLANTS, default="effect", help=f"what is true in the bank ({about})")
             sub.add_argument("--seed", type=int, default=0, help="of the bank, when it is created (default: 0)")
         if name in ("promote", "rollback"):
             what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
             sub.add_argument("model", metavar="MODEL", help=what)
             sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+            sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
+        if name == "conclude":
+            sub.add_argument("name", metavar="NAME", help="of the experiment, also of one that is no longer in the config")
+            sub.add_argument("--because", required=True, type=_parse_reason, help="what is concluded, and why; it is kept for good")
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
     about = "print what each table, view and column means, as Markdown; needs neither database nor config"
     commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)

@@ -66,17 +66,48 @@ class Environment(Section):
 
 
 class Outcome(Section):
-    kind: Literal["binary"]
+    kind: Literal["binary", "numeric"]
     window_days: int = Field(ge=1, le=3650)
     lag_days: int = Field(0, ge=0, le=3650)
-    expected_effect: float = Field(gt=-1, lt=1, allow_inf_nan=False)
+    grace_days: int = Field(7, ge=0, le=3650)
+    expected_effect: float = Field(allow_inf_nan=False)
+    baseline: float | None = Field(None, allow_inf_nan=False)
+    baseline_sd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    cap: float | None = Field(None, gt=0, allow_inf_nan=False)
 
-    @field_validator("expected_effect")
-    @classmethod
-    def _not_zero(cls, value: float) -> float:
-        if value == 0:
-            raise ValueError("an effect other than 0: the difference in the outcome's rate that would matter")
-        return value
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "Outcome":
+        if self.expected_effect == 0:
+            raise _Fault(("expected_effect",), 0.0, "an effect other than 0: the difference that would matter")
+        if self.kind == "binary":
+            if not -1 < self.expected_effect < 1:
+                raise _Fault(("expected_effect",), self.expected_effect, "a difference of two rates, more than -1 and less than 1")
+            if self.baseline is not None and not 0 < self.baseline < 1:
+                raise _Fault(("baseline",), self.baseline, "a rate, more than 0 and less than 1")
+            _refuse_numeric_keys(self, "cap", "baseline_sd")
+        return self
+
+
+def _refuse_numeric_keys(section: BaseModel, *keys: str) -> None:
+    for key in keys:
+        if getattr(section, key) is not None:
+            raise _Fault((key,), getattr(section, key), "no such key where kind is binary. Leave it out")
+
+
+class Guardrail(Section):
+    query: str = Field(min_length=1)
+    kind: Literal["binary", "numeric"]
+    direction: Literal["increase", "decrease"]
+    margin: float = Field(gt=0, allow_inf_nan=False)
+    cap: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "Guardrail":
+        if self.kind == "binary":
+            if self.margin >= 1:
+                raise _Fault(("margin",), self.margin, "a difference of two rates, less than 1")
+            _refuse_numeric_keys(self, "cap")
+        return self
 
 
 class Queries(Section):
@@ -109,6 +140,10 @@ class ExperimentConfig(Section):
     select_top: float = Field(ge=0, le=1, allow_inf_nan=False)
     models: dict[str, ModelConfig] = Field(min_length=1)
     cohort: Literal["week", "month"] = "week"
+    exposure: Literal["first", "all"] = "first"
+    champion: str | None = None
+    verdicts: list[Literal["models_vs_control", "challenger_vs_champion"]] | None = Field(None, min_length=1)
+    guardrails: dict[Name, Guardrail] = {}
 
     @field_validator("split")
     @classmethod
@@ -126,6 +161,18 @@ class ExperimentConfig(Section):
                 raise _Fault(
                     ("models", variant), variant, f"a variant of the split: {', '.join(self.split)}." + suggest(variant, self.split)
                 )
+        if self.champion is not None and self.champion not in self.models:
+            known = ", ".join(self.models)
+            raise _Fault(("champion",), self.champion, f"a variant that has a model: {known}." + suggest(self.champion, self.models))
+        possible = {"models_vs_control": len(self.models) < len(self.split), "challenger_vs_champion": len(self.models) > 1}
+        for verdict in self.verdicts or ():
+            if not possible[verdict]:
+                missing = "variant without a model" if verdict == "models_vs_control" else "second model"
+                raise _Fault(("verdicts",), verdict, f"a verdict that the split allows: there is no {missing}")
+        for name in self.guardrails:
+            if name in ("outcome", *Queries.model_fields):
+                raise _Fault(("guardrails", name), name, "a name that does not stand for something else here")
+        _refuse_twins(self.guardrails)
         return self
 
 
@@ -180,8 +227,8 @@ class Config:
         return f"{self.file}, experiments.{self.experiment}.{path}"
 
     def query_file(self, name: str) -> str:
-        """The file of one of the four queries, as the config names it, for messages."""
-        return getattr(self.settings.queries, name)
+        """The file of one of the four queries or of a guardrail, as the config names it, for messages."""
+        return self.settings.guardrails[name].query if name in self.settings.guardrails else getattr(self.settings.queries, name)
 
     def today(self, now: datetime) -> date:
         """The business day at the instant `now` (aware)."""
@@ -252,6 +299,10 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
             sql={
                 query: _read_query(base / getattr(settings.queries, query), f"{path}, experiments.{experiment}.queries.{query}")
                 for query in Queries.model_fields
+            }
+            | {
+                name: _read_query(base / guardrail.query, f"{path}, experiments.{experiment}.guardrails.{name}.query")
+                for name, guardrail in settings.guardrails.items()
             },
         )
         for experiment, settings in file.experiments.items()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import abatch
-from abatch import database, registrations, registry
+from abatch import database, outcomes, registrations, registry
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.tables import predictions_staging, runs
@@ -58,6 +58,12 @@ class Run:
         logger.warning("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
         if not sys.stdout.isatty():  # there the closing line says it
             print(f"{self.job} {self.experiment} {self.run_date}: {message}", file=sys.stderr)
+
+    def announce(self, text: str) -> None:
+        """Log, and print wherever the job runs: it is said once in an experiment's life."""
+        for line in text.splitlines():
+            self.log(line)
+        print(text, flush=True)
 
     def finish(self, connection: sa.Connection) -> None:
         """Mark the run done, as a part of the transaction that makes its rows visible.
@@ -121,7 +127,7 @@ def hash_config(config: Config) -> str:
 
 
 def check_registration(config: Config, connection: sa.Connection, assignment: str | None = None) -> tuple[dict[str, Any], bool]:
-    """What the experiment registers, and whether it is the first time.
+    """What the experiment has registered, or will, and whether it is the first time.
 
     Parameters
     ----------
@@ -136,10 +142,20 @@ def check_registration(config: Config, connection: sa.Connection, assignment: st
     if assignment is not None:
         asked["assignment"] = assignment
     registered = registrations.find_registration(connection, config.experiment)
-    if registered is not None:
-        known = {key: value for key, value in registered.items() if key in asked}
-        registrations.check_registration(known, asked, config.experiment, str(config.file))
-    return asked, registered is None
+    if registered is None:
+        return asked, True
+    known = {key: value for key, value in registered.items() if key in asked}
+    registrations.check_registration(known, asked, config.experiment, str(config.file))
+    return {**asked, **registered}, False  # an earlier version registered less
+
+
+def list_metrics(config: Config) -> list[outcomes.Metric]:
+    """What is measured of each prediction: the outcome, then the guardrails."""
+    outcome = config.settings.outcome
+    found = [outcomes.Metric("outcome", config.sql["outcomes"], config.query_file("outcomes"), outcome.kind, outcome.cap)]
+    for name, guardrail in config.settings.guardrails.items():
+        found.append(outcomes.Metric(name, config.sql[name], guardrail.query, guardrail.kind, guardrail.cap))
+    return found
 
 
 def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
@@ -267,9 +283,15 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
         run.log(f"the failure could not be written into runs: {database.describe(second)}")
 
 
-def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None) -> int:
-    """The command line of a script: run the story for one experiment or for all, and return the exit code."""
-    arguments = _parse(job, story, argv)
+def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None, **switches: str) -> int:
+    """The command line of a script: run the story for one experiment or for all, and return the exit code.
+
+    Parameters
+    ----------
+    switches : the story's own options that are on or off, with their help; they write, so they do not go with --dry-run
+    """
+    arguments = _parse(job, story, argv, switches)
+    chosen = {name: getattr(arguments, name) for name in ("force", "dry_run", *switches)}
     say = print if arguments.dry_run or sys.stdout.isatty() else (lambda line: None)
     try:
         configs = choose(load_configs(arguments.config, arguments.env), arguments.experiment)
@@ -288,7 +310,7 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None)
     run_date = arguments.date or today(first)  # one for all, also when midnight passes
     for config in configs.values():
         try:
-            lines.append(story(config, engine, run_date, force=arguments.force, dry_run=arguments.dry_run))
+            lines.append(story(config, engine, run_date, **chosen))
         except NothingToDo as reason:
             logger.info("%s", reason)
             lines.append(str(reason))
@@ -370,7 +392,7 @@ def parse_date(text: str) -> date:
     return found
 
 
-def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None, switches: Mapping[str, str]) -> argparse.Namespace:
     summary = (sys.modules[story.__module__].__doc__ or "").strip()
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"{job}.py", description=summary, formatter_class=raw, epilog=EXIT_CODES)
@@ -378,4 +400,9 @@ def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None) -> a
     parser.add_argument("--date", type=parse_date, metavar="YYYY-MM-DD", help="run_date (default: today in the config's timezone)")
     parser.add_argument("--force", action="store_true", help="do a night again that is done; the old rows are kept as superseded")
     parser.add_argument("--dry-run", action="store_true", help="read and compute, write nothing, print what would be done")
-    return parser.parse_args(argv)
+    for name, about in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=about)
+    arguments = parser.parse_args(argv)
+    if arguments.dry_run and any(getattr(arguments, name) for name in switches):
+        parser.error(f"--dry-run writes nothing, so it does not go with --{', --'.join(switches)}")
+    return arguments

@@ -5,16 +5,18 @@ delete-one-bucket jackknife with Student's t: one method for every metric, and i
 (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 11). Names are scikit-learn's where it has the metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 N_BINS = 65_536
 LIMIT = 12.0  # log-odds beyond this share the outer bins
 MIN_CASES = 20  # with fewer of either outcome: counts only
 N_RELIABILITY_BINS = 10
+N_STEPS = 30  # of Newton at most
+SLICE = 8  # buckets left out at a time: all at once would hold gigabytes
 _EPSILON = np.finfo(np.float64).eps
 
 
@@ -54,49 +56,88 @@ def make_histogram(prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarr
     """
     p = np.clip(prediction, _EPSILON, 1 - _EPSILON)
     log_odds = np.clip(np.log(p) - np.log1p(-p), -LIMIT, LIMIT)
-    bins, position = np.unique(np.rint((log_odds + LIMIT) / (2 * LIMIT) * (N_BINS - 1)).astype(np.int64), return_inverse=True)
-    cell = (bucket * 2 + outcome) * len(bins) + position
+    index = np.rint((log_odds + LIMIT) / (2 * LIMIT) * (N_BINS - 1)).astype(np.int64)
+    filled = np.bincount(index, minlength=N_BINS) > 0
+    bins = np.flatnonzero(filled)
+    cell = (bucket * 2 + outcome) * len(bins) + (filled.cumsum() - 1)[index]
     counts = np.bincount(cell, minlength=n_buckets * 2 * len(bins)).reshape(n_buckets, 2, len(bins))
     log_loss = -np.where(outcome == 1, np.log(p), np.log1p(-p))
     squared = (prediction - outcome) ** 2
-    losses = np.stack([np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)], axis=1)
-    return Histogram(bins, counts, losses)
+    losses = [np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)]
+    return Histogram(bins, counts, np.stack(losses, axis=1, dtype=np.float64))  # of no rows numpy's sums are integers
 
 
 def merge_histograms(histograms: Sequence[Histogram]) -> Histogram:
     """The histogram of all the predictions behind several."""
     bins = np.unique(np.concatenate([histogram.bins for histogram in histograms]))
-    counts = np.zeros((len(histograms[0].counts), 2, len(bins)), dtype=np.int64)
+    shape = histograms[0].losses.shape
+    totals = np.zeros((shape[0] * shape[1], len(bins)), dtype=np.int64)
     for histogram in histograms:
-        counts[:, :, np.searchsorted(bins, histogram.bins)] += histogram.counts
-    return Histogram(bins, counts, np.sum([histogram.losses for histogram in histograms], axis=0))
+        position = np.searchsorted(bins, histogram.bins)
+        for total, part in zip(totals, histogram.counts.reshape(len(totals), -1), strict=True):  # faster than all rows in one statement
+            total[position] += part
+    return Histogram(bins, totals.reshape(*shape, len(bins)), np.sum([histogram.losses for histogram in histograms], axis=0))
+
+
+def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
+    """The cells that are not empty, in the smallest integers that hold them, for storage.
+
+    Returns
+    -------
+    dict of array
+        steps, from one cell to the next in the flattened (g, 2, 65536); counts, as many; losses, shape (g, 2).
+    """
+    bucket, outcome, position = np.nonzero(histogram.counts)
+    cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
+    counts = histogram.counts[bucket, outcome, position]
+    return {"steps": _shrink(np.diff(cells, prepend=0)), "counts": _shrink(counts), "losses": histogram.losses}
+
+
+def unpack_histogram(packed: Mapping[str, np.ndarray]) -> Histogram:
+    """The histogram that `pack_histogram` was given."""
+    rows, bins = np.divmod(packed["steps"].cumsum(dtype=np.int64), N_BINS)
+    filled, position = np.unique(bins, return_inverse=True)
+    counts = np.zeros((packed["losses"].size, len(filled)), dtype=np.int64)
+    counts[rows, position] = packed["counts"]
+    return Histogram(filled, counts.reshape(*packed["losses"].shape, len(filled)), packed["losses"])
+
+
+def _shrink(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
 def measure(histogram: Histogram) -> list[Metric]:
     """All metrics of a histogram; with fewer than 20 of either outcome, the counts only.
 
+    Rank metrics take the predictions of a bin for equal. How far that may move a figure is its bracket: with the predictions
+    themselves roc_auc, ks and average_precision lie within value ± bracket. Log loss and Brier are exact.
+
     Returns
     -------
     list of Metric
-        Each with a 95 % interval, except n, n_positive and the mean predictions of the reliability table.
+        Each with a 95 % interval, except n, n_positive, brackets and the mean predictions of the reliability table.
     """
-    totals = histogram.counts.sum(axis=0)
+    totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = (int(count) for count in totals.sum(axis=1))
     n = n_negative + n_positive
     found = [Metric("n", n, np.nan, np.nan, n), Metric("n_positive", n_positive, np.nan, np.nan, n)]
     if min(n_negative, n_positive) < MIN_CASES:
         return found
-    filled = histogram.counts.any(axis=(1, 2))
-    left_out = totals - histogram.counts[filled]
-    counts = np.concatenate([totals[None], left_out]).astype(np.float64)  # row 0: everything
-    total_loss = histogram.losses.sum(axis=0)
-    losses = np.concatenate([total_loss[None], total_loss - histogram.losses[filled]])
+    filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
+    # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
+    values = _compute(totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0))
+    calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
+    slices = []
     with np.errstate(divide="ignore", invalid="ignore"):  # without some bucket an outcome may be missing: no interval, nan
-        computed = _compute(counts, losses, log_odds)
-    for name, values in computed.items():
-        found.append(Metric(name, float(values[0]), *jackknife_interval(values[0], values[1:]), n))
-    return found + _reliability(counts, log_odds)
+        for some in np.split(filled, range(SLICE, len(filled), SLICE)):
+            left_out = totals - histogram.counts[some]
+            slices.append(_compute(left_out, total_loss - histogram.losses[some], log_odds, calibration))
+    for name, value in values.items():
+        without = np.concatenate([part[name] for part in slices])
+        found.append(Metric(name, value.item(), *jackknife_interval(value.item(), without), n))
+    found += [Metric(name, value, np.nan, np.nan, n) for name, value in _bracket(totals).items()]
+    return found + _reliability(histogram.counts, log_odds)
 
 
 def to_dict(found: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
@@ -121,8 +162,9 @@ def jackknife_interval(value: float, left_out: np.ndarray, confidence_level: flo
     return float(value - half), float(value + half)
 
 
-def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric for each row of counts, shape (r, 2, k), and of losses, shape (r, 2)."""
+def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> dict[str, np.ndarray]:
+    """Every metric for each row of counts, shape (r, 2, k), and of losses, shape (r, 2); start: of intercept and slope."""
+    counts = counts.astype(np.float64)
     negative, positive = counts[:, 0], counts[:, 1]
     n_negative, n_positive = negative.sum(axis=1), positive.sum(axis=1)
     n = n_negative + n_positive
@@ -141,7 +183,7 @@ def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray) -> di
     inside = np.divide(np.clip(room, 0, size), size, out=np.zeros_like(size), where=size > 0)
     capture = (inside * positive[:, ::-1]).sum(axis=1) / n_positive
     log_loss, brier = losses[:, 0] / n, losses[:, 1] / n
-    intercept, slope = _calibrate(counts, log_odds)
+    intercept, slope = _calibrate(counts, log_odds, start).T
     return {
         "base_rate": base_rate,
         "roc_auc": roc_auc,
@@ -158,24 +200,19 @@ def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray) -> di
     }
 
 
-def _calibrate(counts: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> np.ndarray:
     """Logistic regression of the outcome on the log-odds of the prediction, by Newton, for each row of counts.
 
-    Row 0 starts without a slope, where Newton is safest: from slope 1 it runs away when predictions are far too sure. The
-    other rows, which lack one bucket of it, start at its result. nan for constant predictions and separable outcomes.
+    Returns
+    -------
+    array, shape (r, 2)
+        Intercept and slope; nan for constant predictions and separable outcomes.
     """
-    odds = counts[0, 1].sum() / counts[0, 0].sum()
-    start = _newton(counts[:1], log_odds, np.array([[np.log(odds), 0.0]]), n_steps=30)
-    rest = _newton(counts[1:], log_odds, np.repeat(start, len(counts) - 1, axis=0), n_steps=10)
-    both = np.concatenate([start, rest])
-    return both[:, 0], both[:, 1]
-
-
-def _newton(counts: np.ndarray, log_odds: np.ndarray, beta: np.ndarray, n_steps: int) -> np.ndarray:
+    beta = np.tile(start, (len(counts), 1))
     size, positive = counts.sum(axis=1), counts[:, 1]
     powers = np.stack([np.ones_like(log_odds), log_odds, log_odds**2], axis=1)  # (k, 3)
     moved = np.full(len(beta), np.inf)
-    for _ in range(n_steps):
+    for _ in range(N_STEPS):
         fitted = 1 / (1 + np.exp(-np.clip(beta[:, :1] + beta[:, 1:] * log_odds, -500, 500)))
         gradient = (positive - size * fitted) @ powers[:, :2]
         s0, s1, s2 = ((size * fitted * (1 - fitted)) @ powers).T
@@ -190,19 +227,49 @@ def _newton(counts: np.ndarray, log_odds: np.ndarray, beta: np.ndarray, n_steps:
     return np.where((moved <= 1e-6)[:, None], beta, np.nan)  # separable outcomes move for ever
 
 
+def _bracket(totals: np.ndarray) -> dict[str, float]:
+    """How far rank metrics of counts, shape (2, k), may be from those of the predictions themselves, which are in any order inside bins.
+
+    ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a bin may have its positives
+    below and its negatives above, or the reverse. Average precision: the best order has a bin's positives first and equal, the
+    worst its negatives first and then one positive after the other, where the j-th has precision (t + j) / (t + f + j).
+    """
+    negative, positive = totals.astype(np.float64)
+    n_negative, n_positive = negative.sum(), positive.sum()
+    below_negative, below_positive = negative.cumsum() / n_negative, positive.cumsum() / n_positive
+    ks = np.abs(below_positive - below_negative).max()
+    apart = np.maximum(below_positive - below_negative + negative / n_negative, below_negative - below_positive + positive / n_positive)
+    positive, negative = positive[::-1], negative[::-1]  # from the highest prediction down
+    t, f = positive.cumsum(), negative.cumsum()
+    with_positive = positive > 0
+    p, t, f, n = positive[with_positive], t[with_positive], f[with_positive], negative[with_positive]
+    found, best = p * t / (t + f), p * t / (t + f - n)
+    worst = p - f * (special.digamma(t + f + 1) - special.digamma(t - p + f + 1))
+    return {
+        "roc_auc_bracket": float((positive * negative).sum() / (2 * n_positive * n_negative)),
+        "ks_bracket": float(apart.max() - ks),
+        "average_precision_bracket": float(max((best - found).sum(), (found - worst).sum()) / n_positive),
+    }
+
+
 def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
-    """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions."""
-    size = counts[0].sum(axis=0)
+    """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions; counts of shape (g, 2, k)."""
+    size = counts.sum(axis=(0, 1))
     middle = (size.cumsum() - size / 2) / size.sum()
     decile = np.minimum((middle * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
     probability = 1 / (1 + np.exp(-log_odds))
+    indices, first = np.unique(decile, return_index=True)
+    parts = np.add.reduceat(counts, first, axis=2)  # (g, 2, up to 10)
+    means = np.add.reduceat(size * probability, first) / parts.sum(axis=(0, 1))
+    without = parts.sum(axis=0) - parts[parts.any(axis=(1, 2))]
     found = []
-    for index in np.unique(decile):
-        part = counts[:, :, decile == index]
-        n = part.sum(axis=(1, 2))
-        rates = np.divide(part[:, 1].sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)
-        mean = float((size * probability)[decile == index].sum() / n[0])
-        lower, upper = jackknife_interval(rates[0], rates[1:])
-        found.append(Metric(f"reliability_prediction_{index + 1:02}", mean, np.nan, np.nan, int(n[0])))
-        found.append(Metric(f"reliability_rate_{index + 1:02}", float(rates[0]), lower, upper, int(n[0])))
+    for index, mean, (n_negative, n_positive), left_out in zip(
+        indices + 1, means, parts.sum(axis=0).T, np.moveaxis(without, 2, 0), strict=True
+    ):
+        n = int(n_negative + n_positive)
+        rate = float(n_positive / n)
+        n_left = left_out.sum(axis=1)
+        rates = np.divide(left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0)
+        found.append(Metric(f"reliability_prediction_{index:02}", float(mean), np.nan, np.nan, n))
+        found.append(Metric(f"reliability_rate_{index:02}", rate, *jackknife_interval(rate, rates), n))
     return found

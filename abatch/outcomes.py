@@ -1,7 +1,9 @@
 """Outcomes: what happened to candidates, when it may be counted, and to which prediction it belongs."""
 
+import calendar
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,24 @@ from abatch import database
 from abatch.assignment import normalise_ids
 from abatch.errors import DataError
 from abatch.features import require_columns
+
+
+class Metric(NamedTuple):
+    """What is measured of each prediction: the experiment's outcome, or a guardrail.
+
+    Attributes
+    ----------
+    name : outcome, or the guardrail's name
+    sql, place : the query, which returns candidate_id, event_date and outcome, and its file for messages
+    kind : binary or numeric
+    cap : largest absolute value that counts, of a numeric one; None if there is no cap
+    """
+
+    name: str
+    sql: str
+    place: str
+    kind: str
+    cap: float | None
 
 
 def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_of: datetime) -> date | None:
@@ -35,8 +55,8 @@ def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
     return watermark - timedelta(days=window_days + lag_days)
 
 
-def prepare(frame: pd.DataFrame, place: str) -> pd.DataFrame:
-    """The same frame with candidate_id as text, event_date as datetime64 and outcome as 0 or 1, whatever the driver made of them.
+def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
+    """The same frame with candidate_id as text, event_date as datetime64 and outcome as float, whatever the driver made of them.
 
     Raises
     ------
@@ -47,54 +67,65 @@ def prepare(frame: pd.DataFrame, place: str) -> pd.DataFrame:
     return frame.assign(
         candidate_id=normalise_ids(frame["candidate_id"], place),
         event_date=parse_dates(frame["event_date"], place),
-        outcome=parse_outcomes(frame["outcome"], place),
+        outcome=parse_outcomes(frame["outcome"], place, kind),
     )
 
 
-def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, place: str) -> np.ndarray:
-    """The outcome of each prediction: 1 if the feed has one in [run_date, run_date + window_days), else 0.
+def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
+    """The outcome of each prediction, from what the feed has in [run_date, run_date + window_days).
 
     Parameters
     ----------
     predictions : columns candidate_id and run_date (datetime64), n rows
-    feed : what the outcomes query returned: candidate_id, event_date, outcome; empty if it returned nothing
+    feed : what the metric's query returned; empty if it returned nothing
     window_days : length of the window
-    place : the outcomes query's file, for messages
 
     Returns
     -------
-    array of int, shape (n,)
+    array of float, shape (n,)
+        Of a binary metric 1 if there was one, else 0; of a numeric one the sum, between -cap and cap.
 
     Raises
     ------
     DataError
         If an outcome's id is that of a prediction but for upper and lower case: SQL may take the two for one, abatch does not.
     """
-    outcome = np.zeros(len(predictions), dtype=np.int64)
+    outcome = np.zeros(len(predictions))
     if feed.empty:
         return outcome
-    feed = prepare(feed, place)
-    positive = feed.loc[feed["outcome"] == 1, ["candidate_id", "event_date"]]
+    feed = prepare(feed, metric.place, metric.kind)
+    events = feed.loc[feed["outcome"] != 0, ["candidate_id", "event_date", "outcome"]]
     units = predictions[["candidate_id", "run_date"]].reset_index(drop=True).reset_index(names="row")
-    strange = positive.loc[~positive["candidate_id"].isin(units["candidate_id"]), "candidate_id"]
+    strange = events.loc[~events["candidate_id"].isin(units["candidate_id"]), "candidate_id"]
     twins = strange[strange.str.lower().isin(units["candidate_id"].str.lower())]
     if len(twins):
         raise DataError(
-            f"{place}: {len(twins)} outcomes have an id that was predicted in other upper and lower case, for example {twins.iloc[0]!r}."
-            " Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
+            f"{metric.place}: {len(twins)} outcomes have an id that was predicted in other upper and lower case, for example"
+            f" {twins.iloc[0]!r}. Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
         )
-    pairs = units.merge(positive, on="candidate_id")
+    pairs = units.merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
-    outcome[pairs.loc[(days >= 0) & (days < window_days), "row"].to_numpy()] = 1
-    return outcome
+    inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
+    found = inside.max() if metric.kind == "binary" else inside.sum()
+    outcome[found.index.to_numpy()] = found.to_numpy()
+    return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
+
+
+def find_cohort(run_date: date, unit: str) -> date:
+    """The first day of the week (Monday) or month that a night belongs to."""
+    return run_date - timedelta(days=run_date.weekday()) if unit == "week" else run_date.replace(day=1)
+
+
+def find_last_day(first: date, unit: str) -> date:
+    """The last day of the cohort that begins on `first`."""
+    return first + timedelta(days=6 if unit == "week" else calendar.monthrange(first.year, first.month)[1] - 1)
 
 
 def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, list[date]]]:
     """Group run dates, in order, by week (from Monday) or month; yields the first day of each and its run dates."""
     cohorts: dict[date, list[date]] = {}
     for run_date in sorted(run_dates):
-        first = run_date - timedelta(days=run_date.weekday()) if unit == "week" else run_date.replace(day=1)
-        cohorts.setdefault(first, []).append(run_date)
+        cohorts.setdefault(find_cohort(run_date, unit), []).append(run_date)
     yield from cohorts.items()
 
 
@@ -129,25 +160,26 @@ def _to_day(value: object) -> date:
     raise ValueError(f"found {value!r}")
 
 
-def parse_outcomes(column: pd.Series, place: str) -> np.ndarray:
-    """Binary outcomes as an array of 0 and 1.
+def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.ndarray:
+    """Outcomes as an array of float: 0 and 1 if binary, else any finite numbers.
 
     Raises
     ------
     DataError
-        If a value is null or anything but 0 and 1.
+        If a value is null, or not of that kind.
     """
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         values = np.full(len(column), np.nan)
-    wrong = ~np.isin(values, (0.0, 1.0))
+    wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
+        expected = "0 or 1. Turn it into a number with case when ... then 1 else 0 end" if kind == "binary" else "a number. Cast it"
         raise DataError(
             f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of {len(column)} rows;"
-            " expected 0 or 1. Turn it into a number with case when ... then 1 else 0 end."
+            f" expected {expected}."
         )
-    return values.astype(np.int64)
+    return values
 
 
 def _show(value: object) -> str:

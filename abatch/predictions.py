@@ -1,5 +1,6 @@
 """Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole nights."""
 
+import json
 from collections.abc import Mapping
 from datetime import date, datetime
 
@@ -7,9 +8,9 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database
+from abatch import database, drift
 from abatch.errors import DatabaseError, DataError
-from abatch.tables import predictions, predictions_staging, predictions_superseded
+from abatch.tables import feature_counts, predictions, predictions_staging, predictions_superseded
 
 STAGED = list(predictions_staging.columns.keys())
 
@@ -118,10 +119,67 @@ def publish(
     return written.rowcount
 
 
+def write_feature_counts(
+    connection: sa.Connection, run_id: str, experiment: str, run_date: date, counts: Mapping[str, Mapping[str, drift.FeatureCounts]]
+) -> None:
+    """Keep what each model's candidates looked like, by feature, in the place of an earlier run's of the same night."""
+    night = {"experiment": experiment, "run_date": run_date}
+    connection.execute(feature_counts.delete().where(*(feature_counts.c[name] == value for name, value in night.items())))
+    content = {name: {feature: found._asdict() for feature, found in features.items()} for name, features in counts.items()}
+    rows = [{**night, "model_name": name, "content": json.dumps(found), "run_id": run_id} for name, found in content.items()]
+    if rows:
+        connection.execute(feature_counts.insert(), rows)
+
+
+def read_feature_counts(
+    connection: sa.Connection, experiment: str, from_date: date, last_date: date
+) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
+    """The counts of each model in the nights from from_date to last_date, both included."""
+    c = feature_counts.c
+    query = sa.select(c.model_name, c.content).where(c.experiment == experiment, c.run_date >= from_date, c.run_date <= last_date)
+    found: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
+    for row in connection.execute(query.order_by(c.run_date)):
+        features = {feature: drift.FeatureCounts(**counts) for feature, counts in json.loads(row.content).items()}
+        found.setdefault(row.model_name, []).append(features)
+    return found
+
+
 def find_run_dates(connection: sa.Connection, experiment: str) -> list[date]:
     """The nights that have predictions, in order."""
     query = sa.select(predictions.c.run_date).where(predictions.c.experiment == experiment).distinct()
     return sorted(connection.scalars(query))
+
+
+def count_open(connection: sa.Connection, experiment: str, closed_date: date, run_date: date) -> dict[tuple[date, str], int]:
+    """Predictions by night and variant, of the nights after closed_date and up to run_date."""
+    p = predictions.c
+    query = sa.select(p.run_date, p.variant, sa.func.count()).group_by(p.run_date, p.variant)
+    rows = connection.execute(query.where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= run_date))
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+def count_newcomers(connection: sa.Connection, experiment: str, start_date: date, mature_date: date, run_date: date) -> dict[str, int]:
+    """Distinct candidates by variant whose first prediction in it is not mature yet: of the nights after mature_date."""
+    later, earlier = predictions.alias("later"), predictions.alias("earlier")
+    known = (
+        sa.select(sa.literal(1))
+        .where(
+            earlier.c.experiment == experiment,
+            earlier.c.candidate_id == later.c.candidate_id,
+            earlier.c.variant == later.c.variant,
+            earlier.c.run_date >= start_date,
+            earlier.c.run_date <= mature_date,
+        )
+        .exists()
+    )
+    query = sa.select(later.c.variant, sa.func.count(later.c.candidate_id.distinct())).where(
+        later.c.experiment == experiment,
+        later.c.run_date >= start_date,
+        later.c.run_date > mature_date,
+        later.c.run_date <= run_date,
+        ~known,
+    )
+    return {row[0]: row[1] for row in connection.execute(query.group_by(later.c.variant))}
 
 
 def read_predictions(connection: sa.Connection, experiment: str, from_date: date, to_date: date) -> pd.DataFrame:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from abatch import stats
 from abatch.assignment import split_thresholds
 from abatch.database import clean_query
 from abatch.errors import ConfigError
@@ -25,10 +27,22 @@ def describe(experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str
     settings : the experiment's part of the config as plain values
     sql : text of the queries by name
     """
-    limits = split_thresholds(settings["split"])
+    limits, outcome = split_thresholds(settings["split"]), settings["outcome"]
     return {
         "hypothesis": " ".join(settings["hypothesis"].split()),
-        "outcome": settings["outcome"],
+        "outcome": {name: outcome[name] for name in ("kind", "window_days", "lag_days", "expected_effect")},
+        "direction": "increase" if outcome["expected_effect"] > 0 else "decrease",
+        **{name: outcome[name] for name in ("baseline", "baseline_sd", "cap")},
+        "exposure": settings["exposure"],
+        "comparisons": list_comparisons(settings),
+        "alpha": stats.ALPHA,
+        "power": stats.POWER,
+        "burn_in": {"units": stats.MIN_UNITS, "cases": stats.MIN_CASES, "nonzero": stats.MIN_NONZERO},
+        "sample_ratio": {"weight": stats.SRM_WEIGHT, "alpha": stats.SRM_ALPHA},
+        "guardrails": {
+            name: {**{key: guardrail[key] for key in ("kind", "direction", "margin", "cap")}, "query": normalise_query(sql[name])}
+            for name, guardrail in settings["guardrails"].items()
+        },
         "salt": experiment,
         "variants": [
             {"variant": variant, "share": share, "hash_up_to": f"{limits[variant] - 1:016x}", "has_model": variant in settings["models"]}
@@ -38,6 +52,108 @@ def describe(experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str
         **{f"{name}_query": normalise_query(sql[name]) for name in ("outcomes", "watermark")},
         "timezone": timezone,
     }
+
+
+def list_comparisons(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The registered verdicts: the models pooled against control, and each challenger against the champion.
+
+    Returns
+    -------
+    list of dict
+        comparison (its name), treatment and control (lists of variants); empty if there is nothing to compare with.
+    """
+    modelled = [variant for variant in settings["split"] if variant in settings["models"]]
+    champion = settings["champion"] or modelled[0]
+    wanted = settings["verdicts"] or ["models_vs_control", "challenger_vs_champion"]
+    found = []
+    controls = [variant for variant in settings["split"] if variant not in settings["models"]]
+    if controls and "models_vs_control" in wanted:
+        found.append({"comparison": "models vs control", "treatment": modelled, "control": controls})
+    if "challenger_vs_champion" in wanted:
+        challengers = [variant for variant in modelled if variant != champion]
+        found += [{"comparison": f"{variant} vs {champion}", "treatment": [variant], "control": [champion]} for variant in challengers]
+    return found
+
+
+def make_plan(content: Mapping[str, Any], card: Mapping[str, Any], n_candidates: int) -> dict[str, Any]:
+    """How many candidates and days the registered verdicts will take.
+
+    Parameters
+    ----------
+    content : of the registration
+    card : of a model, whose training rows stand in for what the config does not say
+    n_candidates : of the first night
+
+    Returns
+    -------
+    dict
+        mean and sd of the outcome that it plans with and their source, samples by comparison (see stats.Plan), days_most and
+        days_median until the slowest verdict; null where nothing is known to plan with.
+    """
+    outcome, shares = content["outcome"], {variant["variant"]: variant["share"] for variant in content["variants"]}
+    mean = content["baseline"] if content["baseline"] is not None else card.get("outcome_mean")
+    sd = content["baseline_sd"] if content["baseline_sd"] is not None else card.get("outcome_sd")
+    is_binary = outcome["kind"] == "binary"
+    given = content["baseline"] is not None if is_binary else content["baseline_sd"] is not None
+    plan: dict[str, Any] = {"mean": mean, "sd": sd, "source": "ml_config.yaml" if given else "the training rows"}
+    plan |= {"n_candidates": n_candidates, "samples": {}, "days_most": None, "days_median": None}
+    if is_binary and mean is not None:
+        moved = min(max(mean + outcome["expected_effect"], 0.0), 1.0)
+        variances = [rate * (1 - rate) for rate in (moved, mean)]
+        plan["sd"] = variances[1] ** 0.5
+    elif not is_binary and sd is not None:
+        variances = [sd**2, sd**2]
+    else:
+        return plan
+    for comparison in content["comparisons"]:
+        treatment, control = (sum(shares[variant] for variant in comparison[side]) for side in ("treatment", "control"))
+        sample = stats.plan_sample(
+            variances[0], treatment, variances[1], control, abs(outcome["expected_effect"]), len(content["comparisons"])
+        )
+        plan["samples"][comparison["comparison"]] = sample._asdict()
+    wait = outcome["window_days"] + outcome["lag_days"]
+    for name in ("most", "median") if plan["samples"] else ():
+        slowest = max(sample[f"n_{name}"] for sample in plan["samples"].values())
+        plan[f"days_{name}"] = -(-slowest // n_candidates) + wait
+    return plan
+
+
+def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
+    """What a new experiment commits to, as lines of at most 80 columns where names are short."""
+    outcome, plan, comparisons = content["outcome"], content["plan"], content["comparisons"]
+    names = [comparison["comparison"] for comparison in comparisons]
+    effect = f"{outcome['expected_effect']:+g} in the mean outcome per candidate; {content['direction']} is good"
+    if plan["mean"] is not None:
+        effect += f"; planned with a mean of {plan['mean']:.4g} ({plan['source']})"
+    counted = "the first mature prediction" if content["exposure"] == "first" else "all mature predictions"
+    facts = [
+        ("asked", content["hypothesis"]),
+        ("expected", effect),
+        ("counted", f"{counted} of each candidate, outcomes within {outcome['window_days']} days"),
+        ("verdicts", f"{len(names)}: {'; '.join(names)}" if names else "none: there is nothing to compare"),
+        *(("guardrail", f"{name}: {g['direction']} is good, margin {g['margin']:g}") for name, g in content["guardrails"].items()),
+    ]
+    if names:
+        sure = f"{1 - content['alpha']:.0%} for all of them together, on all days, however often somebody looks"
+        facts.append(("how sure", sure))
+    for name, sample in plan["samples"].items():
+        about = f"{name}: {sample['n_most']:,} candidates at most for {content['power']:.0%} power, half of the time"
+        facts.append(("sample", f"{about} {sample['n_median']:,} or fewer (read once: {sample['n_fixed']:,})"))
+    if plan["days_most"]:
+        pace = f"if every night brings {plan['n_candidates']:,} new candidates as this one does"
+        facts.append(("time", f"{plan['days_most']:,} days at most, half of the time {plan['days_median']:,} or fewer, {pace}"))
+    elif names:
+        missing = "outcome.baseline" if outcome["kind"] == "binary" else "outcome.baseline_sd"
+        facts.append(("sample", f"cannot be told: neither {missing} in the config nor the model's card says what to plan with"))
+    return "\n".join([f"{experiment}: registered. None of this can be changed under this name:", *wrap_facts(facts)])
+
+
+def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """Facts, each a word and a text, as lines for a terminal of 80 columns."""
+    lines: list[str] = []
+    for word, text in facts:
+        lines += textwrap.wrap(text, 79, initial_indent=f"  {word:<10} ", subsequent_indent=" " * 13, break_on_hyphens=False)
+    return lines
 
 
 def normalise_query(sql: str) -> str:

@@ -1,14 +1,16 @@
 """The report: what abatch's tables say of one experiment, as one HTML file that needs nothing else.
 
 `read` takes the figures from the tables, `render` makes the page of them, and `write_report` does both. The page has no
-script, no link and no time of its own: the same figures give the same bytes.
+script, no link and no time of its own: the same figures give the same bytes. Its sentences stand in report.html.j2.
 """
 
 import io
 import json
 import logging
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,21 +19,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from abatch import registry
+from abatch import drift, registry, stats, tables
 from abatch.config import Config
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.scores import ALL
-from abatch.tables import DATE_SUFFIX, models, promotions, registrations, runs, scores, variant_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-N_COHORTS, N_DRIFT, N_PROMOTIONS, N_RUNS, N_GAPS = 53, 12, 10, 20, 10  # how many of the newest are shown
+N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS, N_GAPS = 53, 12, 15, 10, 20, 10  # how many of the newest or largest are shown
+LATE_DAYS = 3  # a feed further behind than a weekend is called late
+PACE_DAYS = 28  # of the newest looks, by whose pace the days to wait are reckoned
+CAUSES = (  # that usually explain a finding that misses the expectation
+    "Base rate against the plan",
+    "Candidates against those of training",
+    "Calibration, each model on its own variant",
+    "Ranking against validation",
+    "Sample ratio",
+    "Outcomes not yet known",
+)
+OUTCOME = "outcome"  # in verdicts, the metric that is no guardrail
 INK = "#0a0b0c"  # stands for the page's text colour
-DASHED: dict[str, Any] = {"color": INK, "alpha": 0.5, "linewidth": 0.8, "linestyle": (0, (4, 3))}
+DASHED: dict[str, Any] = {"color": INK, "alpha": 0.6, "linewidth": 0.9, "linestyle": (0, (4, 3))}
 GREY = "#7f8791"  # a variant without a model
 PALETTE = ("#2f7fc1", "#d0691a", "#2a9d74", "#9a5fc9", "#a67c00", "#c2417a")  # mid tones: readable on white and on black
+HISTORY = {  # metric: title, and the value that stands for no skill or for right
+    "roc_auc": ("ROC AUC", 0.5),
+    "log_loss": ("Log loss", None),
+    "brier_skill": ("Brier skill", 0.0),
+    "calibration_intercept": ("Calibration intercept", 0.0),
+    "calibration_slope": ("Calibration slope", 1.0),
+}
 Key = tuple[str, str, str]  # model_name, cohort, metric
 
 
@@ -44,14 +63,56 @@ class Figures(NamedTuple):
     variants: list[str]  # in the order of the split
     modelled: dict[str, str]  # variant -> name and version of its model today
     content: dict[str, Any] | None  # of the registration, with its hash and registered_at
+    looks: Sequence[sa.Row]  # oldest first
+    verdicts: dict[tuple[str, str], list[sa.Row]]  # by comparison and metric, oldest first
+    ratios: Sequence[sa.Row]  # sample_ratios of the newest look
+    conclusion: sa.Row | None  # the newest
     variant_scores: dict[str, sa.Row]  # of all cohorts together, by variant
     scores: dict[Key, sa.Row]
     scored: sa.Row | None  # the run that wrote them
+    features: Sequence[sa.Row]  # feature_drift of the newest cohort, the largest first
     models: dict[str, sa.Row]  # the dated models, newest first
     live: dict[str, str]
     promotions: Sequence[sa.Row]  # newest first
     runs: Sequence[sa.Row]  # newest first
+    done: dict[str, date]  # the newest night that each job has done
     nights: list[date]  # with predictions, up to run_date, in order
+
+
+class Finding(NamedTuple):
+    """One registered comparison, and what is known of it."""
+
+    name: str
+    treatment: str
+    control: str
+    history: Sequence[sa.Row]  # its verdicts, oldest first
+    drawn: Sequence[sa.Row]  # those with figures
+    today: sa.Row | None
+    first: sa.Row | None  # the first that decided
+    guardrails: list[sa.Row]  # today's
+    n_left: int | None  # candidates to wait for at most; None without a plan
+    days_left: int | None  # at the pace of the newest looks; None without one
+    told: sa.Row | None  # today's, if it speaks by figures: neither too early nor invalid
+    misses: bool  # the expectation
+
+
+class Evidence(NamedTuple):
+    """What the tables say of one usual cause of a finding that misses the expectation."""
+
+    cause: str  # one of CAUSES
+    where: str
+    found: str
+    expected: str
+    unusual: bool | None  # None where the tables hold no interval to judge by
+
+
+class Scale(NamedTuple):
+    """How a difference is told: what it is multiplied by, its decimals, in what, and what less of it is called."""
+
+    factor: int
+    decimals: int
+    unit: str
+    less: str
 
 
 class Plot(NamedTuple):
@@ -78,15 +139,20 @@ def write_report(connection: sa.Connection, config: Config, run_date: date) -> P
 def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     """Read what the page shows; nothing is computed here."""
 
-    def select(table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.Select:
-        return sa.select(table).where(table.c.experiment == config.experiment, *where)
+    def rows(table: sa.Table, *where: sa.ColumnElement[bool], by: Sequence[sa.ColumnElement] = (), limit: int | None = None) -> Sequence:
+        query = sa.select(table).where(table.c.experiment == config.experiment, *where).order_by(*by).limit(limit)
+        return connection.execute(query).all()
 
-    registered = connection.execute(select(registrations)).first()
-    by_variant = connection.execute(select(variant_scores, variant_scores.c.cohort == ALL)).all()
-    by_model = connection.execute(select(scores, (scores.c.cohort == ALL) | (scores.c.metric == "roc_auc"))).all()
-    scored = sa.select(runs).where(runs.c.run_id == by_variant[0].run_id) if by_variant else None
-    dated = connection.execute(select(models).order_by(models.c.as_of.desc(), models.c.run_id.desc(), models.c.model_name)).all()
-    nights = sa.select(runs.c.run_date).where(runs.c.experiment == config.experiment, runs.c.job == "predict", runs.c.status == "done")
+    names = ("runs", "scores", "looks", "verdicts", "sample_ratios", "feature_drift", "models")
+    run, score, look, verdict, ratio, feature, model = (getattr(tables, name).c for name in names)
+    registered = next(iter(rows(tables.registrations)), None)
+    looked = rows(tables.looks, look.run_date <= run_date, by=[look.run_date])
+    history = defaultdict(list)
+    for row in rows(tables.verdicts, verdict.run_date <= run_date, by=[verdict.run_date]):
+        history[row.comparison, row.metric].append(row)
+    by_variant = rows(tables.variant_scores, tables.variant_scores.c.cohort == ALL)
+    newest = sa.select(sa.func.max(feature.cohort)).where(feature.experiment == config.experiment).scalar_subquery()
+    done = rows(tables.runs, run.status == "done", run.run_date <= run_date, by=[run.run_date])
     return Figures(
         experiment=config.experiment,
         environment=config.environment,
@@ -94,14 +160,22 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
         variants=list(config.settings.split),
         modelled={variant: registry.stem_of(model.name, model.version) for variant, model in config.settings.models.items()},
         content=None if registered is None else {**json.loads(registered.content), **registered._mapping},
+        looks=looked,
+        verdicts=dict(history),
+        ratios=rows(tables.sample_ratios, ratio.run_date == looked[-1].run_date, by=[ratio.stage, ratio.variant]) if looked else [],
+        conclusion=next(iter(rows(tables.conclusions, by=[tables.conclusions.c.conclusion_id.desc()], limit=1)), None),
         variant_scores={row.variant: row for row in by_variant},
-        scores={(row.model_name, row.cohort, row.metric): row for row in by_model},
-        scored=None if scored is None else connection.execute(scored).first(),
-        models={row.model_name: row for row in dated},
+        scores={
+            (row.model_name, row.cohort, row.metric): row for row in rows(tables.scores, (score.cohort == ALL) | score.metric.in_(HISTORY))
+        },
+        scored=next(iter(rows(tables.runs, run.run_id == by_variant[0].run_id)), None) if by_variant else None,
+        features=rows(tables.feature_drift, feature.cohort == newest, by=[feature.psi.desc(), feature.model_name, feature.feature]),
+        models={row.model_name: row for row in rows(tables.models, by=[model.as_of.desc(), model.run_id.desc(), model.model_name])},
         live=registry.find_live(connection, config.experiment, run_date),
-        promotions=connection.execute(select(promotions).order_by(promotions.c.promotion_id.desc()).limit(N_PROMOTIONS)).all(),
-        runs=connection.execute(select(runs).order_by(runs.c.started_at.desc(), runs.c.run_id).limit(N_RUNS)).all(),
-        nights=sorted(night for night in connection.scalars(nights) if night <= run_date),
+        promotions=rows(tables.promotions, by=[tables.promotions.c.promotion_id.desc()], limit=N_PROMOTIONS),
+        runs=rows(tables.runs, by=[run.started_at.desc(), run.run_id], limit=N_RUNS),
+        done={row.job: row.run_date for row in done},
+        nights=[row.run_date for row in done if row.job == "predict"],
     )
 
 
@@ -110,17 +184,22 @@ def render(figures: Figures) -> str:
     import jinja2
     from markupsafe import Markup
 
-    mature = [variant for variant, row in figures.variant_scores.items() if row.n_mature]
-    names = sorted({name for name, _, _ in figures.scores} - set(figures.models))  # name and version, for all its dates
-    owner = {DATE_SUFFIX.sub("", dated): row.variant for dated, row in figures.models.items()}
-    names.sort(key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name))
+    content = figures.content or {}
+    outcome = content.get("outcome", {"kind": "binary", "expected_effect": 0.01})
+    rules = {OUTCOME: (outcome["kind"], outcome["expected_effect"])}
+    rules |= {name: (rule["kind"], rule["margin"]) for name, rule in content.get("guardrails", {}).items()}
+    scales = {metric: find_scale(*rule, content.get("exposure", "first")) for metric, rule in rules.items()}
+    ratio_alpha = content.get("sample_ratio", {}).get("alpha", stats.SRM_ALPHA)
+    watermark = figures.looks[-1].watermark if figures.looks else None
+    findings = find_findings(figures)
+    names = find_names(figures)
+    owner = _find_owners(figures)
     measured = [name for name in names if (name, ALL, "roc_auc") in figures.scores]
     colours = _choose_colours(figures, names, owner)
-    plots = {}
-    if mature:
-        plots["rates"] = _plot_rates([figures.variant_scores[v] for v in figures.variants if v in mature], colours)
+    plots = {f.name: _plot_sequence(f, outcome["expected_effect"], scales[OUTCOME], f"s{i}") for i, f in enumerate(findings) if f.drawn}
     if measured:
-        plots["auc"] = _plot_auc(figures.scores, measured, colours)
+        plots["lift"] = _plot_lift(figures.scores, measured, colours)
+        plots |= {metric: _plot_history(figures.scores, metric, measured, colours) for metric in HISTORY}
     plots |= {name: _plot_reliability(figures.scores, name, colours[name], f"r{i}") for i, name in enumerate(measured)}
 
     environment = jinja2.Environment(
@@ -130,11 +209,23 @@ def render(figures: Figures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=show_percent, number=show_number, count=lambda n: f"{n:,}", took=_show_took)
+    environment.filters.update(percent=show_percent, number=show_number, count=lambda n: f"{n:,}", took=_show_took, pvalue=show_pvalue)
+    environment.filters["anchor"] = lambda at: "start" if at < 25 else "end" if at > 75 else "middle"  # of a text at `at` % of the width
     return environment.get_template("report.html.j2").render(
         f=figures,
         all=ALL,
-        mature=mature,
+        stats=stats,
+        outcome=outcome,
+        scale=scales[OUTCOME],
+        scales=scales,
+        findings=findings,
+        causes=CAUSES,
+        evidence=[*find_evidence(figures)] if any(finding.misses for finding in findings) else [],
+        strips={f.name: place_strip(f.told, outcome["expected_effect"]) for f in findings if f.told is not None},
+        oversized=find_oversized(figures.ratios, ratio_alpha),
+        ratio_alpha=ratio_alpha,
+        behind=None if watermark is None else (figures.run_date - watermark).days,
+        late_days=LATE_DAYS,
         names=names,
         measured=measured,
         owner=owner,
@@ -142,15 +233,156 @@ def render(figures: Figures) -> str:
         plots={key: Plot(Markup(plot.svg), plot.label) for key, plot in plots.items()},
         known_from=_find_known_from(figures),
         missed=describe_gaps(figures.nights, figures.run_date),
-        drifts=[(name, *_read_drift(figures.scores, name)) for name in figures.models if (name, ALL, "psi") in figures.scores][:N_DRIFT],
+        drifts=[
+            (name, figures.scores[name, ALL, "psi"], figures.scores[name, ALL, "psi_noise"].value)
+            for name in figures.models
+            if (name, ALL, "psi") in figures.scores
+        ][:N_DRIFT],
+        drift=drift,
+        n_features=N_FEATURES,
+        history=HISTORY,
         min_cases=MIN_CASES,
         n_cohorts=N_COHORTS,
     )
 
 
+def _find_owners(figures: Figures) -> dict[str, str]:
+    """The variant of each name and version."""
+    return {tables.DATE_SUFFIX.sub("", dated): row.variant for dated, row in figures.models.items()}
+
+
+def find_names(figures: Figures) -> list[str]:
+    """Name and version of the models that have figures, in the order of the variants."""
+    owner = _find_owners(figures)
+    names = {name for name, _, _ in figures.scores} - set(figures.models)
+    return sorted(names, key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name))
+
+
+def find_scale(kind: str, effect: float, exposure: str) -> Scale:
+    """Binary differences per hundred, numeric ones in the outcome's unit; about three digits of the effect that matters."""
+    who = "candidate" if exposure == "first" else "prediction"
+    factor, unit, less = (100, f"outcomes per hundred {who}s", "fewer") if kind == "binary" else (1, f"per {who}", "less")
+    return Scale(factor, max(0, 2 - round(math.log10(abs(factor * effect) or 1))), unit, less)
+
+
+def find_findings(figures: Figures) -> list[Finding]:
+    """What is known of each registered comparison; nothing of an experiment that an older version registered."""
+    content = figures.content or {}
+    samples = (content.get("plan") or {}).get("samples") or {}
+    found = []
+    for asked in content.get("comparisons", []):
+        name, effect = asked["comparison"], content["outcome"]["expected_effect"]
+        history = figures.verdicts.get((name, OUTCOME), [])
+        today = history[-1] if history else None
+        n_most = (samples.get(name) or {}).get("n_most")
+        n_left = None if n_most is None else max(0, n_most - (figures.looks[-1].n_units if figures.looks else 0))
+        told = None if today is None or today.lower is None or today.word in (stats.TOO_EARLY, stats.INVALID) else today
+        found.append(
+            Finding(
+                name=name,
+                treatment=_join(asked["treatment"]),
+                control=_join(asked["control"]),
+                history=history,
+                drawn=[row for row in history if row.estimate is not None],
+                today=today,
+                first=next((row for row in history if row.word in stats.DECIDED), None),
+                guardrails=[figures.verdicts[name, rule][-1] for rule in content.get("guardrails", {}) if (name, rule) in figures.verdicts],
+                n_left=n_left,
+                days_left=_find_days_left(figures.looks, n_left),
+                told=told,
+                misses=told is not None and misses_expectation(told, effect, is_beyond_plan=n_left == 0),
+            )
+        )
+    return found
+
+
+def _join(variants: Sequence[str]) -> str:
+    return variants[0] if len(variants) == 1 else f"{', '.join(variants[:-1])} and {variants[-1]} together"
+
+
+def _find_days_left(looks: Sequence[sa.Row], n_left: int | None) -> int | None:
+    recent = [look for look in looks if look.n_units and (looks[-1].run_date - look.run_date).days <= PACE_DAYS]
+    if not n_left or len(recent) < 2 or recent[-1].n_units <= recent[0].n_units:
+        return None
+    return math.ceil(n_left * (recent[-1].run_date - recent[0].run_date).days / (recent[-1].n_units - recent[0].n_units))
+
+
+def misses_expectation(row: sa.Row, effect: float, *, is_beyond_plan: bool) -> bool:
+    """Whether a verdict says less than was hoped: the wrong direction, too little, or nothing though all planned have come."""
+    falls_short = row.upper < effect if effect > 0 else row.lower > effect
+    return falls_short or row.word in (stats.WORSE, stats.NO_DIFFERENCE) or (row.word == stats.NOT_YET and is_beyond_plan)
+
+
+def find_oversized(ratios: Sequence[sa.Row], alpha: float) -> list[sa.Row]:
+    """Of each stage whose sample ratio is off, the variant that is most above its share."""
+    most: dict[str, sa.Row] = {}
+    for row in ratios:
+        if row.pvalue_min < alpha and row.n - row.expected > (most[row.stage].n - most[row.stage].expected if row.stage in most else 0):
+            most[row.stage] = row
+    return [*most.values()]
+
+
+def find_evidence(figures: Figures) -> Iterator[Evidence]:
+    """The evidence for the usual causes of a finding that misses the expectation: figures of the tables and no others."""
+    content, found = figures.content or {}, figures.scores
+    base_rate, mix, calibration, ranking, ratio, immature = CAUSES
+    planned, is_binary = (content.get("plan") or {}).get("mean"), content["outcome"]["kind"] == "binary"
+    show = show_percent if is_binary else show_number
+    for variant in content["comparisons"][0]["control"]:
+        row = figures.variant_scores.get(variant)
+        if row is not None and row.n_mature and planned is not None and (is_binary or row.outcome_sum is not None):
+            told = _tell(row.rate, row, show) if is_binary else show(row.outcome_sum / row.n_mature)
+            yield Evidence(base_rate, variant, told, f"{show(planned)}, as planned", _excludes(row, planned) if is_binary else None)
+    for name in figures.live.values():
+        drifts = [(row.feature, row.psi, row.psi_noise) for row in figures.features if row.model_name == name]
+        if (name, ALL, "psi") in found:
+            drifts.insert(0, ("its scores", found[name, ALL, "psi"].value, found[name, ALL, "psi_noise"].value))
+        for what, psi, noise in [item for i, item in enumerate(drifts) if i < 2 or drift.is_drift(*item[1:])][:N_FEATURES]:
+            told = f"PSI {show_number(psi)}; {show_number(noise)} by chance"
+            yield Evidence(mix, f"{name}, {what}", told, f"at most {show_number(max(0.1, noise))}", drift.is_drift(psi, noise))
+    for name in find_names(figures):
+        for metric, right in (("calibration_intercept", 0), ("calibration_slope", 1)):
+            if (row := found.get((name, ALL, metric))) is not None:
+                yield Evidence(
+                    calibration, name, f"{metric.split('_')[1]} {_tell(row.value, row)}", f"{right} is right", _excludes(row, right)
+                )
+        cards = [json.loads(row.card) for dated, row in figures.models.items() if tables.DATE_SUFFIX.sub("", dated) == name]
+        validated = [value for card in cards if (value := card.get("metrics", {}).get("roc_auc", {}).get("value")) is not None]
+        if (row := found.get((name, ALL, "roc_auc"))) is not None and validated:
+            span = " to ".join(dict.fromkeys(show_number(value) for value in (min(validated), max(validated))))
+            below = None if row.upper is None else bool(row.upper < min(validated))
+            yield Evidence(ranking, name, f"ROC AUC {_tell(row.value, row)}", f"{span}, on validation", below)
+    alpha = content["sample_ratio"]["alpha"]
+    for stage, pvalue in {row.stage: row.pvalue_min for row in figures.ratios}.items():
+        yield Evidence(ratio, stage, f"smallest p so far: {show_pvalue(pvalue)}", f"{alpha:g} or more", pvalue < alpha)
+    look = figures.looks[-1]
+    share = 1 - look.n_mature / look.n_predicted
+    yield Evidence(immature, "all variants", f"{show_percent(share)} of {look.n_predicted:,} predictions", "at most half", share > 0.5)
+
+
+def _tell(value: float, row: sa.Row, show: Callable[[float | None], str] | None = None) -> str:
+    show = show or show_number
+    return show(value) + (" (no interval)" if row.lower is None else f" ({show(row.lower)} to {show(row.upper)})")
+
+
+def _excludes(row: sa.Row, value: float) -> bool | None:
+    return None if row.lower is None else not row.lower <= value <= row.upper
+
+
+def place_strip(row: sa.Row, effect: float) -> dict[str, float]:
+    """Where the marks of a verdict's small picture stand, in % of its width."""
+    marks = {"zero": 0.0, "effect": effect, "lower": row.lower, "upper": row.upper, "estimate": row.estimate}
+    low, high = min(marks.values()), max(marks.values())
+    return {name: round(4 + 92 * (value - low) / (high - low), 2) for name, value in marks.items()}
+
+
 def show_percent(share: float | None) -> str:
     """A share as text: 0.0493 is 4.93 %, with a space that does not break."""
-    return "–" if share is None else f"{100 * share:z.2f}\N{NO-BREAK SPACE}%"
+    return "–" if share is None else f"{show_number(100 * share, 2)}\N{NO-BREAK SPACE}%"
+
+
+def show_pvalue(value: float | None) -> str:
+    return "under 0.0001" if value is not None and value < 0.0001 else show_number(value, 4)
 
 
 def show_number(value: float | None, decimals: int = 3) -> str:
@@ -182,14 +414,6 @@ def describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
     return texts[:N_GAPS] + ([f"and {len(texts) - N_GAPS} earlier gaps"] if len(texts) > N_GAPS else [])
 
 
-def _read_drift(found: Mapping[Key, sa.Row], name: str) -> tuple[sa.Row, sa.Row, str]:
-    """PSI, its noise line, and a word: drift counts only above both the custom and the noise."""
-    psi, noise = found[name, ALL, "psi"], found[name, ALL, "psi_noise"]
-    if psi.value <= noise.value:
-        return psi, noise, "none"
-    return psi, noise, "much" if psi.value > 0.25 else "some" if psi.value > 0.1 else "little"
-
-
 def _choose_colours(figures: Figures, names: Iterable[str], owner: Mapping[str, str]) -> dict[str, str]:
     """One colour for a variant and its model of today; grey for a variant without; others for models of earlier versions."""
     colours = {variant: GREY for variant in figures.variants}
@@ -199,45 +423,93 @@ def _choose_colours(figures: Figures, names: Iterable[str], owner: Mapping[str, 
     return colours | current | {name: PALETTE[(len(figures.modelled) + i) % len(PALETTE)] for i, name in enumerate(others)}
 
 
-def _plot_rates(rows: Sequence[sa.Row], colours: Mapping[str, str]) -> Plot:
+def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> Plot:
+    rows = finding.drawn
+    days = [row.run_date for row in rows]
+    x = [day.toordinal() for day in days]
+    estimate, lower, upper, naive_lower, naive_upper = scale.factor * np.array([_find_bounds(row) for row in rows], dtype=np.float64).T
+
     def draw(axes: "Axes") -> None:
-        for y, row in enumerate(rows):
-            _point(axes, (row.rate, row.lower, row.upper), (y, y, y), colours[row.variant])
-            axes.annotate(show_percent(row.rate), (row.rate, y), (0, 6), textcoords="offset points", ha="center", color=INK)
-        axes.set_yticks(range(len(rows)), [row.variant if len(row.variant) <= 16 else row.variant[:15] + "…" for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.7)
-        axes.set_xlabel("Outcome rate, %, with 95 % interval")
-        axes.grid(axis="x")
+        axes.fill_between(x, lower, upper, color=PALETTE[0], alpha=0.25, linewidth=0)
+        axes.plot(x, naive_lower, x, naive_upper, color=PALETTE[1], linewidth=0.9)
+        axes.plot(x, estimate, color=PALETTE[0], linewidth=1.6)
+        _draw_intervals(axes, x[-1:], [(estimate[-1], lower[-1], upper[-1])], PALETTE[0], size=5)
+        axes.axhline(0, color=INK, linewidth=0.9)
+        axes.axhline(scale.factor * effect, **DASHED)
+        _limit(axes, [0, scale.factor * effect, estimate[-1], lower[-1], upper[-1]], lower, upper)
+        note: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8.5}
+        axes.annotate("registered", (x[0], scale.factor * effect), (0, 3), **note)
+        if finding.first is not None:
+            at = finding.first.run_date.toordinal()
+            side = "left" if 2 * at < x[0] + x[-1] else "right"
+            axes.axvline(at, color=INK, linewidth=0.9, linestyle=":")
+            axes.annotate(" decided first ", (at, axes.get_ylim()[0]), (0, 3), ha=side, **note)
+        _mark_days(axes, days)
+        axes.set_ylabel(f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)")
+        axes.grid(axis="y")
 
-    words = [f"{row.variant} {show_percent(row.rate)} ({show_percent(row.lower)} to {show_percent(row.upper)})" for row in rows]
-    svg = _draw(draw, "rates", 4.4, 0.8 + 0.45 * len(rows), percent="x")
-    return Plot(svg, f"Plot of the outcome rate by variant: {'; '.join(words)}")
+    value, low, high = (show_number(found, scale.decimals) for found in (estimate[-1], lower[-1], upper[-1]))
+    told = value if np.isnan(lower[-1]) else f"{value} ({low} to {high})"
+    return Plot(_draw(draw, key, 4.2, 3.0), f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}")
 
 
-def _plot_auc(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mapping[str, str]) -> Plot:
-    rows = {(model, cohort): row for (model, cohort, metric), row in found.items() if metric == "roc_auc" and cohort != ALL}
-    cohorts = sorted({cohort for model, cohort in rows if model in names})[-N_COHORTS:]
+def _find_bounds(row: sa.Row) -> tuple[float | None, ...]:
+    """Estimate, interval (none before the burn-in is over) and naive interval of a verdict."""
+    bounds = (None, None) if row.word == stats.TOO_EARLY else (row.lower, row.upper)
+    return (row.estimate, *bounds, *((None, None) if row.se is None else stats.naive_interval(row.estimate, row.se)))
+
+
+def _plot_lift(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mapping[str, str]) -> Plot:
+    words: list[str] = []
+
+    def draw(axes: "Axes") -> None:
+        for at, name in enumerate(names):
+            tenths = [(N_RELIABILITY_BINS - i, found.get((name, ALL, f"reliability_rate_{i + 1:02}"))) for i in range(N_RELIABILITY_BINS)]
+            rates = [(tenth, row.value, row.lower, row.upper) for tenth, row in tenths if row is not None]
+            x, *lifts = np.array(rates, dtype=np.float64).reshape(-1, 4).T
+            lifts = np.array(lifts).T / found[name, ALL, "base_rate"].value
+            aside = 0.16 * (at - (len(names) - 1) / 2)  # so that intervals stand beside each other
+            _draw_intervals(axes, x + aside, lifts, colours[name], size=5)
+            words.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in zip(x[::-1], lifts[::-1, 0], strict=True))}")
+        axes.axhline(1, **DASHED)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.set_xticks(range(1, N_RELIABILITY_BINS + 1))
+        axes.set(xlabel="Tenth, from the highest predictions (1) down", ylabel="Lift, with 95 % interval")
+        axes.grid(axis="y")
+
+    svg = _draw(draw, "lift", 4.0, 2.8)
+    return Plot(svg, f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(words)}")
+
+
+def _plot_history(found: Mapping[Key, sa.Row], metric: str, names: Sequence[str], colours: Mapping[str, str]) -> Plot:
+    title, right = HISTORY[metric]
+    rows = {(name, cohort): row for (name, cohort, key), row in found.items() if key == metric and cohort != ALL and name in names}
+    cohorts = sorted({cohort for _, cohort in rows})[-N_COHORTS:]
+    rows = {key: row for key, row in rows.items() if key[1] in cohorts}
+    days = [date.fromisoformat(cohort) for cohort in cohorts]
+    step = min(((after - before).days for before, after in pairwise(days)), default=7)
+    kept: list[float] = [] if right is None else [right]
     words: list[str] = []
 
     def draw(axes: "Axes") -> None:
         for i, name in enumerate(names):
-            points = [(x, rows[name, cohort]) for x, cohort in enumerate(cohorts) if (name, cohort) in rows]
-            aside = 0.16 * (i - (len(names) - 1) / 2)  # so that intervals of one cohort stand beside each other
-            axes.plot([x + aside for x, _ in points], [row.value for _, row in points], color=colours[name], linewidth=1, alpha=0.5)
-            for x, row in points:
-                _point(axes, (x + aside,) * 3, (row.value, row.lower, row.upper), colours[name])
-            words.extend(f"{name} {row.value:.3f} in the cohort of {row.cohort}" for _, row in points[-1:])
-        shown = range(len(cohorts))[:: -max(1, -(-len(cohorts) // 6))][::-1]  # at most six, the newest among them
-        days = [date.fromisoformat(cohorts[i]) for i in shown]
-        first = {min(day for day in days if day.year == year) for year in {day.year for day in days}}
-        axes.set_xticks(list(shown), [f"{day.day} {day:%b}" + (f"\n{day.year}" if day in first else "") for day in days])
-        axes.set_xlim(-0.6, len(cohorts) - 0.4)
-        axes.axhline(0.5, **DASHED)
-        axes.set_ylabel("ROC AUC, with 95 % interval")
+            own = [rows[name, cohort] for cohort in cohorts if (name, cohort) in rows]
+            aside = 0.3 * step / len(names) * (i - (len(names) - 1) / 2)
+            x = [date.fromisoformat(row.cohort).toordinal() + aside for row in own]
+            axes.plot(x, [row.value for row in own], color=colours[name], linewidth=1, alpha=0.5)
+            _draw_intervals(axes, x, [(row.value, row.lower, row.upper) for row in own], colours[name], size=5 if len(days) < 20 else 3)
+            kept.extend(row.value for row in own)
+            words.extend(f"{name} {show_number(row.value)} in the cohort of {row.cohort}" for row in own[-1:])
+        if right is not None:
+            axes.axhline(right, **DASHED)
+        if days:
+            _limit(axes, kept, [row.lower for row in rows.values()], [row.upper for row in rows.values()])
+            _mark_days(axes, days)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.grid(axis="y")
 
-    svg = _draw(draw, "auc", 4.4, 2.9)
-    return Plot(svg, f"Plot of ROC AUC over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}")
+    svg = _draw(draw, metric, 3.6, 2.3)
+    return Plot(svg, f"Plot of {title} over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}")
 
 
 def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: str) -> Plot:
@@ -247,8 +519,7 @@ def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: 
     def draw(axes: "Axes") -> None:
         top = min(1.02, 1.05 * max((max(prediction, rate.value, rate.upper or 0) for prediction, rate in pairs), default=1))
         axes.plot([0, top], [0, top], **DASHED)
-        for prediction, rate in pairs:
-            _point(axes, (prediction,) * 3, (rate.value, rate.lower, rate.upper), colour)
+        _draw_intervals(axes, [x for x, _ in pairs], [(rate.value, rate.lower, rate.upper) for _, rate in pairs], colour, size=5)
         axes.set(xlim=(0, top), ylim=(0, top), xlabel="Predicted, %", ylabel="Observed, %", aspect="equal")
         axes.grid()
 
@@ -257,11 +528,33 @@ def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: 
     return Plot(svg, f"Reliability plot of {name}, from low to high: {'; '.join(words)}")
 
 
-def _point(axes: "Axes", x: tuple[float | None, ...], y: tuple[float | None, ...], colour: str) -> None:
-    """A dot, and the line of its interval; x and y are each value, lower, upper. A bound that is None draws nothing."""
-    xs, ys = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
-    axes.plot(xs[1:], ys[1:], color=colour, linewidth=1.8)
-    axes.plot(xs[:1], ys[:1], color=colour, marker="o", markersize=5)
+def _draw_intervals(axes: "Axes", x: Any, figures: Any, colour: str, *, size: float) -> None:
+    """A dot, and the line of its interval, for each x, shape (n,), and figures, shape (n, 3): value, lower, upper. None draws nothing."""
+    value, lower, upper = np.array(figures, dtype=np.float64).reshape(-1, 3).T
+    axes.vlines(x, lower, upper, color=colour, linewidth=size / 3)
+    axes.plot(x, value, color=colour, marker="o", markersize=size, linestyle="")
+
+
+def _limit(axes: "Axes", kept: Sequence[float], lower: Iterable[float | None], upper: Iterable[float | None]) -> None:
+    """Limits that hold `kept` and four fifths of the bounds, so that the widest, which are the first, do not flatten the rest."""
+    finite = [end for end in kept if np.isfinite(end)]
+    for bounds, at in ((lower, 0.2), (upper, 0.8)):
+        known = sorted(bound for bound in bounds if bound is not None and np.isfinite(bound))
+        finite += [known[round(at * (len(known) - 1))]] if known else []
+    room = 0.08 * (max(finite) - min(finite)) or 0.1
+    axes.set_ylim(min(finite) - room, max(finite) + room)
+
+
+def _mark_days(axes: "Axes", days: Sequence[date]) -> None:
+    """Name at most six of the days, the newest among them, and each year once."""
+    span, shown = (days[-1] - days[0]).days, [days[-1]]
+    for day in reversed(days):
+        if (shown[-1] - day).days >= max(1, span / 5.5):
+            shown.append(day)
+    first = {min(day for day in shown if day.year == year) for year in {day.year for day in shown}}
+    labels = [f"{day.day} {day:%b}" + (f"\n{day.year}" if day in first else "") for day in shown]
+    axes.set_xticks([day.toordinal() for day in shown], labels)
+    axes.set_xlim(days[0].toordinal() - 0.02 * span - 0.6, days[-1].toordinal() + 0.02 * span + 0.6)
 
 
 def _draw(draw: Callable[["Axes"], None], key: str, width: float, height: float, percent: str = "") -> str:

@@ -1,7 +1,13 @@
-"""Scores: figures per model and cohort, and counts per variant and cohort, gathered cohort by cohort."""
+"""Scores: figures per model and cohort, and counts per variant and cohort, from sums that are kept once a night is closed.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+A night is closed when its outcomes are mature and no correction is waited for any more. What closed nights add up to is kept in
+`cohort_sums`, by cohort and for all cohorts together, so that a score run reads the nights that are still open and no others.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,116 +16,262 @@ from scipy import stats
 
 from abatch import drift, metrics
 from abatch.errors import DataError
-from abatch.tables import DATE_SUFFIX, scores, variant_scores
+from abatch.tables import DATE_SUFFIX, cohort_sums, runs, units, variant_scores
 
 ALL = "all"
-COUNTS = ("n_predicted", "n_mature", "n_positive", "n_selected", "n_selected_positive")
+COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
+Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty for the variant itself
 
 
-class Tally:
-    """Adds up cohorts; memory grows with the number of models and cohorts, not with rows.
+class Part(NamedTuple):
+    """Mature predictions of one variant in one cohort, or of one of its models, condensed; parts add up.
+
+    Attributes
+    ----------
+    counts : array of float, shape (5,): n_mature, n_positive, n_selected, n_selected_positive, sum of the outcomes
+    histogram : of the model; None for a variant
+    bins : array of int, the model's scores per bin of its reference; None without a reference
+    """
+
+    counts: np.ndarray
+    histogram: metrics.Histogram | None = None
+    bins: np.ndarray | None = None
+
+
+def summarise(frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_buckets: int) -> dict[Key, Part]:
+    """Condense mature predictions, by cohort and for all cohorts, variant, and model (dated, and name and version for all dates).
 
     Parameters
     ----------
+    frame : cohort, variant, model_name (null without a model), prediction, selected, bucket, outcome; one row per prediction
     references : the score reference of each dated model, by model_name
-    n_buckets : number of jackknife buckets
     """
+    frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
+    undated = frame["model_name"].map(lambda name: DATE_SUFFIX.sub("", name), na_action="ignore")
+    parts: dict[Key, Part] = {}
+    for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
+        _add(parts, (str(cohort), str(variant), ""), Part(_count(rows)))
+    for names in (frame["model_name"], undated):
+        for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):  # rows without a model fall out
+            prediction = rows["prediction"].to_numpy()
+            histogram = metrics.make_histogram(prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets)
+            bins = drift.count_bins(prediction, references[name].edges) if name in references else None
+            _add(parts, (str(cohort), str(variant), str(name)), Part(_count(rows), histogram, bins))
+    return parts
 
-    def __init__(self, references: Mapping[str, drift.Reference], n_buckets: int) -> None:
-        self._references = references
-        self._n_buckets = n_buckets
-        self._rows: list[dict[str, Any]] = []  # of the cohorts
-        self._histograms: dict[str, metrics.Histogram] = {}  # of all cohorts, by model
-        self._bins: dict[str, np.ndarray] = {}
-        self._variants: dict[tuple[str, str], np.ndarray] = {}
 
-    def add(self, cohort: str, frame: pd.DataFrame) -> None:
-        """Add one cohort, whole: a label comes once.
+def _count(rows: pd.DataFrame) -> np.ndarray:
+    selected = rows["selected"] == 1
+    n_selected_positive = rows.loc[selected, "positive"].sum()
+    return np.array([len(rows), rows["positive"].sum(), selected.sum(), n_selected_positive, rows["outcome"].sum()], dtype=np.float64)
 
-        Parameters
-        ----------
-        cohort : its label
-        frame : variant, model_name (null without a model), prediction, selected, bucket, mature (bool), outcome (0 or 1,
-            of no meaning where not mature); one row per prediction
-        """
-        mature = frame[frame["mature"]]
-        for variant, rows in frame.groupby("variant"):
-            closed = rows[rows["mature"]]
-            selected = closed[closed["selected"] == 1]
-            figures = [len(rows), len(closed), closed["outcome"].sum(), len(selected), selected["outcome"].sum()]
-            for label in (cohort, ALL):
-                self._variants[variant, label] = self._variants.get((variant, label), 0) + np.array(figures, dtype=np.int64)
-        undated = mature["model_name"].map(lambda name: DATE_SUFFIX.sub("", name), na_action="ignore")
-        for names in (mature["model_name"], undated):
-            for name, rows in mature.groupby(names):  # rows without a model fall out
-                prediction = rows["prediction"].to_numpy()
-                histogram = metrics.make_histogram(prediction, rows["outcome"].to_numpy(), rows["bucket"].to_numpy(), self._n_buckets)
-                bins = drift.count_bins(prediction, self._references[name].edges) if name in self._references else None
-                self._rows += self._measure(name, cohort, histogram, bins)
-                known = self._histograms.get(name)
-                self._histograms[name] = histogram if known is None else metrics.merge_histograms([known, histogram])
-                if bins is not None:
-                    self._bins[name] = self._bins.get(name, 0) + bins
 
-    def model_rows(self) -> list[dict[str, Any]]:
-        """Rows for the table `scores`, without experiment and run_id: per dated model, and per name and version for all dates."""
-        total = [self._measure(name, ALL, histogram, self._bins.get(name)) for name, histogram in self._histograms.items()]
-        return self._rows + [row for rows in total for row in rows]
+def _add(parts: dict[Key, Part], key: Key, part: Part) -> None:
+    """Add a part to its cohort's and to that of all cohorts."""
+    for cohort in (key[0], ALL):
+        whole = (cohort, *key[1:])
+        parts[whole] = merge(parts[whole], part) if whole in parts else part
 
-    def _measure(self, model_name: str, cohort: str, histogram: metrics.Histogram, bins: np.ndarray | None) -> list[dict[str, Any]]:
-        found = metrics.measure(histogram)
-        if bins is not None:
-            found += self._drift(model_name, bins)
-        row = {"model_name": model_name, "cohort": cohort}
-        return [
-            {**row, "metric": name, "value": value, "lower": _null(lower), "upper": _null(upper), "n": n}
-            for name, value, lower, upper, n in found
-            if np.isfinite(value)
-        ]
 
-    def _drift(self, model_name: str, bins: np.ndarray) -> Iterable[metrics.Metric]:
-        reference, n = self._references[model_name], int(bins.sum())
-        noise = drift.psi_noise(sum(reference.counts), n, len(bins))
-        yield metrics.Metric("psi", drift.compute_psi(reference.counts, bins.tolist()), np.nan, np.nan, n)
-        yield metrics.Metric("psi_noise", noise, np.nan, np.nan, n)
+def merge(a: Part, b: Part) -> Part:
+    """The part of all the predictions behind two."""
+    histograms = [part.histogram for part in (a, b) if part.histogram is not None]
+    bins = [part.bins for part in (a, b) if part.bins is not None]
+    return Part(
+        a.counts + b.counts,
+        metrics.merge_histograms(histograms) if histograms else None,
+        np.sum(bins, axis=0) if bins else None,
+    )
 
-    def variant_rows(self) -> list[dict[str, Any]]:
-        """Rows for the table `variant_scores`, without experiment and run_id; intervals are Wilson's."""
-        rows = []
-        for (variant, cohort), figures in self._variants.items():
-            _, n_mature, n_positive, n_selected, n_selected_positive = counts = figures.tolist()
-            interval = stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson") if n_mature else None
-            rows.append(
-                {
-                    "variant": variant,
-                    "cohort": cohort,
-                    **dict(zip(COUNTS, counts, strict=True)),
-                    "rate": n_positive / n_mature if n_mature else None,
-                    "lower": interval.low if interval else None,
-                    "upper": interval.high if interval else None,
-                    "selected_rate": n_selected_positive / n_selected if n_selected else None,
-                }
-            )
-        return rows
+
+def merge_all(parts: Mapping[Key, Part], others: Mapping[Key, Part]) -> dict[Key, Part]:
+    """Parts of two sets of predictions, by key."""
+    return {
+        key: merge(parts[key], others[key]) if key in parts and key in others else parts.get(key) or others[key]
+        for key in {*parts, *others}
+    }
+
+
+def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> list[dict[str, Any]]:
+    """Rows for the table `scores` of one model in one cohort, without experiment and run_id."""
+    assert part.histogram is not None
+    found = metrics.measure(part.histogram)
+    if part.bins is not None and reference is not None:
+        n = int(part.bins.sum())
+        psi = drift.compute_psi(reference.counts, part.bins.tolist())
+        found.append(metrics.Metric("psi", psi, np.nan, np.nan, n))
+        found.append(metrics.Metric("psi_noise", drift.psi_noise(sum(reference.counts), n, len(part.bins)), np.nan, np.nan, n))
+    row = {"model_name": key[2], "cohort": key[0]}
+    return [
+        {**row, "metric": name, "value": value, "lower": _null(lower), "upper": _null(upper), "n": n}
+        for name, value, lower, upper, n in found
+        if np.isfinite(value)
+    ]
+
+
+def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, Any]:
+    """The row for the table `variant_scores` of one variant in one cohort, without experiment and run_id; the interval is Wilson's.
+
+    Parameters
+    ----------
+    part : its mature predictions; None if there are none
+    n_predicted : all of them, mature or not
+    """
+    counts = part.counts if part else np.zeros(5)
+    n_mature, n_positive, n_selected, n_selected_positive = (int(n) for n in counts[:4])
+    interval = stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson") if n_mature else None
+    return {
+        "variant": key[1],
+        "cohort": key[0],
+        "n_predicted": n_predicted,
+        **dict(zip(COUNTS, (n_mature, n_positive, n_selected, n_selected_positive), strict=True)),
+        "rate": n_positive / n_mature if n_mature else None,
+        "lower": interval.low if interval else None,
+        "upper": interval.high if interval else None,
+        "selected_rate": n_selected_positive / n_selected if n_selected else None,
+        "outcome_sum": float(counts[4]),
+    }
+
+
+def measure_features(
+    model_name: str, cohort: str, references: Mapping[str, Any], nights: Sequence[Mapping[str, drift.FeatureCounts]]
+) -> list[dict[str, Any]]:
+    """Rows for the table `feature_drift`, without experiment and run_id.
+
+    Parameters
+    ----------
+    references : the model's, by feature, as its card holds them
+    nights : what was counted in each night, by feature
+    """
+    known = {name: drift.FeatureReference(**reference) for name, reference in references.items()}
+    return [
+        {
+            "model_name": model_name,
+            "cohort": cohort,
+            "feature": found.feature,
+            "kind": found.kind,
+            "n": found.n_obs,
+            "psi": found.psi,
+            "psi_noise": found.psi_noise,
+            "null_rate": found.null_rate,
+            "null_rate_training": found.null_rate_reference,
+            "n_new": found.n_new,
+            "new_categories": ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None,
+        }
+        for found in drift.measure_features(known, drift.merge_feature_counts(nights))
+    ]
 
 
 def _null(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def check_none_mature(connection: sa.Connection, experiment: str, place: str) -> None:
-    """Raise DataError if there are figures already: a feed that tells no date now is broken rather than young."""
-    mature = sa.select(variant_scores.c.variant).where(variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0)
-    if connection.execute(mature).first() is not None:
+def check_watermark(connection: sa.Connection, experiment: str, mature_date: date | None, place: str) -> None:
+    """Raise DataError if the feed knows less than it did: it is broken rather than young or late."""
+    closed = find_closed_date(connection, experiment)
+    counted = sa.select(variant_scores.c.variant).where(variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0)
+    if mature_date is None and connection.execute(counted).first() is not None:
         raise DataError(f"{place}: tells no date, but outcomes were complete before. Nothing was changed. Load the feed, then score.")
+    if closed is not None and mature_date is not None and mature_date < closed:
+        raise DataError(
+            f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and closed before. Nothing was changed."
+            " Mend the feed; if outcomes are really being loaded anew: python score.py --rebuild."
+        )
 
 
-def replace_scores(connection: sa.Connection, tally: Tally, experiment: str, run_id: str) -> int:
-    """Write the experiment's figures in place of yesterday's; returns the number of rows."""
-    written = 0
-    for table, rows in ((scores, tally.model_rows()), (variant_scores, tally.variant_rows())):
-        connection.execute(table.delete().where(table.c.experiment == experiment))
-        if rows:
-            connection.execute(table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows])
-        written += len(rows)
-    return written
+def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
+    """The newest night whose outcomes are summed up for good; None if there is none."""
+    return connection.scalar(sa.select(sa.func.max(cohort_sums.c.closed_date)).where(cohort_sums.c.experiment == experiment))
+
+
+def forget(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
+    """Drop all sums, so that the next score reads every night anew; with a run_date, only if it lies in the closed part."""
+    closed = find_closed_date(connection, experiment)
+    if run_date is None or (closed is not None and run_date <= closed):
+        for table in (cohort_sums, units):
+            connection.execute(table.delete().where(table.c.experiment == experiment))
+
+
+def load(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:
+    """The closed parts of these keys, as far as there are any."""
+    found = {}
+    for key in keys:
+        content = load_arrays(connection, experiment, key)
+        if content is not None:
+            histogram = {name.removeprefix("histogram."): array for name, array in content.items() if name.startswith("histogram.")}
+            found[key] = Part(content["counts"], metrics.unpack_histogram(histogram) if histogram else None, content.get("bins"))
+    return found
+
+
+def save(connection: sa.Connection, experiment: str, parts: Mapping[Key, Part], closed_date: date, run_id: str) -> None:
+    """Write parts in the place of those of the same keys."""
+    for key, part in parts.items():
+        content = {"counts": part.counts}
+        if part.histogram is not None:
+            content |= {f"histogram.{name}": array for name, array in metrics.pack_histogram(part.histogram).items()}
+        if part.bins is not None:
+            content["bins"] = part.bins
+        save_arrays(connection, experiment, key, content, closed_date, run_id)
+
+
+def load_arrays(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.ndarray] | None:
+    """The arrays of one row of cohort_sums."""
+    content = connection.scalar(sa.select(cohort_sums.c.content).where(*_is(experiment, key)))
+    if content is None:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def save_arrays(
+    connection: sa.Connection, experiment: str, key: Key, content: Mapping[str, np.ndarray], closed_date: date, run_id: str
+) -> None:
+    """Write one row of cohort_sums in the place of that of the same key."""
+    buffer = io.BytesIO()
+    save_npz: Callable[..., None] = np.savez_compressed
+    save_npz(buffer, **content)
+    connection.execute(cohort_sums.delete().where(*_is(experiment, key)))
+    row: dict[str, Any] = dict(zip(("cohort", "variant", "model_name"), key, strict=True))
+    row |= {"experiment": experiment, "closed_date": closed_date, "content": buffer.getvalue(), "run_id": run_id}
+    connection.execute(cohort_sums.insert().values(row))
+
+
+def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
+    c = cohort_sums.c
+    return c.experiment == experiment, c.cohort == key[0], c.variant == key[1], c.model_name == key[2]
+
+
+def find_unpublished(connection: sa.Connection, experiment: str) -> tuple[set[Key], bool]:
+    """Keys of cohort_sums that were written by a run which is not done, this one included, and whether these are all."""
+    c = cohort_sums.c
+    done = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status.in_(("done", "superseded")))
+    query = sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)
+    keys = {tuple(row) for row in connection.execute(query.where(c.run_id.not_in(done)))}
+    return keys, not connection.execute(query.where(c.run_id.in_(done)).limit(1)).first()
+
+
+def replace_rows(
+    connection: sa.Connection,
+    experiment: str,
+    table: sa.Table,
+    by: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    run_id: str,
+    *,
+    everything: bool,
+) -> None:
+    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are equal in the columns `by`.
+
+    Parameters
+    ----------
+    everything : whether they are all figures of the experiment, so that others are removed
+    """
+    own = table.delete().where(table.c.experiment == experiment)
+    if everything:
+        connection.execute(own)
+    elif rows:
+        keys = {tuple(row[name] for name in by) for row in rows}
+        binds = [{f"key_{name}": value for name, value in zip(by, key, strict=True)} for key in sorted(keys)]
+        connection.execute(own.where(*(table.c[name] == sa.bindparam(f"key_{name}") for name in by)), binds)
+    if rows:
+        connection.execute(table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows])

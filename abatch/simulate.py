@@ -4,17 +4,22 @@ Its tables hold what a bank's own would: `card_candidates` (features per night; 
 `card_calls`, `card_answers` and `card_feed` (up to which day answers are complete). Each row has `loaded_at`, so a query as of
 a past moment returns what was known then. `simulated_truth` is the simulator's own book, which no query of abatch reads.
 
-The same seed gives the same bank, day by day, whatever the calendar date of the first day.
+The same seed gives the same bank, day by day, whatever the calendar date of the first day. What a verdict should find in it is
+planted: `PLANTS` has the names. All plants share the draws, so that a customer and his luck are the same in each.
 """
 
+import json
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database
+from abatch import assignment, database
+from abatch.errors import UsageError, suggest
 from abatch.tables import Instant, predictions
 
 N_CUSTOMERS = 45_000
@@ -22,12 +27,53 @@ N_CANDIDATES = 1_000  # a night
 N_HISTORY = 150  # calls a day before abatch came
 LATE_LOAD = 30  # night on which the feed does not arrive
 NEW_CHANNEL = 20  # night from which candidates come by a channel that no model has seen
+DRIFT = 20  # night from which the plant drift moves the candidates' features
+LATE_FEED = 25  # night from which the plant late_feed holds the answers back
+FEED_DELAY = 5  # days
 N_ANSWER_DAYS = 14
 DAY = timedelta(days=1)
 
+PLANTS = {
+    "effect": "a call brings answers, so the models beat control",
+    "no_effect": "a call changes nothing: the models rank well, and all variants answer alike",
+    "harm": "whoever is called answers less, so the models, which pick the likely ones, do worse than control",
+    "drift": f"from night {DRIFT} on candidates have twice the income, half the utilisation, and live further north",
+    "late_feed": f"from night {LATE_FEED} on answers are loaded {FEED_DELAY} days later than usual",
+    "broken_split": "the list loses one in ten of variant B's candidates",
+    "changing_shares": "from night 15 on the list leaves out half of control's candidates",
+}
+
+
+class Loss(NamedTuple):
+    """Candidates that never reach the list: one in so many of a variant, from a night on."""
+
+    variant: str
+    one_in: int
+    from_night: int
+
+
+LOSSES = {"broken_split": Loss("B", 10, 0), "changing_shares": Loss("control", 2, 15)}
+
+
+class Plan(NamedTuple):
+    """What was settled when the bank was created; the arguments of `simulate`."""
+
+    first_night: date
+    seed: int
+    plant: str
+    salt: str
+    split: Mapping[str, float]
+
+
 metadata = sa.MetaData()
 bank = sa.Table(
-    "simulated_bank", metadata, sa.Column("first_night", sa.Date, nullable=False), sa.Column("seed", sa.Integer, nullable=False)
+    "simulated_bank",
+    metadata,
+    sa.Column("first_night", sa.Date, nullable=False),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("plant", sa.Unicode(20), nullable=False),
+    sa.Column("salt", sa.Unicode(100), nullable=False),
+    sa.Column("split", sa.Unicode(4000), nullable=False),  # as JSON, in its order
 )
 candidates = sa.Table(
     "card_candidates",
@@ -80,33 +126,54 @@ def in_default_schema(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(schema_translate_map=None)
 
 
-def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: int = 0) -> int:
+def simulate(
+    engine: sa.Engine,
+    until: date,
+    *,
+    history_days: int = 180,
+    seed: int = 0,
+    plant: str = "effect",
+    salt: str = "",
+    split: Mapping[str, float] | None = None,
+) -> int:
     """Let the bank live until the morning of a day: at first use its past and that day, later the mornings in between.
 
     Parameters
     ----------
     until : at first use the first night of abatch, later the day to go on to
     history_days : days of random calls before the first night
+    plant : a name in PLANTS; this and all others but `until` count at first use only
+    salt, split : of the experiment, as `assignment.assign` takes them, for the plants that lose a variant's candidates
 
     Returns
     -------
     int
         Mornings played. What the bank does on each depends on who was selected for the night before.
+
+    Raises
+    ------
+    UsageError
+        If there is no such plant, the split lacks the variant that it needs, or the bank exists with another.
     """
     plain = in_default_schema(engine)
+    wanted = Plan(until, seed, plant, salt, split or {})
+    _check_plan(wanted)
     with plain.connect() as connection:
         exists = sa.inspect(connection).has_table(bank.name)
     if not exists:
         for attempt in database.transactions(plain):
             with attempt as connection:
                 metadata.create_all(connection)
-                connection.execute(bank.insert().values(first_night=until, seed=seed))
+                connection.execute(bank.insert().values({**wanted._asdict(), "split": json.dumps(wanted.split)}))
                 for days in range(history_days, -1, -1):
-                    _play_morning(connection, until - days * DAY, until, seed, set())
+                    _play_morning(connection, until - days * DAY, wanted, set())
         return history_days + 1
     with plain.connect() as connection:
-        first_night, seed = connection.execute(sa.select(bank.c.first_night, bank.c.seed)).one()
+        stored = connection.execute(sa.select(*(bank.c[name] for name in Plan._fields))).one()
         last = connection.scalar(sa.select(sa.func.max(candidates.c.candidate_date)))
+    plan = Plan(**{**stored._asdict(), "split": json.loads(stored.split)})
+    if plant not in ("effect", plan.plant):  # effect is also what a caller says who does not care
+        raise UsageError(f"plant {plant}: the bank in this database was created with {plan.plant}. Take an empty database for another.")
     mornings = [last + days * DAY for days in range(1, (until - last).days + 1)]
     for today in mornings:
         yesterday = (predictions.c.run_date == today - DAY, predictions.c.selected == 1)
@@ -114,12 +181,26 @@ def simulate(engine: sa.Engine, until: date, *, history_days: int = 180, seed: i
             selected = set(connection.scalars(sa.select(predictions.c.candidate_id).where(*yesterday)))
         for attempt in database.transactions(plain):
             with attempt as connection:
-                _play_morning(connection, today, first_night, seed, selected)
+                _play_morning(connection, today, plan, selected)
     return len(mornings)
 
 
+def _check_plan(plan: Plan) -> None:
+    if plan.plant not in PLANTS:
+        raise UsageError(f"plant {plan.plant!r}: expected one of {', '.join(PLANTS)}.{suggest(plan.plant, PLANTS)}")
+    loss = LOSSES.get(plan.plant)
+    if loss and not (plan.salt and loss.variant in plan.split):
+        raise UsageError(
+            f"plant {plan.plant}: expected the salt and split of an experiment with a variant {loss.variant};"
+            f" found the salt {plan.salt!r} and the variants {', '.join(plan.split) or 'none'}."
+        )
+
+
 def read_truth(engine: sa.Engine) -> pd.DataFrame:
-    """The simulator's book: candidate_id, run_date, p_called, p_uncalled, called; one row per candidate and night."""
+    """The simulator's book: candidate_id, run_date, p_called, p_uncalled, called; one row per candidate and night.
+
+    Those whom the list lost, by a plant, are in the book too.
+    """
     names = ["customer_id", "candidate_date", "p_called", "p_uncalled", "called"]
     with in_default_schema(engine).connect() as connection:
         rows = connection.execute(sa.select(*(truth.c[name] for name in names))).all()
@@ -127,15 +208,16 @@ def read_truth(engine: sa.Engine) -> pd.DataFrame:
     return frame.assign(candidate_id=frame["candidate_id"].astype(str), run_date=pd.to_datetime(frame["run_date"]))
 
 
-def _play_morning(connection: sa.Connection, today: date, first_night: date, seed: int, selected: set[str]) -> None:
+def _play_morning(connection: sa.Connection, today: date, plan: Plan, selected: set[str]) -> None:
     """What the bank loads early on a day: tonight's candidates, yesterday's calls, and answers and corrections that are due."""
-    night = (today - first_night).days  # 0 is the first night of abatch; the past is negative
-    _close_day(connection, today - DAY, first_night, seed, selected)
-    _insert_candidates(connection, today, night, seed)
+    night = (today - plan.first_night).days  # 0 is the first night of abatch; the past is negative
+    _close_day(connection, today - DAY, plan, selected)
+    _insert_candidates(connection, today, night, plan)
     _correct(connection, today)
-    if night == LATE_LOAD:
+    loads = _list_loads(night, plan.plant)
+    if not loads:
         return
-    load_dates = [today] if night != LATE_LOAD + 1 else [today - DAY, today]
+    load_dates = [plan.first_night + load * DAY for load in loads]
     loaded_at = morning(today)
     due = connection.execute(sa.select(truth).where(truth.c.load_date.in_(load_dates))).all()
     _insert(
@@ -146,7 +228,15 @@ def _play_morning(connection: sa.Connection, today: date, first_night: date, see
             for row in due
         ],
     )
-    connection.execute(feed.insert().values(loaded_at=loaded_at, complete_to=today - 2 * DAY))
+    connection.execute(feed.insert().values(loaded_at=loaded_at, complete_to=max(load_dates) - 2 * DAY))
+
+
+def _list_loads(night: int, plant: str) -> list[int]:
+    """The nights whose load of answers arrives on a night: its own, none, or two where one was late."""
+    loads = {LATE_LOAD: [], LATE_LOAD + 1: [LATE_LOAD, LATE_LOAD + 1]}.get(night, [night])
+    if plant == "late_feed" and night >= LATE_FEED:
+        return [load - FEED_DELAY for load in loads if load - FEED_DELAY >= LATE_FEED]  # earlier ones came in time
+    return loads
 
 
 def morning(day: date) -> datetime:
@@ -178,17 +268,19 @@ def _customers(seed: int) -> pd.DataFrame:
     )
 
 
-def _insert_candidates(connection: sa.Connection, today: date, night: int, seed: int) -> None:
+def _insert_candidates(connection: sa.Connection, today: date, night: int, plan: Plan) -> None:
     size = N_HISTORY if night < 0 else N_CANDIDATES
-    rng = np.random.default_rng([seed, night + 100_000])
+    rng = np.random.default_rng([plan.seed, night + 100_000])
     order = np.arange(night * size, night * size + size) % N_CUSTOMERS
-    people = _customers(seed).iloc[order].reset_index(drop=True)
+    people = _customers(plan.seed).iloc[order].reset_index(drop=True)
     utilisation = np.clip(rng.beta(2, 3, size) + 0.05 * (people["spending"] - 2), 0, 1)
     purchases = rng.poisson(5 * people["spending"])
     channel = rng.choice(["web", "branch", "phone"], size, p=[0.5, 0.3, 0.2]).astype(object)
     if night >= NEW_CHANNEL:
         channel[rng.random(size) < 0.05] = "app"
-    p_called = _probability_when_called(people, utilisation, purchases)
+    if plan.plant == "drift" and night >= DRIFT:
+        people, utilisation = _move_north(people), utilisation / 2
+    p_called, p_uncalled = _plant(_probability_when_called(people, utilisation, purchases), plan.plant)
     wrong = (rng.random(size) < 0.01) & people["income"].notna()
     frame = people[["customer_id", "age", "income", "months_as_customer", "segment", "region"]].assign(
         candidate_date=today,
@@ -199,13 +291,14 @@ def _insert_candidates(connection: sa.Connection, today: date, night: int, seed:
         purchases_30d=purchases,
         channel=channel,
     )
-    _insert(connection, candidates, frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    listed = frame[_is_listed(people["customer_id"], night, plan)]
+    _insert(connection, candidates, listed.astype(object).where(listed.notna(), None).to_dict("records"))
     book = pd.DataFrame(
         {
             "customer_id": people["customer_id"],
             "candidate_date": today,
             "p_called": p_called,
-            "p_uncalled": 0.01,
+            "p_uncalled": p_uncalled,
             "corrected_income": people["income"].where(wrong),
         }
     )
@@ -220,16 +313,41 @@ def _probability_when_called(people: pd.DataFrame, utilisation: np.ndarray, purc
     return 1 / (1 + np.exp(-(-4.0 + straight + bends)))
 
 
-def _close_day(connection: sa.Connection, day: date, first_night: date, seed: int, selected: set[str]) -> None:
+def _plant(p: np.ndarray, plant: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of an answer when called and when not, shape (n,) both, in the order of `p`, so that models can learn it."""
+    if plant == "no_effect":
+        return 0.4 * p, 0.4 * p
+    if plant == "harm":
+        by_himself = 1 - (1 - p) ** 5  # five chances in place of one: where few answer anyway, a call cannot do much harm
+        return by_himself / 5, by_himself
+    return p, np.full(len(p), 0.01)
+
+
+def _move_north(people: pd.DataFrame) -> pd.DataFrame:
+    """Twice the income, and three in four of those in Oslo live in Tromsø."""
+    moves = (people["region"] == "Oslo") & (people["customer_id"] % 4 != 0)
+    return people.assign(income=2 * people["income"], region=people["region"].mask(moves, "Tromsø"))
+
+
+def _is_listed(customer_ids: pd.Series, night: int, plan: Plan) -> np.ndarray:
+    """Whether the list shows each customer, shape (n,); which are lost goes by their number, so that the same always are."""
+    loss = LOSSES.get(plan.plant)
+    if loss is None or night < loss.from_night:
+        return np.ones(len(customer_ids), dtype=bool)
+    variant = assignment.assign(customer_ids.astype(str), plan.salt, plan.split).variant
+    return (variant != loss.variant) | (customer_ids.to_numpy() % loss.one_in != 0)
+
+
+def _close_day(connection: sa.Connection, day: date, plan: Plan, selected: set[str]) -> None:
     """Call whoever was selected for `day` (before abatch: everybody on the list), and draw who will answer, and when."""
     rows = connection.execute(sa.select(truth).where(truth.c.candidate_date == day).order_by(truth.c.customer_id)).all()
     if not rows:
         return
-    if day < first_night:
+    if day < plan.first_night:
         called = np.ones(len(rows), dtype=bool)
     else:
         called = np.array([str(row.customer_id) in selected for row in rows])
-    rng = np.random.default_rng([seed, (day - first_night).days + 200_000])
+    rng = np.random.default_rng([plan.seed, (day - plan.first_night).days + 200_000])
     answered = rng.random(len(rows)) < np.where(called, [row.p_called for row in rows], [row.p_uncalled for row in rows])
     answer_days = np.minimum(rng.geometric(0.3, len(rows)) - 1, N_ANSWER_DAYS - 1)
     load_days = answer_days + np.where(rng.random(len(rows)) < 0.03, 2, 1)

@@ -23,13 +23,14 @@ class Rows(NamedTuple):
     Attributes
     ----------
     X : DataFrame, shape (n, p), the features as `features.convert` gives them
-    y : array of int, shape (n,), 0 or 1
+    y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
     newest : array of bool, shape (n,), True for the validation rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
     reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved model is not fitted on: its scores are
         what later scores are compared with
     types : feature name to "number" or "category"
     validation_from : the first day of validation
+    outcome_mean, outcome_sd : of the outcome itself, capped
     """
 
     X: pd.DataFrame
@@ -39,6 +40,8 @@ class Rows(NamedTuple):
     reference: np.ndarray
     types: dict[str, str]
     validation_from: date
+    outcome_mean: float
+    outcome_sd: float
 
 
 class Fitted(NamedTuple):
@@ -70,7 +73,9 @@ class Decision(NamedTuple):
         return ("goes live: " if self.promote else "does not go live: ") + self.reason
 
 
-def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, place: str) -> Rows:
+def prepare_rows(
+    frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, metric: outcomes.Metric, place: str
+) -> Rows:
     """Check what the training query returned and split it by date.
 
     Parameters
@@ -79,6 +84,7 @@ def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validat
     from_date, to_date : the window that was asked for, upper end excluded
     validation_share : share of the rows, the newest, to validate on
     salt : the experiment's name
+    metric : the experiment's outcome
 
     Raises
     ------
@@ -90,7 +96,7 @@ def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validat
             f"{place}: returned no rows for [{from_date}, {to_date})."
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
-    frame = outcomes.prepare(frame, place).sort_values(["event_date", "candidate_id"], kind="stable", ignore_index=True)
+    frame = outcomes.prepare(frame, place, metric.kind).sort_values(["event_date", "candidate_id"], kind="stable", ignore_index=True)
     outside = frame.loc[~frame["event_date"].between(pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"), "event_date"]
     if len(outside):
         raise DataError(
@@ -99,7 +105,10 @@ def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validat
             " Let the query keep event_date >= :from_date and event_date < :to_date."
         )
     types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome"]), place)
-    y = frame["outcome"].to_numpy()
+    outcome = frame["outcome"].to_numpy()
+    y = (outcome > 0).astype(np.int64)
+    if metric.cap is not None:
+        outcome = np.clip(outcome, -metric.cap, metric.cap)
     newest = split_newest(frame["event_date"], y, validation_share, place)
     bucket = assign(frame["candidate_id"], salt, {"all": 1.0}).bucket
     reference = bucket < N_REFERENCE_BUCKETS
@@ -113,6 +122,8 @@ def prepare_rows(frame: pd.DataFrame, *, from_date: date, to_date: date, validat
         reference=reference,
         types=types,
         validation_from=frame["event_date"][newest].min().date(),
+        outcome_mean=float(outcome.mean()),
+        outcome_sd=float(outcome.std(ddof=1)),
     )
 
 

@@ -2,6 +2,7 @@
 
 python -m demo                    sixty nights that end today
 python -m demo --nights 30 --end 2026-11-23
+python -m demo --plant harm       a bank in which calling does harm; --help lists the others
 """
 
 import argparse
@@ -123,9 +124,13 @@ def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plants = "\n".join(["plants:", *(f"  {name:<16} {line}" for name, line in simulate.PLANTS.items())])
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description=__doc__, epilog=plants, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nights", type=int, default=60, help=f"how many, {FEWEST_NIGHTS} or more (default: 60)")
     parser.add_argument("--end", type=job.parse_date, metavar="YYYY-MM-DD", help="the last night (default: the newest)")
+    parser.add_argument("--plant", choices=simulate.PLANTS, default="effect", metavar="NAME", help="what to plant (default: effect)")
     parser.add_argument("--config", metavar="FILE", default=job.DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
     arguments = parser.parse_args(argv)
     if arguments.nights < FEWEST_NIGHTS:
@@ -148,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             migrations.upgrade(engine)
             job.start_log(config, "demo")
             print(f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}", flush=True)
-            simulate.simulate(engine, first_night)
+            simulate.simulate(engine, first_night, plant=arguments.plant, salt=config.experiment, split=config.settings.split)
             play(config, engine, first_night, arguments.nights)
             print(f"\n{compare(config, engine, end)}")
         database_file = os.path.relpath(Path(str(engine.url.database)))

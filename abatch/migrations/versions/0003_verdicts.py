@@ -203,6 +203,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("experiment", "run_date", "comparison", "metric"),
         comment="one comparison on one look; of a guardrail the word is kept, broken, not yet known, too early or invalid",
     )
-    column = sa.Column("outcome_sum", sa.Double(), comment="sum of the mature outcomes, capped; null if written before revision 0003")
+    column: sa.Column = sa.Column(
+        "outcome_sum", sa.Double(), comment="sum of the mature outcomes, capped; null if written before revision 0003"
+    )
     op.add_column("variant_scores", column, schema=op.get_context().version_table_schema)
     create_view("current_verdicts", CURRENT_VERDICTS, VIEW_COMMENTS)

@@ -1,0 +1,204 @@
+"""Looks: one day's reading of an experiment. Nights whose outcomes are final are closed, the open ones are read again."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import database, drift, outcomes, predictions, scores, tables, verdicts
+from abatch.assignment import N_BUCKETS, assign
+
+DAY = timedelta(days=1)
+VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
+
+
+class Source(NamedTuple):
+    """Where mature predictions and their outcomes come from.
+
+    Attributes
+    ----------
+    metrics : the experiment's outcome first, then its guardrails
+    cohort : week or month
+    as_of : the moment whose knowledge may be used, naive UTC
+    exposure : which predictions of a candidate the verdicts count: first or all
+    start_date : the first night that the verdicts count
+    references : the score reference of each dated model
+    """
+
+    engine: sa.Engine
+    experiment: str
+    split: Mapping[str, float]
+    metrics: Sequence[outcomes.Metric]
+    window_days: int
+    cohort: str
+    as_of: datetime
+    exposure: str
+    start_date: date
+    references: Mapping[str, drift.Reference]
+
+    @property
+    def names(self) -> list[str]:
+        return [metric.name for metric in self.metrics]
+
+
+class Reading(NamedTuple):
+    """Mature predictions of some nights with their outcomes.
+
+    Attributes
+    ----------
+    rows : cohort, run_date, candidate_id, variant, model_name, prediction, selected, bucket, and a column for each metric
+    nights : the first and the last of them; None if there is none
+    n_read : rows that the database returned
+    """
+
+    rows: pd.DataFrame
+    nights: tuple[date, date] | None
+    n_read: int
+
+
+def read(source: Source, nights: Sequence[date]) -> Reading:
+    """Read mature predictions and attach the outcome of each metric."""
+    first, last = (nights[0], nights[-1]) if nights else (source.start_date, source.start_date - DAY)
+    with source.engine.connect() as connection:
+        rows = predictions.read_predictions(connection, source.experiment, first, last + DAY)
+    n_read = len(rows)
+    for metric in source.metrics:
+        feed = pd.DataFrame()
+        if nights:
+            window: dict[str, Any] = {"from_date": first, "to_date": last + source.window_days * DAY}
+            feed = database.read_query(source.engine, metric.sql, metric.place, **window, as_of=source.as_of)
+        rows[metric.name] = outcomes.attach(rows, feed, source.window_days, metric)
+        n_read += len(feed)
+    rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
+    rows["cohort"] = rows["run_date"].map({pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights})
+    return Reading(rows, (first, last) if nights else None, n_read)
+
+
+def close(connection: sa.Connection, source: Source, reading: Reading, run_id: str) -> None:
+    """Add nights to the sums for good."""
+    assert reading.nights
+    parts, tally, units = add(connection, source, reading)
+    closed_date = reading.nights[1]
+    verdicts.write_units(connection, source.experiment, source.names, units, reading.nights)
+    scores.save(connection, source.experiment, parts, closed_date, run_id)
+    scores.save_arrays(connection, source.experiment, VERDICT_KEY, verdicts.pack(tally), closed_date, run_id)
+
+
+def add(connection: sa.Connection, source: Source, reading: Reading) -> tuple[dict[scores.Key, scores.Part], verdicts.Tally, pd.DataFrame]:
+    """Closed sums and a reading together: the parts that the reading touches, the whole tally, and the reading's units."""
+    parts = scores.summarise(reading.rows, source.references, N_BUCKETS)
+    parts = scores.merge_all(scores.load(connection, source.experiment, parts), parts)
+    whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
+    known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
+    counted = reading.rows[reading.rows["run_date"] >= pd.Timestamp(source.start_date)]
+    units = verdicts.add_exposures(known, counted, source.exposure)
+    tally = verdicts.replace(whole, verdicts.count(known, source.names), verdicts.count(units, source.names))
+    return parts, tally, units
+
+
+class Figures(NamedTuple):
+    """What a look writes beside its verdicts: rows of `scores`, `variant_scores` and `feature_drift`, without experiment and run_id.
+
+    Attributes
+    ----------
+    everything : whether they are all figures of the experiment, so that others are removed
+    """
+
+    models: list[dict[str, Any]]
+    variants: list[dict[str, Any]]
+    drift: list[dict[str, Any]]
+    everything: bool
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.models) + len(self.variants) + len(self.drift)
+
+
+def measure(
+    connection: sa.Connection,
+    source: Source,
+    parts: Mapping[scores.Key, scores.Part],
+    cards: Mapping[str, Mapping[str, Any]],
+    closed_date: date,
+    run_date: date,
+) -> Figures:
+    """Figures of all that has changed: of the parts that the open nights touch, and of what was closed since a run was done.
+
+    Parameters
+    ----------
+    parts : what `add` returned
+    cards : of the dated models
+    closed_date : the last closed night
+    """
+    n_predicted: Counter[tuple[str, str]] = Counter()
+    for (night, variant), n in predictions.count_open(connection, source.experiment, closed_date, run_date).items():
+        for cohort in (str(outcomes.find_cohort(night, source.cohort)), scores.ALL):
+            n_predicted[cohort, variant] += n
+    unpublished, everything = scores.find_unpublished(connection, source.experiment)
+    changed = {*parts, *unpublished, *((cohort, variant, "") for cohort, variant in n_predicted)} - {VERDICT_KEY}
+    model_rows, variant_rows = [], []
+    for key in sorted(changed):
+        closed = scores.load(connection, source.experiment, [key]).get(key)
+        part = parts.get(key, closed)
+        if not key[2]:
+            n_closed = int(closed.counts[0]) if closed else 0
+            variant_rows.append(scores.measure_variant(key, part, n_closed + n_predicted[key[:2]]))
+        elif part:
+            model_rows += scores.measure_model(key, part, source.references.get(key[2]))
+    drift_rows = []
+    for cohort in sorted({key[0] for key in changed} - {scores.ALL}):
+        first = date.fromisoformat(cohort)
+        last = min(run_date, outcomes.find_last_day(first, source.cohort))
+        for model_name, nights in predictions.read_feature_counts(connection, source.experiment, first, last).items():
+            drift_rows += scores.measure_features(model_name, cohort, cards[model_name]["features"], nights)
+    return Figures(model_rows, variant_rows, drift_rows, everything)
+
+
+class Look(NamedTuple):
+    """One look, before it is written: the row of `looks`, and rows of `sample_ratios`."""
+
+    row: dict[str, Any]
+    ratios: list[dict[str, Any]]
+
+
+def take(
+    connection: sa.Connection,
+    source: Source,
+    registered: Mapping[str, Any],
+    tally: verdicts.Tally,
+    figures: Figures,
+    watermark: date | None,
+    mature_date: date,
+    run_date: date,
+) -> Look:
+    """Count what the look saw, and hold both stages of assignment against the registered shares."""
+    newcomers = predictions.count_newcomers(connection, source.experiment, source.start_date, mature_date, run_date)
+    assigned = {variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0) for variant in source.split}
+    total = [row for row in figures.variants if row["cohort"] == scores.ALL]
+    row = {
+        "experiment": source.experiment,
+        "run_date": run_date,
+        "watermark": watermark,
+        "mature_date": mature_date if watermark else None,
+        "n_predicted": sum(row["n_predicted"] for row in total),
+        "n_mature": sum(row["n_mature"] for row in total),
+        "n_units": int(sum(moments.n_units for (metric, _), moments in tally.moments.items() if metric == verdicts.OUTCOME)),
+        "n_mixed": tally.n_mixed,
+    }
+    return Look(row, verdicts.check_ratios(registered, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}))
+
+
+def write(
+    connection: sa.Connection, look: Look, figures: Figures, registered: Mapping[str, Any], tally: verdicts.Tally, run_id: str
+) -> list[dict[str, Any]]:
+    """Write the look and all its figures; returns the rows of `verdicts`."""
+    for table, by, rows in (
+        (tables.scores, ("model_name", "cohort"), figures.models),
+        (tables.variant_scores, ("variant", "cohort"), figures.variants),
+        (tables.feature_drift, ("cohort",), figures.drift),
+    ):
+        scores.replace_rows(connection, look.row["experiment"], table, by, rows, run_id, everything=figures.everything)
+    return verdicts.write_look(connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally)

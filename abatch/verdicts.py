@@ -1,0 +1,331 @@
+"""Verdicts: what an experiment says today, from sums over its units, the candidates. The formulas are those of abatch.stats."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import database, stats
+from abatch.tables import conclusions, looks, predictions, registrations, sample_ratios, units, verdicts, views
+
+OUTCOME = "outcome"
+ASSIGNED, MATURE = "assigned", "mature"
+UNIT = ["candidate_id", "variant"]
+current_verdicts = views.tables["current_verdicts"]
+
+
+class Tally(NamedTuple):
+    """All that verdicts need to know of the units so far.
+
+    Attributes
+    ----------
+    moments : by metric and variant, of the candidates that were in one variant only
+    n_distinct : by variant, the others included
+    n_mixed : candidates that were in more than one variant, and are left out
+    """
+
+    moments: dict[tuple[str, str], stats.Moments]
+    n_distinct: dict[str, int]
+    n_mixed: int
+
+
+NOTHING = Tally({}, {}, 0)
+
+
+def add_exposures(known: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -> pd.DataFrame:
+    """What candidates brought once more of their predictions are mature.
+
+    Parameters
+    ----------
+    known : candidate_id, variant, n_exposures and a column for each metric; one row per candidate and variant
+    exposures : candidate_id, variant, run_date and the same metrics; one row per mature prediction later than the known
+    exposure : first (only the first of each candidate and variant counts) or all
+
+    Returns
+    -------
+    DataFrame with the columns of `known`
+    """
+    new = exposures.sort_values("run_date", kind="stable").assign(n_exposures=1)[known.columns]
+    both = pd.concat([known, new], ignore_index=True) if len(known) else new
+    if exposure == "first":
+        return both.drop_duplicates(UNIT, ignore_index=True)
+    return both.groupby(UNIT, as_index=False, sort=False).sum()[known.columns]
+
+
+def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
+    """Sum up units, whose frame is as in `add_exposures`."""
+    mixed = frame["candidate_id"].duplicated(keep=False)
+    moments = {}
+    for variant, rows in frame[~mixed].groupby("variant"):
+        for metric in metrics:
+            moments[metric, str(variant)] = stats.compute_moments(rows["n_exposures"].to_numpy(np.float64), rows[metric].to_numpy())
+    n_distinct = {str(variant): int(n) for variant, n in frame["variant"].value_counts().items()}
+    return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
+
+
+def replace(whole: Tally, before: Tally, after: Tally) -> Tally:
+    """`whole` once the part of it that was counted as `before` is counted as `after`."""
+    zero = stats.Moments()
+    return Tally(
+        {
+            key: stats.add_moments(
+                stats.subtract_moments(whole.moments.get(key, zero), before.moments.get(key, zero)), after.moments.get(key, zero)
+            )
+            for key in {*whole.moments, *after.moments}
+        },
+        {
+            variant: whole.n_distinct.get(variant, 0) - before.n_distinct.get(variant, 0) + after.n_distinct.get(variant, 0)
+            for variant in {*whole.n_distinct, *after.n_distinct}
+        },
+        whole.n_mixed - before.n_mixed + after.n_mixed,
+    )
+
+
+def pack(tally: Tally) -> dict[str, np.ndarray]:
+    """As arrays by name, to be stored."""
+    return {
+        **{f"moments.{metric}.{variant}": np.array(moments) for (metric, variant), moments in tally.moments.items()},
+        **{f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()},
+        "n_mixed": np.array(tally.n_mixed),
+    }
+
+
+def unpack(arrays: Mapping[str, np.ndarray] | None) -> Tally:
+    """The inverse of `pack`; nothing counted if there are no arrays."""
+    if arrays is None:
+        return NOTHING
+    moments, n_distinct = {}, {}
+    for name, array in arrays.items():
+        kind, *key = name.split(".")
+        if kind == "moments":
+            moments[key[0], key[1]] = stats.Moments(*array.tolist())
+        elif kind == "n_distinct":
+            n_distinct[key[0]] = int(array)
+    return Tally(moments, n_distinct, int(arrays["n_mixed"]))
+
+
+def judge(registered: Mapping[str, Any], tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
+    """One row for each registered comparison and metric, as the table `verdicts` has them.
+
+    Parameters
+    ----------
+    registered : the registration's content
+    is_invalid : whether the sample ratio forbids a verdict
+    """
+    outcome, alpha = registered["outcome"], registered["alpha"]
+    comparisons = registered["comparisons"]
+    asked = [(OUTCOME, outcome["kind"], outcome["expected_effect"], alpha / max(1, len(comparisons)))]
+    # A guardrail is a question of its own: whether it is kept says nothing for or against the outcome. No correction.
+    signs = {"increase": 1, "decrease": -1}
+    asked += [(name, g["kind"], signs[g["direction"]] * g["margin"], alpha) for name, g in registered["guardrails"].items()]
+    rows = []
+    for comparison in comparisons:
+        for metric, kind, effect, share in asked:
+            rows.append(
+                {"comparison": comparison["comparison"], "metric": metric}
+                | _compare(comparison, metric, kind, effect, share, registered["exposure"], tally, is_invalid)
+            )
+    return rows
+
+
+def _compare(
+    comparison: Mapping[str, Any], metric: str, kind: str, effect: float, alpha: float, exposure: str, tally: Tally, is_invalid: bool
+) -> dict[str, Any]:
+    def gather(variants: Iterable[str]) -> list[stats.Moments]:
+        return [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
+
+    sides = [gather(comparison[side]) for side in ("treatment", "control")]
+    treatment, control = (stats.add_moments(*side) for side in sides)
+    is_early = not all(stats.is_burnt_in(moments, kind, exposure) for side in sides for moments in side)
+    mean, mean_control = (stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control))
+    found = stats.compare(mean, mean_control, abs(effect), alpha)
+    lift = stats.compute_lift(mean, mean_control, found.multiplier)
+    if is_invalid:
+        word = stats.INVALID
+    elif is_early:
+        word = stats.TOO_EARLY
+    elif metric == OUTCOME:
+        word = stats.choose_word(found, effect)
+    else:
+        word = stats.choose_guardrail_word(found, abs(effect), "increase" if effect > 0 else "decrease")
+    figures = {
+        "estimate": found.estimate,
+        "se": found.se,
+        # During burn-in an interval would promise more than it can hold.
+        **dict.fromkeys(("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper"), np.nan),
+    }
+    if not is_early:
+        figures |= {"x": found.x, "lower": found.lower, "upper": found.upper, "pvalue": found.pvalue}
+        figures |= {"lift": lift.value, "lift_lower": lift.lower, "lift_upper": lift.upper}
+    return {
+        "n_treatment": int(treatment.n_units),
+        "n_control": int(control.n_units),
+        "exposures_treatment": int(treatment.sum_n),
+        "exposures_control": int(control.sum_n),
+        "sum_treatment": treatment.sum_y,
+        "sum_control": control.sum_y,
+        **{name: float(value) if np.isfinite(value) else None for name, value in figures.items()},
+        "word": word,
+    }
+
+
+def check_ratios(registered: Mapping[str, Any], stages: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """One row per stage and variant, as the table `sample_ratios` has them, without pvalue_min.
+
+    Parameters
+    ----------
+    stages : distinct candidates by variant, by stage
+    """
+    shares = {variant["variant"]: variant["share"] for variant in registered["variants"]}
+    theta = np.array(list(shares.values()))
+    rows = []
+    for stage, counts in stages.items():
+        n = np.array([counts.get(variant, 0) for variant in shares])
+        pvalue = stats.sample_ratio_pvalue(stats.log_bayes_factor(n, theta, registered["sample_ratio"]["weight"] * theta))
+        for variant, n_variant, share in zip(shares, n.tolist(), theta.tolist(), strict=True):
+            row = {"stage": stage, "variant": variant, "n": n_variant, "expected": float(n.sum() * share), "pvalue": float(pvalue)}
+            rows.append(row)
+    return rows
+
+
+def read_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], nights: tuple[date, date] | None) -> pd.DataFrame:
+    """What is known of the candidates that were predicted in some nights, both ends included, as in `add_exposures`."""
+    if nights is None:
+        return pd.DataFrame(columns=[*UNIT, "n_exposures", *metrics])
+    frame = pd.DataFrame()
+    for metric in metrics:
+        query = sa.select(units.c.candidate_id, units.c.variant, units.c.n_exposures, units.c.outcome).where(
+            units.c.experiment == experiment, units.c.metric == metric, units.c.candidate_id.in_(_select_ids(experiment, *nights))
+        )
+        rows = pd.DataFrame.from_records([tuple(row) for row in connection.execute(query)], columns=[*UNIT, "n_exposures", metric])
+        frame = rows if metric == metrics[0] else frame.merge(rows.drop(columns="n_exposures"), on=UNIT)
+    return frame
+
+
+def write_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame, nights: tuple[date, date]) -> None:
+    """Write what is now known of all candidates that were predicted in some nights, both ends included."""
+    connection.execute(units.delete().where(units.c.experiment == experiment, units.c.candidate_id.in_(_select_ids(experiment, *nights))))
+    for metric in metrics:
+        rows = frame[[*UNIT, "n_exposures"]].assign(outcome=frame[metric], experiment=experiment, metric=metric)
+        records = rows.to_dict("records")
+        for start in range(0, len(records), database.WRITE_ROWS):
+            connection.execute(units.insert(), records[start : start + database.WRITE_ROWS])
+
+
+def _select_ids(experiment: str, first: date, last: date) -> sa.Select:
+    p = predictions.c
+    return sa.select(p.candidate_id).where(p.experiment == experiment, p.run_date >= first, p.run_date <= last)
+
+
+def write_look(
+    connection: sa.Connection,
+    look: Mapping[str, Any],
+    ratios: Sequence[Mapping[str, Any]],
+    registered: Mapping[str, Any],
+    tally: Tally,
+) -> list[dict[str, Any]]:
+    """Write one look: the row of `looks`, those of `sample_ratios` and `verdicts`; returns the verdicts.
+
+    A look that is there for the same date is replaced.
+
+    Parameters
+    ----------
+    look : the row of `looks`
+    ratios : what `check_ratios` found
+    """
+    key = {name: look[name] for name in ("experiment", "run_date")}
+    ratio_rows, is_invalid = [], False
+    smallest = _find_smallest(connection, sample_ratios, ["stage"], **key)
+    for row in ratios:
+        pvalue_min = min(row["pvalue"], smallest.get((row["stage"],), 1.0))
+        is_invalid |= pvalue_min < registered["sample_ratio"]["alpha"]
+        ratio_rows.append({**key, **row, "pvalue_min": pvalue_min, "run_id": look["run_id"]})
+    smallest = _find_smallest(connection, verdicts, ["comparison", "metric"], **key)
+    verdict_rows = []
+    for row in judge(registered, tally, is_invalid):
+        known = [pvalue for pvalue in (row["pvalue"], smallest.get((row["comparison"], row["metric"]))) if pvalue is not None]
+        verdict_rows.append({**key, **row, "pvalue_min": min(known, default=None), "run_id": look["run_id"]})
+    for table, rows in ((looks, [look]), (sample_ratios, ratio_rows), (verdicts, verdict_rows)):
+        connection.execute(table.delete().where(*(table.c[name] == value for name, value in key.items())))
+        if rows:
+            connection.execute(table.insert(), rows)
+    return verdict_rows
+
+
+def _find_smallest(connection: sa.Connection, table: sa.Table, by: list[str], experiment: str, run_date: date) -> dict[tuple, float]:
+    """The smallest p-value of all earlier looks."""
+    columns = [table.c[name] for name in by]
+    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(table.c.experiment == experiment, table.c.run_date < run_date)
+    return {tuple(row[:-1]): row[-1] for row in connection.execute(query.group_by(*columns)) if row[-1] is not None}
+
+
+def find_words(connection: sa.Connection, experiment: str, before: date) -> dict[tuple[str, str], str]:
+    """The words of the newest look before a day, by comparison and metric; empty if there is none."""
+    c = verdicts.c
+    newest = sa.select(sa.func.max(c.run_date)).where(c.experiment == experiment, c.run_date < before).scalar_subquery()
+    query = sa.select(c.comparison, c.metric, c.word).where(c.experiment == experiment, c.run_date == newest)
+    return {(row.comparison, row.metric): row.word for row in connection.execute(query)}
+
+
+def describe(found: Sequence[Mapping[str, Any]]) -> str:
+    """Verdicts as one line."""
+    return "; ".join(f"{_name(row)}: {row['word']}" for row in found) or "nothing is compared"
+
+
+def describe_news(found: Sequence[Mapping[str, Any]], before: Mapping[tuple[str, str], str]) -> list[str]:
+    """What somebody should know of today: words that are new, and ask for a decision."""
+    calm = (stats.TOO_EARLY, stats.NOT_YET, stats.KEPT)
+    changed = [(row, before.get((row["comparison"], row["metric"]), stats.TOO_EARLY)) for row in found]
+    return [f"{_name(row)}: {row['word']} (before: {old}); see the report" for row, old in changed if row["word"] not in (old, *calm)]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return row["comparison"] if row["metric"] == OUTCOME else f"{row['comparison']}, guardrail {row['metric']}"
+
+
+def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:
+    """Append what a person concluded: because, finding, concluded_by, concluded_at."""
+    connection.execute(conclusions.insert().values(experiment=experiment, **row))
+
+
+class Record(NamedTuple):
+    """One experiment, for the list of all.
+
+    Attributes
+    ----------
+    content : of the registration
+    findings : a sentence for each verdict of the newest look; empty before the first
+    conclusion : the newest row of `conclusions`, or None
+    """
+
+    experiment: str
+    registered_at: datetime
+    content: dict[str, Any]
+    findings: list[str]
+    conclusion: sa.Row | None
+
+
+def read_records(connection: sa.Connection) -> list[Record]:
+    """All experiments in the order of their registration."""
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(sa.select(current_verdicts).order_by(*(current_verdicts.c[name] for name in ("comparison", "metric")))):
+        found.setdefault(row.experiment, []).append(describe_finding(row))
+    concluded = {row.experiment: row for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))}
+    rows = connection.execute(sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment))
+    return [
+        Record(row.experiment, row.registered_at, json.loads(row.content), found.get(row.experiment, []), concluded.get(row.experiment))
+        for row in rows
+    ]
+
+
+def describe_finding(row: sa.Row) -> str:
+    """One row of the view `current_verdicts` as a sentence."""
+    text = f"{_name(row._asdict())}: {row.word}"
+    if row.lower is not None:
+        text += f", {row.estimate:+.4g} ({row.lower:+.4g} to {row.upper:+.4g})"
+    text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"
+    return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
