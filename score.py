@@ -66,18 +66,19 @@ def score(
             start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
             references={name: drift.Reference(**card["reference"]) for name, card in cards.items() if card["reference"]},
         )
-        if rebuild:
-            for attempt in database.transactions(engine):
-                with attempt as connection:
+        for attempt in database.transactions(engine) if not dry_run else ():
+            with attempt as connection:
+                if rebuild or looks.has_other_cohorts(connection, source):
                     scores.forget(connection, config.experiment)
         with engine.connect() as connection:
             scores.check_watermark(connection, config.experiment, watermark and mature_date, place)
-            closed_date = scores.find_closed_date(connection, config.experiment) or date.min
+            closed_date = scores.find_closed_date(connection, config.experiment)
+        to_read = [night for night in nights if (closed_date or date.min) < night <= mature_date]
 
         # Close nights for good once no correction is waited for: a cohort at a time, lest a first run hold them all in memory.
-        final = [night for night in nights if closed_date < night <= mature_date - outcome.grace_days * DAY and not dry_run]
+        final = [night for night in to_read if night <= mature_date - outcome.grace_days * DAY and not dry_run]
         for _, members in outcomes.iterate_cohorts(final, settings.cohort):
-            reading = looks.read(source, members)
+            reading = looks.read(source, members, closed_date)
             for attempt in database.transactions(engine):
                 with attempt as connection:
                     looks.close(connection, source, reading, run.run_id)
@@ -85,11 +86,11 @@ def score(
             closed_date = members[-1]
 
         # The nights that are mature but open are added for today's figures only.
-        reading = looks.read(source, [night for night in nights if closed_date < night <= mature_date])
+        reading = looks.read(source, to_read[len(final) :], closed_date)
         run.rows_read += reading.n_read
         with engine.connect() as connection:
             parts, tally, _ = looks.add(connection, source, reading)
-            figures = looks.measure(connection, source, parts, cards, closed_date, run_date)
+            figures = looks.measure(connection, source, parts, cards, closed_date or date.min, run_date)
             look = looks.take(connection, source, registered, tally, figures, watermark, mature_date, run_date)
         summary = (
             f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}: {look.row['n_mature']} mature predictions"
@@ -99,6 +100,7 @@ def score(
             return f"{summary}; {figures.n_rows} figures"
         for attempt in database.transactions(engine):
             with attempt as connection:
+                looks.check(connection, source, reading)
                 before = verdicts.find_words(connection, config.experiment, run_date)
                 found = looks.write(connection, look, figures, registered, tally, run.run_id)
                 run.rows_written = figures.n_rows + len(found)

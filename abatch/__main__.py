@@ -26,7 +26,9 @@ def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Name
 
 def run_simulation(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """create a simulated card bank in this database, or let it live on until the morning of --date"""
-    n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed)
+    config = next(iter(configs.values()))  # whose split a plant may break; --experiment names another
+    bank = {"plant": arguments.plant, "salt": config.experiment, "split": config.settings.split}
+    n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed, **bank)
     return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {arguments.date}"
 
 

@@ -27,6 +27,7 @@ _EXPECTED = {
     "string_too_short": "text that is not empty",
     "dict_type": "keys with values",
     "model_type": "keys with values",
+    "list_type": "a list",
     "too_short": "at least one entry",
     "int_type": "a whole number",
     "float_type": "a number",
@@ -78,7 +79,7 @@ class Outcome(Section):
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Outcome":
         if self.expected_effect == 0:
-            raise _Fault(("expected_effect",), 0.0, "an effect other than 0: the difference that would matter")
+            raise _Fault(("expected_effect",), 0, "an effect other than 0: the difference that would matter")
         if self.kind == "binary":
             if not -1 < self.expected_effect < 1:
                 raise _Fault(("expected_effect",), self.expected_effect, "a difference of two rates, more than -1 and less than 1")
@@ -91,7 +92,7 @@ class Outcome(Section):
 def _refuse_numeric_keys(section: BaseModel, *keys: str) -> None:
     for key in keys:
         if getattr(section, key) is not None:
-            raise _Fault((key,), getattr(section, key), "no such key where kind is binary. Leave it out")
+            raise _Fault((key,), getattr(section, key), "nothing, since this key goes with kind numeric only. Leave it out, or change kind")
 
 
 class Guardrail(Section):
@@ -115,6 +116,11 @@ class Queries(Section):
     candidates: str = Field(min_length=1)
     outcomes: str = Field(min_length=1)
     watermark: str = Field(min_length=1)
+
+
+# Names of other queries, and of columns beside which a guardrail's is put.
+_TAKEN = {"outcome", *Queries.model_fields, "run_date", "candidate_id", "variant", "model_name", "prediction", "selected"}
+_TAKEN |= {"bucket", "cohort", "n_exposures", "positive"}
 
 
 class Training(Section):
@@ -154,6 +160,15 @@ class ExperimentConfig(Section):
             raise ValueError(f"shares that sum to 1, but they sum to {float(total):.10g}")
         return split
 
+    @field_validator("guardrails")
+    @classmethod
+    def _names_are_free(cls, guardrails: dict[str, Guardrail]) -> dict[str, Guardrail]:
+        _refuse_twins(guardrails)
+        for name in guardrails:
+            if name.lower() in _TAKEN:
+                raise _Fault((name,), name, "another name: abatch uses this one itself")
+        return guardrails
+
     @model_validator(mode="after")
     def _models_belong_to_variants(self) -> "ExperimentConfig":
         for variant in self.models:
@@ -168,11 +183,7 @@ class ExperimentConfig(Section):
         for verdict in self.verdicts or ():
             if not possible[verdict]:
                 missing = "variant without a model" if verdict == "models_vs_control" else "second model"
-                raise _Fault(("verdicts",), verdict, f"a verdict that the split allows: there is no {missing}")
-        for name in self.guardrails:
-            if name in ("outcome", *Queries.model_fields):
-                raise _Fault(("guardrails", name), name, "a name that does not stand for something else here")
-        _refuse_twins(self.guardrails)
+                raise _Fault(("verdicts",), verdict, f"verdicts that the variants allow, and there is no {missing}. Leave it out")
         return self
 
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from abatch import database, drift, outcomes, predictions, scores, tables, verdicts
 from abatch.assignment import N_BUCKETS, assign
+from abatch.errors import DatabaseError
 
 DAY = timedelta(days=1)
 VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
@@ -51,18 +53,23 @@ class Reading(NamedTuple):
     ----------
     rows : cohort, run_date, candidate_id, variant, model_name, prediction, selected, bucket, and a column for each metric
     nights : the first and the last of them; None if there is none
+    run_ids : who wrote each night
+    closed_date : the last closed night before them, None if there is none
     n_read : rows that the database returned
     """
 
     rows: pd.DataFrame
     nights: tuple[date, date] | None
+    run_ids: set[tuple[date, str]]
+    closed_date: date | None
     n_read: int
 
 
-def read(source: Source, nights: Sequence[date]) -> Reading:
+def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Reading:
     """Read mature predictions and attach the outcome of each metric."""
     first, last = (nights[0], nights[-1]) if nights else (source.start_date, source.start_date - DAY)
     with source.engine.connect() as connection:
+        run_ids = predictions.find_run_ids(connection, source.experiment, first, last)
         rows = predictions.read_predictions(connection, source.experiment, first, last + DAY)
     n_read = len(rows)
     for metric in source.metrics:
@@ -74,17 +81,33 @@ def read(source: Source, nights: Sequence[date]) -> Reading:
         n_read += len(feed)
     rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
     rows["cohort"] = rows["run_date"].map({pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights})
-    return Reading(rows, (first, last) if nights else None, n_read)
+    return Reading(rows, (first, last) if nights else None, run_ids, closed_date, n_read)
+
+
+def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
+    """Raise DatabaseError if a night was predicted again, or made up for, since it was read; predict may run at the same time."""
+    scores.hold(connection, source.experiment)
+    run_ids = predictions.find_run_ids(connection, source.experiment, *reading.nights) if reading.nights else set()
+    if run_ids != reading.run_ids or scores.find_closed_date(connection, source.experiment) != reading.closed_date:
+        raise DatabaseError(f"a night of {source.experiment} was predicted again while it was being scored. Run score again.")
+
+
+def has_other_cohorts(connection: sa.Connection, source: Source) -> bool:
+    """Whether the closed sums are by week and the config now says month, or the other way round."""
+    content = scores.load_arrays(connection, source.experiment, VERDICT_KEY)
+    return content is not None and str(content["cohort"]) != source.cohort
 
 
 def close(connection: sa.Connection, source: Source, reading: Reading, run_id: str) -> None:
     """Add nights to the sums for good."""
     assert reading.nights
+    check(connection, source, reading)
     parts, tally, units = add(connection, source, reading)
     closed_date = reading.nights[1]
     verdicts.write_units(connection, source.experiment, source.names, units, reading.nights)
     scores.save(connection, source.experiment, parts, closed_date, run_id)
-    scores.save_arrays(connection, source.experiment, VERDICT_KEY, verdicts.pack(tally), closed_date, run_id)
+    content = {**verdicts.pack(tally), "cohort": np.array(source.cohort)}
+    scores.save_arrays(connection, source.experiment, VERDICT_KEY, content, closed_date, run_id)
 
 
 def add(connection: sa.Connection, source: Source, reading: Reading) -> tuple[dict[scores.Key, scores.Part], verdicts.Tally, pd.DataFrame]:
@@ -104,13 +127,13 @@ class Figures(NamedTuple):
 
     Attributes
     ----------
-    everything : whether they are all figures of the experiment, so that others are removed
+    keys : of all figures that there are, changed or not
     """
 
     models: list[dict[str, Any]]
     variants: list[dict[str, Any]]
     drift: list[dict[str, Any]]
-    everything: bool
+    keys: set[scores.Key]
 
     @property
     def n_rows(self) -> int:
@@ -137,8 +160,8 @@ def measure(
     for (night, variant), n in predictions.count_open(connection, source.experiment, closed_date, run_date).items():
         for cohort in (str(outcomes.find_cohort(night, source.cohort)), scores.ALL):
             n_predicted[cohort, variant] += n
-    unpublished, everything = scores.find_unpublished(connection, source.experiment)
-    changed = {*parts, *unpublished, *((cohort, variant, "") for cohort, variant in n_predicted)} - {VERDICT_KEY}
+    counted = {(cohort, variant, "") for cohort, variant in (*n_predicted, *((scores.ALL, variant) for variant in source.split))}
+    changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {VERDICT_KEY}
     model_rows, variant_rows = [], []
     for key in sorted(changed):
         closed = scores.load(connection, source.experiment, [key]).get(key)
@@ -153,8 +176,8 @@ def measure(
         first = date.fromisoformat(cohort)
         last = min(run_date, outcomes.find_last_day(first, source.cohort))
         for model_name, nights in predictions.read_feature_counts(connection, source.experiment, first, last).items():
-            drift_rows += scores.measure_features(model_name, cohort, cards[model_name]["features"], nights)
-    return Figures(model_rows, variant_rows, drift_rows, everything)
+            drift_rows += scores.measure_features(model_name, cohort, cards[model_name].get("features", {}), nights)
+    return Figures(model_rows, variant_rows, drift_rows, scores.find_keys(connection, source.experiment) | changed)
 
 
 class Look(NamedTuple):
@@ -195,10 +218,9 @@ def write(
     connection: sa.Connection, look: Look, figures: Figures, registered: Mapping[str, Any], tally: verdicts.Tally, run_id: str
 ) -> list[dict[str, Any]]:
     """Write the look and all its figures; returns the rows of `verdicts`."""
-    for table, by, rows in (
-        (tables.scores, ("model_name", "cohort"), figures.models),
-        (tables.variant_scores, ("variant", "cohort"), figures.variants),
-        (tables.feature_drift, ("cohort",), figures.drift),
-    ):
-        scores.replace_rows(connection, look.row["experiment"], table, by, rows, run_id, everything=figures.everything)
+    experiment = look.row["experiment"]
+    scores.replace_rows(connection, experiment, tables.scores, ("model_name", "cohort"), figures.models, run_id)
+    scores.replace_rows(connection, experiment, tables.variant_scores, ("variant", "cohort"), figures.variants, run_id)
+    scores.replace_rows(connection, experiment, tables.feature_drift, ("cohort",), figures.drift, run_id)
+    scores.remove_others(connection, experiment, figures.keys)
     return verdicts.write_look(connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally)

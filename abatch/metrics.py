@@ -125,11 +125,11 @@ def measure(histogram: Histogram) -> list[Metric]:
         return found
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
-    # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
-    values = _compute(totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0))
-    calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
     slices = []
     with np.errstate(divide="ignore", invalid="ignore"):  # without some bucket an outcome may be missing: no interval, nan
+        # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
+        values = _compute(totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0))
+        calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
         for some in np.split(filled, range(SLICE, len(filled), SLICE)):
             left_out = totals - histogram.counts[some]
             slices.append(_compute(left_out, total_loss - histogram.losses[some], log_odds, calibration))
@@ -232,7 +232,8 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
 
     ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a bin may have its positives
     below and its negatives above, or the reverse. Average precision: the best order has a bin's positives first and equal, the
-    worst its negatives first and then one positive after the other, where the j-th has precision (t + j) / (t + f + j).
+    worst its negatives first and then one positive after the other: the j-th has precision (t + j) / (t + j + f), with t positives
+    above the bin and f negatives above or in it.
     """
     negative, positive = totals.astype(np.float64)
     n_negative, n_positive = negative.sum(), positive.sum()

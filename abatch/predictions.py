@@ -150,6 +150,13 @@ def find_run_dates(connection: sa.Connection, experiment: str) -> list[date]:
     return sorted(connection.scalars(query))
 
 
+def find_run_ids(connection: sa.Connection, experiment: str, first: date, last: date) -> set[tuple[date, str]]:
+    """Who wrote each of the nights from first to last, both included."""
+    p = predictions.c
+    query = sa.select(p.run_date, p.run_id).where(p.experiment == experiment, p.run_date >= first, p.run_date <= last).distinct()
+    return {(row[0], row[1]) for row in connection.execute(query)}
+
+
 def count_open(connection: sa.Connection, experiment: str, closed_date: date, run_date: date) -> dict[tuple[date, str], int]:
     """Predictions by night and variant, of the nights after closed_date and up to run_date."""
     p = predictions.c

@@ -94,8 +94,8 @@ def make_plan(content: Mapping[str, Any], card: Mapping[str, Any], n_candidates:
     mean = content["baseline"] if content["baseline"] is not None else card.get("outcome_mean")
     sd = content["baseline_sd"] if content["baseline_sd"] is not None else card.get("outcome_sd")
     is_binary = outcome["kind"] == "binary"
-    given = content["baseline"] is not None if is_binary else content["baseline_sd"] is not None
-    plan: dict[str, Any] = {"mean": mean, "sd": sd, "source": "ml_config.yaml" if given else "the training rows"}
+    given = content["baseline" if is_binary else "baseline_sd"] is not None  # the figure that the sample rests on
+    plan: dict[str, Any] = {"mean": mean, "sd": sd, "source": "the config" if given else "the training rows"}
     plan |= {"n_candidates": n_candidates, "samples": {}, "days_most": None, "days_median": None}
     if is_binary and mean is not None:
         moved = min(max(mean + outcome["expected_effect"], 0.0), 1.0)
@@ -123,8 +123,9 @@ def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
     outcome, plan, comparisons = content["outcome"], content["plan"], content["comparisons"]
     names = [comparison["comparison"] for comparison in comparisons]
     effect = f"{outcome['expected_effect']:+g} in the mean outcome per candidate; {content['direction']} is good"
-    if plan["mean"] is not None:
-        effect += f"; planned with a mean of {plan['mean']:.4g} ({plan['source']})"
+    used, name = ("mean", "mean") if outcome["kind"] == "binary" else ("sd", "standard deviation")
+    if plan[used] is not None:
+        effect += f"; planned with a {name} of {plan[used]:.4g} ({plan['source']})"
     counted = "the first mature prediction" if content["exposure"] == "first" else "all mature predictions"
     facts = [
         ("asked", content["hypothesis"]),
@@ -141,11 +142,12 @@ def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
         facts.append(("sample", f"{about} {sample['n_median']:,} or fewer (read once: {sample['n_fixed']:,})"))
     if plan["days_most"]:
         pace = f"if every night brings {plan['n_candidates']:,} new candidates as this one does"
-        facts.append(("time", f"{plan['days_most']:,} days at most, half of the time {plan['days_median']:,} or fewer, {pace}"))
+        about = f"{plan['days_most']:,} days at most for {content['power']:.0%} power, half of the time {plan['days_median']:,} or fewer"
+        facts.append(("time", f"{about}, {pace}"))
     elif names:
         missing = "outcome.baseline" if outcome["kind"] == "binary" else "outcome.baseline_sd"
         facts.append(("sample", f"cannot be told: neither {missing} in the config nor the model's card says what to plan with"))
-    return "\n".join([f"{experiment}: registered. None of this can be changed under this name:", *wrap_facts(facts)])
+    return "\n".join([f"{experiment}: a new experiment. Its first predict registers for good:", *wrap_facts(facts)])
 
 
 def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.scores import ALL
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -181,7 +183,6 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
 
 def render(figures: Figures) -> str:
     """The page, which depends on nothing but the figures."""
-    import jinja2
     from markupsafe import Markup
 
     content = figures.content or {}
@@ -202,16 +203,7 @@ def render(figures: Figures) -> str:
         plots |= {metric: _plot_history(figures.scores, metric, measured, colours) for metric in HISTORY}
     plots |= {name: _plot_reliability(figures.scores, name, colours[name], f"r{i}") for i, name in enumerate(measured)}
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=show_percent, number=show_number, count=lambda n: f"{n:,}", took=_show_took, pvalue=show_pvalue)
-    environment.filters["anchor"] = lambda at: "start" if at < 25 else "end" if at > 75 else "middle"  # of a text at `at` % of the width
-    return environment.get_template("report.html.j2").render(
+    return _load_template().render(
         f=figures,
         all=ALL,
         stats=stats,
@@ -244,6 +236,22 @@ def render(figures: Figures) -> str:
         min_cases=MIN_CASES,
         n_cohorts=N_COHORTS,
     )
+
+
+@cache
+def _load_template() -> "jinja2.Template":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=show_percent, number=show_number, pvalue=show_pvalue, count=lambda n: f"{n:,}", took=_show_took)
+    environment.filters["anchor"] = lambda at: "start" if at < 25 else "end" if at > 75 else "middle"  # of a text at `at` % of the width
+    return environment.get_template("report.html.j2")
 
 
 def _find_owners(figures: Figures) -> dict[str, str]:

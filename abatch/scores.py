@@ -16,7 +16,7 @@ from scipy import stats
 
 from abatch import drift, metrics
 from abatch.errors import DataError
-from abatch.tables import DATE_SUFFIX, cohort_sums, runs, units, variant_scores
+from abatch.tables import DATE_SUFFIX, cohort_sums, runs, scores, units, variant_scores
 
 ALL = "all"
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
@@ -186,6 +186,7 @@ def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
 
 def forget(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
     """Drop all sums, so that the next score reads every night anew; with a run_date, only if it lies in the closed part."""
+    hold(connection, experiment)
     closed = find_closed_date(connection, experiment)
     if run_date is None or (closed is not None and run_date <= closed):
         for table in (cohort_sums, units):
@@ -241,37 +242,49 @@ def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
     return c.experiment == experiment, c.cohort == key[0], c.variant == key[1], c.model_name == key[2]
 
 
-def find_unpublished(connection: sa.Connection, experiment: str) -> tuple[set[Key], bool]:
-    """Keys of cohort_sums that were written by a run which is not done, this one included, and whether these are all."""
-    c = cohort_sums.c
+def hold(connection: sa.Connection, experiment: str) -> None:
+    """Let whoever else changes the experiment's sums wait until this transaction ends, or wait for him."""
+    connection.execute(cohort_sums.update().where(*_is(experiment, (ALL, "", ""))).values(run_id=cohort_sums.c.run_id))
+
+
+def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
+    """All keys of cohort_sums."""
+    return {(row[0], row[1], row[2]) for row in connection.execute(_select_keys(experiment))}
+
+
+def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
+    """Keys of cohort_sums that were written by a run which is not done, this one included: their figures are still to be written."""
     done = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status.in_(("done", "superseded")))
-    query = sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)
-    keys = {tuple(row) for row in connection.execute(query.where(c.run_id.not_in(done)))}
-    return keys, not connection.execute(query.where(c.run_id.in_(done)).limit(1)).first()
+    rows = connection.execute(_select_keys(experiment).where(cohort_sums.c.run_id.not_in(done)))
+    return {(row[0], row[1], row[2]) for row in rows}
+
+
+def _select_keys(experiment: str) -> sa.Select:
+    c = cohort_sums.c
+    return sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)
 
 
 def replace_rows(
-    connection: sa.Connection,
-    experiment: str,
-    table: sa.Table,
-    by: tuple[str, ...],
-    rows: list[dict[str, Any]],
-    run_id: str,
-    *,
-    everything: bool,
+    connection: sa.Connection, experiment: str, table: sa.Table, by: tuple[str, ...], rows: list[dict[str, Any]], run_id: str
 ) -> None:
-    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are equal in the columns `by`.
-
-    Parameters
-    ----------
-    everything : whether they are all figures of the experiment, so that others are removed
-    """
-    own = table.delete().where(table.c.experiment == experiment)
-    if everything:
-        connection.execute(own)
-    elif rows:
-        keys = {tuple(row[name] for name in by) for row in rows}
-        binds = [{f"key_{name}": value for name, value in zip(by, key, strict=True)} for key in sorted(keys)]
-        connection.execute(own.where(*(table.c[name] == sa.bindparam(f"key_{name}") for name in by)), binds)
+    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are equal in the columns `by`."""
     if rows:
+        _delete(connection, experiment, table, by, {tuple(row[name] for name in by) for row in rows})
         connection.execute(table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows])
+
+
+def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) -> None:
+    """Remove figures of models, variants and cohorts that are no longer there: their nights were predicted again."""
+    for table, by, known in (
+        (scores, ("model_name", "cohort"), {(model_name, cohort) for cohort, _, model_name in keys}),
+        (variant_scores, ("variant", "cohort"), {(variant, cohort) for cohort, variant, model_name in keys if not model_name}),
+    ):
+        query = sa.select(*(table.c[name] for name in by)).where(table.c.experiment == experiment).distinct()
+        _delete(connection, experiment, table, by, {tuple(row) for row in connection.execute(query)} - known)
+
+
+def _delete(connection: sa.Connection, experiment: str, table: sa.Table, by: tuple[str, ...], keys: set[tuple]) -> None:
+    if keys:
+        matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in by)
+        binds = [{f"key_{name}": value for name, value in zip(by, key, strict=True)} for key in sorted(keys)]
+        connection.execute(table.delete().where(table.c.experiment == experiment, *matches), binds)

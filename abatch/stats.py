@@ -91,7 +91,13 @@ class Lift(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Candidates to assign over all variants of the experiment: for one look, at most (for a chance of POWER), half of the time."""
+    """Candidates to assign over all variants of the experiment.
+
+    Attributes
+    ----------
+    n_fixed : for one look and one verdict, two-sided, as in textbooks
+    n_most, n_median : for a decision by then with a chance of POWER, and of one half
+    """
 
     n_fixed: int
     n_most: int
@@ -99,14 +105,8 @@ class Plan(NamedTuple):
 
 
 def compute_moments(n: np.ndarray, y: np.ndarray) -> Moments:
-    """Sum up units.
-
-    Parameters
-    ----------
-    n : array of float, shape (u,), exposures that count
-    y : array of float, shape (u,), sums of the outcomes of these exposures
-    """
-    n, y = np.asarray(n, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    """Sum up units, one for each element of the arrays n and y, shape (u,)."""
+    n, y = np.asarray(n, dtype=np.float64), np.asarray(y, dtype=np.float64)  # whose squares do not overflow
     sums = (n.sum(), y.sum(), (n * n).sum(), (n * y).sum(), (y * y).sum())
     return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, sums))
 
@@ -215,16 +215,9 @@ def compute_lift(treatment: Mean, control: Mean, multiplier: float) -> Lift:
 
 
 def choose_word(comparison: Comparison, effect: float) -> str:
-    """The verdict that today's interval allows.
+    """The verdict that today's interval allows; the sign of the registered effect says which direction is good.
 
-    Parameters
-    ----------
-    effect : registered; its sign says which direction is good
-
-    Returns
-    -------
-    str
-        BETTER, WORSE, NO_DIFFERENCE or NOT_YET. Burn-in and the sample ratio are the caller's matter.
+    Burn-in and the sample ratio are the caller's matter.
     """
     if comparison.lower > 0 or comparison.upper < 0:
         return BETTER if (comparison.lower > 0) == (effect > 0) else WORSE
@@ -234,7 +227,7 @@ def choose_word(comparison: Comparison, effect: float) -> str:
 
 
 def choose_guardrail_word(comparison: Comparison, margin: float, direction: str) -> str:
-    """Whether a metric got worse by `margin`, more than 0, or more; `direction`, increase or decrease, is the good one."""
+    """Whether a metric got worse by more than `margin`, itself more than 0; `direction`, increase or decrease, is the good one."""
     worst, best = (comparison.lower, comparison.upper) if direction == "increase" else (-comparison.upper, -comparison.lower)
     if worst > -margin:
         return KEPT
@@ -252,19 +245,14 @@ def is_burnt_in(moments: Moments, kind: str, exposure: str) -> bool:
 def plan_sample(
     variance_treatment: float, share_treatment: float, variance_control: float, share_control: float, effect: float, n_verdicts: int
 ) -> Plan:
-    """How many candidates it takes to find the registered effect, if there is just so much.
+    """How many candidates it takes to find the registered effect, if it is just as large as registered.
 
     Parameters
     ----------
     variance_treatment, variance_control : of one candidate's outcome
-    share_treatment, share_control : absolute shares of all candidates, in (0, 1)
+    share_treatment, share_control : of all candidates of the experiment, in (0, 1)
     effect : absolute, not 0
-    n_verdicts : that share ALPHA
-
-    Returns
-    -------
-    Plan
-        n_fixed is the textbook's sample for one look and one verdict, two-sided.
+    n_verdicts : that share ALPHA, at least 1
     """
     n_fixed = (variance_treatment / share_treatment + variance_control / share_control) / plan_se(effect, ALPHA) ** 2
     most, median = _find_look_factors(n_verdicts)
@@ -276,10 +264,9 @@ def _find_look_factors(n_verdicts: int) -> tuple[float, float]:
     last = max(LOOK_FACTORS)
     if n_verdicts <= last:
         return LOOK_FACTORS[n_verdicts]
-    most, median = (
-        end + (end - start) * log(n_verdicts / last) / log(last) for start, end in zip(LOOK_FACTORS[1], LOOK_FACTORS[last], strict=True)
-    )
-    return most, median
+    (most_1, median_1), (most, median) = LOOK_FACTORS[1], LOOK_FACTORS[last]
+    beyond = log(n_verdicts / last) / log(last)
+    return most + (most - most_1) * beyond, median + (median - median_1) * beyond
 
 
 def log_bayes_factor(counts: np.ndarray, shares: np.ndarray, prior: np.ndarray) -> float:
