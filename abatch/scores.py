@@ -100,7 +100,8 @@ def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> li
         n = int(part.bins.sum())
         psi = drift.compute_psi(reference.counts, part.bins.tolist())
         found.append(metrics.Metric("psi", psi, np.nan, np.nan, n))
-        found.append(metrics.Metric("psi_noise", drift.psi_noise(sum(reference.counts), n, len(part.bins)), np.nan, np.nan, n))
+        n_bins = int(np.count_nonzero(part.bins + reference.counts))
+        found.append(metrics.Metric("psi_noise", drift.psi_noise(sum(reference.counts), n, n_bins), np.nan, np.nan, n))
     row = {"model_name": key[2], "cohort": key[0]}
     return [
         {**row, "metric": name, "value": value, "lower": _null(lower), "upper": _null(upper), "n": n}

@@ -234,7 +234,7 @@ def choose_guardrail_word(comparison: Comparison, margin: float, direction: str)
     return BROKEN if best < -margin else NOT_YET
 
 
-def is_burnt_in(moments: Moments, kind: str, exposure: str) -> bool:
+def is_burnt_in(moments: Moments, kind: str) -> bool:
     """Whether a variant has brought enough for an interval that rests on the normal distribution."""
     if kind == "numeric":
         return (moments.n_units >= MIN_UNITS) & (moments.n_nonzero >= MIN_NONZERO)

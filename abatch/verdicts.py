@@ -140,7 +140,7 @@ def _compare(
 
     sides = [gather(comparison[side]) for side in ("treatment", "control")]
     treatment, control = (stats.add_moments(*side) for side in sides)
-    is_early = not all(stats.is_burnt_in(moments, kind, exposure) for side in sides for moments in side)
+    is_early = not all(stats.is_burnt_in(moments, kind) for side in sides for moments in side)
     mean, mean_control = (stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control))
     found = stats.compare(mean, mean_control, abs(effect), alpha)
     lift = stats.compute_lift(mean, mean_control, found.multiplier)

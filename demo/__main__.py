@@ -23,11 +23,13 @@ import train
 from abatch import database, job, migrations, outcomes, predictions, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError
-from abatch.tables import metadata, models, scores, variant_scores
+from abatch.stats import SRM_ALPHA
+from abatch.tables import metadata, models, sample_ratios, scores, variant_scores, views
 
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
 FEWEST_NIGHTS = 20
+current_verdicts = views.tables["current_verdicts"]
 QUERIES = (
     """select run_date, variant, count(*) as candidates, sum(selected) as selected
 from predictions group by run_date, variant order by run_date, variant;""",
@@ -35,6 +37,8 @@ from predictions group by run_date, variant order by run_date, variant;""",
 from variant_scores where cohort = 'all';""",
     """select model_name, cohort, value as roc_auc, lower, upper, n
 from scores where metric = 'roc_auc' order by model_name, cohort;""",
+    """select comparison, word, estimate, lower, upper, first_decided_date
+from current_verdicts;""",
 )
 
 
@@ -94,6 +98,11 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
             row.model_name: row
             for row in connection.execute(sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all"))
         }
+        compared = job.check_registration(config, connection)[0]["comparisons"]
+        seen = sa.select(current_verdicts).where(current_verdicts.c.metric == "outcome")
+        verdict = {row.comparison: row for row in connection.execute(seen)}
+        c = sample_ratios.c
+        alarms = connection.execute(sa.select(sample_ratios).where(c.run_date == last_night, c.pvalue_min < SRM_ALPHA)).all()
     units = made.merge(simulate.read_truth(engine), on=["candidate_id", "run_date"])
     units["p"] = np.where(units["called"] == 1, units["p_called"], units["p_uncalled"])
     lines = [
@@ -112,6 +121,17 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
         row = auc[name]
         planted = expected_auc(own["prediction"].to_numpy(), own["p"].to_numpy())
         lines.append(f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}")
+    lines += ["", f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks, verdict"]
+    for comparison in compared:
+        sides = [units.loc[units["variant"].isin(comparison[side]), "p"].mean() for side in ("treatment", "control")]
+        row = verdict[comparison["comparison"]]
+        figures = f"{100 * (sides[0] - sides[1]):>9.2f}{100 * row.estimate:>8.2f}   "
+        if row.lower is not None:
+            figures += f"{100 * row.lower:.2f} to {100 * row.upper:.2f}, "
+        since = f" since {row.first_decided_date}" if row.first_decided_date else ""
+        lines.append(f"  {row.comparison:<26}{figures}{row.word}{since}")
+    for row in alarms:
+        lines.append(f"  sample ratio, {row.stage}: {row.variant} has {row.n}, {row.n - row.expected:+.0f} against its share")
     return "\n".join(lines)
 
 
@@ -158,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{compare(config, engine, end)}")
         database_file = os.path.relpath(Path(str(engine.url.database)))
         print(f"\nReport:   {os.path.relpath(config.reports_dir / f'{config.experiment}.html')}")
-        print(f"Database: {database_file}. Three queries to try in it, with any SQL client:\n")
+        print(f"Database: {database_file}. Queries to try in it, with any SQL client:\n")
         print("\n\n".join(QUERIES))
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, "demo")

@@ -1,10 +1,45 @@
-from math import log
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from itertools import chain
+from math import isnan, log, nan
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from abatch.drift import Reference, compute_psi, count_bins, make_reference, psi_noise
+from abatch import features
+from abatch.drift import (
+    N_CATEGORIES,
+    N_NEW_CATEGORIES,
+    FeatureCounts,
+    FeatureReference,
+    Reference,
+    compute_psi,
+    count_bins,
+    count_features,
+    describe_psi,
+    is_drift,
+    make_feature_references,
+    make_reference,
+    measure_features,
+    merge_feature_counts,
+    psi_noise,
+)
+
+TYPES = {"amount": "number", "town": "category"}
+
+
+def frame(amount: Sequence[float] | np.ndarray, town: Sequence[object] | np.ndarray) -> pd.DataFrame:
+    """Features as `features.convert` makes them."""
+    return pd.DataFrame({"amount": np.asarray(amount, dtype=np.float64), "town": pd.Series(town, dtype=object)})
+
+
+def refer(town: Sequence[object]) -> FeatureReference:
+    return make_feature_references(frame(np.zeros(len(town)), town), TYPES)["town"]
 
 
 def test_compute_psi_hand_sum() -> None:
@@ -78,3 +113,220 @@ def test_make_reference_equal_scores_share_an_edge() -> None:
 def test_count_bins_edge_belongs_below() -> None:
     assert count_bins(np.array([0.1, 0.2, 0.2000001, 0.3, 0.9]), [0.2, 0.3]).tolist() == [2, 2, 1]
     assert count_bins(np.array([]), [0.2, 0.3]).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("psi", "noise", "word", "drifted"),
+    [
+        (0.05, 0.06, "none", False),
+        (0.06, 0.06, "none", False),
+        (0.08, 0.06, "little", False),
+        (0.10, 0.06, "little", False),
+        (0.11, 0.06, "some", True),
+        (0.25, 0.06, "some", True),
+        (0.26, 0.06, "much", True),
+        (0.30, 0.40, "none", False),
+        (nan, nan, "unknown", False),
+    ],
+)
+def test_describe_psi(psi: float, noise: float, word: str, drifted: bool) -> None:
+    assert describe_psi(psi, noise) == word
+    assert is_drift(psi, noise) == drifted
+
+
+def test_make_feature_references_number() -> None:
+    amounts = [*range(1, 1001), *[nan] * 50]
+    found = make_feature_references(frame(amounts, [nan] * 1050), TYPES)["amount"]
+    assert found == FeatureReference("number", list(range(100, 1000, 100)), [100] * 10 + [50], [])
+
+
+@pytest.mark.parametrize(
+    ("amounts", "bins", "counts"),
+    [
+        ([0.0, -0.0, 0.0, -0.0], [0], [4, 0, 0]),
+        ([7.0] * 30 + [nan], [7], [30, 0, 1]),
+        ([nan] * 3, [], [0, 3]),
+        ([], [], [0, 0]),
+        ([5.0], [5], [1, 0, 0]),
+    ],
+    ids=["both zeros", "constant", "all null", "no rows", "one row"],
+)
+def test_make_feature_references_number_at_its_limits(amounts: list[float], bins: list[float], counts: list[int]) -> None:
+    assert make_feature_references(frame(amounts, [nan] * len(amounts)), TYPES)["amount"] == FeatureReference("number", bins, counts, [])
+
+
+def test_make_feature_references_category() -> None:
+    found = refer(["Oslo", "Ærø", nan, "Oslo", "Bergen", nan, nan])
+    assert found == FeatureReference("category", ["Oslo", "Bergen", "Ærø"], [2, 1, 1, 0, 3], [])
+    assert refer([nan] * 3) == FeatureReference("category", [], [0, 3], [])
+    assert refer([]) == FeatureReference("category", [], [0, 0], [])
+    assert refer(["Oslo"] * 4) == FeatureReference("category", ["Oslo"], [4, 0, 0], [])
+
+
+def test_make_feature_references_many_categories() -> None:
+    # Rows in pairs, so that both halves are alike: c00 24 pairs, c01 23 ... c23 1; the four rarest have 4 + 3 + 2 + 1 pairs.
+    town = [f"c{i:02}" for i in range(24) for _ in range(2 * (24 - i))]
+    names = sorted(set(town))
+    assert refer(town) == FeatureReference("category", names[:N_CATEGORIES], [*range(24, 4, -1), 10, 0], names[N_CATEGORIES:])
+    # One that only the half that is counted has is known as well.
+    assert refer([*town, "c00", "d"]).others == [*names[N_CATEGORIES:], "d"]
+
+
+def test_count_features_by_the_bins_of_the_reference() -> None:
+    references = make_feature_references(frame([*range(1, 11)], ["Oslo"] * 6 + ["Bergen"] * 4), TYPES)
+    tonight = frame([-5, 1, 1.5, 9, 9.5, 1e300, nan, -0.0], ["Oslo", "oslo", "Lund", nan, "Lund", "Bergen", "", "Oslo "])
+    found = count_features(tonight, references)
+    # Edges 1 to 9: three up to 1, then 1.5, then 9, and two above.
+    assert found["amount"] == FeatureCounts([3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1], 0, {})
+    assert found["town"] == FeatureCounts([1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1})
+
+
+def test_count_features_rare_categories_are_not_new() -> None:
+    town = [f"c{i:02}" for i in range(24) for _ in range(2 * (24 - i))]
+    references = make_feature_references(frame(np.zeros(len(town)), town), TYPES)
+    found = count_features(frame(np.zeros(4), ["c00", "c23", "c22", "d"]), references)["town"]
+    assert found == FeatureCounts([1] + [0] * 19 + [3, 0], 1, {"d": 1})
+
+
+@pytest.mark.parametrize("n", [0, 40], ids=["no rows", "all null"])
+def test_count_features_of_nothing(n: int) -> None:
+    references = make_feature_references(frame([1, 2, 3], ["a", "b", nan]), TYPES)
+    found = count_features(frame([nan] * n, [nan] * n), references)
+    assert found == {"amount": FeatureCounts([0, 0, 0, 0, n], 0, {}), "town": FeatureCounts([0, 0, 0, n], 0, {})}
+
+
+def test_count_features_of_what_convert_makes() -> None:
+    # As drivers give them: pandas' own text, decimals, nullable integers, true and false.
+    training = pd.DataFrame({"amount": [Decimal("1.5"), None, Decimal("2")], "town": pd.array(["Oslo", None, "Ærø"], dtype="str")})
+    tonight = pd.DataFrame({"amount": pd.array([1, None, 2], dtype="Int64"), "town": pd.array(["Lund", "Ærø", None], dtype="string")})
+    references = make_feature_references(features.convert(training, TYPES, "test"), TYPES)
+    found = count_features(features.convert(tonight, TYPES, "test"), references)
+    assert references["town"] == FeatureReference("category", ["Oslo", "Ærø"], [1, 1, 0, 1], [])
+    assert found == {"amount": FeatureCounts([1, 1, 0, 1], 0, {}), "town": FeatureCounts([0, 1, 1, 1], 1, {"Lund": 1})}
+
+
+ROW = st.tuples(st.sampled_from([nan, -1.0, 0.0, 0.5, 3.0]), st.sampled_from([nan, "a", "b", "new", "newer"]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(ROW, max_size=8), min_size=1, max_size=4))
+def test_merge_feature_counts_equals_one_pass(chunks: list[list[tuple[float, object]]]) -> None:
+    references = make_feature_references(frame([-1, 0, 0, 1, 2, nan], ["a", "a", "b", "b", "c", nan]), TYPES)
+    whole = count_features(frame(*columns(list(chain.from_iterable(chunks)))), references)
+    parts = [count_features(frame(*columns(chunk)), references) for chunk in chunks]
+    running: dict[str, FeatureCounts] = {}
+    for part in parts:
+        running = merge_feature_counts([running, part])
+    assert merge_feature_counts(parts) == running == whole
+
+
+def columns(rows: list[tuple[float, object]]) -> tuple[list[float], list[object]]:
+    return [amount for amount, _ in rows], [town for _, town in rows]
+
+
+def test_merge_feature_counts_of_nothing() -> None:
+    assert merge_feature_counts([]) == merge_feature_counts([{}, {}]) == {}
+
+
+def test_merge_feature_counts_keeps_the_most_common_new_categories() -> None:
+    references = {"town": refer(["a"])}
+    chunks = [["x"] * 3 + [f"{part}-{i:02}" for i in range(30)] for part in "pq"]
+    found = merge_feature_counts([count_features(frame(np.zeros(33), chunk), references) for chunk in chunks])["town"]
+    assert found.n_new == found.counts[-2] == 66
+    assert len(found.new) == N_NEW_CATEGORIES
+    assert list(found.new.items())[:3] == [("x", 6), ("p-00", 1), ("p-01", 1)]
+
+
+def test_references_and_counts_as_json() -> None:
+    X = frame([0.1, 0.2, nan, 1e-300], ["Ærø", "ok", nan, "\u0000"])
+    references = make_feature_references(X, TYPES)
+    counts = count_features(frame([0.3], ["新"]), references)
+    again = json.loads(json.dumps({name: found._asdict() for name, found in references.items()}, allow_nan=False))
+    assert {name: FeatureReference(**found) for name, found in again.items()} == references
+    again = json.loads(json.dumps({name: found._asdict() for name, found in counts.items()}, allow_nan=False))
+    assert {name: FeatureCounts(**found) for name, found in again.items()} == counts
+
+
+def test_measure_features_hand_sum() -> None:
+    references = {"town": FeatureReference("category", ["Oslo", "Bergen"], [50, 30, 0, 20], [])}
+    counts = {"town": FeatureCounts([40, 20, 10, 30], 10, {"Lund": 4, "Ærø": 6})}
+    # With 0.5 added: 50.5, 30.5, 0.5, 20.5 against 40.5, 20.5, 10.5, 30.5, each of 102.
+    cells = [(50.5, 40.5), (30.5, 20.5), (0.5, 10.5), (20.5, 30.5)]
+    (found,) = measure_features(references, counts)
+    assert found[:3] == ("town", "category", 100)
+    assert found.psi == pytest.approx(sum((b - a) / 102 * log(b / a) for a, b in cells), rel=1e-12)
+    assert found.psi_noise == pytest.approx(0.02 * 7.815, rel=1e-4)  # chi-squared table, 3 degrees of freedom
+    assert found[5:] == (0.3, 0.2, 10, [("Ærø", 6), ("Lund", 4)])
+
+
+def test_measure_features_leaves_out_cells_without_rows() -> None:
+    # Nobody is null or beyond the one edge, neither then nor now: two cells, hence one degree of freedom.
+    references = {"amount": FeatureReference("number", [1, 2], [60, 40, 0, 0], [])}
+    (found,) = measure_features(references, {"amount": FeatureCounts([30, 70, 0, 0], 0, {})})
+    assert found.psi == pytest.approx(30 / 101 * log(60.5 / 30.5) + 30 / 101 * log(70.5 / 40.5), rel=1e-12)
+    assert found.psi_noise == pytest.approx(0.02 * 3.841, rel=1e-3)
+    # Tonight's first nulls open the cell again: three cells.
+    (found,) = measure_features(references, {"amount": FeatureCounts([30, 60, 0, 10], 0, {})})
+    assert found.psi_noise == pytest.approx(0.02 * 5.991, rel=1e-3)
+
+
+def test_measure_features_constant_feature_does_not_drift() -> None:
+    references = make_feature_references(frame([7] * 100, ["a"] * 100), TYPES)
+    for found in measure_features(references, count_features(frame([7] * 50, ["a"] * 50), references)):
+        assert (found.psi, found.psi_noise, describe_psi(found.psi, found.psi_noise)) == (0, 0, "none")
+    changed = measure_features(references, count_features(frame([8] * 50, ["b"] * 50), references))
+    assert all(is_drift(found.psi, found.psi_noise) for found in changed)
+
+
+def test_measure_features_all_null_tonight_is_drift() -> None:
+    rng = np.random.default_rng(0)
+    references = make_feature_references(frame(rng.normal(size=500), rng.choice(["a", "b"], 500)), TYPES)
+    for found in measure_features(references, count_features(frame([nan] * 200, [nan] * 200), references)):
+        assert (found.null_rate, found.null_rate_reference) == (1, 0)
+        assert describe_psi(found.psi, found.psi_noise) == "much"
+
+
+def test_measure_features_without_rows_is_unknown() -> None:
+    references = make_feature_references(frame([1, 2], ["a", "b"]), TYPES)
+    for found in measure_features(references, count_features(frame([], []), references)):
+        assert found.n_obs == 0
+        assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate)
+    assert measure_features(references, {}) == []
+    references = make_feature_references(frame([], []), TYPES)
+    for found in measure_features(references, count_features(frame([1, 2], ["a", nan]), references)):
+        assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate_reference)
+
+
+def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:
+    """How often PSI exceeds its noise line when 1000 training rows and 800 of tonight come from the same source."""
+    types = {"number": "number", "nulls": "number", "few": "category", "many": "category"}
+
+    towns = np.array([f"c{i:02}" for i in range(40)], dtype=object)
+
+    def draw(n: int) -> pd.DataFrame:
+        nulls = rng.gamma(2, size=n)
+        nulls[rng.random(n) < 0.1] = nan
+        few = towns[np.searchsorted([0.5, 0.8, 0.95], rng.random(n))]
+        return pd.DataFrame({"number": rng.normal(size=n), "nulls": nulls, "few": few, "many": towns[rng.integers(0, 40, n)]})
+
+    exceeded = dict.fromkeys(types, 0)
+    for _ in range(n_rounds):
+        references = make_feature_references(draw(1000), types)
+        for found in measure_features(references, count_features(draw(800), references)):
+            exceeded[found.feature] += found.psi > found.psi_noise
+    return {name: number / n_rounds for name, number in exceeded.items()}
+
+
+def check_five_percent(rates: dict[str, float], n_rounds: int) -> None:
+    margin = 4 * np.sqrt(0.05 * 0.95 / n_rounds)  # four standard errors of the simulation
+    assert rates == pytest.approx(dict.fromkeys(rates, 0.05), abs=margin)
+
+
+def test_measure_features_noise_is_exceeded_in_five_percent_without_drift(rng: np.random.Generator) -> None:
+    # Categories of equal size chosen and counted on the same rows would exceed it in 16 %.
+    check_five_percent(count_false_alarms(rng, 250), 250)
+
+
+@pytest.mark.slow
+def test_measure_features_noise_is_exceeded_in_five_percent_without_drift_slow(rng: np.random.Generator) -> None:
+    check_five_percent(count_false_alarms(rng, 3000), 3000)

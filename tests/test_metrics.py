@@ -1,7 +1,10 @@
 """Against scikit-learn and scipy on predictions that lie on the histogram's grid, where no rounding stands between the two."""
 
+import io
+import tracemalloc
 from collections.abc import Iterable
-from itertools import chain
+from functools import reduce
+from itertools import chain, product
 
 import numpy as np
 import pytest
@@ -10,9 +13,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score, roc_curve
 
-from abatch.metrics import LIMIT, N_BINS, Histogram, Metric, jackknife_interval, make_histogram, measure, merge_histograms, to_dict
+from abatch.metrics import (
+    LIMIT,
+    N_BINS,
+    Histogram,
+    Metric,
+    jackknife_interval,
+    make_histogram,
+    measure,
+    merge_histograms,
+    pack_histogram,
+    to_dict,
+    unpack_histogram,
+)
 
 STEP = 2 * LIMIT / (N_BINS - 1)
 
@@ -123,6 +138,16 @@ def test_measure_reliability_of_ten_equal_parts() -> None:
         assert found[f"reliability_rate_{number:02}"].n_obs == 100
 
 
+def test_measure_reliability_interval_equals_plain_jackknife() -> None:
+    _, outcome = draw(np.random.default_rng(6), 1000)
+    bucket = np.random.default_rng(7).integers(0, 10, size=1000)  # the other 54 are empty, and count for nothing
+    found = measure_all(expit(snap(np.linspace(-5, 3, 1000))), outcome, bucket)["reliability_rate_10"]
+    outcome, bucket = outcome[900:], bucket[900:]
+    without = np.array([outcome[bucket != one].mean() for one in range(10)])
+    half = 2.2621572 * np.sqrt(9 / 10 * np.sum((without - without.mean()) ** 2))  # t table: .975, 9 degrees of freedom
+    assert found[1:4] == pytest.approx((outcome.mean(), outcome.mean() - half, outcome.mean() + half), rel=1e-7)
+
+
 @pytest.mark.parametrize(("n_negative", "n_positive", "all_metrics"), [(500, 19, False), (19, 500, False), (20, 20, True), (0, 30, False)])
 def test_measure_few_cases_counts_only(n_negative: int, n_positive: int, all_metrics: bool) -> None:
     outcome = np.repeat([0, 1], [n_negative, n_positive])
@@ -161,20 +186,96 @@ def test_measure_no_interval_when_a_bucket_holds_all(everybody: bool) -> None:
     assert np.isnan([found["roc_auc"].lower, found["roc_auc"].upper]).all()
 
 
-def test_measure_bracket_of_binned_roc_auc() -> None:
-    # |AUC - AUC_bin| <= 1/2 sum_b (P_b/P)(N_b/N), on predictions so close that about thirty bins hold them all.
-    rng = np.random.default_rng(1)
-    differences = []
-    for _ in range(20):
-        outcome = (rng.random(500) < 0.3).astype(np.int64)
-        prediction = expit(rng.normal(-1, 0.002, size=500) + 0.002 * outcome)
-        histogram = make_histogram(prediction, outcome, np.zeros(500, dtype=np.int64), 1)
-        negative, positive = histogram.counts[0]
-        bracket = np.sum(positive / positive.sum() * negative / negative.sum()) / 2
-        found = {metric.name: metric.value for metric in measure(histogram)}["roc_auc"]
-        differences.append(abs(found - roc_auc_score(outcome, prediction)))
-        assert differences[-1] <= bracket < 0.1
-    assert max(differences) > 0  # there was rounding to be bracketed
+def measure_exactly(prediction: np.ndarray, outcome: np.ndarray) -> dict[str, float]:
+    """The three rank metrics from the predictions themselves."""
+    false_positive_rate, true_positive_rate, _ = roc_curve(outcome, prediction, drop_intermediate=False)
+    return {
+        "roc_auc": roc_auc_score(outcome, prediction),
+        "ks": np.abs(true_positive_rate - false_positive_rate).max(),
+        "average_precision": average_precision_score(outcome, prediction),
+    }
+
+
+# Log-odds: spread wide, mostly beyond the limits, in a few bins, in two bins, tied and in bins, on the edges between bins.
+CLUSTERS = {
+    "wide": lambda rng, n: rng.normal(-2, 2, n),
+    "clipped": lambda rng, n: rng.normal(0, 15, n),
+    "all clipped": lambda rng, n: rng.normal(-20, 2, n),
+    "coarse": lambda rng, n: -1 + rng.normal(0, 5 * STEP, n),
+    "two bins": lambda rng, n: -1 + rng.random(n) * 2 * STEP,
+    "heavy ties": lambda rng, n: -1 + np.round(rng.normal(0, 2, n)) * STEP / 3,
+    "edges": lambda rng, n: (rng.integers(-4, 4, n) + 0.5) * STEP * (1 + rng.choice([-1e-9, 0, 1e-9], n)),
+}
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(60, 600),
+    rate=st.floats(0.1, 0.9),
+    lift=st.floats(-3, 3),
+    kind=st.sampled_from([*CLUSTERS]),
+)
+def test_measure_bracket_holds_the_exact_figure(seed: int, n: int, rate: float, lift: float, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    log_odds = CLUSTERS[kind](rng, n)
+    ranks = stats.rankdata(log_odds) / n - 0.5  # so that outcomes follow the order inside a bin, too
+    outcome = (rng.random(n) < np.clip(rate + lift * ranks, 0, 1)).astype(np.int64)
+    outcome[:40] = np.arange(40) % 2
+    prediction = expit(log_odds)
+    found = measure_all(prediction, outcome)
+    for name, exact in measure_exactly(prediction, outcome).items():
+        assert abs(found[name].value - exact) <= found[f"{name}_bracket"].value + 1e-9
+        assert found[f"{name}_bracket"].value <= 1
+
+
+def test_measure_bracket_is_reached_by_some_order_inside_the_bins() -> None:
+    # Two negatives and two positives share the bin in the middle of others that have one each.
+    outside, outcome = snap(np.linspace(-5, 5, 40)), np.array([0] * 20 + [1] * 20 + [0, 0, 1, 1])
+    deviations = []
+    for order in product([-1, 0, 1], repeat=4):
+        prediction = expit(np.concatenate([outside, snap(np.zeros(1)) + np.array(order) * STEP / 10]))
+        found, exact = measure_all(prediction, outcome), measure_exactly(prediction, outcome)
+        deviations.append([abs(found[name].value - value) for name, value in exact.items()])
+    brackets = [found[f"{name}_bracket"].value for name in exact]
+    assert np.max(deviations, axis=0) == pytest.approx(brackets, rel=1e-9)
+    assert brackets[0] == pytest.approx(1 / 2 * (2 / 22) * (2 / 22))
+    assert brackets[1] == pytest.approx(2 / 22)
+
+
+def test_measure_no_bracket_where_bins_hold_one_each() -> None:
+    found = measure_all(expit(snap(np.linspace(-6, 6, 300))), np.random.default_rng(2).integers(0, 2, 300))
+    for name in ("roc_auc_bracket", "ks_bracket", "average_precision_bracket"):
+        assert found[name].value == pytest.approx(0, abs=1e-12)
+
+
+def test_measure_of_predictions_between_the_bins() -> None:
+    rng = np.random.default_rng(17)
+    log_odds = rng.normal(-1.5, 1.2, size=5000)
+    outcome = (rng.random(5000) < expit(0.8 * log_odds - 0.1)).astype(np.int64)
+    prediction = expit(log_odds)
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(log_odds[:, None], outcome)
+    found = measure_all(prediction, outcome)
+    assert found["log_loss"].value == pytest.approx(log_loss(outcome, prediction), rel=1e-12)
+    assert found["brier"].value == pytest.approx(brier_score_loss(outcome, prediction), rel=1e-12)
+    assert found["calibration_intercept"].value == pytest.approx(logistic.intercept_[0], abs=STEP)
+    assert found["calibration_slope"].value == pytest.approx(logistic.coef_[0, 0], abs=STEP)
+    for name, exact in measure_exactly(prediction, outcome).items():
+        assert abs(found[name].value - exact) <= found[f"{name}_bracket"].value < 0.001
+
+
+def test_measure_holds_little_more_than_the_histogram() -> None:
+    # All 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take eight times the histogram.
+    counts = np.random.default_rng(0).integers(0, 2, size=(64, 2, N_BINS))
+    histogram = Histogram(np.arange(N_BINS), counts, np.ones((64, 2)))
+    tracemalloc.start()
+    try:
+        found = {metric.name: metric for metric in measure(histogram)}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * counts.nbytes
+    assert found["roc_auc"].lower < 0.5 < found["roc_auc"].upper
 
 
 def test_measure_interval_equals_plain_jackknife() -> None:
@@ -225,18 +326,52 @@ def test_measure_interval_covers_true_roc_auc(n_candidates: int, rows_per_candid
 ROW = st.tuples(st.floats(0, 1), st.integers(0, 1), st.integers(0, 3))
 
 
-@settings(deadline=None)
-@given(st.lists(st.lists(ROW, min_size=1, max_size=15), min_size=1, max_size=5))
-def test_merge_histograms_equals_one_pass(chunks: list[list[tuple[float, int, int]]]) -> None:
-    def condense(rows: Iterable[tuple[float, int, int]]) -> Histogram:
-        prediction, outcome, bucket = map(np.array, zip(*rows, strict=True))
-        return make_histogram(prediction, outcome, bucket, 4)
+def condense(rows: Iterable[tuple[float, int, int]]) -> Histogram:
+    prediction, outcome, bucket = np.array([*rows], dtype=np.float64).reshape(-1, 3).T
+    return make_histogram(prediction, outcome.astype(np.int64), bucket.astype(np.int64), 4)
 
-    once, merged = condense(chain.from_iterable(chunks)), merge_histograms([condense(chunk) for chunk in chunks])
-    assert merged.bins.tolist() == once.bins.tolist()
-    assert merged.counts.tolist() == once.counts.tolist()
-    np.testing.assert_allclose(merged.losses, once.losses, rtol=1e-12, atol=1e-12)
-    assert merged.counts.sum() == sum(map(len, chunks))
+
+def assert_equal(found: Histogram, expected: Histogram) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)  # types and shapes, too
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(ROW, max_size=15), min_size=1, max_size=5))
+def test_merge_histograms_equals_one_pass(chunks: list[list[tuple[float, int, int]]]) -> None:
+    once, parts = condense(chain.from_iterable(chunks)), [condense(chunk) for chunk in chunks]
+    for merged in (merge_histograms(parts), reduce(lambda a, b: merge_histograms([a, b]), parts)):
+        assert_equal(Histogram(*merged[:2], once.losses), once)
+        np.testing.assert_allclose(merged.losses, once.losses, rtol=1e-12, atol=1e-12)
+        assert merged.counts.sum() == sum(map(len, chunks))
+
+
+@settings(deadline=None)
+@given(st.lists(ROW, max_size=30), st.integers(1, 300))
+def test_unpack_histogram_gives_back_what_was_packed(rows: list[tuple[float, int, int]], times: int) -> None:
+    histogram = condense(rows * times)
+    file = io.BytesIO()
+    np.savez_compressed(file, **pack_histogram(histogram))
+    file.seek(0)
+    with np.load(file) as packed:
+        assert_equal(unpack_histogram(packed), histogram)
+
+
+def test_make_histogram_of_no_rows() -> None:
+    histogram = condense([])
+    assert (histogram.bins.shape, histogram.counts.shape, histogram.losses.dtype) == ((0,), (4, 2, 0), np.float64)
+    assert [metric[:2] for metric in measure(histogram)] == [("n", 0), ("n_positive", 0)]
+
+
+def test_pack_histogram_holds_filled_cells_alone() -> None:
+    histogram = make_histogram(
+        np.repeat([0.0, 0.5, 1.0], [1, 2, 300]), np.repeat([0, 0, 1], [1, 2, 300]), np.repeat([0, 0, 1], [1, 2, 300]), 2
+    )
+    packed = pack_histogram(histogram)
+    # Bucket 0, outcome 0: one in bin 0 and two in the middle; bucket 1, outcome 1: all others, in the very last cell.
+    assert packed["steps"].tolist() == [0, 32768, 4 * N_BINS - 1 - 32768]
+    assert packed["counts"].tolist() == [1, 2, 300]
+    assert (packed["steps"].dtype, packed["counts"].dtype) == (np.uint32, np.uint16)
 
 
 def test_jackknife_interval_of_a_mean_is_student_t() -> None:
