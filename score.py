@@ -15,7 +15,7 @@ from datetime import date, timedelta
 
 import sqlalchemy as sa
 
-from abatch import database, drift, job, looks, outcomes, predictions, registry, report, scores, verdicts
+from abatch import database, drift, job, looks, outcomes, registry, report, scores, verdicts
 from abatch.config import Config
 from abatch.errors import NothingToDo
 
@@ -35,7 +35,7 @@ def score(
     """Close the nights whose outcomes are final, read the open ones, measure, judge, write one look, draw the report."""
     settings, outcome, place = config.settings, config.settings.outcome, config.query_file("watermark")
     with engine.connect() as connection:
-        nights = [night for night in predictions.find_run_dates(connection, config.experiment) if night <= run_date]
+        nights = job.find_nights(connection, config.experiment, run_date)
     if not nights:
         raise NothingToDo(f"score {config.experiment} {run_date}: there are no predictions yet")
     with job.open_run("score", config, engine, run_date, force=force or rebuild, dry_run=dry_run) as run:

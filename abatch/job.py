@@ -168,6 +168,12 @@ def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
     registry.link_latest(config.models_dir, stems, live.values())
 
 
+def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
+    """The nights up to a day that have predictions, in order."""
+    done = (runs.c.experiment == experiment, runs.c.job == "predict", runs.c.status == "done")
+    return list(connection.scalars(sa.select(runs.c.run_date).where(*done, runs.c.run_date <= until).order_by(runs.c.run_date)))
+
+
 def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
     """Whether no later run_date of the same job is done; one that was done for the future by mistake does not count."""
     later = (runs.c.run_date > run.run_date, runs.c.run_date <= max(run.run_date, today))

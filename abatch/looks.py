@@ -69,8 +69,10 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     """Read mature predictions and attach the outcome of each metric."""
     first, last = (nights[0], nights[-1]) if nights else (source.start_date, source.start_date - DAY)
     with source.engine.connect() as connection:
-        run_ids = predictions.find_run_ids(connection, source.experiment, first, last)
+        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, last) if nights else set()
         rows = predictions.read_predictions(connection, source.experiment, first, last + DAY)
+    if {night for night, _ in run_ids} != set(nights):
+        raise _predicted_meanwhile(source)
     n_read = len(rows)
     for metric in source.metrics:
         feed = pd.DataFrame()
@@ -87,9 +89,15 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
 def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
     """Raise DatabaseError if a night was predicted again, or made up for, since it was read; predict may run at the same time."""
     scores.hold(connection, source.experiment)
-    run_ids = predictions.find_run_ids(connection, source.experiment, *reading.nights) if reading.nights else set()
-    if run_ids != reading.run_ids or scores.find_closed_date(connection, source.experiment) != reading.closed_date:
-        raise DatabaseError(f"a night of {source.experiment} was predicted again while it was being scored. Run score again.")
+    run_ids, closed_date = set(), reading.closed_date
+    if reading.nights:
+        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, reading.nights[1])
+    if run_ids != reading.run_ids or scores.find_closed_date(connection, source.experiment) != closed_date:
+        raise _predicted_meanwhile(source)
+
+
+def _predicted_meanwhile(source: Source) -> DatabaseError:
+    return DatabaseError(f"a night of {source.experiment} was predicted while it was being scored. Nothing was lost; run score again.")
 
 
 def has_other_cohorts(connection: sa.Connection, source: Source) -> bool:
@@ -161,10 +169,18 @@ def measure(
         for cohort in (str(outcomes.find_cohort(night, source.cohort)), scores.ALL):
             n_predicted[cohort, variant] += n
     counted = {(cohort, variant, "") for cohort, variant in (*n_predicted, *((scores.ALL, variant) for variant in source.split))}
+    known = scores.find_keys(connection, source.experiment) - {VERDICT_KEY}
     changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {VERDICT_KEY}
+    # What the last run counted beyond the closed nights is gone if its nights were predicted again, or the feed took days back.
+    published = scores.find_published(connection, source.experiment)
     model_rows, variant_rows = [], []
-    for key in sorted(changed):
+    for key in sorted(known | changed):
+        n_published = published.get((key[0], key[2] or key[1], bool(key[2])))
+        if key not in changed and n_published is None:
+            continue
         closed = scores.load(connection, source.experiment, [key]).get(key)
+        if key not in changed and closed and closed.counts[0] == n_published:
+            continue
         part = parts.get(key, closed)
         if not key[2]:
             n_closed = int(closed.counts[0]) if closed else 0
@@ -177,7 +193,7 @@ def measure(
         last = min(run_date, outcomes.find_last_day(first, source.cohort))
         for model_name, nights in predictions.read_feature_counts(connection, source.experiment, first, last).items():
             drift_rows += scores.measure_features(model_name, cohort, cards[model_name].get("features", {}), nights)
-    return Figures(model_rows, variant_rows, drift_rows, scores.find_keys(connection, source.experiment) | changed)
+    return Figures(model_rows, variant_rows, drift_rows, known | changed)
 
 
 class Look(NamedTuple):

@@ -144,16 +144,10 @@ def read_feature_counts(
     return found
 
 
-def find_run_dates(connection: sa.Connection, experiment: str) -> list[date]:
-    """The nights that have predictions, in order."""
-    query = sa.select(predictions.c.run_date).where(predictions.c.experiment == experiment).distinct()
-    return sorted(connection.scalars(query))
-
-
-def find_run_ids(connection: sa.Connection, experiment: str, first: date, last: date) -> set[tuple[date, str]]:
-    """Who wrote each of the nights from first to last, both included."""
+def find_run_ids(connection: sa.Connection, experiment: str, closed_date: date, last: date) -> set[tuple[date, str]]:
+    """Who wrote each of the nights after closed_date up to last."""
     p = predictions.c
-    query = sa.select(p.run_date, p.run_id).where(p.experiment == experiment, p.run_date >= first, p.run_date <= last).distinct()
+    query = sa.select(p.run_date, p.run_id).where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last).distinct()
     return {(row[0], row[1]) for row in connection.execute(query)}
 
 

@@ -122,7 +122,8 @@ def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
     """What a new experiment commits to, as lines of at most 80 columns where names are short."""
     outcome, plan, comparisons = content["outcome"], content["plan"], content["comparisons"]
     names = [comparison["comparison"] for comparison in comparisons]
-    effect = f"{outcome['expected_effect']:+g} in the mean outcome per candidate; {content['direction']} is good"
+    unit = "candidate" if content["exposure"] == "first" else "prediction"
+    effect = f"{outcome['expected_effect']:+g} in the mean outcome per {unit}; {content['direction']} is good"
     used, name = ("mean", "mean") if outcome["kind"] == "binary" else ("sd", "standard deviation")
     if plan[used] is not None:
         effect += f"; planned with a {name} of {plan[used]:.4g} ({plan['source']})"

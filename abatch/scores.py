@@ -260,6 +260,19 @@ def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
     return {(row[0], row[1], row[2]) for row in rows}
 
 
+def find_published(connection: sa.Connection, experiment: str) -> dict[tuple[str, str, bool], int]:
+    """Mature predictions behind the figures that the last done run wrote, by cohort, name, and whether it names a model."""
+    last = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status == "done")
+    run_id = connection.scalar(last.order_by(runs.c.run_date.desc()).limit(1))
+    of_models = sa.select(scores.c.cohort, scores.c.model_name, scores.c.n).where(scores.c.metric == "n")
+    of_variants = sa.select(variant_scores.c.cohort, variant_scores.c.variant, variant_scores.c.n_mature)
+    return {
+        (row[0], row[1], table is scores): row[2]
+        for query, table in ((of_models, scores), (of_variants, variant_scores))
+        for row in connection.execute(query.where(table.c.experiment == experiment, table.c.run_id == run_id))
+    }
+
+
 def _select_keys(experiment: str) -> sa.Select:
     c = cohort_sums.c
     return sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)

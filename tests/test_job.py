@@ -146,7 +146,7 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(config: Config, engine
             run.finish(connection)
     assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", "died; cleaned up by the next run")]
     with engine.connect() as connection:
-        assert predictions.find_run_dates(connection, "card_offer") == []
+        assert predictions.read_predictions(connection, "card_offer", date.min, date.max).empty
         assert connection.execute(sa.select(predictions_staging)).all() == []
 
 
@@ -365,6 +365,21 @@ def test_check_registration_first_then_changed(config: Config, engine: sa.Engine
         changed = load_configs(write_config(config.file.parent, config.database.get_secret_value(), config.schema, select_top=0.3), "dev")
         with pytest.raises(ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"):
             job.check_registration(changed["card_offer"], connection)
+
+
+def test_find_nights_are_those_that_are_done(config: Config, engine: sa.Engine) -> None:
+    for days in (2, 0, 1):
+        with job.open_run("predict", config, engine, NIGHT + timedelta(days=days)) as run, engine.begin() as connection:
+            run.finish(connection)
+    with pytest.raises(KeyboardInterrupt), job.open_run("predict", config, engine, NIGHT + timedelta(days=3)):
+        raise KeyboardInterrupt
+    with job.open_run("predict", config, engine, NIGHT, force=True) as run, engine.begin() as connection:
+        run.finish(connection)  # in the place of the first
+    with engine.connect() as connection:
+        expected = [NIGHT, NIGHT + timedelta(days=1)]
+        assert job.find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
+        assert job.find_nights(connection, "card_offer", date.max) == [*expected, NIGHT + timedelta(days=2)]
+        assert job.find_nights(connection, "another", date.max) == []
 
 
 def test_is_latest(config: Config, engine: sa.Engine) -> None:
