@@ -89,8 +89,8 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
             for name in settings.split
         ]
         if is_new:
-            champion = next(iter(live.values())).card
-            registration |= {"start_date": str(run_date), "plan": registrations.make_plan(registration, champion, run.rows_read)}
+            card = next(iter(live.values())).card  # all are trained on the same rows
+            registration |= {"start_date": str(run_date), "plan": registrations.make_plan(registration, card, run.rows_read)}
             run.announce(registrations.describe_plan(config.experiment, registration))
         summary = f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}: {run.rows_read} candidates; {', '.join(shares)}"
         if dry_run:

@@ -182,6 +182,8 @@ def list_experiments(configs: dict[str, Config], engine: sa.Engine, arguments: a
     """every experiment that was ever registered: what was asked and expected, what is known, what was concluded"""
     with engine.connect() as connection:
         found = verdicts.read_records(connection)
+    if arguments.experiment:
+        found = [record for record in found if record.experiment in configs]
     waiting = [name for name in configs if name not in {record.experiment for record in found}]
     blocks = [describe_record(record, record.experiment in configs) for record in found]
     blocks += [f"{name}: not registered yet; its first predict does it" for name in waiting]
@@ -191,10 +193,11 @@ def list_experiments(configs: dict[str, Config], engine: sa.Engine, arguments: a
 def describe_record(record: verdicts.Record, is_configured: bool) -> str:
     """One experiment as lines."""
     content, outcome = record.content, record.content["outcome"]
+    unit = "prediction" if content.get("exposure") == "all" else "candidate"
     state = "concluded" if record.conclusion else "running" if is_configured else "no longer in the config, not concluded"
     facts = [
         ("asked", content["hypothesis"]),
-        ("expected", f"{outcome['expected_effect']:+g} in the mean outcome per candidate, within {outcome['window_days']} days"),
+        ("expected", f"{outcome['expected_effect']:+g} in the mean outcome per {unit}, within {outcome['window_days']} days"),
         *(("found", finding) for finding in record.findings or ["no look yet: run score.py"]),
     ]
     if record.conclusion:
@@ -210,8 +213,8 @@ def conclude(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.
             records = {record.experiment: record for record in verdicts.read_records(connection)}
             name = arguments.name
             if name not in records:
-                known = ", ".join(records) or "none yet"
-                raise UsageError(f"there is no registered experiment {name!r}; expected one of {known}.{suggest(name, records)}")
+                known = f"expected one of {', '.join(records)}" if records else "the first predict of an experiment registers it"
+                raise UsageError(f"there is no registered experiment {name!r}; {known}.{suggest(name, records)}")
             finding = "; ".join(records[name].findings) or "no look yet"
             because, by = arguments.because, arguments.by
             verdicts.conclude(connection, name, because=because, finding=finding, concluded_by=by, concluded_at=job.utc_now())

@@ -78,13 +78,17 @@ class Outcome(Section):
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Outcome":
-        if self.expected_effect == 0:
-            raise _Fault(("expected_effect",), 0, "an effect other than 0: the difference that would matter")
+        if abs(self.expected_effect) < 1e-9:
+            found = self.expected_effect or 0
+            raise _Fault(("expected_effect",), found, "an effect other than 0: the difference that would matter")
         if self.kind == "binary":
             if not -1 < self.expected_effect < 1:
                 raise _Fault(("expected_effect",), self.expected_effect, "a difference of two rates, more than -1 and less than 1")
             if self.baseline is not None and not 0 < self.baseline < 1:
                 raise _Fault(("baseline",), self.baseline, "a rate, more than 0 and less than 1")
+            if self.baseline is not None and not 0 < self.baseline + self.expected_effect < 1:
+                expected = f"a rate to which expected_effect, {self.expected_effect:g}, can be added: the sum must lie between 0 and 1"
+                raise _Fault(("baseline",), self.baseline, expected)
             _refuse_numeric_keys(self, "cap", "baseline_sd")
         return self
 

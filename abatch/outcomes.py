@@ -174,7 +174,11 @@ def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.nd
         values = np.full(len(column), np.nan)
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
-        expected = "0 or 1. Turn it into a number with case when ... then 1 else 0 end" if kind == "binary" else "a number. Cast it"
+        expected = (
+            "0 or 1. Turn it into a number with case when ... then 1 else 0 end"
+            if kind == "binary"
+            else "a number. Cast it, or leave the row out"
+        )
         raise DataError(
             f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of {len(column)} rows;"
             f" expected {expected}."

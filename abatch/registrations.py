@@ -97,9 +97,8 @@ def make_plan(content: Mapping[str, Any], card: Mapping[str, Any], n_candidates:
     given = content["baseline" if is_binary else "baseline_sd"] is not None  # the figure that the sample rests on
     plan: dict[str, Any] = {"mean": mean, "sd": sd, "source": "the config" if given else "the training rows"}
     plan |= {"n_candidates": n_candidates, "samples": {}, "days_most": None, "days_median": None}
-    if is_binary and mean is not None:
-        moved = min(max(mean + outcome["expected_effect"], 0.0), 1.0)
-        variances = [rate * (1 - rate) for rate in (moved, mean)]
+    if is_binary and mean is not None and 0 < mean + outcome["expected_effect"] < 1:
+        variances = [rate * (1 - rate) for rate in (mean + outcome["expected_effect"], mean)]
         plan["sd"] = variances[1] ** 0.5
     elif not is_binary and sd is not None:
         variances = [sd**2, sd**2]
@@ -147,7 +146,7 @@ def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
         facts.append(("time", f"{about}, {pace}"))
     elif names:
         missing = "outcome.baseline" if outcome["kind"] == "binary" else "outcome.baseline_sd"
-        facts.append(("sample", f"cannot be told: neither {missing} in the config nor the model's card says what to plan with"))
+        facts.append(("sample", f"cannot be told from the training rows; set {missing} in the config under a new experiment name"))
     return "\n".join([f"{experiment}: a new experiment. Its first predict registers for good:", *wrap_facts(facts)])
 
 

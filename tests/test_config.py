@@ -37,21 +37,33 @@ SPLIT = "{A: 0.45, B: 0.45, control: 0.10}"
 MODELS = BASE[BASE.index("    models:") :]
 ENVIRONMENTS = BASE[BASE.index("environments:") : BASE.index("experiments:")]
 EXPERIMENTS = BASE[BASE.index("experiments:") :]
+TOP = "    select_top: 0.20\n"
+CALLS = "calls: {query: sql/a.sql, kind: binary, direction: decrease, margin: 0.01}"
+REVENUE = "revenue: {query: sql/a.sql, kind: numeric, direction: increase, margin: 5.0, cap: 1000.0}"
+GUARDED = f"{TOP}    guardrails: {{{CALLS}, {REVENUE}}}\n"
 NAME = "a name of letters, digits and _ that begins with a letter, at most 64 of them"
 URL = "postgresql+psycopg://bank:hunter2@127.0.0.1:1/bank"
 HIDDEN = "text that is not shown, as it may be secret"
 DATABASE = "sqlite:///data/dev.db"
-EFFECT = "the difference in the outcome's rate that would matter"
+EFFECT = "the difference that would matter"
 ZONE = "the name of a time zone, such as 'Europe/Oslo'"
 TWINS = "names that differ by more than upper and lower case"
 ONCE = "a name used once, upper and lower case being the same"
 SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_DATABASE}"
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
 KEYS_ENV = "Expected one of database, schema, models_dir, logs_dir, reports_dir."
-KEYS_EXPERIMENT = "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort."
-KEYS_OUTCOME = "Expected one of kind, window_days, lag_days, expected_effect."
+KEYS_EXPERIMENT = (
+    "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort, exposure, champion, verdicts, guardrails."
+)
+KEYS_OUTCOME = "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline, baseline_sd, cap."
+KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap."
 KEYS_TRAINING = "Expected one of days, validation_share, max_auc_drop, seed."
 KEYS_MODEL = "Expected one of name, version, estimator, params."
+NUMERIC_ONLY = "expected nothing, since this key goes with kind numeric only. Leave it out, or change kind."
+RATES = "expected a difference of two rates, more than -1 and less than 1."
+QUESTIONS = "'models_vs_control' or 'challenger_vs_champion'"
+MISSING_ONE = "expected verdicts that the variants allow, and there is no"
+TAKEN = "another name: abatch uses this one itself"
 YES_NO = "Put the key between quotes: YAML reads yes, no, on and off as true and false"
 
 
@@ -111,6 +123,39 @@ def test_load_configs_defaults(tmp_path: Path) -> None:
     training, settings = config.settings.training, config.settings
     assert (training.days, training.validation_share, training.max_auc_drop, training.seed) == (365, 0.2, 0.02, 0)
     assert (settings.outcome.lag_days, settings.cohort, settings.models["B"].params) == (0, "week", {})
+    outcome = settings.outcome
+    assert (outcome.grace_days, outcome.baseline, outcome.baseline_sd, outcome.cap) == (7, None, None, None)
+    assert (settings.exposure, settings.champion, settings.verdicts, settings.guardrails) == ("first", None, None, {})
+
+
+def test_load_configs_numeric_outcome_and_choices(tmp_path: Path) -> None:
+    outcome = "{kind: numeric, window_days: 14, grace_days: 0, expected_effect: -25, baseline: -3, baseline_sd: 80, cap: 500}"
+    text = change("{kind: binary, window_days: 14, lag_days: 1, expected_effect: 0.01}", outcome)
+    text = text.replace(TOP, f"{TOP}    exposure: all\n    champion: B\n    verdicts: [challenger_vs_champion]\n    cohort: month\n")
+    settings = load_configs(write(tmp_path, text))["card_offer"].settings
+    found = settings.outcome
+    assert (found.kind, found.grace_days, found.expected_effect) == ("numeric", 0, -25.0)
+    assert (found.baseline, found.baseline_sd, found.cap) == (-3.0, 80.0, 500.0)
+    assert (settings.exposure, settings.champion, settings.cohort) == ("all", "B", "month")
+    assert settings.verdicts == ["challenger_vs_champion"]
+
+
+def test_load_configs_guardrails_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, change(TOP, GUARDED.replace("revenue: {query: sql/a.sql", "revenue: {query: sql/revenue.sql")))
+    (tmp_path / "sql" / "revenue.sql").write_text("select 'Ærø'", encoding="utf-8")
+    config = load_configs(path)["card_offer"]
+    assert list(config.sql) == ["training", "candidates", "outcomes", "watermark", "calls", "revenue"]
+    assert (config.sql["calls"], config.sql["revenue"]) == ("select 1", "select 'Ærø'")
+    assert (config.query_file("revenue"), config.query_file("outcomes")) == ("sql/revenue.sql", "sql/a.sql")
+    calls, revenue = config.settings.guardrails.values()
+    assert (calls.kind, calls.direction, calls.margin, calls.cap) == ("binary", "decrease", 0.01, None)
+    assert (revenue.kind, revenue.direction, revenue.margin, revenue.cap) == ("numeric", "increase", 5.0, 1000.0)
+
+
+def test_load_configs_guardrail_query_missing(tmp_path: Path) -> None:
+    missing = "the query file {} does not exist. Write it, or name the right one. Did you mean 'a.sql'?"
+    text = change(TOP, GUARDED.replace("revenue: {query: sql/a.sql", "revenue: {query: sql/b.sql"))
+    assert fail(tmp_path, text) == ", experiments.card_offer.guardrails.revenue.query: " + missing.format(tmp_path / "sql" / "b.sql")
 
 
 # What is changed, the key that the message must name (a leading dot stands for experiments.card_offer), the rest of the message.
@@ -144,8 +189,41 @@ MISTAKES = [
     ("days: 14", "days: true", ".outcome.window_days", "found True, expected a whole number."),
     ("days: 14", "days: 2026-01-31", ".outcome.window_days", "found datetime.date(2026, 1, 31), expected a whole number."),
     ("effect: 0.01", "effect: 1e-2", ".outcome.expected_effect", "found '1e-2', expected a number. Write it as 0.01, without quotes."),
-    ("kind: binary", "kind: numeric", ".outcome.kind", "found 'numeric', expected 'binary'."),
+    ("kind: binary", "kind: count", ".outcome.kind", "found 'count', expected 'binary' or 'numeric'."),
     # Values out of range; nan is in no range.
+    ("days: 14", "days: 14, grace_days: -1", ".outcome.grace_days", "found -1, expected at least 0."),
+    ("effect: 0.01", "effect: 1", ".outcome.expected_effect", f"found 1.0, {RATES}"),
+    ("effect: 0.01", "effect: -1.5", ".outcome.expected_effect", f"found -1.5, {RATES}"),
+    ("binary,", "numeric, cap: 0,", ".outcome.cap", "found 0, expected more than 0."),
+    ("binary,", "numeric, cap: .inf,", ".outcome.cap", "found inf, expected a finite number."),
+    ("binary,", "numeric, baseline_sd: 0.0,", ".outcome.baseline_sd", "found 0.0, expected more than 0."),
+    ("binary,", "numeric, baseline: .nan,", ".outcome.baseline", "found nan, expected a finite number."),
+    ("binary,", "binary, baseline: 2,", ".outcome.baseline", "found 2.0, expected a rate, more than 0 and less than 1."),
+    ("binary,", "binary, baseline: 0,", ".outcome.baseline", "found 0.0, expected a rate, more than 0 and less than 1."),
+    # Keys of a numeric outcome where it is binary.
+    ("binary,", "binary, cap: 100,", ".outcome.cap", f"found 100.0, {NUMERIC_ONLY}"),
+    ("binary,", "binary, baseline_sd: 0.3,", ".outcome.baseline_sd", f"found 0.3, {NUMERIC_ONLY}"),
+    # What is compared.
+    (TOP, f"{TOP}    exposure: last\n", ".exposure", "found 'last', expected 'first' or 'all'."),
+    (TOP, f"{TOP}    champion: control\n", ".champion", "found 'control', expected a variant that has a model: A, B."),
+    (TOP, f"{TOP}    champion: a\n", ".champion", "found 'a', expected a variant that has a model: A, B."),
+    (TOP, f"{TOP}    champion: [A]\n", ".champion", "found ['A'], expected text."),
+    (TOP, f"{TOP}    verdicts: []\n", ".verdicts", "found [], expected at least one entry."),
+    (TOP, f"{TOP}    verdicts: models_vs_control\n", ".verdicts", "found 'models_vs_control', expected a list."),
+    (TOP, f"{TOP}    verdicts: [all]\n", ".verdicts.0", f"found 'all', expected {QUESTIONS}."),
+    # Guardrails.
+    (TOP, f"{TOP}    guardrails:\n", ".guardrails", "found nothing, expected keys with values."),
+    (TOP, GUARDED.replace("margin: 5.0, ", ""), ".guardrails.revenue.margin", "this key is missing. Add it."),
+    (TOP, GUARDED.replace("cap:", "capp:"), ".guardrails.revenue.capp", f"unknown key. {KEYS_GUARDRAIL} Did you mean 'cap'?"),
+    (TOP, GUARDED.replace("5.0", "0"), ".guardrails.revenue.margin", "found 0, expected more than 0."),
+    (TOP, GUARDED.replace("0.01", "1"), ".guardrails.calls.margin", "found 1.0, expected a difference of two rates, less than 1."),
+    (TOP, GUARDED.replace("0.01", "0.01, cap: 2"), ".guardrails.calls.cap", f"found 2.0, {NUMERIC_ONLY}"),
+    (TOP, GUARDED.replace("decrease", "down"), ".guardrails.calls.direction", "found 'down', expected 'increase' or 'decrease'."),
+    (TOP, GUARDED.replace("calls:", "no-calls:"), ".guardrails", f"found the key 'no-calls', expected {NAME}."),
+    (TOP, GUARDED.replace("calls:", "Revenue:"), ".guardrails.revenue", f"found 'revenue', expected {TWINS}, and there is 'Revenue' too."),
+    (TOP, GUARDED.replace("calls:", "Outcome:"), ".guardrails.Outcome", f"found 'Outcome', expected {TAKEN}."),
+    (TOP, GUARDED.replace("calls:", "training:"), ".guardrails.training", f"found 'training', expected {TAKEN}."),
+    (TOP, GUARDED.replace("calls:", "variant:"), ".guardrails.variant", f"found 'variant', expected {TAKEN}."),
     ("days: 14", "days: 0", ".outcome.window_days", "found 0, expected at least 1."),
     ("days: 14", "days: 99999999", ".outcome.window_days", "found 99999999, expected at most 3650."),
     ("effect: 0.01", "effect: .nan", ".outcome.expected_effect", "found nan, expected a finite number."),
@@ -184,6 +262,17 @@ MISTAKES = [
 def test_load_configs_wrong_key_or_value(tmp_path: Path, old: str, new: str, key: str, message: str) -> None:
     place = f"experiments.card_offer{key}" if key.startswith(".") else key
     assert fail(tmp_path, change(old, new)) == f"{', ' if key else ''}{place}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("split", "verdict", "missing"),
+    [("{A: 0.5, B: 0.5}", "models_vs_control", "variant without a model"), (SPLIT, "challenger_vs_champion", "second model")],
+)
+def test_load_configs_verdict_that_cannot_be(tmp_path: Path, split: str, verdict: str, missing: str) -> None:
+    text = change(SPLIT, split).replace(TOP, f"{TOP}    verdicts: [{verdict}]\n")
+    if missing == "second model":
+        text = text[: text.index("      B: {name")]
+    assert fail(tmp_path, text) == f", experiments.card_offer.verdicts: found {verdict!r}, {MISSING_ONE} {missing}. Leave it out."
 
 
 QUOTE = "put it between quotes if it is text"

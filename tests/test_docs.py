@@ -11,11 +11,12 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 import predict
 import train
-from abatch import job
-from abatch.config import load_configs
+from abatch import job, stats
+from abatch.config import Guardrail, load_configs
 from abatch.errors import AbatchError
 from tests.conftest import ROOT, SHARED_DATA
 
@@ -102,6 +103,17 @@ FAULTS: dict[str, tuple[Callable[..., str], date, str, str, str]] = {
 def test_own_tables_errors_are_all_tried() -> None:
     table = OWN_TABLES.read_text(encoding="utf-8").partition("## Errors")[2]
     assert re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) == list(FAULTS)
+
+
+def test_own_tables_explains_every_word_and_key() -> None:
+    section = OWN_TABLES.read_text(encoding="utf-8").partition("## The question, and the verdict's words")[2].partition("\n## ")[0]
+    known = (*stats.DECIDED, stats.NOT_YET, stats.TOO_EARLY, stats.INVALID, stats.KEPT, stats.BROKEN)
+    assert [word for word in known if f"`{word}`" not in section] == []
+    keys = {"kind", "grace_days", "expected_effect", "baseline", "cap"}
+    assert {f"`outcome.{key}" in section for key in keys} == {True}
+    assert all(f"`{key}`" in section for key in ("baseline_sd", "exposure", "champion", "verdicts", "guardrails"))
+    guardrail = yaml.safe_load("\n".join(line for line in section.splitlines() if line.startswith("    ")))
+    assert Guardrail.model_validate(guardrail["guardrails"]["complaints"]).direction == "decrease"
 
 
 @needs_credit_csv

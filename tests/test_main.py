@@ -1,4 +1,4 @@
-"""python -m abatch: init, simulate, status, models, promote, rollback, dictionary."""
+"""python -m abatch: init, simulate, status, models, promote, rollback, experiments, conclude, dictionary; what a first predict prints."""
 
 import os
 import shutil
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 import predict
 import train
 from abatch import __main__ as main
-from abatch import migrations, simulate
+from abatch import migrations, registrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import RegistryError
-from abatch.tables import predictions, promotions, runs
+from abatch.tables import conclusions, looks, predictions, promotions, runs, verdicts
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 DAY = timedelta(days=1)
@@ -119,7 +120,7 @@ def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkey
 def test_init_sql_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     assert main.main(["init", "--sql", "--from", "001", "--config", str(file)]) == 2
-    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001. Did you mean '0001'?\n"
+    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001, 0002. Did you mean '0001'?\n"
     assert capsys.readouterr() == ("", expected)
     with pytest.raises(SystemExit) as caught:
         main.main(["init", "--from", "0001", "--config", str(file)])
@@ -173,6 +174,10 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         ["init", "--date", "2026-09-01"],
         ["promote", A1],
         ["rollback", "--reason", "x"],
+        ["conclude", "card_offer"],
+        ["conclude", "--because", "x"],
+        ["conclude", "card_offer", "--because", " \n"],
+        ["simulate", "--plant", "effects"],
         ["status", "--date", "1/9"],
     ):
         with pytest.raises(SystemExit) as caught:
@@ -212,6 +217,7 @@ def test_rollback_by_dated_name(capsys: pytest.CaptureFixture[str], bank: Config
 def test_predict_for_a_past_date_obeys(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
     assert predicted_with(bank, engine, FIRST_NIGHT) == A1  # a night made up for later uses the model of its own day
+    capsys.readouterr()
     code, out, _ = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-02")
     overruled = f"; this overrules {A3}, which was to be live from a later date on; today's live model changes with it (before: {A3})"
     assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2}){overruled}\n")
@@ -291,3 +297,158 @@ def test_models_dir_is_a_file(capsys: pytest.CaptureFixture[str], bank: Config, 
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x")
     assert (code, out) == (1, "") and f"{A1}.pkl: the file of {A1} cannot be read" in err
     assert len(err.splitlines()) == 1 and len(read_promotions(engine)) == 3
+
+
+def count(engine: sa.Engine, table: sa.Table) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+def test_simulate_plant(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The plant reaches the bank, with the split of the config, and is kept when it lives on."""
+    config = load_configs(write_config(tmp_path, "sqlite:///data/bank.db"), "dev")["card_offer"]
+    assert call(capsys, config, "init")[0] == 0
+    code, out, err = call(capsys, config, "simulate", "--date", "2026-09-01", "--plant", "broken_split")
+    assert (code, err) == (0, "") and out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
+    engine = open_engine(config)
+    with simulate.in_default_schema(engine).connect() as connection:
+        found = connection.execute(sa.select(simulate.bank)).one()
+        n_listed = connection.scalar(sa.select(sa.func.count()).where(simulate.candidates.c.candidate_date == date(2026, 9, 1)))
+    engine.dispose()
+    assert (found.plant, found.salt) == ("broken_split", "card_offer")
+    assert n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES  # one in ten of B's 45 % is lost
+    assert call(capsys, config, "simulate", "--date", "2026-09-02")[0] == 0
+    code, out, err = call(capsys, config, "simulate", "--date", "2026-09-03", "--plant", "harm")
+    assert (code, out) == (2, "") and "was created with broken_split" in err
+
+
+def test_first_predict_says_what_it_commits_to(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    """Once: a rehearsal says it too and registers nothing, and later nights and repetitions are silent."""
+    predict.predict(bank, engine, FIRST_NIGHT, dry_run=True)
+    rehearsed = capsys.readouterr().out
+    assert count(engine, registrations.registrations) == 0
+    command = [sys.executable, "predict.py", "--config", str(bank.file), "--date", str(FIRST_NIGHT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, "")  # not at a terminal: this and nothing else
+    assert done.stdout == rehearsed
+    lines = rehearsed.splitlines()
+    assert lines[0] == "card_offer: a new experiment. Its first predict registers for good:" and max(map(len, lines)) < 80
+    with engine.connect() as connection:
+        content = registrations.find_registration(connection, "card_offer")
+    assert content is not None and content["start_date"] == str(FIRST_NIGHT)
+    words = " ".join(rehearsed.split())
+    for comparison, sample in content["plan"]["samples"].items():
+        assert f"{comparison}: {sample['n_most']:,} candidates at most" in words
+    assert "if every night brings 1,000 new candidates" in words
+    assert all(line in "\n".join(file.read_text(encoding="utf-8") for file in bank.logs_dir.glob("predict*")) for line in lines)
+    predict.predict(bank, engine, FIRST_NIGHT, force=True)
+    predict.predict(bank, engine, FIRST_NIGHT + DAY)
+    predict.predict(bank, engine, FIRST_NIGHT + 2 * DAY, dry_run=True)
+    assert capsys.readouterr().out == "" and count(engine, registrations.registrations) == 1
+
+
+def look(engine: sa.Engine, day: int, *found: tuple[str, str, str, float | None, float | None, float | None]) -> None:
+    """A look on a day of September at comparison, metric, word, estimate, lower, upper; 12,000 against 1,300 candidates."""
+    key = {"experiment": "card_offer", "run_date": date(2026, 9, day), "run_id": f"look{day}"}
+    counts = {"n_treatment": 12_000, "n_control": 1300, "exposures_treatment": 12_000, "exposures_control": 1300}
+    names = ("comparison", "metric", "word", "estimate", "lower", "upper")
+    rows = [{**key, **counts, "sum_treatment": 600.0, "sum_control": 40.0, **dict(zip(names, row, strict=True))} for row in found]
+    with engine.begin() as connection:
+        connection.execute(looks.insert().values(**key, n_predicted=20_000, n_mature=14_000, n_units=13_300, n_mixed=0))
+        connection.execute(verdicts.insert(), rows)
+
+
+def drop_from_config(bank: Config, new_name: str) -> Config:
+    """The same config with the experiment under a new name."""
+    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    raw["experiments"] = {new_name: raw["experiments"]["card_offer"]}
+    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return load_configs(bank.file, "dev")[new_name]
+
+
+def test_experiments_from_the_first_predict_to_the_conclusion(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    assert call(capsys, bank, "experiments") == (0, "card_offer: not registered yet; its first predict does it\n", "")
+    predict.predict(bank, engine, FIRST_NIGHT)
+    capsys.readouterr()
+    code, out, err = call(capsys, bank, "experiments")
+    assert (code, err) == (0, "")
+    first, asked, *_, last = out.splitlines()
+    assert first.startswith("card_offer: running, registered 20") and asked.startswith("  asked      Calling the customers that a model")
+    assert last == "  found      no look yet: run score.py"
+    assert "expected +0.01 in the mean outcome per candidate, within 14 days" in " ".join(out.split())
+
+    look(engine, 20, ("models vs control", "outcome", "better", 0.02, 0.005, 0.035), ("B vs A", "outcome", "too early", 0.004, None, None))
+    look(
+        engine,
+        21,
+        ("models vs control", "outcome", "not yet known", 0.0192, -0.001, 0.0394),
+        ("B vs A", "outcome", "not yet known", -0.00123456, -0.02, 0.01765),
+        ("B vs A", "complaints", "kept", None, None, None),
+    )
+    findings = [
+        "B vs A, guardrail complaints: kept on 2026-09-21, 12,000 against 1,300 candidates",
+        "B vs A: not yet known, -0.001235 (-0.02 to +0.01765) on 2026-09-21, 12,000 against 1,300 candidates",
+        "models vs control: not yet known, +0.0192 (-0.001 to +0.0394) on 2026-09-21, 12,000 against 1,300 candidates;"
+        " first decided on 2026-09-20",
+    ]
+    code, out, err = call(capsys, bank, "experiments")
+    assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
+    assert " ".join(out.split()).endswith(" ".join(f"found {finding}" for finding in findings))
+
+    because = "Ærlig talt: kundene svarer. " + "We keep B, as it is simpler and no worse. " * 3
+    code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", because, "--by", "Kari")
+    assert (code, err) == (0, "")
+    assert " ".join(out.split()) == f"card_offer: concluded. The finding kept beside it: {'; '.join(findings)}"
+    code, out, err = call(capsys, bank, "experiments")
+    assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
+    assert out.startswith("card_offer: concluded, registered 20")
+    words = " ".join(out.split())
+    assert f"concluded {' '.join(because.split())} 20" in words and words.endswith(" UTC by Kari")
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(conclusions)).one()
+    assert (row.experiment, row.because, row.concluded_by) == ("card_offer", because.strip(), "Kari")
+    assert row.finding == "; ".join(findings)
+
+    assert call(capsys, bank, "conclude", "card_offer", "--because", "On second thoughts no.")[0] == 0
+    words = " ".join(call(capsys, bank, "experiments")[1].split())
+    assert "concluded On second thoughts no. 20" in words and "Kari" not in words
+    assert count(engine, conclusions) == 2  # the first is kept
+
+
+def test_conclude_of_an_experiment_that_is_gone(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    predict.predict(bank, engine, FIRST_NIGHT)
+    renamed = drop_from_config(bank, "card_offer_2")
+    capsys.readouterr()
+    code, out, err = call(capsys, renamed, "experiments")
+    assert (code, err) == (0, "") and out.startswith("card_offer: no longer in the config, not concluded, registered 20")
+    assert out.endswith("\n\ncard_offer_2: not registered yet; its first predict does it\n")
+    code, out, err = call(capsys, renamed, "conclude", "card_offer", "--because", "Given up.")
+    assert (code, out, err) == (0, "card_offer: concluded. The finding kept beside it: no look yet\n", "")
+    assert call(capsys, renamed, "experiments")[1].startswith("card_offer: concluded, registered 20")
+
+
+def test_conclude_unknown_experiment(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", "x")
+    assert (code, out) == (2, "") and "there is no registered experiment 'card_offer'" in err
+    predict.predict(bank, engine, FIRST_NIGHT)
+    capsys.readouterr()
+    code, out, err = call(capsys, bank, "conclude", "card_ofer", "--because", "x")
+    assert (code, out) == (2, "")
+    assert err == (
+        "abatch conclude: there is no registered experiment 'card_ofer'; expected one of card_offer. Did you mean 'card_offer'?\n"
+    )
+    assert count(engine, conclusions) == 0
+
+
+def test_experiments_of_one_says_nothing_false_of_the_others(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+    predict.predict(bank, engine, FIRST_NIGHT)
+    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    second = yaml.safe_load(yaml.safe_dump(raw["experiments"]["card_offer"]))
+    for model in second["models"].values():
+        model["name"] += "_second"
+    raw["experiments"]["second"] = second
+    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    capsys.readouterr()
+    code, out, err = call(capsys, bank, "experiments", "--experiment", "second")
+    assert (code, out, err) == (0, "second: not registered yet; its first predict does it\n", "")
+    assert call(capsys, bank, "experiments")[1].startswith("card_offer: running, registered 20")

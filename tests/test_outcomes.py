@@ -9,10 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch.errors import DataError
-from abatch.outcomes import attach, iterate_cohorts, last_mature_date, parse_dates, parse_outcomes, prepare, read_watermark
+from abatch.outcomes import (
+    Metric,
+    attach,
+    find_cohort,
+    find_last_day,
+    iterate_cohorts,
+    last_mature_date,
+    parse_dates,
+    parse_outcomes,
+    prepare,
+    read_watermark,
+)
 
 NIGHT = date(2026, 9, 1)
 PLACE = "outcomes.sql"
+BINARY = Metric("outcome", "select 1", PLACE, "binary", None)
+NUMERIC = BINARY._replace(kind="numeric")
 
 
 def make_predictions(*rows: tuple[str, date]) -> pd.DataFrame:
@@ -68,20 +81,20 @@ def test_last_mature_date_window_and_lag() -> None:
 @pytest.mark.parametrize(("day", "counts"), [(-1, 0), (0, 1), (1, 1), (13, 1), (14, 0), (15, 0)])
 def test_attach_window_edges(day: int, counts: int) -> None:
     feed = make_feed(("1", NIGHT + timedelta(days=day), 1))
-    assert attach(make_predictions(("1", NIGHT)), feed, 14, PLACE).tolist() == [counts]
+    assert attach(make_predictions(("1", NIGHT)), feed, 14, BINARY).tolist() == [counts]
 
 
 def test_attach_ids_of_other_case_are_refused() -> None:
     """SQL Server takes ab and AB for one in a join; dropping the outcome in silence would be a zero too many."""
     made = make_predictions(("ab", NIGHT), ("cd", NIGHT))
     with pytest.raises(DataError, match=r"1 outcomes have an id that was predicted in other upper and lower case, for example 'AB'"):
-        attach(made, make_feed(("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), 14, PLACE)
-    assert attach(make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, PLACE).tolist() == [0, 1]
+        attach(made, make_feed(("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), 14, BINARY)
+    assert attach(make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, BINARY).tolist() == [0, 1]
 
 
 def test_attach_late_hour_of_the_last_day_counts() -> None:
     feed = make_feed(("1", datetime(2026, 9, 14, 23, 59, 59), 1), ("2", datetime(2026, 9, 15, 0, 0), 1))
-    assert attach(make_predictions(("1", NIGHT), ("2", NIGHT)), feed, 14, PLACE).tolist() == [1, 0]
+    assert attach(make_predictions(("1", NIGHT), ("2", NIGHT)), feed, 14, BINARY).tolist() == [1, 0]
 
 
 def test_attach_each_prediction_of_a_candidate_has_its_own_window() -> None:
@@ -89,16 +102,16 @@ def test_attach_each_prediction_of_a_candidate_has_its_own_window() -> None:
     predictions = make_predictions(*(("1", night) for night in nights), ("2", NIGHT)).iloc[::-1]  # any index, any order
     feed = make_feed((1, "2026-09-15", 1), (1, "2026-09-15", 1), (1, "2026-09-20", 1), (3, "2026-09-02", 1))
     # 15 September is day 14 of the first night, 7 of the second, 0 of the third; 20 September is before the fourth.
-    assert attach(predictions, feed, 14, PLACE).tolist() == [0, 0, 1, 1, 0]
+    assert attach(predictions, feed, 14, BINARY).tolist() == [0, 0, 1, 1, 0]
 
 
 def test_attach_outcome_zero_and_empty_feed() -> None:
     predictions = make_predictions(("1", NIGHT), ("2", NIGHT))
     feed = make_feed(("1", NIGHT, 0), ("2", NIGHT, 0), ("2", NIGHT, 1))
-    assert attach(predictions, feed, 14, PLACE).tolist() == [0, 1]
-    assert attach(predictions, make_feed(("1", NIGHT, 0)), 14, PLACE).tolist() == [0, 0]
-    assert attach(predictions, pd.DataFrame(), 14, PLACE).tolist() == [0, 0]
-    assert attach(predictions.iloc[:0], feed, 14, PLACE).tolist() == []
+    assert attach(predictions, feed, 14, BINARY).tolist() == [0, 1]
+    assert attach(predictions, make_feed(("1", NIGHT, 0)), 14, BINARY).tolist() == [0, 0]
+    assert attach(predictions, pd.DataFrame(), 14, BINARY).tolist() == [0, 0]
+    assert attach(predictions.iloc[:0], feed, 14, BINARY).tolist() == []
 
 
 @given(
@@ -110,7 +123,81 @@ def test_attach_equals_plain_loop(units: list[tuple[int, int]], events: list[tup
     predictions = make_predictions(*((str(who), NIGHT + timedelta(days=day)) for who, day in units))
     feed = make_feed(*((who, NIGHT + timedelta(days=day), outcome) for who, day, outcome in events))
     expected = [int(any(who == id_ and outcome and 0 <= when - day < window_days for id_, when, outcome in events)) for who, day in units]
-    assert attach(predictions, feed, window_days, PLACE).tolist() == expected
+    assert attach(predictions, feed, window_days, BINARY).tolist() == expected
+
+
+def test_attach_numeric_by_hand() -> None:
+    """Amounts add up within the window, negative ones too; both ends of the window are as of a binary outcome."""
+    predictions = make_predictions(("1", NIGHT), ("1", NIGHT + timedelta(days=10)), ("2", NIGHT), ("3", NIGHT), ("4", NIGHT))
+    feed = make_feed(
+        *((1, NIGHT + timedelta(days=day), amount) for day, amount in ((-1, 1000), (0, 10), (13, -2.5), (14, 0.125), (24, 5000))),
+        (2, NIGHT, Decimal("-7.25")),
+        (2, NIGHT, Decimal("3.00")),
+        (4, NIGHT, 6),
+        (4, NIGHT, -6),
+    )
+    found = attach(predictions, feed, 14, NUMERIC)
+    # The second night sees day 13 as its day 3, 14 as its day 4, and not 24 as its day 14.
+    assert found.tolist() == [7.5, -2.375, -4.25, 0.0, 0.0]
+    assert found.dtype == np.float64
+
+
+def test_attach_cap_holds_the_sum_both_ways() -> None:
+    predictions = make_predictions(*((who, NIGHT) for who in "1234"))
+    feed = make_feed(("1", NIGHT, 80), ("1", NIGHT, 80), ("2", NIGHT, -300), ("3", NIGHT, 99.5), ("4", NIGHT, 500), ("4", NIGHT, -450))
+    assert attach(predictions, feed, 14, NUMERIC._replace(cap=100.0)).tolist() == [100.0, -100.0, 99.5, 50.0]
+    assert attach(predictions, feed, 14, NUMERIC).tolist() == [160.0, -300.0, 99.5, 50.0]
+
+
+def test_attach_kind_decides_what_is_refused() -> None:
+    predictions, feed = make_predictions(("1", NIGHT)), make_feed(("1", NIGHT, 2.5))
+    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds 2\.5 in 1 of 1 rows; expected 0 or 1\."):
+        attach(predictions, feed, 14, BINARY)
+    with pytest.raises(DataError, match=r"^calls\.sql: outcome holds 2\.5"):
+        attach(predictions, feed, 14, BINARY._replace(name="calls", place="calls.sql"))
+    assert attach(predictions, feed, 14, NUMERIC).tolist() == [2.5]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), max_size=12),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(-9, 9)), min_size=1, max_size=12),
+    st.integers(1, 20),
+    st.sampled_from([None, 1.0, 5.0]),
+)
+def test_attach_numeric_equals_plain_loop(
+    units: list[tuple[int, int]], events: list[tuple[int, int, int]], window_days: int, cap: float | None
+) -> None:
+    predictions = make_predictions(*((str(who), NIGHT + timedelta(days=day)) for who, day in units))
+    feed = make_feed(*((who, NIGHT + timedelta(days=day), amount) for who, day, amount in events))
+    sums = [sum(amount for id_, when, amount in events if who == id_ and 0 <= when - day < window_days) for who, day in units]
+    expected = [total if cap is None else max(-cap, min(cap, total)) for total in sums]
+    assert attach(predictions, feed, window_days, NUMERIC._replace(cap=cap)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("day", "unit", "first", "last"),
+    [
+        ("2026-09-07", "week", "2026-09-07", "2026-09-13"),  # a Monday
+        ("2026-09-13", "week", "2026-09-07", "2026-09-13"),
+        ("2026-01-01", "week", "2025-12-29", "2026-01-04"),
+        ("2024-02-10", "month", "2024-02-01", "2024-02-29"),  # a leap year
+        ("2100-02-28", "month", "2100-02-01", "2100-02-28"),  # none, as 100 divides it and 400 does not
+        ("2026-09-30", "month", "2026-09-01", "2026-09-30"),
+        ("2026-12-31", "month", "2026-12-01", "2026-12-31"),
+    ],
+)
+def test_find_cohort_and_its_last_day(day: str, unit: str, first: str, last: str) -> None:
+    found = find_cohort(date.fromisoformat(day), unit)
+    assert (str(found), str(find_last_day(found, unit))) == (first, last)
+
+
+@pytest.mark.parametrize("unit", ["week", "month"])
+def test_find_last_day_cohorts_leave_no_gap(unit: str) -> None:
+    days = [date(2023, 12, 1) + timedelta(days=i) for i in range(500)]
+    for day in days:
+        last = find_last_day(find_cohort(day, unit), unit)
+        assert find_cohort(day, unit) <= day <= last
+        assert find_cohort(last, unit) == find_cohort(day, unit) != find_cohort(last + timedelta(days=1), unit)
 
 
 def test_iterate_cohorts_weeks_begin_on_monday() -> None:
@@ -161,6 +248,19 @@ def test_parse_outcomes_zero_and_one(values: list[object]) -> None:
 def test_parse_outcomes_refuses(value: object) -> None:
     with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\. .*case when"):
         parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"), PLACE)
+
+
+@pytest.mark.parametrize(
+    "values", [[-12.5, 0, 3e9], [Decimal("-12.50"), 0, Decimal("3e9")], [np.float32(-12.5), np.int8(0), 3_000_000_000]]
+)
+def test_parse_outcomes_numeric(values: list[object]) -> None:
+    assert parse_outcomes(pd.Series(values, dtype=object), PLACE, "numeric").tolist() == [-12.5, 0.0, 3e9]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "much", Decimal("NaN")])
+def test_parse_outcomes_numeric_refuses(value: object) -> None:
+    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\."):
+        parse_outcomes(pd.Series([1, value, 0.5], dtype=object, name="outcome"), PLACE, "numeric")
 
 
 def test_parse_outcomes_counts_what_is_wrong() -> None:

@@ -1,7 +1,7 @@
 """Staged rows are checked and ranked by the database, and readers see whole nights only."""
 
 import math
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from abatch import database, predictions
+from abatch import database, drift, predictions
 from abatch.assignment import assign, count_selected
 from abatch.errors import DatabaseError, DataError
-from abatch.tables import predictions_staging, predictions_superseded
+from abatch.tables import feature_counts, predictions_staging, predictions_superseded
 from tests.conftest import as_stored
 
 NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
@@ -143,8 +143,6 @@ def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
         ("card_offer", NIGHT, "run1", "a2", 0.5, 1, 1, "run2"),
         ("card_offer", NIGHT, "run1", "a1", 0.25, 2, 0, "run2"),
     ]
-    with engine.connect() as connection:
-        assert predictions.find_run_dates(connection, "card_offer") == [date(2026, 8, 31), NIGHT]
 
 
 def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
@@ -229,3 +227,91 @@ def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
         empty = predictions.read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
     assert sorted(frame["run_date"].dt.day) == [1, 2] and frame["prediction"].isna().all()
     assert empty.empty and (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()
+
+
+INCOME = drift.FeatureCounts([3, 0, 7, 2], 0, {})
+REGION = drift.FeatureCounts([5, 4, 3], 2, {"Tromsø": 1, "日本": 1})
+
+
+def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
+    def write(run_id: str, day: int, experiment: str = "card_offer", **counts: dict[str, drift.FeatureCounts]) -> None:
+        with engine.begin() as connection:
+            predictions.write_feature_counts(connection, run_id, experiment, date(2026, 9, day), counts)
+
+    def read_back(first: int, last: int) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
+        with engine.connect() as connection:
+            return predictions.read_feature_counts(connection, "card_offer", date(2026, 9, first), date(2026, 9, last))
+
+    write("run1", 1, modelA={"income": INCOME, "region": REGION}, modelB={"income": INCOME})
+    write("run2", 2, modelA={"region": REGION})
+    write("other", 1, "another", modelA={"income": REGION})
+    assert read_back(1, 2) == {"modelA": [{"income": INCOME, "region": REGION}, {"region": REGION}], "modelB": [{"income": INCOME}]}
+    assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
+    assert read_back(3, 9) == {}
+    write("run3", 1, modelA={"income": REGION}, modelC={})  # the night again, with another model B and a model that counts nothing
+    assert read_back(1, 1) == {"modelA": [{"income": REGION}], "modelC": [{}]}
+    assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
+    write("run4", 1)
+    assert read_back(1, 2) == {"modelA": [{"region": REGION}]}
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(feature_counts.c.experiment, feature_counts.c.run_id)).all()
+    assert sorted(map(tuple, found)) == [("another", "other"), ("card_offer", "run2")]
+
+
+@pytest.fixture
+def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
+    """Twelve nights, candidates who come again, some of them in another variant, beside another experiment's."""
+    nights = [NIGHT + timedelta(days=day) for day in range(12)]
+    parts = []
+    for i, night in enumerate(nights):
+        ids = rng.choice(60, 20, replace=False)
+        odd = rng.random(20) < 0.15  # recorded elsewhere: another variant than yesterday's
+        variants = np.array(["A", "B", "control"])[(ids + odd) % 3]
+        rows: list[Row] = [(f"c{who}", str(variant), NAN, f"{who:016x}") for who, variant in zip(ids, variants, strict=True)]
+        for experiment in ("card_offer", "another"):
+            predictions.stage(engine, make_frame(rows if experiment == "card_offer" else rows[:7], f"run{i}", night, experiment))
+            publish(engine, f"run{i}", night, experiment, A=0)
+        parts.append(make_frame(rows, f"run{i}", night))
+    return pd.concat(parts)
+
+
+def test_count_open_equals_pandas(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
+    for closed, last in ((-1, 11), (0, 11), (4, 8), (8, 8), (11, 20)):
+        first, until = (NIGHT + timedelta(days=day) for day in (closed, last))
+        inside = many_nights[(many_nights["run_date"] > first) & (many_nights["run_date"] <= until)]
+        expected = inside.groupby(["run_date", "variant"]).size().to_dict()
+        with engine.connect() as connection:
+            assert predictions.count_open(connection, "card_offer", first, until) == expected
+    with engine.connect() as connection:
+        everything = predictions.count_open(connection, "card_offer", date.min, NIGHT + timedelta(days=11))
+    assert sum(everything.values()) == 12 * 20
+
+
+def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
+    nights = [NIGHT + timedelta(days=day) for day in range(4)]
+    predictions.stage(engine, make_frame([("c1", "A", 0.5, "0" * 16)], "again", nights[2]))
+    publish(engine, "again", nights[2], A=0)
+    with engine.connect() as connection:
+        found = predictions.find_run_ids(connection, "card_offer", nights[1], nights[3])
+        assert found == {(nights[2], "again"), (nights[3], "run3")}
+        assert predictions.find_run_ids(connection, "nobody", date.min, nights[3]) == set()
+
+
+def test_count_newcomers_equals_plain_loop(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
+    """The first night in a variant, from the start on, decides; who was in another variant before is new in this one."""
+    some_come_again = False
+    for start, mature, last in ((0, -1, 11), (0, 5, 11), (0, 5, 8), (3, 5, 11), (0, 11, 11), (6, 2, 11), (2, 2, 4)):
+        days = [NIGHT + timedelta(days=day) for day in (start, mature, last)]
+        firsts: dict[tuple[str, str], date] = {}
+        for row in many_nights.sort_values("run_date", kind="stable").itertuples():
+            if days[0] <= row.run_date <= days[2]:
+                firsts.setdefault((row.candidate_id, row.variant), row.run_date)
+        expected: dict[str, int] = {}
+        for (_, variant), first in firsts.items():
+            if first > days[1]:
+                expected[variant] = expected.get(variant, 0) + 1
+        some_come_again |= 0 < sum(expected.values()) < len(firsts)
+        with engine.connect() as connection:
+            assert predictions.count_newcomers(connection, "card_offer", *days) == expected
+    assert some_come_again
+    assert (many_nights.groupby("candidate_id")["variant"].nunique() > 1).any()

@@ -1,3 +1,4 @@
+import statistics
 from datetime import date, timedelta
 
 import numpy as np
@@ -14,11 +15,13 @@ from abatch import drift
 from abatch.assignment import assign
 from abatch.errors import DataError
 from abatch.estimators import make_pipeline_for
+from abatch.outcomes import Metric
 from abatch.training import Rows, decide, fit_and_validate, prepare_rows, split_newest, validate_recipe
 
 FIRST = date(2026, 6, 1)
 WINDOW = {"from_date": FIRST, "to_date": FIRST + timedelta(days=10)}
 PLACE = "training.sql"
+BINARY = Metric("outcome", "select 1", "outcomes.sql", "binary", None)
 
 
 def make_days(*counts: int) -> pd.Series:
@@ -37,8 +40,8 @@ def make_frame(n_days: int = 10, per_day: int = 20) -> pd.DataFrame:
     return frame.sample(frac=1, random_state=1, ignore_index=True)
 
 
-def prepare(frame: pd.DataFrame, validation_share: float = 0.2) -> Rows:
-    return prepare_rows(frame, **WINDOW, validation_share=validation_share, salt="card_offer", place=PLACE)
+def prepare(frame: pd.DataFrame, validation_share: float = 0.2, metric: Metric = BINARY) -> Rows:
+    return prepare_rows(frame, **WINDOW, validation_share=validation_share, salt="card_offer", metric=metric, place=PLACE)
 
 
 @given(st.lists(st.integers(2, 9), min_size=2, max_size=15), st.floats(0.05, 0.95))
@@ -95,6 +98,37 @@ def test_prepare_rows_sorted_and_split() -> None:
     assert rows.validation_from == FIRST + timedelta(days=8)
     # The same bucket as scoring gives the candidate, whatever the shares.
     assert rows.bucket.tolist() == assign(expected["candidate_id"], "card_offer", {"A": 0.5, "B": 0.5}).bucket.tolist()
+
+
+def test_prepare_rows_mean_and_sd_of_a_binary_outcome() -> None:
+    rows = prepare(make_frame())  # 50 of 200 are positive
+    assert rows.y.dtype == np.int64
+    assert (rows.outcome_mean, rows.outcome_sd) == (0.25, pytest.approx(np.sqrt(200 / 199 * 0.25 * 0.75), abs=1e-12))
+
+
+@pytest.mark.parametrize("cap", [None, 40.0])
+def test_prepare_rows_numeric_outcome(cap: float | None) -> None:
+    """What is learnt is whether the amount is above 0, capped or not; mean and sd are those of the capped amount."""
+    frame = make_frame()
+    amounts = np.where(frame["outcome"] == 1, 30.0, -1.5) * np.random.default_rng(2).integers(1, 4, len(frame))
+    rows = prepare(frame.assign(outcome=amounts), metric=BINARY._replace(kind="numeric", cap=cap))
+    ordered = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(["event_date", "candidate_id"])
+    assert rows.y.tolist() == ordered["outcome"].tolist()
+    counted = amounts.tolist() if cap is None else [min(amount, 40.0) for amount in amounts]
+    assert rows.outcome_mean == pytest.approx(statistics.fmean(counted), abs=1e-12)
+    assert rows.outcome_sd == pytest.approx(statistics.stdev(counted), abs=1e-12)
+    losses = prepare(frame.assign(outcome=-10 * amounts), metric=BINARY._replace(kind="numeric", cap=cap))
+    assert losses.y.tolist() == [1 - y for y in rows.y]
+    assert losses.outcome_mean == pytest.approx(
+        statistics.fmean([-10 * amount if cap is None else float(np.sign(-amount)) * min(abs(10 * amount), cap) for amount in amounts])
+    )
+
+
+def test_prepare_rows_numeric_outcome_of_zero_is_none() -> None:
+    frame = make_frame()
+    amounts = np.where(frame["outcome"] == 1, 0.01, 0.0)
+    rows = prepare(frame.assign(outcome=amounts), metric=BINARY._replace(kind="numeric"))
+    assert rows.y.sum() == 50
 
 
 def test_prepare_rows_order_of_the_query_does_not_matter() -> None:
@@ -155,6 +189,7 @@ def test_prepare_rows_few_have_no_reference() -> None:
     assert fit_and_validate(LogisticRegression(), rows, rows.types, PLACE).reference is None
 
 
+@pytest.mark.slow
 def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
     """Where nothing drifts, PSI passes its noise line in 5 % of cases: of 20 models in more than 4 once in 390 times."""
     alarms = 0
