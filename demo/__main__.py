@@ -121,15 +121,15 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
         row = auc[name]
         planted = expected_auc(own["prediction"].to_numpy(), own["p"].to_numpy())
         lines.append(f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}")
-    lines += ["", f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks, verdict"]
+    lines += ["", f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks together"]
     for comparison in compared:
         sides = [units.loc[units["variant"].isin(comparison[side]), "p"].mean() for side in ("treatment", "control")]
         row = verdict[comparison["comparison"]]
         figures = f"{100 * (sides[0] - sides[1]):>9.2f}{100 * row.estimate:>8.2f}   "
         if row.lower is not None:
-            figures += f"{100 * row.lower:.2f} to {100 * row.upper:.2f}, "
-        since = f" since {row.first_decided_date}" if row.first_decided_date else ""
-        lines.append(f"  {row.comparison:<26}{figures}{row.word}{since}")
+            figures += f"{100 * row.lower:.2f} to {100 * row.upper:.2f}"
+        since = f", first decided on {row.first_decided_date}" if row.first_decided_date else ""
+        lines += [f"  {row.comparison:<26}{figures}".rstrip(), f"    {row.word}{since}"]
     for row in alarms:
         lines.append(f"  sample ratio, {row.stage}: {row.variant} has {row.n}, {row.n - row.expected:+.0f} against its share")
     return "\n".join(lines)
