@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from abatch import database, drift, outcomes, predictions, scores, tables, verdicts
 from abatch.assignment import N_BUCKETS, assign
-from abatch.errors import DatabaseError
+from abatch.errors import DatabaseError, DataError
 
 DAY = timedelta(days=1)
 VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
@@ -71,7 +71,13 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     with source.engine.connect() as connection:
         run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, last) if nights else set()
         rows = predictions.read_predictions(connection, source.experiment, first, last + DAY)
-    if {night for night, _ in run_ids} != set(nights):
+    written = {night for night, _ in run_ids}
+    if gone := sorted(set(nights) - written):
+        raise DataError(
+            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, for example {gone[0]}, are no longer in the table."
+            " Restore them. Nights that are closed need not be there, unless with --rebuild."
+        )
+    if written != set(nights):
         raise _predicted_meanwhile(source)
     n_read = len(rows)
     for metric in source.metrics:
@@ -172,7 +178,7 @@ def measure(
     known = scores.find_keys(connection, source.experiment) - {VERDICT_KEY}
     changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {VERDICT_KEY}
     # What the last run counted beyond the closed nights is gone if its nights were predicted again, or the feed took days back.
-    published = scores.find_published(connection, source.experiment)
+    published = scores.find_published(connection, source.experiment, run_date)
     model_rows, variant_rows = [], []
     for key in sorted(known | changed):
         n_published = published.get((key[0], key[2] or key[1], bool(key[2])))

@@ -16,7 +16,7 @@ from scipy import stats
 
 from abatch import drift, metrics
 from abatch.errors import DataError
-from abatch.tables import DATE_SUFFIX, cohort_sums, runs, scores, units, variant_scores
+from abatch.tables import DATE_SUFFIX, cohort_sums, looks, runs, scores, units, variant_scores
 
 ALL = "all"
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
@@ -260,10 +260,10 @@ def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
     return {(row[0], row[1], row[2]) for row in rows}
 
 
-def find_published(connection: sa.Connection, experiment: str) -> dict[tuple[str, str, bool], int]:
-    """Mature predictions behind the figures that the last done run wrote, by cohort, name, and whether it names a model."""
-    last = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status == "done")
-    run_id = connection.scalar(last.order_by(runs.c.run_date.desc()).limit(1))
+def find_published(connection: sa.Connection, experiment: str, run_date: date) -> dict[tuple[str, str, bool], int]:
+    """Mature predictions behind the figures of the newest look, by cohort, name, and whether it names a model."""
+    last = sa.select(looks.c.run_id).where(looks.c.experiment == experiment, looks.c.run_date <= run_date)
+    run_id = connection.scalar(last.order_by(looks.c.run_date.desc()).limit(1))
     of_models = sa.select(scores.c.cohort, scores.c.model_name, scores.c.n).where(scores.c.metric == "n")
     of_variants = sa.select(variant_scores.c.cohort, variant_scores.c.variant, variant_scores.c.n_mature)
     return {

@@ -164,6 +164,71 @@ def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("thinned", [False, True], ids=["as they are", "a third of B's removed"])
+def test_bank_claims_a_difference_only_where_there_is_one(thinned: bool, tmp_path: Path) -> None:
+    """Who got which variant was drawn by lot after the fact, so that variants differ by chance alone, or by what the feed lost."""
+    rng = np.random.default_rng(20090101)
+    contacts = read_bank().assign(y=lambda frame: frame["y"].eq("yes").astype(int))
+    contacts["variant"] = rng.choice(["A", "B", "control"], len(contacts), p=[0.45, 0.45, 0.1])
+    in_trial = contacts["contact_date"] >= "2009"
+    if thinned:
+        answered = contacts.index[in_trial & (contacts["variant"] == "B") & (contacts["y"] == 1)]
+        contacts.loc[rng.choice(answered, len(answered) // 3, replace=False), "y"] = 0
+    of_feed = ("contact_id", "contact_date", "y")
+    queries = make_queries(contacts.drop(columns="variant"), *of_feed)
+    queries["candidates"] = queries["candidates"].replace("as candidate_id,", "as candidate_id, variant,")
+    config = write_experiment(
+        tmp_path,
+        "by_lot",
+        queries,
+        outcome={"kind": "binary", "window_days": 1, "expected_effect": 0.05},
+        training={"days": 365},
+        split={"A": 0.45, "B": 0.45, "control": 0.1},
+        select_top=0.2,
+        cohort="month",
+        models={"A": {"name": "lotA", "version": "1.0", **LOGISTIC}, "B": {"name": "lotB", "version": "1.0", **LOGISTIC}},
+    )
+    engine = open_engine(config)
+    migrations.upgrade(engine)
+    load_feed(engine, contacts, *of_feed, due_days=0)
+    train.train(config, engine, date(2009, 1, 1))
+    nights = contacts.loc[in_trial, "contact_date"].drop_duplicates()
+    for month, of_month in nights.groupby(nights.dt.to_period("M")):
+        for night in of_month:
+            predict.predict(config, engine, night.date())
+        score.score(config, engine, (month + 1).start_time.date(), draw=False)
+    with engine.connect() as connection:
+        found = pd.read_sql(sa.text("select * from verdicts order by run_date"), connection)
+        ratios = pd.read_sql(sa.text("select * from sample_ratios"), connection)
+    engine.dispose()
+
+    n_looks = 0
+    for run_date, rows in found.groupby("run_date"):
+        so_far = contacts[in_trial & (contacts["contact_date"] < run_date)]
+        n, n_positive = (so_far.groupby("variant")["y"].agg(how) for how in ("size", "sum"))
+        for row in rows.itertuples():
+            treatment, control = (["A", "B"], ["control"]) if row.comparison == "models vs control" else (["B"], ["A"])
+            assert (row.n_treatment, row.sum_treatment) == (n[treatment].sum(), n_positive[treatment].sum())
+            assert (row.n_control, row.sum_control) == (n[control].sum(), n_positive[control].sum())
+            if row.word == "too early":
+                continue
+            # B's answers are two thirds of those that its candidates gave, who are like all others.
+            rate = n_positive[["A", "control"]].sum() / n[["A", "control"]].sum()
+            lost = rate / 3 * thinned
+            known = -lost if row.comparison == "B vs A" else -lost * n["B"] / n[treatment].sum()
+            assert row.lower <= known <= row.upper
+            n_looks += 1
+    assert n_looks > 30
+    words = found.pivot(index="run_date", columns="comparison", values="word")
+    if thinned:
+        assert words["B vs A"].iloc[-1] == "worse"
+        assert "better" not in set(words["B vs A"])
+    else:
+        assert not words.isin(["better", "worse"]).any(axis=None)
+    assert ratios["pvalue_min"].min() > 0.01
+
+
 def read_metrics(engine: sa.Engine, model_name: str, cohort: str) -> dict[str, tuple[float, int]]:
     """Value and n of each metric of a model, by SQL as an analyst would."""
     query = sa.text("select metric, value, n from scores where model_name = :model_name and cohort = :cohort")
