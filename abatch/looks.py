@@ -74,7 +74,7 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     written = {night for night, _ in run_ids}
     if gone := sorted(set(nights) - written):
         raise DataError(
-            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, for example {gone[0]}, are no longer in the table."
+            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, such as {gone[0]}, are no longer in the table."
             " Restore them. Nights that are closed need not be there, unless with --rebuild."
         )
     if written != set(nights):
