@@ -65,6 +65,7 @@ def score(
             exposure=registered["exposure"],
             start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
             references={name: drift.Reference(**card["reference"]) for name, card in cards.items() if card["reference"]},
+            chunk_rows=config.chunk_rows,
         )
         for attempt in database.transactions(engine) if not dry_run else ():
             with attempt as connection:

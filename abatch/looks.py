@@ -28,6 +28,7 @@ class Source(NamedTuple):
     exposure : which predictions of a candidate the verdicts count: first or all
     start_date : the first night that the verdicts count
     references : the score reference of each dated model
+    chunk_rows : predictions to hold at once
     """
 
     engine: sa.Engine
@@ -40,6 +41,7 @@ class Source(NamedTuple):
     exposure: str
     start_date: date
     references: Mapping[str, drift.Reference]
+    chunk_rows: int
 
     @property
     def names(self) -> list[str]:
@@ -47,18 +49,20 @@ class Source(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Mature predictions of some nights with their outcomes.
+    """Mature predictions of some nights with their outcomes, condensed.
 
     Attributes
     ----------
-    rows : cohort, run_date, candidate_id, variant, model_name, prediction, selected, bucket, and a column for each metric
-    nights : the first and the last of them; None if there is none
+    parts : as scores.summarise makes them
+    exposures : candidate_id, variant, run_date and a column for each metric, of the predictions that verdicts count
+    nights : the first and the last; None if there is none
     run_ids : who wrote each night
     closed_date : the last closed night before them, None if there is none
     n_read : rows that the database returned
     """
 
-    rows: pd.DataFrame
+    parts: dict[scores.Key, scores.Part]
+    exposures: pd.DataFrame
     nights: tuple[date, date] | None
     run_ids: set[tuple[date, str]]
     closed_date: date | None
@@ -66,12 +70,38 @@ class Reading(NamedTuple):
 
 
 def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Reading:
-    """Read mature predictions and attach the outcome of each metric."""
-    first, last = (nights[0], nights[-1]) if nights else (source.start_date, source.start_date - DAY)
+    """Read mature predictions, a chunk at a time, attach the outcome of each metric, and keep what adds up.
+
+    Raises
+    ------
+    DatabaseError
+        If predict wrote one of these nights, or one before them, meanwhile.
+    """
+    columns = ["candidate_id", "variant", "run_date", *source.names]
+    if not nights:
+        return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
+    first, last = nights[0], nights[-1]
+    window: dict[str, Any] = {"from_date": first, "to_date": last + source.window_days * DAY, "as_of": source.as_of}
+    feeds = [database.read_query(source.engine, metric.sql, metric.place, **window) for metric in source.metrics]
+    events = [outcomes.find_events(feed, metric) for feed, metric in zip(feeds, source.metrics, strict=True)]
+    cohorts = {pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights}
+    parts: dict[scores.Key, scores.Part] = {}
+    exposures, n_read = [], sum(map(len, feeds))
     with source.engine.connect() as connection:
-        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, last) if nights else set()
-        rows = predictions.read_predictions(connection, source.experiment, first, last + DAY)
-    written = {night for night, _ in run_ids}
+        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, last)
+        _check_nights(source, nights, {night for night, _ in run_ids})
+        for rows in predictions.stream_predictions(connection, source.experiment, first, last + DAY, source.chunk_rows):
+            for metric, found in zip(source.metrics, events, strict=True):
+                rows[metric.name] = outcomes.attach(rows, found, source.window_days, metric)
+            rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
+            rows["cohort"] = rows["run_date"].map(cohorts)
+            parts = scores.merge_all(parts, scores.summarise(rows, source.references, N_BUCKETS))
+            exposures.append(rows.loc[rows["run_date"] >= pd.Timestamp(source.start_date), columns])
+            n_read += len(rows)
+    return Reading(parts, pd.concat(exposures, ignore_index=True), (first, last), run_ids, closed_date, n_read)
+
+
+def _check_nights(source: Source, nights: Sequence[date], written: set[date]) -> None:
     if gone := sorted(set(nights) - written):
         raise DataError(
             f"predictions of {source.experiment}: {len(gone)} nights that were predicted, such as {gone[0]}, are no longer in the table."
@@ -79,17 +109,6 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
         )
     if written != set(nights):
         raise _predicted_meanwhile(source)
-    n_read = len(rows)
-    for metric in source.metrics:
-        feed = pd.DataFrame()
-        if nights:
-            window: dict[str, Any] = {"from_date": first, "to_date": last + source.window_days * DAY}
-            feed = database.read_query(source.engine, metric.sql, metric.place, **window, as_of=source.as_of)
-        rows[metric.name] = outcomes.attach(rows, feed, source.window_days, metric)
-        n_read += len(feed)
-    rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
-    rows["cohort"] = rows["run_date"].map({pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights})
-    return Reading(rows, (first, last) if nights else None, run_ids, closed_date, n_read)
 
 
 def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
@@ -126,12 +145,10 @@ def close(connection: sa.Connection, source: Source, reading: Reading, run_id: s
 
 def add(connection: sa.Connection, source: Source, reading: Reading) -> tuple[dict[scores.Key, scores.Part], verdicts.Tally, pd.DataFrame]:
     """Closed sums and a reading together: the parts that the reading touches, the whole tally, and the reading's units."""
-    parts = scores.summarise(reading.rows, source.references, N_BUCKETS)
-    parts = scores.merge_all(scores.load(connection, source.experiment, parts), parts)
+    parts = scores.merge_all(scores.load(connection, source.experiment, reading.parts), reading.parts)
     whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
     known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
-    counted = reading.rows[reading.rows["run_date"] >= pd.Timestamp(source.start_date)]
-    units = verdicts.add_exposures(known, counted, source.exposure)
+    units = verdicts.add_exposures(known, reading.exposures, source.exposure)
     tally = verdicts.replace(whole, verdicts.count(known, source.names), verdicts.count(units, source.names))
     return parts, tally, units
 

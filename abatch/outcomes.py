@@ -71,13 +71,21 @@ def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
     )
 
 
-def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
-    """The outcome of each prediction, from what the feed has in [run_date, run_date + window_days).
+def find_events(feed: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """What a metric's query returned, checked: candidate_id, event_date and outcome where it is not 0."""
+    if feed.empty:
+        return pd.DataFrame(columns=["candidate_id", "event_date", "outcome"])
+    events = prepare(feed, metric.place, metric.kind)
+    return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype({"candidate_id": object})
+
+
+def attach(predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
+    """The outcome of each prediction, from the events in [run_date, run_date + window_days).
 
     Parameters
     ----------
     predictions : columns candidate_id and run_date (datetime64), n rows
-    feed : what the metric's query returned; empty if it returned nothing
+    events : what `find_events` returned
     window_days : length of the window
 
     Returns
@@ -91,11 +99,10 @@ def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metr
         If an outcome's id is that of a prediction but for upper and lower case: SQL may take the two for one, abatch does not.
     """
     outcome = np.zeros(len(predictions))
-    if feed.empty:
+    if events.empty:
         return outcome
-    feed = prepare(feed, metric.place, metric.kind)
-    events = feed.loc[feed["outcome"] != 0, ["candidate_id", "event_date", "outcome"]]
-    units = predictions[["candidate_id", "run_date"]].reset_index(drop=True).reset_index(names="row")
+    ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
+    units = pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]}).reset_index(drop=True).reset_index(names="row")
     strange = events.loc[~events["candidate_id"].isin(units["candidate_id"]), "candidate_id"]
     twins = strange[strange.str.lower().isin(units["candidate_id"].str.lower())]
     if len(twins):

@@ -1,7 +1,7 @@
 """Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole nights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 
 import numpy as np
@@ -183,11 +183,29 @@ def count_newcomers(connection: sa.Connection, experiment: str, start_date: date
     return {row[0]: row[1] for row in connection.execute(query.group_by(later.c.variant))}
 
 
-def read_predictions(connection: sa.Connection, experiment: str, from_date: date, to_date: date) -> pd.DataFrame:
-    """Predictions of the nights in [from_date, to_date), one row per candidate and night."""
-    wanted = ("run_date", "candidate_id", "variant", "model_name", "prediction", "selected")
-    query = sa.select(*(predictions.c[name] for name in wanted)).where(
+PREDICTED = {
+    "run_date": "datetime64[s]",
+    "candidate_id": "str",
+    "variant": "str",
+    "model_name": object,
+    "prediction": np.float64,
+    "selected": np.int64,
+}
+
+
+def stream_predictions(
+    connection: sa.Connection, experiment: str, from_date: date, to_date: date, chunk_rows: int
+) -> Iterator[pd.DataFrame]:
+    """Predictions of the nights in [from_date, to_date), one row per candidate and night, in chunks and in no order."""
+    query = sa.select(*(predictions.c[name] for name in PREDICTED)).where(
         predictions.c.experiment == experiment, predictions.c.run_date >= from_date, predictions.c.run_date < to_date
     )
-    frame = pd.DataFrame.from_records([tuple(row) for row in connection.execute(query)], columns=list(wanted))
-    return frame.astype({"run_date": "datetime64[s]", "prediction": np.float64, "selected": np.int64})
+    for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
+        yield pd.DataFrame.from_records([tuple(row) for row in part], columns=list(PREDICTED)).astype(PREDICTED)
+
+
+def read_predictions(connection: sa.Connection, experiment: str, from_date: date, to_date: date) -> pd.DataFrame:
+    """All chunks of `stream_predictions` at once."""
+    none = pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)
+    chunks = [*stream_predictions(connection, experiment, from_date, to_date, database.WRITE_ROWS)]
+    return pd.concat(chunks, ignore_index=True) if chunks else none

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abatch import outcomes
 from abatch.errors import DataError
 from abatch.outcomes import (
     Metric,
-    attach,
     find_cohort,
     find_last_day,
     iterate_cohorts,
@@ -34,6 +34,10 @@ def make_predictions(*rows: tuple[str, date]) -> pd.DataFrame:
 
 def make_feed(*rows: tuple[object, object, object]) -> pd.DataFrame:
     return pd.DataFrame.from_records(rows, columns=["candidate_id", "event_date", "outcome"])
+
+
+def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
+    return outcomes.attach(predictions, outcomes.find_events(feed, metric), window_days, metric)
 
 
 def read(engine: sa.Engine, sql: str) -> date | None:
