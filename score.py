@@ -67,12 +67,13 @@ def score(
             references={name: drift.Reference(**card["reference"]) for name, card in cards.items() if card["reference"]},
             chunk_rows=config.chunk_rows,
         )
-        for attempt in database.transactions(engine) if not dry_run else ():
-            with attempt as connection:
-                if rebuild or looks.has_other_cohorts(connection, source):
-                    scores.forget(connection, config.experiment)
         with engine.connect() as connection:
-            scores.check_watermark(connection, config.experiment, watermark and mature_date, place)
+            scores.check_watermark(connection, config.experiment, watermark and mature_date, place, is_rebuilt=rebuild)
+            is_stale = rebuild or looks.has_other_cohorts(connection, source)
+        for attempt in database.transactions(engine) if is_stale and not dry_run else ():
+            with attempt as connection:
+                scores.forget(connection, config.experiment)
+        with engine.connect() as connection:
             closed_date = scores.find_closed_date(connection, config.experiment)
         to_read = [night for night in nights if (closed_date or date.min) < night <= mature_date]
 
@@ -99,6 +100,7 @@ def score(
         )
         if dry_run:
             return f"{summary}; {figures.n_rows} figures"
+        page = ""
         for attempt in database.transactions(engine):
             with attempt as connection:
                 looks.check(connection, source, reading)
@@ -107,10 +109,10 @@ def score(
                 run.rows_written = figures.n_rows + len(found)
                 run.finish(connection)
                 if draw:  # a report that cannot be written undoes the run, so that it can be done again
-                    summary += f"; report {report.write_report(connection, config, run_date)}"
+                    page = f"; report {report.write_report(connection, config, run_date)}"
         for news in verdicts.describe_news(found, before):
             run.warn(news)
-        summary = f"{summary}; {verdicts.describe(found)}"
+        summary += f"; {verdicts.describe(found)}{page}"
         run.log(summary)
         return summary
 

@@ -167,13 +167,13 @@ def _null(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def check_watermark(connection: sa.Connection, experiment: str, mature_date: date | None, place: str) -> None:
+def check_watermark(connection: sa.Connection, experiment: str, mature_date: date | None, place: str, *, is_rebuilt: bool) -> None:
     """Raise DataError if the feed knows less than it did: it is broken rather than young or late."""
     closed = find_closed_date(connection, experiment)
     counted = sa.select(variant_scores.c.variant).where(variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0)
     if mature_date is None and connection.execute(counted).first() is not None:
         raise DataError(f"{place}: tells no date, but outcomes were complete before. Nothing was changed. Load the feed, then score.")
-    if closed is not None and mature_date is not None and mature_date < closed:
+    if closed is not None and mature_date is not None and mature_date < closed and not is_rebuilt:
         raise DataError(
             f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and closed before. Nothing was changed."
             " Mend the feed; if outcomes are really being loaded anew: python score.py --rebuild."
