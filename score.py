@@ -110,9 +110,9 @@ def score(
                 run.finish(connection)
                 if draw:  # a report that cannot be written undoes the run, so that it can be done again
                     page = f"; report {report.write_report(connection, config, run_date)}"
-        for news in verdicts.describe_news(found, before):
+        for news in verdicts.describe_news(found, look.ratios, before):
             run.warn(news)
-        summary += f"; {verdicts.describe(found)}{page}"
+        summary += f"{page}; {verdicts.describe(found)}"
         run.log(summary)
         return summary
 

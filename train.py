@@ -59,6 +59,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             live = registry.find_live(connection, config.experiment, run_date)
             later = registry.find_later(connection, config.experiment, run_date)
             cards = dict(registry.read_cards(connection, config.experiment))
+        job.check_names(config, cards)
         recipes, fitted, decisions = {}, {}, {}
         for variant, estimator in estimator_of.items():
             where, model = config.key(f"models.{variant}"), settings.models[variant]

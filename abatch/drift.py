@@ -14,6 +14,7 @@ from scipy import stats
 
 N_BINS = 10
 N_CATEGORIES = 20  # bins of a category; the less common share one more
+N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the model's card
 N_NEW_CATEGORIES = 20  # that are kept by name
 SOME, MUCH = 0.1, 0.25  # of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006)
 
@@ -33,13 +34,13 @@ class FeatureReference(NamedTuple):
     kind : "number" or "category"
     bins : inner edges of a number's deciles, or the 20 most common values of a category
     counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other; in the last cell nulls
-    others : the known values of a category beside `bins`, sorted
+    others : the known values of a category beside `bins`, sorted; None if they are more than N_OTHERS, and no value is called new
     """
 
     kind: str
     bins: list[Any]
     counts: list[int]
-    others: list[str]
+    others: list[str] | None
 
 
 class FeatureCounts(NamedTuple):
@@ -138,7 +139,9 @@ def _refer_category(column: pd.Series) -> FeatureReference:
         # The most common owe it partly to chance and would be less common tomorrow: choose by every other row, count the rest.
         chosen, column = _count_values(column[::2]), column[1::2]
     bins = [value for value, _ in _sort_by_count(chosen)[:N_CATEGORIES]]
-    return FeatureReference("category", bins, _count_category(column, _count_values(column), bins), sorted(known.keys() - set(bins)))
+    others = sorted(known.keys() - set(bins))
+    counts = _count_category(column, _count_values(column), bins)
+    return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
 
 
 def count_features(X: pd.DataFrame, references: Mapping[str, FeatureReference]) -> dict[str, FeatureCounts]:
@@ -150,7 +153,8 @@ def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCou
     if reference.kind == "number":
         return FeatureCounts(_count_number(column, reference.bins), 0, {})
     found = _count_values(column)
-    new = Counter({value: found[value] for value in found.keys() - set(reference.bins) - set(reference.others)})
+    unknown = set() if reference.others is None else found.keys() - set(reference.bins) - set(reference.others)
+    new = Counter({value: found[value] for value in unknown})
     return FeatureCounts(_count_category(column, found, reference.bins), new.total(), _keep_common(new))
 
 

@@ -27,7 +27,7 @@ import abatch
 from abatch import database, outcomes, registrations, registry
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
-from abatch.tables import predictions_staging, runs
+from abatch.tables import DATE_SUFFIX, predictions_staging, runs
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
 EXIT_CODES = "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
@@ -138,15 +138,34 @@ def check_registration(config: Config, connection: sa.Connection, assignment: st
     ConfigError
         With a diff, if it is registered and something that the verdict depends on has changed.
     """
-    asked = registrations.describe(config.experiment, config.settings.model_dump(), config.sql, config.timezone)
+    wanted = (config.experiment, config.settings.model_dump(), config.sql, config.timezone)
+    asked = registrations.describe(*wanted)
     if assignment is not None:
         asked["assignment"] = assignment
     registered = registrations.find_registration(connection, config.experiment)
     if registered is None:
         return asked, True
-    known = {key: value for key, value in registered.items() if key in asked}
+    content = registrations.complete(registered, *wanted)
+    known = {key: value for key, value in content.items() if key in asked}
     registrations.check_registration(known, asked, config.experiment, str(config.file))
-    return {**asked, **registered}, False  # an earlier version registered less
+    return content, False
+
+
+def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError if a model bears the name of one that was trained for another variant: figures are kept by that name.
+
+    Parameters
+    ----------
+    cards : of the experiment's dated models, by model_name
+    """
+    for variant, model in config.settings.models.items():
+        stem = registry.stem_of(model.name, model.version)
+        for model_name, card in cards.items():
+            if DATE_SUFFIX.sub("", model_name) == stem and card["variant"] != variant:
+                raise ConfigError(
+                    f"{config.key(f'models.{variant}.name')}: found {model.name!r}, but {model_name} was trained for variant"
+                    f" {card['variant']}. Give the model of variant {variant} a name or version of its own."
+                )
 
 
 def list_metrics(config: Config) -> list[outcomes.Metric]:

@@ -76,6 +76,8 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     ------
     DatabaseError
         If predict wrote one of these nights, or one before them, meanwhile.
+    DataError
+        If an outcome's id is that of a prediction but for upper and lower case.
     """
     columns = ["candidate_id", "variant", "run_date", *source.names]
     if not nights:
@@ -98,7 +100,22 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
             parts = scores.merge_all(parts, scores.summarise(rows, source.references, N_BUCKETS))
             exposures.append(rows.loc[rows["run_date"] >= pd.Timestamp(source.start_date), columns])
             n_read += len(rows)
-    return Reading(parts, pd.concat(exposures, ignore_index=True), (first, last), run_ids, closed_date, n_read)
+    counted = pd.concat(exposures, ignore_index=True)
+    for metric, found in zip(source.metrics, events, strict=True):
+        _check_case(source, outcomes.find_twins(counted["candidate_id"], found), metric.place)
+    return Reading(parts, counted, (first, last), run_ids, closed_date, n_read)
+
+
+def _check_case(source: Source, twins: list[str], place: str) -> None:
+    if twins:
+        with source.engine.connect() as connection:
+            known = predictions.find_ids(connection, source.experiment, twins[:1000])
+        twins = [name for name in twins if name not in known]
+    if twins:
+        raise DataError(
+            f"{place}: {len(twins)} ids of outcomes were predicted in other upper and lower case, for example {twins[0]!r}."
+            " Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
+        )
 
 
 def _check_nights(source: Source, nights: Sequence[date], written: set[date]) -> None:
@@ -137,7 +154,12 @@ def close(connection: sa.Connection, source: Source, reading: Reading, run_id: s
     check(connection, source, reading)
     parts, tally, units = add(connection, source, reading)
     closed_date = reading.nights[1]
-    verdicts.write_units(connection, source.experiment, source.names, units, reading.nights)
+    if source.exposure == "first":  # whoever is known stays as he is
+        known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
+        units = units[len(known) :]
+    else:
+        verdicts.remove_units(connection, source.experiment, reading.nights)
+    verdicts.write_units(connection, source.experiment, source.names, units)
     scores.save(connection, source.experiment, parts, closed_date, run_id)
     content = {**verdicts.pack(tally), "cohort": np.array(source.cohort)}
     scores.save_arrays(connection, source.experiment, VERDICT_KEY, content, closed_date, run_id)
@@ -201,7 +223,7 @@ def measure(
         n_published = published.get((key[0], key[2] or key[1], bool(key[2])))
         if key not in changed and n_published is None:
             continue
-        closed = scores.load(connection, source.experiment, [key]).get(key)
+        closed = None if key[2] and key in parts else scores.load(connection, source.experiment, [key]).get(key)
         if key not in changed and closed and closed.counts[0] == n_published:
             continue
         part = parts.get(key, closed)
@@ -215,7 +237,7 @@ def measure(
         first = date.fromisoformat(cohort)
         last = min(run_date, outcomes.find_last_day(first, source.cohort))
         for model_name, nights in predictions.read_feature_counts(connection, source.experiment, first, last).items():
-            drift_rows += scores.measure_features(model_name, cohort, cards[model_name].get("features", {}), nights)
+            drift_rows += scores.measure_features(model_name, cohort, cards.get(model_name, {}).get("features", {}), nights)
     return Figures(model_rows, variant_rows, drift_rows, known | changed)
 
 
@@ -262,4 +284,5 @@ def write(
     scores.replace_rows(connection, experiment, tables.variant_scores, ("variant", "cohort"), figures.variants, run_id)
     scores.replace_rows(connection, experiment, tables.feature_drift, ("cohort",), figures.drift, run_id)
     scores.remove_others(connection, experiment, figures.keys)
+    scores.mark_published(connection, experiment, run_id)
     return verdicts.write_look(connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally)

@@ -47,7 +47,12 @@ def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_o
     if frame.shape != (1, 1):
         raise DataError(f"{place}: returned {len(frame)} rows of {len(frame.columns)} columns; expected one date.")
     value = frame.iloc[0, 0]
-    return None if pd.isna(value) else parse_dates(frame.iloc[:, 0], place).iloc[0].date()
+    if pd.isna(value):
+        return None
+    found = parse_dates(frame.iloc[:, 0], place).iloc[0].date()
+    if found.year < 1900:
+        raise DataError(f"{place}: returned {found}; expected the day up to which outcomes are complete, or null while there are none.")
+    return found
 
 
 def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
@@ -92,30 +97,25 @@ def attach(predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, me
     -------
     array of float, shape (n,)
         Of a binary metric 1 if there was one, else 0; of a numeric one the sum, between -cap and cap.
-
-    Raises
-    ------
-    DataError
-        If an outcome's id is that of a prediction but for upper and lower case: SQL may take the two for one, abatch does not.
     """
     outcome = np.zeros(len(predictions))
     if events.empty:
         return outcome
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
     units = pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]}).reset_index(drop=True).reset_index(names="row")
-    strange = events.loc[~events["candidate_id"].isin(units["candidate_id"]), "candidate_id"]
-    twins = strange[strange.str.lower().isin(units["candidate_id"].str.lower())]
-    if len(twins):
-        raise DataError(
-            f"{metric.place}: {len(twins)} outcomes have an id that was predicted in other upper and lower case, for example"
-            f" {twins.iloc[0]!r}. Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
-        )
     pairs = units.merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
     found = inside.max() if metric.kind == "binary" else inside.sum()
     outcome[found.index.to_numpy()] = found.to_numpy()
     return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
+
+
+def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
+    """Ids of events that are those of candidates but for upper and lower case: SQL may take the two for one, abatch does not."""
+    ids = pd.Index(candidate_ids.unique()).astype(object)
+    strange = events.loc[~events["candidate_id"].isin(ids), "candidate_id"].drop_duplicates()
+    return sorted(strange[strange.str.lower().isin(ids.str.lower())]) if len(strange) else []
 
 
 def find_cohort(run_date: date, unit: str) -> date:

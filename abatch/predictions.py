@@ -1,7 +1,7 @@
 """Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole nights."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 
 import numpy as np
@@ -181,6 +181,12 @@ def count_newcomers(connection: sa.Connection, experiment: str, start_date: date
         ~known,
     )
     return {row[0]: row[1] for row in connection.execute(query.group_by(later.c.variant))}
+
+
+def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> set[str]:
+    """Which of these candidates, letter for letter, were ever predicted; at most some 1,000 at once."""
+    query = sa.select(predictions.c.candidate_id).where(predictions.c.experiment == experiment, predictions.c.candidate_id.in_(ids))
+    return set(connection.scalars(query.distinct())) & set(ids)
 
 
 PREDICTED = {

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +55,15 @@ def describe(experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str
     }
 
 
+def complete(
+    registered: Mapping[str, Any], experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str], timezone: str
+) -> dict[str, Any]:
+    """What is registered, with the defaults of what an earlier version did not register; parameters as in `describe`."""
+    outcome = {**settings["outcome"], "cap": None}  # the baseline is but for the plan, which is made once
+    plain = {**settings, "outcome": outcome, "exposure": "first", "champion": None, "verdicts": None, "guardrails": {}}
+    return {**describe(experiment, plain, sql, timezone), **registered}
+
+
 def list_comparisons(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The registered verdicts: the models pooled against control, and each challenger against the champion.
 
@@ -98,9 +108,11 @@ def make_plan(content: Mapping[str, Any], card: Mapping[str, Any], n_candidates:
     plan: dict[str, Any] = {"mean": mean, "sd": sd, "source": "the config" if given else "the training rows"}
     plan |= {"n_candidates": n_candidates, "samples": {}, "days_most": None, "days_median": None}
     if is_binary and mean is not None and 0 < mean + outcome["expected_effect"] < 1:
-        variances = [rate * (1 - rate) for rate in (mean + outcome["expected_effect"], mean)]
+        moved, rate = mean + outcome["expected_effect"], mean
+        variances = [moved * (1 - moved), mean * (1 - mean)]
         plan["sd"] = variances[1] ** 0.5
     elif not is_binary and sd is not None:
+        rate = card.get("metrics", {}).get("base_rate", {}).get("value") or 1.0  # of amounts above 0
         variances = [sd**2, sd**2]
     else:
         return plan
@@ -109,7 +121,9 @@ def make_plan(content: Mapping[str, Any], card: Mapping[str, Any], n_candidates:
         sample = stats.plan_sample(
             variances[0], treatment, variances[1], control, abs(outcome["expected_effect"]), len(content["comparisons"])
         )
-        plan["samples"][comparison["comparison"]] = sample._asdict()
+        smallest = min(shares[variant] for side in ("treatment", "control") for variant in comparison[side])
+        burn_in = stats.plan_burn_in(outcome["kind"], rate) / smallest
+        plan["samples"][comparison["comparison"]] = {name: max(n, ceil(burn_in)) for name, n in sample._asdict().items()}
     wait = outcome["window_days"] + outcome["lag_days"]
     for name in ("most", "median") if plan["samples"] else ():
         slowest = max(sample[f"n_{name}"] for sample in plan["samples"].values())

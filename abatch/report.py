@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from abatch import drift, registry, stats, tables
+from abatch import drift, registrations, registry, stats, tables
 from abatch.config import Config
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.scores import ALL
@@ -161,7 +161,7 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
         run_date=run_date,
         variants=list(config.settings.split),
         modelled={variant: registry.stem_of(model.name, model.version) for variant, model in config.settings.models.items()},
-        content=None if registered is None else {**json.loads(registered.content), **registered._mapping},
+        content=None if registered is None else _read_content(registered, config),
         looks=looked,
         verdicts=dict(history),
         ratios=rows(tables.sample_ratios, ratio.run_date == looked[-1].run_date, by=[ratio.stage, ratio.variant]) if looked else [],
@@ -179,6 +179,12 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
         done={row.job: row.run_date for row in done},
         nights=[row.run_date for row in done if row.job == "predict"],
     )
+
+
+def _read_content(registered: sa.Row, config: Config) -> dict[str, Any]:
+    content = {"start_date": str(registered.registered_at.date()), **json.loads(registered.content)}
+    settings = config.settings.model_dump()
+    return {**registrations.complete(content, config.experiment, settings, config.sql, config.timezone), **registered._mapping}
 
 
 def render(figures: Figures) -> str:
@@ -274,7 +280,7 @@ def find_scale(kind: str, effect: float, exposure: str) -> Scale:
 
 
 def find_findings(figures: Figures) -> list[Finding]:
-    """What is known of each registered comparison; nothing of an experiment that an older version registered."""
+    """What is known of each registered comparison."""
     content = figures.content or {}
     samples = (content.get("plan") or {}).get("samples") or {}
     found = []

@@ -16,7 +16,7 @@ from scipy import stats
 
 from abatch import drift, metrics
 from abatch.errors import DataError
-from abatch.tables import DATE_SUFFIX, cohort_sums, looks, runs, scores, units, variant_scores
+from abatch.tables import DATE_SUFFIX, cohort_sums, feature_drift, looks, registrations, runs, scores, units, variant_scores
 
 ALL = "all"
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
@@ -176,7 +176,7 @@ def check_watermark(connection: sa.Connection, experiment: str, mature_date: dat
     if closed is not None and mature_date is not None and mature_date < closed and not is_rebuilt:
         raise DataError(
             f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and closed before. Nothing was changed."
-            " Mend the feed; if outcomes are really being loaded anew: python score.py --rebuild."
+            " Mend the feed, or score the later date that closed it; if outcomes are really being loaded anew: python score.py --rebuild."
         )
 
 
@@ -244,8 +244,12 @@ def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def hold(connection: sa.Connection, experiment: str) -> None:
-    """Let whoever else changes the experiment's sums wait until this transaction ends, or wait for him."""
-    connection.execute(cohort_sums.update().where(*_is(experiment, (ALL, "", ""))).values(run_id=cohort_sums.c.run_id))
+    """Let whoever else changes the experiment's nights or sums wait until this transaction ends, or wait for him.
+
+    By the row in `runs` of the run that registered the experiment, which is there as long as the experiment is.
+    """
+    first = sa.select(registrations.c.run_id).where(registrations.c.experiment == experiment).scalar_subquery()
+    connection.execute(runs.update().where(runs.c.run_id == first).values(host=runs.c.host))
 
 
 def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
@@ -255,9 +259,19 @@ def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
 
 def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
     """Keys of cohort_sums that were written by a run which is not done, this one included: their figures are still to be written."""
-    done = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status.in_(("done", "superseded")))
-    rows = connection.execute(_select_keys(experiment).where(cohort_sums.c.run_id.not_in(done)))
+    rows = connection.execute(_select_keys(experiment).where(_is_unpublished(experiment)))
     return {(row[0], row[1], row[2]) for row in rows}
+
+
+def mark_published(connection: sa.Connection, experiment: str, run_id: str) -> None:
+    """Say that the figures of all sums are written, by a run that is about to be done."""
+    unpublished = (cohort_sums.c.experiment == experiment, _is_unpublished(experiment))
+    connection.execute(cohort_sums.update().where(*unpublished).values(run_id=run_id))
+
+
+def _is_unpublished(experiment: str) -> sa.ColumnElement[bool]:
+    done = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status.in_(("done", "superseded")))
+    return cohort_sums.c.run_id.not_in(done)
 
 
 def find_published(connection: sa.Connection, experiment: str, run_date: date) -> dict[tuple[str, str, bool], int]:
@@ -292,6 +306,7 @@ def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) ->
     for table, by, known in (
         (scores, ("model_name", "cohort"), {(model_name, cohort) for cohort, _, model_name in keys}),
         (variant_scores, ("variant", "cohort"), {(variant, cohort) for cohort, variant, model_name in keys if not model_name}),
+        (feature_drift, ("cohort",), {(cohort,) for cohort, _, _ in keys}),
     ):
         query = sa.select(*(table.c[name] for name in by)).where(table.c.experiment == experiment).distinct()
         _delete(connection, experiment, table, by, {tuple(row) for row in connection.execute(query)} - known)

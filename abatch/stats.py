@@ -242,6 +242,12 @@ def is_burnt_in(moments: Moments, kind: str) -> bool:
     return (moments.n_units >= MIN_UNITS) & (moments.n_nonzero >= MIN_CASES) & (moments.sum_n - moments.sum_y >= MIN_CASES)
 
 
+def plan_burn_in(kind: str, rate: float) -> float:
+    """Units of one variant that `is_burnt_in` will take; `rate` is the share with the outcome, in (0, 1), or with an amount."""
+    rarest = MIN_NONZERO / rate if kind == "numeric" else MIN_CASES / min(rate, 1 - rate)
+    return max(MIN_UNITS, rarest)
+
+
 def plan_sample(
     variance_treatment: float, share_treatment: float, variance_control: float, share_control: float, effect: float, n_verdicts: int
 ) -> Plan:

@@ -205,7 +205,7 @@ cohort_sums = sa.Table(
     sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
     sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
     sa.Column("model_name", sa.String(128), primary_key=True, comment="as in scores; empty for the sums of the variant itself"),
-    sa.Column("closed_date", sa.Date, nullable=False, comment="nights up to this one are in it; the same in all rows of an experiment"),
+    sa.Column("closed_date", sa.Date, nullable=False, comment="newest closed night when the row was written; the largest counts"),
     sa.Column("content", sa.LargeBinary, nullable=False, comment="arrays as numpy's .npz"),
     sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
     comment="sums and histograms of nights whose outcomes are final, so that score reads a night once; score --rebuild makes them anew",
@@ -235,7 +235,7 @@ looks = sa.Table(
     sa.Column("n_units", sa.Integer, nullable=False, comment="candidates that the verdicts count"),
     sa.Column("n_mixed", sa.Integer, nullable=False, comment="candidates left out because they were in more than one variant"),
     sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
-    comment="one day's reading of an experiment; looks are only ever added",
+    comment="one day's reading of an experiment",
 )
 
 sample_ratios = sa.Table(

@@ -202,18 +202,21 @@ def read_units(connection: sa.Connection, experiment: str, metrics: Sequence[str
             units.c.experiment == experiment, units.c.metric == metric, units.c.candidate_id.in_(_select_ids(experiment, *nights))
         )
         rows = pd.DataFrame.from_records([tuple(row) for row in connection.execute(query)], columns=[*UNIT, "n_exposures", metric])
-        frame = rows if metric == metrics[0] else frame.merge(rows.drop(columns="n_exposures"), on=UNIT)
+        frame = rows if metric == metrics[0] else frame.merge(rows.drop(columns="n_exposures"), on=UNIT, how="outer")
     return frame
 
 
-def write_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame, nights: tuple[date, date]) -> None:
-    """Write what is now known of all candidates that were predicted in some nights, both ends included."""
+def remove_units(connection: sa.Connection, experiment: str, nights: tuple[date, date]) -> None:
+    """Remove what was known of all candidates that were predicted in some nights, both ends included."""
     connection.execute(units.delete().where(units.c.experiment == experiment, units.c.candidate_id.in_(_select_ids(experiment, *nights))))
+
+
+def write_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame) -> None:
+    """Write what is known of candidates, as in `add_exposures`."""
     for metric in metrics:
         rows = frame[[*UNIT, "n_exposures"]].assign(outcome=frame[metric], experiment=experiment, metric=metric)
-        records = rows.to_dict("records")
-        for start in range(0, len(records), database.WRITE_ROWS):
-            connection.execute(units.insert(), records[start : start + database.WRITE_ROWS])
+        for start in range(0, len(rows), database.WRITE_ROWS):
+            connection.execute(units.insert(), rows[start : start + database.WRITE_ROWS].to_dict("records"))
 
 
 def _select_ids(experiment: str, first: date, last: date) -> sa.Select:
@@ -257,9 +260,9 @@ def write_look(
 
 
 def _find_smallest(connection: sa.Connection, table: sa.Table, by: list[str], experiment: str, run_date: date) -> dict[tuple, float]:
-    """The smallest p-value of all earlier looks."""
+    """The smallest p-value of all looks until then, that of the same day included, which may be about to be replaced."""
     columns = [table.c[name] for name in by]
-    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(table.c.experiment == experiment, table.c.run_date < run_date)
+    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(table.c.experiment == experiment, table.c.run_date <= run_date)
     return {tuple(row[:-1]): row[-1] for row in connection.execute(query.group_by(*columns)) if row[-1] is not None}
 
 
@@ -276,11 +279,27 @@ def describe(found: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{_name(row)}: {row['word']}" for row in found) or "nothing is compared"
 
 
-def describe_news(found: Sequence[Mapping[str, Any]], before: Mapping[tuple[str, str], str]) -> list[str]:
-    """What somebody should know of today: words that are new, and ask for a decision."""
+def describe_news(
+    found: Sequence[Mapping[str, Any]], ratios: Sequence[Mapping[str, Any]], before: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """What somebody should know of today: words that are new, and ask for a decision.
+
+    Parameters
+    ----------
+    found, ratios : rows of `verdicts` and of `sample_ratios`
+    before : what `find_words` returned
+    """
+    over = max(ratios, key=lambda row: row["n"] - row["expected"], default=None)
+    cause = {
+        stats.INVALID: f"; {over['variant']} is over by {over['n'] - over['expected']:,.0f} candidates ({over['stage']})" if over else ""
+    }
     calm = (stats.TOO_EARLY, stats.NOT_YET, stats.KEPT)
     changed = [(row, before.get((row["comparison"], row["metric"]), stats.TOO_EARLY)) for row in found]
-    return [f"{_name(row)}: {row['word']} (before: {old}); see the report" for row, old in changed if row["word"] not in (old, *calm)]
+    return [
+        f"{_name(row)}: {row['word']} (before: {old}){cause.get(row['word'], '')}; see the report"
+        for row, old in changed
+        if row["word"] not in (old, *calm)
+    ]
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -325,6 +344,8 @@ def read_records(connection: sa.Connection) -> list[Record]:
 def describe_finding(row: sa.Row) -> str:
     """One row of the view `current_verdicts` as a sentence."""
     text = f"{_name(row._asdict())}: {row.word}"
+    if row.word == stats.INVALID:
+        return f"{text} on {row.look_date}: the sample ratio is off, see the report"
     if row.lower is not None:
         text += f", {row.estimate:+.4g} ({row.lower:+.4g} to {row.upper:+.4g})"
     text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"

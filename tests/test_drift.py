@@ -330,3 +330,14 @@ def test_measure_features_noise_is_exceeded_in_five_percent_without_drift(rng: n
 @pytest.mark.slow
 def test_measure_features_noise_is_exceeded_in_five_percent_without_drift_slow(rng: np.random.Generator) -> None:
     check_five_percent(count_false_alarms(rng, 3000), 3000)
+
+
+@pytest.mark.parametrize(("n_others", "is_kept"), [(1_000, True), (1_001, False)])
+def test_make_feature_references_of_very_many_categories_keeps_no_list(n_others: int, is_kept: bool) -> None:
+    names = [f"street {i:05}" for i in range(20 + n_others)]
+    X = pd.DataFrame({"address": pd.Series(names, dtype=object)})
+    references = make_feature_references(X, {"address": "category"})
+    assert (references["address"].others is not None) == is_kept
+    tonight = pd.DataFrame({"address": pd.Series(["street 00001", "elsewhere"], dtype=object)})
+    counts = count_features(tonight, references)["address"]
+    assert (counts.n_new, sum(counts.counts)) == (1 if is_kept else 0, 2)

@@ -237,6 +237,8 @@ def test_data_scientist_rehearses_and_rolls_back(server: Server, bank: str, tmp_
     assert "modelA_v1.0_2026-09-18" in run(main, "models")
     assert "modelA_v1.0_2026-09-01 is live from 2026-09-19 on" in run(main, "rollback", "modelA", "--reason", "rehearsed")
     assert "modelA_v1.0_2026-09-18 is live from 2026-09-19 on" in run(main, "promote", "modelA_v1.0_2026-09-18", "--reason", "rehearsed")
+    assert "card_offer: concluded" in run(main, "conclude", "card_offer", "--because", "rehearsed")
+    assert "rehearsed" in run(main, "experiments")
     for script in (train, predict, score):
         rehearsed = script.main(["--dry-run", "--force", "--date", str(LATER), "--config", str(file)])
         assert (rehearsed, capsys.readouterr().out.count("dry run")) == (0, 1)

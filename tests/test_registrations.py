@@ -174,6 +174,13 @@ def test_make_plan_of_nothing_known_is_none(kind: str) -> None:
     assert text.endswith(f"sample cannot be told from the training rows; set {key} in the config under a new experiment name")
 
 
+def test_make_plan_is_never_less_than_the_burn_in() -> None:
+    """Ten outcomes at 1 in 1,000 take 10,000 candidates, of which the smaller variant gets one in twenty."""
+    content = describe(split={"A": 0.95, "control": 0.05}, modelled=["A"], **change_outcome(baseline=0.001, expected_effect=0.005))
+    sample = registrations.make_plan(content, NO_MODEL, 1000)["samples"]["models vs control"]
+    assert set(sample.values()) == {200_000}
+
+
 def test_make_plan_nothing_compared() -> None:
     content = describe(split={"A": 1.0}, modelled=["A"])
     plan = registrations.make_plan(content, NO_MODEL, 1000)
@@ -296,7 +303,7 @@ OLD_KEYS = ("hypothesis", "outcome", "salt", "variants", "select_top", "outcomes
 
 def test_check_registration_by_an_older_version() -> None:
     older = {key: describe()[key] for key in OLD_KEYS}
-    registrations.check_registration(older, describe(exposure="all"), "card_offer", "ml_config.yaml")
+    registrations.check_registration(older, describe(), "card_offer", "ml_config.yaml")
     with pytest.raises(ConfigError, match="select_top"):
         registrations.check_registration(older, describe(select_top=0.3), "card_offer", "ml_config.yaml")
 

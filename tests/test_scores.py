@@ -195,6 +195,8 @@ def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
         assert scores.find_unpublished(connection, "card_offer") == set()
         scores.save(connection, "card_offer", {(ALL, "A", ""): parts[ALL, "A", ""]}, date(2026, 9, 4), "run-2")
         assert scores.find_unpublished(connection, "card_offer") == {(ALL, "A", "")}
+        scores.mark_published(connection, "card_offer", "run-1")  # a later run that is done
+        assert scores.find_unpublished(connection, "card_offer") == set()
 
 
 def sort_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -229,8 +231,15 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
             ("modelA_v1.0", NEXT_MONDAY): "run-2",
             ("modelA_v1.0", ALL): "run-2",
         }
+        drift_row = {"model_name": OLD, "feature": "age", "kind": "number", "n": 9, "n_new": 0, "new_categories": None}
+        drift_row |= dict.fromkeys(("psi", "psi_noise", "null_rate", "null_rate_training"), 0.0)
+        for experiment, cohort in (("card_offer", MONDAY), ("card_offer", NEXT_MONDAY), ("renewal", MONDAY)):
+            scores.replace_rows(connection, experiment, tables.feature_drift, ("cohort",), [{**drift_row, "cohort": cohort}], "run-2")
         untouched = read_scores(connection, "renewal")
         scores.remove_others(connection, "card_offer", set(after))
+        c = tables.feature_drift.c
+        left = connection.execute(sa.select(c.experiment, c.cohort).order_by(c.experiment)).all()
+        assert left == [("card_offer", NEXT_MONDAY), ("renewal", MONDAY)]
         model_rows, variant_rows = read_scores(connection, "card_offer")
         added = {"experiment": "card_offer", "run_id": "run-2"}
         assert model_rows == sort_rows(row | added for row in measure_models(after))

@@ -570,3 +570,11 @@ def test_sample_ratio_pvalue_false_alarms_and_power() -> None:
             assert alarms <= 0.01 + bound_share(0.01, n)
         else:
             assert alarms > 0.95
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "expected"),
+    [("binary", 0.5, 100), ("binary", 0.001, 10_000), ("binary", 0.98, 500), ("numeric", 1.0, 100), ("numeric", 0.01, 10_000)],
+)
+def test_plan_burn_in_by_hand(kind: str, rate: float, expected: float) -> None:
+    assert stats.plan_burn_in(kind, rate) == pytest.approx(expected)

@@ -93,8 +93,9 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         rows = [{**common, "candidate_id": name, "run_date": day, "predicted_at": datetime(2026, 9, 1)} for name, day in predicted]
         connection.execute(tables.predictions.insert(), rows)
-        for _ in range(2):  # the second time in the place of the first
-            verdicts.write_units(connection, "e", METRICS, units, nights)
+        for _ in range(2):
+            verdicts.remove_units(connection, "e", nights)
+            verdicts.write_units(connection, "e", METRICS, units)
         found = verdicts.read_units(connection, "e", METRICS, nights).sort_values("candidate_id", ignore_index=True)
         pd.testing.assert_frame_equal(found, units, check_dtype=False)
         assert verdicts.read_units(connection, "e", METRICS, (nights[1], nights[1]))["candidate_id"].tolist() == ["2"]
@@ -239,12 +240,13 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         assert view["B vs A"].word == "not yet known"
 
 
-def test_write_look_again_replaces_it(engine: sa.Engine) -> None:
+def test_write_look_again_replaces_it_but_not_its_alarm(engine: sa.Engine) -> None:
     tally = make_tally(A=(400, 9_000), B=(560, 9_000), control=(40, 2_000))
     with engine.begin() as connection:
-        write_looks(connection, [tally, tally], [NIGHT, NIGHT])
+        write_looks(connection, [make_tally(A=(400, 9_000), B=(560, 8_000), control=(40, 2_000)), tally], [NIGHT, NIGHT])
         for table in (tables.looks, tables.verdicts, tables.sample_ratios):
             assert set(connection.scalars(sa.select(table.c.run_id))) == {"r1"}
+        assert set(connection.scalars(sa.select(tables.verdicts.c.word))) == {"invalid"}
 
 
 def test_write_look_stays_invalid(engine: sa.Engine) -> None:
@@ -258,16 +260,17 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 
 def test_describe_news_tells_only_what_is_new() -> None:
+    ratios = verdicts.check_ratios(make_registered(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}})
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
         for word in ("better", "invalid", "not yet known", "too early", "no difference larger than d")
     ]
-    assert verdicts.describe_news(rows, {("B vs A", "outcome"): "better"}) == [
-        "B vs A: invalid (before: better); see the report",
+    assert verdicts.describe_news(rows, ratios, {("B vs A", "outcome"): "better"}) == [
+        "B vs A: invalid (before: better); A is over by 225 candidates (mature); see the report",
         "B vs A: no difference larger than d (before: better); see the report",
     ]
     guardrail = {"comparison": "B vs A", "metric": "complaint", "word": "broken"}
-    assert verdicts.describe_news([guardrail], {}) == ["B vs A, guardrail complaint: broken (before: too early); see the report"]
+    assert verdicts.describe_news([guardrail], [], {}) == ["B vs A, guardrail complaint: broken (before: too early); see the report"]
     assert verdicts.describe([guardrail]) == "B vs A, guardrail complaint: broken"
 
 

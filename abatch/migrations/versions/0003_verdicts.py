@@ -75,9 +75,7 @@ def upgrade() -> None:
         sa.Column("cohort", sa.String(length=10), nullable=False, comment="first day of the week or month of run_date, or 'all'"),
         sa.Column("variant", sa.String(length=64), nullable=False, comment="A, B, control ..."),
         sa.Column("model_name", sa.String(length=128), nullable=False, comment="as in scores; empty for the sums of the variant itself"),
-        sa.Column(
-            "closed_date", sa.Date(), nullable=False, comment="nights up to this one are in it; the same in all rows of an experiment"
-        ),
+        sa.Column("closed_date", sa.Date(), nullable=False, comment="newest closed night when the row was written; the largest counts"),
         sa.Column("content", sa.LargeBinary(), nullable=False, comment="arrays as numpy's .npz"),
         sa.Column("run_id", sa.String(length=40), nullable=False, comment="the score run that wrote the row"),
         sa.PrimaryKeyConstraint("experiment", "cohort", "variant", "model_name"),
@@ -137,7 +135,7 @@ def upgrade() -> None:
         sa.Column("n_mixed", sa.Integer(), nullable=False, comment="candidates left out because they were in more than one variant"),
         sa.Column("run_id", sa.String(length=40), nullable=False, comment="the score run that wrote the row"),
         sa.PrimaryKeyConstraint("experiment", "run_date"),
-        comment="one day's reading of an experiment; looks are only ever added",
+        comment="one day's reading of an experiment",
     )
     op.create_table(
         "sample_ratios",
