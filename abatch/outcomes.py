@@ -177,8 +177,8 @@ def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.nd
     """
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        values = np.full(len(column), np.nan)
+    except (TypeError, ValueError):  # tells not which value is to blame
+        values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
         expected = (

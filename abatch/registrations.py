@@ -152,15 +152,18 @@ def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
         sure = f"{1 - content['alpha']:.0%} for all of them together, on all days, however often somebody looks"
         facts.append(("how sure", sure))
     for name, sample in plan["samples"].items():
-        about = f"{name}: {sample['n_most']:,} candidates at most for {content['power']:.0%} power, half of the time"
+        about = f"{name}: {sample['n_most']:,} {unit}s at most for {content['power']:.0%} power, half of the time"
         facts.append(("sample", f"{about} {sample['n_median']:,} or fewer (read once: {sample['n_fixed']:,})"))
     if plan["days_most"]:
         pace = f"if every night brings {plan['n_candidates']:,} new candidates as this one does"
         about = f"{plan['days_most']:,} days at most for {content['power']:.0%} power, half of the time {plan['days_median']:,} or fewer"
         facts.append(("time", f"{about}, {pace}"))
+        if content["exposure"] == "all":
+            facts.append(("", "sample and time are larger where the same candidates come again: they know little new"))
     elif names:
         missing = "outcome.baseline" if outcome["kind"] == "binary" else "outcome.baseline_sd"
-        facts.append(("sample", f"cannot be told from the training rows; set {missing} in the config under a new experiment name"))
+        reason = "is unknown" if plan["mean"] is None else f"{plan['mean']:.4g} in the training rows does not allow such an effect"
+        facts.append(("sample", f"cannot be told: the mean outcome {reason}; set {missing} in the config under a new experiment name"))
     return "\n".join([f"{experiment}: a new experiment. Its first predict registers for good:", *wrap_facts(facts)])
 
 

@@ -403,7 +403,9 @@ sa.Table(
     sa.Column("lift_upper", FiniteDouble, comment="upper end of its interval"),
     sa.Column("n_treatment", sa.Integer, nullable=False, comment="units (candidates) in the first of the two"),
     sa.Column("n_control", sa.Integer, nullable=False, comment="units in the second of the two"),
-    sa.Column("first_decided_date", sa.Date, comment="the first look whose word was better, worse or no difference; null if none was"),
+    sa.Column(
+        "first_decided_date", sa.Date, comment="the first look whose word was better, worse, no difference or broken; null if none was"
+    ),
     sa.Column("mature_date", sa.Date, comment="newest night whose outcome window was closed; null if none was"),
     comment="what is known today: the newest look of each experiment, one row per comparison and metric",
 )

@@ -171,7 +171,7 @@ def test_make_plan_of_nothing_known_is_none(kind: str) -> None:
     assert (plan["mean"], plan["sd"], plan["samples"], plan["days_most"], plan["days_median"]) == (None, None, {}, None, None)
     key = {"binary": "outcome.baseline", "numeric": "outcome.baseline_sd"}[kind]
     text = " ".join(registrations.describe_plan("card_offer", {**content, "plan": plan}).split())
-    assert text.endswith(f"sample cannot be told from the training rows; set {key} in the config under a new experiment name")
+    assert text.endswith(f"sample cannot be told: the mean outcome is unknown; set {key} in the config under a new experiment name")
 
 
 def test_make_plan_is_never_less_than_the_burn_in() -> None:

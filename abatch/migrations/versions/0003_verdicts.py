@@ -44,7 +44,7 @@ left join (
         metric,
         min(run_date) as first_decided_date
     from {schema}verdicts
-    where word in ('better', 'worse', 'no difference larger than d')
+    where word in ('better', 'worse', 'no difference larger than d', 'broken')
     group by experiment, comparison, metric
 ) as decided on decided.experiment = v.experiment and decided.comparison = v.comparison and decided.metric = v.metric"""
 VIEW_COMMENTS = {
@@ -62,7 +62,7 @@ VIEW_COMMENTS = {
     "lift_upper": "upper end of its interval",
     "n_treatment": "units (candidates) in the first of the two",
     "n_control": "units in the second of the two",
-    "first_decided_date": "the first look whose word was better, worse or no difference; null if none was",
+    "first_decided_date": "the first look whose word was better, worse, no difference or broken; null if none was",
     "mature_date": "newest night whose outcome window was closed; null if none was",
 }
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
