@@ -91,9 +91,10 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
         if is_new:
             card = next(iter(live.values())).card  # all are trained on the same rows
             registration |= {"start_date": str(run_date), "plan": registrations.make_plan(registration, card, run.rows_read)}
-            run.announce(registrations.describe_plan(config.experiment, registration))
         summary = f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}: {run.rows_read} candidates; {', '.join(shares)}"
         if dry_run:
+            if is_new:
+                run.announce(registrations.describe_plan(config.experiment, registration))
             return summary
 
         for attempt in database.transactions(engine):
@@ -106,6 +107,8 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                 run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
                 run.finish(connection)
         run.log(summary)
+        if is_new:
+            run.announce(registrations.describe_plan(config.experiment, registration))
         return summary
 
 

@@ -19,6 +19,9 @@ from abatch.tables import predictions
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}
+OUTCOME = {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01, "baseline": None, "baseline_sd": None, "cap": None}
+ASKED = {"hypothesis": "Any.", "outcome": OUTCOME, "split": SPLIT, "models": ["A", "B"], "select_top": 0.2, "exposure": "first"}
+ASKED |= {"champion": None, "verdicts": None, "guardrails": {}}
 EXACT = {"A": Fraction(45, 100), "B": Fraction(45, 100), "control": Fraction(10, 100)}
 
 
@@ -38,8 +41,7 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    asked = {"hypothesis": "Any.", "outcome": {"kind": "binary"}, "split": SPLIT, "models": ["A", "B"], "select_top": 0.2}
-    content = registrations.describe("card_offer", asked, {"outcomes": "select 1", "watermark": "select 1"}, "UTC")
+    content = registrations.describe("card_offer", ASKED, {"outcomes": "select 1", "watermark": "select 1"}, "UTC")
     registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
 
 
@@ -63,8 +65,7 @@ def test_assign_published_vectors() -> None:
 
 
 def test_assign_page_limits_are_registered_ones() -> None:
-    asked = {"hypothesis": "", "outcome": {}, "split": SPLIT, "models": [], "select_top": 0.2}
-    content = registrations.describe("card_offer", asked, {"outcomes": "", "watermark": ""}, "UTC")
+    content = registrations.describe("card_offer", ASKED, {"outcomes": "", "watermark": ""}, "UTC")
     registered = [[part["variant"], f"{part['share']:.2f}", part["hash_up_to"]] for part in content["variants"]]
     assert read_table("| variant | share | hash_up_to |") == registered
 

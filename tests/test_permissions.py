@@ -39,6 +39,7 @@ LOOP: list[tuple[ModuleType, list[str]]] = [
     (train, ["--date", str(LATER)]),
     (predict, ["--date", str(LATER)]),
     (score, ["--date", str(LATER)]),
+    (predict, ["--date", str(FIRST_NIGHT), "--force"]),  # a closed night: its sums are dropped
     (main, ["status", "--date", str(LATER)]),
     (main, ["models", "--date", str(LATER)]),
 ]

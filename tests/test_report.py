@@ -728,9 +728,9 @@ def test_render_old_registration(read: Callable[..., report.Figures]) -> None:
     earlier = [(table, {**row, "content": json.dumps(content)}), *MODELS, *NIGHTS, *SCORES]
     variant = variant_score("A", 4400, 2000, 100, 0.0413, 0.0605, 400, 50, outcome_sum=None)
     text = Page(report.render(read(*earlier, variant))).text
-    assert "Too early" in text and "A and B together, against control" in text  # an older version's questions are the customary ones
+    assert "models vs control: too early" in text and "B vs A: too early" in text  # an older version's questions are the customary ones
     assert CONTENT["hypothesis"] in text and "5.00 % 4.13 % to 6.05 % 100" in text and "Lift by decile" in text
-    assert "Expected effect 1.00 more outcomes per hundred candidates" in text and "Planned with" not in text
+    assert "Expected effect 1.00 more outcomes per hundred candidates" in text and "Planned with no base rate" in text
 
 
 def test_render_empty_tables(read: Callable[..., report.Figures]) -> None:
