@@ -91,7 +91,7 @@ def score(
         reading = looks.read(source, to_read[len(final) :], closed_date)
         run.rows_read += reading.n_read
         with engine.connect() as connection:
-            parts, tally, _ = looks.add(connection, source, reading)
+            parts, tally, *_ = looks.add(connection, source, reading)
             figures = looks.measure(connection, source, parts, cards, closed_date or date.min, run_date)
             look = looks.take(connection, source, registered, tally, figures, watermark, mature_date, run_date)
         summary = (

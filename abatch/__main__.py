@@ -262,10 +262,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
             sub.add_argument("model", metavar="MODEL", help=what)
             sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
-            sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
         if name == "conclude":
             sub.add_argument("name", metavar="NAME", help="of the experiment, also of one that is no longer in the config")
             sub.add_argument("--because", required=True, type=_parse_reason, help="what is concluded, and why; it is kept for good")
+        if name in ("promote", "rollback", "conclude"):
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
     about = "print what each table, view and column means, as Markdown; needs neither database nor config"
     commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)

@@ -28,6 +28,7 @@ from abatch import database, outcomes, registrations, registry
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.tables import DATE_SUFFIX, predictions_staging, runs
+from abatch.verdicts import OUTCOME
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
 EXIT_CODES = "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
@@ -171,7 +172,7 @@ def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
 def list_metrics(config: Config) -> list[outcomes.Metric]:
     """What is measured of each prediction: the outcome, then the guardrails."""
     outcome = config.settings.outcome
-    found = [outcomes.Metric("outcome", config.sql["outcomes"], config.query_file("outcomes"), outcome.kind, outcome.cap)]
+    found = [outcomes.Metric(OUTCOME, config.sql["outcomes"], config.query_file("outcomes"), outcome.kind, outcome.cap)]
     for name, guardrail in config.settings.guardrails.items():
         found.append(outcomes.Metric(name, config.sql[name], guardrail.query, guardrail.kind, guardrail.cap))
     return found

@@ -152,27 +152,44 @@ def close(connection: sa.Connection, source: Source, reading: Reading, run_id: s
     """Add nights to the sums for good."""
     assert reading.nights
     check(connection, source, reading)
-    parts, tally, units = add(connection, source, reading)
+    total = add(connection, source, reading)
     closed_date = reading.nights[1]
+    units = total.units
     if source.exposure == "first":  # whoever is known stays as he is
-        known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
-        units = units[len(known) :]
+        units = units[total.n_known :]
     else:
         verdicts.remove_units(connection, source.experiment, reading.nights)
     verdicts.write_units(connection, source.experiment, source.names, units)
-    scores.save(connection, source.experiment, parts, closed_date, run_id)
-    content = {**verdicts.pack(tally), "cohort": np.array(source.cohort)}
+    scores.save(connection, source.experiment, total.parts, closed_date, run_id)
+    content = {**verdicts.pack(total.tally), "cohort": np.array(source.cohort)}
     scores.save_arrays(connection, source.experiment, VERDICT_KEY, content, closed_date, run_id)
 
 
-def add(connection: sa.Connection, source: Source, reading: Reading) -> tuple[dict[scores.Key, scores.Part], verdicts.Tally, pd.DataFrame]:
-    """Closed sums and a reading together: the parts that the reading touches, the whole tally, and the reading's units."""
+class Total(NamedTuple):
+    """Closed sums and a reading together.
+
+    Attributes
+    ----------
+    parts : those that the reading touches
+    tally : of all units
+    units : those of the reading, the ones that were known before first
+    n_known : how many of them were known
+    """
+
+    parts: dict[scores.Key, scores.Part]
+    tally: verdicts.Tally
+    units: pd.DataFrame
+    n_known: int
+
+
+def add(connection: sa.Connection, source: Source, reading: Reading) -> Total:
+    """Add a reading to the closed sums; nothing is written."""
     parts = scores.merge_all(scores.load(connection, source.experiment, reading.parts), reading.parts)
     whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
     known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
     units = verdicts.add_exposures(known, reading.exposures, source.exposure)
     tally = verdicts.replace(whole, verdicts.count(known, source.names), verdicts.count(units, source.names))
-    return parts, tally, units
+    return Total(parts, tally, units, len(known))
 
 
 class Figures(NamedTuple):

@@ -24,6 +24,7 @@ from abatch import drift, registrations, registry, stats, tables
 from abatch.config import Config
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.scores import ALL
+from abatch.verdicts import OUTCOME
 
 if TYPE_CHECKING:
     import jinja2
@@ -41,7 +42,6 @@ CAUSES = (  # that usually explain a finding that misses the expectation
     "Sample ratio",
     "Outcomes not yet known",
 )
-OUTCOME = "outcome"  # in verdicts, the metric that is no guardrail
 INK = "#0a0b0c"  # stands for the page's text colour
 DASHED: dict[str, Any] = {"color": INK, "alpha": 0.6, "linewidth": 0.9, "linestyle": (0, (4, 3))}
 GREY = "#7f8791"  # a variant without a model

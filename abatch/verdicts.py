@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from abatch import database, stats
 from abatch.tables import conclusions, looks, predictions, registrations, sample_ratios, units, verdicts, views
 
-OUTCOME = "outcome"
+OUTCOME = "outcome"  # the metric that is no guardrail
 ASSIGNED, MATURE = "assigned", "mature"
 UNIT = ["candidate_id", "variant"]
 current_verdicts = views.tables["current_verdicts"]
