@@ -13,7 +13,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0003"
+REVISION = "0004"
 VERSION_TABLE = "abatch_version"
 DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name; what is left is name and version
 
@@ -103,6 +103,8 @@ models = sa.Table(
     sa.Column("seed", sa.Integer, nullable=False, comment="of every random_state that the estimator leaves open"),
     sa.Column("card", sa.UnicodeText, nullable=False, comment="the model's .json: columns, metrics, reference, versions"),
     sa.Column("run_id", sa.String(40), nullable=False, comment="the train run that made the model"),
+    sa.Column("snapshot", sa.String(64), comment="content hash of the training rows as kept; null if trained before revision 0004"),
+    sa.Column("decision", sa.UnicodeText, comment="whether it went live when it was trained, and why; null as for snapshot"),
     sa.Index("models_experiment", "experiment"),
     comment="one dated model; its file lies in the models folder, and neither is ever changed",
 )
@@ -122,6 +124,38 @@ promotions = sa.Table(
     sa.Column("promoted_at", Instant, nullable=False, comment="when the row was written, UTC"),
     sa.Index("promotions_experiment", "experiment", "promotion_id"),
     comment="what became live, when, by whom and why; only ever appended",
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("run_id", sa.String(40), primary_key=True, comment="the train run that pulled the rows"),
+    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
+    sa.Column("content_hash", sa.String(64), nullable=False, comment="SHA-256 of names, types and values; the file is named by it"),
+    sa.Column("sha256", sa.String(64), nullable=False, comment="of the file; of several rows with one content_hash the newest counts"),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False, comment="size of the file"),
+    sa.Column("rows", sa.Integer, nullable=False, comment="rows that the query returned"),
+    sa.Column("from_date", sa.Date, nullable=False, comment="bind :from_date"),
+    sa.Column("to_date", sa.Date, nullable=False, comment="bind :to_date, excluded"),
+    sa.Column("as_of", Instant, nullable=False, comment="bind :as_of, UTC"),
+    sa.Column("query", sa.UnicodeText, nullable=False, comment="text of the training query"),
+    sa.Column("columns", sa.UnicodeText, nullable=False, comment="name, type, nulls and SHA-256 of each column, as JSON"),
+    sa.Column("pulled_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    sa.Index("snapshots_content", "content_hash"),
+    comment="training rows as one train run pulled them; their file lies in the snapshots folder, once for equal content",
+)
+
+deletions = sa.Table(
+    "deletions",
+    metadata,
+    sa.Column("deletion_id", sa.Integer, primary_key=True, autoincrement=True, comment="in the order in which they were written"),
+    sa.Column("kind", sa.String(16), nullable=False, comment="model or snapshot"),
+    sa.Column("name", sa.String(128), nullable=False, comment="model_name, or content_hash of the snapshot"),
+    sa.Column("reason", sa.Unicode(1000), nullable=False, comment="why"),
+    sa.Column("deleted_by", sa.Unicode(255), nullable=False, comment="user and host, or the train run"),
+    sa.Column("deleted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    sa.Index("deletions_name", "kind", "name"),
+    comment="whose file was deleted, by retention or by hand; its record stays; only ever appended",
 )
 
 registrations = sa.Table(

@@ -105,10 +105,10 @@ def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkey
     repository = ["--config", str(ROOT / "ml_config.yaml")]
     assert main.main(["init", "--sql", "--env", "prod", *repository]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0003.\n-- Run:  sqlcmd ")
+    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0004.\n-- Run:  sqlcmd ")
     assert main.main(["init", "--sql", "--env", "test", "--from", "0001", *repository]) == 0
     upgrade, err = capsys.readouterr()
-    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0003.\n-- Run:  sqlcmd ")
+    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0004.\n-- Run:  sqlcmd ")
     assert out.endswith(upgrade[upgrade.index("CREATE INDEX models_experiment") :])
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     code, out, err = run(file, "init", "--sql")
@@ -120,7 +120,7 @@ def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkey
 def test_init_sql_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     assert main.main(["init", "--sql", "--from", "001", "--config", str(file)]) == 2
-    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001, 0002. Did you mean '0001'?\n"
+    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001, 0002, 0003. Did you mean '0001'?\n"
     assert capsys.readouterr() == ("", expected)
     with pytest.raises(SystemExit) as caught:
         main.main(["init", "--from", "0001", "--config", str(file)])

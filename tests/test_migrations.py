@@ -206,18 +206,18 @@ def read_all(engine: sa.Engine, columns: Columns) -> dict[str, list[tuple]]:
     return {name: sorted(rows, key=str) for name, rows in found.items()}
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
 def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
     engine = open_engine(config)
     upgrade_to(engine, revision)
     with pytest.raises(
-        DatabaseError, match=rf"the tables are at revision {revision}, expected 0003\. Run: python -m abatch init --env dev$"
+        DatabaseError, match=rf"the tables are at revision {revision}, expected 0004\. Run: python -m abatch init --env dev$"
     ):
         database.check_ready(engine, "dev")
     fill(engine)
     columns = find_columns(engine)
     before = read_all(engine, columns)
-    assert {len(rows) for rows in before.values()} == {4} and len(before) == 9
+    assert {len(rows) for rows in before.values()} == {4} and len(before) == (9 if revision < "0003" else 17)
     migrations.upgrade(engine)
     assert read_all(engine, columns) == before
     assert compare(engine) == []
@@ -336,12 +336,12 @@ def test_script_stops_at_its_first_statement(config: Config) -> None:
     before = read_all(engine, columns)
     (error,) = run_script(engine, write(config))
     assert "abatch: found revision 0001, expected none, from which this script starts." in error
-    with pytest.raises(DatabaseError, match="at revision 0001, expected 0003"):
+    with pytest.raises(DatabaseError, match="at revision 0001, expected 0004"):
         database.check_ready(engine, "dev")
     assert run_script(engine, write(config, "0001")) == []
     for start in (None, "0001"):
         (error,) = run_script(engine, write(config, start))
-        assert "abatch: revision 0003 is installed already; nothing to do." in error
+        assert "abatch: revision 0004 is installed already; nothing to do." in error
     assert read_all(engine, columns) == before and compare(engine) == []
     engine.dispose()
 
@@ -384,7 +384,7 @@ def test_script_for_sql_server() -> None:
     assert all(f"set {option} on;" in options.splitlines() for option in expected) and "set numeric_roundabort off;" in options
     assert first.index("raiserror") < first.index("return;") < first.index("begin transaction;") < first.index("create schema")
     assert {batch.splitlines()[0] for batch in batches} == {"if @@trancount = 0 return;"}
-    assert batches[-1].endswith("commit transaction;\nprint N'abatch: revision 0003 is installed.';")
+    assert batches[-1].endswith("commit transaction;\nprint N'abatch: revision 0004 is installed.';")
     assert not re.search(r"\b(NTEXT|TEXT|DATETIME|TIMESTAMP)\b", script)
     assert len(re.findall(r"^CREATE TABLE abatch\.", script, re.MULTILINE)) == len(tables.metadata.tables) + 1
     assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(tables.views.tables)
@@ -410,7 +410,7 @@ def test_script_quotes_a_reserved_word(kind: str) -> None:
         ("mssql+pyodbc://", None, None, ConfigError, "here.schema: this key is missing, and a script for SQL Server must name it."),
         ("mysql://u:hunter2@h/d", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
         ("hunter2", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
-        ("sqlite://", None, "0003", UsageError, "there is no revision '0003' to upgrade from; expected one of 0001, 0002."),
+        ("sqlite://", None, "0004", UsageError, "there is no revision '0004' to upgrade from; expected one of 0001, 0002, 0003."),
     ],
 )
 def test_script_refuses(url: str, schema: str | None, start: str | None, error: type[Exception], message: str) -> None:

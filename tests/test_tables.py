@@ -51,7 +51,7 @@ def test_comments_are_everywhere() -> None:
     assert [table.name for table in ALL if not table.comment] == []
     assert [str(column) for table in ALL for column in table.columns if not column.comment] == []
     instants = [column for table in ALL for column in table.columns if isinstance(column.type, sa.DateTime)]
-    assert len(instants) == 13 and [str(column) for column in instants if "UTC" not in str(column.comment)] == []
+    assert len(instants) == 16 and [str(column) for column in instants if "UTC" not in str(column.comment)] == []
 
 
 def test_dictionary_is_in_docs() -> None:
