@@ -28,6 +28,9 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
         with engine.connect() as connection:
             job.check_registration(config, connection)
             live = registry.load_live(connection, config.models_dir, config.experiment, list(settings.models), run_date)
+        for model in live.values():
+            if model.warning:
+                run.warn(model.warning)
 
         references = {
             model.model_name: {name: drift.FeatureReference(**found) for name, found in model.card.get("features", {}).items()}

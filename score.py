@@ -15,7 +15,7 @@ from datetime import date, timedelta
 
 import sqlalchemy as sa
 
-from abatch import database, drift, job, looks, outcomes, registry, report, scores, verdicts
+from abatch import database, drift, files, job, looks, outcomes, registry, report, scores, verdicts
 from abatch.config import Config
 from abatch.errors import NothingToDo
 
@@ -49,7 +49,7 @@ def score(
                     run.finish(connection)
             return f"score {config.experiment} {run_date}: a later night is scored already, so tables and report stay those of that night"
         if draw and not dry_run:
-            registry.check_writable(config.reports_dir)
+            files.check_writable(config.reports_dir)
 
         # How far outcomes are complete; a feed that is late leaves nights open, and never turns into zeros.
         watermark = outcomes.read_watermark(engine, config.sql["watermark"], place, run_date, run.as_of)

@@ -1,10 +1,12 @@
 """Train the models of an experiment and decide what goes live.
 
-Reads   training rows by SQL (queries.training), as known at one moment
-Writes  models/<name>_v<version>_<date>.pkl and .json, <name>_v<version>_latest.pkl; tables models, promotions, runs
+Reads   training rows by SQL (queries.training), as known at one moment; the snapshot of the live model
+Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl, .json and .html, <name>_v<version>_latest.pkl;
+        tables snapshots, models, promotions, deletions, runs
 
-    python train.py                          all experiments, today
+    python train.py                          all experiments, today, if their models are due
     python train.py --env prod --date 2026-11-23 --experiment card_offer
+    python train.py --force                  train even if nothing is due, or again if it was done
 """
 
 import sys
@@ -14,13 +16,31 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import database, drift, estimators, job, metrics, outcomes, registry, training
+from abatch import (
+    cards,
+    database,
+    drift,
+    estimators,
+    files,
+    gate,
+    job,
+    libraries,
+    lifecycle,
+    metrics,
+    outcomes,
+    registry,
+    snapshots,
+    training,
+)
+from abatch.assignment import N_BUCKETS
 from abatch.config import Config
 from abatch.errors import DataError
 
 
-def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
-    """Pull rows as known at one moment, fit and validate each model, save it dated, promote it or keep the live one."""
+def train(
+    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False, allow_dirty: bool = False
+) -> str:
+    """Pull rows as known at one moment, keep them, fit and validate each model, save it dated, promote it or keep the live one."""
     settings, place = config.settings, config.query_file("training")
     if not dry_run:
         job.link_live(config, engine, run_date)  # in case an earlier job died between its rows and its links
@@ -30,9 +50,10 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             for variant, model in settings.models.items()
         }
         if not dry_run:
-            registry.check_writable(config.models_dir)
+            files.check_writable(config.models_dir)
+            files.check_writable(config.snapshots_dir, snapshots.FOLDER_MODE)
 
-        # Pull the rows, as known at run.as_of; the window ends where outcomes are complete.
+        # The window ends where outcomes are complete. Is anything due?
         watermark = outcomes.read_watermark(engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of)
         if watermark is None:
             raise DataError(
@@ -40,84 +61,125 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
             )
         complete = min(watermark, run_date)
         to_date = outcomes.last_mature_date(complete, settings.outcome.window_days, settings.outcome.lag_days) + timedelta(days=1)
-        from_date = to_date - timedelta(days=settings.training.days)
+        from_date = settings.training.start_date or to_date - timedelta(days=settings.training.days)
         window: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
-        frame = database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of)
+        with engine.connect() as connection:
+            live = registry.find_live(connection, config.experiment, run_date)
+            later = registry.find_later(connection, config.experiment, run_date)
+            known = dict(registry.read_cards(connection, config.experiment))
+        job.check_names(config, known)
+        is_due, why = lifecycle.decide_retraining(config, engine, run, live, known, to_date)
+        why = why if is_due or not force else f"forced, although {why}"
+        run.log(("trains: " if is_due or force else "does not train: ") + why)
+        if not is_due and not force:
+            for attempt in database.transactions(engine) if not dry_run else ():
+                with attempt as connection:
+                    run.finish(connection)
+            return f"train {config.experiment} {run_date}{', dry run' if dry_run else ''}: not trained, {why}"
+
+        # Pull the rows, as known at run.as_of, and keep them.
+        frame = snapshots.arrange(
+            database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of), place, settings.outcome.kind
+        )
         rows = training.prepare_rows(
             frame,
             **window,
             validation_share=settings.training.validation_share,
             salt=config.experiment,
-            metric=job.list_metrics(config)[0],
+            kind=settings.outcome.kind,
+            cap=settings.outcome.cap,
+            not_features=settings.training.not_features,
+            subgroups=settings.training.subgroups,
             place=place,
         )
         run.rows_read = len(rows.y)
         run.log(f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from {rows.validation_from}, outcomes complete to {complete}")
+        for attempt in database.transactions(engine) if not dry_run else ():
+            with attempt as connection:
+                pull = {"run_id": run.run_id, "experiment": config.experiment, "as_of": run.as_of, "query": config.sql["training"]}
+                content_hash = snapshots.store(connection, config.snapshots_dir, frame, job.utc_now(), **window, **pull)
 
-        # Fit each model, and measure its recipe beside that of the live model.
-        with engine.connect() as connection:
-            live = registry.find_live(connection, config.experiment, run_date)
-            later = registry.find_later(connection, config.experiment, run_date)
-            cards = dict(registry.read_cards(connection, config.experiment))
-        job.check_names(config, cards)
-        recipes, fitted, decisions = {}, {}, {}
+        # Fit each model, measure it, and hold it against the live one on rows that neither was fitted on.
+        fitted, decisions = {}, {}
         for variant, estimator in estimator_of.items():
-            where, model = config.key(f"models.{variant}"), settings.models[variant]
-            recipe = recipes[variant] = {
-                "estimator": model.estimator,
-                "params": model.params,
-                "seed": settings.training.seed,
-                "columns": rows.types,
-            }
-            fitted[variant] = training.fit_and_validate(estimator, rows, rows.types, where)
-            live_card = cards.get(live.get(variant, ""))
-            live_auc = None
+            where = config.key(f"models.{variant}")
+            fitted[variant] = training.fit_and_validate(estimator, rows, rows.types, settings.training.seed, where)
+            live_card = known.get(live.get(variant, ""))
+            difference: gate.AucDifference | str = "it has no record"
             if live_card is not None:
-                is_same = recipe.items() <= live_card.items()
-                live_auc = fitted[variant].roc_auc if is_same else training.validate_recipe(live_card, rows, where)
-            decisions[variant] = training.decide(
-                fitted[variant].roc_auc, live.get(variant), live_auc, settings.training.max_auc_drop, later.get(variant)
+                own = lifecycle.load_snapshot(config, engine, live_card, run)
+                difference = training.compare_with_live(live_card, own, rows, fitted[variant], where)
+            decisions[variant] = gate.decide(
+                lifecycle.make_rules(config),
+                n_rows=len(rows.y),
+                metrics=metrics.to_dict(fitted[variant].metrics),
+                live=live.get(variant),
+                difference=difference,
+                input_psi=training.find_input_psi(live_card, rows) if live_card else None,
+                later=later.get(variant),
             )
+            decisions[variant] = lifecycle.judge_dirt(config, decisions[variant], allow_dirty)
         if dry_run:
             planned = [f"variant {variant}: {decision.sentence}" for variant, decision in decisions.items()]
-            return f"train {config.experiment} {run_date}, dry run: {len(rows.y)} rows; " + "; ".join(planned)
+            return f"train {config.experiment} {run_date}, dry run: {why}; {len(rows.y)} rows; " + "; ".join(planned)
 
         # Save: files first, then their rows, the promotions and the end of the run in one transaction.
         saved = {}
-        features_reference = {name: found._asdict() for name, found in drift.make_feature_references(rows.X, rows.types).items()}
+        shared = {
+            "experiment": config.experiment,
+            "run_date": run_date,
+            "run_id": run.run_id,
+            "trained_because": why,
+            "query": config.sql["training"],
+            **window,
+            "as_of": run.as_of,
+            "snapshot": content_hash,
+            "rows": len(rows.y),
+            "n_positive": int(rows.y.sum()),
+            "validation_from": rows.validation_from,
+            "rows_validation": int(rows.newest.sum()),
+            "columns": rows.types,
+            "features": {name: found._asdict() for name, found in drift.make_feature_references(rows.X, rows.types).items()},
+            "outcome_mean": rows.outcome_mean,
+            "outcome_sd": rows.outcome_sd,
+            "seed": settings.training.seed,
+            "config": job.describe_config(config),
+            "config_hash": job.hash_config(config),
+            "code_version": job.code_version(),
+            "lock": libraries.list_installed(),
+            "machine": libraries.describe_machine(),
+        }
+        X, y = rows.X[rows.newest], rows.y[rows.newest]
+        checked = training.choose_checked(len(rows.y))
         for variant, model in settings.models.items():
+            found, decision = fitted[variant], decisions[variant]
             stem = registry.stem_of(model.name, model.version)
             with engine.connect() as connection:
                 model_name = registry.choose_model_name(connection, config.models_dir, stem, run_date)
-            saved[variant] = registry.save_model(
-                config.models_dir,
-                model_name,
-                fitted[variant].pipeline,
-                {
-                    "experiment": config.experiment,
-                    "variant": variant,
-                    **recipes[variant],
-                    "query": config.sql["training"],
-                    **window,
-                    "as_of": run.as_of,
-                    "rows": len(rows.y),
-                    "validation_from": rows.validation_from,
-                    "metrics": metrics.to_dict(fitted[variant].metrics),
-                    "reference": reference._asdict() if (reference := fitted[variant].reference) else None,
-                    "features": features_reference,
-                    "outcome_mean": rows.outcome_mean,
-                    "outcome_sd": rows.outcome_sd,
-                    "code_version": job.code_version(),
-                    "libraries": job.library_versions(),
-                },
-            )
+            card = {
+                **shared,
+                "variant": variant,
+                "estimator": model.estimator,
+                "params": model.params,
+                "metrics": metrics.to_dict(found.metrics),
+                "importances": cards.measure_importances(found.validated, X, y, settings.training.seed),
+                "subgroups": cards.measure_subgroups(rows.subgroups[rows.newest], y, found.scores, rows.bucket[rows.newest], N_BUCKETS),
+                "reference": found.reference._asdict() if found.reference else None,
+                "checked": estimators.predict_probability(found.pipeline, rows.X.iloc[checked]).tolist(),
+                "gate": {"promote": decision.promote, "reason": decision.reason, "evidence": decision.evidence},
+                "code_files": lifecycle.hash_code(config, [model.estimator]),
+                "libraries": libraries.find_libraries(estimators.list_parts(found.pipeline)),
+            }
+            saved[variant] = registry.save_model(config.models_dir, model_name, found.pipeline, card)
+            files.write_file(config.models_dir / f"{model_name}.html", cards.render(saved[variant]).encode())
         for attempt in database.transactions(engine):
             with attempt as connection:
                 now_live = registry.find_live(connection, config.experiment, run_date)
                 for variant, card in saved.items():
                     if now_live.get(variant) != live.get(variant):
-                        decisions[variant] = training.stand_back(decisions[variant], now_live.get(variant))
-                    registry.add_model(connection, card, run.run_id)
+                        reason = f"{now_live.get(variant)} was made live in the meantime; to use the new one: python -m abatch promote"
+                        decisions[variant] = gate.refuse(decisions[variant], reason)
+                    registry.add_model(connection, card, decisions[variant].sentence)
                     if decisions[variant].promote:
                         registry.promote(
                             connection,
@@ -133,6 +195,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
                 run.rows_written = len(saved)
                 run.finish(connection)
         job.link_live(config, engine, run_date)
+        lifecycle.apply_retention(config, engine, f"train {run.run_id}")
         said = {variant: f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()}
         for variant, decision in decisions.items():
             (run.log if decision.promote else run.warn)(said[variant])
@@ -141,7 +204,7 @@ def train(config: Config, engine: sa.Engine, run_date: date, *, force: bool = Fa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return job.main("train", train, argv)
+    return job.main("train", train, argv, allow_dirty="let models go live in prod although the code differs from its commit; recorded")
 
 
 if __name__ == "__main__":

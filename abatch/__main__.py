@@ -2,18 +2,35 @@
 
 import argparse
 import getpass
+import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, job, migrations, registrations, registry, report, simulate, tables, verdicts
+from abatch import (
+    database,
+    job,
+    lifecycle,
+    lineage,
+    migrations,
+    registrations,
+    registry,
+    report,
+    reproduction,
+    simulate,
+    snapshots,
+    tables,
+    verdicts,
+)
 from abatch.config import Config, load_configs
-from abatch.errors import AbatchError, NothingToDo, UsageError, suggest
+from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
 from abatch.migrations.script import write_script
 from abatch.tables import runs
 
@@ -89,9 +106,12 @@ def write_dictionary() -> str:
 
 
 def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """the dated models, and which of them are live"""
+    """the dated models, and which of them are live; --at tells what was live on a day"""
+    if arguments.at:
+        return lineage.describe_live(engine, configs, arguments.at)
     rows = []
     with engine.connect() as connection:
+        deleted = registry.find_deleted(connection, registry.MODEL)
         for name in configs:
             live = registry.find_live(connection, name, arguments.date)
             for model_name, card in registry.read_cards(connection, name):
@@ -100,7 +120,7 @@ def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argpar
                     {
                         "model": model_name,
                         "variant": card["variant"],
-                        "live": "live" if live.get(card["variant"]) == model_name else "",
+                        "live": "live" if live.get(card["variant"]) == model_name else "deleted" if model_name in deleted else "",
                         "from": card["from_date"],
                         "to": card["to_date"],
                         "rows": card["rows"],
@@ -112,23 +132,165 @@ def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argpar
     return pd.DataFrame(rows).to_string(index=False)
 
 
+def list_snapshots(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str | tuple[str, int]:
+    """training rows as they were pulled: list, show, verify, or purge what retention no longer keeps"""
+    config = next(iter(configs.values()))
+    if arguments.action == "purge":
+        return "\n".join(lifecycle.apply_retention(config, engine, _whoami())) or "nothing to delete; see retention in the config"
+    with engine.connect() as connection:
+        rows = [row for row in snapshots.list_snapshots(connection) if not arguments.experiment or row.experiment in configs]
+        needed, deleted = snapshots.find_needed(connection), registry.find_deleted(connection, registry.SNAPSHOT)
+        if arguments.action == "show":
+            if not arguments.name:
+                raise UsageError("snapshots show: name a hash, the beginning of one, or a dated model")
+            return describe_snapshot(snapshots.choose_snapshot(connection, arguments.name))
+        if arguments.name:
+            rows = [snapshots.choose_snapshot(connection, arguments.name)]
+    if not rows:
+        raise NothingToDo("there are no snapshots yet. Train: python train.py")
+    contents = {row.content_hash: row for row in rows}
+    states = {name: _look_at(config, row, deleted, arguments.action == "verify") for name, row in contents.items()}
+    if arguments.action == "verify":
+        broken = [state for state in states.values() if state not in (WHOLE, DROPPED)]
+        whole = sum(state == WHOLE for state in states.values())
+        return "\n".join([*broken, f"{whole} of {len(states)} snapshots are what was pulled"]), job.MENDABLE if broken else job.DONE
+    table = [
+        {
+            "snapshot": row.content_hash[:12],
+            "experiment": row.experiment,
+            "from": row.from_date,
+            "to": row.to_date,
+            "as of (UTC)": f"{row.as_of:%Y-%m-%d %H:%M}",
+            "rows": row.rows,
+            "MB": f"{row.n_bytes / 1e6:.1f}",
+            "file": states[row.content_hash] + " (needed)" * (row.content_hash in needed),
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(table).to_string(index=False)
+
+
+WHOLE, DROPPED = "whole", "deleted"
+
+
+def _look_at(config: Config, row: sa.Row, deleted: set[str], verify: bool) -> str:
+    """The state of a snapshot's file, by a look at the folder or by reading it."""
+    path = snapshots.path_of(config.snapshots_dir, row.content_hash)
+    if not path.exists() and row.content_hash in deleted:
+        return DROPPED
+    if not verify:
+        return "there" if path.exists() else "missing"
+    try:
+        snapshots.load(config.snapshots_dir, row)
+    except RegistryError as error:
+        return str(error)
+    return WHOLE
+
+
+def describe_snapshot(row: sa.Row) -> str:
+    """One pull in full: binds, columns with their fingerprints, and the query."""
+    columns = pd.DataFrame(json.loads(row.columns))
+    facts = [
+        ("hash", row.content_hash),
+        ("pulled", f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"),
+        ("binds", f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"),
+        ("rows", f"{row.rows:,}"),
+        ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
+    ]
+    return "\n".join([*registrations.wrap_facts(facts), "", columns.to_string(index=False), "", row.query.rstrip()])
+
+
+def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """training rows of any window as they were known at any time, the same that train would see"""
+    config, place = next(iter(configs.values())), next(iter(configs.values())).query_file("training")
+    if arguments.from_date >= arguments.to_date:
+        raise UsageError(f"recall: --from {arguments.from_date} is not before --to {arguments.to_date}, which is excluded")
+
+    def pull(as_of: datetime) -> pd.DataFrame:
+        window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
+        rows = database.read_query(engine, config.sql["training"], place, **window, as_of=as_of)
+        return snapshots.arrange(rows, place, config.settings.outcome.kind)
+
+    as_of = job.parse_as_of(config, arguments.as_of)
+    frame = pull(as_of)
+    head = f"{config.experiment}: {len(frame):,} rows of [{arguments.from_date}, {arguments.to_date}), as of {as_of} UTC"
+    if frame.empty:
+        raise NothingToDo(f"{head}. Nothing is written")
+    lines = [head]
+    if arguments.out:
+        snapshots.write_rows(arguments.out, frame)
+        lines[0] += f", in {arguments.out}"
+    if arguments.diff:
+        other_as_of = job.parse_as_of(config, arguments.diff)
+        other = pull(other_as_of)
+        difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
+        lines.append(f"as of {other_as_of} UTC: {difference}" + (f"\n  for example {difference.example}" if difference.example else ""))
+    else:
+        columns = snapshots.describe_columns(frame)
+        lines.append(f"content hash {snapshots.hash_content(columns, len(frame))}\n")
+        lines.append(pd.DataFrame(columns).assign(fingerprint=lambda c: c["fingerprint"].str[:12]).to_string(index=False))
+    return "\n".join(lines)
+
+
+def reproduce(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> tuple[str, int]:
+    """build a dated model again from its snapshot, compare what it predicts, and say what has moved"""
+    verdict = reproduction.reproduce(engine, configs, arguments.model)
+    return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
+
+
+def explain(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """how one candidate's prediction of one night came to be: variant, model, training rows, code, config, run, promotion"""
+    return lineage.explain(engine, configs, arguments.candidate, arguments.date)
+
+
+def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+    """delete the files of a dated model that is not live; its record stays, with the reason"""
+    with database.lock(engine, PROMOTIONS) as acquired:
+        _require(acquired)
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                model = registry.find_model(connection, arguments.model)
+                config = _choose_config(configs, model)
+                on = job.today(config)
+                live = {*registry.find_live(connection, model.experiment, on).values()}
+                if model.model_name in live | {*registry.find_later(connection, model.experiment, on).values()}:
+                    raise RegistryError(f"{model.model_name} is live, or will be, and is not deleted. Make another one live first.")
+                by, now = arguments.by, job.utc_now()
+                registry.write_deletion(connection, registry.MODEL, model.model_name, arguments.reason, by, now)
+    lifecycle.remove_deleted(config, engine)
+    return f"{model.model_name}: its files are deleted; its record stays"
+
+
 def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """make a dated model live from --date on"""
     return _append(configs, engine, arguments)
 
 
 def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """go back to the model that was live before, or to the dated model that is named"""
+    """go back to the model that was live before, to the dated model that is named, or to all that was live on a day"""
+    if (arguments.model is None) == (arguments.to is None):
+        raise UsageError("rollback: name a model (modelA, or modelA_v1.0_2026-11-23), or a day: --to YYYY-MM-DD")
     return _append(configs, engine, arguments)
 
 
-def _choose_model(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace) -> str:
-    """The dated model that is named or, for a rollback by name alone, the one that was live before."""
+def _choose_models(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace) -> list[str]:
+    """The dated model that is named; for a rollback by name alone the one that was live before, by day all that were live then."""
+    if arguments.command == "rollback" and arguments.to:
+        found = [name for experiment in configs for name in registry.find_live(connection, experiment, arguments.to).values()]
+        if not found:
+            raise RegistryError(f"no model was live on {arguments.to}. See: python -m abatch models --at {arguments.to}")
+        return found
     for experiment, config in configs.items():
         for variant, model in config.settings.models.items():
             if arguments.command == "rollback" and arguments.model == model.name:
-                return registry.find_previous(connection, experiment, variant, arguments.date)
-    return arguments.model
+                return [registry.find_previous(connection, experiment, variant, arguments.date)]
+    return [arguments.model]
+
+
+def _choose_config(configs: dict[str, Config], model: sa.Row) -> Config:
+    if model.experiment not in configs:
+        raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
+    return configs[model.experiment]
 
 
 def _whoami() -> str:
@@ -139,42 +301,62 @@ def _whoami() -> str:
     return f"{user}@{platform.node()}"
 
 
+PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, or deletes
+
+
+def _require(acquired: bool) -> None:
+    if not acquired:
+        raise AbatchError("somebody else is promoting, rolling back or deleting a model just now. Run it again.")
+
+
 def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """Append a row to promotions, and say what it changed."""
-    on = arguments.date
-    for attempt in database.transactions(engine):
-        with attempt as connection:
-            model = registry.find_model(connection, _choose_model(connection, configs, arguments))
-            if model.experiment not in configs:
-                raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
-            config = configs[model.experiment]
-            if model.variant not in config.settings.models:
-                raise AbatchError(
-                    f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here."
-                )
-            registry.load_model(connection, config.models_dir, model.model_name)
-            before = registry.find_live(connection, model.experiment, on).get(model.variant)
-            if before == model.model_name:
-                raise NothingToDo(f"{model.model_name} is live on {on} already")
-            overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
-            today = job.today(config)
-            live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
-            registry.promote(
-                connection,
-                experiment=model.experiment,
-                variant=model.variant,
-                model_name=model.model_name,
-                action=arguments.command,
-                effective_date=on,
-                reason=arguments.reason,
-                promoted_by=arguments.by,
-                promoted_at=job.utc_now(),
-            )
-    job.link_live(config, engine, on)
+    """Append rows to promotions, all or none, and say what they changed."""
+    with database.lock(engine, PROMOTIONS) as acquired:
+        _require(acquired)
+        for attempt in database.transactions(engine):
+            with attempt as connection:
+                names = _choose_models(connection, configs, arguments)
+                done = [_make_live(connection, configs, arguments, name, is_alone=len(names) == 1) for name in names]
+                if not any(done):
+                    raise NothingToDo(f"what was live on {arguments.to} is live on {arguments.date} already")
+    for config in configs.values():
+        job.link_live(config, engine, arguments.date)
+    return "\n".join(filter(None, done))
+
+
+def _make_live(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace, name: str, *, is_alone: bool) -> str:
+    """Append one row to promotions; returns what it changed, empty if that model, one of several, is live already."""
+    on, model = arguments.date, registry.find_model(connection, name)
+    config = _choose_config(configs, model)
+    if model.variant not in config.settings.models:
+        raise AbatchError(f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here.")
+    warning = registry.load_model(connection, config.models_dir, model.model_name).warning
+    before = registry.find_live(connection, model.experiment, on).get(model.variant)
+    if before == model.model_name:
+        if is_alone:
+            raise NothingToDo(f"{model.model_name} is live on {on} already")
+        return ""
+    allowed = lifecycle.check_dirt(connection, config, model, arguments.allow_dirty)
+    overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+    today = job.today(config)
+    live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
+    registry.promote(
+        connection,
+        experiment=model.experiment,
+        variant=model.variant,
+        model_name=model.model_name,
+        action=arguments.command,
+        effective_date=on,
+        reason=arguments.reason,
+        evidence=allowed,
+        promoted_by=arguments.by,
+        promoted_at=job.utc_now(),
+    )
     return (
         f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
         + f"; this overrules {overruled}, which was to be live from a later date on" * bool(overruled)
         + f"; today's live model changes with it (before: {live_today})" * (on < today and live_today != before)
+        + f"\n  {warning}" * bool(warning)
     )
 
 
@@ -230,6 +412,11 @@ COMMANDS = {
     "models": list_models,
     "promote": promote,
     "rollback": rollback,
+    "delete": delete,
+    "snapshots": list_snapshots,
+    "recall": recall,
+    "reproduce": reproduce,
+    "explain": explain,
 }
 
 
@@ -258,14 +445,35 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             about = "; ".join(f"{plant}: {text}" for plant, text in simulate.PLANTS.items())
             sub.add_argument("--plant", choices=simulate.PLANTS, default="effect", help=f"what is true in the bank ({about})")
             sub.add_argument("--seed", type=int, default=0, help="of the bank, when it is created (default: 0)")
-        if name in ("promote", "rollback"):
-            what = "modelA_v1.0_2026-11-23" if name == "promote" else "modelA, or a dated name such as modelA_v1.0_2026-11-23"
-            sub.add_argument("model", metavar="MODEL", help=what)
+        if name in ("promote", "delete", "reproduce"):
+            sub.add_argument("model", metavar="MODEL", help="modelA_v1.0_2026-11-23")
+        if name == "rollback":
+            sub.add_argument("model", metavar="MODEL", nargs="?", help="modelA, or a dated name such as modelA_v1.0_2026-11-23")
+            sub.add_argument("--to", type=job.parse_date, metavar="YYYY-MM-DD", help="in place of MODEL: to all that was live on this day")
+        if name in ("promote", "rollback", "delete"):
             sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+        if name in ("promote", "rollback"):
+            about = "in prod, also a model from a dirty tree that was never live; recorded"
+            sub.add_argument("--allow-dirty", action="store_true", help=about)
+        if name == "models":
+            sub.add_argument("--at", type=job.parse_date, metavar="YYYY-MM-DD", help="what was live on this day, since when and why")
+        if name == "snapshots":
+            sub.add_argument("action", nargs="?", choices=["list", "show", "verify", "purge"], default="list", help="default: list")
+            sub.add_argument("name", nargs="?", metavar="SNAPSHOT", help="a hash, the beginning of one, or a dated model")
+        if name == "recall":
+            sub.add_argument("recalled", metavar="EXPERIMENT", help="whose training query is asked")
+            sub.add_argument("--from", dest="from_date", required=True, type=job.parse_date, metavar="D1", help="first event_date")
+            sub.add_argument("--to", dest="to_date", required=True, type=job.parse_date, metavar="D2", help="last event_date, excluded")
+            moment = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
+            sub.add_argument("--as-of", required=True, type=job.parse_moment, metavar="T", help=f"as known when: {moment}")
+            sub.add_argument("--out", type=Path, metavar="FILE", help="write the rows as Parquet, which only you can read")
+            sub.add_argument("--diff", type=job.parse_moment, metavar="T2", help="what was added, removed, changed until then")
+        if name == "explain":
+            sub.add_argument("--candidate", required=True, metavar="ID", help="candidate_id")
         if name == "conclude":
             sub.add_argument("name", metavar="NAME", help="of the experiment, also of one that is no longer in the config")
             sub.add_argument("--because", required=True, type=_parse_reason, help="what is concluded, and why; it is kept for good")
-        if name in ("promote", "rollback", "conclude"):
+        if name in ("promote", "rollback", "delete", "conclude"):
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
     about = "print what each table, view and column means, as Markdown; needs neither database nor config"
     commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)
@@ -283,7 +491,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return job.DONE
     try:
         only_print = arguments.command == "init" and arguments.sql
-        configs = job.choose(load_configs(arguments.config, arguments.env, need_database=not only_print), arguments.experiment)
+        wanted = getattr(arguments, "recalled", arguments.experiment)
+        configs = job.choose(load_configs(arguments.config, arguments.env, need_database=not only_print), wanted)
         first = next(iter(configs.values()))
         if only_print:
             place = f"{first.file}, environments.{first.environment}"
@@ -294,7 +503,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments.command != "init":
                 database.check_ready(engine, first.environment)
-            print(COMMANDS[arguments.command](configs, engine, arguments))
+            said = COMMANDS[arguments.command](configs, engine, arguments)
+            text, code = said if isinstance(said, tuple) else (said, job.DONE)
+            print(text)
+            return code
         finally:
             engine.dispose()
     except NothingToDo as reason:

@@ -58,10 +58,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Retention(Section):
+    snapshot_days: int | None = Field(None, ge=1)
+    snapshot_gigabytes: float | None = Field(None, ge=0, allow_inf_nan=False)
+    model_days: int | None = Field(None, ge=1)
+
+
 class Environment(Section):
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
     models_dir: str = Field("models", min_length=1)
+    snapshots_dir: str = Field("snapshots", min_length=1)
+    retention: Retention = Retention()
     logs_dir: str = Field("logs", min_length=1)
     reports_dir: str = Field("reports", min_length=1)
 
@@ -127,11 +135,44 @@ _TAKEN = {"outcome", *Queries.model_fields, "run_date", "candidate_id", "variant
 _TAKEN |= {"bucket", "cohort", "n_exposures", "positive"}
 
 
+class Retrain(Section):
+    min_days: int = Field(1, ge=1)
+    max_days: int | None = Field(None, ge=1)
+    new_rows: int | None = Field(None, ge=1)
+    psi: float | None = Field(None, gt=0, allow_inf_nan=False)
+    auc_drop: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _has_a_rule(self) -> "Retrain":
+        if all(getattr(self, name) is None for name in ("max_days", "new_rows", "psi", "auc_drop")):
+            raise _Fault((), "no rule", "one or more of max_days, new_rows, psi and auc_drop. Without the section every run trains")
+        return self
+
+
 class Training(Section):
+    window: Literal["rolling", "expanding"] = "rolling"
     days: int = Field(365, ge=2, le=36_500)
+    start_date: date | None = None
     validation_share: float = Field(0.2, gt=0, lt=1)
-    max_auc_drop: float = Field(0.02, ge=0, le=1)
     seed: int = Field(0, ge=0, lt=2**32)
+    not_features: list[str] = []
+    subgroups: list[str] = []
+    retrain: Retrain | None = None
+    max_auc_drop: float = Field(0.02, ge=0, le=1)
+    min_rows: int | None = Field(None, ge=1)
+    calibration_slope: list[float] | None = Field(None, min_length=2, max_length=2)
+    max_input_psi: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _fits_the_window(self) -> "Training":
+        if (self.window == "expanding") != (self.start_date is not None):
+            expected = (
+                "the first day, as 2024-01-31, since window is expanding" if self.start_date is None else "nothing: window is rolling"
+            )
+            raise _Fault(("start_date",), self.start_date and str(self.start_date), expected)
+        if self.calibration_slope is not None and not self.calibration_slope[0] < self.calibration_slope[1]:
+            raise _Fault(("calibration_slope",), self.calibration_slope, "the lowest and the highest slope, as [0.5, 2.0]")
+        return self
 
 
 class ModelConfig(Section):
@@ -228,6 +269,8 @@ class Config:
     database: SecretStr
     schema: str | None
     models_dir: Path
+    snapshots_dir: Path
+    retention: Retention
     logs_dir: Path
     reports_dir: Path
     timezone: str
@@ -304,6 +347,8 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
             database=SecretStr(database),
             schema=chosen.db_schema,
             models_dir=base / _expand(chosen.models_dir, f"{place}.models_dir"),
+            snapshots_dir=base / _expand(chosen.snapshots_dir, f"{place}.snapshots_dir"),
+            retention=chosen.retention,
             logs_dir=base / _expand(chosen.logs_dir, f"{place}.logs_dir"),
             reports_dir=base / _expand(chosen.reports_dir, f"{place}.reports_dir"),
             timezone=file.timezone,

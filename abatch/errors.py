@@ -20,6 +20,10 @@ class DatabaseError(AbatchError):
     """The database could not be reached, or refused a statement."""
 
 
+class FileError(AbatchError):
+    """A file or a folder cannot be read or written."""
+
+
 class RegistryError(AbatchError):
     """A model file, or the record of it, is not usable."""
 

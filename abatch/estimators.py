@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import random
 import sysconfig
 import traceback
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from sklearn.utils import all_estimators
 
 from abatch.errors import ConfigError, suggest
 
+SEEDS = ("random_state", "seed", "random_seed")
 MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255
 _TREES = ("sklearn.tree", "sklearn.ensemble", "lightgbm", "xgboost", "catboost")  # neither scale nor one column per category
 
@@ -28,8 +30,9 @@ _TREES = ("sklearn.tree", "sklearn.ensemble", "lightgbm", "xgboost", "catboost")
 def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) -> BaseEstimator:
     """Return the estimator that the config names: a class, or a function that returns one, called with `params`.
 
-    Every `random_state` that is left open is set to `seed`. Histogram boosting does not stop early unless told to: it would
-    choose its validation rows at random, and rows of the newest period would leak.
+    Every `random_state` (and `seed`, `random_seed`) that is left open is set to `seed`, in steps, members and splitters too.
+    Histogram boosting does not stop early unless told to: it would choose its validation rows at random, and rows of the newest
+    period would leak.
 
     Parameters
     ----------
@@ -50,8 +53,10 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
         )
     chosen: dict[str, Any] = {}
     for name, value in estimator.get_params().items():
-        if name.split("__")[-1] == "random_state" and value is None:
+        if name.split("__")[-1] in SEEDS and value is None:
             chosen[name] = seed
+        elif getattr(value, "random_state", seed) is None:  # a splitter, which has no parameters of its own
+            value.random_state = seed
         elif name.split("__")[-1] == "early_stopping" and value == "auto":
             chosen[name] = False
     return estimator.set_params(**chosen)
@@ -146,14 +151,19 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     return Pipeline([("columns", columns), ("estimator", estimator)])
 
 
-def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str) -> Pipeline:
+def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: int = 0) -> Pipeline:
     """Fit, and blame what cannot be fitted on the config that asked for it.
+
+    The global generators of Python and numpy are seeded first, for estimators that draw from them. A generator that an estimator
+    makes for itself without a seed is out of reach: `reproduce` finds such a model.
 
     Raises
     ------
     ConfigError
         If the estimator refuses the parameters or the columns, or does not tell outcome 1 from 0.
     """
+    random.seed(seed)
+    np.random.seed(seed)
     try:
         fitted = pipeline.fit(X, y)
     except Exception as error:
@@ -163,6 +173,22 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str) -> Pipel
     if list(getattr(fitted, "classes_", [])) != [0, 1]:
         raise ConfigError(f"{place}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier.")
     return fitted
+
+
+def list_parts(pipeline: Pipeline) -> list[Any]:
+    """The pipeline's estimator, its steps and members: what its pickle holds."""
+    return [pipeline[-1], *pipeline.get_params().values()]
+
+
+def find_source(path: str) -> Path | None:
+    """The file that an estimator's import path leads to, if it is the user's own and belongs to no installed package."""
+    module_name = path.rpartition(".")[0]
+    try:
+        file = getattr(importlib.import_module(module_name), "__file__", None) if module_name else None
+    except (Exception, SystemExit):
+        return None
+    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    return None if file is None or file.startswith(installed) else Path(file)
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:

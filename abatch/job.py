@@ -1,8 +1,6 @@
 """The door to clock, log, lock, run ledger and exit code: what train, predict and score have in common."""
 
 import argparse
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import abatch
-from abatch import database, outcomes, registrations, registry
+from abatch import database, files, outcomes, registrations, registry
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.tables import DATE_SUFFIX, predictions_staging, runs
@@ -114,17 +112,19 @@ def code_version() -> str:
     return f"{abatch.__version__}+{found.stdout.strip()}" if found.returncode == 0 else abatch.__version__
 
 
-@cache
-def library_versions() -> dict[str, str]:
-    """Versions of what a model's predictions depend on."""
-    names = ("scikit-learn", "numpy", "scipy", "pandas", "joblib")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+def describe_config(config: Config) -> dict[str, Any]:
+    """The experiment's settings, queries and time zone as JSON holds them; no secret is among them."""
+    return {**config.settings.model_dump(mode="json"), "sql": config.sql, "timezone": config.timezone}
 
 
 def hash_config(config: Config) -> str:
     """SHA-256 of all that the experiment's settings and queries say; no secret is among them."""
-    content = {"settings": config.settings.model_dump(), "sql": config.sql, "timezone": config.timezone}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return hash_settings(describe_config(config))
+
+
+def hash_settings(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of what `describe_config` returned."""
+    return files.hash_bytes(json.dumps(settings, sort_keys=True).encode())
 
 
 def check_registration(config: Config, connection: sa.Connection, assignment: str | None = None) -> tuple[dict[str, Any], bool]:
@@ -418,6 +418,22 @@ def parse_date(text: str) -> date:
     return found
 
 
+def parse_moment(text: str) -> date | datetime:
+    """A day, or an instant: naive UTC, whatever its own offset was."""
+    try:
+        if len(text) == 10:
+            return parse_date(text)
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC") from None
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+
+
+def parse_as_of(config: Config, moment: date | datetime) -> datetime:
+    """The moment whose knowledge is asked for, as naive UTC: of a day its end, or now if it is today."""
+    return moment if isinstance(moment, datetime) else as_of(config, moment)
+
+
 def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None, switches: Mapping[str, str]) -> argparse.Namespace:
     summary = (sys.modules[story.__module__].__doc__ or "").strip()
     raw = argparse.RawDescriptionHelpFormatter
@@ -427,8 +443,8 @@ def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None, swit
     parser.add_argument("--force", action="store_true", help="do a night again that is done; the old rows are kept as superseded")
     parser.add_argument("--dry-run", action="store_true", help="read and compute, write nothing, print what would be done")
     for name, about in switches.items():
-        parser.add_argument(f"--{name}", action="store_true", help=about)
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about)
     arguments = parser.parse_args(argv)
     if arguments.dry_run and any(getattr(arguments, name) for name in switches):
-        parser.error(f"--dry-run writes nothing, so it does not go with --{', --'.join(switches)}")
+        parser.error(f"--dry-run writes nothing, so it does not go with --{', --'.join(switches).replace('_', '-')}")
     return arguments

@@ -1,12 +1,10 @@
 """The door to models/: dated files that never change, the record of them in SQL, and which one is live."""
 
-import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,30 +12,20 @@ import joblib
 import sqlalchemy as sa
 from sklearn.pipeline import Pipeline
 
+from abatch import files, libraries
 from abatch.errors import RegistryError, suggest
-from abatch.tables import DATE_SUFFIX, models, promotions
+from abatch.tables import DATE_SUFFIX, deletions, models, promotions, runs
+
+MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 
 
 class Model(NamedTuple):
-    """A dated model, opened: the fitted pipeline and the card that the table `models` holds."""
+    """A dated model, opened: the fitted pipeline, the card that the table `models` holds, and a warning if libraries differ."""
 
     model_name: str
     pipeline: Pipeline
     card: dict[str, Any]
-
-
-def check_writable(models_dir: Path) -> None:
-    """Raise RegistryError unless a file can be made in the folder; called before the long work, not after."""
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=models_dir):
-            pass
-    except OSError as error:
-        raise _cannot_write(models_dir, error) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> RegistryError:
-    return RegistryError(f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then run again.")
+    warning: str = ""
 
 
 def choose_model_name(connection: sa.Connection, models_dir: Path, stem: str, run_date: date) -> str:
@@ -60,65 +48,64 @@ def save_model(models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapp
 
     Raises
     ------
-    RegistryError
+    FileError
         If the folder cannot be written.
     """
     buffer = io.BytesIO()
     joblib.dump(pipeline, buffer)
     content = buffer.getvalue()
-    full = {**card, "model_name": model_name, "file": f"{model_name}.pkl", "sha256": hashlib.sha256(content).hexdigest()}
-    write_file(models_dir / f"{model_name}.pkl", content)
-    write_file(models_dir / f"{model_name}.json", to_json(full, indent=2).encode())
-    return full
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write beside, then rename, so that no reader meets half a file.
-
-    Raises
-    ------
-    RegistryError
-        If the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
+    full = {**card, "model_name": model_name, "file": f"{model_name}.pkl", "sha256": files.hash_bytes(content)}
+    files.write_file(models_dir / f"{model_name}.pkl", content)
+    files.write_file(models_dir / f"{model_name}.json", to_json(full, indent=2).encode())
+    return json.loads(to_json(full))
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
-    """Open a dated model, after comparing the file with the SHA-256 in the table `models`.
+    """Open a dated model, after comparing the file with the SHA-256 in the table `models`, and its libraries with those here.
 
     Raises
     ------
     RegistryError
-        If the table has no such model, or the file is missing, unreadable or another.
+        If the table has no such model, if the file is missing, unreadable or another, or if a library of another version does
+        not promise to read it.
     """
     row = find_model(connection, model_name)
+    content = read_model_file(connection, models_dir, row)
+    card = json.loads(row.card)
+    warning = libraries.check(card["libraries"], f"{models_dir / row.file}")
+    try:
+        return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
+    except Exception as error:  # the content is what was saved, so it is a library or a module of the user's that differs
+        raise RegistryError(
+            f"{models_dir / row.file}: cannot be opened ({error}). Install what it was trained with, see the .json beside it."
+        ) from None
+
+
+def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row) -> bytes:
+    """The content of a model's file, which is what was saved.
+
+    Raises
+    ------
+    RegistryError
+        If the file is missing, unreadable or another, or was deleted.
+    """
     path = models_dir / row.file
+    mend = "Bring it back from a backup, or roll back: python -m abatch rollback"
+    if deletion := find_deletion(connection, MODEL, row.model_name):
+        raise RegistryError(
+            f"{path}: {row.model_name} was deleted on {deletion.deleted_at:%Y-%m-%d} by {deletion.deleted_by} ({deletion.reason})."
+            f" Name another; see: python -m abatch models"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RegistryError(
-            f"{path}: the file of {model_name} cannot be read ({error.strerror})."
-            " Bring it back from a backup, or roll back: python -m abatch rollback"
-        ) from None
-    found = hashlib.sha256(content).hexdigest()
+        raise RegistryError(f"{path}: the file of {row.model_name} cannot be read ({error.strerror}). {mend}") from None
+    found = files.hash_bytes(content)
     if found != row.sha256:
         raise RegistryError(
-            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file was changed and is not opened."
-            " Bring it back from a backup, or roll back: python -m abatch rollback"
+            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file was changed and is not opened. {mend}"
         )
-    try:
-        return Model(model_name, joblib.load(io.BytesIO(content)), json.loads(row.card))
-    except Exception as error:  # the content is what was saved, so it is the libraries that differ
-        raise RegistryError(f"{path}: cannot be opened ({error}). Install what it was trained with, see the .json beside it.") from None
+    return content
 
 
 def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
@@ -162,7 +149,7 @@ def find_stems(connection: sa.Connection, experiment: str) -> set[str]:
 
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
     """The model_name that is live on a date, by variant: the newest promotion that is effective by then."""
-    return {row.variant: row.model_name for row in _read_promotions(connection, experiment) if row.effective_date <= on}
+    return {variant: row.model_name for variant, row in find_in_force(connection, experiment, on).items()}
 
 
 def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
@@ -197,22 +184,68 @@ def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str
     return {variant: row.model_name for variant, row in newest.items() if row.effective_date > on}
 
 
+def find_kept(connection: sa.Connection, experiment: str) -> set[str]:
+    """The model_names that were ever live, or will be."""
+    return {row.model_name for row in _read_promotions(connection, experiment)}
+
+
+def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, sa.Row]:
+    """The promotion that makes each variant's model live on a date."""
+    return {row.variant: row for row in _read_promotions(connection, experiment) if row.effective_date <= on}
+
+
+def find_deletion(connection: sa.Connection, kind: str, name: str) -> sa.Row | None:
+    """The newest deletion of a model or a snapshot, None if there is none."""
+    query = sa.select(deletions).where(deletions.c.kind == kind, deletions.c.name == name)
+    return connection.execute(query.order_by(deletions.c.deletion_id.desc())).first()
+
+
+def find_deleted(connection: sa.Connection, kind: str) -> set[str]:
+    return set(connection.scalars(sa.select(deletions.c.name).where(deletions.c.kind == kind)))
+
+
+def choose_to_delete(connection: sa.Connection, now: datetime, days: int | None) -> Iterator[tuple[str, str]]:
+    """Which dated models retention deletes, and why: those never promoted, trained so many days ago; None for no limit."""
+    if days is None:
+        return
+    gone = find_deleted(connection, MODEL) | set(connection.scalars(sa.select(promotions.c.model_name)))
+    for row in connection.execute(sa.select(models.c.model_name, runs.c.started_at).join(runs, runs.c.run_id == models.c.run_id)):
+        if row.model_name not in gone and (now - row.started_at).days >= days:
+            yield row.model_name, f"never live, and older than {days} days"
+
+
+def write_deletion(connection: sa.Connection, kind: str, name: str, reason: str, deleted_by: str, deleted_at: datetime) -> None:
+    """Append a row to `deletions`; the file is removed after it is committed, by `remove_files` for a model."""
+    row = {"kind": kind, "name": name, "reason": reason, "deleted_by": deleted_by, "deleted_at": deleted_at}
+    connection.execute(deletions.insert().values(row))
+
+
+def remove_files(models_dir: Path, model_name: str) -> None:
+    """Remove what a deleted model left in the folder; harmless to repeat."""
+    for suffix in (".pkl", ".json", ".html"):
+        try:
+            (models_dir / f"{model_name}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise files.cannot_write(models_dir / f"{model_name}{suffix}", error) from None
+
+
 def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.Row]:
     query = sa.select(promotions).where(promotions.c.experiment == experiment)
     return connection.execute(query.order_by(promotions.c.promotion_id)).all()
 
 
-def add_model(connection: sa.Connection, card: Mapping[str, Any], run_id: str) -> None:
-    """Write the row of a saved model: the trusted copy of its card, and the SHA-256 that its file must have."""
-    libraries = json.dumps(card["libraries"], sort_keys=True)
-    connection.execute(
-        models.insert().values(
-            **{name: card[name] for name in models.columns.keys() if name in card},
-            environment_hash=hashlib.sha256(libraries.encode()).hexdigest(),
-            card=to_json(card),
-            run_id=run_id,
-        )
-    )
+def add_model(connection: sa.Connection, card: Mapping[str, Any], decision: str) -> None:
+    """Write the row of a saved model: the trusted copy of its card, the SHA-256 that its file must have, and what was decided.
+
+    Parameters
+    ----------
+    card : as `save_model` returned it
+    """
+    row = {name: card[name] for name in models.columns.keys() if name in card}
+    row |= {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")}
+    row |= {"as_of": datetime.fromisoformat(card["as_of"]), "card": to_json(card), "decision": decision}
+    row["environment_hash"] = files.hash_bytes(json.dumps(card["libraries"], sort_keys=True).encode())
+    connection.execute(models.insert().values(row))
 
 
 def promote(connection: sa.Connection, *, action: str = "promote", evidence: Mapping[str, Any] | None = None, **row: Any) -> None:
@@ -231,7 +264,7 @@ def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -
 
     Raises
     ------
-    RegistryError
+    FileError
         If the folder cannot be written.
     """
     for stem in stems:
@@ -246,7 +279,7 @@ def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -
                 beside.symlink_to(f"{target}.pkl")
                 os.replace(beside, link)
         except OSError as error:
-            raise _cannot_write(link, error) from None
+            raise files.cannot_write(link, error) from None
 
 
 def stem_of(name: str, version: str) -> str:

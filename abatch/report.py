@@ -4,15 +4,11 @@
 script, no link and no time of its own: the same figures give the same bytes. Its sentences stand in report.html.j2.
 """
 
-import io
 import json
-import logging
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,16 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from abatch import drift, registrations, registry, stats, tables
+from abatch import drift, files, registrations, registry, stats, tables
 from abatch.config import Config
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
+from abatch.pages import load_template, show_number, show_percent, show_pvalue
+from abatch.plots import DASHED, GREY, INK, PALETTE, Plot, draw_intervals, draw_svg, mark_days, plot_reliability, set_limits
 from abatch.scores import ALL
 from abatch.verdicts import OUTCOME
 
 if TYPE_CHECKING:
-    import jinja2
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS, N_GAPS = 53, 12, 15, 10, 20, 10  # how many of the newest or largest are shown
 LATE_DAYS = 3  # a feed further behind than a weekend is called late
@@ -42,10 +38,6 @@ CAUSES = (  # that usually explain a finding that misses the expectation
     "Sample ratio",
     "Outcomes not yet known",
 )
-INK = "#0a0b0c"  # stands for the page's text colour
-DASHED: dict[str, Any] = {"color": INK, "alpha": 0.6, "linewidth": 0.9, "linestyle": (0, (4, 3))}
-GREY = "#7f8791"  # a variant without a model
-PALETTE = ("#2f7fc1", "#d0691a", "#2a9d74", "#9a5fc9", "#a67c00", "#c2417a")  # mid tones: readable on white and on black
 HISTORY = {  # metric: title, and the value that stands for no skill or for right
     "roc_auc": ("ROC AUC", 0.5),
     "log_loss": ("Log loss", None),
@@ -117,13 +109,6 @@ class Scale(NamedTuple):
     less: str
 
 
-class Plot(NamedTuple):
-    """Inline SVG, and the same in words for those who cannot see it."""
-
-    svg: str
-    label: str
-
-
 def write_report(connection: sa.Connection, config: Config, run_date: date) -> Path:
     """Write reports/<experiment>.html from what the tables hold, and return its path.
 
@@ -133,8 +118,8 @@ def write_report(connection: sa.Connection, config: Config, run_date: date) -> P
         If the folder or the file cannot be written.
     """
     path = config.reports_dir / f"{config.experiment}.html"
-    registry.check_writable(path.parent)
-    registry.write_file(path, render(read(connection, config, run_date)).encode())
+    files.check_writable(path.parent)
+    files.write_file(path, render(read(connection, config, run_date)).encode())
     return path
 
 
@@ -189,8 +174,6 @@ def _read_content(registered: sa.Row, config: Config) -> dict[str, Any]:
 
 def render(figures: Figures) -> str:
     """The page, which depends on nothing but the figures."""
-    from markupsafe import Markup
-
     content = figures.content or {}
     outcome = content.get("outcome", {"kind": "binary", "expected_effect": 0.01})
     rules = {OUTCOME: (outcome["kind"], outcome["expected_effect"])}
@@ -209,7 +192,7 @@ def render(figures: Figures) -> str:
         plots |= {metric: _plot_history(figures.scores, metric, measured, colours) for metric in HISTORY}
     plots |= {name: _plot_reliability(figures.scores, name, colours[name], f"r{i}") for i, name in enumerate(measured)}
 
-    return _load_template().render(
+    return load_template("report.html.j2").render(
         f=figures,
         all=ALL,
         stats=stats,
@@ -228,7 +211,7 @@ def render(figures: Figures) -> str:
         measured=measured,
         owner=owner,
         colours=colours,
-        plots={key: Plot(Markup(plot.svg), plot.label) for key, plot in plots.items()},
+        plots=plots,
         known_from=_find_known_from(figures),
         missed=describe_gaps(figures.nights, figures.run_date),
         drifts=[
@@ -241,23 +224,9 @@ def render(figures: Figures) -> str:
         history=HISTORY,
         min_cases=MIN_CASES,
         n_cohorts=N_COHORTS,
+        took=_show_took,
+        anchor=_anchor,
     )
-
-
-@cache
-def _load_template() -> "jinja2.Template":
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=show_percent, number=show_number, pvalue=show_pvalue, count=lambda n: f"{n:,}", took=_show_took)
-    environment.filters["anchor"] = lambda at: "start" if at < 25 else "end" if at > 75 else "middle"  # of a text at `at` % of the width
-    return environment.get_template("report.html.j2")
 
 
 def _find_owners(figures: Figures) -> dict[str, str]:
@@ -390,24 +359,16 @@ def place_strip(row: sa.Row, effect: float) -> dict[str, float]:
     return {name: round(4 + 92 * (value - low) / (high - low), 2) for name, value in marks.items()}
 
 
-def show_percent(share: float | None) -> str:
-    """A share as text: 0.0493 is 4.93 %, with a space that does not break."""
-    return "–" if share is None else f"{show_number(100 * share, 2)}\N{NO-BREAK SPACE}%"
-
-
-def show_pvalue(value: float | None) -> str:
-    return "under 0.0001" if value is not None and value < 0.0001 else show_number(value, 4)
-
-
-def show_number(value: float | None, decimals: int = 3) -> str:
-    return "–" if value is None else f"{value:z,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _show_took(run: sa.Row) -> str:
     if run.finished_at is None:
         return "–"
     seconds = round((run.finished_at - run.started_at).total_seconds())
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def _anchor(at: float) -> str:
+    """Of a text at `at` % of a picture's width."""
+    return "start" if at < 25 else "end" if at > 75 else "middle"
 
 
 def _find_known_from(figures: Figures) -> date | None:
@@ -447,10 +408,10 @@ def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> P
         axes.fill_between(x, lower, upper, color=PALETTE[0], alpha=0.25, linewidth=0)
         axes.plot(x, naive_lower, x, naive_upper, color=PALETTE[1], linewidth=0.9)
         axes.plot(x, estimate, color=PALETTE[0], linewidth=1.6)
-        _draw_intervals(axes, x[-1:], [(estimate[-1], lower[-1], upper[-1])], PALETTE[0], size=5)
+        draw_intervals(axes, x[-1:], [(estimate[-1], lower[-1], upper[-1])], PALETTE[0], size=5)
         axes.axhline(0, color=INK, linewidth=0.9)
         axes.axhline(scale.factor * effect, **DASHED)
-        _limit(axes, [0, scale.factor * effect, estimate[-1], lower[-1], upper[-1]], lower, upper)
+        set_limits(axes, [0, scale.factor * effect, estimate[-1], lower[-1], upper[-1]], lower, upper)
         note: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8.5}
         axes.annotate("registered", (x[0], scale.factor * effect), (0, 3), **note)
         if finding.first is not None:
@@ -458,13 +419,13 @@ def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> P
             side = "left" if 2 * at < x[0] + x[-1] else "right"
             axes.axvline(at, color=INK, linewidth=0.9, linestyle=":")
             axes.annotate(" decided first ", (at, axes.get_ylim()[0]), (0, 3), ha=side, **note)
-        _mark_days(axes, days)
+        mark_days(axes, days)
         axes.set_ylabel(f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)")
         axes.grid(axis="y")
 
     value, low, high = (show_number(found, scale.decimals) for found in (estimate[-1], lower[-1], upper[-1]))
     told = value if np.isnan(lower[-1]) else f"{value} ({low} to {high})"
-    return Plot(_draw(draw, key, 4.2, 3.0), f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}")
+    return Plot(draw_svg(draw, key, 4.2, 3.0), f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}")
 
 
 def _find_bounds(row: sa.Row) -> tuple[float | None, ...]:
@@ -483,7 +444,7 @@ def _plot_lift(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mappi
             x, *lifts = np.array(rates, dtype=np.float64).reshape(-1, 4).T
             lifts = np.array(lifts).T / found[name, ALL, "base_rate"].value
             aside = 0.16 * (at - (len(names) - 1) / 2)  # so that intervals stand beside each other
-            _draw_intervals(axes, x + aside, lifts, colours[name], size=5)
+            draw_intervals(axes, x + aside, lifts, colours[name], size=5)
             words.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in zip(x[::-1], lifts[::-1, 0], strict=True))}")
         axes.axhline(1, **DASHED)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -491,7 +452,7 @@ def _plot_lift(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mappi
         axes.set(xlabel="Tenth, from the highest predictions (1) down", ylabel="Lift, with 95 % interval")
         axes.grid(axis="y")
 
-    svg = _draw(draw, "lift", 4.0, 2.8)
+    svg = draw_svg(draw, "lift", 4.0, 2.8)
     return Plot(svg, f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(words)}")
 
 
@@ -511,98 +472,22 @@ def _plot_history(found: Mapping[Key, sa.Row], metric: str, names: Sequence[str]
             aside = 0.3 * step / len(names) * (i - (len(names) - 1) / 2)
             x = [date.fromisoformat(row.cohort).toordinal() + aside for row in own]
             axes.plot(x, [row.value for row in own], color=colours[name], linewidth=1, alpha=0.5)
-            _draw_intervals(axes, x, [(row.value, row.lower, row.upper) for row in own], colours[name], size=5 if len(days) < 20 else 3)
+            draw_intervals(axes, x, [(row.value, row.lower, row.upper) for row in own], colours[name], size=5 if len(days) < 20 else 3)
             kept.extend(row.value for row in own)
             words.extend(f"{name} {show_number(row.value)} in the cohort of {row.cohort}" for row in own[-1:])
         if right is not None:
             axes.axhline(right, **DASHED)
         if days:
-            _limit(axes, kept, [row.lower for row in rows.values()], [row.upper for row in rows.values()])
-            _mark_days(axes, days)
+            set_limits(axes, kept, [row.lower for row in rows.values()], [row.upper for row in rows.values()])
+            mark_days(axes, days)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.grid(axis="y")
 
-    svg = _draw(draw, metric, 3.6, 2.3)
+    svg = draw_svg(draw, metric, 3.6, 2.3)
     return Plot(svg, f"Plot of {title} over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}")
 
 
 def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: str) -> Plot:
     bins = [f"{i + 1:02}" for i in range(N_RELIABILITY_BINS) if (name, ALL, f"reliability_rate_{i + 1:02}") in found]
-    pairs = [(found[name, ALL, f"reliability_prediction_{i}"].value, found[name, ALL, f"reliability_rate_{i}"]) for i in bins]
-
-    def draw(axes: "Axes") -> None:
-        top = min(1.02, 1.05 * max((max(prediction, rate.value, rate.upper or 0) for prediction, rate in pairs), default=1))
-        axes.plot([0, top], [0, top], **DASHED)
-        _draw_intervals(axes, [x for x, _ in pairs], [(rate.value, rate.lower, rate.upper) for _, rate in pairs], colour, size=5)
-        axes.set(xlim=(0, top), ylim=(0, top), xlabel="Predicted, %", ylabel="Observed, %", aspect="equal")
-        axes.grid()
-
-    words = [f"{show_percent(prediction)} predicted, {show_percent(rate.value)} observed" for prediction, rate in pairs]
-    svg = _draw(draw, key, 3.8, 3.4, percent="xy")
-    return Plot(svg, f"Reliability plot of {name}, from low to high: {'; '.join(words)}")
-
-
-def _draw_intervals(axes: "Axes", x: Any, figures: Any, colour: str, *, size: float) -> None:
-    """A dot, and the line of its interval, for each x, shape (n,), and figures, shape (n, 3): value, lower, upper. None draws nothing."""
-    value, lower, upper = np.array(figures, dtype=np.float64).reshape(-1, 3).T
-    axes.vlines(x, lower, upper, color=colour, linewidth=size / 3)
-    axes.plot(x, value, color=colour, marker="o", markersize=size, linestyle="")
-
-
-def _limit(axes: "Axes", kept: Sequence[float], lower: Iterable[float | None], upper: Iterable[float | None]) -> None:
-    """Limits that hold `kept` and four fifths of the bounds, so that the widest, which are the first, do not flatten the rest."""
-    finite = [end for end in kept if np.isfinite(end)]
-    for bounds, at in ((lower, 0.2), (upper, 0.8)):
-        known = sorted(bound for bound in bounds if bound is not None and np.isfinite(bound))
-        finite += [known[round(at * (len(known) - 1))]] if known else []
-    room = 0.08 * (max(finite) - min(finite)) or 0.1
-    axes.set_ylim(min(finite) - room, max(finite) + room)
-
-
-def _mark_days(axes: "Axes", days: Sequence[date]) -> None:
-    """Name at most six of the days, the newest among them, and each year once."""
-    span, shown = (days[-1] - days[0]).days, [days[-1]]
-    for day in reversed(days):
-        if (shown[-1] - day).days >= max(1, span / 5.5):
-            shown.append(day)
-    first = {min(day for day in shown if day.year == year) for year in {day.year for day in shown}}
-    labels = [f"{day.day} {day:%b}" + (f"\n{day.year}" if day in first else "") for day in shown]
-    axes.set_xticks([day.toordinal() for day in shown], labels)
-    axes.set_xlim(days[0].toordinal() - 0.02 * span - 0.6, days[-1].toordinal() + 0.02 * span + 0.6)
-
-
-def _draw(draw: Callable[["Axes"], None], key: str, width: float, height: float, percent: str = "") -> str:
-    """Inline SVG of one plot, in inches; `key` keeps its ids apart from those of the page's other plots.
-
-    `percent` names the axes, x and y, that hold shares.
-    """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its remarks on font caches would become cron's mail
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not a user's matplotlibrc
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9.5, "grid.alpha": 0.18})
-        matplotlib.rcParams.update(dict.fromkeys(("grid.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK))
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        draw(axes)
-        for axis in (getattr(axes, f"{name}axis") for name in percent):
-            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}")
-        return _to_inline(figure)
-
-
-def _to_inline(figure: "Figure") -> str:
-    """What HTML needs of the file that matplotlib writes: no prologue, no style for the whole page, no names that clash."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the ids left are hashes, salted with the plot's key
-    return re.sub(r"\n\s*\n", "\n", svg).strip()
+    pairs = [(found[name, ALL, f"reliability_prediction_{i}"], found[name, ALL, f"reliability_rate_{i}"]) for i in bins]
+    return plot_reliability(name, [(mean.value, rate.value, rate.lower, rate.upper) for mean, rate in pairs], colour, key)

@@ -1,6 +1,6 @@
 """Training rows: pulled as known at one moment, checked, split by date; and what validation says of a new model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -9,10 +9,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
-from abatch import drift, estimators, features, metrics, outcomes
+from abatch import drift, estimators, features, metrics
 from abatch.assignment import N_BUCKETS, assign
-from abatch.errors import ConfigError, DataError
+from abatch.errors import AbatchError, DataError
+from abatch.gate import AucDifference, compare_auc
 
+N_CHECKED = 100  # rows whose predictions the card keeps
 N_REFERENCE_BUCKETS = 6  # of 64
 MIN_REFERENCE = 50  # rows; five a decile
 
@@ -23,6 +25,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     X : DataFrame, shape (n, p), the features as `features.convert` gives them
+    event_date : array of datetime64, shape (n,)
     y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
     newest : array of bool, shape (n,), True for the validation rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
@@ -31,9 +34,11 @@ class Rows(NamedTuple):
     types : feature name to "number" or "category"
     validation_from : the first day of validation
     outcome_mean, outcome_sd : of the outcome itself, capped
+    subgroups : DataFrame, shape (n, k), the columns to measure apart
     """
 
     X: pd.DataFrame
+    event_date: np.ndarray
     y: np.ndarray
     newest: np.ndarray
     bucket: np.ndarray
@@ -42,6 +47,7 @@ class Rows(NamedTuple):
     validation_from: date
     outcome_mean: float
     outcome_sd: float
+    subgroups: pd.DataFrame
 
 
 class Fitted(NamedTuple):
@@ -51,40 +57,42 @@ class Fitted(NamedTuple):
     ----------
     pipeline : fitted on all rows but the reference, the newest included
     metrics : of the same estimator fitted without the newest rows, measured on them
-    roc_auc : one of these metrics; None if there were too few outcomes
+    validated : that same estimator
+    scores : its scores of the newest rows
     reference : the pipeline's scores of the reference rows; None if these are few
     """
 
     pipeline: Pipeline
     metrics: list[metrics.Metric]
-    roc_auc: float | None
+    validated: Pipeline
+    scores: np.ndarray
     reference: drift.Reference | None
 
 
-class Decision(NamedTuple):
-    """Whether a new model goes live, why, and the figures behind it."""
-
-    promote: bool
-    reason: str
-    evidence: dict[str, float | str | None]
-
-    @property
-    def sentence(self) -> str:
-        return ("goes live: " if self.promote else "does not go live: ") + self.reason
-
-
 def prepare_rows(
-    frame: pd.DataFrame, *, from_date: date, to_date: date, validation_share: float, salt: str, metric: outcomes.Metric, place: str
+    frame: pd.DataFrame,
+    *,
+    from_date: date,
+    to_date: date,
+    validation_share: float,
+    salt: str,
+    kind: str,
+    cap: float | None,
+    not_features: Sequence[str] = (),
+    subgroups: Sequence[str] = (),
+    place: str,
 ) -> Rows:
     """Check what the training query returned and split it by date.
 
     Parameters
     ----------
-    frame : candidate_id, event_date, outcome and the features
+    frame : as `snapshots.arrange` makes it: candidate_id, event_date, outcome and the features; without columns if there are no rows
     from_date, to_date : the window that was asked for, upper end excluded
     validation_share : share of the rows, the newest, to validate on
     salt : the experiment's name
-    metric : the experiment's outcome
+    kind, cap : of the experiment's outcome
+    not_features : columns that no model may use
+    subgroups : columns to measure apart; they may be among not_features
 
     Raises
     ------
@@ -96,7 +104,7 @@ def prepare_rows(
             f"{place}: returned no rows for [{from_date}, {to_date})."
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
-    frame = outcomes.prepare(frame, place, metric.kind).sort_values(["event_date", "candidate_id"], kind="stable", ignore_index=True)
+    features.require_columns(frame, [*not_features, *subgroups], place)
     outside = frame.loc[~frame["event_date"].between(pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"), "event_date"]
     if len(outside):
         raise DataError(
@@ -104,11 +112,11 @@ def prepare_rows(
             f" {outside.iloc[0].date()}; later outcomes are not complete yet."
             " Let the query keep event_date >= :from_date and event_date < :to_date."
         )
-    types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome"]), place)
+    types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features]), place)
     outcome = frame["outcome"].to_numpy()
     y = (outcome > 0).astype(np.int64)
-    if metric.cap is not None:
-        outcome = np.clip(outcome, -metric.cap, metric.cap)
+    if cap is not None:
+        outcome = np.clip(outcome, -cap, cap)
     newest = split_newest(frame["event_date"], y, validation_share, place)
     bucket = assign(frame["candidate_id"], salt, {"all": 1.0}).bucket
     reference = bucket < N_REFERENCE_BUCKETS
@@ -116,6 +124,7 @@ def prepare_rows(
         reference = np.zeros(len(y), dtype=bool)
     return Rows(
         X=features.convert(frame, types, place),
+        event_date=frame["event_date"].to_numpy(),
         y=y,
         newest=newest,
         bucket=bucket,
@@ -124,6 +133,7 @@ def prepare_rows(
         validation_from=frame["event_date"][newest].min().date(),
         outcome_mean=float(outcome.mean()),
         outcome_sd=float(outcome.std(ddof=1)),
+        subgroups=frame[list(subgroups)],
     )
 
 
@@ -156,13 +166,36 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
     return newest
 
 
-def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], place: str) -> Fitted:
-    """Fit on the older rows, measure on the newest, then fit again on all but the reference: the newest know most of tomorrow.
+def fit_older(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Pipeline:
+    """Fit on the rows that are older than the validation's.
+
+    Raises
+    ------
+    ConfigError
+        If scikit-learn refuses the parameters or the columns.
+    """
+    older = ~rows.newest
+    return estimators.fit(clone(make_pipeline(estimator, rows, types)), rows.X.loc[older, list(types)], rows.y[older], place, seed)
+
+
+def make_pipeline(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str]) -> Pipeline:
+    """The estimator behind the preparation of the columns that have a value in the older rows: of others nothing could be measured."""
+    known = {name: kind for name, kind in types.items() if rows.X.loc[~rows.newest, name].notna().any()}
+    return estimators.make_pipeline_for(estimator, known)
+
+
+def fit_final(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Pipeline:
+    """Fit on all rows but the reference, the newest included, for they know most of tomorrow: this is the model that is saved."""
+    kept = ~rows.reference
+    return estimators.fit(make_pipeline(estimator, rows, types), rows.X.loc[kept, list(types)], rows.y[kept], place, seed)
+
+
+def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Fitted:
+    """Fit on the older rows, measure on the newest, then fit again for good.
 
     Parameters
     ----------
     types : the features to use, and their types
-    place : file and key of the config, for messages
 
     Raises
     ------
@@ -170,60 +203,67 @@ def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, s
         If scikit-learn refuses the parameters or the columns.
     """
     X, newest = rows.X[list(types)], rows.newest
-    # A column whose first value is newer than the older rows is not used: nothing could be measured of it.
-    known = {name: kind for name, kind in types.items() if X.loc[~newest, name].notna().any()}
-    pipeline = estimators.make_pipeline_for(estimator, known)
-    scores = estimators.predict_probability(estimators.fit(clone(pipeline), X[~newest], rows.y[~newest], place), X[newest])
+    validated = fit_older(estimator, rows, types, seed, place)
+    scores = estimators.predict_probability(validated, X[newest])
     found = metrics.measure(metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS))
-    roc_auc = next((metric.value for metric in found if metric.name == "roc_auc"), None)
-    estimators.fit(pipeline, X[~rows.reference], rows.y[~rows.reference], place)
+    pipeline = fit_final(estimator, rows, types, seed, place)
     reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.reference])) if rows.reference.any() else None
-    return Fitted(pipeline, found, roc_auc, reference)
+    return Fitted(pipeline, found, validated, scores, reference)
 
 
-def validate_recipe(card: Mapping[str, Any], rows: Rows, place: str) -> float | None:
-    """The ROC AUC that the live model's recipe (estimator, parameters, seed, columns) reaches on the same newest rows.
-
-    The live model itself has seen most of them. None if its columns or its estimator are no longer there.
-    """
-    if any(rows.types.get(name) != kind for name, kind in card["columns"].items()):
-        return None
-    try:
-        estimator = estimators.make_estimator(card["estimator"], card["params"], card["seed"], place)
-        return fit_and_validate(estimator, rows, card["columns"], place).roc_auc
-    except ConfigError:
-        return None
-
-
-def stand_back(decision: Decision, live: str | None) -> Decision:
-    """The decision when somebody promoted or rolled back while the model was being fitted: theirs stands."""
-    return Decision(False, f"{live} was made live in the meantime; to use the new one: python -m abatch promote", decision.evidence)
+def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame, place: str) -> Rows:
+    """The rows that a dated model was trained on, from its snapshot, as its own config has them split."""
+    config = card["config"]
+    return prepare_rows(
+        frame,
+        from_date=date.fromisoformat(card["from_date"]),
+        to_date=date.fromisoformat(card["to_date"]),
+        validation_share=config["training"]["validation_share"],
+        salt=card["experiment"],
+        kind=config["outcome"]["kind"],
+        cap=config["outcome"]["cap"],
+        not_features=config["training"]["not_features"],
+        subgroups=config["training"]["subgroups"],
+        place=place,
+    )
 
 
-def decide(roc_auc: float | None, live: str | None, live_roc_auc: float | None, max_auc_drop: float, later: str | None) -> Decision:
-    """A new model goes live unless its recipe ranks the validation rows worse than the live model's by more than is allowed.
+def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, place: str) -> AucDifference | str:
+    """How a new model ranks rows that neither it nor the live one was fitted on, or why that cannot be told.
+
+    The live model as it was validated, without the newest rows of its time, is fitted again from its snapshot. Both are measured
+    on the rows that are newer than what either was fitted on then.
 
     Parameters
     ----------
-    roc_auc, live_roc_auc : of the two recipes, fitted and measured on the same rows; None if there were too few outcomes, or
-        the live recipe cannot be followed any more
-    live : model_name of the live model, None if there is none
-    max_auc_drop : the allowed difference
-    later : what is live from a later date on, when an earlier date is trained afterwards: it must not be overruled
+    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then its recipe is fitted on `rows`
+    rows, fitted : of the new model
     """
-    evidence: dict[str, float | str | None] = {
-        "roc_auc": roc_auc,
-        "live": live,
-        "live_roc_auc": live_roc_auc,
-        "max_auc_drop": max_auc_drop,
-    }
-    if later is not None:
-        return Decision(False, f"{later} is live from a later date; to use it all the same: python -m abatch promote", evidence)
-    if live is None:
-        return Decision(True, "the first model of its variant", evidence)
-    if roc_auc is None or live_roc_auc is None:
-        return Decision(True, f"it cannot be compared with {live} on the same rows", evidence)
-    figures = f"validation ROC AUC {roc_auc:.4f} against {live_roc_auc:.4f} of the recipe of {live}"
-    if roc_auc < live_roc_auc - max_auc_drop:
-        return Decision(False, f"{figures}, lower by more than {max_auc_drop:g}", evidence)
-    return Decision(True, figures, evidence)
+    columns = card["columns"]
+    missing = [name for name, kind in columns.items() if rows.types.get(name) != kind]
+    if missing:
+        return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
+    try:
+        estimator = estimators.make_estimator(card["estimator"], card["params"], card["seed"], place)
+        own = rows if frame is None else prepare_again(card, frame, place)
+        live = fit_older(estimator, own, columns, card["seed"], place)
+        both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))
+        inside = both[rows.newest]
+        scores = estimators.predict_probability(live, rows.X.loc[both, list(columns)])
+    except AbatchError as error:
+        return f"it could not be fitted again ({error})"
+    found = compare_auc(rows.y[both], fitted.scores[inside], scores, rows.bucket[both])
+    return found or f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that neither was fitted on"
+
+
+def find_input_psi(card: Mapping[str, Any], rows: Rows) -> tuple[str, float, float] | None:
+    """The feature of the newest rows that has moved most from a model's training rows, its PSI and noise line; None without any."""
+    references = {name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items() if name in rows.X}
+    found = drift.measure_features(references, drift.count_features(rows.X[rows.newest], references)) if references else []
+    known = [(one.feature, one.psi, one.psi_noise) for one in found if np.isfinite(one.psi)]
+    return max(known, key=lambda one: one[1] - max(0.0, one[2]), default=None)
+
+
+def choose_checked(n_rows: int) -> np.ndarray:
+    """Which rows of a snapshot have their predictions in the card: up to 100, evenly spaced; array of int."""
+    return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))

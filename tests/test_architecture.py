@@ -9,12 +9,14 @@ from tests.conftest import ROOT
 
 FLOORS = [
     {"abatch", "errors"},
-    {"tables"},
-    {"database"},
-    {"assignment", "config", "drift", "estimators", "features", "metrics", "stats"},
-    {"migrations", "outcomes", "predictions", "registrations", "registry", "scores", "verdicts"},
-    {"looks", "training"},
+    {"files", "tables"},
+    {"database", "libraries"},
+    {"assignment", "config", "drift", "estimators", "features", "metrics", "pages", "stats"},
+    {"gate", "migrations", "outcomes", "plots", "predictions", "registrations", "registry", "retraining", "scores", "verdicts"},
+    {"cards", "looks", "snapshots", "training"},
     {"job", "report", "simulate"},
+    {"lifecycle"},
+    {"lineage", "reproduction"},
     {"train", "predict", "score", "__main__"},
     {"demo"},
 ]
@@ -27,6 +29,7 @@ DOORS = {  # what only one module may use, as an import or as an attribute
     "os.getenv": "config",
     "joblib": "registry",
     "pickle": "registry",
+    "pyarrow.parquet": "snapshots",
     "sqlalchemy.create_engine": "database",
     "sa.create_engine": "database",
     "filelock": "database",

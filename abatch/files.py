@@ -1,0 +1,52 @@
+"""Files: written beside and renamed, so that no reader meets half of one; and what makes one known again."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from abatch.errors import FileError
+
+
+def check_writable(folder: Path, mode: int = 0o777) -> None:
+    """Raise FileError unless a file can be made in the folder, which is made with `mode` if need be; called before the long work."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> FileError:
+    return FileError(f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then run again.")
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write beside, then rename.
+
+    Parameters
+    ----------
+    mode : rights of the file, less the process's umask
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.unlink(missing_ok=True)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,305 @@
+"""Snapshots: the door to Parquet. Training rows as they were pulled, under the hash of their content, each content once."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import files, outcomes
+from abatch.errors import DataError, RegistryError, suggest
+from abatch.tables import models, promotions, snapshots
+
+FILE_MODE, FOLDER_MODE = 0o600, 0o700  # what is in them is as secret as the tables that they come from
+KEY = ["candidate_id", "event_date"]
+
+
+class Column(NamedTuple):
+    """One column of training rows: nulls in it, and SHA-256 of its values in the rows' order."""
+
+    name: str
+    type: str
+    nulls: int
+    fingerprint: str
+
+
+class Difference(NamedTuple):
+    """What one pull has that another has not.
+
+    Attributes
+    ----------
+    added, removed : rows by (candidate_id, event_date) that only the second, only the first has
+    changed : rows that both have, with other values
+    columns : of the changed rows, how many changed in each column; a column that only one of them has counts all rows
+    example : the first changed row and column, with both values; empty if there is none
+    """
+
+    added: int
+    removed: int
+    changed: int
+    columns: dict[str, int]
+    example: str
+
+    def __str__(self) -> str:
+        parts = [f"{self.added:,} rows added", f"{self.removed:,} removed", f"{self.changed:,} changed"]
+        by_column = ", ".join(f"{name} {n:,}" for name, n in self.columns.items())
+        return ", ".join(parts) + (f" ({by_column})" if by_column else "")
+
+
+def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
+    """Training rows as every run sees them, whatever the driver and in whatever order: ids as text, outcomes as float, rows sorted.
+
+    Parameters
+    ----------
+    frame : what the training query returned: candidate_id, event_date, outcome and the features
+    kind : of the outcome, binary or numeric
+
+    Raises
+    ------
+    DataError
+        If one of the first three is missing or unusable, or another column holds values of several kinds.
+    """
+    if frame.empty:
+        return frame
+    rows = outcomes.prepare(frame, place, kind)
+    faults = []
+    for name in rows.columns.difference([*KEY, "outcome"], sort=False):
+        column = rows[name]
+        if isinstance(column.dtype, np.dtype) and column.dtype == object and column.notna().any():
+            found = ", ".join(sorted({type(value).__name__ for value in column.dropna()}))
+            faults.append(f"  {name}: values of type {found}; cast them to numbers or to text in the query")
+    if faults:
+        raise DataError(f"{place}: these columns cannot be features. Mend or leave them out in the query.\n" + "\n".join(faults))
+    rows["candidate_id"] = rows["candidate_id"].astype("str")
+    others = [name for name in rows.columns if name not in KEY]
+    return rows.sort_values(["event_date", "candidate_id", *others], kind="stable", ignore_index=True)
+
+
+def describe_columns(frame: pd.DataFrame) -> list[Column]:
+    """The fingerprint of each column of arranged rows."""
+    return [Column(str(name), *_describe_column(frame[name])) for name in frame.columns]
+
+
+def _describe_column(column: pd.Series) -> tuple[str, int, str]:
+    null = column.isna().to_numpy()
+    digest = hashlib.sha256(np.packbits(null).tobytes())
+    if pd.api.types.is_datetime64_any_dtype(column):
+        kind = "date"
+        digest.update(column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
+    elif pd.api.types.is_integer_dtype(column):
+        kind = "integer"
+        digest.update(column.fillna(0).to_numpy(dtype="<i8").tobytes())
+    elif pd.api.types.is_float_dtype(column):
+        kind = "float"
+        digest.update((column.fillna(0).to_numpy(dtype="<f8") + 0.0).tobytes())  # + 0.0: -0.0 is 0
+    elif null.all():
+        kind = "null"
+    else:
+        kind = "text"
+        values = [str(value).encode() for value in column[~null]]
+        digest.update(np.array([len(value) for value in values], dtype="<i8").tobytes() + b"".join(values))
+    return kind, int(null.sum()), digest.hexdigest()
+
+
+def hash_content(columns: Sequence[Column], n_rows: int) -> str:
+    """SHA-256 of rows: of their number, and name, type and fingerprint of each column in its order."""
+    content = [n_rows, *([column.name, column.type, column.fingerprint] for column in columns)]
+    return files.hash_bytes(json.dumps(content).encode())
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """Arranged rows as one Parquet file, compressed by zstd."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame.assign(event_date=frame["event_date"].dt.date), preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def from_parquet(content: bytes) -> pd.DataFrame:
+    """The rows that `to_parquet` was given."""
+    import pyarrow.parquet as pq
+
+    frame = pq.read_table(io.BytesIO(content)).to_pandas()
+    return frame.assign(event_date=pd.to_datetime(frame["event_date"]).astype("datetime64[s]"))
+
+
+def path_of(folder: Path, content_hash: str) -> Path:
+    return folder / f"{content_hash}.parquet"
+
+
+def store(connection: sa.Connection, folder: Path, frame: pd.DataFrame, pulled_at: datetime, **row: Any) -> str:
+    """Keep arranged rows as a file, unless it is there unharmed, and write the row of the pull; returns the content hash.
+
+    Parameters
+    ----------
+    row : run_id, experiment, from_date, to_date, as_of and query
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be written.
+    """
+    columns = describe_columns(frame)
+    content_hash = hash_content(columns, len(frame))
+    path, known = path_of(folder, content_hash), find_snapshot(connection, content_hash)
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    if known is None or files.hash_bytes(content) != known.sha256:
+        content = to_parquet(frame)
+        files.write_file(path, content, FILE_MODE)
+    connection.execute(
+        snapshots.insert().values(
+            **row,
+            content_hash=content_hash,
+            sha256=files.hash_bytes(content),
+            n_bytes=len(content),
+            rows=len(frame),
+            columns=json.dumps([column._asdict() for column in columns], ensure_ascii=False),
+            pulled_at=pulled_at,
+        )
+    )
+    return content_hash
+
+
+def find_snapshot(connection: sa.Connection, content_hash: str) -> sa.Row | None:
+    """The newest pull of a content, which tells its file's SHA-256; None if there is none."""
+    query = sa.select(snapshots).where(snapshots.c.content_hash == content_hash)
+    return connection.execute(query.order_by(snapshots.c.pulled_at.desc(), snapshots.c.run_id.desc())).first()
+
+
+def list_snapshots(connection: sa.Connection) -> Sequence[sa.Row]:
+    """All pulls, the oldest first."""
+    return connection.execute(sa.select(snapshots).order_by(snapshots.c.pulled_at, snapshots.c.run_id)).all()
+
+
+def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row:
+    """The newest pull of the content that a hash, the beginning of one, or a model_name stands for.
+
+    Raises
+    ------
+    RegistryError
+        If there is none, or several.
+    """
+    rows = list_snapshots(connection)
+    wanted = connection.scalar(sa.select(models.c.snapshot).where(models.c.model_name == name)) or name
+    found = {row.content_hash: row for row in rows if row.content_hash.startswith(wanted)}
+    if len(found) != 1 or not wanted:
+        problem = "several snapshots begin so" if found else "there is no snapshot of this hash, nor of a model of this name"
+        raise RegistryError(f"{name}: {problem}. See: python -m abatch snapshots{suggest(name, [row.content_hash for row in rows])}")
+    return next(iter(found.values()))
+
+
+def load(folder: Path, row: sa.Row) -> pd.DataFrame:
+    """The rows of a snapshot, after comparing the file with its SHA-256 and the rows with the content hash.
+
+    Raises
+    ------
+    RegistryError
+        If the file is missing or was changed.
+    """
+    path = path_of(folder, row.content_hash)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: the snapshot's file is missing. Bring it back from a backup.") from None
+    except OSError as error:
+        raise RegistryError(f"{path}: the snapshot's file cannot be read ({error.strerror}). Check its rights.") from None
+    if files.hash_bytes(content) != row.sha256:
+        raise RegistryError(
+            f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table snapshots. Bring it back from a backup."
+        )
+    frame = from_parquet(content)
+    if hash_content(describe_columns(frame), len(frame)) != row.content_hash:
+        raise RegistryError(f"{path}: the installed pyarrow or pandas reads other rows than were written. Install what the model names.")
+    return frame
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
+    """What the second of two arranged pulls has that the first has not; rows are known by candidate and day."""
+    keyed = [frame.assign(_nth=frame.groupby(KEY).cumcount()).set_index([*KEY, "_nth"]) for frame in (first, second)]
+    both = keyed[0].index.intersection(keyed[1].index)
+    removed, added = (len(frame) - len(both) for frame in keyed)
+    before, after = (frame.loc[both] for frame in keyed)
+    changed = np.zeros(len(both), dtype=bool)
+    columns: dict[str, int] = {}
+    example = ""
+    for name in dict.fromkeys([*before.columns, *after.columns]):
+        if name not in before or name not in after:
+            columns[f"{name} ({'new' if name in after else 'gone'})"] = len(both)
+            continue
+        differs = _differs(before[name], after[name])
+        if differs.any():
+            at = int(np.flatnonzero(differs)[0])
+            if not example:
+                candidate, day, _ = both[at]
+                example = f"candidate {candidate} on {day:%Y-%m-%d}: {name} was {before[name].iloc[at]}, is {after[name].iloc[at]}"
+            columns[name] = int(differs.sum())
+            changed |= differs
+    n_changed = len(both) if any(name.endswith((" (new)", " (gone)")) for name in columns) else int(changed.sum())
+    return Difference(added, removed, n_changed, columns, example)
+
+
+def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
+    a, b = (column.astype(object).where(column.notna(), None) for column in (before, after))
+    return ~(a.eq(b) | (a.isna() & b.isna())).to_numpy(dtype=bool)
+
+
+def find_needed(connection: sa.Connection) -> set[str]:
+    """Content hashes of the snapshots of models that were ever promoted: retention never drops these."""
+    query = sa.select(models.c.snapshot).join(promotions, promotions.c.model_name == models.c.model_name)
+    return {found for found in connection.scalars(query) if found}
+
+
+def choose_to_drop(
+    connection: sa.Connection, folder: Path, now: datetime, days: int | None, gigabytes: float | None
+) -> Iterator[tuple[str, str]]:
+    """Which contents retention drops, and why: the oldest first, until what is left obeys both limits.
+
+    Parameters
+    ----------
+    days : age of the newest pull of a content from which on it goes; None for no limit
+    gigabytes : 1e9 bytes that all files together may have; None for no limit
+    """
+    newest: dict[str, sa.Row] = {}
+    for row in list_snapshots(connection):  # the newest pull decides, and comes last
+        newest.pop(row.content_hash, None)
+        newest[row.content_hash] = row
+    present = [row for row in newest.values() if path_of(folder, row.content_hash).exists()]
+    needed, total = find_needed(connection), sum(row.n_bytes for row in present)
+    for row in present:
+        is_old = days is not None and (now - row.pulled_at).days >= days
+        is_much = gigabytes is not None and total > gigabytes * 1e9
+        if row.content_hash not in needed and (is_old or is_much):
+            total -= row.n_bytes
+            yield row.content_hash, f"older than {days} days" if is_old else f"all together larger than {gigabytes:g} GB"
+
+
+def find_strays(folder: Path, known: Mapping[str, Any] | set[str]) -> list[Path]:
+    """Files of the folder that belong to no pull: what a run that died left behind."""
+    return sorted(path for path in folder.glob("*.parquet") if path.stem not in known) if folder.is_dir() else []
+
+
+def remove(folder: Path, content_hash: str) -> None:
+    """Remove the file of a snapshot; harmless to repeat."""
+    path = path_of(folder, content_hash)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise files.cannot_write(path, error) from None
+
+
+def write_rows(path: Path, frame: pd.DataFrame) -> None:
+    """Write arranged rows as a Parquet file of the user's own."""
+    files.write_file(Path(os.path.abspath(path)), to_parquet(frame), FILE_MODE)

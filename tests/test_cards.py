@@ -1,0 +1,447 @@
+"""The model card: figures against scikit-learn and counts by hand; a page that says what is recorded, and is safe to open anywhere."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from abatch import cards, drift, estimators, features, metrics
+from tests.conftest import ROOT
+from tests.test_report import NASTY, Page, find_dots, find_svgs
+
+TYPES = {"income": "number", "noise": "number", "region": "category"}
+NOTHING = {"value": None, "lower": None, "upper": None}
+SECTIONS = ("Hypothesis", "Features", "How good it was on validation rows", "Subgroups: is it as good for everybody?", "What the gate said")
+
+
+def figure(value: float, lower: float | None = None, upper: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "lower": lower, "upper": upper}
+
+
+METRICS = {
+    "n": figure(6394),
+    "n_positive": figure(334),
+    "base_rate": figure(0.0522, 0.047, 0.0574),
+    "roc_auc": figure(0.7313, 0.7012, 0.7614),
+    "roc_auc_bracket": figure(0.0002),
+    "calibration_slope": figure(0.81, 0.7, 0.92),
+    "reliability_prediction_01": figure(0.02),
+    "reliability_rate_01": figure(0.0125, -0.001, 0.03),
+    "reliability_prediction_10": figure(0.25),
+    "reliability_rate_10": figure(0.25, 0.2, 0.3),
+}
+SMALL = {"column": NASTY, "value": NASTY, "n": 40, "n_positive": 3, "base_rate": 0.075, "mean_prediction": 0.06}
+CARD: dict[str, Any] = {
+    "model_name": "modelA_v1.0_2026-09-01",
+    "file": "modelA_v1.0_2026-09-01.pkl",
+    "sha256": "5ha",
+    "experiment": "card_offer",
+    "variant": "A",
+    "run_date": "2026-09-01",
+    "run_id": "r1",
+    "estimator": "sklearn.linear_model.LogisticRegression",
+    "params": {"C": 0.5, "text": NASTY},
+    "seed": 0,
+    "columns": {"age": "number", "income": "number", NASTY: "category"},
+    "query": f"select '{NASTY}' as region",
+    "from_date": "2025-08-16",
+    "to_date": "2026-08-16",
+    "as_of": "2026-09-01T21:59:59.999999",
+    "rows": 31970,
+    "n_positive": 1599,
+    "snapshot": "5nap",
+    "validation_from": "2026-06-07",
+    "rows_validation": 6394,
+    "outcome_mean": 0.05,
+    "outcome_sd": 0.218,
+    "metrics": METRICS,
+    "importances": [
+        {"feature": "income", "importance": 0.08, "sd": 0.004},
+        {"feature": "age", "importance": 0.02, "sd": 0.003},
+        {"feature": NASTY, "importance": -0.001, "sd": 0.002},
+    ],
+    "subgroups": [
+        {**SMALL, "column": "age", "value": "18 to 32", "n": 1600, "n_positive": 120, "roc_auc": 0.71, "lower": 0.66, "upper": 0.76},
+        {**SMALL, "roc_auc": None, "lower": None, "upper": None},
+    ],
+    "features": {
+        "age": {"kind": "number", "bins": [40.0], "counts": [50, 50, 0], "others": []},
+        "income": {"kind": "number", "bins": [400.0], "counts": [45, 50, 5], "others": []},
+        NASTY: {"kind": "category", "bins": ["a"], "counts": [30, 9, 61], "others": []},
+    },
+    "reference": {"edges": [0.1], "counts": [5, 5]},
+    "gate": {"promote": True, "reason": "validation ROC AUC 0.7313 against 0.7101", "evidence": {"roc_auc": 0.7313, "live": NASTY}},
+    "config": {
+        "hypothesis": NASTY,
+        "outcome": {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01},
+        "split": {"A": 0.45, "B": 0.45, "control": 0.1},
+        "select_top": 0.2,
+        "training": {"days": 365},
+    },
+    "config_hash": "c0f",
+    "code_version": "0.1.0+05bad64",
+    "libraries": {"python": "3.11.7", "scikit-learn": "1.9.0", "numpy": "2.4.6"},
+    "lock": {"scikit-learn": "1.9.0", "numpy": "2.4.6", "joblib": "1.6.0"},
+    "machine": "Linux x86_64",
+}
+OLD = ("model_name", "file", "sha256", "experiment", "variant", "estimator", "params", "seed", "columns", "query", "from_date", "to_date")
+OLD += ("as_of", "rows", "validation_from", "metrics", "reference", "features", "outcome_mean", "outcome_sd", "code_version", "libraries")
+
+
+def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows whose outcome income decides but for chance, with nulls, as `features.convert` gives them."""
+    income = rng.normal(size=n)
+    y = (income + 0.5 * rng.normal(size=n) > 1.2).astype(np.int64)
+    income[rng.random(n) < 0.1] = np.nan
+    frame = pd.DataFrame({"income": income, "noise": rng.normal(size=n), "region": rng.choice(["north", "south", None], n)})
+    return features.convert(frame, TYPES, "training.sql"), y
+
+
+def fit(X: pd.DataFrame, y: np.ndarray, path: str = "sklearn.linear_model.LogisticRegression", **params: Any) -> Any:
+    return estimators.make_pipeline_for(estimators.make_estimator(path, params, 0, "ml_config.yaml"), TYPES).fit(X, y)
+
+
+@pytest.mark.parametrize("path", ["sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"])
+def test_measure_importances_equals_scikit_learn(rng: np.random.Generator, path: str) -> None:
+    X, y = make_rows(rng, 1000)
+    pipeline = fit(X, y, path)
+    found = cards.measure_importances(pipeline, X, y, 7)
+    expected = permutation_importance(pipeline, X, y, scoring="roc_auc", n_repeats=cards.N_REPEATS, random_state=7)
+    assert [row["feature"] for row in found] == [X.columns[i] for i in np.argsort(-expected.importances_mean)]
+    by_name = {row["feature"]: (row["importance"], row["sd"]) for row in found}
+    for name, mean, sd in zip(X.columns, expected.importances_mean, expected.importances_std, strict=True):
+        assert by_name[name] == pytest.approx((mean, sd), abs=1e-12)
+    assert found[0]["feature"] == "income" and json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -> None:
+    """Shuffled, what decides all ranks like a coin: ROC AUC drops from 1 to about 0.5. What the model does not read: by exactly 0."""
+    X = pd.DataFrame({"noise": np.zeros(4000), "income": np.repeat([0.0, 1.0], 2000), "also noise": np.zeros(4000)})
+    y = X["income"].to_numpy().astype(np.int64)
+    pipeline = estimators.make_pipeline_for(LogisticRegression(), {"income": "number"}).fit(X, y)
+    first, *others = cards.measure_importances(pipeline, X, y, 0)
+    assert first["feature"] == "income" and first["importance"] == pytest.approx(0.5, abs=0.03)
+    assert others == [{"feature": name, "importance": 0.0, "sd": 0.0} for name in ("also noise", "noise")]
+
+
+def test_measure_importances_many_rows_and_a_rare_outcome(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_rows(rng, 20_000)
+    y[rng.random(len(y)) < 0.8] = 0
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(cards, "permutation_importance", lambda p, X, y, **kw: seen.append(y) or permutation_importance(p, X, y, **kw))
+    pipeline = fit(X, y)
+    found = cards.measure_importances(pipeline, X, y, 3)
+    assert len(seen[0]) == cards.N_ROWS and seen[0].sum() == min(y.sum(), cards.N_ROWS // 2)
+    exact = permutation_importance(pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0).importances_mean
+    assert found[0]["importance"] == pytest.approx(exact[0], abs=0.05)
+    assert cards.measure_importances(pipeline, X, y, 3) == found != cards.measure_importances(pipeline, X, y, 4)
+
+
+def test_measure_importances_too_few_outcomes(rng: np.random.Generator) -> None:
+    X, y = make_rows(rng, 500)
+    pipeline = fit(X, y)
+    few = np.zeros(500, dtype=np.int64)
+    few[:19] = 1
+    assert cards.measure_importances(pipeline, X, few, 0) == cards.measure_importances(pipeline, X, 1 - few, 0) == []
+    few[19] = 1
+    assert len(cards.measure_importances(pipeline, X, few, 0)) == 3
+
+
+def measure(column: Any, y: Any = None, prediction: Any = None) -> list[dict[str, Any]]:
+    n = len(column)
+    y = np.zeros(n, dtype=np.int64) if y is None else y
+    prediction = np.full(n, 0.5) if prediction is None else prediction
+    return cards.measure_subgroups(pd.DataFrame({"c": column}), y, prediction, np.arange(n) % 64, 64)
+
+
+def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
+    X, y = make_rows(rng, 3000)
+    prediction = rng.uniform(0.01, 0.3, 3000) + 0.5 * y * rng.random(3000)
+    bucket = rng.integers(0, 64, 3000)
+    found = cards.measure_subgroups(X[["region", "income"]], y, prediction, bucket, 64)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    regions, incomes = ([row for row in found if row["column"] == name] for name in ("region", "income"))
+    assert sum(row["n"] for row in regions) == sum(row["n"] for row in incomes) == 3000
+    for row in regions:
+        own = X["region"].fillna("(null)").eq(row["value"]).to_numpy()
+        assert (row["n"], row["n_positive"]) == (own.sum(), y[own].sum())
+        assert (row["base_rate"], row["mean_prediction"]) == pytest.approx((y[own].mean(), prediction[own].mean()))
+        assert row["roc_auc"] == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
+        assert row["lower"] < row["roc_auc"] < row["upper"]
+    assert regions[-1]["value"] == incomes[-1]["value"] == "(null)"
+
+
+def test_measure_subgroups_too_few_outcomes_are_counted() -> None:
+    y = np.repeat([0, 1], [100, 19])
+    (row,) = measure(["a"] * 119, y, np.linspace(0.1, 0.9, 119))
+    assert row["roc_auc"] is row["lower"] is row["upper"] is None
+    assert (row["n"], row["n_positive"], row["base_rate"]) == (119, 19, pytest.approx(19 / 119))
+    (row,) = measure(["a"] * 120, np.repeat([0, 1], [100, 20]), np.linspace(0.1, 0.9, 120))
+    assert row["roc_auc"] == 1.0
+
+
+def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
+    values = [letter for i, letter in enumerate("abcdefghijklmn") for _ in range(20 - i)]  # 20 of a, ... 7 of n
+    column = pd.Series([*values, "o", "o", np.nan, None], dtype=object)
+    found = {row["value"]: row["n"] for row in measure(column)}
+    assert [*found] == [*"abcdefghijkl", "(other)", "(null)"]
+    assert [*found.values()] == [*range(20, 8, -1), 8 + 7 + 2, 2]
+    assert [row["value"] for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == ["c", "a", "b"]  # by name where equal
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (list(range(18, 74)), {"18 to 31": 14, "32 to 45": 14, "46 to 59": 14, "60 to 73": 14}),
+        ([0.0] * 9 + [1.0], {"0": 9, "1": 1}),  # three quartiles are equal
+        ([7.0] * 5, {"7": 5}),
+        ([1.5, 2.25, np.nan, 1_234_567.0], {"1.5": 1, "2.25": 1, "1,234,567": 1, "(null)": 1}),
+        ([np.nan] * 3, {"(null)": 3}),
+        ([-1e300, 123_456.789], {"-1e+300": 1, "123,457": 1}),
+        ([], {}),
+    ],
+)
+def test_measure_subgroups_number_by_quartiles(values: list[float], expected: dict[str, int]) -> None:
+    assert {row["value"]: row["n"] for row in measure(np.array(values, dtype=np.float64))} == expected
+
+
+def test_measure_subgroups_no_columns() -> None:
+    assert cards.measure_subgroups(pd.DataFrame(index=range(3)), np.zeros(3, dtype=int), np.ones(3), np.zeros(3, dtype=int), 64) == []
+
+
+def tell(**changes: Any) -> str:
+    return Page(cards.render({**CARD, **changes})).text
+
+
+def test_render_says_what_is_recorded() -> None:
+    page = Page(cards.render(CARD))
+    for words in (
+        "For each candidate of the experiment card_offer, this model gives the probability that the outcome happens within 14 days,",
+        "It serves variant A, which gets 45 % of the candidates.",
+        "and the 20 % with the highest predictions are marked as selected.",
+        "Window 2025-08-16 until before 2026-08-16 As known at 2026-09-01 21:59 UTC Rows 31,970",
+        "With the outcome 1,599, a base rate of 5.00 %",  # 1,599 / 31,970
+        "Validation the newest 6,394 rows, from 2026-06-07 on Snapshot 5nap",
+        "come from a fit without the newest rows and are measured on these, from 2026-06-07 on.",
+        "it went live : validation ROC AUC 0.7313 against 0.7101.",
+        "Run r1 Code abatch 0.1.0+05bad64 Config SHA-256 c0f",
+        "Seed 0 Libraries numpy 2.4.6, python 3.11.7, scikit-learn 1.9.0 Machine Linux x86_64",
+        "python -m abatch reproduce modelA_v1.0_2026-09-01",
+        "Python 3.11.7 and these versions: pip install numpy==2.4.6 scikit-learn==1.9.0",
+        "All 3 packages that were installed joblib==1.6.0 numpy==2.4.6 scikit-learn==1.9.0",
+    ):
+        assert words.replace(" :", ":") in page.text, words
+    assert "not recorded" not in page.text and "Mean outcome" not in page.text
+
+
+def test_render_tables() -> None:
+    html = cards.render(CARD)
+    page = Page(html)
+    assert [row for row in page.rows if len(row) == 4 and "±" in row[1]] == [
+        ["income number", "0.0800 ±0.0040", "", "5.00 %"],
+        ["age number", "0.0200 ±0.0030", "", "0.00 %"],
+        [f"{NASTY} category", "\N{MINUS SIGN}0.0010 ±0.0020", "", "61.00 %"],
+    ]
+    assert [value for name, value in page.attributes if name == "style" and value.startswith("width")] == [
+        "width:100.0%",
+        "width:25.0%",
+        "width:0.0%",
+    ]
+    assert page.row("Validation rows") == ["Validation rows", "6,394"] and page.row("Of these") == ["Of these with the outcome", "334"]
+    assert page.row("ROC AUC how")[1:] == ["0.731 0.701 to 0.761 exact to ±0.0002"]
+    assert not [row for row in page.rows if row[0].startswith("KS")]  # not in the card, not on the page
+    assert page.row("18 to 32") == ["18 to 32", "0.710 0.660 to 0.760", "7.50 % 6.00 %", "1,600 120"]
+    assert page.row(NASTY) == [f"{NASTY} category", "\N{MINUS SIGN}0.0010 ±0.0020", "", "61.00 %"]
+    assert [NASTY, "too few", "7.50 % 6.00 %", "40 3"] in page.rows
+
+
+def test_render_calibration_plot() -> None:
+    html = cards.render(CARD)
+    told = "from low to high: 2.00 % predicted, 1.25 % observed; 25.00 % predicted, 25.00 % observed"
+    assert Page(html).labels() == [f"Reliability plot of modelA_v1.0_2026-09-01, {told}"]
+    low, high = find_dots(find_svgs(html)["Reliability plot of modelA_v1.0_2026-09-01,"])
+    assert low[0] < high[0] and low[1] > high[1]
+
+
+def test_render_old_card() -> None:
+    """As an earlier train wrote it."""
+    text = tell(**{key: None for key in CARD if key not in OLD})
+    assert cards.render({key: CARD[key] for key in OLD}) == cards.render({key: CARD[key] if key in OLD else None for key in CARD})
+    for words in (
+        "How its predictions are used: not recorded.",
+        "Hypothesis not recorded",
+        "With the outcome not recorded",
+        "Snapshot not recorded",
+        "Importance: not recorded.",
+        "everybody? not recorded",
+        "gate said not recorded",
+        "Run not recorded",
+        "No snapshot of its training rows is recorded",
+    ):
+        assert words in text, words
+    assert "0.731 0.701 to 0.761" in text and "61.00 %" in text
+
+
+def test_render_card_of_a_name_alone() -> None:
+    page = Page(cards.render({"model_name": "modelA_v1.0_2026-09-01"}))
+    for section in SECTIONS:
+        assert f"{section} not recorded" in page.text
+    assert "<svg" not in page.text and "Query: not recorded" in page.text and "Versions: not recorded" in page.text
+
+
+@pytest.mark.parametrize("key", CARD)
+def test_render_without_any_one_key(key: str) -> None:
+    full = {name: value for name, value in CARD.items() if name != key}
+    assert "Limits" in Page(cards.render(full)).text and cards.render(full) == cards.render({**full, key: None})
+
+
+def test_render_what_was_not_measured() -> None:
+    text = tell(importances=[], subgroups=[], metrics={"n": figure(900), "n_positive": figure(19)})
+    assert "Importance was not measured: there were under 20 validation rows of either outcome." in text
+    assert "everybody? None are configured: training.subgroups" in text
+    assert "Not measured: there were under 20 validation rows with or without the outcome." in text
+    assert "Nothing was measured: there were 19 validation rows with the outcome and 881 without, and under 20 of either" in text
+    assert "not recorded" not in text
+
+
+def test_render_gate_that_kept_the_live_model() -> None:
+    text = tell(gate={"promote": False, "reason": "lower by more than 0.02", "evidence": {"live_roc_auc": None, "other": [1]}})
+    assert "it did not go live: lower by more than 0.02." in text and "Live recipe's ROC AUC – other [1]" in text
+
+
+def test_render_use_of_predictions() -> None:
+    assert "Its predictions are written down, and nobody is selected by them." in tell(config={**CARD["config"], "select_top": 0.0})
+    numeric = {**CARD["config"], "outcome": {**CARD["config"]["outcome"], "kind": "numeric", "window_days": 1}}
+    text = tell(config=numeric, outcome_mean=65.25, outcome_sd=812.5)
+    assert "the probability that the outcome, an amount, is above 0 within 1 day, the night's own day included." in text
+    assert "Mean outcome 65.25, standard deviation 812.5" in text and "Base rate share above 0" in text
+    assert "what is predicted is the probability that it is above 0, not how large it is" in text
+
+
+def limits(**changes: Any) -> str:
+    return " ".join(cards.list_limits({**CARD, **changes}))
+
+
+def test_list_limits_of_the_card() -> None:
+    assert cards.list_limits(CARD) == [
+        "It was measured on rows from 2026-06-07 until before 2026-08-16 only.",
+        "Predictions are too extreme: high ones are too high, low ones too low (calibration slope 0.700 to 0.920, 1 is right).",
+        f"Subgroups with under 20 of either outcome, for which it is not known how well it ranks: {NASTY} = {NASTY} (40 rows).",
+        f"Features that were null in more than half of the training rows: {NASTY} (61.00\N{NO-BREAK SPACE}%).",
+        "Action changes labels: where those with high predictions were treated differently in the training window, the model has learnt who"
+        " has the outcome under that treatment.",
+        "It knows candidates like those of its training rows. Whether tonight's still are, the report of the experiment says under Drift.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (figure(1.2, 1.01, 1.4), "Predictions are too timid: high ones are too low"),
+        (figure(0.9, 0.7, 1.1), None),
+        (figure(0.5), None),  # no interval
+    ],
+)
+def test_list_limits_calibration_slope(slope: dict[str, float | None], words: str | None) -> None:
+    text = limits(metrics={**METRICS, "calibration_slope": slope})
+    assert words in text if words else "Predictions are" not in text
+
+
+def test_list_limits_few_outcomes_and_chance() -> None:
+    text = limits(metrics={**METRICS, "n_positive": figure(199), "roc_auc": figure(0.55, 0.49, 0.61)})
+    assert "Few outcomes, wide intervals: there were 199 validation rows with the outcome and 6,195 without." in text
+    assert "not sure that it ranks better than a coin: ROC AUC may be 0.490 to 0.610." in text
+    assert "Few outcomes" not in limits(metrics={**METRICS, "n_positive": figure(200)}) and "coin" not in limits()
+
+
+def test_list_limits_of_the_record() -> None:
+    text = limits(code_version="0.1.0+05bad64-dirty", snapshot=None)
+    assert "The code differed from its commit (0.1.0+05bad64-dirty)" in text and "No snapshot" in text
+    many = [{**SMALL, "value": f"v{i}", "roc_auc": None} for i in range(15)]
+    assert limits(subgroups=many).count("(40 rows)") == 12 and "(40 rows), and 3 more." in limits(subgroups=many)
+
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Nesting(HTMLParser):
+    """Every tag that is opened is closed, in order; SVG closes its own with a slash."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("keys", [tuple(CARD), OLD, ("model_name",)])
+def test_render_is_well_formed_and_stands_alone(keys: tuple[str, ...]) -> None:
+    html = cards.render({key: CARD[key] for key in keys})
+    assert html.startswith("<!doctype html>") and Nesting(html).open == []
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object", "image", "base"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "srcset", "action")]
+    assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
+    assert "//" not in html and "@import" not in html and "@font-face" not in html
+
+
+def test_render_escapes() -> None:
+    html = cards.render(CARD)
+    assert "<script" not in html and "&lt;script&gt;" in html and "& Ærø" not in html
+    # Hypothesis, feature, subgroup's column and value, gate's evidence, limits (column, value, feature), query.
+    assert Page(html).text.count(NASTY) == 9
+    assert json.dumps(NASTY, ensure_ascii=False) in Page(html).text  # the parameters
+    for key in ("model_name", "experiment", "variant", "run_id", "estimator", "snapshot", "machine", "file", "code_version", "config_hash"):
+        hostile = cards.render({**CARD, key: f"{NASTY}{key}"})
+        assert "<script" not in hostile and f"{NASTY}{key}" in Page(hostile).text
+
+
+def test_render_same_card_same_bytes() -> None:
+    again = json.loads(json.dumps(CARD))
+    again["config"]["split"] = dict(reversed(again["config"]["split"].items()))
+    again["libraries"] = dict(reversed(again["libraries"].items()))
+    assert cards.render(again) == cards.render(CARD) == cards.render(json.loads(json.dumps(CARD, sort_keys=True)))
+
+
+def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> None:
+    """What the other modules give goes through JSON onto the page."""
+    X, y = make_rows(rng, 3000)
+    pipeline = fit(X[:2000], y[:2000])
+    prediction, bucket = estimators.predict_probability(pipeline, X[2000:]), np.arange(1000) % 64
+    found = metrics.measure(metrics.make_histogram(prediction, y[2000:], bucket, 64))
+    made = {
+        "metrics": metrics.to_dict(found),
+        "importances": cards.measure_importances(pipeline, X[2000:], y[2000:], 0),
+        "subgroups": cards.measure_subgroups(X.loc[2000:, ["region", "noise"]], y[2000:], prediction, bucket, 64),
+        "features": {name: reference._asdict() for name, reference in drift.make_feature_references(X, TYPES).items()},
+        "columns": TYPES,
+    }
+    card = {**CARD, **json.loads(json.dumps(made, allow_nan=False))}
+    page = Page(cards.render(card))
+    roc_auc = next(metric for metric in found if metric.name == "roc_auc")
+    assert page.row("ROC AUC how")[1].startswith(f"{roc_auc.value:.3f} {roc_auc.lower:.3f} to {roc_auc.upper:.3f}")
+    assert len(find_dots(find_svgs(cards.render(card))["Reliability plot of modelA_v1.0_2026-09-01,"])) == 10
+    assert page.row("income number")[3] == f"{100 * X['income'].isna().mean():.2f} %"
+
+
+def test_cards_imports_no_matplotlib_before_it_draws() -> None:
+    code = "import sys, abatch.cards; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
