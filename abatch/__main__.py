@@ -14,29 +14,16 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import (
-    database,
-    job,
-    lifecycle,
-    lineage,
-    migrations,
-    registrations,
-    registry,
-    report,
-    reproduction,
-    simulate,
-    snapshots,
-    tables,
-    verdicts,
-)
+from abatch import database, job, lifecycle, lineage, registrations, registry, report, simulate, snapshots, tables, verdicts
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
-from abatch.migrations.script import write_script
 from abatch.tables import runs
 
 
 def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """create abatch's tables and views, or bring them to the newest revision; harmless to repeat"""
+    from abatch import migrations  # alembic, for which no other command need wait
+
     migrations.upgrade(engine)
     return f"{database.show_url(engine)}: abatch's tables are ready"
 
@@ -234,6 +221,8 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
 
 def reproduce(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> tuple[str, int]:
     """build a dated model again from its snapshot, compare what it predicts, and say what has moved"""
+    from abatch import reproduction  # scikit-learn's estimators and metrics, for which a rollback need not wait
+
     verdict = reproduction.reproduce(engine, configs, arguments.model)
     return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
 
@@ -495,6 +484,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = job.choose(load_configs(arguments.config, arguments.env, need_database=not only_print), wanted)
         first = next(iter(configs.values()))
         if only_print:
+            from abatch.migrations.script import write_script
+
             place = f"{first.file}, environments.{first.environment}"
             print(write_script(first.database.get_secret_value(), first.schema, arguments.start, place), end="")
             return job.DONE

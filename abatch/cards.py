@@ -25,7 +25,7 @@ N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
 N_VALUES = 12  # of a text column that are subgroups of their own
 QUARTERS = (0.25, 0.5, 0.75)
 NULL, OTHER = "(null)", "(other)"
-FEW_CASES = 200  # below this an interval of ROC AUC is about a tenth wide
+FEW_CASES = 200  # with fewer, the interval of a ROC AUC of 0.75 is wider than 0.08 (Hanley & McNeil, Radiology 143, 1982, 29-36)
 N_NAMED = 12  # in one sentence
 KEYS = (  # of a card; an older card lacks some, and then the page says so
     *("model_name", "file", "sha256", "experiment", "variant", "run_date", "run_id", "estimator", "params", "seed", "columns", "query"),
@@ -165,6 +165,7 @@ def render(card: Mapping[str, Any]) -> str:
         min_cases=MIN_CASES,
         colours={},
         tell=_tell_value,
+        params=json.dumps(full["params"], sort_keys=True, ensure_ascii=False, default=str),
     )
 
 
@@ -189,10 +190,14 @@ def _find_null_rate(card: Mapping[str, Any], name: str) -> float | None:
 
 
 def _tell_value(value: Any) -> str:
-    """A value of any kind as text; one that JSON alone can tell as JSON."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    """A value of any kind in words: 0.81 (0.7 to 0.92) of a figure with its interval, name and value of what else has names."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"value", "lower", "upper"}:
+            return f"{_tell_value(value['value'])} ({_tell_value(value['lower'])} to {_tell_value(value['upper'])})"
+        return ", ".join(f"{key.replace('_', ' ')} {_tell_value(value[key])}" for key in sorted(value))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_tell_value, value))
+    return "–" if value is None else f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
 def list_limits(card: Mapping[str, Any]) -> list[str]:
@@ -218,8 +223,9 @@ def _find_limits_of_validation(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"It is not sure that it ranks better than a coin: ROC AUC may be {show_number(lower)} to {show_number(upper)}."
     lower, upper = _find_interval(found, "calibration_slope")
     if lower is not None and not lower <= 1 <= upper:
+        told = f"{show_number(lower)} to {show_number(upper)}, 1 is right"
         extreme, timid = "extreme: high ones are too high, low ones too low", "timid: high ones are too low, low ones too high"
-        yield f"Predictions are too {extreme if upper < 1 else timid} (calibration slope {show_number(lower)} to {show_number(upper)}, 1 is right)."
+        yield f"Predictions are too {extreme if upper < 1 else timid} (calibration slope {told})."
     small = [f"{row['column']} = {row['value']} ({row['n']:,} rows)" for row in card["subgroups"] or () if row["roc_auc"] is None]
     if small:
         yield f"Subgroups with under {MIN_CASES} of either outcome, for which it is not known how well it ranks: {_name(small)}."

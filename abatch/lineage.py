@@ -74,7 +74,7 @@ def _describe_prediction(connection: sa.Connection, content: Mapping[str, Any], 
     night = (p.experiment == row.experiment, p.run_date == row.run_date, p.variant == row.variant)
     n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
     score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
-    rule = f"of {n:,} the first {assignment.count_selected(n, share):,} are: select_top {share:g}"
+    rule = f"the first {assignment.count_selected(n, share):,} of {n:,} by rank are (select_top {share})"
     yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
     yield "selected", f"{'yes' if row.selected else 'no'}; {rule}"
     yield "predicted", _show(row.predicted_at)
@@ -259,7 +259,7 @@ def _describe_made(made: list[sa.Row], in_force: sa.Row | None, on: date) -> str
         return "; ".join(parts)
     said = f"the table says that {live or 'no model'} is live, but that is not what made them"
     if in_force and in_force.promoted_at > max(row.predicted_at for row in others):
-        said += f": it was made live for this night only after they were written {_show(max(row.predicted_at for row in others))}"
+        said += f": it was made live for this night only after they were written, on {_show(max(row.predicted_at for row in others))}"
     return f"{'; '.join(parts)}. Note that {said}"
 
 

@@ -134,13 +134,15 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'bank.db'}"
 
 
-def write_config(folder: Path, url: str, schema: str | None = None, **changes: object) -> Path:
+def write_config(
+    folder: Path, url: str, schema: str | None = None, *, retention: dict[str, float] | None = None, **changes: object
+) -> Path:
     """The repository's own ml_config.yaml and queries in a folder, with a database and folders of the test's own.
 
     `changes` are keys of the experiment card_offer.
     """
     raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))
-    raw["environments"] = {"dev": {"database": url, **({"schema": schema} if schema else {})}}
+    raw["environments"] = {"dev": {"database": url, "retention": retention or {}, **({"schema": schema} if schema else {})}}
     raw["experiments"]["card_offer"].update(changes)
     shutil.copytree(ROOT / "sql", folder / "sql", dirs_exist_ok=True)
     path = folder / "ml_config.yaml"

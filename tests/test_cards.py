@@ -313,8 +313,11 @@ def test_render_what_was_not_measured() -> None:
 
 
 def test_render_gate_that_kept_the_live_model() -> None:
-    text = tell(gate={"promote": False, "reason": "lower by more than 0.02", "evidence": {"live_roc_auc": None, "other": [1]}})
-    assert "it did not go live: lower by more than 0.02." in text and "Live recipe's ROC AUC – other [1]" in text
+    rules = {"min_rows": 500, "max_auc_drop": 0.02}
+    evidence = {"rules": rules, "calibration_slope": figure(0.81, 0.7), "live": None, "new_word": [1, 2.5]}
+    text = tell(gate={"promote": False, "reason": "lower by more than 0.02", "evidence": evidence})
+    assert "it did not go live: lower by more than 0.02." in text
+    assert "Calibration slope 0.81 (0.7 to –) Live model – new word 1, 2.5 Rules max auc drop 0.02, min rows 500" in text
 
 
 def test_render_use_of_predictions() -> None:

@@ -105,7 +105,7 @@ def test_explain_of_a_model(bank: sa.Engine, config: Config) -> None:
     assert explain(bank, config, "6") == {
         "": "card_offer in dev, night of 2026-09-02, candidate 6",
         "prediction": "0.75; rank 1 of 2 in variant A",
-        "selected": "yes; of 2 the first 1 are: select_top 0.5",
+        "selected": "yes; the first 1 of 2 by rank are (select_top 0.5)",
         "predicted": "2026-09-02 20:15:30 UTC",
         # 0x055c30af / 2**32 = 0.0209...; the limits are those of docs/assignment.md
         "variant": "A, by hash, recomputed: SHA-256 of card_offer:6 begins with 055c30afd589aabf, 0.020938 of 2**64, within"
@@ -124,7 +124,7 @@ def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(bank: sa.En
     facts = explain(bank, config, "1")
     assert hashlib.sha256(b"card_offer:1").hexdigest().startswith("b7f3c4694cf6d2a1")
     assert "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to 0.9), regis" in facts["variant"]
-    assert facts["trained on"].endswith("; snapshot not kept") and facts["selected"] == "no; of 1 the first 0 are: select_top 0.5"
+    assert facts["trained on"].endswith("; snapshot not kept") and facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
     assert facts["promotion"].startswith("rollback, effective") and facts["promotion"].endswith("by Kari: Ærlig talt bedre")
 
 
@@ -180,6 +180,7 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
         connection.execute(predictions.delete().where(*own))
         new = {**old[0], "prediction": 0.875, "model_name": A2, "run_id": "predict2", "predicted_at": datetime(2026, 9, 3, 7)}
         connection.execute(predictions.insert().values(new))
+        connection.execute(runs.update().where(runs.c.run_id == "predict1").values(status="superseded"))
     later = datetime(2026, 9, 3, 6, 15)
     add(bank, models, make_model(A2, "A", run_id="train2", code_version="0.5.1"))
     changed = {"code_version": "0.5.2-dirty", "config_hash": "d" * 64}
@@ -307,7 +308,7 @@ def test_describe_live_says_who_really_predicted(bank: sa.Engine, config: Config
         f"A: {A2} promotion rollback, effective from 2026-09-02, written 2026-09-05 12:00:00 UTC by Kari: broken feed"
         " trained on unknown: the table models does not have it"
         f" predicted 2 for 2026-09-02 by {A1}. Note that the table says that {A2} is live, but that is not what made them: it was made"
-        " live for this night only after they were written 2026-09-02 20:15:30 UTC"
+        " live for this night only after they were written, on 2026-09-02 20:15:30 UTC"
     )
     assert "Note" not in found[1] + found[2]
 

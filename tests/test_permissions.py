@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -31,12 +31,14 @@ QUICK_MODELS = {
     for variant in ("A", "B")
 }
 CLOSE_AT_ONCE = {"kind": "binary", "window_days": 14, "lag_days": 1, "grace_days": 0, "expected_effect": 0.01}
+SETTINGS: dict[str, Any] = {"models": QUICK_MODELS, "outcome": CLOSE_AT_ONCE, "retention": {"snapshot_gigabytes": 0}}
 LOOP: list[tuple[ModuleType, list[str]]] = [
     (train, ["--date", str(FIRST_NIGHT)]),
     (predict, ["--date", str(FIRST_NIGHT)]),
     (predict, ["--date", str(FIRST_NIGHT), "--force"]),
     (score, ["--date", str(FIRST_NIGHT)]),
     (train, ["--date", str(LATER)]),
+    (train, ["--date", str(LATER - timedelta(days=1))]),  # not live, for a later one is: retention drops its snapshot
     (predict, ["--date", str(LATER)]),
     (score, ["--date", str(LATER)]),
     (predict, ["--date", str(FIRST_NIGHT), "--force"]),  # a closed night: its sums are dropped
@@ -153,7 +155,7 @@ def refuse(connection: sa.Connection, statement: str) -> None:
 
 
 def test_job_runs_the_loop(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write_config(tmp_path, server.url_of(bank, JOB), "abatch", models=QUICK_MODELS, outcome=CLOSE_AT_ONCE)
+    file = write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS)
     assert run_loop(file, capsys) == ""
 
 
@@ -161,7 +163,7 @@ def test_job_runs_the_loop(server: Server, bank: str, tmp_path: Path, capsys: py
 def test_job_needs_each_right(grant: Grant, server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with server.connect(bank) as connection:
         connection.exec_driver_sql(f"revoke {grant.right} on {grant.thing} from {grant.role}")
-    said = run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", models=QUICK_MODELS, outcome=CLOSE_AT_ONCE), capsys)
+    said = run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
     name = re.split(r"[ .]", grant.thing)[-1]
     # An update or delete also reads, and PostgreSQL does not say which of the two rights is missing.
     assert re.search(
@@ -208,7 +210,7 @@ def test_login_creates_alters_and_drops_nothing(login: str, statement: str, serv
 
 
 def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", models=QUICK_MODELS, outcome=CLOSE_AT_ONCE), capsys) == ""
+    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys) == ""
     hidden = {"abatch_version", "runs", "predictions_staging", "cohort_sums", "units", "feature_counts"}
     with server.connect(bank, ANALYST) as connection:
         for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
@@ -226,8 +228,8 @@ def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: P
 
 
 def test_data_scientist_rehearses_and_rolls_back(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", models=QUICK_MODELS, outcome=CLOSE_AT_ONCE), capsys) == ""
-    file = write_config(tmp_path, server.url_of(bank, DATA_SCIENTIST), "abatch", models=QUICK_MODELS, outcome=CLOSE_AT_ONCE)
+    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys) == ""
+    file = write_config(tmp_path, server.url_of(bank, DATA_SCIENTIST), "abatch", **SETTINGS)
     common = ["--date", str(LATER + timedelta(days=1)), "--config", str(file)]
 
     def run(script: ModuleType, *arguments: str) -> str:
