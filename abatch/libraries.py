@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -20,9 +21,18 @@ _NUMBERS = re.compile(r"\d+")
 
 @cache
 def list_installed() -> dict[str, str]:
-    """Name and version of every installed package, sorted."""
-    found = {_normalise(package.metadata["Name"]): package.version for package in importlib.metadata.distributions() if package.metadata}
+    """Name and version of every installed package, sorted; of two with one name that which Python finds first."""
+    found: dict[str, str] = {}
+    for package in importlib.metadata.distributions():
+        if package.metadata and package.metadata["Name"]:
+            found.setdefault(_normalise(package.metadata["Name"]), package.version)
     return dict(sorted(found.items()))
+
+
+def is_installed(module_name: str) -> bool:
+    """Whether a module belongs to Python itself or to an installed package, and is no code of the user's own."""
+    first = module_name.partition(".")[0]
+    return first in sys.stdlib_module_names or first in _find_owners()
 
 
 def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
@@ -32,7 +42,7 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     ----------
     parts : objects of the user's pipeline; a module that belongs to no package is code, and no library
     """
-    owners = importlib.metadata.packages_distributions()
+    owners = _find_owners()
     modules = {type(part).__module__.partition(".")[0] for part in parts}
     wanted = {*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))}
     installed, found, waiting = list_installed(), {}, sorted(wanted)
@@ -42,6 +52,11 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
             found[name] = installed[name]
             waiting += [_normalise(line) for line in importlib.metadata.requires(name) or () if "extra ==" not in line]
     return {"python": platform.python_version(), **dict(sorted(found.items()))}
+
+
+@cache
+def _find_owners() -> dict[str, list[str]]:
+    return dict(importlib.metadata.packages_distributions())
 
 
 def describe_machine() -> str:

@@ -1,8 +1,9 @@
 """Dated model files, their record in SQL, and which of them is live on which date."""
 
+import hashlib
 import os
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from abatch import database, migrations, registry
-from abatch.errors import RegistryError
-from abatch.tables import models, promotions
+from abatch.errors import FileError, RegistryError
+from abatch.tables import deletions, models, promotions, runs
 from tests.conftest import as_stored
 
 STEM = "modelA_v1.0"
@@ -31,6 +32,8 @@ CARD: dict[str, Any] = {
     "seed": 0,
     "query": "select 'Ærø', '日本'",
     "libraries": {"numpy": np.__version__},
+    "run_id": "run1",
+    "snapshot": "ab" * 32,
 }
 
 
@@ -56,12 +59,12 @@ def fit(share: float = 0.25) -> Pipeline:
     return make_pipeline(DummyClassifier()).fit(X, [1] * n_ones + [0] * (100 - n_ones))
 
 
-def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = None, stem: str = STEM) -> str:
+def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = None, stem: str = STEM, **changes: Any) -> str:
     """Choose a name, write the files, write the row."""
     with engine.begin() as connection:
         name = registry.choose_model_name(connection, folder, stem, run_date)
-        card = registry.save_model(folder, name, pipeline or fit(), CARD)
-        registry.add_model(connection, card, "run1")
+        card = registry.save_model(folder, name, pipeline or fit(), {**CARD, **changes})
+        registry.add_model(connection, card, "goes live: Ærø 日本")
     return name
 
 
@@ -102,6 +105,12 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
         assert [card["rows"] for _, card in registry.read_cards(connection, "card_offer")] == [4]
         assert list(registry.read_cards(connection, "another")) == []
     assert (row.as_of, row.from_date, row.file) == (as_stored(engine, CARD["as_of"]), CARD["from_date"], f"{name}.pkl")
+    assert (row.run_id, row.snapshot, row.decision) == ("run1", CARD["snapshot"], "goes live: Ærø 日本")
+    assert (row.variant, row.rows, row.seed, row.code_version) == ("A", 4, 0, "0.1.0")
+    content = (tmp_path / f"{name}.pkl").read_bytes()
+    assert row.sha256 == model.card["sha256"] == hashlib.sha256(content).hexdigest()
+    assert row.environment_hash == hashlib.sha256(f'{{"numpy": "{np.__version__}"}}'.encode()).hexdigest()
+    assert model.warning == ""
     assert sorted(path.name for path in tmp_path.glob("*model*")) == [f"{name}.json", f"{name}.pkl"]
 
 
@@ -132,6 +141,73 @@ def test_load_model_of_other_libraries(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY, CannotBeLoaded())
     with pytest.raises(RegistryError, match=r"cannot be opened \(invalid literal.*Install what it was trained with"):
         load(bank, tmp_path, name)
+
+
+def test_load_model_libraries_that_differ(bank: sa.Engine, tmp_path: Path) -> None:
+    """Versions that promise it open the file with a warning; others do not open it, though it would load."""
+    name = save(bank, tmp_path, MONDAY, libraries={"numpy": "2.0.0"})
+    expected = f"{tmp_path / name}.pkl: was trained with numpy 2.0.0 (here {np.__version__}); the libraries promise that it works"
+    assert load(bank, tmp_path, name).warning == expected
+    name = save(bank, tmp_path, TUESDAY, libraries={"scikit-learn": "0.1"})
+    with pytest.raises(RegistryError, match=rf"^{tmp_path / name}\.pkl: was trained with scikit-learn 0\.1 \(here .*It is not opened\."):
+        load(bank, tmp_path, name)
+
+
+def delete(engine: sa.Engine, name: str, kind: str = registry.MODEL) -> None:
+    with engine.begin() as connection:
+        registry.write_deletion(connection, kind, name, "too old, Ærø", "me@here", datetime(2026, 9, 10, 8, 30))
+
+
+def test_load_model_deleted(bank: sa.Engine, tmp_path: Path) -> None:
+    name, other = save(bank, tmp_path, MONDAY), save(bank, tmp_path, TUESDAY)
+    (tmp_path / f"{name}.html").touch()
+    delete(bank, name)
+    expected = (
+        rf"^{tmp_path / name}\.pkl: {name} was deleted on 2026-09-10 by me@here \(too old, Ærø\)\. Name another; see: python -m abatch"
+    )
+    for _ in range(2):
+        with pytest.raises(RegistryError, match=expected):  # before its files are gone, too
+            load(bank, tmp_path, name)
+        registry.remove_files(tmp_path, name)
+    assert not list(tmp_path.glob(f"{name}*")) and load(bank, tmp_path, other).model_name == other
+    assert save(bank, tmp_path, MONDAY) == f"{name}_2"  # its row stays, and with it its name
+
+
+def test_find_deletion(engine: sa.Engine) -> None:
+    delete(engine, "m1")
+    delete(engine, "ab", registry.SNAPSHOT)
+    delete(engine, "m1")
+    with engine.connect() as connection:
+        found = registry.find_deletion(connection, registry.MODEL, "m1")
+        newest = connection.scalar(sa.select(sa.func.max(deletions.c.deletion_id)))
+        assert registry.find_deletion(connection, registry.MODEL, "ab") is None
+        assert registry.find_deleted(connection, registry.MODEL) == {"m1"}
+        assert registry.find_deleted(connection, registry.SNAPSHOT) == {"ab"}
+    assert found is not None and found.deletion_id == newest and (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
+
+
+@pytest.mark.parametrize(("days", "chosen"), [(None, []), (31, []), (30, [0]), (10, [0]), (9, [0, 3]), (0, [0, 3])])
+def test_choose_to_delete(bank: sa.Engine, tmp_path: Path, days: int | None, chosen: list[int]) -> None:
+    """Never what was live or will be, and not twice; of a run that is in its tenth day, nine days count."""
+    now = datetime(2026, 10, 1, 12)
+    ages = [timedelta(days=30), timedelta(days=60), timedelta(days=60), timedelta(days=10, seconds=-1), timedelta(days=60)]
+    names = [save(bank, tmp_path, MONDAY, run_id=f"run{i}") for i in range(len(ages))]
+    run = {"job": "train", "experiment": "card_offer", "status": "failed", "code_version": "0.1.0", "config_hash": "0" * 64, "host": "h"}
+    started = [{"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age} for i, age in enumerate(ages)]
+    with bank.begin() as connection:
+        connection.execute(runs.insert(), [{**run, **row} for row in started])
+    promote(bank, names[1], MONDAY)
+    promote(bank, names[2], date(2027, 1, 1))
+    delete(bank, names[4])
+    with bank.connect() as connection:
+        found = sorted(registry.choose_to_delete(connection, now, days))
+    assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
+
+
+def test_remove_files_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "m1.json").mkdir()
+    with pytest.raises(FileError, match=rf"^{tmp_path}/m1\.json: cannot be written"):
+        registry.remove_files(tmp_path, "m1")
 
 
 def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> None:
@@ -168,24 +244,7 @@ def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     card = registry.save_model(tmp_path, name, fit(0.9), CARD)
     with pytest.raises(sa.exc.IntegrityError), bank.begin() as connection:
-        registry.add_model(connection, card, "run2")
-
-
-def test_check_writable(tmp_path: Path) -> None:
-    registry.check_writable(tmp_path / "new" / "models")
-    assert list((tmp_path / "new" / "models").iterdir()) == []
-    (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "models"):
-        with pytest.raises(RegistryError, match=rf"^{place}: cannot be written \(.*\)\. Check the folder's rights and room"):
-            registry.check_writable(place)
-
-
-def test_write_file_leaves_no_half_file(tmp_path: Path) -> None:
-    (tmp_path / "taken.pkl").mkdir()
-    for path in (tmp_path / "taken.pkl", tmp_path / "no" / "model.pkl"):
-        with pytest.raises(RegistryError, match=rf"^{path}: cannot be written"):
-            registry.write_file(path, b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.pkl"]
+        registry.add_model(connection, {**card, "run_id": "run2"}, "goes live")
 
 
 def test_find_live_effective_dates(engine: sa.Engine) -> None:
@@ -264,5 +323,5 @@ def test_link_latest_stem_that_begins_another(tmp_path: Path) -> None:
 
 def test_link_latest_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
-    with pytest.raises(RegistryError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         registry.link_latest(tmp_path / "models", [STEM], ["modelA_v1.0_2026-09-07"])

@@ -1,0 +1,230 @@
+"""Libraries: what a model depends on, and that nothing is unpickled under a version that does not promise to read it."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from filelock import FileLock
+from pydantic import SecretStr
+from sklearn.dummy import DummyClassifier
+
+from abatch import database, libraries, migrations, registry
+from abatch.errors import RegistryError
+from tests.conftest import ROOT
+from tests.test_registry import CARD
+
+PLACE = "models/modelA_v1.0_2026-09-07.pkl"
+TRAINED = {
+    "python": "3.11.7",
+    "joblib": "1.5.3",
+    "numpy": "2.3.1",
+    "pandas": "3.0.0",
+    "scikit-learn": "1.9.1",
+    "scipy": "1.17.1",
+    "threadpoolctl": "3.6.0",
+    "lightgbm": "4.6.0",
+}
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is installed here: all that the model was trained with, until the test says otherwise."""
+    installed = dict(TRAINED)
+    monkeypatch.setattr(libraries, "list_installed", lambda: {name: found for name, found in installed.items() if name != "python"})
+    monkeypatch.setattr(platform, "python_version", lambda: installed["python"])
+    return installed
+
+
+def test_check_all_the_same(here: dict[str, str]) -> None:
+    here["pytest"] = "9.2"  # of which the model knows nothing
+    assert libraries.check(TRAINED, PLACE) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("python", "3.11.9"),
+        ("python", "3.13.0"),
+        ("numpy", "2.4.0"),
+        ("numpy", "2.3.10"),  # ten is more than one
+        ("pandas", "3.1"),
+        ("joblib", "1.6.0"),
+        ("scipy", "1.17.2"),  # a bug fix, in either direction
+        ("scipy", "1.17.0"),
+        ("threadpoolctl", "2.0"),  # nothing of it is in a pickle
+    ],
+)
+def test_check_promised(here: dict[str, str], name: str, version: str) -> None:
+    here[name] = version
+    expected = f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}); the libraries promise that it works"
+    assert libraries.check(TRAINED, PLACE) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("numpy", "2.3.0"),
+        ("numpy", "2.2.9"),
+        ("numpy", "3.0.0"),
+        ("pandas", "2.9.0"),
+        ("joblib", "1.5.2"),
+        ("scikit-learn", "1.9.2"),
+        ("scikit-learn", "1.9.0"),
+        ("scikit-learn", "1.10.1"),
+        ("scipy", "1.18.0"),
+        ("scipy", "1.16.9"),
+        ("lightgbm", "4.6.1"),  # promises nothing
+    ],
+)
+def test_check_not_promised(here: dict[str, str], name: str, version: str) -> None:
+    here[name] = version
+    with pytest.raises(RegistryError) as caught:
+        libraries.check(TRAINED, PLACE)
+    assert str(caught.value) == (
+        f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}), which does not promise that the file can be opened."
+        f" It is not opened. Install what it was trained with (pip install {name}=={TRAINED[name]}), train anew"
+        " (python train.py --force), or roll back to a model of today's versions."
+    )
+
+
+@pytest.mark.parametrize("name", ["numpy", "scikit-learn", "lightgbm"])
+def test_check_not_installed(here: dict[str, str], name: str) -> None:
+    del here[name]
+    message = rf"{name} {TRAINED[name]} \(here not installed\), which does not promise .* \(pip install {name}=={TRAINED[name]}\)"
+    with pytest.raises(RegistryError, match=message):
+        libraries.check(TRAINED, PLACE)
+
+
+@pytest.mark.parametrize("version", ["3.10.9", "3.11.6", "4.0.0"])
+def test_check_another_python(here: dict[str, str], version: str) -> None:
+    here["python"] = version
+    message = rf"python 3\.11\.7 \(here {version}\), which does not .* It is not opened\. Run it with that Python, train anew"
+    with pytest.raises(RegistryError, match=message):
+        libraries.check(TRAINED, PLACE)
+
+
+def test_check_tells_only_what_is_unsafe(here: dict[str, str]) -> None:
+    here |= {"numpy": "2.4.0", "scikit-learn": "1.9.2", "lightgbm": "4.5.0", "python": "3.10.0"}
+    with pytest.raises(RegistryError) as caught:
+        libraries.check(TRAINED, PLACE)
+    assert "python 3.11.7 (here 3.10.0), scikit-learn 1.9.1 (here 1.9.2), lightgbm 4.6.0 (here 4.5.0), which" in str(caught.value)
+    assert "(pip install scikit-learn==1.9.1 lightgbm==4.6.0)" in str(caught.value) and "numpy" not in str(caught.value)
+
+
+def test_find_differences() -> None:
+    now = {"python": "3.11.7", "numpy": "2.4.0", "new": "1.0"}
+    assert libraries.find_differences({"python": "3.11.7", "numpy": "2.3.1", "gone": "1.0"}, now) == {
+        "numpy": ("2.3.1", "2.4.0"),
+        "gone": ("1.0", None),
+    }
+    assert (
+        libraries.describe({"numpy": ("2.3.1", "2.4.0"), "gone": ("1.0", None)})
+        == "numpy 2.3.1 (here 2.4.0), gone 1.0 (here not installed)"
+    )
+
+
+def test_find_libraries_and_what_they_require() -> None:
+    found = libraries.find_libraries()
+    assert found["python"] == platform.python_version() and found["numpy"] == np.__version__
+    for name in ("scikit-learn", "pandas", "pyarrow", "scipy", "joblib", "threadpoolctl", "python-dateutil"):
+        assert found[name] == importlib.metadata.version(name)
+    assert not {"pytest", "sqlalchemy", "filelock", "matplotlib"} & found.keys()  # extras are not required
+    assert libraries.check(found, PLACE) == "" and libraries.find_present(found) == found
+
+
+def test_find_libraries_of_an_estimator() -> None:
+    """The package that a part of the pipeline comes from, with all that it requires; code that is in no package is no library."""
+
+    class Own(DummyClassifier):
+        pass
+
+    base = libraries.find_libraries()
+    assert libraries.find_libraries([DummyClassifier(), Own(), None, "passthrough"]) == base
+    assert libraries.find_libraries([FileLock("x")]) == {**base, "filelock": importlib.metadata.version("filelock")}
+    found = libraries.find_libraries([sa.column("x")])
+    assert {"sqlalchemy", "typing-extensions"} == found.keys() - base.keys() - {"greenlet"}
+
+
+def test_list_installed_names_as_the_index_has_them() -> None:
+    found = libraries.list_installed()
+    assert {"scikit-learn", "typing-extensions", "pyyaml"} <= found.keys()
+    assert all(name == name.lower() and "_" not in name for name in found) and list(found) == sorted(found)
+
+
+class Trap:
+    """Loading it makes a folder: it tells that something was unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from pydantic import SecretStr
+from abatch import database, errors, registry
+folder = Path(sys.argv[1])
+with database.make_engine(SecretStr(sys.argv[2]), None, folder, "here").connect() as connection:
+    try:
+        registry.load_model(connection, folder, "modelA_v1.0_2026-09-07")
+    except errors.RegistryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        None,
+        pytest.param(
+            "0.1", marks=pytest.mark.xfail(strict=True, reason="of two that are installed, the last counts; Python imports the first")
+        ),
+    ],
+)
+def test_load_model_refuses_before_unpickling(tmp_path: Path, sqlite_url: str, version: str | None) -> None:
+    """Another scikit-learn lies before the environment's own on the path."""
+    models_dir, first = tmp_path / "models", tmp_path / "first"
+    models_dir.mkdir()
+    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    migrations.upgrade(engine)
+    card = {**CARD, "libraries": libraries.find_libraries()}
+    with engine.begin() as connection:
+        name = "modelA_v1.0_2026-09-07"
+        registry.add_model(connection, registry.save_model(models_dir, name, Trap(tmp_path / "sprung"), card), "goes live: the first")
+    engine.dispose()
+    if version is not None:
+        (first / "scikit_learn-0.1.dist-info").mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: scikit-learn\nVersion: {version}\n"
+        (first / "scikit_learn-0.1.dist-info" / "METADATA").write_text(metadata)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(first), str(ROOT)])}
+    command = [sys.executable, "-c", LOAD, str(models_dir), sqlite_url]
+    said = subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert (tmp_path / "sprung").exists() == (version is None)
+    now = importlib.metadata.version("scikit-learn")
+    expected = f"{models_dir / name}.pkl: was trained with scikit-learn {now} (here {version}), which does not promise"
+    assert said == "" if version is None else said.startswith(expected)
+
+
+def test_load_model_refuses_another_scikit_learn(tmp_path: Path, sqlite_url: str) -> None:
+    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    migrations.upgrade(engine)
+    trap, installed = tmp_path / "sprung", libraries.list_installed()
+    with engine.begin() as connection:
+        for name, trained in (("modelA_v1.0_2026-09-07", "1.0.0"), ("modelA_v1.0_2026-09-08", installed["scikit-learn"])):
+            card = {**CARD, "libraries": {**libraries.find_libraries(), "scikit-learn": trained}}
+            registry.add_model(connection, registry.save_model(tmp_path, name, Trap(trap), card), "goes live: the first")
+        with pytest.raises(RegistryError, match=r"scikit-learn 1\.0\.0 \(here .* \(pip install scikit-learn==1\.0\.0\)"):
+            registry.load_model(connection, tmp_path, "modelA_v1.0_2026-09-07")
+        assert not trap.exists()
+        assert registry.load_model(connection, tmp_path, "modelA_v1.0_2026-09-08").warning == ""
+        assert trap.exists()  # so the trap does spring
+    engine.dispose()
