@@ -100,7 +100,7 @@ def train(
                 content_hash = snapshots.store(connection, config.snapshots_dir, frame, job.utc_now(), **window, **pull)
 
         # Fit each model, measure it, and hold it against the live one on rows that neither was fitted on.
-        fitted, decisions = {}, {}
+        fitted, decisions, rules = {}, {}, lifecycle.make_rules(config)
         for variant, estimator in estimator_of.items():
             where = config.key(f"models.{variant}")
             fitted[variant] = training.fit_and_validate(estimator, rows, rows.types, settings.training.seed, where)
@@ -110,12 +110,12 @@ def train(
                 own = lifecycle.load_snapshot(config, engine, live_card, run)
                 difference = training.compare_with_live(live_card, own, rows, fitted[variant], where)
             decisions[variant] = gate.decide(
-                lifecycle.make_rules(config),
+                rules,
                 n_rows=len(rows.y),
                 metrics=metrics.to_dict(fitted[variant].metrics),
                 live=live.get(variant),
                 difference=difference,
-                input_psi=training.find_input_psi(live_card, rows) if live_card else None,
+                input_psi=training.find_input_psi(live_card, rows, rules.max_input_psi or 0) if live_card else None,
                 later=later.get(variant),
             )
             decisions[variant] = lifecycle.judge_dirt(config, decisions[variant], allow_dirty)

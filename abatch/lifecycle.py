@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def decide_retraining(
         chunks = database.stream_query(engine, config.sql["training"], config.query_file("training"), **window, as_of=run.as_of)
         found += retraining.judge_rows(rules, sum(map(len, chunks)) if window["from_date"] < to_date else 0)
     with engine.connect() as connection:
-        found += retraining.judge_drift(rules, retraining.read_drift(connection, config.experiment, names))
+        found += retraining.judge_drift(rules, retraining.read_drift(connection, config.experiment, names, rules.psi or 0))
         validated = {name: cards[name]["metrics"].get("roc_auc", {}).get("value") for name in names}
         performance = retraining.read_performance(connection, config.experiment, names)
         found += retraining.judge_performance(rules, performance, validated)
@@ -133,6 +133,10 @@ def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
     for kind, name, reason in chosen:
         job.logger.info("%s %s deleted: %s", kind, name, reason)
     remove_deleted(config, engine)
+    with engine.connect() as connection:
+        known = {row.content_hash for row in snapshots.list_snapshots(connection)}
+    for path in snapshots.remove_strays(config.snapshots_dir, known, now - timedelta(days=1)):
+        job.logger.info("%s removed: it belongs to no pull", path)
     return [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
 
 

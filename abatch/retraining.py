@@ -37,9 +37,9 @@ class Finding(NamedTuple):
 
 def find_last(cards: Mapping[str, Mapping[str, Any]], run_date: date) -> tuple[date, Mapping[str, Any]] | None:
     """Date and card of the newest dated model up to a day; None if there is none."""
-    dated = [(_find_date(name), name) for name in cards]
-    known = [(day, name) for day, name in dated if day <= run_date]
-    return (max(known)[0], cards[max(known)[1]]) if known else None
+    dated = [(_find_date(name), cards[name].get("run_id", ""), name) for name in cards]
+    day, _, name = max((one for one in dated if one[0] <= run_date), default=(run_date, "", ""))
+    return (day, cards[name]) if name else None
 
 
 def _find_date(model_name: str) -> date:
@@ -61,8 +61,13 @@ def is_recipe(card: Mapping[str, Any], config: Mapping[str, Any], query: str) ->
     )
 
 
-def read_drift(connection: sa.Connection, experiment: str, names: Collection[str]) -> tuple[str, float, float] | None:
-    """What has drifted most of live models: words, PSI and noise line, of their scores and of features in the newest cohort."""
+def read_drift(connection: sa.Connection, experiment: str, names: Collection[str], limit: float) -> tuple[str, float, float] | None:
+    """What has drifted most of live models: words, PSI and noise line, of their scores and of features in the newest cohort.
+
+    Parameters
+    ----------
+    limit : above which, and above its noise line, a PSI counts
+    """
     c, s = feature_drift.c, scores.c
     newest = sa.select(sa.func.max(c.cohort)).where(c.experiment == experiment).scalar_subquery()
     rows = connection.execute(sa.select(feature_drift).where(c.experiment == experiment, c.cohort == newest, c.model_name.in_(names)))
@@ -70,7 +75,7 @@ def read_drift(connection: sa.Connection, experiment: str, names: Collection[str
     query = sa.select(scores).where(s.experiment == experiment, s.cohort == "all", s.model_name.in_(names))
     values = {(row.model_name, row.metric): row.value for row in connection.execute(query.where(s.metric.in_(["psi", "psi_noise"])))}
     found += [(f"scores of {name}", values[name, "psi"], values[name, "psi_noise"]) for name in names if (name, "psi") in values]
-    return max(found, key=lambda one: one[1] - max(0.0, one[2]), default=None)
+    return max(found, key=lambda one: one[1] - max(limit, one[2]), default=None)
 
 
 def read_performance(connection: sa.Connection, experiment: str, names: Collection[str]) -> dict[str, tuple[float, float | None]]:

@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ class Difference(NamedTuple):
     ----------
     added, removed : rows by (candidate_id, event_date) that only the second, only the first has
     changed : rows that both have, with other values
-    columns : of the changed rows, how many changed in each column; a column that only one of them has counts all rows
+    columns : of the changed rows, how many changed in each column; one that only one of them has, or that has another type or
+        place, changes all rows
     example : the first changed row and column, with both values; empty if there is none
     """
 
@@ -90,7 +91,10 @@ def describe_columns(frame: pd.DataFrame) -> list[Column]:
 def _describe_column(column: pd.Series) -> tuple[str, int, str]:
     null = column.isna().to_numpy()
     digest = hashlib.sha256(np.packbits(null).tobytes())
-    if pd.api.types.is_datetime64_any_dtype(column):
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        kind = "instant"
+        digest.update(column.dt.tz_convert("UTC").dt.tz_localize(None).astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
+    elif pd.api.types.is_datetime64_any_dtype(column):
         kind = "date"
         digest.update(column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
     elif pd.api.types.is_integer_dtype(column):
@@ -247,8 +251,12 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
                 example = f"candidate {candidate} on {day:%Y-%m-%d}: {name} was {before[name].iloc[at]}, is {after[name].iloc[at]}"
             columns[name] = int(differs.sum())
             changed |= differs
-    n_changed = len(both) if any(name.endswith((" (new)", " (gone)")) for name in columns) else int(changed.sum())
-    return Difference(added, removed, n_changed, columns, example)
+    is_other = list(before.columns) != list(after.columns)
+    types = [[column.type for column in describe_columns(one)] for one in (first, second)]
+    if not (is_other or columns or removed or added) and types[0] != types[1]:
+        columns = {f"{name} (type)": len(both) for name, a, b in zip(first.columns, *types, strict=True) if a != b}
+        is_other = True
+    return Difference(added, removed, len(both) if is_other else int(changed.sum()), columns, example)
 
 
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
@@ -286,9 +294,16 @@ def choose_to_drop(
             yield row.content_hash, f"older than {days} days" if is_old else f"all together larger than {gigabytes:g} GB"
 
 
-def find_strays(folder: Path, known: Mapping[str, Any] | set[str]) -> list[Path]:
-    """Files of the folder that belong to no pull: what a run that died left behind."""
-    return sorted(path for path in folder.glob("*.parquet") if path.stem not in known) if folder.is_dir() else []
+def remove_strays(folder: Path, known: Collection[str], before: datetime) -> list[Path]:
+    """Remove files older than an instant (naive UTC) that belong to no pull: a run that died left them; returns them."""
+    strays = [path for path in folder.glob("*") if path.name.rpartition(".parquet")[0].lstrip(".") not in known]
+    old = sorted(path for path in strays if path.stat().st_mtime < before.replace(tzinfo=UTC).timestamp() and ".parquet" in path.name)
+    for path in old:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.cannot_write(path, error) from None
+    return old
 
 
 def remove(folder: Path, content_hash: str) -> None:

@@ -248,20 +248,29 @@ def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows:
         own = rows if frame is None else prepare_again(card, frame, place)
         live = fit_older(estimator, own, columns, card["seed"], place)
         both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))
+        few = f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that neither was fitted on"
+        if not both.any():
+            return few
         inside = both[rows.newest]
         scores = estimators.predict_probability(live, rows.X.loc[both, list(columns)])
     except AbatchError as error:
         return f"it could not be fitted again ({error})"
     found = compare_auc(rows.y[both], fitted.scores[inside], scores, rows.bucket[both])
-    return found or f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that neither was fitted on"
+    return found or few
 
 
-def find_input_psi(card: Mapping[str, Any], rows: Rows) -> tuple[str, float, float] | None:
-    """The feature of the newest rows that has moved most from a model's training rows, its PSI and noise line; None without any."""
-    references = {name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items() if name in rows.X}
-    found = drift.measure_features(references, drift.count_features(rows.X[rows.newest], references)) if references else []
+def find_input_psi(card: Mapping[str, Any], rows: Rows, limit: float) -> tuple[str, float, float] | None:
+    """The feature of the newest rows that has moved most from a model's training rows, its PSI and noise line; None without any.
+
+    Parameters
+    ----------
+    limit : above which, and above its noise line, a PSI counts
+    """
+    references = {name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items()}
+    same = {name: found for name, found in references.items() if rows.types.get(name) == found.kind}
+    found = drift.measure_features(same, drift.count_features(rows.X[rows.newest], same))
     known = [(one.feature, one.psi, one.psi_noise) for one in found if np.isfinite(one.psi)]
-    return max(known, key=lambda one: one[1] - max(0.0, one[2]), default=None)
+    return max(known, key=lambda one: one[1] - max(limit, one[2]), default=None)
 
 
 def choose_checked(n_rows: int) -> np.ndarray:

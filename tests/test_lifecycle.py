@@ -261,12 +261,13 @@ def test_recall_diff_counts_by_hand(bank: Config, engine: sa.Engine, capsys: pyt
     """On August 25 the calls of the 22nd to the 24th and corrections of incomes came in; what was known is asked of the tables."""
     early, late = "2026-08-22 23:00:00", "2026-09-05 23:00:00"
     with engine.connect() as connection:
-        query = "select count(*) from card_calls where loaded_at > ? and loaded_at <= ? and call_date >= '2026-08-15' and call_date < '2026-08-26'"
+        window = "call_date >= '2026-08-15' and call_date < '2026-08-26'"
+        query = f"select count(*) from card_calls where loaded_at > ? and loaded_at <= ? and {window}"
         n_added = connection.exec_driver_sql(query, (early, late)).scalar_one()
-    window = ("recall", "card_offer", "--from", "2026-08-15", "--to", "2026-08-26")
-    code, out, err = call(capsys, bank, *window, "--as-of", early.replace(" ", "T"), "--diff", late.replace(" ", "T"))
+    asked = ("recall", "card_offer", "--from", "2026-08-15", "--to", "2026-08-26")
+    code, out, err = call(capsys, bank, *asked, "--as-of", early.replace(" ", "T"), "--diff", late.replace(" ", "T"))
     assert (code, err) == (0, "") and f"{n_added} rows added, 0 removed" in out and "outcome " in out
-    again = call(capsys, bank, *window, "--as-of", early.replace(" ", "T"), "--diff", early.replace(" ", "T"))
+    again = call(capsys, bank, *asked, "--as-of", early.replace(" ", "T"), "--diff", early.replace(" ", "T"))
     assert "0 rows added, 0 removed, 0 changed" in again[1]
     assert call(capsys, bank, "recall", "card_offer", "--from", "2026-08-15", "--to", "2026-08-15", "--as-of", "2026-08-20")[0] == 2
     assert call(capsys, bank, "recall", "card_ofer", "--from", "2026-08-15", "--to", "2026-08-16", "--as-of", "2026-08-20")[0] == 2

@@ -168,7 +168,7 @@ def add_score(
 
 def read_drift(engine: sa.Engine, names: Collection[str] = ("live1", "live2")) -> tuple[str, float, float] | None:
     with engine.connect() as connection:
-        return retraining.read_drift(connection, "card_offer", names)
+        return retraining.read_drift(connection, "card_offer", names, 0.0)
 
 
 def test_read_drift(engine: sa.Engine) -> None:
