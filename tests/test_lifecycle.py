@@ -84,14 +84,14 @@ def test_retraining_says_why(rules: dict, days: int, words: str, bank: Config, e
 
 
 def test_retraining_that_is_not_due_is_done_and_can_be_forced(bank: Config, engine: sa.Engine) -> None:
-    night = FIRST_NIGHT + 3 * DAY
-    assert "not trained" in train.train(bank, engine, night)
+    night, weekly = FIRST_NIGHT + 3 * DAY, with_training(bank, retrain=Retrain(max_days=7))
+    assert "not trained" in train.train(weekly, engine, night)
     with engine.connect() as connection:
         row = connection.execute(sa.select(runs).where(runs.c.run_date == night)).one()
     assert (row.status, row.rows_written) == ("done", 0)
-    assert "goes live" in train.train(bank, engine, night, force=True)
+    assert "goes live" in train.train(weekly, engine, night, force=True)
     model = bank.settings.models["A"].model_copy(update={"params": {"C": 0.2}})
-    edited = dataclasses.replace(bank, settings=bank.settings.model_copy(update={"models": {**bank.settings.models, "A": model}}))
+    edited = dataclasses.replace(weekly, settings=weekly.settings.model_copy(update={"models": {**weekly.settings.models, "A": model}}))
     said = train.train(edited, engine, night + DAY, dry_run=True)
     assert "the config's models, features or training query are not those of model" in said
 
