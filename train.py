@@ -198,7 +198,11 @@ def train(
         lifecycle.apply_retention(config, engine, f"train {run.run_id}")
         said = {variant: f"{saved[variant]['model_name']} {decision.sentence}" for variant, decision in decisions.items()}
         for variant, decision in decisions.items():
-            (run.log if decision.promote else run.warn)(said[variant])
+            name = saved[variant]["model_name"]
+            mend = f". To use it all the same: python -m abatch promote {name} --reason TEXT"
+            (run.log if decision.promote else run.warn)(
+                said[variant] + mend * (not decision.promote and "abatch promote" not in decision.reason)
+            )
         return f"train {config.experiment} {run_date}: {'; '.join(said.values())}"
 
 

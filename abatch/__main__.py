@@ -129,7 +129,7 @@ def list_snapshots(configs: dict[str, Config], engine: sa.Engine, arguments: arg
         needed, deleted = snapshots.find_needed(connection), registry.find_deleted(connection, registry.SNAPSHOT)
         if arguments.action == "show":
             if not arguments.name:
-                raise UsageError("snapshots show: name a hash, the beginning of one, or a dated model")
+                raise UsageError("show: name a hash, the beginning of one, or a dated model")
             return describe_snapshot(snapshots.choose_snapshot(connection, arguments.name))
         if arguments.name:
             rows = [snapshots.choose_snapshot(connection, arguments.name)]
@@ -191,7 +191,9 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
     """training rows of any window as they were known at any time, the same that train would see"""
     config, place = next(iter(configs.values())), next(iter(configs.values())).query_file("training")
     if arguments.from_date >= arguments.to_date:
-        raise UsageError(f"recall: --from {arguments.from_date} is not before --to {arguments.to_date}, which is excluded")
+        raise UsageError(f"--from {arguments.from_date} is not before --to {arguments.to_date}, which is excluded")
+    if arguments.out and arguments.out.suffix != ".parquet":
+        raise UsageError(f"--out {arguments.out}: expected a name that ends in .parquet, for that is what is written")
 
     def pull(as_of: datetime) -> pd.DataFrame:
         window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
@@ -206,7 +208,7 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
     lines = [head]
     if arguments.out:
         snapshots.write_rows(arguments.out, frame)
-        lines[0] += f", in {arguments.out}"
+        lines[0] += f", written as Parquet into {arguments.out}"
     if arguments.diff:
         other_as_of = job.parse_as_of(config, arguments.diff)
         other = pull(other_as_of)
@@ -246,8 +248,10 @@ def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
                     raise RegistryError(f"{model.model_name} is live, or will be, and is not deleted. Make another one live first.")
                 by, now = arguments.by, job.utc_now()
                 registry.write_deletion(connection, registry.MODEL, model.model_name, arguments.reason, by, now)
+                was_live = model.model_name in registry.find_kept(connection, model.experiment)
     lifecycle.remove_deleted(config, engine)
-    return f"{model.model_name}: its files are deleted; its record stays"
+    lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
+    return f"{model.model_name}: its files are deleted; its record stays{lost}"
 
 
 def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
@@ -258,7 +262,9 @@ def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
 def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """go back to the model that was live before, to the dated model that is named, or to all that was live on a day"""
     if (arguments.model is None) == (arguments.to is None):
-        raise UsageError("rollback: name a model (modelA, or modelA_v1.0_2026-11-23), or a day: --to YYYY-MM-DD")
+        raise UsageError("name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to YYYY-MM-DD)")
+    if arguments.to and arguments.to > arguments.date:
+        raise UsageError(f"--to {arguments.to} lies after {arguments.date}, from which on it would be live")
     return _append(configs, engine, arguments)
 
 

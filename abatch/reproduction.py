@@ -93,8 +93,14 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
     if gap > TOLERANCE:
         blind = "; the estimator does not give the same twice: seed all that it draws" if all(c.state == SAME for c in checks) else ""
         return Verdict(f"{model_name}: NOT identical predictions {where} ({told}{blind})", checks, False)
-    is_whole = all(check.state != BROKEN for check in checks)
-    return Verdict(f"{model_name}: identical predictions {where} ({told})", checks, is_whole)
+    broken = list(dict.fromkeys(check.thing for check in checks if check.state == BROKEN))
+    if broken:
+        blame = (
+            "the model file" if broken == ["model file"] else "the snapshot" if broken == ["data"] else "the snapshot and the model file"
+        )
+        headline = f"{model_name}: NOT whole, {blame} is damaged or gone; built again, it gives identical predictions {where} ({told})"
+        return Verdict(headline, checks, False)
+    return Verdict(f"{model_name}: identical predictions {where} ({told})", checks, True)
 
 
 def _pin(differences: Mapping[str, tuple[str, str | None]]) -> str:

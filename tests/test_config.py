@@ -51,13 +51,16 @@ TWINS = "names that differ by more than upper and lower case"
 ONCE = "a name used once, upper and lower case being the same"
 SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_DATABASE}"
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
-KEYS_ENV = "Expected one of database, schema, models_dir, logs_dir, reports_dir."
+KEYS_ENV = "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, reports_dir."
 KEYS_EXPERIMENT = (
     "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort, exposure, champion, verdicts, guardrails."
 )
 KEYS_OUTCOME = "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline, baseline_sd, cap."
 KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap."
-KEYS_TRAINING = "Expected one of days, validation_share, max_auc_drop, seed."
+KEYS_TRAINING = (
+    "Expected one of window, days, start_date, validation_share, seed, not_features, subgroups, retrain, max_auc_drop, min_rows,"
+    " calibration_slope, max_input_psi."
+)
 KEYS_MODEL = "Expected one of name, version, estimator, params."
 NUMERIC_ONLY = "expected nothing, since this key goes with kind numeric only. Leave it out, or change kind."
 RATES = "expected a difference of two rates, more than -1 and less than 1."

@@ -147,7 +147,7 @@ def test_reproduce_database_has_forgotten(bank: Config, engine: sa.Engine) -> No
 def test_reproduce_snapshot_byte_flipped(at: int, bank: Config, engine: sa.Engine) -> None:
     flip(find_file(bank), at)
     verdict = reproduce(bank, engine)  # built from the database instead, which returns the same rows
-    assert not verdict.is_reproduced and "identical predictions" in verdict.headline
+    assert not verdict.is_reproduced and "NOT whole, the snapshot is damaged or gone; built again, it gives identical" in verdict.headline
     assert list(find_moved(verdict)) == ["data"] and "the snapshot's file was changed" in find_moved(verdict)["data"]
     with engine.begin() as connection:
         connection.exec_driver_sql("update card_candidates set income = 1 where candidate_date = '2026-08-01'")
@@ -167,7 +167,7 @@ def test_reproduce_model_byte_flipped_or_missing(bank: Config, engine: sa.Engine
     flip(path, 1000)
     verdict = reproduce(bank, engine)
     assert not verdict.is_reproduced and list(find_moved(verdict)) == ["model file"]
-    assert "identical predictions on 100 rows of its snapshot, whose predictions its card keeps" in verdict.headline
+    assert "NOT whole, the model file is damaged or gone; built again, it gives identical predictions on 100 rows" in verdict.headline
     assert "has SHA-256" in find_moved(verdict)["model file"]
     path.unlink()
     assert "No such file" in find_moved(reproduce(bank, engine))["model file"]
