@@ -261,8 +261,6 @@ def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
 
 def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """go back to the model that was live before, to the dated model that is named, or to all that was live on a day"""
-    if (arguments.model is None) == (arguments.to is None):
-        raise UsageError("name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to YYYY-MM-DD)")
     if arguments.to and arguments.to > arguments.date:
         raise UsageError(f"--to {arguments.to} lies after {arguments.date}, from which on it would be live")
     return _append(configs, engine, arguments)
@@ -475,6 +473,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.command == "init" and arguments.start and not arguments.sql:
         parser.error("--from goes with --sql; without it, init finds the revision out")
+    if arguments.command == "rollback" and (arguments.model is None) == (arguments.to is None):
+        parser.error("rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to YYYY-MM-DD)")
     return arguments
 
 

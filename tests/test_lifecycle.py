@@ -178,8 +178,12 @@ def test_promote_of_a_dirty_model_in_prod_by_hand(bank: Config, engine: sa.Engin
 def test_rollback_to_what_was_live_on_a_day(bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     train.train(bank, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A8
-    wrong = call(capsys, bank, "rollback", "--reason", "x")
-    assert wrong[0] == 2 and "name either a model" in wrong[2]
+    for wrong in (["rollback", "--reason", "x"], ["rollback", "modelA", "--to", "2026-09-03", "--reason", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main.main(wrong)
+    assert capsys.readouterr().err.count("name either a model") == 2
+    code, _, err = call(capsys, bank, "rollback", "--to", "2026-09-09", "--reason", "x", "--date", "2026-09-08")
+    assert code == 2 and "--to 2026-09-09 lies after 2026-09-08" in err
     code, out, err = call(capsys, bank, "rollback", "--to", "2026-09-03", "--reason", "complaints", "--date", "2026-09-08")
     assert (code, err) == (0, "") and len(out.splitlines()) == 2
     assert live(engine) == {"A": A1, "B": A1.replace("A", "B")}
