@@ -139,11 +139,13 @@ def write_config(
 ) -> Path:
     """The repository's own ml_config.yaml and queries in a folder, with a database and folders of the test's own.
 
-    `changes` are keys of the experiment card_offer. Every run trains, unless they say otherwise.
+    `changes` are keys of the experiment card_offer. Unless they say otherwise every run trains, and what is not
+    worse than the live model goes live.
     """
     raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))
     raw["environments"] = {"dev": {"database": url, "retention": retention or {}, **({"schema": schema} if schema else {})}}
-    raw["experiments"]["card_offer"]["training"].pop("retrain")  # every run trains
+    for rule in ("retrain", "min_rows", "calibration_slope"):
+        raw["experiments"]["card_offer"]["training"].pop(rule)
     raw["experiments"]["card_offer"].update(changes)
     shutil.copytree(ROOT / "sql", folder / "sql", dirs_exist_ok=True)
     path = folder / "ml_config.yaml"
