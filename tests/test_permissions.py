@@ -31,7 +31,12 @@ QUICK_MODELS = {
     for variant in ("A", "B")
 }
 CLOSE_AT_ONCE = {"kind": "binary", "window_days": 14, "lag_days": 1, "grace_days": 0, "expected_effect": 0.01}
-SETTINGS: dict[str, Any] = {"models": QUICK_MODELS, "outcome": CLOSE_AT_ONCE, "retention": {"snapshot_gigabytes": 0}}
+SETTINGS: dict[str, Any] = {
+    "models": QUICK_MODELS,
+    "outcome": CLOSE_AT_ONCE,
+    "retention": {"snapshot_gigabytes": 0},
+    "training": {"max_auc_drop": 1.0},
+}
 LOOP: list[tuple[ModuleType, list[str]]] = [
     (train, ["--date", str(FIRST_NIGHT)]),
     (predict, ["--date", str(FIRST_NIGHT)]),
