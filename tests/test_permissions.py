@@ -216,7 +216,7 @@ def test_login_creates_alters_and_drops_nothing(login: str, statement: str, serv
 
 def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys) == ""
-    hidden = {"abatch_version", "runs", "predictions_staging", "cohort_sums", "units", "feature_counts"}
+    hidden = {"abatch_version", "runs", "predictions_staging", "cohort_sums", "units", "feature_counts", "snapshots", "deletions"}
     with server.connect(bank, ANALYST) as connection:
         for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
             n_rows = connection.exec_driver_sql(f"select count(*) from abatch.{name}").scalar_one()
