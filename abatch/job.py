@@ -119,12 +119,7 @@ def describe_config(config: Config) -> dict[str, Any]:
 
 def hash_config(config: Config) -> str:
     """SHA-256 of all that the experiment's settings and queries say; no secret is among them."""
-    return hash_settings(describe_config(config))
-
-
-def hash_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of what `describe_config` returned."""
-    return files.hash_bytes(json.dumps(settings, sort_keys=True).encode())
+    return files.hash_bytes(json.dumps(describe_config(config), sort_keys=True).encode())
 
 
 def check_registration(config: Config, connection: sa.Connection, assignment: str | None = None) -> tuple[dict[str, Any], bool]:

@@ -89,13 +89,18 @@ def check(trained: Mapping[str, str], place: str) -> str:
     differences = find_differences(trained, find_present(trained))
     unsafe = {name: pair for name, pair in differences.items() if not _is_promised(name, *pair)}
     if unsafe:
-        pins = " ".join(f"{name}=={version}" for name, (version, _) in unsafe.items() if name != "python")
-        mend = f"Install what it was trained with (pip install {pins})" if pins else "Run it with that Python"
+        mend = tell_mend(unsafe)
         raise RegistryError(
             f"{place}: was trained with {describe(unsafe)}, which does not promise that the file can be opened. It is not opened."
             f" {mend}, train anew (python train.py --force), or roll back to a model of today's versions."
         )
     return f"{place}: was trained with {describe(differences)}; the libraries promise that it works" if differences else ""
+
+
+def tell_mend(differences: Mapping[str, tuple[str, str | None]]) -> str:
+    """How to bring back the versions of then."""
+    pins = " ".join(f"{name}=={version}" for name, (version, _) in differences.items() if name != "python")
+    return f"Install what it was trained with (pip install {pins})" if pins else "Run it with that Python"
 
 
 def describe(differences: Mapping[str, tuple[str, str | None]]) -> str:

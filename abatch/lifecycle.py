@@ -44,9 +44,7 @@ def make_rules(config: Config) -> gate.Rules:
 
 def judge_dirt(config: Config, decision: gate.Decision, allow_dirty: bool) -> gate.Decision:
     """The decision where code that differs from its commit must not make prod's models, unless that is allowed, and then recorded."""
-    if config.environment != PROD or not is_dirty():
-        return decision
-    if not decision.promote:
+    if config.environment != PROD or not is_dirty() or not decision.promote:
         return decision
     if not allow_dirty:
         return gate.refuse(decision, f"{DIRTY} ({job.code_version()}). Commit, then train with --force, or allow it: --allow-dirty")

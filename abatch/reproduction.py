@@ -72,7 +72,7 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
         database_check,
         _check_code(place, card),
         _check_configuration(configs, card),
-        Check("environment", MOVED, f"{libraries.describe(differences)}. Mend: pip install {_pin(differences)}")
+        Check("environment", MOVED, f"{libraries.describe(differences)}. {libraries.tell_mend(differences)}")
         if differences
         else Check("environment", SAME, f"{len(card['libraries'])} libraries as they were, on {card['machine']}"),
         file_check,
@@ -101,10 +101,6 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
         headline = f"{model_name}: NOT whole, {blame} is damaged or gone; built again, it gives identical predictions {where} ({told})"
         return Verdict(headline, checks, False)
     return Verdict(f"{model_name}: identical predictions {where} ({told})", checks, True)
-
-
-def _pin(differences: Mapping[str, tuple[str, str | None]]) -> str:
-    return " ".join(f"{name}=={then}" for name, (then, _) in differences.items())
 
 
 def _check_snapshot(connection: sa.Connection, config: Config, pull: sa.Row) -> tuple[pd.DataFrame | None, Check]:
@@ -156,7 +152,7 @@ def _check_configuration(configs: Mapping[str, Config], card: Mapping[str, Any])
     config = configs.get(card["experiment"])
     if config is None:
         return Check("configuration", MOVED, f"experiment {card['experiment']} is no longer in the config")
-    changes = list(_diff("", card["config"], json.loads(json.dumps(job.describe_config(config)))))
+    changes = list(_diff("", card["config"], job.describe_config(config)))
     if changes:
         return Check("configuration", MOVED, "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if len(changes) > 8 else ""))
     return Check("configuration", SAME, f"hash {card['config_hash'][:12]}")
@@ -188,6 +184,6 @@ def _open(engine: sa.Engine, config: Config, row: sa.Row) -> tuple[registry.Mode
 
 def _build(card: Mapping[str, Any], frame: pd.DataFrame) -> tuple[Any, training.Rows]:
     place = DATE_SUFFIX.sub("", card["model_name"])
-    estimator = estimators.make_estimator(card["estimator"], card["params"], card["seed"], place)
+    estimator = training.make_estimator_again(card, place)
     rows = training.prepare_again(card, frame, place)
     return training.fit_final(estimator, rows, card["columns"], card["seed"], place), rows

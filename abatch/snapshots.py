@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from abatch import files, outcomes
 from abatch.errors import DataError, RegistryError, suggest
-from abatch.tables import models, promotions, snapshots
+from abatch.tables import models, promotions, runs, snapshots
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700  # what is in them is as secret as the tables that they come from
 KEY = ["candidate_id", "event_date"]
@@ -252,10 +252,10 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
             columns[name] = int(differs.sum())
             changed |= differs
     is_other = list(before.columns) != list(after.columns)
-    types = [[column.type for column in describe_columns(one)] for one in (first, second)]
-    if not (is_other or columns or removed or added) and types[0] != types[1]:
+    if not (is_other or columns or removed or added):  # the values are the same
+        types = [[column.type for column in describe_columns(one)] for one in (first, second)]
         columns = {f"{name} (type)": len(both) for name, a, b in zip(first.columns, *types, strict=True) if a != b}
-        is_other = True
+        is_other = bool(columns)
     return Difference(added, removed, len(both) if is_other else int(changed.sum()), columns, example)
 
 
@@ -265,9 +265,10 @@ def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
 
 
 def find_needed(connection: sa.Connection) -> set[str]:
-    """Content hashes of the snapshots of models that were ever promoted: retention never drops these."""
-    query = sa.select(models.c.snapshot).join(promotions, promotions.c.model_name == models.c.model_name)
-    return {found for found in connection.scalars(query) if found}
+    """Content hashes that retention never drops: of models that were ever promoted, and of runs that may promote one yet."""
+    promoted = sa.select(models.c.snapshot).join(promotions, promotions.c.model_name == models.c.model_name)
+    running = sa.select(snapshots.c.content_hash).join(runs, runs.c.run_id == snapshots.c.run_id).where(runs.c.status == "running")
+    return {found for query in (promoted, running) for found in connection.scalars(query) if found}
 
 
 def choose_to_drop(

@@ -211,6 +211,19 @@ def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, s
     return Fitted(pipeline, found, validated, scores, reference)
 
 
+def make_estimator_again(card: Mapping[str, Any], place: str) -> BaseEstimator:
+    """The estimator of a dated model, from its card."""
+    return estimators.make_estimator(card["estimator"], _restore_keys(card["params"]), card["seed"], place)
+
+
+def _restore_keys(value: Any) -> Any:
+    """Parameters as the config had them: JSON has made texts of the whole numbers that were keys, as in class_weight: {0: 1, 1: 5}."""
+    if not isinstance(value, Mapping):
+        return value
+    are_numbers = all(str(key).removeprefix("-").isdecimal() for key in value)
+    return {int(key) if are_numbers else key: _restore_keys(one) for key, one in value.items()}
+
+
 def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame, place: str) -> Rows:
     """The rows that a dated model was trained on, from its snapshot, as its own config has them split."""
     config = card["config"]
@@ -244,7 +257,7 @@ def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows:
     if missing:
         return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
     try:
-        estimator = estimators.make_estimator(card["estimator"], card["params"], card["seed"], place)
+        estimator = make_estimator_again(card, place)
         own = rows if frame is None else prepare_again(card, frame, place)
         live = fit_older(estimator, own, columns, card["seed"], place)
         both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))

@@ -16,7 +16,7 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import job, lifecycle, migrations, registry, retraining, simulate, snapshots
+from abatch import job, lifecycle, migrations, registry, reproduction, retraining, simulate, snapshots
 from abatch.config import Config, Retention, Retrain, load_configs
 from abatch.tables import deletions, models, promotions, runs
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
@@ -219,6 +219,21 @@ def test_retention_keeps_what_was_ever_live(bank: Config, engine: sa.Engine) -> 
     with engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {"model", "snapshot"}
         assert retraining.find_last(dict(registry.read_cards(connection, "card_offer")), FIRST_NIGHT) is not None
+
+
+def test_retention_waits_for_a_run_that_may_promote_yet(bank: Config, engine: sa.Engine) -> None:
+    train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)  # never live
+    with engine.begin() as connection:
+        connection.execute(runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running"))
+    keep = dataclasses.replace(bank, retention=Retention(snapshot_gigabytes=0))
+    assert lifecycle.apply_retention(keep, engine, "me") == []
+
+
+def test_reproduce_parameters_with_whole_numbers_as_keys(bank: Config, engine: sa.Engine) -> None:
+    model = bank.settings.models["A"].model_copy(update={"params": {"class_weight": {0: 1, 1: 5}}})
+    weighted = dataclasses.replace(bank, settings=bank.settings.model_copy(update={"models": {**bank.settings.models, "A": model}}))
+    train.train(weighted, engine, FIRST_NIGHT + 7 * DAY)
+    assert reproduction.reproduce(engine, {"card_offer": weighted}, A8).is_reproduced
 
 
 def test_deleted_snapshot_is_kept_once_it_is_pulled_again(bank: Config, engine: sa.Engine) -> None:

@@ -220,7 +220,7 @@ def test_reproduce_libraries_moved_are_named_before_unpickling(bank: Config, eng
     code, out, err = run(bank, "reproduce", B, path=str(info.parent))
     assert (code, err) == (0, "") and out.splitlines()[0].endswith("; moved: environment")
     assert "identical predictions on 100 rows of its snapshot, whose predictions its card keeps" in out
-    assert "(here 1.0)" in out and "Mend: pip install scikit-learn==" in " ".join(out.split())
+    assert "(here 1.0)" in out and "Install what it was trained with (pip install scikit-learn==" in " ".join(out.split())
     code, out, err = run(bank, "rollback", B, "--reason", "x", path=str(info.parent))
     assert code == 1 and "does not promise that the file can be opened. It is not opened." in err
 
