@@ -1,7 +1,9 @@
-"""Predict tonight's candidates: split them between the variants, let each variant's live model predict its own.
+"""Predict tonight's candidates: split them between the variants, let each variant's live model
+predict its own.
 
 Reads   candidates by SQL (queries.candidates), the live models
-Writes  tables predictions and feature_counts (the whole night or nothing), registrations (the first time), runs
+Writes  tables predictions and feature_counts (the whole night or nothing), registrations (the first
+time), runs
 
     python predict.py                        all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer
@@ -16,24 +18,45 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import assignment, database, drift, estimators, features, job, predictions, registrations, registry, scores
+from abatch import (
+    assignment,
+    database,
+    drift,
+    estimators,
+    features,
+    job,
+    predictions,
+    registrations,
+    registry,
+    scores,
+)
 from abatch.config import Config
 from abatch.errors import DataError
 
 
-def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
-    """Stream candidates, assign by hash, predict, stage; then check, rank and publish the night in one transaction."""
+def predict(
+    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
+) -> str:
+    """Stream candidates, assign by hash, predict, stage.
+
+    Then check, rank and publish the night in one transaction.
+    """
     settings, place = config.settings, config.query_file("candidates")
     with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
         with engine.connect() as connection:
             job.check_registration(config, connection)
-            live = registry.load_live(connection, config.models_dir, config.experiment, list(settings.models), run_date)
+            live = registry.load_live(
+                connection, config.models_dir, config.experiment, list(settings.models), run_date
+            )
         for model in live.values():
             if model.warning:
                 run.warn(model.warning)
 
         references = {
-            model.model_name: {name: drift.FeatureReference(**found) for name, found in model.card.get("features", {}).items()}
+            model.model_name: {
+                name: drift.FeatureReference(**found)
+                for name, found in model.card.get("features", {}).items()
+            }
             for model in live.values()
         }
         seen: dict[str, dict[str, drift.FeatureCounts]] = {}
@@ -41,7 +64,14 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
         counts: Counter[str] = Counter()
         checksum = 0
         night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
-        chunks = database.stream_query(engine, config.sql["candidates"], place, **night, as_of=run.as_of, chunk_rows=config.chunk_rows)
+        chunks = database.stream_query(
+            engine,
+            config.sql["candidates"],
+            place,
+            **night,
+            as_of=run.as_of,
+            chunk_rows=config.chunk_rows,
+        )
         source = ""
         for chunk in chunks:
             if not source:
@@ -51,10 +81,16 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
             features.require_columns(chunk, ["candidate_id"], place)
             columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
             for model in live.values():
-                features.check_columns(list(columns), model.card["columns"], model.model_name, place)
+                features.check_columns(
+                    list(columns), model.card["columns"], model.model_name, place
+                )
             ids = assignment.normalise_ids(chunk["candidate_id"], place)
             assigned = assignment.assign(ids, config.experiment, settings.split)
-            variant = assignment.check_variants(chunk["variant"], settings.split, place) if "variant" in chunk else assigned.variant
+            variant = (
+                assignment.check_variants(chunk["variant"], settings.split, place)
+                if "variant" in chunk
+                else assigned.variant
+            )
 
             prediction = np.full(len(chunk), np.nan)
             for name, model in live.items():
@@ -63,7 +99,9 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                     X = features.convert(columns[own], model.card["columns"], place)
                     prediction[own] = estimators.predict_probability(model.pipeline, X)
                     found = drift.count_features(X, references[model.model_name])
-                    seen[model.model_name] = drift.merge_feature_counts([seen.get(model.model_name, {}), found])
+                    seen[model.model_name] = drift.merge_feature_counts(
+                        [seen.get(model.model_name, {}), found]
+                    )
             staged = pd.DataFrame(
                 {
                     "run_id": run.run_id,
@@ -72,7 +110,9 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
                     "candidate_id": ids,
                     "variant": variant,
                     "assignment_probability": [settings.split[name] for name in variant],
-                    "model_name": [live[name].model_name if name in live else None for name in variant],
+                    "model_name": [
+                        live[name].model_name if name in live else None for name in variant
+                    ],
                     "prediction": prediction,
                     "selection_key": assigned.selection_key,
                 }
@@ -84,17 +124,29 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
 
         run.rows_read = counts.total()
         if not run.rows_read:
-            raise DataError(f"{place}: returned no candidates for {run_date}. Check the query, and whether the night's table is loaded.")
+            raise DataError(
+                f"{place}: returned no candidates for {run_date}. Check the query, and whether the"
+                " night's table is loaded."
+            )
         features.check_null_columns(run.rows_read, filled, place)
-        n_selected = {name: assignment.count_selected(n, settings.select_top) for name, n in counts.items()}
+        n_selected = {
+            name: assignment.count_selected(n, settings.select_top) for name, n in counts.items()
+        }
         shares = [
-            f"{name} {counts[name]} ({live[name].model_name if name in live else 'no model'}, {n_selected.get(name, 0)} selected)"
+            f"{name} {counts[name]} ({live[name].model_name if name in live else 'no model'},"
+            f" {n_selected.get(name, 0)} selected)"
             for name in settings.split
         ]
         if is_new:
             card = next(iter(live.values())).card  # all are trained on the same rows
-            registration |= {"start_date": str(run_date), "plan": registrations.make_plan(registration, card, run.rows_read)}
-        summary = f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}: {run.rows_read} candidates; {', '.join(shares)}"
+            registration |= {
+                "start_date": str(run_date),
+                "plan": registrations.make_plan(registration, card, run.rows_read),
+            }
+        summary = (
+            f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}:"
+            f" {run.rows_read} candidates; {', '.join(shares)}"
+        )
         if dry_run:
             if is_new:
                 run.announce(registrations.describe_plan(config.experiment, registration))
@@ -102,12 +154,20 @@ def predict(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
 
         for attempt in database.transactions(engine):
             with attempt as connection:
-                predictions.check_staged(connection, run.run_id, config.experiment, run.rows_read, checksum, place)
+                predictions.check_staged(
+                    connection, run.run_id, config.experiment, run.rows_read, checksum, place
+                )
                 if is_new:
-                    registrations.register(connection, config.experiment, registration, run.started_at, run.run_id)
+                    registrations.register(
+                        connection, config.experiment, registration, run.started_at, run.run_id
+                    )
                 scores.forget(connection, config.experiment, run_date)
-                predictions.write_feature_counts(connection, run.run_id, config.experiment, run_date, seen)
-                run.rows_written = predictions.publish(connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now())
+                predictions.write_feature_counts(
+                    connection, run.run_id, config.experiment, run_date, seen
+                )
+                run.rows_written = predictions.publish(
+                    connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now()
+                )
                 run.finish(connection)
         run.log(summary)
         if is_new:

@@ -1,7 +1,9 @@
-"""Score predictions whose outcome is known: how good the models were, what each variant brought, and which is better.
+"""Score predictions whose outcome is known: how good the models were, what each variant brought,
+and which is better.
 
-Reads   predictions, outcomes and their watermark by SQL (queries.outcomes, queries.watermark, guardrails)
-Writes  one look: tables looks, verdicts, sample_ratios, scores, variant_scores, feature_drift, runs; the sums of closed
+Reads   predictions, outcomes and their watermark by SQL (queries.outcomes, queries.watermark,
+guardrails) Writes  one look: tables looks, verdicts, sample_ratios, scores, variant_scores,
+feature_drift, runs; the sums of closed
         nights: cohort_sums, units; reports/<experiment>.html
 
     python score.py                          all experiments, today
@@ -32,13 +34,21 @@ def score(
     rebuild: bool = False,
     draw: bool = True,
 ) -> str:
-    """Close the nights whose outcomes are final, read the open ones, measure, judge, write one look, draw the report."""
-    settings, outcome, place = config.settings, config.settings.outcome, config.query_file("watermark")
+    """Close the nights whose outcomes are final, read the open ones, measure, judge, write one
+    look, draw the report.
+    """
+    settings, outcome, place = (
+        config.settings,
+        config.settings.outcome,
+        config.query_file("watermark"),
+    )
     with engine.connect() as connection:
         nights = job.find_nights(connection, config.experiment, run_date)
     if not nights:
         raise NothingToDo(f"score {config.experiment} {run_date}: there are no predictions yet")
-    with job.open_run("score", config, engine, run_date, force=force or rebuild, dry_run=dry_run) as run:
+    with job.open_run(
+        "score", config, engine, run_date, force=force or rebuild, dry_run=dry_run
+    ) as run:
         with engine.connect() as connection:
             is_latest = job.is_latest(connection, run, job.today(config))
             registered, _ = job.check_registration(config, connection)
@@ -47,13 +57,23 @@ def score(
             for attempt in database.transactions(engine) if not dry_run else ():
                 with attempt as connection:
                     run.finish(connection)
-            return f"score {config.experiment} {run_date}: a later night is scored already, so tables and report stay those of that night"
+            return (
+                f"score {config.experiment} {run_date}: a later night is scored already, so tables"
+                " and report stay those of that night"
+            )
         if draw and not dry_run:
             files.check_writable(config.reports_dir)
 
-        # How far outcomes are complete; a feed that is late leaves nights open, and never turns into zeros.
-        watermark = outcomes.read_watermark(engine, config.sql["watermark"], place, run_date, run.as_of)
-        mature_date = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days) if watermark else date.min
+        # How far outcomes are complete; a feed that is late leaves nights open, and never turns
+        # into zeros.
+        watermark = outcomes.read_watermark(
+            engine, config.sql["watermark"], place, run_date, run.as_of
+        )
+        mature_date = (
+            outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
+            if watermark
+            else date.min
+        )
         source = looks.Source(
             engine=engine,
             experiment=config.experiment,
@@ -64,11 +84,17 @@ def score(
             as_of=run.as_of,
             exposure=registered["exposure"],
             start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
-            references={name: drift.Reference(**card["reference"]) for name, card in cards.items() if card["reference"]},
+            references={
+                name: drift.Reference(**card["reference"])
+                for name, card in cards.items()
+                if card["reference"]
+            },
             chunk_rows=config.chunk_rows,
         )
         with engine.connect() as connection:
-            scores.check_watermark(connection, config.experiment, watermark and mature_date, place, is_rebuilt=rebuild)
+            scores.check_watermark(
+                connection, config.experiment, watermark and mature_date, place, is_rebuilt=rebuild
+            )
             is_stale = rebuild or looks.has_other_cohorts(connection, source)
         for attempt in database.transactions(engine) if is_stale and not dry_run else ():
             with attempt as connection:
@@ -77,8 +103,13 @@ def score(
             closed_date = scores.find_closed_date(connection, config.experiment)
         to_read = [night for night in nights if (closed_date or date.min) < night <= mature_date]
 
-        # Close nights for good once no correction is waited for: a cohort at a time, lest a first run hold them all in memory.
-        final = [night for night in to_read if night <= mature_date - outcome.grace_days * DAY and not dry_run]
+        # Close nights for good once no correction is waited for: a cohort at a time, lest a first
+        # run hold them all in memory.
+        final = [
+            night
+            for night in to_read
+            if night <= mature_date - outcome.grace_days * DAY and not dry_run
+        ]
         for _, members in outcomes.iterate_cohorts(final, settings.cohort):
             reading = looks.read(source, members, closed_date)
             for attempt in database.transactions(engine):
@@ -92,11 +123,16 @@ def score(
         run.rows_read += reading.n_read
         with engine.connect() as connection:
             parts, tally, *_ = looks.add(connection, source, reading)
-            figures = looks.measure(connection, source, parts, cards, closed_date or date.min, run_date)
-            look = looks.take(connection, source, registered, tally, figures, watermark, mature_date, run_date)
+            figures = looks.measure(
+                connection, source, parts, cards, closed_date or date.min, run_date
+            )
+            look = looks.take(
+                connection, source, registered, tally, figures, watermark, mature_date, run_date
+            )
         summary = (
-            f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}: {look.row['n_mature']} mature predictions"
-            f" of {len(nights)} nights (outcomes complete to {watermark or 'no date yet'})"
+            f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}:"
+            f" {look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete"
+            f" to {watermark or 'no date yet'})"
         )
         if dry_run:
             return f"{summary}; {figures.n_rows} figures"
@@ -108,7 +144,9 @@ def score(
                 found = looks.write(connection, look, figures, registered, tally, run.run_id)
                 run.rows_written = figures.n_rows + len(found)
                 run.finish(connection)
-                if draw:  # a report that cannot be written undoes the run, so that it can be done again
+                if (
+                    draw
+                ):  # a report that cannot be written undoes the run, so that it can be done again
                     page = f"; report {report.write_report(connection, config, run_date)}"
         for news in verdicts.describe_news(found, look.ratios, before):
             run.warn(news)
@@ -119,7 +157,9 @@ def score(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return job.main("score", score, argv, rebuild="forget the sums of closed nights and read every night again")
+    return job.main(
+        "score", score, argv, rebuild="forget the sums of closed nights and read every night again"
+    )
 
 
 if __name__ == "__main__":

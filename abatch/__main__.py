@@ -14,7 +14,19 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, job, lifecycle, lineage, registrations, registry, report, simulate, snapshots, tables, verdicts
+from abatch import (
+    database,
+    job,
+    lifecycle,
+    lineage,
+    registrations,
+    registry,
+    report,
+    simulate,
+    snapshots,
+    tables,
+    verdicts,
+)
 from abatch.config import Config, load_configs
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
 from abatch.tables import runs
@@ -28,12 +40,19 @@ def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Name
     return f"{database.show_url(engine)}: abatch's tables are ready"
 
 
-def run_simulation(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """create a simulated card bank in this database, or let it live on until the morning of --date"""
-    config = next(iter(configs.values()))  # whose split a plant may break; --experiment names another
+def run_simulation(
+    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
+    """create a simulated card bank in this database, or let it live on until --date"""
+    config = next(
+        iter(configs.values())
+    )  # whose split a plant may break; --experiment names another
     bank = {"plant": arguments.plant, "salt": config.experiment, "split": config.settings.split}
     n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed, **bank)
-    return f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until {arguments.date}"
+    return (
+        f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until"
+        f" {arguments.date}"
+    )
 
 
 def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
@@ -42,13 +61,22 @@ def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
     for config in configs.values():
         with engine.connect() as connection:
             live = registry.find_live(connection, config.experiment, on)
-            ledger = connection.execute(sa.select(runs).where(runs.c.experiment == config.experiment).order_by(runs.c.started_at)).all()
+            ledger = connection.execute(
+                sa.select(runs)
+                .where(runs.c.experiment == config.experiment)
+                .order_by(runs.c.started_at)
+            ).all()
         lines = [f"{config.experiment} in {config.environment} ({database.show_url(engine)}), {on}"]
         for variant in config.settings.split:
-            name = live.get(variant, "no model is live") if variant in config.settings.models else "no model (selects at random)"
+            name = (
+                live.get(variant, "no model is live")
+                if variant in config.settings.models
+                else "no model (selects at random)"
+            )
             lines.append(f"  variant {variant:<10} {name}")
         for name in ("train", "predict", "score"):
-            lines.append(f"  {name:<8} {_describe_runs([row for row in ledger if row.job == name], on, nightly=name != 'train')}")
+            of_job = [row for row in ledger if row.job == name]
+            lines.append(f"  {name:<8} {_describe_runs(of_job, on, nightly=name != 'train')}")
         blocks.append("\n".join(lines))
     return "\n".join(blocks)
 
@@ -70,19 +98,33 @@ def _describe_runs(ledger: Sequence[sa.Row], on: date, *, nightly: bool) -> str:
 
 
 def write_dictionary() -> str:
-    """The data dictionary as Markdown: each table and view, its columns with their types on SQL Server, and the comments."""
+    """The data dictionary as Markdown: each table and view, its columns with their types on SQL
+    Server, and the comments.
+    """
     lines = [
         "# Data dictionary",
         "",
-        "What `python -m abatch dictionary` prints: the tables that abatch owns and the views for analysts, with the comments that",
-        "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC, without a time zone; flags are 0 or 1.",
+        (
+            "What `python -m abatch dictionary` prints: the tables that abatch owns and the views"
+            " for analysts, with the comments that"
+        ),
+        (
+            "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC,"
+            " without a time zone; flags are 0 or 1."
+        ),
         "Views are the place to query: their columns keep name, order and meaning.",
     ]
     dialect = database.make_sql_server_dialect()
     for title, kind in (("Views", tables.views), ("Tables", tables.metadata)):
         lines += ["", f"## {title}"]
         for name, table in sorted(kind.tables.items()):
-            lines += ["", f"### {name}", "", f"{str(table.comment)[0].upper()}{str(table.comment)[1:]}.", ""]
+            lines += [
+                "",
+                f"### {name}",
+                "",
+                f"{str(table.comment)[0].upper()}{str(table.comment)[1:]}.",
+                "",
+            ]
             lines += ["| column | type | null | key | meaning |", "|---|---|---|---|---|"]
             keys = list(table.primary_key.columns)
             for column in table.columns:
@@ -92,7 +134,9 @@ def write_dictionary() -> str:
     return "\n".join(lines) + "\n"
 
 
-def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def list_models(
+    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """the dated models, and which of them are live; --at tells what was live on a day"""
     if arguments.at:
         return lineage.describe_live(engine, configs, arguments.at)
@@ -107,7 +151,13 @@ def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argpar
                     {
                         "model": model_name,
                         "variant": card["variant"],
-                        "live": "live" if live.get(card["variant"]) == model_name else "deleted" if model_name in deleted else "",
+                        "live": (
+                            "live"
+                            if live.get(card["variant"]) == model_name
+                            else "deleted"
+                            if model_name in deleted
+                            else ""
+                        ),
                         "from": card["from_date"],
                         "to": card["to_date"],
                         "rows": card["rows"],
@@ -119,14 +169,28 @@ def list_models(configs: dict[str, Config], engine: sa.Engine, arguments: argpar
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def list_snapshots(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str | tuple[str, int]:
-    """training rows as they were pulled: list, show, verify, or purge what retention no longer keeps"""
+def list_snapshots(
+    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+) -> str | tuple[str, int]:
+    """training rows as they were pulled: list, show, verify, or purge what retention no longer
+    keeps
+    """
     config = next(iter(configs.values()))
     if arguments.action == "purge":
-        return "\n".join(lifecycle.apply_retention(config, engine, _whoami())) or "nothing to delete; see retention in the config"
+        return (
+            "\n".join(lifecycle.apply_retention(config, engine, _whoami()))
+            or "nothing to delete; see retention in the config"
+        )
     with engine.connect() as connection:
-        rows = [row for row in snapshots.list_snapshots(connection) if not arguments.experiment or row.experiment in configs]
-        needed, deleted = snapshots.find_needed(connection), registry.find_deleted(connection, registry.SNAPSHOT)
+        rows = [
+            row
+            for row in snapshots.list_snapshots(connection)
+            if not arguments.experiment or row.experiment in configs
+        ]
+        needed, deleted = (
+            snapshots.find_needed(connection),
+            registry.find_deleted(connection, registry.SNAPSHOT),
+        )
         if arguments.action == "show":
             if not arguments.name:
                 raise UsageError("show: name a hash, the beginning of one, or a dated model")
@@ -136,11 +200,16 @@ def list_snapshots(configs: dict[str, Config], engine: sa.Engine, arguments: arg
     if not rows:
         raise NothingToDo("there are no snapshots yet. Train: python train.py")
     contents = {row.content_hash: row for row in rows}
-    states = {name: _look_at(config, row, deleted, arguments.action == "verify") for name, row in contents.items()}
+    states = {
+        name: _look_at(config, row, deleted, arguments.action == "verify")
+        for name, row in contents.items()
+    }
     if arguments.action == "verify":
         broken = [state for state in states.values() if state not in (WHOLE, DROPPED)]
         whole = sum(state == WHOLE for state in states.values())
-        return "\n".join([*broken, f"{whole} of {len(states)} snapshots are what was pulled"]), job.MENDABLE if broken else job.DONE
+        return "\n".join([*broken, f"{whole} of {len(states)} snapshots are what was pulled"]), (
+            job.MENDABLE if broken else job.DONE
+        )
     table = [
         {
             "snapshot": row.content_hash[:12],
@@ -179,21 +248,41 @@ def describe_snapshot(row: sa.Row) -> str:
     columns = pd.DataFrame(json.loads(row.columns))
     facts = [
         ("hash", row.content_hash),
-        ("pulled", f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"),
+        (
+            "pulled",
+            f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}",
+        ),
         ("binds", f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"),
         ("rows", f"{row.rows:,}"),
         ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
     ]
-    return "\n".join([*registrations.wrap_facts(facts), "", columns.to_string(index=False), "", row.query.rstrip()])
+    return "\n".join(
+        [
+            *registrations.wrap_facts(facts),
+            "",
+            columns.to_string(index=False),
+            "",
+            row.query.rstrip(),
+        ]
+    )
 
 
 def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """training rows of any window as they were known at any time, the same that train would see"""
-    config, place = next(iter(configs.values())), next(iter(configs.values())).query_file("training")
+    config, place = (
+        next(iter(configs.values())),
+        next(iter(configs.values())).query_file("training"),
+    )
     if arguments.from_date >= arguments.to_date:
-        raise UsageError(f"--from {arguments.from_date} is not before --to {arguments.to_date}, which is excluded")
+        raise UsageError(
+            f"--from {arguments.from_date} is not before --to {arguments.to_date}, which is"
+            " excluded"
+        )
     if arguments.out and arguments.out.suffix != ".parquet":
-        raise UsageError(f"--out {arguments.out}: expected a name that ends in .parquet, for that is what is written")
+        raise UsageError(
+            f"--out {arguments.out}: expected a name that ends in .parquet, for that is what is"
+            " written"
+        )
 
     def pull(as_of: datetime) -> pd.DataFrame:
         window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
@@ -202,7 +291,10 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
 
     as_of = job.parse_as_of(config, arguments.as_of)
     frame = pull(as_of)
-    head = f"{config.experiment}: {len(frame):,} rows of [{arguments.from_date}, {arguments.to_date}), as of {as_of} UTC"
+    head = (
+        f"{config.experiment}: {len(frame):,} rows of [{arguments.from_date}, {arguments.to_date}),"
+        f" as of {as_of} UTC"
+    )
     if frame.empty:
         raise NothingToDo(f"{head}. Nothing is written")
     lines = [head]
@@ -213,24 +305,37 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
         other_as_of = job.parse_as_of(config, arguments.diff)
         other = pull(other_as_of)
         difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
-        lines.append(f"as of {other_as_of} UTC: {difference}" + (f"\n  for example {difference.example}" if difference.example else ""))
+        lines.append(
+            f"as of {other_as_of} UTC: {difference}"
+            + (f"\n  for example {difference.example}" if difference.example else "")
+        )
     else:
         columns = snapshots.describe_columns(frame)
         lines.append(f"content hash {snapshots.hash_content(columns, len(frame))}\n")
-        lines.append(pd.DataFrame(columns).assign(fingerprint=lambda c: c["fingerprint"].str[:12]).to_string(index=False))
+        lines.append(
+            pd.DataFrame(columns)
+            .assign(fingerprint=lambda c: c["fingerprint"].str[:12])
+            .to_string(index=False)
+        )
     return "\n".join(lines)
 
 
-def reproduce(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> tuple[str, int]:
-    """build a dated model again from its snapshot, compare what it predicts, and say what has moved"""
-    from abatch import reproduction  # scikit-learn's estimators and metrics, for which a rollback need not wait
+def reproduce(
+    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+) -> tuple[str, int]:
+    """build a dated model again, compare what it predicts, and say what has moved"""
+    from abatch import (
+        reproduction,
+    )  # scikit-learn's estimators and metrics, for which a rollback need not wait
 
     verdict = reproduction.reproduce(engine, configs, arguments.model)
     return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
 
 
 def explain(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """how one candidate's prediction of one night came to be: variant, model, training rows, code, config, run, promotion"""
+    """how one candidate's prediction of one night came to be: variant, model, training rows, code,
+    config, run, promotion
+    """
     return lineage.explain(engine, configs, arguments.candidate, arguments.date)
 
 
@@ -244,10 +349,17 @@ def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
                 config = _choose_config(configs, model)
                 on = job.today(config)
                 live = {*registry.find_live(connection, model.experiment, on).values()}
-                if model.model_name in live | {*registry.find_later(connection, model.experiment, on).values()}:
-                    raise RegistryError(f"{model.model_name} is live, or will be, and is not deleted. Make another one live first.")
+                if model.model_name in live | {
+                    *registry.find_later(connection, model.experiment, on).values()
+                }:
+                    raise RegistryError(
+                        f"{model.model_name} is live, or will be, and is not deleted. Make another"
+                        " one live first."
+                    )
                 by, now = arguments.by, job.utc_now()
-                registry.write_deletion(connection, registry.MODEL, model.model_name, arguments.reason, by, now)
+                registry.write_deletion(
+                    connection, registry.MODEL, model.model_name, arguments.reason, by, now
+                )
                 was_live = model.model_name in registry.find_kept(connection, model.experiment)
     lifecycle.remove_deleted(config, engine)
     lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
@@ -260,18 +372,34 @@ def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
 
 
 def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """go back to the model that was live before, to the dated model that is named, or to all that was live on a day"""
+    """go back to the model that was live before, to the dated model that is named, or to all that
+    was live on a day
+    """
     if arguments.to and arguments.to > arguments.date:
-        raise UsageError(f"--to {arguments.to} lies after {arguments.date}, from which on it would be live")
+        raise UsageError(
+            f"--to {arguments.to} lies after {arguments.date}, from which on it would be live"
+        )
     return _append(configs, engine, arguments)
 
 
-def _choose_models(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace) -> list[str]:
-    """The dated model that is named; for a rollback by name alone the one that was live before, by day all that were live then."""
+def _choose_models(
+    connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace
+) -> list[str]:
+    """The dated model that is named.
+
+    For a rollback by name alone the one that was live before, by day all that were live then.
+    """
     if arguments.command == "rollback" and arguments.to:
-        found = [name for experiment in configs for name in registry.find_live(connection, experiment, arguments.to).values()]
+        found = [
+            name
+            for experiment in configs
+            for name in registry.find_live(connection, experiment, arguments.to).values()
+        ]
         if not found:
-            raise RegistryError(f"no model was live on {arguments.to}. See: python -m abatch models --at {arguments.to}")
+            raise RegistryError(
+                f"no model was live on {arguments.to}. See: python -m abatch models --at"
+                f" {arguments.to}"
+            )
         return found
     for experiment, config in configs.items():
         for variant, model in config.settings.models.items():
@@ -282,7 +410,10 @@ def _choose_models(connection: sa.Connection, configs: dict[str, Config], argume
 
 def _choose_config(configs: dict[str, Config], model: sa.Row) -> Config:
     if model.experiment not in configs:
-        raise UsageError(f"{model.model_name} belongs to experiment {model.experiment}; expected one of {', '.join(configs)}.")
+        raise UsageError(
+            f"{model.model_name} belongs to experiment {model.experiment}; expected one of"
+            f" {', '.join(configs)}."
+        )
     return configs[model.experiment]
 
 
@@ -299,7 +430,9 @@ PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, o
 
 def _require(acquired: bool) -> None:
     if not acquired:
-        raise AbatchError("somebody else is promoting, rolling back or deleting a model just now. Run it again.")
+        raise AbatchError(
+            "somebody else is promoting, rolling back or deleting a model just now. Run it again."
+        )
 
 
 def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
@@ -309,20 +442,38 @@ def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
         for attempt in database.transactions(engine):
             with attempt as connection:
                 names = _choose_models(connection, configs, arguments)
-                done = [_make_live(connection, configs, arguments, name, is_alone=len(names) == 1) for name in names]
+                done = [
+                    _make_live(connection, configs, arguments, name, is_alone=len(names) == 1)
+                    for name in names
+                ]
                 if not any(done):
-                    raise NothingToDo(f"what was live on {arguments.to} is live on {arguments.date} already")
+                    raise NothingToDo(
+                        f"what was live on {arguments.to} is live on {arguments.date} already"
+                    )
     for config in configs.values():
         job.link_live(config, engine, arguments.date)
     return "\n".join(filter(None, done))
 
 
-def _make_live(connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace, name: str, *, is_alone: bool) -> str:
-    """Append one row to promotions; returns what it changed, empty if that model, one of several, is live already."""
+def _make_live(
+    connection: sa.Connection,
+    configs: dict[str, Config],
+    arguments: argparse.Namespace,
+    name: str,
+    *,
+    is_alone: bool,
+) -> str:
+    """Append one row to promotions.
+
+    Returns what it changed, empty if that model, one of several, is live already.
+    """
     on, model = arguments.date, registry.find_model(connection, name)
     config = _choose_config(configs, model)
     if model.variant not in config.settings.models:
-        raise AbatchError(f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was trained, has no model here.")
+        raise AbatchError(
+            f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was"
+            " trained, has no model here."
+        )
     warning = registry.load_model(connection, config.models_dir, model.model_name).warning
     before = registry.find_live(connection, model.experiment, on).get(model.variant)
     if before == model.model_name:
@@ -346,15 +497,22 @@ def _make_live(connection: sa.Connection, configs: dict[str, Config], arguments:
         promoted_at=job.utc_now(),
     )
     return (
-        f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on (before: {before or 'none'})"
-        + f"; this overrules {overruled}, which was to be live from a later date on" * bool(overruled)
-        + f"; today's live model changes with it (before: {live_today})" * (on < today and live_today != before)
+        f"{model.experiment}, variant {model.variant}: {model.model_name} is live from {on} on"
+        f" (before: {before or 'none'})"
+        + f"; this overrules {overruled}, which was to be live from a later date on"
+        * bool(overruled)
+        + f"; today's live model changes with it (before: {live_today})"
+        * (on < today and live_today != before)
         + f"\n  {warning}" * bool(warning)
     )
 
 
-def list_experiments(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """every experiment that was ever registered: what was asked and expected, what is known, what was concluded"""
+def list_experiments(
+    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
+    """every experiment that was ever registered: what was asked and expected, what is known, what
+    was concluded
+    """
     with engine.connect() as connection:
         found = verdicts.read_records(connection)
     if arguments.experiment:
@@ -369,30 +527,71 @@ def describe_record(record: verdicts.Record, is_configured: bool) -> str:
     """One experiment as lines."""
     content, outcome = record.content, record.content["outcome"]
     unit = "prediction" if content.get("exposure") == "all" else "candidate"
-    state = "concluded" if record.conclusion else "running" if is_configured else "no longer in the config, not concluded"
+    state = (
+        "concluded"
+        if record.conclusion
+        else "running"
+        if is_configured
+        else "no longer in the config, not concluded"
+    )
     facts = [
         ("asked", content["hypothesis"]),
-        ("expected", f"{outcome['expected_effect']:+g} in the mean outcome per {unit}, within {outcome['window_days']} days"),
+        (
+            "expected",
+            (
+                f"{outcome['expected_effect']:+g} in the mean outcome per {unit}, within"
+                f" {outcome['window_days']} days"
+            ),
+        ),
         *(("found", finding) for finding in record.findings or ["no look yet: run score.py"]),
     ]
     if record.conclusion:
         facts.append(("concluded", record.conclusion.because))
-        facts.append(("", f"{record.conclusion.concluded_at:%Y-%m-%d %H:%M} UTC by {record.conclusion.concluded_by}"))
-    return "\n".join([f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}", *registrations.wrap_facts(facts)])
+        facts.append(
+            (
+                "",
+                (
+                    f"{record.conclusion.concluded_at:%Y-%m-%d %H:%M} UTC by"
+                    f" {record.conclusion.concluded_by}"
+                ),
+            )
+        )
+    return "\n".join(
+        [
+            f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}",
+            *registrations.wrap_facts(facts),
+        ]
+    )
 
 
 def conclude(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
-    """write down what a person concludes from an experiment; it is kept for good beside what abatch found"""
+    """write down what a person concludes from an experiment.
+
+    It is kept for good beside what abatch found
+    """
     for attempt in database.transactions(engine):
         with attempt as connection:
             records = {record.experiment: record for record in verdicts.read_records(connection)}
             name = arguments.name
             if name not in records:
-                known = f"expected one of {', '.join(records)}" if records else "the first predict of an experiment registers it"
-                raise UsageError(f"there is no registered experiment {name!r}; {known}.{suggest(name, records)}")
+                known = (
+                    f"expected one of {', '.join(records)}"
+                    if records
+                    else "the first predict of an experiment registers it"
+                )
+                raise UsageError(
+                    f"there is no registered experiment {name!r}; {known}.{suggest(name, records)}"
+                )
             finding = "; ".join(records[name].findings) or "no look yet"
             because, by = arguments.because, arguments.by
-            verdicts.conclude(connection, name, because=because, finding=finding, concluded_by=by, concluded_at=job.utc_now())
+            verdicts.conclude(
+                connection,
+                name,
+                because=because,
+                finding=finding,
+                concluded_by=by,
+                concluded_at=job.utc_now(),
+            )
     return f"{name}: concluded. The finding kept beside it: {finding}"
 
 
@@ -423,58 +622,153 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m abatch", epilog=job.EXIT_CODES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__, epilog=job.EXIT_CODES)
+        sub = commands.add_parser(
+            name, help=command.__doc__, description=command.__doc__, epilog=job.EXIT_CODES
+        )
         job.add_common_options(sub)
         if name == "init":
             sub.add_argument(
-                "--sql", action="store_true", help="print the script instead, for somebody else to read and run; connects to nothing"
+                "--sql",
+                action="store_true",
+                help=(
+                    "print the script instead, for somebody else to read and run; connects to"
+                    " nothing"
+                ),
             )
             sub.add_argument(
-                "--from", dest="start", metavar="REVISION", help="with --sql: only what follows this revision, which is installed"
+                "--from",
+                dest="start",
+                metavar="REVISION",
+                help="with --sql: only what follows this revision, which is installed",
             )
         else:
-            sub.add_argument("--date", type=job.parse_date, metavar="YYYY-MM-DD", help="the day in question (default: today)")
+            sub.add_argument(
+                "--date",
+                type=job.parse_date,
+                metavar="YYYY-MM-DD",
+                help="the day in question (default: today)",
+            )
         if name == "simulate":
             about = "; ".join(f"{plant}: {text}" for plant, text in simulate.PLANTS.items())
-            sub.add_argument("--plant", choices=simulate.PLANTS, default="effect", help=f"what is true in the bank ({about})")
-            sub.add_argument("--seed", type=int, default=0, help="of the bank, when it is created (default: 0)")
+            sub.add_argument(
+                "--plant",
+                choices=simulate.PLANTS,
+                default="effect",
+                help=f"what is true in the bank ({about})",
+            )
+            sub.add_argument(
+                "--seed", type=int, default=0, help="of the bank, when it is created (default: 0)"
+            )
         if name in ("promote", "delete", "reproduce"):
             sub.add_argument("model", metavar="MODEL", help="modelA_v1.0_2026-11-23")
         if name == "rollback":
-            sub.add_argument("model", metavar="MODEL", nargs="?", help="modelA, or a dated name such as modelA_v1.0_2026-11-23")
-            sub.add_argument("--to", type=job.parse_date, metavar="YYYY-MM-DD", help="in place of MODEL: to all that was live on this day")
+            sub.add_argument(
+                "model",
+                metavar="MODEL",
+                nargs="?",
+                help="modelA, or a dated name such as modelA_v1.0_2026-11-23",
+            )
+            sub.add_argument(
+                "--to",
+                type=job.parse_date,
+                metavar="YYYY-MM-DD",
+                help="in place of MODEL: to all that was live on this day",
+            )
         if name in ("promote", "rollback", "delete"):
-            sub.add_argument("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+            sub.add_argument(
+                "--reason", required=True, type=_parse_reason, help="why; it is kept for good"
+            )
         if name in ("promote", "rollback"):
             about = "in prod, also a model from a dirty tree that was never live; recorded"
             sub.add_argument("--allow-dirty", action="store_true", help=about)
         if name == "models":
-            sub.add_argument("--at", type=job.parse_date, metavar="YYYY-MM-DD", help="what was live on this day, since when and why")
+            sub.add_argument(
+                "--at",
+                type=job.parse_date,
+                metavar="YYYY-MM-DD",
+                help="what was live on this day, since when and why",
+            )
         if name == "snapshots":
-            sub.add_argument("action", nargs="?", choices=["list", "show", "verify", "purge"], default="list", help="default: list")
-            sub.add_argument("name", nargs="?", metavar="SNAPSHOT", help="a hash, the beginning of one, or a dated model")
+            sub.add_argument(
+                "action",
+                nargs="?",
+                choices=["list", "show", "verify", "purge"],
+                default="list",
+                help="default: list",
+            )
+            sub.add_argument(
+                "name",
+                nargs="?",
+                metavar="SNAPSHOT",
+                help="a hash, the beginning of one, or a dated model",
+            )
         if name == "recall":
             sub.add_argument("recalled", metavar="EXPERIMENT", help="whose training query is asked")
-            sub.add_argument("--from", dest="from_date", required=True, type=job.parse_date, metavar="D1", help="first event_date")
-            sub.add_argument("--to", dest="to_date", required=True, type=job.parse_date, metavar="D2", help="last event_date, excluded")
+            sub.add_argument(
+                "--from",
+                dest="from_date",
+                required=True,
+                type=job.parse_date,
+                metavar="D1",
+                help="first event_date",
+            )
+            sub.add_argument(
+                "--to",
+                dest="to_date",
+                required=True,
+                type=job.parse_date,
+                metavar="D2",
+                help="last event_date, excluded",
+            )
             moment = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
-            sub.add_argument("--as-of", required=True, type=job.parse_moment, metavar="T", help=f"as known when: {moment}")
-            sub.add_argument("--out", type=Path, metavar="FILE", help="write the rows as Parquet, which only you can read")
-            sub.add_argument("--diff", type=job.parse_moment, metavar="T2", help="what was added, removed, changed until then")
+            sub.add_argument(
+                "--as-of",
+                required=True,
+                type=job.parse_moment,
+                metavar="T",
+                help=f"as known when: {moment}",
+            )
+            sub.add_argument(
+                "--out",
+                type=Path,
+                metavar="FILE",
+                help="write the rows as Parquet, which only you can read",
+            )
+            sub.add_argument(
+                "--diff",
+                type=job.parse_moment,
+                metavar="T2",
+                help="what was added, removed, changed until then",
+            )
         if name == "explain":
             sub.add_argument("--candidate", required=True, metavar="ID", help="candidate_id")
         if name == "conclude":
-            sub.add_argument("name", metavar="NAME", help="of the experiment, also of one that is no longer in the config")
-            sub.add_argument("--because", required=True, type=_parse_reason, help="what is concluded, and why; it is kept for good")
+            sub.add_argument(
+                "name",
+                metavar="NAME",
+                help="of the experiment, also of one that is no longer in the config",
+            )
+            sub.add_argument(
+                "--because",
+                required=True,
+                type=_parse_reason,
+                help="what is concluded, and why; it is kept for good",
+            )
         if name in ("promote", "rollback", "delete", "conclude"):
             sub.add_argument("--by", default=_whoami(), help="who (default: the user and host)")
-    about = "print what each table, view and column means, as Markdown; needs neither database nor config"
+    about = (
+        "print what each table, view and column means, as Markdown; needs neither database nor"
+        " config"
+    )
     commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)
     arguments = parser.parse_args(argv)
     if arguments.command == "init" and arguments.start and not arguments.sql:
         parser.error("--from goes with --sql; without it, init finds the revision out")
     if arguments.command == "rollback" and (arguments.model is None) == (arguments.to is None):
-        parser.error("rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to YYYY-MM-DD)")
+        parser.error(
+            "rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to"
+            " YYYY-MM-DD)"
+        )
     return arguments
 
 
@@ -487,13 +781,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         only_print = arguments.command == "init" and arguments.sql
         wanted = getattr(arguments, "recalled", arguments.experiment)
-        configs = job.choose(load_configs(arguments.config, arguments.env, need_database=not only_print), wanted)
+        configs = job.choose(
+            load_configs(arguments.config, arguments.env, need_database=not only_print), wanted
+        )
         first = next(iter(configs.values()))
         if only_print:
             from abatch.migrations.script import write_script
 
             place = f"{first.file}, environments.{first.environment}"
-            print(write_script(first.database.get_secret_value(), first.schema, arguments.start, place), end="")
+            print(
+                write_script(
+                    first.database.get_secret_value(), first.schema, arguments.start, place
+                ),
+                end="",
+            )
             return job.DONE
         arguments.date = getattr(arguments, "date", None) or job.today(first)
         engine = job.connect(first)

@@ -1,4 +1,6 @@
-"""Who gets which variant: by SHA-256 of the candidate id, so that any machine, year and SQL dialect finds the same."""
+"""Who gets which variant: by SHA-256 of the candidate id, so that any machine, year and SQL dialect
+finds the same.
+"""
 
 import hashlib
 import re
@@ -23,7 +25,8 @@ class Assignment(NamedTuple):
     Attributes
     ----------
     variant : array of str, shape (n,)
-    selection_key : array of str, shape (n,), 16 hex digits: the random order, and the order among equal predictions
+    selection_key : array of str, shape (n,), 16 hex digits: the random order, and the order among
+        equal predictions
     bucket : array of int, shape (n,), in [0, 64): the jackknife bucket
     """
 
@@ -33,12 +36,14 @@ class Assignment(NamedTuple):
 
 
 def normalise_id(value: Any) -> str:
-    """The one text that stands for a candidate: digits for integers, lower case for UUIDs, ASCII of at most 64 characters.
+    """The one text that stands for a candidate: digits for integers, lower case for UUIDs, ASCII of
+    at most 64 characters.
 
     Raises
     ------
     DataError
-        If the value is null, bytes, not a whole number, empty, longer, not printable ASCII, or has outer spaces.
+        If the value is null, bytes, not a whole number, empty, longer, not printable ASCII, or has
+        outer spaces.
     """
     if value is None or value is pd.NA or value != value:
         raise DataError("candidate_id is null: expected a number or a text")
@@ -46,20 +51,31 @@ def normalise_id(value: Any) -> str:
         raise DataError(f"candidate_id {value!r}: expected a number or a text")
     if isinstance(value, (float, np.floating)):
         if not -_WHOLE_FLOATS < value < _WHOLE_FLOATS or value != int(value):
-            raise DataError(f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or varchar in the query")
+            raise DataError(
+                f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or"
+                " varchar in the query"
+            )
         return str(int(value))
     if isinstance(value, Decimal):
         if not value.is_finite() or value != value.to_integral_value():
             raise DataError(f"candidate_id {value!r}: expected a whole number")
         value = int(value)
     text = str(value)
-    if not (1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")):
-        raise DataError(f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer spaces")
+    if not (
+        1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")
+    ):
+        raise DataError(
+            f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer"
+            " spaces"
+        )
     return text.lower() if _UUID.fullmatch(text) else text
 
 
 def normalise_ids(values: Iterable[object], place: str) -> list[str]:
-    """`normalise_id` of each value; the error names the query and says which value it stumbled over."""
+    """`normalise_id` of each value.
+
+    The error names the query and says which value it stumbled over.
+    """
     try:
         return [normalise_id(value) for value in values]
     except DataError as error:
@@ -81,8 +97,9 @@ def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
 def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) -> Assignment:
     """Assign candidates to variants by the SHA-256 of the ASCII text `salt:candidate_id`.
 
-    Bytes 0-7 as a big-endian integer fall below exactly one first threshold; bytes 8-15 give the random order; bytes 16-23
-    modulo 64 give the jackknife bucket. docs/assignment.md has test vectors and the same in T-SQL and PostgreSQL.
+    Bytes 0-7 as a big-endian integer fall below exactly one first threshold; bytes 8-15 give the
+    random order; bytes 16-23 modulo 64 give the jackknife bucket. docs/assignment.md has test
+    vectors and the same in T-SQL and PostgreSQL.
 
     Parameters
     ----------
@@ -103,13 +120,19 @@ def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) 
     return Assignment(variant, selection_key, (parts[:, 2] % N_BUCKETS).astype(np.int64))
 
 
-def check_variants(recorded: Iterable[object], split: Mapping[str, float], place: str) -> np.ndarray:
-    """Variants that were recorded elsewhere, as an array of str; DataError unless each is one of the split."""
+def check_variants(
+    recorded: Iterable[object], split: Mapping[str, float], place: str
+) -> np.ndarray:
+    """Variants that were recorded elsewhere, as an array of str.
+
+    DataError unless each is one of the split.
+    """
     variants = np.array(list(recorded), dtype=object)
     unknown = [variant for variant in variants if variant not in split]
     if unknown:
         raise DataError(
-            f"{place}: variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows; expected one of {', '.join(split)}."
+            f"{place}: variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows;"
+            f" expected one of {', '.join(split)}."
         )
     return variants
 

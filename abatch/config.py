@@ -1,4 +1,6 @@
-"""The door to ml_config.yaml and to environment variables: read, check, say what is wrong and where."""
+"""The door to ml_config.yaml and to environment variables: read, check, say what is wrong and
+where.
+"""
 
 import os
 import re
@@ -12,7 +14,15 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from abatch.errors import ConfigError, UsageError, suggest
 
@@ -38,7 +48,9 @@ _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"
 
 
 class _Fault(ValueError):
-    """What a check across keys found: the path from the checked value on, what stands there, what was expected."""
+    """What a check across keys found: the path from the checked value on, what stands there, what
+    was expected.
+    """
 
     def __init__(self, path: tuple[str, ...], found: object, expected: str) -> None:
         super().__init__(expected)
@@ -50,7 +62,11 @@ def _refuse_twins(names: Iterable[str]) -> None:
     for name in names:
         if name.lower() in seen:
             twin = seen[name.lower()]
-            raise _Fault((name,), name, f"names that differ by more than upper and lower case, and there is {twin!r} too")
+            raise _Fault(
+                (name,),
+                name,
+                f"names that differ by more than upper and lower case, and there is {twin!r} too",
+            )
         seen[name.lower()] = name
 
 
@@ -88,14 +104,25 @@ class Outcome(Section):
     def _fits_the_kind(self) -> "Outcome":
         if abs(self.expected_effect) < 1e-9:
             found = self.expected_effect or 0
-            raise _Fault(("expected_effect",), found, "an effect other than 0: the difference that would matter")
+            raise _Fault(
+                ("expected_effect",),
+                found,
+                "an effect other than 0: the difference that would matter",
+            )
         if self.kind == "binary":
             if not -1 < self.expected_effect < 1:
-                raise _Fault(("expected_effect",), self.expected_effect, "a difference of two rates, more than -1 and less than 1")
+                raise _Fault(
+                    ("expected_effect",),
+                    self.expected_effect,
+                    "a difference of two rates, more than -1 and less than 1",
+                )
             if self.baseline is not None and not 0 < self.baseline < 1:
                 raise _Fault(("baseline",), self.baseline, "a rate, more than 0 and less than 1")
             if self.baseline is not None and not 0 < self.baseline + self.expected_effect < 1:
-                expected = f"a rate to which expected_effect, {self.expected_effect:g}, can be added: the sum must lie between 0 and 1"
+                expected = (
+                    f"a rate to which expected_effect, {self.expected_effect:g}, can be added: the"
+                    " sum must lie between 0 and 1"
+                )
                 raise _Fault(("baseline",), self.baseline, expected)
             _refuse_numeric_keys(self, "cap", "baseline_sd")
         return self
@@ -104,7 +131,11 @@ class Outcome(Section):
 def _refuse_numeric_keys(section: BaseModel, *keys: str) -> None:
     for key in keys:
         if getattr(section, key) is not None:
-            raise _Fault((key,), getattr(section, key), "nothing, since this key goes with kind numeric only. Leave it out, or change kind")
+            raise _Fault(
+                (key,),
+                getattr(section, key),
+                "nothing, since this key goes with kind numeric only. Leave it out, or change kind",
+            )
 
 
 class Guardrail(Section):
@@ -131,7 +162,16 @@ class Queries(Section):
 
 
 # Names of other queries, and of columns beside which a guardrail's is put.
-_TAKEN = {"outcome", *Queries.model_fields, "run_date", "candidate_id", "variant", "model_name", "prediction", "selected"}
+_TAKEN = {
+    "outcome",
+    *Queries.model_fields,
+    "run_date",
+    "candidate_id",
+    "variant",
+    "model_name",
+    "prediction",
+    "selected",
+}
 _TAKEN |= {"bucket", "cohort", "n_exposures", "positive"}
 
 
@@ -145,7 +185,12 @@ class Retrain(Section):
     @model_validator(mode="after")
     def _has_a_rule(self) -> "Retrain":
         if all(getattr(self, name) is None for name in ("max_days", "new_rows", "psi", "auc_drop")):
-            raise _Fault((), "no rule", "one or more of max_days, new_rows, psi and auc_drop. Without the section every run trains")
+            raise _Fault(
+                (),
+                "no rule",
+                "one or more of max_days, new_rows, psi and auc_drop. Without the section every run"
+                " trains",
+            )
         return self
 
 
@@ -167,11 +212,20 @@ class Training(Section):
     def _fits_the_window(self) -> "Training":
         if (self.window == "expanding") != (self.start_date is not None):
             expected = (
-                "the first day, as 2024-01-31, since window is expanding" if self.start_date is None else "nothing: window is rolling"
+                "the first day, as 2024-01-31, since window is expanding"
+                if self.start_date is None
+                else "nothing: window is rolling"
             )
             raise _Fault(("start_date",), self.start_date and str(self.start_date), expected)
-        if self.calibration_slope is not None and not self.calibration_slope[0] < self.calibration_slope[1]:
-            raise _Fault(("calibration_slope",), self.calibration_slope, "the lowest and the highest slope, as [0.5, 2.0]")
+        if (
+            self.calibration_slope is not None
+            and not self.calibration_slope[0] < self.calibration_slope[1]
+        ):
+            raise _Fault(
+                ("calibration_slope",),
+                self.calibration_slope,
+                "the lowest and the highest slope, as [0.5, 2.0]",
+            )
         return self
 
 
@@ -193,7 +247,9 @@ class ExperimentConfig(Section):
     cohort: Literal["week", "month"] = "week"
     exposure: Literal["first", "all"] = "first"
     champion: str | None = None
-    verdicts: list[Literal["models_vs_control", "challenger_vs_champion"]] | None = Field(None, min_length=1)
+    verdicts: list[Literal["models_vs_control", "challenger_vs_champion"]] | None = Field(
+        None, min_length=1
+    )
     guardrails: dict[Name, Guardrail] = {}
 
     @field_validator("split")
@@ -219,16 +275,32 @@ class ExperimentConfig(Section):
         for variant in self.models:
             if variant not in self.split:
                 raise _Fault(
-                    ("models", variant), variant, f"a variant of the split: {', '.join(self.split)}." + suggest(variant, self.split)
+                    ("models", variant),
+                    variant,
+                    f"a variant of the split: {', '.join(self.split)}."
+                    + suggest(variant, self.split),
                 )
         if self.champion is not None and self.champion not in self.models:
             known = ", ".join(self.models)
-            raise _Fault(("champion",), self.champion, f"a variant that has a model: {known}." + suggest(self.champion, self.models))
-        possible = {"models_vs_control": len(self.models) < len(self.split), "challenger_vs_champion": len(self.models) > 1}
+            raise _Fault(
+                ("champion",),
+                self.champion,
+                f"a variant that has a model: {known}." + suggest(self.champion, self.models),
+            )
+        possible = {
+            "models_vs_control": len(self.models) < len(self.split),
+            "challenger_vs_champion": len(self.models) > 1,
+        }
         for verdict in self.verdicts or ():
             if not possible[verdict]:
-                missing = "variant without a model" if verdict == "models_vs_control" else "second model"
-                raise _Fault(("verdicts",), verdict, f"verdicts that the variants allow, and there is no {missing}. Leave it out")
+                missing = (
+                    "variant without a model" if verdict == "models_vs_control" else "second model"
+                )
+                raise _Fault(
+                    ("verdicts",),
+                    verdict,
+                    f"verdicts that the variants allow, and there is no {missing}. Leave it out",
+                )
         return self
 
 
@@ -243,20 +315,32 @@ class File(Section):
     @classmethod
     def _known_timezone(cls, name: str) -> str:
         if name not in available_timezones():
-            raise ValueError("the name of a time zone, such as 'Europe/Oslo'." + suggest(name, available_timezones()))
+            raise ValueError(
+                "the name of a time zone, such as 'Europe/Oslo'."
+                + suggest(name, available_timezones())
+            )
         return name
 
     @field_validator("experiments")
     @classmethod
-    def _names_are_unique(cls, experiments: dict[str, ExperimentConfig]) -> dict[str, ExperimentConfig]:
+    def _names_are_unique(
+        cls, experiments: dict[str, ExperimentConfig]
+    ) -> dict[str, ExperimentConfig]:
         _refuse_twins(experiments)
         owners: dict[str, str] = {}  # lower case, as some file systems and servers see a name
         for experiment, settings in experiments.items():
             for variant, model in settings.models.items():
-                owner = owners.setdefault(model.name.lower(), f"experiments.{experiment}.models.{variant}")
+                owner = owners.setdefault(
+                    model.name.lower(), f"experiments.{experiment}.models.{variant}"
+                )
                 if owner != f"experiments.{experiment}.models.{variant}":
                     path = (experiment, "models", variant, "name")
-                    raise _Fault(path, model.name, f"a name used once, upper and lower case being the same, but {owner} has it")
+                    raise _Fault(
+                        path,
+                        model.name,
+                        f"a name used once, upper and lower case being the same, but {owner}"
+                        " has it",
+                    )
         return experiments
 
 
@@ -285,22 +369,32 @@ class Config:
         return f"{self.file}, experiments.{self.experiment}.{path}"
 
     def query_file(self, name: str) -> str:
-        """The file of one of the four queries or of a guardrail, as the config names it, for messages."""
-        return self.settings.guardrails[name].query if name in self.settings.guardrails else getattr(self.settings.queries, name)
+        """The file of one of the four queries or of a guardrail, as the config names it, for
+        messages.
+        """
+        return (
+            self.settings.guardrails[name].query
+            if name in self.settings.guardrails
+            else getattr(self.settings.queries, name)
+        )
 
     def today(self, now: datetime) -> date:
         """The business day at the instant `now` (aware)."""
         return now.astimezone(ZoneInfo(self.timezone)).date()
 
     def as_of(self, run_date: date, now: datetime) -> datetime:
-        """The moment whose knowledge a run may use, as naive UTC: now for today's run, else the end of run_date."""
+        """The moment whose knowledge a run may use, as naive UTC: now for today's run, else the end
+        of run_date.
+        """
         if run_date == self.today(now):
             return now.astimezone(UTC).replace(tzinfo=None)
         end = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(self.timezone))
         return end.astimezone(UTC).replace(tzinfo=None) - timedelta.resolution
 
 
-def load_configs(path: str | Path, environment: str | None = None, *, need_database: bool = True) -> dict[str, Config]:
+def load_configs(
+    path: str | Path, environment: str | None = None, *, need_database: bool = True
+) -> dict[str, Config]:
     """Read ml_config.yaml and return one Config per experiment, in the file's order.
 
     Parameters
@@ -321,13 +415,15 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
     try:
         file = File.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(path, item) for item in _drop_doubles(error.errors()))) from None
+        raise ConfigError(
+            "\n".join(_describe(path, item) for item in _drop_doubles(error.errors()))
+        ) from None
     name = environment or os.environ.get("ABATCH_ENV") or "dev"
     if name not in file.environments:
         source = " (from ABATCH_ENV)" if not environment and os.environ.get("ABATCH_ENV") else ""
         raise UsageError(
-            f"{path}, environments: there is no environment {name!r}{source}; expected one of {', '.join(file.environments)}."
-            + suggest(name, file.environments)
+            f"{path}, environments: there is no environment {name!r}{source}; expected one of"
+            f" {', '.join(file.environments)}." + suggest(name, file.environments)
         )
     chosen = file.environments[name]
     place = f"{path}, environments.{name}"
@@ -357,11 +453,17 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
             experiment=experiment,
             settings=settings,
             sql={
-                query: _read_query(base / getattr(settings.queries, query), f"{path}, experiments.{experiment}.queries.{query}")
+                query: _read_query(
+                    base / getattr(settings.queries, query),
+                    f"{path}, experiments.{experiment}.queries.{query}",
+                )
                 for query in Queries.model_fields
             }
             | {
-                name: _read_query(base / guardrail.query, f"{path}, experiments.{experiment}.guardrails.{name}.query")
+                name: _read_query(
+                    base / guardrail.query,
+                    f"{path}, experiments.{experiment}.guardrails.{name}.query",
+                )
                 for name, guardrail in settings.guardrails.items()
             },
         )
@@ -370,7 +472,9 @@ def load_configs(path: str | Path, environment: str | None = None, *, need_datab
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence, and says where it stumbles."""
+    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence,
+    and says where it stumbles.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -378,10 +482,14 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *defaults
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be text", problem_mark=key_node.start_mark
+                )
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -389,7 +497,9 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):  # 2026-13-45
-            problem = f"this is no {node.tag.rpartition(':')[2]}; put it between quotes if it is text"
+            problem = (
+                f"this is no {node.tag.rpartition(':')[2]}; put it between quotes if it is text"
+            )
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
@@ -397,9 +507,13 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name the file with --config.") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}). Name the file with --config."
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+        raise ConfigError(
+            f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -413,11 +527,15 @@ def _expand(text: str, place: str) -> str:
     def value(match: re.Match) -> str:
         name = match.group(1)
         if name is None:
-            raise ConfigError(f"{place}: found '${{' without a name and '}}' after it, expected ${{NAME}}.")
+            raise ConfigError(
+                f"{place}: found '${{' without a name and '}}' after it, expected ${{NAME}}."
+            )
         if not os.environ.get(name):
             raise ConfigError(
-                f"{place}: the environment variable {name!r} is {'empty' if name in os.environ else 'not set'}."
-                f" Set it before the job starts, or write the value in place of ${{{name}}}." + suggest(name, set(os.environ) - {name})
+                f"{place}: the environment variable {name!r} is"
+                f" {'empty' if name in os.environ else 'not set'}. Set it before the job starts, or"
+                f" write the value in place of ${{{name}}}."
+                + suggest(name, set(os.environ) - {name})
             )
         return os.environ[name]
 
@@ -426,30 +544,46 @@ def _expand(text: str, place: str) -> str:
 
 def _read_query(path: Path, place: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # SQL Server's own editor begins a file with a byte order mark
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # SQL Server's own editor begins a file with a byte order mark
     except FileNotFoundError:
         known = [file.name for file in path.parent.glob("*.sql")] if path.parent.is_dir() else []
         raise ConfigError(
-            f"{place}: the query file {path} does not exist. Write it, or name the right one." + suggest(path.name, known)
+            f"{place}: the query file {path} does not exist. Write it, or name the right one."
+            + suggest(path.name, known)
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{place}: the query file {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+        raise ConfigError(
+            f"{place}: the query file {path} is not UTF-8 text (byte {error.start}). Save it as"
+            " UTF-8."
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{place}: the query file {path} cannot be read ({reason}). Name the right one.") from None
+        raise ConfigError(
+            f"{place}: the query file {path} cannot be read ({reason}). Name the right one."
+        ) from None
     if not text.strip():
-        raise ConfigError(f"{place}: the query file {path} is empty. Write the query, or name the right file.")
+        raise ConfigError(
+            f"{place}: the query file {path} is empty. Write the query, or name the right file."
+        )
     return text
 
 
 def _drop_doubles(items: list[Any]) -> list[Any]:
-    """Without the missing keys that an unknown key beside them was meant to be: one mistake, one message."""
+    """Without the missing keys that an unknown key beside them was meant to be: one mistake, one
+    message.
+    """
     missing = {item["loc"] for item in items if item["type"] == "missing"}
     meant = set()
     for item in items:
         if item["type"] == "extra_forbidden":
             beside = [str(loc[-1]) for loc in missing if loc[:-1] == item["loc"][:-1]]
-            meant |= {(*item["loc"][:-1], name) for name in beside if f"{name!r}?" in suggest(str(item["loc"][-1]), beside)}
+            meant |= {
+                (*item["loc"][:-1], name)
+                for name in beside
+                if f"{name!r}?" in suggest(str(item["loc"][-1]), beside)
+            }
     return [item for item in items if item["type"] != "missing" or item["loc"] not in meant]
 
 
@@ -457,7 +591,11 @@ def _describe(path: Path, item: Any) -> str:
     """One line for one fault that pydantic found: file, path to the key, found, expected, mend."""
     location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
-    for words, plain in (("greater than or equal to", "at least"), ("less than or equal to", "at most"), ("greater", "more")):
+    for words, plain in (
+        ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
+        ("greater", "more"),
+    ):
         expected = expected.replace(words, plain)
     if kind == "value_error":
         fault = item["ctx"]["error"]
@@ -468,16 +606,24 @@ def _describe(path: Path, item: Any) -> str:
         expected = _EXPECTED[item["ctx"]["pattern"]]
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1])
-        return f"{_place(path, location)}: unknown key. Expected one of {', '.join(known)}." + suggest(location[-1], known)
+        return (
+            f"{_place(path, location)}: unknown key. Expected one of {', '.join(known)}."
+            + suggest(location[-1], known)
+        )
     if kind == "missing":
         return f"{_place(path, location)}: this key is missing. Add it."
     if location[-1:] == ["[key]"] or kind == "invalid_key":
         place = _place(path, location[: -1 if kind == "invalid_key" else -2])
         if not isinstance(found, str):
-            expected = "text. Put the key between quotes" + (": YAML reads yes, no, on and off as true and false" * isinstance(found, bool))
+            expected = "text. Put the key between quotes" + (
+                ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
+            )
         return f"{place}: found the key {_show(found, location)}, expected {expected}."
     end = "" if expected.endswith((".", "?")) else "."
-    return f"{_place(path, location)}: found {_show(found, location)}, expected {expected}{end}{_mend(kind, found)}"
+    return (
+        f"{_place(path, location)}: found {_show(found, location)}, expected"
+        f" {expected}{end}{_mend(kind, found)}"
+    )
 
 
 def _place(path: Path, location: list[str]) -> str:
@@ -498,7 +644,9 @@ def _mend(kind: str, found: object) -> str:
 
 
 def _show(found: object, location: list[str]) -> str:
-    """The value in a message, unless it holds or may hold a database's address, and with it a password."""
+    """The value in a message, unless it holds or may hold a database's address, and with it a
+    password.
+    """
     if found is None:
         return "nothing"
     text = repr(found)

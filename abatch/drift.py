@@ -1,7 +1,8 @@
 """Drift: how far scores and features have moved from the ones that a model was trained with.
 
-A reference is made in training and kept in the model's card. Counts of its bins add up over chunks and nights; the population
-stability index (PSI) compares the two, beside a noise line that says what chance alone would give.
+A reference is made in training and kept in the model's card. Counts of its bins add up over chunks
+and nights; the population stability index (PSI) compares the two, beside a noise line that says
+what chance alone would give.
 """
 
 from collections import Counter
@@ -16,11 +17,16 @@ N_BINS = 10
 N_CATEGORIES = 20  # bins of a category; the less common share one more
 N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the model's card
 N_NEW_CATEGORIES = 20  # that are kept by name
-SOME, MUCH = 0.1, 0.25  # of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006)
+SOME, MUCH = (
+    0.1,
+    0.25,
+)  # of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006)
 
 
 class Reference(NamedTuple):
-    """The scores of a model's validation rows: inner edges of their deciles, shape (b - 1,), and counts, shape (b,)."""
+    """The scores of a model's validation rows: inner edges of their deciles, shape (b - 1,), and
+    counts, shape (b,).
+    """
 
     edges: list[float]
     counts: list[int]
@@ -33,8 +39,10 @@ class FeatureReference(NamedTuple):
     ----------
     kind : "number" or "category"
     bins : inner edges of a number's deciles, or the 20 most common values of a category
-    counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other; in the last cell nulls
-    others : the known values of a category beside `bins`, sorted; None if they are more than N_OTHERS, and no value is called new
+    counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other;
+        in the last cell nulls
+    others : the known values of a category beside `bins`, sorted; None if they are more than
+        N_OTHERS, and no value is called new
     """
 
     kind: str
@@ -73,20 +81,30 @@ class FeatureDrift(NamedTuple):
 
 
 def make_reference(scores: np.ndarray) -> Reference:
-    """Cut scores at their own deciles; equal deciles, which many equal scores give, become one edge."""
+    """Cut scores at their own deciles.
+
+    Equal deciles, which many equal scores give, become one edge.
+    """
     edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="inverted_cdf"))
     return Reference(edges.tolist(), count_bins(scores, edges.tolist()).tolist())
 
 
 def count_bins(scores: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Scores per bin, shape (len(edges) + 1,); a score equal to an edge belongs to the bin below it."""
-    return np.bincount(np.searchsorted(np.asarray(edges), scores, side="left"), minlength=len(edges) + 1)
+    """Scores per bin, shape (len(edges) + 1,).
+
+    A score equal to an edge belongs to the bin below it.
+    """
+    return np.bincount(
+        np.searchsorted(np.asarray(edges), scores, side="left"), minlength=len(edges) + 1
+    )
 
 
 def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """Population stability index between two sets of counts of the same bins, 0.5 added to each cell.
+    """Population stability index between two sets of counts of the same bins, 0.5 added to each
+    cell.
 
-    Banks customarily read .1 as some drift and .25 as much (Siddiqi, Credit Risk Scorecards, 2006); see also `psi_noise`.
+    Banks customarily read .1 as some drift and .25 as much (Siddiqi, Credit Risk Scorecards, 2006);
+    see also `psi_noise`.
     """
     p = np.asarray(reference, dtype=np.float64) + 0.5
     q = np.asarray(counts, dtype=np.float64) + 0.5
@@ -95,7 +113,9 @@ def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
 
 
 def psi_noise(n_reference: int, n_obs: int, n_bins: int) -> float:
-    """The PSI that is exceeded in 5 % of cases without any drift: (1/n + 1/m) times the chi-squared quantile."""
+    """The PSI that is exceeded in 5 % of cases without any drift: (1/n + 1/m) times the chi-squared
+    quantile.
+    """
     if n_bins < 2:
         return 0.0
     return float((1 / n_reference + 1 / n_obs) * stats.chi2.ppf(0.95, n_bins - 1))
@@ -107,7 +127,10 @@ def is_drift(psi: float, noise: float) -> bool:
 
 
 def describe_psi(psi: float, noise: float) -> str:
-    """The PSI in a word: none (as chance alone gives), little (to .1), some (to .25), much; unknown where it is nan."""
+    """The PSI in a word: none (as chance alone gives), little (to .1), some (to .25), much.
+
+    Unknown where it is nan.
+    """
     if np.isnan(psi):
         return "unknown"
     if psi <= noise:
@@ -115,16 +138,21 @@ def describe_psi(psi: float, noise: float) -> str:
     return "much" if psi > MUCH else "some" if psi > SOME else "little"
 
 
-def make_feature_references(X: pd.DataFrame, types: Mapping[str, str]) -> dict[str, FeatureReference]:
+def make_feature_references(
+    X: pd.DataFrame, types: Mapping[str, str]
+) -> dict[str, FeatureReference]:
     """What each feature looked like in the training rows.
 
     Parameters
     ----------
-    X : DataFrame, one row per training row, as `features.convert` makes it: float64 for a number, object (text) for a
-        category, NaN for null
+    X : DataFrame, one row per training row, as `features.convert` makes it: float64 for a number,
+        object (text) for a category, NaN for null
     types : the features, "number" or "category"
     """
-    return {name: _refer_number(X[name]) if kind == "number" else _refer_category(X[name]) for name, kind in types.items()}
+    return {
+        name: _refer_number(X[name]) if kind == "number" else _refer_category(X[name])
+        for name, kind in types.items()
+    }
 
 
 def _refer_number(column: pd.Series) -> FeatureReference:
@@ -136,7 +164,8 @@ def _refer_number(column: pd.Series) -> FeatureReference:
 def _refer_category(column: pd.Series) -> FeatureReference:
     known = chosen = _count_values(column)
     if len(known) > N_CATEGORIES:
-        # The most common owe it partly to chance and would be less common tomorrow: choose by every other row, count the rest.
+        # The most common owe it partly to chance and would be less common tomorrow: choose by every
+        # other row, count the rest.
         chosen, column = _count_values(column[::2]), column[1::2]
     bins = [value for value, _ in _sort_by_count(chosen)[:N_CATEGORIES]]
     others = sorted(known.keys() - set(bins))
@@ -144,8 +173,13 @@ def _refer_category(column: pd.Series) -> FeatureReference:
     return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
 
 
-def count_features(X: pd.DataFrame, references: Mapping[str, FeatureReference]) -> dict[str, FeatureCounts]:
-    """Count rows to predict by the bins of the references; X is as in `make_feature_references`, and may be empty."""
+def count_features(
+    X: pd.DataFrame, references: Mapping[str, FeatureReference]
+) -> dict[str, FeatureCounts]:
+    """Count rows to predict by the bins of the references.
+
+    X is as in `make_feature_references`, and may be empty.
+    """
     return {name: _count_feature(X[name], reference) for name, reference in references.items()}
 
 
@@ -153,9 +187,15 @@ def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCou
     if reference.kind == "number":
         return FeatureCounts(_count_number(column, reference.bins), 0, {})
     found = _count_values(column)
-    unknown = set() if reference.others is None else found.keys() - set(reference.bins) - set(reference.others)
+    unknown = (
+        set()
+        if reference.others is None
+        else found.keys() - set(reference.bins) - set(reference.others)
+    )
     new = Counter({value: found[value] for value in unknown})
-    return FeatureCounts(_count_category(column, found, reference.bins), new.total(), _keep_common(new))
+    return FeatureCounts(
+        _count_category(column, found, reference.bins), new.total(), _keep_common(new)
+    )
 
 
 def _count_number(column: pd.Series, edges: Sequence[float]) -> list[int]:
@@ -173,21 +213,29 @@ def _count_category(column: pd.Series, found: Counter[str], categories: Sequence
 
 
 def _sort_by_count(found: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(found.items(), key=lambda item: (-item[1], item[0]))  # by name where equal: the same rows give the same card
+    return sorted(
+        found.items(), key=lambda item: (-item[1], item[0])
+    )  # by name where equal: the same rows give the same card
 
 
 def _keep_common(new: Mapping[str, int]) -> dict[str, int]:
     return dict(_sort_by_count(new)[:N_NEW_CATEGORIES])
 
 
-def merge_feature_counts(several: Sequence[Mapping[str, FeatureCounts]]) -> dict[str, FeatureCounts]:
-    """The counts of all the rows behind several, all of the same references or empty: nothing counted yet.
+def merge_feature_counts(
+    several: Sequence[Mapping[str, FeatureCounts]],
+) -> dict[str, FeatureCounts]:
+    """The counts of all the rows behind several, all of the same references or empty: nothing
+    counted yet.
 
-    Sums are exact, but for the rows of a new category by name: those of a part in which it was not among the 20 most common
-    are in `n_new` alone.
+    Sums are exact, but for the rows of a new category by name: those of a part in which it was not
+    among the 20 most common are in `n_new` alone.
     """
     counted = [counts for counts in several if counts]
-    return {name: _merge([counts[name] for counts in counted]) for name in (counted[0] if counted else {})}
+    return {
+        name: _merge([counts[name] for counts in counted])
+        for name in (counted[0] if counted else {})
+    }
 
 
 def _merge(several: Sequence[FeatureCounts]) -> FeatureCounts:
@@ -198,22 +246,34 @@ def _merge(several: Sequence[FeatureCounts]) -> FeatureCounts:
     return FeatureCounts(counts, sum(part.n_new for part in several), _keep_common(new))
 
 
-def measure_features(references: Mapping[str, FeatureReference], counts: Mapping[str, FeatureCounts]) -> list[FeatureDrift]:
-    """PSI and rate of nulls of each feature that was counted, and its new categories, the most common first.
+def measure_features(
+    references: Mapping[str, FeatureReference], counts: Mapping[str, FeatureCounts]
+) -> list[FeatureDrift]:
+    """PSI and rate of nulls of each feature that was counted, and its new categories, the most
+    common first.
 
-    Without drift PSI exceeds its noise line in about 5 % of cases; in fewer where many cells are nearly empty, in up to 17 %
-    where 100 rows meet a large reference with many rare categories (simulated).
+    Without drift PSI exceeds its noise line in about 5 % of cases; in fewer where many cells are
+    nearly empty, in up to 17 % where 100 rows meet a large reference with many rare categories
+    (simulated).
     """
-    return [_measure_feature(name, reference, counts[name]) for name, reference in references.items() if name in counts]
+    return [
+        _measure_feature(name, reference, counts[name])
+        for name, reference in references.items()
+        if name in counts
+    ]
 
 
 def _measure_feature(name: str, reference: FeatureReference, found: FeatureCounts) -> FeatureDrift:
     n_reference, n_obs = sum(reference.counts), sum(found.counts)
-    # Nulls, others or a decile that are empty on both sides are no cells: no chance is at work in them.
+    # Nulls, others or a decile that are empty on both sides are no cells: no chance is at work in
+    # them.
     cells = [(a, b) for a, b in zip(reference.counts, found.counts, strict=True) if a or b]
     psi = noise = np.nan
     if n_reference and n_obs:
-        psi, noise = compute_psi(*zip(*cells, strict=True)), psi_noise(n_reference, n_obs, len(cells))
+        psi, noise = (
+            compute_psi(*zip(*cells, strict=True)),
+            psi_noise(n_reference, n_obs, len(cells)),
+        )
     return FeatureDrift(
         name,
         reference.kind,

@@ -1,4 +1,6 @@
-"""Estimators: imported by path, seeded, and put behind scikit-learn's own preparation of columns by type."""
+"""Estimators: imported by path, seeded, and put behind scikit-learn's own preparation of columns by
+type.
+"""
 
 import importlib
 import inspect
@@ -25,15 +27,22 @@ from abatch.errors import ConfigError, suggest
 
 SEEDS = ("random_state", "seed", "random_seed")
 MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255
-_TREES = ("sklearn.tree", "sklearn.ensemble", "lightgbm", "xgboost", "catboost")  # neither scale nor one column per category
+_TREES = (
+    "sklearn.tree",
+    "sklearn.ensemble",
+    "lightgbm",
+    "xgboost",
+    "catboost",
+)  # neither scale nor one column per category
 
 
 def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) -> BaseEstimator:
-    """Return the estimator that the config names: a class, or a function that returns one, called with `params`.
+    """Return the estimator that the config names: a class, or a function that returns one, called
+    with `params`.
 
-    Every `random_state` (and `seed`, `random_seed`) that is left open is set to `seed`, in steps, members and splitters too.
-    Histogram boosting does not stop early unless told to: it would choose its validation rows at random, and rows of the newest
-    period would leak.
+    Every `random_state` (and `seed`, `random_seed`) that is left open is set to `seed`, in steps,
+    members and splitters too. Histogram boosting does not stop early unless told to: it would
+    choose its validation rows at random, and rows of the newest period would leak.
 
     Parameters
     ----------
@@ -46,17 +55,28 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
         If it cannot be imported or called, or is no classifier with predict_proba.
     """
     estimator = _call(_import(path, place), path, params, place)
-    missing = [name for name in ("fit", "predict_proba", "get_params", "set_params") if not hasattr(estimator, name)]
+    missing = [
+        name
+        for name in ("fit", "predict_proba", "get_params", "set_params")
+        if not hasattr(estimator, name)
+    ]
     if missing or isinstance(estimator, type):
-        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__} without {missing[0]}"
+        what = (
+            f"the class {estimator.__name__}"
+            if isinstance(estimator, type)
+            else f"a {type(estimator).__name__} without {missing[0]}"
+        )
         raise ConfigError(
-            f"{place}.estimator: {path!r} gives {what}. Expected a scikit-learn classifier that predicts probabilities, with predict_proba."
+            f"{place}.estimator: {path!r} gives {what}. Expected a scikit-learn classifier that"
+            " predicts probabilities, with predict_proba."
         )
     chosen: dict[str, Any] = {}
     for name, value in estimator.get_params().items():
         if name.split("__")[-1] in SEEDS and value is None:
             chosen[name] = seed
-        elif getattr(value, "random_state", seed) is None:  # a splitter, which has no parameters of its own
+        elif (
+            getattr(value, "random_state", seed) is None
+        ):  # a splitter, which has no parameters of its own
             value.random_state = seed
         elif name.split("__")[-1] == "early_stopping" and value == "auto":
             chosen[name] = False
@@ -70,17 +90,27 @@ def _import(path: str, place: str) -> Any:
         if module_name and not path.startswith("."):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        is_typo = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        is_typo = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        )
         if not is_typo:
-            raise ConfigError(f"{place}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the module.") from error
+            raise ConfigError(
+                f"{place}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the"
+                " module."
+            ) from error
     if module is not None and hasattr(module, name):
         return getattr(module, name)
-    reason = f"there is no module {module_name!r}" if module is None else f"{module_name} has no {name!r}"
+    reason = (
+        f"there is no module {module_name!r}"
+        if module is None
+        else f"{module_name} has no {name!r}"
+    )
     known = [f"{module_name}.{own}" for own in vars(module or object)]
     known += [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
     raise ConfigError(
         f"{place}.estimator: {path!r} cannot be imported: {reason}."
-        " Expected the import path of a scikit-learn estimator or of a function that returns one." + suggest(path, known)
+        " Expected the import path of a scikit-learn estimator or of a function that returns one."
+        + suggest(path, known)
     )
 
 
@@ -93,28 +123,44 @@ def _call(factory: Any, path: str, params: Mapping[str, Any], place: str) -> Any
     if known and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         for name in params:
             if name not in known:
-                raise ConfigError(f"{place}.params.{name}: {path} has no such parameter.{suggest(name, known)}")
+                raise ConfigError(
+                    f"{place}.params.{name}: {path} has no such parameter.{suggest(name, known)}"
+                )
     try:
         return factory(**params)
     except Exception as error:
         raise ConfigError(
-            f"{place}.params: calling {path} with them raised {_tell(error)}. Mend the parameters or the function."
+            f"{place}.params: calling {path} with them raised {_tell(error)}. Mend the parameters"
+            " or the function."
         ) from error
 
 
 def _tell(error: BaseException) -> str:
     """Type and first line of an error and, where somebody's own file took part, the line there."""
     text = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('.')}"
-    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, "<")
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    libraries = (
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        __file__,
+        "<",
+    )
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(libraries)
+    ]
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
 
 
 def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pipeline:
-    """Put the preparation of columns that the estimator needs before it; a Pipeline of the user's own is left as it is.
+    """Put the preparation of columns that the estimator needs before it.
 
-    Numbers are imputed by the median unless the estimator takes nulls, with a column that tells where, and scaled unless it
-    is made of trees. Categories become one column each, or for trees one ordinal code. Unknown and null categories survive.
+    A Pipeline of the user's own is left as it is.
+
+    Numbers are imputed by the median unless the estimator takes nulls, with a column that tells
+    where, and scaled unless it is made of trees. Categories become one column each, or for trees
+    one ordinal code. Unknown and null categories survive.
 
     Parameters
     ----------
@@ -124,9 +170,14 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
         return estimator
     numbers = [name for name, kind in types.items() if kind == "number"]
     categories = [name for name, kind in types.items() if kind == "category"]
-    tags = estimator.__sklearn_tags__().input_tags if hasattr(estimator, "__sklearn_tags__") else None
+    tags = (
+        estimator.__sklearn_tags__().input_tags if hasattr(estimator, "__sklearn_tags__") else None
+    )
     takes_nulls, takes_sparse = (tags.allow_nan, tags.sparse) if tags else (False, False)
-    members = [estimator, *(value for value in estimator.get_params().values() if hasattr(value, "fit"))]  # of an ensemble
+    members = [
+        estimator,
+        *(value for value in estimator.get_params().values() if hasattr(value, "fit")),
+    ]  # of an ensemble
     is_tree = all(type(member).__module__.startswith(_TREES) for member in members)
     is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
     steps: list = []
@@ -140,13 +191,20 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
             handle_unknown="use_encoded_value",
             unknown_value=np.nan if takes_nulls else -1,
             encoded_missing_value=np.nan if takes_nulls else -2,
-            max_categories=min(MAX_CATEGORIES, estimator.max_bins) if is_histogram else MAX_CATEGORIES,
+            max_categories=(
+                min(MAX_CATEGORIES, estimator.max_bins) if is_histogram else MAX_CATEGORIES
+            ),
         )
     else:
         category_step = OneHotEncoder(
-            handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=MAX_CATEGORIES, sparse_output=takes_sparse
+            handle_unknown="infrequent_if_exist",
+            min_frequency=10,
+            max_categories=MAX_CATEGORIES,
+            sparse_output=takes_sparse,
         )
-    columns = ColumnTransformer([("categories", category_step, categories), ("numbers", number_step, numbers)])
+    columns = ColumnTransformer(
+        [("categories", category_step, categories), ("numbers", number_step, numbers)]
+    )
     if is_histogram and estimator.categorical_features == "from_dtype" and categories:
         estimator = clone(estimator).set_params(categorical_features=list(range(len(categories))))
     return Pipeline([("columns", columns), ("estimator", estimator)])
@@ -155,8 +213,9 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: int = 0) -> Pipeline:
     """Fit, and blame what cannot be fitted on the config that asked for it.
 
-    The global generators of Python and numpy are seeded first, for estimators that draw from them. A generator that an estimator
-    makes for itself without a seed is out of reach: `reproduce` finds such a model.
+    The global generators of Python and numpy are seeded first, for estimators that draw from them.
+    A generator that an estimator makes for itself without a seed is out of reach: `reproduce` finds
+    such a model.
 
     Raises
     ------
@@ -169,10 +228,13 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: in
         fitted = pipeline.fit(X, y)
     except Exception as error:
         raise ConfigError(
-            f"{place}: the estimator could not be fitted; it raised {_tell(error)}. Mend its parameters or its code."
+            f"{place}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
+            " parameters or its code."
         ) from error
     if list(getattr(fitted, "classes_", [])) != [0, 1]:
-        raise ConfigError(f"{place}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier.")
+        raise ConfigError(
+            f"{place}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."
+        )
     return fitted
 
 
@@ -182,7 +244,9 @@ def list_parts(pipeline: Pipeline) -> list[Any]:
 
 
 def find_source(path: str) -> Path | None:
-    """The file that an estimator's import path leads to, if it is the user's own and belongs to no installed package."""
+    """The file that an estimator's import path leads to, if it is the user's own and belongs to no
+    installed package.
+    """
     module_name = path.rpartition(".")[0]
     if not module_name or libraries.is_installed(module_name):
         return None
@@ -199,7 +263,8 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If the estimator, or the preparation that a user's own Pipeline makes, cannot take these rows.
+        If the estimator, or the preparation that a user's own Pipeline makes, cannot take these
+        rows.
     """
     try:
         probability = pipeline.predict_proba(X)[:, 1].astype(np.float64)
@@ -211,6 +276,7 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
     if not np.isfinite(probability).all():
         n_wrong = int((~np.isfinite(probability)).sum())
         raise ConfigError(
-            f"{type(pipeline[-1]).__name__}: {n_wrong} of {len(X)} predictions are not finite. Mend its code, and train anew."
+            f"{type(pipeline[-1]).__name__}: {n_wrong} of {len(X)} predictions are not finite. Mend"
+            " its code, and train anew."
         )
     return probability

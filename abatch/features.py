@@ -1,6 +1,7 @@
 """Features: what a query must return, column by column, before a model may see it.
 
-Two types are enough for tables: `number` (integers, decimals, floats, true and false) and `category` (text).
+Two types are enough for tables: `number` (integers, decimals, floats, true and false) and
+`category` (text).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +25,21 @@ def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) ->
     for name in required:
         if name not in frame.columns:
             raise DataError(
-                f"{place}: the column {name} is missing; found {', '.join(map(str, frame.columns))}."
-                f" Name it in the query.{suggest(name, frame.columns)}"
+                f"{place}: the column {name} is missing; found"
+                f" {', '.join(map(str, frame.columns))}. Name it in the"
+                f" query.{suggest(name, frame.columns)}"
             )
 
 
 def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
-    """The type of each feature column of the training rows, by its values rather than by the driver's type.
+    """The type of each feature column of the training rows, by its values rather than by the
+    driver's type.
 
     Raises
     ------
     DataError
-        If a column holds only nulls, or dates, bytes or a mixture, of which no model can make sense; all are listed.
+        If a column holds only nulls, or dates, bytes or a mixture, of which no model can make
+        sense; all are listed.
     """
     types, faults = {}, []
     for name in frame.columns:
@@ -45,9 +49,15 @@ def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
         else:
             faults.append(f"  {name}: {kind}")
     if faults:
-        raise DataError(f"{place}: these columns cannot be features. Mend or leave them out in the query.\n" + "\n".join(faults))
+        raise DataError(
+            f"{place}: these columns cannot be features. Mend or leave them out in the query.\n"
+            + "\n".join(faults)
+        )
     if not types:
-        raise DataError(f"{place}: returns no feature columns. Name at least one beside candidate_id, event_date and outcome.")
+        raise DataError(
+            f"{place}: returns no feature columns. Name at least one beside candidate_id,"
+            " event_date and outcome."
+        )
     return types
 
 
@@ -58,7 +68,9 @@ def _infer_type(column: pd.Series) -> str:
     if values.empty:
         return "only nulls"
     if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
-        return DATES if values.str.match(_ISO_DATE).all() else CATEGORY  # SQLite has no dates but text
+        return (
+            DATES if values.str.match(_ISO_DATE).all() else CATEGORY
+        )  # SQLite has no dates but text
     if values.map(_is_number).all():
         return NUMBER
     if values.map(lambda value: isinstance(value, (date, datetime))).all():
@@ -67,31 +79,41 @@ def _infer_type(column: pd.Series) -> str:
     return f"values of type {', '.join(found)}; cast them to numbers or to text in the query"
 
 
-def check_columns(found: Sequence[str], types: Mapping[str, str], model_name: str, place: str) -> None:
-    """Raise DataError, as a diff, unless the features found are those that the model was trained on."""
+def check_columns(
+    found: Sequence[str], types: Mapping[str, str], model_name: str, place: str
+) -> None:
+    """Raise DataError, as a diff, unless the features found are those that the model was trained
+    on.
+    """
     missing = [name for name in types if name not in found]
     additional = [name for name in found if name not in types]
     if missing or additional:
-        lines = [f"  - {name} (trained on, now missing){suggest(name, additional)}" for name in missing]
+        lines = [
+            f"  - {name} (trained on, now missing){suggest(name, additional)}" for name in missing
+        ]
         lines += [f"  + {name} (additional)" for name in additional]
         raise DataError(
             f"{place}: the columns differ from what {model_name} was trained on."
-            " Mend the query, or train anew with the same columns in both queries.\n" + "\n".join(lines)
+            " Mend the query, or train anew with the same columns in both queries.\n"
+            + "\n".join(lines)
         )
 
 
 def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The features in the order and with the dtypes that a model was trained on, whatever the driver made of this chunk.
+    """The features in the order and with the dtypes that a model was trained on, whatever the
+    driver made of this chunk.
 
     Returns
     -------
     DataFrame
-        float64 for a number, object for a category: text. Null is NaN in both, as scikit-learn's encoders and imputers expect.
+        float64 for a number, object for a category: text. Null is NaN in both, as scikit-learn's
+        encoders and imputers expect.
 
     Raises
     ------
     DataError
-        If a column holds something else than what was trained on, or infinity; all such columns are listed.
+        If a column holds something else than what was trained on, or infinity; all such columns are
+        listed.
     """
     columns, faults = {}, []
     for name, kind in types.items():
@@ -100,24 +122,42 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
         if kind == CATEGORY:
             wrong = [value for value in column[filled] if not isinstance(value, str)]
             if wrong:
-                faults.append(f"  {name}: expected text, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows")
+                faults.append(
+                    f"  {name}: expected text, found {wrong[0]!r} in {len(wrong)} of {len(column)}"
+                    " rows"
+                )
                 continue
             values = np.where(filled, column.astype(object), np.nan)
         else:
-            # float() would also take text, bytes and dates; the driver's own numbers need no look at each value.
-            wrong = [] if pd.api.types.is_numeric_dtype(column) else [value for value in column[filled] if not _is_number(value)]
+            # float() would also take text, bytes and dates; the driver's own numbers need no look
+            # at each value.
+            wrong = (
+                []
+                if pd.api.types.is_numeric_dtype(column)
+                else [value for value in column[filled] if not _is_number(value)]
+            )
             if wrong:
-                faults.append(f"  {name}: expected numbers, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows")
+                faults.append(
+                    f"  {name}: expected numbers, found {wrong[0]!r} in {len(wrong)} of"
+                    f" {len(column)} rows"
+                )
                 continue
             try:
                 values = column.to_numpy(dtype=np.float64, na_value=np.nan)
             except OverflowError:  # a whole number beyond 1.8e308
                 values = np.array([np.inf])
             if np.isinf(values).any():
-                faults.append(f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows")
-        columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)  # else pandas infers str, but not of all nulls
+                faults.append(
+                    f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows"
+                )
+        columns[name] = pd.Series(
+            values, index=frame.index, dtype=values.dtype
+        )  # else pandas infers str, but not of all nulls
     if faults:
-        raise DataError(f"{place}: these columns are not of the type that was trained on. Mend the query.\n" + "\n".join(faults))
+        raise DataError(
+            f"{place}: these columns are not of the type that was trained on. Mend the query.\n"
+            + "\n".join(faults)
+        )
     return pd.DataFrame(columns, index=frame.index)
 
 
@@ -126,9 +166,12 @@ def _is_number(value: object) -> bool:
 
 
 def check_null_columns(n_rows: int, n_filled: Mapping[str, int], place: str) -> None:
-    """Raise DataError if a column holds only nulls in a whole night: a broken join more likely than a fact."""
+    """Raise DataError if a column holds only nulls in a whole night: a broken join more likely than
+    a fact.
+    """
     empty = [name for name, filled in n_filled.items() if filled == 0]
     if empty and n_rows >= FEW_ROWS:
         raise DataError(
-            f"{place}: only nulls in {', '.join(empty)} in all {n_rows} rows, where training had values. Mend the query or the load."
+            f"{place}: only nulls in {', '.join(empty)} in all {n_rows} rows, where training had"
+            " values. Mend the query or the load."
         )

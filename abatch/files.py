@@ -1,4 +1,7 @@
-"""Files: written beside and renamed, so that no reader meets half of one; and what makes one known again."""
+"""Files: written beside and renamed, so that no reader meets half of one.
+
+And what makes one known again.
+"""
 
 import hashlib
 import os
@@ -10,7 +13,9 @@ from abatch.errors import FileError
 
 
 def check_writable(folder: Path, mode: int = 0o777) -> None:
-    """Raise FileError unless a file can be made in the folder, which is made with `mode` if need be; called before the long work."""
+    """Raise FileError unless a file can be made in the folder, which is made with `mode` if need
+    be; called before the long work.
+    """
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -20,7 +25,10 @@ def check_writable(folder: Path, mode: int = 0o777) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> FileError:
-    return FileError(f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then run again.")
+    return FileError(
+        f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then"
+        " run again."
+    )
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -14,9 +14,11 @@ class Rules(NamedTuple):
 
     Attributes
     ----------
-    max_auc_drop : by how much at most its ROC AUC may be lower than the live model's, in all that the interval allows
+    max_auc_drop : by how much at most its ROC AUC may be lower than the live model's, in all that
+        the interval allows
     min_rows : training rows
-    calibration_slope : lowest and highest slope; the interval of the validation's must reach between them
+    calibration_slope : lowest and highest slope; the interval of the validation's must reach
+        between them
     max_input_psi : of any feature of the newest rows against the live model's training rows
     """
 
@@ -39,7 +41,9 @@ class Decision(NamedTuple):
 
 
 class AucDifference(NamedTuple):
-    """ROC AUC of a new and of the live model on the same rows, which neither was fitted on, and their difference's 95 % interval."""
+    """ROC AUC of a new and of the live model on the same rows, which neither was fitted on, and
+    their difference's 95 % interval.
+    """
 
     new: float
     live: float
@@ -48,8 +52,11 @@ class AucDifference(NamedTuple):
     n_rows: int
 
 
-def compare_auc(y: np.ndarray, new: np.ndarray, live: np.ndarray, bucket: np.ndarray) -> AucDifference | None:
-    """The difference of two models on the same rows, paired: delete-one-bucket jackknife over the candidates' hash.
+def compare_auc(
+    y: np.ndarray, new: np.ndarray, live: np.ndarray, bucket: np.ndarray
+) -> AucDifference | None:
+    """The difference of two models on the same rows, paired: delete-one-bucket jackknife over the
+    candidates' hash.
 
     Parameters
     ----------
@@ -73,10 +80,16 @@ def compare_auc(y: np.ndarray, new: np.ndarray, live: np.ndarray, bucket: np.nda
 
 
 def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
-    """From ranks, as Mann and Whitney (1947) have it: scikit-learn's takes fifty times as long to check what it is given."""
+    """From ranks, as Mann and Whitney (1947) have it: scikit-learn's takes fifty times as long to
+    check what it is given.
+    """
     n_positive = int(y.sum())
     n_pairs = n_positive * (len(y) - n_positive)
-    return float((rankdata(scores)[y == 1].sum() - n_positive * (n_positive + 1) / 2) / n_pairs) if n_pairs else np.nan
+    return (
+        float((rankdata(scores)[y == 1].sum() - n_positive * (n_positive + 1) / 2) / n_pairs)
+        if n_pairs
+        else np.nan
+    )
 
 
 def decide(
@@ -97,42 +110,78 @@ def decide(
     metrics : of the validation, by name: value, lower and upper
     live : model_name of the live model, None if there is none
     difference : from the live model, or why there is none
-    input_psi : the feature that has moved most from the live model's training rows, its PSI and its noise line
-    later : what is live from a later date on, when an earlier date is trained afterwards: it must not be overruled
+    input_psi : the feature that has moved most from the live model's training rows, its PSI and its
+        noise line
+    later : what is live from a later date on, when an earlier date is trained afterwards: it must
+        not be overruled
     """
     slope = metrics.get("calibration_slope")
-    evidence = {"rules": rules._asdict(), "rows": n_rows, "live": live, "calibration_slope": slope, "input_psi": input_psi}
-    evidence["difference"] = difference._asdict() if isinstance(difference, AucDifference) else difference
+    evidence = {
+        "rules": rules._asdict(),
+        "rows": n_rows,
+        "live": live,
+        "calibration_slope": slope,
+        "input_psi": input_psi,
+    }
+    evidence["difference"] = (
+        difference._asdict() if isinstance(difference, AucDifference) else difference
+    )
     if later is not None:
-        return Decision(False, f"{later} is live from a later date; to use it all the same: python -m abatch promote", evidence)
+        return Decision(
+            False,
+            f"{later} is live from a later date; to use it all the same: python -m abatch promote",
+            evidence,
+        )
     faults = []
     if rules.min_rows is not None and n_rows < rules.min_rows:
-        faults.append(f"{n_rows:,} training rows, fewer than the {rules.min_rows:,} that are asked for")
+        faults.append(
+            f"{n_rows:,} training rows, fewer than the {rules.min_rows:,} that are asked for"
+        )
     if rules.calibration_slope is not None:
         faults += _judge_slope(slope, *rules.calibration_slope)
     if live is None:
         return Decision(not faults, "; ".join(faults) or "the first model of its variant", evidence)
-    if rules.max_input_psi is not None and input_psi is not None and input_psi[1] > max(rules.max_input_psi, input_psi[2]):
+    if (
+        rules.max_input_psi is not None
+        and input_psi is not None
+        and input_psi[1] > max(rules.max_input_psi, input_psi[2])
+    ):
         name, psi, _ = input_psi
-        faults.append(f"the newest rows are not like those that {live} knew: PSI {psi:.3f} of {name}, more than {rules.max_input_psi:g}")
+        faults.append(
+            f"the newest rows are not like those that {live} knew: PSI {psi:.3f} of {name}, more"
+            f" than {rules.max_input_psi:g}"
+        )
     if isinstance(difference, str):
-        return Decision(False, "; ".join([*faults, f"it cannot be compared with {live}: {difference}"]), evidence)
+        return Decision(
+            False,
+            "; ".join([*faults, f"it cannot be compared with {live}: {difference}"]),
+            evidence,
+        )
     figures = (
-        f"validation ROC AUC {difference.new:.4f} against {difference.live:.4f} of {live} on the same {difference.n_rows:,} rows,"
-        f" {difference.new - difference.live:+.4f} ({difference.lower:+.4f} to {difference.upper:+.4f})"
+        f"validation ROC AUC {difference.new:.4f} against {difference.live:.4f} of {live} on the"
+        f" same {difference.n_rows:,} rows, {difference.new - difference.live:+.4f}"
+        f" ({difference.lower:+.4f} to {difference.upper:+.4f})"
     )
     if not difference.lower >= -rules.max_auc_drop:  # nan does not pass
         faults.append(f"{figures}: it may be lower by more than {rules.max_auc_drop:g}")
     return Decision(not faults, "; ".join(faults) or figures, evidence)
 
 
-def _judge_slope(slope: Mapping[str, float | None] | None, lowest: float, highest: float) -> list[str]:
+def _judge_slope(
+    slope: Mapping[str, float | None] | None, lowest: float, highest: float
+) -> list[str]:
     expected = f"expected {lowest:g} to {highest:g}"
     lower, upper = (slope[end] if slope else None for end in ("lower", "upper"))
     if slope is None or lower is None or upper is None:
-        return [f"its calibration slope cannot be measured (too few outcomes, or constant predictions), {expected}"]
+        return [
+            "its calibration slope cannot be measured (too few outcomes, or constant predictions),"
+            f" {expected}"
+        ]
     if upper < lowest or lower > highest:
-        return [f"its calibration slope is {slope['value']:.2f} ({lower:.2f} to {upper:.2f}), {expected}"]
+        return [
+            f"its calibration slope is {slope['value']:.2f} ({lower:.2f} to {upper:.2f}),"
+            f" {expected}"
+        ]
     return []
 
 

@@ -1,4 +1,6 @@
-"""The door to clock, log, lock, run ledger and exit code: what train, predict and score have in common."""
+"""The door to clock, log, lock, run ledger and exit code: what train, predict and score have in
+common.
+"""
 
 import argparse
 import json
@@ -29,7 +31,9 @@ from abatch.tables import DATE_SUFFIX, predictions_staging, runs
 from abatch.verdicts import OUTCOME
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
-EXIT_CODES = "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
+EXIT_CODES = (
+    "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
+)
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
 logger = logging.getLogger("abatch")
 logger.addHandler(logging.NullHandler())
@@ -37,7 +41,7 @@ logger.addHandler(logging.NullHandler())
 
 @dataclass
 class Run:
-    """One execution of a job for one experiment and one run_date, as the table `runs` will tell it."""
+    """One execution of a job for one experiment and one run_date, as in the table `runs`."""
 
     run_id: str
     job: str
@@ -50,11 +54,15 @@ class Run:
     rows_written: int = 0
 
     def log(self, message: str) -> None:
-        logger.info("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
+        logger.info(
+            "%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message
+        )
 
     def warn(self, message: str) -> None:
         """Log, and print where cron's mail finds it: somebody should act."""
-        logger.warning("%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message)
+        logger.warning(
+            "%s %s %s %s: %s", self.run_id, self.job, self.experiment, self.run_date, message
+        )
         if not sys.stdout.isatty():  # there the closing line says it
             print(f"{self.job} {self.experiment} {self.run_date}: {message}", file=sys.stderr)
 
@@ -70,19 +78,31 @@ class Run:
         Raises
         ------
         DatabaseError
-            If the run is no longer `running`: another process took it for dead, and may have done the work.
+            If the run is no longer `running`: another process took it for dead, and may have done
+            the work.
         """
-        same_night = (runs.c.job == self.job, runs.c.experiment == self.experiment, runs.c.run_date == self.run_date)
-        connection.execute(runs.update().where(*same_night, runs.c.status == "done").values(status="superseded"))
+        same_night = (
+            runs.c.job == self.job,
+            runs.c.experiment == self.experiment,
+            runs.c.run_date == self.run_date,
+        )
+        connection.execute(
+            runs.update().where(*same_night, runs.c.status == "done").values(status="superseded")
+        )
         updated = connection.execute(
             runs.update()
             .where(runs.c.run_id == self.run_id, runs.c.status == "running")
-            .values(status="done", finished_at=utc_now(), rows_read=self.rows_read, rows_written=self.rows_written)
+            .values(
+                status="done",
+                finished_at=utc_now(),
+                rows_read=self.rows_read,
+                rows_written=self.rows_written,
+            )
         )
         if updated.rowcount != 1:
             raise DatabaseError(
-                f"run {self.run_id}: is no longer running in the table runs; another process took it for dead."
-                " Nothing was written. Run the job again."
+                f"run {self.run_id}: is no longer running in the table runs; another process took"
+                " it for dead. Nothing was written. Run the job again."
             )
 
 
@@ -103,18 +123,31 @@ def as_of(config: Config, run_date: date) -> datetime:
 
 @cache
 def code_version() -> str:
-    """abatch's version and, in a git checkout, the commit, with -dirty if the tree differs from it."""
+    """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20)
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return abatch.__version__
-    return f"{abatch.__version__}+{found.stdout.strip()}" if found.returncode == 0 else abatch.__version__
+    return (
+        f"{abatch.__version__}+{found.stdout.strip()}"
+        if found.returncode == 0
+        else abatch.__version__
+    )
 
 
 def describe_config(config: Config) -> dict[str, Any]:
-    """The experiment's settings, queries and time zone as JSON holds them; no secret is among them."""
-    return {**config.settings.model_dump(mode="json"), "sql": config.sql, "timezone": config.timezone}
+    """The experiment's settings, queries and time zone as JSON holds them.
+
+    No secret is among them.
+    """
+    return {
+        **config.settings.model_dump(mode="json"),
+        "sql": config.sql,
+        "timezone": config.timezone,
+    }
 
 
 def hash_config(config: Config) -> str:
@@ -122,12 +155,15 @@ def hash_config(config: Config) -> str:
     return files.hash_bytes(json.dumps(describe_config(config), sort_keys=True).encode())
 
 
-def check_registration(config: Config, connection: sa.Connection, assignment: str | None = None) -> tuple[dict[str, Any], bool]:
+def check_registration(
+    config: Config, connection: sa.Connection, assignment: str | None = None
+) -> tuple[dict[str, Any], bool]:
     """What the experiment has registered, or will, and whether it is the first time.
 
     Parameters
     ----------
-    assignment : hash, or recorded if the candidates query brings its own variant; None before that is known
+    assignment : hash, or recorded if the candidates query brings its own variant; None before that
+        is known
 
     Raises
     ------
@@ -148,7 +184,8 @@ def check_registration(config: Config, connection: sa.Connection, assignment: st
 
 
 def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError if a model bears the name of one that was trained for another variant: figures are kept by that name.
+    """Raise ConfigError if a model bears the name of one that was trained for another variant:
+    figures are kept by that name.
 
     Parameters
     ----------
@@ -159,22 +196,35 @@ def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
         for model_name, card in cards.items():
             if DATE_SUFFIX.sub("", model_name) == stem and card["variant"] != variant:
                 raise ConfigError(
-                    f"{config.key(f'models.{variant}.name')}: found {model.name!r}, but {model_name} was trained for variant"
-                    f" {card['variant']}. Give the model of variant {variant} a name or version of its own."
+                    f"{config.key(f'models.{variant}.name')}: found {model.name!r}, but"
+                    f" {model_name} was trained for variant {card['variant']}. Give the model of"
+                    f" variant {variant} a name or version of its own."
                 )
 
 
 def list_metrics(config: Config) -> list[outcomes.Metric]:
     """What is measured of each prediction: the outcome, then the guardrails."""
     outcome = config.settings.outcome
-    found = [outcomes.Metric(OUTCOME, config.sql["outcomes"], config.query_file("outcomes"), outcome.kind, outcome.cap)]
+    found = [
+        outcomes.Metric(
+            OUTCOME,
+            config.sql["outcomes"],
+            config.query_file("outcomes"),
+            outcome.kind,
+            outcome.cap,
+        )
+    ]
     for name, guardrail in config.settings.guardrails.items():
-        found.append(outcomes.Metric(name, config.sql[name], guardrail.query, guardrail.kind, guardrail.cap))
+        found.append(
+            outcomes.Metric(name, config.sql[name], guardrail.query, guardrail.kind, guardrail.cap)
+        )
     return found
 
 
 def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
-    """Let the `latest` links, if there is a folder for them, follow what is live today, or on run_date if that is later."""
+    """Let the `latest` links, if there is a folder for them, follow what is live today, or on
+    run_date if that is later.
+    """
     if not config.models_dir.is_dir():
         return
     with engine.connect() as connection:
@@ -186,26 +236,45 @@ def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
 def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
     """The nights up to a day that have predictions, in order."""
     done = (runs.c.experiment == experiment, runs.c.job == "predict", runs.c.status == "done")
-    return list(connection.scalars(sa.select(runs.c.run_date).where(*done, runs.c.run_date <= until).order_by(runs.c.run_date)))
+    return list(
+        connection.scalars(
+            sa.select(runs.c.run_date)
+            .where(*done, runs.c.run_date <= until)
+            .order_by(runs.c.run_date)
+        )
+    )
 
 
 def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
-    """Whether no later run_date of the same job is done; one that was done for the future by mistake does not count."""
+    """Whether no later run_date of the same job is done.
+
+    One that was done for the future by mistake does not count.
+    """
     later = (runs.c.run_date > run.run_date, runs.c.run_date <= max(run.run_date, today))
     return connection.execute(_select_runs(run, "done", *later)).first() is None
 
 
 def connect(config: Config) -> sa.Engine:
     place = f"{config.file}, environments.{config.environment}.database"
-    return database.make_engine(config.database, config.schema, config.file.resolve().parent, place, config.retry_seconds)
+    return database.make_engine(
+        config.database, config.schema, config.file.resolve().parent, place, config.retry_seconds
+    )
 
 
 @contextmanager
-def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> Iterator[Run]:
+def open_run(
+    job: str,
+    config: Config,
+    engine: sa.Engine,
+    run_date: date,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Iterator[Run]:
     """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
 
-    The block ends a run that did its work by `run.finish(connection)`; a block that raises leaves the run `failed` with
-    the reason. Runs that died are marked and cleaned up after here.
+    The block ends a run that did its work by `run.finish(connection)`; a block that raises leaves
+    the run `failed` with the reason. Runs that died are marked and cleaned up after here.
 
     Raises
     ------
@@ -224,17 +293,21 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
         started_at=started_at,
         dry_run=dry_run,
     )
-    with nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}") as acquired:
+    with (
+        nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}")
+    ) as acquired:
         if not acquired:
             raise _describe_holder(engine, run)
         if not dry_run:
             _bury_the_dead(engine, run)
         with engine.connect() as connection:
-            done = connection.execute(_select_runs(run, "done", runs.c.run_date == run_date)).first()
+            done = connection.execute(
+                _select_runs(run, "done", runs.c.run_date == run_date)
+            ).first()
         if done and not force:
             raise NothingToDo(
-                f"{job} of {config.experiment} for {run_date} is already done"
-                f" (run {done.run_id}, {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+                f"{job} of {config.experiment} for {run_date} is already done (run {done.run_id},"
+                f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
             )
         if dry_run:
             yield run
@@ -252,18 +325,30 @@ def open_run(job: str, config: Config, engine: sa.Engine, run_date: date, *, for
 def _describe_holder(engine: sa.Engine, run: Run) -> Exception:
     """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
     with engine.connect() as connection:
-        holder = connection.execute(_select_runs(run, "running").order_by(runs.c.started_at.desc())).first()
+        holder = connection.execute(
+            _select_runs(run, "running").order_by(runs.c.started_at.desc())
+        ).first()
     if holder is None:
-        return NothingToDo(f"{run.job} of {run.experiment} is already being done by a process that is just starting or ending")
+        return NothingToDo(
+            f"{run.job} of {run.experiment} is already being done by a process that is just"
+            " starting or ending"
+        )
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
     if holder.run_date == run.run_date:
-        return NothingToDo(f"{run.job} of {run.experiment} for {run.run_date} is already being done {who}")
-    return AbatchError(f"{run.job} of {run.experiment} is being done for another date, {holder.run_date}, {who}. Run this one after it.")
+        return NothingToDo(
+            f"{run.job} of {run.experiment} for {run.run_date} is already being done {who}"
+        )
+    return AbatchError(
+        f"{run.job} of {run.experiment} is being done for another date, {holder.run_date}, {who}."
+        " Run this one after it."
+    )
 
 
 def _select_runs(run: Run, status: str, *where: sa.ColumnElement[bool]) -> sa.Select:
     """Runs of the same job and experiment."""
-    return sa.select(runs).where(runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == status, *where)
+    return sa.select(runs).where(
+        runs.c.job == run.job, runs.c.experiment == run.experiment, runs.c.status == status, *where
+    )
 
 
 def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
@@ -271,20 +356,35 @@ def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
     for attempt in database.transactions(engine):
         with attempt as connection:
             for dead in connection.execute(_select_runs(run, "running")).all():
-                _close_failed(connection, dead.run_id, run.experiment, "died; cleaned up by the next run")
+                _close_failed(
+                    connection, dead.run_id, run.experiment, "died; cleaned up by the next run"
+                )
             if run.job == "predict":  # also what a run staged that was taken for dead and was not
-                connection.execute(predictions_staging.delete().where(predictions_staging.c.experiment == run.experiment))
+                connection.execute(
+                    predictions_staging.delete().where(
+                        predictions_staging.c.experiment == run.experiment
+                    )
+                )
 
 
 def _close_failed(connection: sa.Connection, run_id: str, experiment: str, reason: str) -> None:
     staged = predictions_staging.c
-    connection.execute(predictions_staging.delete().where(staged.experiment == experiment, staged.run_id == run_id))
+    connection.execute(
+        predictions_staging.delete().where(staged.experiment == experiment, staged.run_id == run_id)
+    )
     still_running = (runs.c.run_id == run_id, runs.c.status == "running")
-    connection.execute(runs.update().where(*still_running).values(status="failed", finished_at=utc_now(), error=reason))
+    connection.execute(
+        runs.update()
+        .where(*still_running)
+        .values(status="failed", finished_at=utc_now(), error=reason)
+    )
 
 
 def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
-    row = {name: getattr(run, name) for name in ("run_id", "job", "experiment", "run_date", "started_at")}
+    row = {
+        name: getattr(run, name)
+        for name in ("run_id", "job", "experiment", "run_date", "started_at")
+    }
     row |= {"status": "running", "code_version": code_version(), "config_hash": config_hash}
     row["host"] = f"{platform.node()} (process {os.getpid()})"
     for attempt in database.transactions(engine):
@@ -293,8 +393,15 @@ def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
 
 
 def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
-    """Write the failure down; if that fails too, the first error is still the one that is reported."""
-    reason = database.describe(error) if isinstance(error, SQLAlchemyError) else str(error) or type(error).__name__
+    """Write the failure down.
+
+    If that fails too, the first error is still the one that is reported.
+    """
+    reason = (
+        database.describe(error)
+        if isinstance(error, SQLAlchemyError)
+        else str(error) or type(error).__name__
+    )
     run.log(f"failed: {reason}")
     try:
         for attempt in database.transactions(engine):
@@ -304,12 +411,16 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
         run.log(f"the failure could not be written into runs: {database.describe(second)}")
 
 
-def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None, **switches: str) -> int:
-    """The command line of a script: run the story for one experiment or for all, and return the exit code.
+def main(
+    job: str, story: Callable[..., str], argv: Sequence[str] | None = None, **switches: str
+) -> int:
+    """The command line of a script: run the story for one experiment or for all, and return the
+    exit code.
 
     Parameters
     ----------
-    switches : the story's own options that are on or off, with their help; they write, so they do not go with --dry-run
+    switches : the story's own options that are on or off, with their help; they write, so they do
+        not go with --dry-run
     """
     arguments = _parse(job, story, argv, switches)
     chosen = {name: getattr(arguments, name) for name in ("force", "dry_run", *switches)}
@@ -336,7 +447,10 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None,
             logger.info("%s", reason)
             lines.append(str(reason))
         except (Exception, KeyboardInterrupt) as error:
-            code = max(code, report(error, f"{job} {config.experiment} {run_date}", database.show_url(engine)))
+            code = max(
+                code,
+                report(error, f"{job} {config.experiment} {run_date}", database.show_url(engine)),
+            )
             if isinstance(error, KeyboardInterrupt):
                 break
     engine.dispose()
@@ -348,16 +462,27 @@ def main(job: str, story: Callable[..., str], argv: Sequence[str] | None = None,
 def report(error: BaseException, what: str, where: str = "the database") -> int:
     """Print the one message that somebody must read, log it, and return the exit code that fits."""
     if isinstance(error, KeyboardInterrupt):
-        message, code = "interrupted; what was not finished was not written. Run it again.", MENDABLE
+        message, code = (
+            "interrupted; what was not finished was not written. Run it again.",
+            MENDABLE,
+        )
     elif isinstance(error, AbatchError):
         message, code = str(error), USAGE if isinstance(error, UsageError) else MENDABLE
     elif isinstance(error, SQLAlchemyError):
         message, code = f"{where}: {database.describe(error)}", MENDABLE
     else:
-        message = f"this is a fault of abatch, not of yours; please report it.\n{''.join(traceback.format_exception(error))}"
+        message = (
+            "this is a fault of abatch, not of yours; please report"
+            f" it.\n{''.join(traceback.format_exception(error))}"
+        )
         code = BUG
     # An estimator of the user's own may have failed deep inside: the log tells him where.
-    logger.error("%s: %s", what, message, exc_info=error.__cause__ if isinstance(error, ConfigError) else None)
+    logger.error(
+        "%s: %s",
+        what,
+        message,
+        exc_info=error.__cause__ if isinstance(error, ConfigError) else None,
+    )
     print(f"{what}: {message}", file=sys.stderr)
     return code
 
@@ -368,7 +493,10 @@ def choose(configs: dict[str, Config], experiment: str | None) -> dict[str, Conf
         return configs
     if experiment not in configs:
         known = ", ".join(configs)
-        raise UsageError(f"there is no experiment {experiment!r}; expected one of {known}.{suggest(experiment, configs)}")
+        raise UsageError(
+            f"there is no experiment {experiment!r}; expected one of"
+            f" {known}.{suggest(experiment, configs)}"
+        )
     return {experiment: configs[experiment]}
 
 
@@ -379,7 +507,9 @@ def start_log(config: Config, job: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise AbatchError(f"{path}: the log cannot be written ({error.strerror}). Check the folder's rights.") from None
+        raise AbatchError(
+            f"{path}: the log cannot be written ({error.strerror}). Check the folder's rights."
+        ) from None
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
@@ -394,13 +524,24 @@ def start_log(config: Config, job: str) -> None:
 @cache
 def _complain(path: Path) -> None:
     """Say once that the log cannot be written; the job itself goes on."""
-    print(f"{path}: the log cannot be written ({sys.exc_info()[1]}). Make room; this run's lines are lost.", file=sys.stderr)
+    print(
+        f"{path}: the log cannot be written ({sys.exc_info()[1]}). Make room; this run's lines are"
+        " lost.",
+        file=sys.stderr,
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)")
+    parser.add_argument(
+        "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
+    )
     parser.add_argument("--experiment", metavar="NAME", help="one experiment (default: all)")
-    parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help="default: ml_config.yaml beside the scripts",
+    )
 
 
 def parse_date(text: str) -> date:
@@ -420,26 +561,50 @@ def parse_moment(text: str) -> date | datetime:
             return parse_date(text)
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC") from None
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC"
+        ) from None
     return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def parse_as_of(config: Config, moment: date | datetime) -> datetime:
-    """The moment whose knowledge is asked for, as naive UTC: of a day its end, or now if it is today."""
+    """The moment whose knowledge is asked for, as naive UTC: of a day its end, or now if it is
+    today.
+    """
     return moment if isinstance(moment, datetime) else as_of(config, moment)
 
 
-def _parse(job: str, story: Callable[..., str], argv: Sequence[str] | None, switches: Mapping[str, str]) -> argparse.Namespace:
+def _parse(
+    job: str, story: Callable[..., str], argv: Sequence[str] | None, switches: Mapping[str, str]
+) -> argparse.Namespace:
     summary = (sys.modules[story.__module__].__doc__ or "").strip()
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=f"{job}.py", description=summary, formatter_class=raw, epilog=EXIT_CODES)
+    parser = argparse.ArgumentParser(
+        prog=f"{job}.py", description=summary, formatter_class=raw, epilog=EXIT_CODES
+    )
     add_common_options(parser)
-    parser.add_argument("--date", type=parse_date, metavar="YYYY-MM-DD", help="run_date (default: today in the config's timezone)")
-    parser.add_argument("--force", action="store_true", help="do a night again that is done; the old rows are kept as superseded")
-    parser.add_argument("--dry-run", action="store_true", help="read and compute, write nothing, print what would be done")
+    parser.add_argument(
+        "--date",
+        type=parse_date,
+        metavar="YYYY-MM-DD",
+        help="run_date (default: today in the config's timezone)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="do a night again that is done; the old rows are kept as superseded",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read and compute, write nothing, print what would be done",
+    )
     for name, about in switches.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about)
     arguments = parser.parse_args(argv)
     if arguments.dry_run and any(getattr(arguments, name) for name in switches):
-        parser.error(f"--dry-run writes nothing, so it does not go with --{', --'.join(switches).replace('_', '-')}")
+        parser.error(
+            "--dry-run writes nothing, so it does not go with"
+            f" --{', --'.join(switches).replace('_', '-')}"
+        )
     return arguments

@@ -1,4 +1,6 @@
-"""Libraries: what is installed, what a model's predictions depend on, and whether a model of other versions may be opened."""
+"""Libraries: what is installed, what a model's predictions depend on, and whether a model of other
+versions may be opened.
+"""
 
 import importlib.metadata
 import platform
@@ -11,17 +13,30 @@ from typing import Any
 from abatch.errors import RegistryError
 
 BASE = ("scikit-learn", "pandas", "pyarrow")  # and all that these require
-# Who promises to read what an older version of itself has pickled, within a major version: Python (library reference, pickle),
-# NumPy (arrays), pandas (read_pickle), joblib. SciPy changes nothing in bug-fix releases. scikit-learn calls any other version
-# than the one that pickled "entirely unsupported and inadvisable" (user guide, model persistence); others promise nothing.
-_READS_OLDER = {"python", "numpy", "pandas", "joblib", "pyarrow", "python-dateutil", "tzdata", "six"}
+# Who promises to read what an older version of itself has pickled, within a major version: Python
+# (library reference, pickle), NumPy (arrays), pandas (read_pickle), joblib. SciPy changes nothing
+# in bug-fix releases. scikit-learn calls any other version than the one that pickled "entirely
+# unsupported and inadvisable" (user guide, model persistence); others promise nothing.
+_READS_OLDER = {
+    "python",
+    "numpy",
+    "pandas",
+    "joblib",
+    "pyarrow",
+    "python-dateutil",
+    "tzdata",
+    "six",
+}
 _READS_OTHERS = {"threadpoolctl", "narwhals", "cloudpickle"}  # of which nothing is in a pickle
 _NUMBERS = re.compile(r"\d+")
 
 
 @cache
 def list_installed() -> dict[str, str]:
-    """Name and version of every installed package, sorted; of two with one name that which Python finds first."""
+    """Name and version of every installed package, sorted.
+
+    Of two with one name that which Python finds first.
+    """
     found: dict[str, str] = {}
     for package in importlib.metadata.distributions():
         if package.metadata and package.metadata["Name"]:
@@ -30,17 +45,21 @@ def list_installed() -> dict[str, str]:
 
 
 def is_installed(module_name: str) -> bool:
-    """Whether a module belongs to Python itself or to an installed package, and is no code of the user's own."""
+    """Whether a module belongs to Python itself or to an installed package, and is no code of the
+    user's own.
+    """
     first = module_name.partition(".")[0]
     return first in sys.stdlib_module_names or first in _find_owners()
 
 
 def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
-    """Versions of what predictions depend on: Python, scikit-learn, pandas, what they require, and the packages of `parts`.
+    """Versions of what predictions depend on: Python, scikit-learn, pandas, what they require, and
+    the packages of `parts`.
 
     Parameters
     ----------
-    parts : objects of the user's pipeline; a module that belongs to no package is code, and no library
+    parts : objects of the user's pipeline; a module that belongs to no package is code, and no
+        library
     """
     owners = _find_owners()
     modules = {type(part).__module__.partition(".")[0] for part in parts}
@@ -50,7 +69,11 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
         name = waiting.pop()
         if name in installed and name not in found:
             found[name] = installed[name]
-            waiting += [_normalise(line) for line in importlib.metadata.requires(name) or () if "extra ==" not in line]
+            waiting += [
+                _normalise(line)
+                for line in importlib.metadata.requires(name) or ()
+                if "extra ==" not in line
+            ]
     return {"python": platform.python_version(), **dict(sorted(found.items()))}
 
 
@@ -63,18 +86,29 @@ def describe_machine() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def find_differences(trained: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+def find_differences(
+    trained: Mapping[str, str], now: Mapping[str, str]
+) -> dict[str, tuple[str, str | None]]:
     """Version then and now, None if it is not there, of each library that is not the same."""
-    return {name: (version, now.get(name)) for name, version in trained.items() if now.get(name) != version}
+    return {
+        name: (version, now.get(name))
+        for name, version in trained.items()
+        if now.get(name) != version
+    }
 
 
 def find_present(trained: Mapping[str, str]) -> dict[str, str]:
     """The installed versions of the libraries that a model was trained with."""
-    return {"python": platform.python_version(), **{name: version for name, version in list_installed().items() if name in trained}}
+    return {
+        "python": platform.python_version(),
+        **{name: version for name, version in list_installed().items() if name in trained},
+    }
 
 
 def check(trained: Mapping[str, str], place: str) -> str:
-    """Whether a model that was trained with these libraries may be opened here; called before unpickling.
+    """Whether a model that was trained with these libraries may be opened here.
+
+    Called before unpickling.
 
     Returns
     -------
@@ -91,21 +125,35 @@ def check(trained: Mapping[str, str], place: str) -> str:
     if unsafe:
         mend = tell_mend(unsafe)
         raise RegistryError(
-            f"{place}: was trained with {describe(unsafe)}, which does not promise that the file can be opened. It is not opened."
-            f" {mend}, train anew (python train.py --force), or roll back to a model of today's versions."
+            f"{place}: was trained with {describe(unsafe)}, which does not promise that the file"
+            f" can be opened. It is not opened. {mend}, train anew (python train.py --force), or"
+            " roll back to a model of today's versions."
         )
-    return f"{place}: was trained with {describe(differences)}; the libraries promise that it works" if differences else ""
+    return (
+        f"{place}: was trained with {describe(differences)}; the libraries promise that it works"
+        if differences
+        else ""
+    )
 
 
 def tell_mend(differences: Mapping[str, tuple[str, str | None]]) -> str:
     """How to bring back the versions of then."""
-    pins = " ".join(f"{name}=={version}" for name, (version, _) in differences.items() if name != "python")
-    return f"Install what it was trained with (pip install {pins})" if pins else "Run it with that Python"
+    pins = " ".join(
+        f"{name}=={version}" for name, (version, _) in differences.items() if name != "python"
+    )
+    return (
+        f"Install what it was trained with (pip install {pins})"
+        if pins
+        else "Run it with that Python"
+    )
 
 
 def describe(differences: Mapping[str, tuple[str, str | None]]) -> str:
     """scikit-learn 1.9.0 (here 1.8.0), numpy ..."""
-    return ", ".join(f"{name} {then} (here {now or 'not installed'})" for name, (then, now) in differences.items())
+    return ", ".join(
+        f"{name} {then} (here {now or 'not installed'})"
+        for name, (then, now) in differences.items()
+    )
 
 
 def _is_promised(name: str, then: str, now: str | None) -> bool:
@@ -113,7 +161,9 @@ def _is_promised(name: str, then: str, now: str | None) -> bool:
         return True
     if now is None:
         return False
-    old, new = ([int(number) for number in _NUMBERS.findall(version)[:3]] for version in (then, now))
+    old, new = (
+        [int(number) for number in _NUMBERS.findall(version)[:3]] for version in (then, now)
+    )
     if name == "scipy":
         return old[:2] == new[:2]
     return name in _READS_OLDER and old[0] == new[0] and old <= new

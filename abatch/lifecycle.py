@@ -1,4 +1,6 @@
-"""The life of a model, as the config has it: what makes it, when it is due, what may go live, how long it is kept."""
+"""The life of a model, as the config has it: what makes it, when it is due, what may go live, how
+long it is kept.
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -18,18 +20,25 @@ DIRTY = "it was trained from a dirty tree: the code differs from its commit"
 # What makes a model of rows: a change anywhere else does not change a model.
 TRAINING_CODE = [
     "train.py",
-    *(f"abatch/{name}.py" for name in ("assignment", "estimators", "features", "outcomes", "snapshots", "training")),
+    *(
+        f"abatch/{name}.py"
+        for name in ("assignment", "estimators", "features", "outcomes", "snapshots", "training")
+    ),
     "abatch/database/reading.py",
 ]
 
 
 def hash_code(config: Config, paths: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files that make a model: abatch's own, and the user's modules that the estimators' import paths lead to."""
+    """SHA-256 of the files that make a model: abatch's own, and the user's modules that the
+    estimators' import paths lead to.
+    """
     root, base = Path(__file__).parent.parent, config.file.resolve().parent
     found = {name: root / name for name in TRAINING_CODE}
     for own in filter(None, map(estimators.find_source, paths)):
         found[os.path.relpath(own, base)] = own
-    return {name: files.hash_bytes(path.read_bytes()) for name, path in found.items() if path.exists()}
+    return {
+        name: files.hash_bytes(path.read_bytes()) for name, path in found.items() if path.exists()
+    }
 
 
 def is_dirty() -> bool:
@@ -39,21 +48,33 @@ def is_dirty() -> bool:
 
 def make_rules(config: Config) -> gate.Rules:
     """What the config asks of a model that goes live."""
-    return gate.Rules(**{name: getattr(config.settings.training, name) for name in gate.Rules._fields})
+    return gate.Rules(
+        **{name: getattr(config.settings.training, name) for name in gate.Rules._fields}
+    )
 
 
 def judge_dirt(config: Config, decision: gate.Decision, allow_dirty: bool) -> gate.Decision:
-    """The decision where code that differs from its commit must not make prod's models, unless that is allowed, and then recorded."""
+    """The decision where code that differs from its commit must not make prod's models, unless that
+    is allowed, and then recorded.
+    """
     if config.environment != PROD or not is_dirty() or not decision.promote:
         return decision
     if not allow_dirty:
-        return gate.refuse(decision, f"{DIRTY} ({job.code_version()}). Commit, then train with --force, or allow it: --allow-dirty")
+        return gate.refuse(
+            decision,
+            f"{DIRTY} ({job.code_version()}). Commit, then train with --force, or allow it:"
+            " --allow-dirty",
+        )
     evidence = {**decision.evidence, "allow_dirty": True, "code_version": job.code_version()}
     return gate.Decision(True, f"{decision.reason} (from a dirty tree, allowed)", evidence)
 
 
-def check_dirt(connection: sa.Connection, config: Config, model: sa.Row, allow_dirty: bool) -> dict[str, Any] | None:
-    """What to record of a promotion by hand; in prod a model from a dirty tree that was never live needs to be allowed.
+def check_dirt(
+    connection: sa.Connection, config: Config, model: sa.Row, allow_dirty: bool
+) -> dict[str, Any] | None:
+    """What to record of a promotion by hand.
+
+    In prod a model from a dirty tree that was never live needs to be allowed.
 
     Raises
     ------
@@ -72,7 +93,12 @@ def check_dirt(connection: sa.Connection, config: Config, model: sa.Row, allow_d
 
 
 def decide_retraining(
-    config: Config, engine: sa.Engine, run: job.Run, live: Mapping[str, str], cards: Mapping[str, Mapping[str, Any]], to_date: date
+    config: Config,
+    engine: sa.Engine,
+    run: job.Run,
+    live: Mapping[str, str],
+    cards: Mapping[str, Mapping[str, Any]],
+    to_date: date,
 ) -> tuple[bool, str]:
     """Whether the models are due by the config's rules, and why or why not."""
     section, last = config.settings.training.retrain, retraining.find_last(cards, run.run_date)
@@ -80,21 +106,40 @@ def decide_retraining(
         return True, "every run trains, for training.retrain has no rules"
     missing = [variant for variant in config.settings.models if variant not in live]
     if last is None or missing:
-        return True, f"no model is live for variant {', '.join(missing)}" if missing else "there is no model yet"
+        return True, (
+            f"no model is live for variant {', '.join(missing)}"
+            if missing
+            else "there is no model yet"
+        )
     (trained_on, card), rules = last, retraining.Rules(**section.model_dump())
     if not retraining.is_recipe(card, job.describe_config(config), config.sql["training"]):
-        return True, f"the config's models, features or training query are not those of {card['model_name']}"
+        return (
+            True,
+            (
+                "the config's models, features or training query are not those of"
+                f" {card['model_name']}"
+            ),
+        )
     age = (run.run_date - trained_on).days
     if age < rules.min_days:
         return False, f"the last training is {age} days old, and min_days is {rules.min_days}"
     names = [name for name in live.values() if name in cards]
     found = retraining.judge_age(rules, age)
     if rules.new_rows is not None:
-        window: dict[str, Any] = {"from_date": date.fromisoformat(card["to_date"]), "to_date": to_date}
-        chunks = database.stream_query(engine, config.sql["training"], config.query_file("training"), **window, as_of=run.as_of)
-        found += retraining.judge_rows(rules, sum(map(len, chunks)) if window["from_date"] < to_date else 0)
+        window: dict[str, Any] = {
+            "from_date": date.fromisoformat(card["to_date"]),
+            "to_date": to_date,
+        }
+        chunks = database.stream_query(
+            engine, config.sql["training"], config.query_file("training"), **window, as_of=run.as_of
+        )
+        found += retraining.judge_rows(
+            rules, sum(map(len, chunks)) if window["from_date"] < to_date else 0
+        )
     with engine.connect() as connection:
-        found += retraining.judge_drift(rules, retraining.read_drift(connection, config.experiment, names, rules.psi or 0))
+        found += retraining.judge_drift(
+            rules, retraining.read_drift(connection, config.experiment, names, rules.psi or 0)
+        )
         validated = {name: cards[name]["metrics"].get("roc_auc", {}).get("value") for name in names}
         performance = retraining.read_performance(connection, config.experiment, names)
         found += retraining.judge_performance(rules, performance, validated)
@@ -102,10 +147,17 @@ def decide_retraining(
     return bool(due), "; ".join(due or [finding.words for finding in found])
 
 
-def load_snapshot(config: Config, engine: sa.Engine, card: Mapping[str, Any], run: job.Run) -> pd.DataFrame | None:
-    """The rows that a model was trained on; None, with a line in the log, if they or its config are not at hand."""
+def load_snapshot(
+    config: Config, engine: sa.Engine, card: Mapping[str, Any], run: job.Run
+) -> pd.DataFrame | None:
+    """The rows that a model was trained on.
+
+    None, with a line in the log, if they or its config are not at hand.
+    """
     with engine.connect() as connection:
-        row = snapshots.find_snapshot(connection, card["snapshot"]) if card.get("snapshot") else None
+        row = (
+            snapshots.find_snapshot(connection, card["snapshot"]) if card.get("snapshot") else None
+        )
     try:
         return None if row is None else snapshots.load(config.snapshots_dir, row)
     except RegistryError as error:
@@ -114,18 +166,26 @@ def load_snapshot(config: Config, engine: sa.Engine, card: Mapping[str, Any], ru
 
 
 def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
-    """Delete the snapshots and models that the environment's retention no longer keeps; returns what was done, in words.
+    """Delete the snapshots and models that the environment's retention no longer keeps.
 
-    Never what is or was live, and never the snapshot of such a model. The row of a deletion is written before the file goes, so
-    that a job that dies between the two is finished by the next.
+    Returns what was done, in words.
+
+    Never what is or was live, and never the snapshot of such a model. The row of a deletion is
+    written before the file goes, so that a job that dies between the two is finished by the next.
     """
     keep, now = config.retention, job.utc_now()
     chosen: list[tuple[str, str, str]] = []
     for attempt in database.transactions(engine):
         with attempt as connection:
             limits = (keep.snapshot_days, keep.snapshot_gigabytes)
-            chosen = [(registry.SNAPSHOT, *pair) for pair in snapshots.choose_to_drop(connection, config.snapshots_dir, now, *limits)]
-            chosen += [(registry.MODEL, *pair) for pair in registry.choose_to_delete(connection, now, keep.model_days)]
+            chosen = [
+                (registry.SNAPSHOT, *pair)
+                for pair in snapshots.choose_to_drop(connection, config.snapshots_dir, now, *limits)
+            ]
+            chosen += [
+                (registry.MODEL, *pair)
+                for pair in registry.choose_to_delete(connection, now, keep.model_days)
+            ]
             for kind, name, reason in chosen:
                 registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
     for kind, name, reason in chosen:
@@ -139,12 +199,17 @@ def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
 
 
 def remove_deleted(config: Config, engine: sa.Engine) -> None:
-    """Remove the files of what is deleted: of models for good, of snapshots unless they were pulled again since."""
+    """Remove the files of what is deleted: of models for good, of snapshots unless they were pulled
+    again since.
+    """
     with engine.connect() as connection:
         for name in registry.find_deleted(connection, registry.MODEL):
             registry.remove_files(config.models_dir, name)
         pulled = {row.content_hash: row.pulled_at for row in snapshots.list_snapshots(connection)}
         for name in registry.find_deleted(connection, registry.SNAPSHOT):
             deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
-            if deletion is not None and pulled.get(name, deletion.deleted_at) <= deletion.deleted_at:
+            if (
+                deletion is not None
+                and pulled.get(name, deletion.deleted_at) <= deletion.deleted_at
+            ):
                 snapshots.remove(config.snapshots_dir, name)

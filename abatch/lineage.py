@@ -1,4 +1,6 @@
-"""What lies behind a prediction, and behind a night: the model, its rows, code, config, runs, and who made it live. Only reads."""
+"""What lies behind a prediction, and behind a night: the model, its rows, code, config, runs, and
+who made it live. Only reads.
+"""
 
 import hashlib
 import json
@@ -19,7 +21,8 @@ Fact = tuple[str, str]
 
 
 def explain(engine: sa.Engine, configs: Mapping[str, Config], candidate: str, on: date) -> str:
-    """The lineage of a candidate's prediction of one night, in each experiment that has one, as lines of at most 80 columns.
+    """The lineage of a candidate's prediction of one night, in each experiment that has one, as
+    lines of at most 80 columns.
 
     Raises
     ------
@@ -31,7 +34,10 @@ def explain(engine: sa.Engine, configs: Mapping[str, Config], candidate: str, on
     with engine.connect() as connection:
         for config in configs.values():
             facts = list(_list_facts(connection, config, candidate_id, on))
-            title = f"{config.experiment} in {config.environment}, night of {on}, candidate {candidate_id}"
+            title = (
+                f"{config.experiment} in {config.environment}, night of {on}, candidate"
+                f" {candidate_id}"
+            )
             if facts:
                 blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
         if not blocks:
@@ -39,17 +45,29 @@ def explain(engine: sa.Engine, configs: Mapping[str, Config], candidate: str, on
     return "\n\n".join(blocks)
 
 
-def _list_facts(connection: sa.Connection, config: Config, candidate_id: str, on: date) -> Iterator[Fact]:
+def _list_facts(
+    connection: sa.Connection, config: Config, candidate_id: str, on: date
+) -> Iterator[Fact]:
     rows = _find_predictions(connection, predictions, config.experiment, candidate_id, on)
-    earlier = _find_predictions(connection, predictions_superseded, config.experiment, candidate_id, on)
+    earlier = _find_predictions(
+        connection, predictions_superseded, config.experiment, candidate_id, on
+    )
     wanted = (config.experiment, config.settings.model_dump(), config.sql, config.timezone)
-    content = registrations.complete(registrations.find_registration(connection, config.experiment) or {}, *wanted)
+    content = registrations.complete(
+        registrations.find_registration(connection, config.experiment) or {}, *wanted
+    )
     for row in rows:
         yield from _describe_prediction(connection, content, row)
         yield "variant", describe_assignment(content, candidate_id, row.variant)
         if row.model_name is None:
             key = _hash(content, candidate_id)[16:32]
-            yield "model", f"none: variant {row.variant} selects at random, by selection_key {key} (bytes 8 to 15 of the hash), lower first"
+            yield (
+                "model",
+                (
+                    f"none: variant {row.variant} selects at random, by selection_key {key} (bytes"
+                    " 8 to 15 of the hash), lower first"
+                ),
+            )
         yield from _describe_making(connection, row)
         yield "run", _describe_run(connection, row.run_id)
         yield from _describe_promotions(connection, row)
@@ -62,19 +80,32 @@ def _list_facts(connection: sa.Connection, config: Config, candidate_id: str, on
         yield "superseded", f"{made} by run {row.run_id}; replaced by run {row.superseded_by}"
 
 
-def _find_predictions(connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date) -> list[sa.Row]:
+def _find_predictions(
+    connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date
+) -> list[sa.Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    own = (table.c.experiment == experiment, table.c.run_date == on, table.c.candidate_id == candidate_id)
-    found = connection.execute(sa.select(table).where(*own).order_by(table.c.predicted_at, table.c.run_id))
+    own = (
+        table.c.experiment == experiment,
+        table.c.run_date == on,
+        table.c.candidate_id == candidate_id,
+    )
+    found = connection.execute(
+        sa.select(table).where(*own).order_by(table.c.predicted_at, table.c.run_id)
+    )
     return [row for row in found if row.candidate_id == candidate_id]
 
 
-def _describe_prediction(connection: sa.Connection, content: Mapping[str, Any], row: sa.Row) -> Iterator[Fact]:
+def _describe_prediction(
+    connection: sa.Connection, content: Mapping[str, Any], row: sa.Row
+) -> Iterator[Fact]:
     p, share = predictions.c, content["select_top"]
     night = (p.experiment == row.experiment, p.run_date == row.run_date, p.variant == row.variant)
     n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
     score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
-    rule = f"the first {assignment.count_selected(n, share):,} of {n:,} by rank are (select_top {share})"
+    rule = (
+        f"the first {assignment.count_selected(n, share):,} of {n:,} by rank are (select_top"
+        f" {share})"
+    )
     yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
     yield "selected", f"{'yes' if row.selected else 'no'}; {rule}"
     yield "predicted", _show(row.predicted_at)
@@ -100,11 +131,17 @@ def describe_assignment(content: Mapping[str, Any], candidate_id: str, variant: 
             break
         start = int(limit, 16) + 1
     share = f"{start / 2**64:.6g} to {(int(limit, 16) + 1) / 2**64:.6g}"
-    hashed = f"SHA-256 of {content['salt']}:{candidate_id} begins with {first}, {int(first, 16) / 2**64:.6f} of 2**64"
+    hashed = (
+        f"SHA-256 of {content['salt']}:{candidate_id} begins with {first},"
+        f" {int(first, 16) / 2**64:.6f} of 2**64"
+    )
     interval = f"within {start:016x} to {limit} ({share}), registered for {by_hash}"
     if content.get("assignment") == "recorded":
         agrees = "would give the same" if by_hash == variant else f"would give {by_hash}"
-        return f"{variant}, recorded by the candidates query; the hash {agrees} and does not count: {hashed}, {interval}"
+        return (
+            f"{variant}, recorded by the candidates query; the hash {agrees} and does not count:"
+            f" {hashed}, {interval}"
+        )
     if by_hash == variant:
         return f"{variant}, by hash, recomputed: {hashed}, {interval}"
     return f"{variant} was written, BUT THE HASH GIVES {by_hash}: {hashed}, {interval}"
@@ -113,8 +150,16 @@ def describe_assignment(content: Mapping[str, Any], candidate_id: str, variant: 
 def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
     """What made the prediction: the model, its rows, and the code and config of either run."""
     predicted = _find_run(connection, row.run_id)
-    code, config = ("unknown", "unknown") if predicted is None else (predicted.code_version, predicted.config_hash)
-    model = connection.execute(sa.select(models).where(models.c.model_name == row.model_name)).first() if row.model_name else None
+    code, config = (
+        ("unknown", "unknown")
+        if predicted is None
+        else (predicted.code_version, predicted.config_hash)
+    )
+    model = (
+        connection.execute(sa.select(models).where(models.c.model_name == row.model_name)).first()
+        if row.model_name
+        else None
+    )
     if model is None:
         if row.model_name:
             yield "model", f"{row.model_name}, which the table models does not have"
@@ -122,13 +167,39 @@ def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
         yield "config", f"predicted under {config}"
         return
     deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
-    yield "model", f"{model.model_name}, file {model.file}, {_describe_deletion(deletion)}, SHA-256 {model.sha256}"
+    yield (
+        "model",
+        (
+            f"{model.model_name}, file {model.file}, {_describe_deletion(deletion)}, SHA-256"
+            f" {model.sha256}"
+        ),
+    )
     known = f"as known at {_show(model.as_of)}"
-    yield "trained on", f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), {known}; {_describe_snapshot(connection, model)}"
+    yield (
+        "trained on",
+        (
+            f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), {known};"
+            f" {_describe_snapshot(connection, model)}"
+        ),
+    )
     trained = _find_run(connection, model.run_id)
-    trained_under = json.loads(model.card).get("config_hash") or (trained.config_hash if trained else "unknown")
-    yield "code", f"trained by {model.code_version}; predicted by {'the same' if code == model.code_version else code}"
-    yield "config", f"trained under {trained_under}; predicted under {'the same' if config == trained_under else config}"
+    trained_under = json.loads(model.card).get("config_hash") or (
+        trained.config_hash if trained else "unknown"
+    )
+    yield (
+        "code",
+        (
+            f"trained by {model.code_version}; predicted by"
+            f" {'the same' if code == model.code_version else code}"
+        ),
+    )
+    yield (
+        "config",
+        (
+            f"trained under {trained_under}; predicted under"
+            f" {'the same' if config == trained_under else config}"
+        ),
+    )
     yield "train run", _describe_run(connection, model.run_id)
 
 
@@ -136,8 +207,14 @@ def _describe_snapshot(connection: sa.Connection, model: sa.Row) -> str:
     if model.snapshot is None:
         return "snapshot not kept"
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
-    pulled_at = connection.scalar(sa.select(sa.func.max(snapshots.c.pulled_at)).where(snapshots.c.content_hash == model.snapshot))
-    if deletion is not None and pulled_at is not None and pulled_at > deletion.deleted_at:  # another run pulled the same rows since
+    pulled_at = connection.scalar(
+        sa.select(sa.func.max(snapshots.c.pulled_at)).where(
+            snapshots.c.content_hash == model.snapshot
+        )
+    )
+    if (
+        deletion is not None and pulled_at is not None and pulled_at > deletion.deleted_at
+    ):  # another run pulled the same rows since
         deletion = None
     return f"snapshot {model.snapshot}, {_describe_deletion(deletion)}"
 
@@ -157,7 +234,10 @@ def _describe_run(connection: sa.Connection, run_id: str) -> str:
     if run is None:
         return f"{run_id}, which the table runs does not have"
     ended = f"finished {_show(run.finished_at)}" if run.finished_at else "not finished"
-    return f"{run_id}, {run.job} for {run.run_date} on {run.host}, started {_show(run.started_at)}, {ended}, {run.status}"
+    return (
+        f"{run_id}, {run.job} for {run.run_date} on {run.host}, started {_show(run.started_at)},"
+        f" {ended}, {run.status}"
+    )
 
 
 def _describe_promotions(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
@@ -165,52 +245,92 @@ def _describe_promotions(connection: sa.Connection, row: sa.Row) -> Iterator[Fac
     if row.model_name is None:
         return
     p = promotions.c
-    own = (p.experiment == row.experiment, p.variant == row.variant, p.effective_date <= row.run_date)
+    own = (
+        p.experiment == row.experiment,
+        p.variant == row.variant,
+        p.effective_date <= row.run_date,
+    )
     history = connection.execute(sa.select(promotions).where(*own).order_by(p.promotion_id)).all()
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     if before:
         yield "promotion", _describe_promotion(before[-1])
     elif named:
-        yield "promotion", f"{_describe_promotion(named[-1])}. Its row was written after the prediction"
+        yield (
+            "promotion",
+            f"{_describe_promotion(named[-1])}. Its row was written after the prediction",
+        )
     else:
-        yield "promotion", f"none: the table promotions never had {row.model_name} live on {row.run_date}"
+        yield (
+            "promotion",
+            f"none: the table promotions never had {row.model_name} live on {row.run_date}",
+        )
     if history and history[-1].model_name != row.model_name:
         newest = history[-1]
-        yield "overruled", f"by now {newest.model_name} is live for that night; the prediction stands. {_describe_promotion(newest)}"
+        yield (
+            "overruled",
+            (
+                f"by now {newest.model_name} is live for that night; the prediction stands."
+                f" {_describe_promotion(newest)}"
+            ),
+        )
 
 
 def _describe_promotion(promotion: sa.Row) -> str:
     written = f"written {_show(promotion.promoted_at)} by {promotion.promoted_by}"
-    return f"{promotion.action}, effective from {promotion.effective_date}, {written}: {promotion.reason}"
+    return (
+        f"{promotion.action}, effective from {promotion.effective_date}, {written}:"
+        f" {promotion.reason}"
+    )
 
 
-def _describe_absence(connection: sa.Connection, configs: Mapping[str, Config], candidate_id: str, on: date) -> str:
+def _describe_absence(
+    connection: sa.Connection, configs: Mapping[str, Config], candidate_id: str, on: date
+) -> str:
     nights = {name: _find_nights(connection, name, candidate_id) for name in configs}
-    lines = [f"--candidate {candidate_id}: there is no prediction of {on} in {', '.join(configs) or 'any experiment'}."]
+    lines = [
+        f"--candidate {candidate_id}: there is no prediction of {on} in"
+        f" {', '.join(configs) or 'any experiment'}."
+    ]
     for name, found in nights.items():
         if found:
             newest = "the newest are " if len(found) == N_NIGHTS else ""
-            lines.append(f"{name} has it on other nights: {newest}{', '.join(map(str, found))}. Name one by --date.")
+            lines.append(
+                f"{name} has it on other nights: {newest}{', '.join(map(str, found))}. Name one by"
+                " --date."
+            )
     if not any(nights.values()):
         lines.append(
-            "It was never predicted there. Write the id as the candidates query returns it: outside UUIDs upper and lower case count."
+            "It was never predicted there. Write the id as the candidates query returns it: outside"
+            " UUIDs upper and lower case count."
         )
     return "\n".join(lines)
 
 
 def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) -> list[date]:
-    """The newest nights for which a candidate was predicted, also those whose prediction was superseded; newest first."""
+    """The newest nights for which a candidate was predicted, also those whose prediction was
+    superseded; newest first.
+    """
     found: set[date] = set()
     for c in (predictions.c, predictions_superseded.c):
         own = (c.experiment == experiment, c.candidate_id == candidate_id)
-        query = sa.select(c.run_date, c.candidate_id).where(*own).distinct().order_by(c.run_date.desc(), c.candidate_id).limit(N_NIGHTS)
-        found |= {row.run_date for row in connection.execute(query) if row.candidate_id == candidate_id}
+        query = (
+            sa.select(c.run_date, c.candidate_id)
+            .where(*own)
+            .distinct()
+            .order_by(c.run_date.desc(), c.candidate_id)
+            .limit(N_NIGHTS)
+        )
+        found |= {
+            row.run_date for row in connection.execute(query) if row.candidate_id == candidate_id
+        }
     return sorted(found, reverse=True)[:N_NIGHTS]
 
 
 def describe_live(engine: sa.Engine, configs: Mapping[str, Config], on: date) -> str:
-    """Which model of each variant is live on a date by the table promotions, why, and which model made that night's predictions."""
+    """Which model of each variant is live on a date by the table promotions, why, and which model
+    made that night's predictions.
+    """
     blocks = []
     with engine.connect() as connection:
         for config in configs.values():
@@ -219,7 +339,11 @@ def describe_live(engine: sa.Engine, configs: Mapping[str, Config], on: date) ->
             facts: list[Fact] = []
             for variant in config.settings.split:
                 row = in_force.get(variant) if variant in config.settings.models else None
-                none = "no model was live" if variant in config.settings.models else "no model (selects at random)"
+                none = (
+                    "no model was live"
+                    if variant in config.settings.models
+                    else "no model (selects at random)"
+                )
                 facts.append(("variant", f"{variant}: {row.model_name if row else none}"))
                 if row:
                     facts.append(("promotion", _describe_promotion(row)))
@@ -233,8 +357,15 @@ def describe_live(engine: sa.Engine, configs: Mapping[str, Config], on: date) ->
 def _count_made(connection: sa.Connection, experiment: str, on: date) -> dict[str, list[sa.Row]]:
     """model_name, n and predicted_at of a night's predictions, by variant."""
     p = predictions.c
-    query = sa.select(p.variant, p.model_name, sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
-    query = query.where(p.experiment == experiment, p.run_date == on).group_by(p.variant, p.model_name)
+    query = sa.select(
+        p.variant,
+        p.model_name,
+        sa.func.count().label("n"),
+        sa.func.max(p.predicted_at).label("predicted_at"),
+    )
+    query = query.where(p.experiment == experiment, p.run_date == on).group_by(
+        p.variant, p.model_name
+    )
     found: dict[str, list[sa.Row]] = {}
     for row in connection.execute(query.order_by(p.variant, p.model_name)):
         found.setdefault(row.variant, []).append(row)
@@ -245,11 +376,16 @@ def _describe_window(connection: sa.Connection, model_name: str) -> str:
     model = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
     if model is None:
         return "unknown: the table models does not have it"
-    return f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), as known at {_show(model.as_of)}"
+    return (
+        f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), as known at"
+        f" {_show(model.as_of)}"
+    )
 
 
 def _describe_made(made: list[sa.Row], in_force: sa.Row | None, on: date) -> str:
-    """Who made a variant's predictions of a night and, if that is not who is live by the table, since when it says otherwise."""
+    """Who made a variant's predictions of a night and, if that is not who is live by the table,
+    since when it says otherwise.
+    """
     if not made:
         return f"nobody for {on}"
     parts = [f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in made]
@@ -259,7 +395,10 @@ def _describe_made(made: list[sa.Row], in_force: sa.Row | None, on: date) -> str
         return "; ".join(parts)
     said = f"the table says that {live or 'no model'} is live, but that is not what made them"
     if in_force and in_force.promoted_at > max(row.predicted_at for row in others):
-        said += f": it was made live for this night only after they were written, on {_show(max(row.predicted_at for row in others))}"
+        said += (
+            ": it was made live for this night only after they were written, on"
+            f" {_show(max(row.predicted_at for row in others))}"
+        )
     return f"{'; '.join(parts)}. Note that {said}"
 
 

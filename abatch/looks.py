@@ -1,4 +1,7 @@
-"""Looks: one day's reading of an experiment. Nights whose outcomes are final are closed, the open ones are read again."""
+"""Looks: one day's reading of an experiment.
+
+Nights whose outcomes are final are closed, the open ones are read again.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -54,7 +57,8 @@ class Reading(NamedTuple):
     Attributes
     ----------
     parts : as scores.summarise makes them
-    exposures : candidate_id, variant, run_date and a column for each metric, of the predictions that verdicts count
+    exposures : candidate_id, variant, run_date and a column for each metric, of the predictions
+        that verdicts count
     nights : the first and the last; None if there is none
     run_ids : who wrote each night
     closed_date : the last closed night before them, None if there is none
@@ -70,7 +74,8 @@ class Reading(NamedTuple):
 
 
 def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Reading:
-    """Read mature predictions, a chunk at a time, attach the outcome of each metric, and keep what adds up.
+    """Read mature predictions, a chunk at a time, attach the outcome of each metric, and keep what
+    adds up.
 
     Raises
     ------
@@ -83,16 +88,32 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     if not nights:
         return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
     first, last = nights[0], nights[-1]
-    window: dict[str, Any] = {"from_date": first, "to_date": last + source.window_days * DAY, "as_of": source.as_of}
-    feeds = [database.read_query(source.engine, metric.sql, metric.place, **window) for metric in source.metrics]
-    events = [outcomes.find_events(feed, metric) for feed, metric in zip(feeds, source.metrics, strict=True)]
-    cohorts = {pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights}
+    window: dict[str, Any] = {
+        "from_date": first,
+        "to_date": last + source.window_days * DAY,
+        "as_of": source.as_of,
+    }
+    feeds = [
+        database.read_query(source.engine, metric.sql, metric.place, **window)
+        for metric in source.metrics
+    ]
+    events = [
+        outcomes.find_events(feed, metric)
+        for feed, metric in zip(feeds, source.metrics, strict=True)
+    ]
+    cohorts = {
+        pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights
+    }
     parts: dict[scores.Key, scores.Part] = {}
     exposures, n_read = [], sum(map(len, feeds))
     with source.engine.connect() as connection:
-        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, last)
+        run_ids = predictions.find_run_ids(
+            connection, source.experiment, closed_date or date.min, last
+        )
         _check_nights(source, nights, {night for night, _ in run_ids})
-        for rows in predictions.stream_predictions(connection, source.experiment, first, last + DAY, source.chunk_rows):
+        for rows in predictions.stream_predictions(
+            connection, source.experiment, first, last + DAY, source.chunk_rows
+        ):
             for metric, found in zip(source.metrics, events, strict=True):
                 rows[metric.name] = outcomes.attach(rows, found, source.window_days, metric)
             rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
@@ -113,33 +134,46 @@ def _check_case(source: Source, twins: list[str], place: str) -> None:
         twins = [name for name in twins if name not in known]
     if twins:
         raise DataError(
-            f"{place}: {len(twins)} ids of outcomes were predicted in other upper and lower case, for example {twins[0]!r}."
-            " Return ids letter for letter as the candidates query does, with lower(...) in both if need be."
+            f"{place}: {len(twins)} ids of outcomes were predicted in other upper and lower case,"
+            f" for example {twins[0]!r}. Return ids letter for letter as the candidates query does,"
+            " with lower(...) in both if need be."
         )
 
 
 def _check_nights(source: Source, nights: Sequence[date], written: set[date]) -> None:
     if gone := sorted(set(nights) - written):
         raise DataError(
-            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, such as {gone[0]}, are no longer in the table."
-            " Restore them. Nights that are closed need not be there, unless with --rebuild."
+            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, such as"
+            f" {gone[0]}, are no longer in the table. Restore them. Nights that are closed need not"
+            " be there, unless with --rebuild."
         )
     if written != set(nights):
         raise _predicted_meanwhile(source)
 
 
 def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
-    """Raise DatabaseError if a night was predicted again, or made up for, since it was read; predict may run at the same time."""
+    """Raise DatabaseError if a night was predicted again, or made up for, since it was read.
+
+    Predict may run at the same time.
+    """
     scores.hold(connection, source.experiment)
     run_ids, closed_date = set(), reading.closed_date
     if reading.nights:
-        run_ids = predictions.find_run_ids(connection, source.experiment, closed_date or date.min, reading.nights[1])
-    if run_ids != reading.run_ids or scores.find_closed_date(connection, source.experiment) != closed_date:
+        run_ids = predictions.find_run_ids(
+            connection, source.experiment, closed_date or date.min, reading.nights[1]
+        )
+    if (
+        run_ids != reading.run_ids
+        or scores.find_closed_date(connection, source.experiment) != closed_date
+    ):
         raise _predicted_meanwhile(source)
 
 
 def _predicted_meanwhile(source: Source) -> DatabaseError:
-    return DatabaseError(f"a night of {source.experiment} was predicted while it was being scored. Nothing was lost; run score again.")
+    return DatabaseError(
+        f"a night of {source.experiment} was predicted while it was being scored. Nothing was lost;"
+        " run score again."
+    )
 
 
 def has_other_cohorts(connection: sa.Connection, source: Source) -> bool:
@@ -184,16 +218,21 @@ class Total(NamedTuple):
 
 def add(connection: sa.Connection, source: Source, reading: Reading) -> Total:
     """Add a reading to the closed sums; nothing is written."""
-    parts = scores.merge_all(scores.load(connection, source.experiment, reading.parts), reading.parts)
+    parts = scores.merge_all(
+        scores.load(connection, source.experiment, reading.parts), reading.parts
+    )
     whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
     known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
     units = verdicts.add_exposures(known, reading.exposures, source.exposure)
-    tally = verdicts.replace(whole, verdicts.count(known, source.names), verdicts.count(units, source.names))
+    tally = verdicts.replace(
+        whole, verdicts.count(known, source.names), verdicts.count(units, source.names)
+    )
     return Total(parts, tally, units, len(known))
 
 
 class Figures(NamedTuple):
-    """What a look writes beside its verdicts: rows of `scores`, `variant_scores` and `feature_drift`, without experiment and run_id.
+    """What a look writes beside its verdicts: rows of `scores`, `variant_scores` and
+    `feature_drift`, without experiment and run_id.
 
     Attributes
     ----------
@@ -218,7 +257,8 @@ def measure(
     closed_date: date,
     run_date: date,
 ) -> Figures:
-    """Figures of all that has changed: of the parts that the open nights touch, and of what was closed since a run was done.
+    """Figures of all that has changed: of the parts that the open nights touch, and of what was
+    closed since a run was done.
 
     Parameters
     ----------
@@ -227,20 +267,32 @@ def measure(
     closed_date : the last closed night
     """
     n_predicted: Counter[tuple[str, str]] = Counter()
-    for (night, variant), n in predictions.count_open(connection, source.experiment, closed_date, run_date).items():
+    for (night, variant), n in predictions.count_open(
+        connection, source.experiment, closed_date, run_date
+    ).items():
         for cohort in (str(outcomes.find_cohort(night, source.cohort)), scores.ALL):
             n_predicted[cohort, variant] += n
-    counted = {(cohort, variant, "") for cohort, variant in (*n_predicted, *((scores.ALL, variant) for variant in source.split))}
+    counted = {
+        (cohort, variant, "")
+        for cohort, variant in (*n_predicted, *((scores.ALL, variant) for variant in source.split))
+    }
     known = scores.find_keys(connection, source.experiment) - {VERDICT_KEY}
-    changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {VERDICT_KEY}
-    # What the last run counted beyond the closed nights is gone if its nights were predicted again, or the feed took days back.
+    changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {
+        VERDICT_KEY
+    }
+    # What the last run counted beyond the closed nights is gone if its nights were predicted again,
+    # or the feed took days back.
     published = scores.find_published(connection, source.experiment, run_date)
     model_rows, variant_rows = [], []
     for key in sorted(known | changed):
         n_published = published.get((key[0], key[2] or key[1], bool(key[2])))
         if key not in changed and n_published is None:
             continue
-        closed = None if key[2] and key in parts else scores.load(connection, source.experiment, [key]).get(key)
+        closed = (
+            None
+            if key[2] and key in parts
+            else scores.load(connection, source.experiment, [key]).get(key)
+        )
         if key not in changed and closed and closed.counts[0] == n_published:
             continue
         part = parts.get(key, closed)
@@ -253,8 +305,12 @@ def measure(
     for cohort in sorted({key[0] for key in changed} - {scores.ALL}):
         first = date.fromisoformat(cohort)
         last = min(run_date, outcomes.find_last_day(first, source.cohort))
-        for model_name, nights in predictions.read_feature_counts(connection, source.experiment, first, last).items():
-            drift_rows += scores.measure_features(model_name, cohort, cards.get(model_name, {}).get("features", {}), nights)
+        for model_name, nights in predictions.read_feature_counts(
+            connection, source.experiment, first, last
+        ).items():
+            drift_rows += scores.measure_features(
+                model_name, cohort, cards.get(model_name, {}).get("features", {}), nights
+            )
     return Figures(model_rows, variant_rows, drift_rows, known | changed)
 
 
@@ -276,8 +332,13 @@ def take(
     run_date: date,
 ) -> Look:
     """Count what the look saw, and hold both stages of assignment against the registered shares."""
-    newcomers = predictions.count_newcomers(connection, source.experiment, source.start_date, mature_date, run_date)
-    assigned = {variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0) for variant in source.split}
+    newcomers = predictions.count_newcomers(
+        connection, source.experiment, source.start_date, mature_date, run_date
+    )
+    assigned = {
+        variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0)
+        for variant in source.split
+    }
     total = [row for row in figures.variants if row["cohort"] == scores.ALL]
     row = {
         "experiment": source.experiment,
@@ -286,20 +347,49 @@ def take(
         "mature_date": mature_date if watermark else None,
         "n_predicted": sum(row["n_predicted"] for row in total),
         "n_mature": sum(row["n_mature"] for row in total),
-        "n_units": int(sum(moments.n_units for (metric, _), moments in tally.moments.items() if metric == verdicts.OUTCOME)),
+        "n_units": int(
+            sum(
+                moments.n_units
+                for (metric, _), moments in tally.moments.items()
+                if metric == verdicts.OUTCOME
+            )
+        ),
         "n_mixed": tally.n_mixed,
     }
-    return Look(row, verdicts.check_ratios(registered, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}))
+    return Look(
+        row,
+        verdicts.check_ratios(
+            registered, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
+        ),
+    )
 
 
 def write(
-    connection: sa.Connection, look: Look, figures: Figures, registered: Mapping[str, Any], tally: verdicts.Tally, run_id: str
+    connection: sa.Connection,
+    look: Look,
+    figures: Figures,
+    registered: Mapping[str, Any],
+    tally: verdicts.Tally,
+    run_id: str,
 ) -> list[dict[str, Any]]:
     """Write the look and all its figures; returns the rows of `verdicts`."""
     experiment = look.row["experiment"]
-    scores.replace_rows(connection, experiment, tables.scores, ("model_name", "cohort"), figures.models, run_id)
-    scores.replace_rows(connection, experiment, tables.variant_scores, ("variant", "cohort"), figures.variants, run_id)
-    scores.replace_rows(connection, experiment, tables.feature_drift, ("cohort",), figures.drift, run_id)
+    scores.replace_rows(
+        connection, experiment, tables.scores, ("model_name", "cohort"), figures.models, run_id
+    )
+    scores.replace_rows(
+        connection,
+        experiment,
+        tables.variant_scores,
+        ("variant", "cohort"),
+        figures.variants,
+        run_id,
+    )
+    scores.replace_rows(
+        connection, experiment, tables.feature_drift, ("cohort",), figures.drift, run_id
+    )
     scores.remove_others(connection, experiment, figures.keys)
     scores.mark_published(connection, experiment, run_id)
-    return verdicts.write_look(connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally)
+    return verdicts.write_look(
+        connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally
+    )

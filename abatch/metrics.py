@@ -1,8 +1,10 @@
-"""How good predictions were, with intervals: from histograms that add up, so that chunks and cohorts can be merged.
+"""How good predictions were, with intervals: from histograms that add up, so that chunks and
+cohorts can be merged.
 
-A histogram counts outcomes by log-odds bin of the prediction and by jackknife bucket of the candidate. Intervals are
-delete-one-bucket jackknife with Student's t: one method for every metric, and it respects candidates that come again
-(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 11). Names are scikit-learn's where it has the metric.
+A histogram counts outcomes by log-odds bin of the prediction and by jackknife bucket of the
+candidate. Intervals are delete-one-bucket jackknife with Student's t: one method for every metric,
+and it respects candidates that come again (Efron & Tibshirani, An Introduction to the Bootstrap,
+1993, ch. 11). Names are scikit-learn's where it has the metric.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,9 @@ class Metric(NamedTuple):
     n_obs: int
 
 
-def make_histogram(prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarray, n_buckets: int) -> Histogram:
+def make_histogram(
+    prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarray, n_buckets: int
+) -> Histogram:
     """Condense predictions and outcomes.
 
     Parameters
@@ -63,8 +67,12 @@ def make_histogram(prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarr
     counts = np.bincount(cell, minlength=n_buckets * 2 * len(bins)).reshape(n_buckets, 2, len(bins))
     log_loss = -np.where(outcome == 1, np.log(p), np.log1p(-p))
     squared = (prediction - outcome) ** 2
-    losses = [np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)]
-    return Histogram(bins, counts, np.stack(losses, axis=1, dtype=np.float64))  # of no rows numpy's sums are integers
+    losses = [
+        np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)
+    ]
+    return Histogram(
+        bins, counts, np.stack(losses, axis=1, dtype=np.float64)
+    )  # of no rows numpy's sums are integers
 
 
 def merge_histograms(histograms: Sequence[Histogram]) -> Histogram:
@@ -74,9 +82,15 @@ def merge_histograms(histograms: Sequence[Histogram]) -> Histogram:
     totals = np.zeros((shape[0] * shape[1], len(bins)), dtype=np.int64)
     for histogram in histograms:
         position = np.searchsorted(bins, histogram.bins)
-        for total, part in zip(totals, histogram.counts.reshape(len(totals), -1), strict=True):  # faster than all rows in one statement
+        for total, part in zip(
+            totals, histogram.counts.reshape(len(totals), -1), strict=True
+        ):  # faster than all rows in one statement
             total[position] += part
-    return Histogram(bins, totals.reshape(*shape, len(bins)), np.sum([histogram.losses for histogram in histograms], axis=0))
+    return Histogram(
+        bins,
+        totals.reshape(*shape, len(bins)),
+        np.sum([histogram.losses for histogram in histograms], axis=0),
+    )
 
 
 def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
@@ -85,12 +99,17 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of array
-        steps, from one cell to the next in the flattened (g, 2, 65536); counts, as many; losses, shape (g, 2).
+        steps, from one cell to the next in the flattened (g, 2, 65536); counts, as many; losses,
+        shape (g, 2).
     """
     bucket, outcome, position = np.nonzero(histogram.counts)
     cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
     counts = histogram.counts[bucket, outcome, position]
-    return {"steps": _shrink(np.diff(cells, prepend=0)), "counts": _shrink(counts), "losses": histogram.losses}
+    return {
+        "steps": _shrink(np.diff(cells, prepend=0)),
+        "counts": _shrink(counts),
+        "losses": histogram.losses,
+    }
 
 
 def unpack_histogram(packed: Mapping[str, np.ndarray]) -> Histogram:
@@ -109,13 +128,15 @@ def _shrink(values: np.ndarray) -> np.ndarray:
 def measure(histogram: Histogram) -> list[Metric]:
     """All metrics of a histogram; with fewer than 20 of either outcome, the counts only.
 
-    Rank metrics take the predictions of a bin for equal. How far that may move a figure is its bracket: with the predictions
-    themselves roc_auc, ks and average_precision lie within value ± bracket. Log loss and Brier are exact.
+    Rank metrics take the predictions of a bin for equal. How far that may move a figure is its
+    bracket: with the predictions themselves roc_auc, ks and average_precision lie within value ±
+    bracket. Log loss and Brier are exact.
 
     Returns
     -------
     list of Metric
-        Each with a 95 % interval, except n, n_positive, brackets and the mean predictions of the reliability table.
+        Each with a 95 % interval, except n, n_positive, brackets and the mean predictions of the
+        reliability table.
     """
     totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = (int(count) for count in totals.sum(axis=1))
@@ -126,13 +147,20 @@ def measure(histogram: Histogram) -> list[Metric]:
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
     slices = []
-    with np.errstate(divide="ignore", invalid="ignore"):  # without some bucket an outcome may be missing: no interval, nan
-        # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
-        values = _compute(totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0))
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # without some bucket an outcome may be missing: no interval, nan
+        # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too
+        # sure.
+        values = _compute(
+            totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0)
+        )
         calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
         for some in np.split(filled, range(SLICE, len(filled), SLICE)):
             left_out = totals - histogram.counts[some]
-            slices.append(_compute(left_out, total_loss - histogram.losses[some], log_odds, calibration))
+            slices.append(
+                _compute(left_out, total_loss - histogram.losses[some], log_odds, calibration)
+            )
     for name, value in values.items():
         without = np.concatenate([part[name] for part in slices])
         found.append(Metric(name, value.item(), *jackknife_interval(value.item(), without), n))
@@ -142,11 +170,19 @@ def measure(histogram: Histogram) -> list[Metric]:
 
 def to_dict(found: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
     """Metrics by name as JSON holds them: nan becomes None."""
-    figures = {metric.name: {"value": metric.value, "lower": metric.lower, "upper": metric.upper} for metric in found}
-    return {name: {key: None if np.isnan(value) else value for key, value in figure.items()} for name, figure in figures.items()}
+    figures = {
+        metric.name: {"value": metric.value, "lower": metric.lower, "upper": metric.upper}
+        for metric in found
+    }
+    return {
+        name: {key: None if np.isnan(value) else value for key, value in figure.items()}
+        for name, figure in figures.items()
+    }
 
 
-def jackknife_interval(value: float, left_out: np.ndarray, confidence_level: float = 0.95) -> tuple[float, float]:
+def jackknife_interval(
+    value: float, left_out: np.ndarray, confidence_level: float = 0.95
+) -> tuple[float, float]:
     """Interval from delete-one-group values, with Student's t on g - 1 degrees of freedom.
 
     Parameters
@@ -162,8 +198,13 @@ def jackknife_interval(value: float, left_out: np.ndarray, confidence_level: flo
     return float(value - half), float(value + half)
 
 
-def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Every metric for each row of counts, shape (r, 2, k), and of losses, shape (r, 2); start: of intercept and slope."""
+def _compute(
+    counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]
+) -> dict[str, np.ndarray]:
+    """Every metric for each row of counts, shape (r, 2, k), and of losses, shape (r, 2).
+
+    Start: of intercept and slope.
+    """
     counts = counts.astype(np.float64)
     negative, positive = counts[:, 0], counts[:, 1]
     n_negative, n_positive = negative.sum(axis=1), positive.sum(axis=1)
@@ -172,8 +213,11 @@ def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray, start
     below_negative = negative.cumsum(axis=1)
     below_positive = positive.cumsum(axis=1)
     roc_auc = (positive * (below_negative - negative / 2)).sum(axis=1) / (n_positive * n_negative)
-    ks = np.abs(below_positive / n_positive[:, None] - below_negative / n_negative[:, None]).max(axis=1)
-    # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in scikit-learn.
+    ks = np.abs(below_positive / n_positive[:, None] - below_negative / n_negative[:, None]).max(
+        axis=1
+    )
+    # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
+    # scikit-learn.
     true_positives = positive[:, ::-1].cumsum(axis=1)
     flagged = true_positives + negative[:, ::-1].cumsum(axis=1)
     precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
@@ -201,7 +245,8 @@ def _compute(counts: np.ndarray, losses: np.ndarray, log_odds: np.ndarray, start
 
 
 def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> np.ndarray:
-    """Logistic regression of the outcome on the log-odds of the prediction, by Newton, for each row of counts.
+    """Logistic regression of the outcome on the log-odds of the prediction, by Newton, for each row
+    of counts.
 
     Returns
     -------
@@ -218,7 +263,10 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
         s0, s1, s2 = ((size * fitted * (1 - fitted)) @ powers).T
         determinant = s0 * s2 - s1**2
         flat = determinant < 1e-12 * np.maximum(s0 * s2, 1e-300)  # constant predictions
-        step = np.stack([s2 * gradient[:, 0] - s1 * gradient[:, 1], s0 * gradient[:, 1] - s1 * gradient[:, 0]], axis=1)
+        step = np.stack(
+            [s2 * gradient[:, 0] - s1 * gradient[:, 1], s0 * gradient[:, 1] - s1 * gradient[:, 0]],
+            axis=1,
+        )
         step = step / np.where(flat, np.nan, determinant)[:, None]
         beta = beta + step
         moved = np.max(np.abs(step) / (1 + np.abs(beta)), axis=1)
@@ -228,33 +276,48 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
 
 
 def _bracket(totals: np.ndarray) -> dict[str, float]:
-    """How far rank metrics of counts, shape (2, k), may be from those of the predictions themselves, which are in any order inside bins.
+    """How far rank metrics of counts, shape (2, k), may be from those of the predictions
+    themselves, which are in any order inside bins.
 
-    ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a bin may have its positives
-    below and its negatives above, or the reverse. Average precision: the best order has a bin's positives first and equal, the
-    worst its negatives first and then one positive after the other: the j-th has precision (t + j) / (t + j + f), with t positives
-    above the bin and f negatives above or in it.
+    ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a
+    bin may have its positives below and its negatives above, or the reverse. Average precision: the
+    best order has a bin's positives first and equal, the worst its negatives first and then one
+    positive after the other: the j-th has precision (t + j) / (t + j + f), with t positives above
+    the bin and f negatives above or in it.
     """
     negative, positive = totals.astype(np.float64)
     n_negative, n_positive = negative.sum(), positive.sum()
     below_negative, below_positive = negative.cumsum() / n_negative, positive.cumsum() / n_positive
     ks = np.abs(below_positive - below_negative).max()
-    apart = np.maximum(below_positive - below_negative + negative / n_negative, below_negative - below_positive + positive / n_positive)
+    apart = np.maximum(
+        below_positive - below_negative + negative / n_negative,
+        below_negative - below_positive + positive / n_positive,
+    )
     positive, negative = positive[::-1], negative[::-1]  # from the highest prediction down
     t, f = positive.cumsum(), negative.cumsum()
     with_positive = positive > 0
-    p, t, f, n = positive[with_positive], t[with_positive], f[with_positive], negative[with_positive]
+    p, t, f, n = (
+        positive[with_positive],
+        t[with_positive],
+        f[with_positive],
+        negative[with_positive],
+    )
     found, best = p * t / (t + f), p * t / (t + f - n)
     worst = p - f * (special.digamma(t + f + 1) - special.digamma(t - p + f + 1))
     return {
         "roc_auc_bracket": float((positive * negative).sum() / (2 * n_positive * n_negative)),
         "ks_bracket": float(apart.max() - ks),
-        "average_precision_bracket": float(max((best - found).sum(), (found - worst).sum()) / n_positive),
+        "average_precision_bracket": float(
+            max((best - found).sum(), (found - worst).sum()) / n_positive
+        ),
     }
 
 
 def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
-    """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions; counts of shape (g, 2, k)."""
+    """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions.
+
+    Counts of shape (g, 2, k).
+    """
     size = counts.sum(axis=(0, 1))
     middle = (size.cumsum() - size / 2) / size.sum()
     decile = np.minimum((middle * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
@@ -270,7 +333,11 @@ def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
         n = int(n_negative + n_positive)
         rate = float(n_positive / n)
         n_left = left_out.sum(axis=1)
-        rates = np.divide(left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0)
+        rates = np.divide(
+            left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0
+        )
         found.append(Metric(f"reliability_prediction_{index:02}", float(mean), np.nan, np.nan, n))
-        found.append(Metric(f"reliability_rate_{index:02}", rate, *jackknife_interval(rate, rates), n))
+        found.append(
+            Metric(f"reliability_rate_{index:02}", rate, *jackknife_interval(rate, rates), n)
+        )
     return found

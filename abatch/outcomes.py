@@ -1,4 +1,6 @@
-"""Outcomes: what happened to candidates, when it may be counted, and to which prediction it belongs."""
+"""Outcomes: what happened to candidates, when it may be counted, and to which prediction it
+belongs.
+"""
 
 import calendar
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ class Metric(NamedTuple):
     Attributes
     ----------
     name : outcome, or the guardrail's name
-    sql, place : the query, which returns candidate_id, event_date and outcome, and its file for messages
+    sql, place : the query, which returns candidate_id, event_date and outcome, and its file for
+        messages
     kind : binary or numeric
     cap : largest absolute value that counts, of a numeric one; None if there is no cap
     """
@@ -33,7 +36,9 @@ class Metric(NamedTuple):
     cap: float | None
 
 
-def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_of: datetime) -> date | None:
+def read_watermark(
+    engine: sa.Engine, sql: str, place: str, run_date: date, as_of: datetime
+) -> date | None:
     """The date up to which outcomes are complete, as the feed says; None if it has not begun.
 
     Raises
@@ -41,27 +46,38 @@ def read_watermark(engine: sa.Engine, sql: str, place: str, run_date: date, as_o
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = database.read_query(engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of)
+    frame = database.read_query(
+        engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of
+    )
     if frame.empty:
         return None
     if frame.shape != (1, 1):
-        raise DataError(f"{place}: returned {len(frame)} rows of {len(frame.columns)} columns; expected one date.")
+        raise DataError(
+            f"{place}: returned {len(frame)} rows of {len(frame.columns)} columns; expected one"
+            " date."
+        )
     value = frame.iloc[0, 0]
     if pd.isna(value):
         return None
     found = parse_dates(frame.iloc[:, 0], place).iloc[0].date()
     if found.year < 1900:
-        raise DataError(f"{place}: returned {found}; expected the day up to which outcomes are complete, or null while there are none.")
+        raise DataError(
+            f"{place}: returned {found}; expected the day up to which outcomes are complete, or"
+            " null while there are none."
+        )
     return found
 
 
 def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
-    """The newest run_date whose outcomes are complete: its window and the feed's lag end by the watermark."""
+    """The newest run_date whose outcomes are complete: its window and the feed's lag end by the
+    watermark.
+    """
     return watermark - timedelta(days=window_days + lag_days)
 
 
 def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
-    """The same frame with candidate_id as text, event_date as datetime64 and outcome as float, whatever the driver made of them.
+    """The same frame with candidate_id as text, event_date as datetime64 and outcome as float,
+    whatever the driver made of them.
 
     Raises
     ------
@@ -77,14 +93,20 @@ def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
 
 
 def find_events(feed: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """What a metric's query returned, checked: candidate_id, event_date and outcome where it is not 0."""
+    """What a metric's query returned, checked: candidate_id, event_date and outcome where it is not
+    0.
+    """
     if feed.empty:
         return pd.DataFrame(columns=["candidate_id", "event_date", "outcome"])
     events = prepare(feed, metric.place, metric.kind)
-    return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype({"candidate_id": object})
+    return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype(
+        {"candidate_id": object}
+    )
 
 
-def attach(predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
+def attach(
+    predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, metric: Metric
+) -> np.ndarray:
     """The outcome of each prediction, from the events in [run_date, run_date + window_days).
 
     Parameters
@@ -96,13 +118,18 @@ def attach(predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, me
     Returns
     -------
     array of float, shape (n,)
-        Of a binary metric 1 if there was one, else 0; of a numeric one the sum, between -cap and cap.
+        Of a binary metric 1 if there was one, else 0; of a numeric one the sum, between -cap and
+        cap.
     """
     outcome = np.zeros(len(predictions))
     if events.empty:
         return outcome
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
-    units = pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]}).reset_index(drop=True).reset_index(names="row")
+    units = (
+        pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]})
+        .reset_index(drop=True)
+        .reset_index(names="row")
+    )
     pairs = units.merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
@@ -112,7 +139,9 @@ def attach(predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, me
 
 
 def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
-    """Ids of events that are those of candidates but for upper and lower case: SQL may take the two for one, abatch does not."""
+    """Ids of events that are those of candidates but for upper and lower case: SQL may take the two
+    for one, abatch does not.
+    """
     ids = pd.Index(candidate_ids.unique()).astype(object)
     strange = events.loc[~events["candidate_id"].isin(ids), "candidate_id"].drop_duplicates()
     return sorted(strange[strange.str.lower().isin(ids.str.lower())]) if len(strange) else []
@@ -120,16 +149,23 @@ def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
 
 def find_cohort(run_date: date, unit: str) -> date:
     """The first day of the week (Monday) or month that a night belongs to."""
-    return run_date - timedelta(days=run_date.weekday()) if unit == "week" else run_date.replace(day=1)
+    return (
+        run_date - timedelta(days=run_date.weekday()) if unit == "week" else run_date.replace(day=1)
+    )
 
 
 def find_last_day(first: date, unit: str) -> date:
     """The last day of the cohort that begins on `first`."""
-    return first + timedelta(days=6 if unit == "week" else calendar.monthrange(first.year, first.month)[1] - 1)
+    return first + timedelta(
+        days=6 if unit == "week" else calendar.monthrange(first.year, first.month)[1] - 1
+    )
 
 
 def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, list[date]]]:
-    """Group run dates, in order, by week (from Monday) or month; yields the first day of each and its run dates."""
+    """Group run dates, in order, by week (from Monday) or month.
+
+    Yields the first day of each and its run dates.
+    """
     cohorts: dict[date, list[date]] = {}
     for run_date in sorted(run_dates):
         cohorts.setdefault(find_cohort(run_date, unit), []).append(run_date)
@@ -144,12 +180,19 @@ def parse_dates(column: pd.Series, place: str) -> pd.Series:
     DataError
         If a value is null or not a date.
     """
-    if column.dtype.kind == "M" and column.notna().all() and getattr(column.dtype, "tz", None) is None:
+    if (
+        column.dtype.kind == "M"
+        and column.notna().all()
+        and getattr(column.dtype, "tz", None) is None
+    ):
         return column.dt.normalize().astype("datetime64[s]")
     try:
         days = pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: {column.name} holds a value that is not a date ({error}). Expected a date or YYYY-MM-DD.") from None
+        raise DataError(
+            f"{place}: {column.name} holds a value that is not a date ({error}). Expected a date or"
+            " YYYY-MM-DD."
+        ) from None
     return days
 
 
@@ -160,7 +203,9 @@ def _to_day(value: object) -> date:
         value = datetime.fromisoformat(value.strip())
     if isinstance(value, datetime):
         if value.tzinfo is not None:
-            raise ValueError(f"{value} has a time zone; cast it to a date of the business's own in the query")
+            raise ValueError(
+                f"{value} has a time zone; cast it to a date of the business's own in the query"
+            )
         return value.date()
     if isinstance(value, date):
         return value
@@ -178,7 +223,9 @@ def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.nd
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):  # tells not which value is to blame
-        values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(
+            dtype=np.float64, na_value=np.nan
+        )
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
         expected = (
@@ -187,8 +234,8 @@ def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.nd
             else "a number. Cast it, or leave the row out"
         )
         raise DataError(
-            f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of {len(column)} rows;"
-            f" expected {expected}."
+            f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in"
+            f" {int(wrong.sum())} of {len(column)} rows; expected {expected}."
         )
     return values
 

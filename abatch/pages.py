@@ -1,4 +1,7 @@
-"""What the HTML pages have in common: their templates, and how a number is written. The look is style.css."""
+"""What the HTML pages have in common: their templates, and how a number is written.
+
+The look is style.css.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +13,9 @@ if TYPE_CHECKING:
 
 @cache
 def load_template(name: str) -> "jinja2.Template":
-    """A template of this folder, in which everything is escaped and a name that is not given is an error."""
+    """A template of this folder, in which everything is escaped and a name that is not given is an
+    error.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -20,7 +25,9 @@ def load_template(name: str) -> "jinja2.Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=show_percent, number=show_number, pvalue=show_pvalue, count=lambda n: f"{n:,}")
+    environment.filters.update(
+        percent=show_percent, number=show_number, pvalue=show_pvalue, count=lambda n: f"{n:,}"
+    )
     return environment.get_template(name)
 
 

@@ -1,4 +1,6 @@
-"""Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole nights."""
+"""Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole
+nights.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,9 @@ STAGED = list(predictions_staging.columns.keys())
 
 
 def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
-    """Write a chunk to the staging table, where no reader looks; returns its checksum, to be added to those of other chunks.
+    """Write a chunk to the staging table, where no reader looks.
+
+    Returns its checksum, to be added to those of other chunks.
 
     Parameters
     ----------
@@ -26,19 +30,33 @@ def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
     for attempt in database.transactions(engine):
         with attempt as connection:
             for start in range(0, len(rows), database.WRITE_ROWS):
-                connection.execute(predictions_staging.insert(), rows[start : start + database.WRITE_ROWS])
+                connection.execute(
+                    predictions_staging.insert(), rows[start : start + database.WRITE_ROWS]
+                )
     return compute_checksum(frame)
 
 
 def compute_checksum(frame: pd.DataFrame) -> int:
-    """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64: the same whatever the order of the rows."""
+    """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64: the same whatever
+    the order of the rows.
+    """
     text = frame[STAGED].drop(columns="prediction").astype(object).map(str, na_action="ignore")
-    values = text.assign(prediction=frame["prediction"].to_numpy(np.float64) + 0.0)  # + 0.0: SQLite keeps -0.0 as 0
+    values = text.assign(
+        prediction=frame["prediction"].to_numpy(np.float64) + 0.0
+    )  # + 0.0: SQLite keeps -0.0 as 0
     return int(pd.util.hash_pandas_object(values, index=False).sum())
 
 
-def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent: int, checksum_sent: int, place: str) -> None:
-    """Look at all staged rows at once: did all arrive as they were sent, and is every candidate there once?
+def check_staged(
+    connection: sa.Connection,
+    run_id: str,
+    experiment: str,
+    n_sent: int,
+    checksum_sent: int,
+    place: str,
+) -> None:
+    """Look at all staged rows at once: did all arrive as they were sent, and is every candidate
+    there once?
 
     Parameters
     ----------
@@ -47,9 +65,11 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent
     Raises
     ------
     DatabaseError
-        If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's issue 1208).
+        If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's
+        issue 1208).
     DataError
-        If a candidate is there twice, in the eyes of the database: its collation may take two spellings for one.
+        If a candidate is there twice, in the eyes of the database: its collation may take two
+        spellings for one.
     """
     staged = predictions_staging.c
     n_found, checksum_found = 0, 0
@@ -61,11 +81,15 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent
         n_found += len(frame)
         checksum_found = (checksum_found + compute_checksum(frame)) % 2**64
     if n_found != n_sent:
-        raise DatabaseError(f"{n_sent} predictions were sent and {n_found} arrived in predictions_staging. Nothing was published.")
+        raise DatabaseError(
+            f"{n_sent} predictions were sent and {n_found} arrived in predictions_staging. Nothing"
+            " was published."
+        )
     if checksum_found != checksum_sent:
         raise DatabaseError(
-            f"{n_sent} predictions were sent, and other values arrived in predictions_staging than were sent. Nothing was published."
-            " Look for a trigger on the table; if there is none, the database's driver changes values: take another version of it."
+            f"{n_sent} predictions were sent, and other values arrived in predictions_staging than"
+            " were sent. Nothing was published. Look for a trigger on the table; if there is none,"
+            " the database's driver changes values: take another version of it."
         )
     twice = (
         sa.select(sa.func.min(staged.candidate_id).label("candidate_id"))
@@ -74,22 +98,33 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, n_sent
         .having(sa.func.count() > 1)
         .subquery()
     )
-    n_twice, example = connection.execute(sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))).one()
+    n_twice, example = connection.execute(
+        sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))
+    ).one()
     if n_twice:
         raise DataError(
             f"{place}: {n_twice} candidates are returned more than once, for example {example!r}."
-            " Expected one row per candidate. Look for a join that multiplies rows, or for ids that differ only in upper and lower case."
+            " Expected one row per candidate. Look for a join that multiplies rows, or for ids"
+            " that differ only in upper and lower case."
         )
 
 
 def publish(
-    connection: sa.Connection, run_id: str, experiment: str, run_date: date, n_selected: Mapping[str, int], predicted_at: datetime
+    connection: sa.Connection,
+    run_id: str,
+    experiment: str,
+    run_date: date,
+    n_selected: Mapping[str, int],
+    predicted_at: datetime,
 ) -> int:
-    """Move a staged night into `predictions`, ranked; the night's earlier rows go to `predictions_superseded`.
+    """Move a staged night into `predictions`, ranked.
+
+    The night's earlier rows go to `predictions_superseded`.
 
     Parameters
     ----------
-    n_selected : how many of each variant are selected, from the highest prediction down, ties by the hash
+    n_selected : how many of each variant are selected, from the highest prediction down, ties by
+        the hash
 
     Returns
     -------
@@ -98,35 +133,68 @@ def publish(
     """
     night = (predictions.c.experiment == experiment, predictions.c.run_date == run_date)
     old = sa.select(*predictions.c, sa.literal(run_id)).where(*night)
-    connection.execute(predictions_superseded.insert().from_select([*predictions.columns.keys(), "superseded_by"], old))
+    connection.execute(
+        predictions_superseded.insert().from_select(
+            [*predictions.columns.keys(), "superseded_by"], old
+        )
+    )
     connection.execute(predictions.delete().where(*night))
     staged = predictions_staging.c
     own = (staged.experiment == experiment, staged.run_id == run_id)
     rank = sa.func.row_number().over(
-        partition_by=staged.variant, order_by=(sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key, staged.candidate_id)
+        partition_by=staged.variant,
+        order_by=(
+            sa.func.coalesce(staged.prediction, 0).desc(),
+            staged.selection_key,
+            staged.candidate_id,
+        ),
     )
     shared = [name for name in STAGED if name in predictions.c]
-    ranked = sa.select(*(staged[name] for name in shared), rank.label("rank_in_variant")).where(*own).subquery()
-    limit = sa.case(*((ranked.c.variant == variant, n) for variant, n in n_selected.items()), else_=0)
+    ranked = (
+        sa.select(*(staged[name] for name in shared), rank.label("rank_in_variant"))
+        .where(*own)
+        .subquery()
+    )
+    limit = sa.case(
+        *((ranked.c.variant == variant, n) for variant, n in n_selected.items()), else_=0
+    )
     rows = sa.select(
         *ranked.c,
         sa.case((ranked.c.rank_in_variant <= limit, 1), else_=0),
         sa.literal(predicted_at, predictions.c.predicted_at.type),
     )
-    insert = predictions.insert().from_select([*shared, "rank_in_variant", "selected", "predicted_at"], rows)
+    insert = predictions.insert().from_select(
+        [*shared, "rank_in_variant", "selected", "predicted_at"], rows
+    )
     written = connection.execute(insert, execution_options={"preserve_rowcount": True})
     connection.execute(predictions_staging.delete().where(*own))
     return written.rowcount
 
 
 def write_feature_counts(
-    connection: sa.Connection, run_id: str, experiment: str, run_date: date, counts: Mapping[str, Mapping[str, drift.FeatureCounts]]
+    connection: sa.Connection,
+    run_id: str,
+    experiment: str,
+    run_date: date,
+    counts: Mapping[str, Mapping[str, drift.FeatureCounts]],
 ) -> None:
-    """Keep what each model's candidates looked like, by feature, in the place of an earlier run's of the same night."""
+    """Keep what each model's candidates looked like, by feature, in the place of an earlier run's
+    of the same night.
+    """
     night = {"experiment": experiment, "run_date": run_date}
-    connection.execute(feature_counts.delete().where(*(feature_counts.c[name] == value for name, value in night.items())))
-    content = {name: {feature: found._asdict() for feature, found in features.items()} for name, features in counts.items()}
-    rows = [{**night, "model_name": name, "content": json.dumps(found), "run_id": run_id} for name, found in content.items()]
+    connection.execute(
+        feature_counts.delete().where(
+            *(feature_counts.c[name] == value for name, value in night.items())
+        )
+    )
+    content = {
+        name: {feature: found._asdict() for feature, found in features.items()}
+        for name, features in counts.items()
+    }
+    rows = [
+        {**night, "model_name": name, "content": json.dumps(found), "run_id": run_id}
+        for name, found in content.items()
+    ]
     if rows:
         connection.execute(feature_counts.insert(), rows)
 
@@ -136,31 +204,50 @@ def read_feature_counts(
 ) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
     """The counts of each model in the nights from from_date to last_date, both included."""
     c = feature_counts.c
-    query = sa.select(c.model_name, c.content).where(c.experiment == experiment, c.run_date >= from_date, c.run_date <= last_date)
+    query = sa.select(c.model_name, c.content).where(
+        c.experiment == experiment, c.run_date >= from_date, c.run_date <= last_date
+    )
     found: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
     for row in connection.execute(query.order_by(c.run_date)):
-        features = {feature: drift.FeatureCounts(**counts) for feature, counts in json.loads(row.content).items()}
+        features = {
+            feature: drift.FeatureCounts(**counts)
+            for feature, counts in json.loads(row.content).items()
+        }
         found.setdefault(row.model_name, []).append(features)
     return found
 
 
-def find_run_ids(connection: sa.Connection, experiment: str, closed_date: date, last: date) -> set[tuple[date, str]]:
+def find_run_ids(
+    connection: sa.Connection, experiment: str, closed_date: date, last: date
+) -> set[tuple[date, str]]:
     """Who wrote each of the nights after closed_date up to last."""
     p = predictions.c
-    query = sa.select(p.run_date, p.run_id).where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last).distinct()
+    query = (
+        sa.select(p.run_date, p.run_id)
+        .where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last)
+        .distinct()
+    )
     return {(row[0], row[1]) for row in connection.execute(query)}
 
 
-def count_open(connection: sa.Connection, experiment: str, closed_date: date, run_date: date) -> dict[tuple[date, str], int]:
+def count_open(
+    connection: sa.Connection, experiment: str, closed_date: date, run_date: date
+) -> dict[tuple[date, str], int]:
     """Predictions by night and variant, of the nights after closed_date and up to run_date."""
     p = predictions.c
     query = sa.select(p.run_date, p.variant, sa.func.count()).group_by(p.run_date, p.variant)
-    rows = connection.execute(query.where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= run_date))
+    rows = connection.execute(
+        query.where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= run_date)
+    )
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-def count_newcomers(connection: sa.Connection, experiment: str, start_date: date, mature_date: date, run_date: date) -> dict[str, int]:
-    """Distinct candidates by variant whose first prediction in it is not mature yet: of the nights after mature_date."""
+def count_newcomers(
+    connection: sa.Connection, experiment: str, start_date: date, mature_date: date, run_date: date
+) -> dict[str, int]:
+    """Distinct candidates by variant whose first prediction in it is not mature yet: of the nights
+    after mature_date.
+    """
     later, earlier = predictions.alias("later"), predictions.alias("earlier")
     known = (
         sa.select(sa.literal(1))
@@ -184,8 +271,13 @@ def count_newcomers(connection: sa.Connection, experiment: str, start_date: date
 
 
 def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> set[str]:
-    """Which of these candidates, letter for letter, were ever predicted; at most some 1,000 at once."""
-    query = sa.select(predictions.c.candidate_id).where(predictions.c.experiment == experiment, predictions.c.candidate_id.in_(ids))
+    """Which of these candidates, letter for letter, were ever predicted.
+
+    At most some 1,000 at once.
+    """
+    query = sa.select(predictions.c.candidate_id).where(
+        predictions.c.experiment == experiment, predictions.c.candidate_id.in_(ids)
+    )
     return set(connection.scalars(query.distinct())) & set(ids)
 
 
@@ -202,15 +294,23 @@ PREDICTED = {
 def stream_predictions(
     connection: sa.Connection, experiment: str, from_date: date, to_date: date, chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
-    """Predictions of the nights in [from_date, to_date), one row per candidate and night, in chunks and in no order."""
+    """Predictions of the nights in [from_date, to_date), one row per candidate and night, in chunks
+    and in no order.
+    """
     query = sa.select(*(predictions.c[name] for name in PREDICTED)).where(
-        predictions.c.experiment == experiment, predictions.c.run_date >= from_date, predictions.c.run_date < to_date
+        predictions.c.experiment == experiment,
+        predictions.c.run_date >= from_date,
+        predictions.c.run_date < to_date,
     )
     for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
-        yield pd.DataFrame.from_records([tuple(row) for row in part], columns=list(PREDICTED)).astype(PREDICTED)
+        yield pd.DataFrame.from_records(
+            [tuple(row) for row in part], columns=list(PREDICTED)
+        ).astype(PREDICTED)
 
 
-def read_predictions(connection: sa.Connection, experiment: str, from_date: date, to_date: date) -> pd.DataFrame:
+def read_predictions(
+    connection: sa.Connection, experiment: str, from_date: date, to_date: date
+) -> pd.DataFrame:
     """All chunks of `stream_predictions` at once."""
     none = pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)
     chunks = [*stream_predictions(connection, experiment, from_date, to_date, database.WRITE_ROWS)]

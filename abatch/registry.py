@@ -1,4 +1,6 @@
-"""The door to models/: dated files that never change, the record of them in SQL, and which one is live."""
+"""The door to models/: dated files that never change, the record of them in SQL, and which one is
+live.
+"""
 
 import io
 import json
@@ -20,7 +22,9 @@ MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 
 
 class Model(NamedTuple):
-    """A dated model, opened: the fitted pipeline, the card that the table `models` holds, and a warning if libraries differ."""
+    """A dated model, opened: the fitted pipeline, the card that the table `models` holds, and a
+    warning if libraries differ.
+    """
 
     model_name: str
     pipeline: Pipeline
@@ -28,10 +32,14 @@ class Model(NamedTuple):
     warning: str = ""
 
 
-def choose_model_name(connection: sa.Connection, models_dir: Path, stem: str, run_date: date) -> str:
-    """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if the table has one already.
+def choose_model_name(
+    connection: sa.Connection, models_dir: Path, stem: str, run_date: date
+) -> str:
+    """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if the table has
+    one already.
 
-    A file without its row, left by a run that died between the two, is set aside rather than adopted.
+    A file without its row, left by a run that died between the two, is set aside rather than
+    adopted.
     """
     number, name = 1, f"{stem}_{run_date}"
     while connection.scalar(sa.select(models.c.model_name).where(models.c.model_name == name)):
@@ -43,8 +51,12 @@ def choose_model_name(connection: sa.Connection, models_dir: Path, stem: str, ru
     return name
 
 
-def save_model(models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the pickle and its .json beside and rename them; return the card with file name and SHA-256 added.
+def save_model(
+    models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the pickle and its .json beside and rename them.
+
+    Return the card with file name and SHA-256 added.
 
     Raises
     ------
@@ -54,20 +66,26 @@ def save_model(models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapp
     buffer = io.BytesIO()
     joblib.dump(pipeline, buffer)
     content = buffer.getvalue()
-    full = {**card, "model_name": model_name, "file": f"{model_name}.pkl", "sha256": files.hash_bytes(content)}
+    full = {
+        **card,
+        "model_name": model_name,
+        "file": f"{model_name}.pkl",
+        "sha256": files.hash_bytes(content),
+    }
     files.write_file(models_dir / f"{model_name}.pkl", content)
     files.write_file(models_dir / f"{model_name}.json", to_json(full, indent=2).encode())
     return json.loads(to_json(full))
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
-    """Open a dated model, after comparing the file with the SHA-256 in the table `models`, and its libraries with those here.
+    """Open a dated model, after comparing the file with the SHA-256 in the table `models`, and its
+    libraries with those here.
 
     Raises
     ------
     RegistryError
-        If the table has no such model, if the file is missing, unreadable or another, or if a library of another version does
-        not promise to read it.
+        If the table has no such model, if the file is missing, unreadable or another, or if a
+        library of another version does not promise to read it.
     """
     row = find_model(connection, model_name)
     content = read_model_file(connection, models_dir, row)
@@ -75,9 +93,11 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
     warning = libraries.check(card["libraries"], f"{models_dir / row.file}")
     try:
         return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
-    except Exception as error:  # the content is what was saved, so it is a library or a module of the user's that differs
+    # the content is what was saved, so it is a library or a module of the user's that differs
+    except Exception as error:
         raise RegistryError(
-            f"{models_dir / row.file}: cannot be opened ({error}). Install what it was trained with, see the .json beside it."
+            f"{models_dir / row.file}: cannot be opened ({error}). Install what it was trained"
+            " with, see the .json beside it."
         ) from None
 
 
@@ -93,17 +113,21 @@ def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row) ->
     mend = "Bring it back from a backup, or roll back: python -m abatch rollback"
     if deletion := find_deletion(connection, MODEL, row.model_name):
         raise RegistryError(
-            f"{path}: {row.model_name} was deleted on {deletion.deleted_at:%Y-%m-%d} by {deletion.deleted_by} ({deletion.reason})."
-            f" Name another; see: python -m abatch models"
+            f"{path}: {row.model_name} was deleted on {deletion.deleted_at:%Y-%m-%d} by"
+            f" {deletion.deleted_by} ({deletion.reason}). Name another; see: python -m abatch"
+            " models"
         )
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RegistryError(f"{path}: the file of {row.model_name} cannot be read ({error.strerror}). {mend}") from None
+        raise RegistryError(
+            f"{path}: the file of {row.model_name} cannot be read ({error.strerror}). {mend}"
+        ) from None
     found = files.hash_bytes(content)
     if found != row.sha256:
         raise RegistryError(
-            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file was changed and is not opened. {mend}"
+            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file"
+            f" was changed and is not opened. {mend}"
         )
     return content
 
@@ -113,11 +137,16 @@ def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
     row = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
     if row is None:
         known = connection.scalars(sa.select(models.c.model_name)).all()
-        raise RegistryError(f"there is no model {model_name!r}. See: python -m abatch models{suggest(model_name, known)}")
+        raise RegistryError(
+            f"there is no model {model_name!r}. See: python -m abatch"
+            f" models{suggest(model_name, known)}"
+        )
     return row
 
 
-def load_live(connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date) -> dict[str, Model]:
+def load_live(
+    connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date
+) -> dict[str, Model]:
     """Open the model that is live on a date, for each of the variants.
 
     Raises
@@ -137,23 +166,33 @@ def load_live(connection: sa.Connection, models_dir: Path, experiment: str, vari
 
 def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and card of each dated model of an experiment."""
-    for row in connection.execute(sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)):
+    for row in connection.execute(
+        sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
+    ):
         yield row.model_name, json.loads(row.card)
 
 
 def find_stems(connection: sa.Connection, experiment: str) -> set[str]:
     """Name and version of every model that an experiment has had: modelA_v1.0."""
-    names = connection.scalars(sa.select(models.c.model_name).where(models.c.experiment == experiment))
+    names = connection.scalars(
+        sa.select(models.c.model_name).where(models.c.experiment == experiment)
+    )
     return {DATE_SUFFIX.sub("", name) for name in names}
 
 
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that is live on a date, by variant: the newest promotion that is effective by then."""
-    return {variant: row.model_name for variant, row in find_in_force(connection, experiment, on).items()}
+    """The model_name that is live on a date, by variant: the newest promotion that is effective by
+    then.
+    """
+    return {
+        variant: row.model_name
+        for variant, row in find_in_force(connection, experiment, on).items()
+    }
 
 
 def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
-    """The model_name to go back to: what was live before the newest promotion that has not been rolled back.
+    """The model_name to go back to: what was live before the newest promotion that has not been
+    rolled back.
 
     Raises
     ------
@@ -172,14 +211,16 @@ def find_previous(connection: sa.Connection, experiment: str, variant: str, on: 
             history.append(row.model_name)
     if len(history) < 2:
         raise RegistryError(
-            f"experiment {experiment}, variant {variant}: no other model was live before {history[-1] if history else on}."
-            " Name a dated model; see: python -m abatch models"
+            f"experiment {experiment}, variant {variant}: no other model was live before"
+            f" {history[-1] if history else on}. Name a dated model; see: python -m abatch models"
         )
     return history[-2]
 
 
 def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that becomes live after a date, by variant: the newest promotion, for it overrules all before it."""
+    """The model_name that becomes live after a date, by variant: the newest promotion, for it
+    overrules all before it.
+    """
     newest = {row.variant: row for row in _read_promotions(connection, experiment)}
     return {variant: row.model_name for variant, row in newest.items() if row.effective_date > on}
 
@@ -191,7 +232,11 @@ def find_kept(connection: sa.Connection, experiment: str) -> set[str]:
 
 def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, sa.Row]:
     """The promotion that makes each variant's model live on a date."""
-    return {row.variant: row for row in _read_promotions(connection, experiment) if row.effective_date <= on}
+    return {
+        row.variant: row
+        for row in _read_promotions(connection, experiment)
+        if row.effective_date <= on
+    }
 
 
 def find_deletion(connection: sa.Connection, kind: str, name: str) -> sa.Row | None:
@@ -204,19 +249,45 @@ def find_deleted(connection: sa.Connection, kind: str) -> set[str]:
     return set(connection.scalars(sa.select(deletions.c.name).where(deletions.c.kind == kind)))
 
 
-def choose_to_delete(connection: sa.Connection, now: datetime, days: int | None) -> Iterator[tuple[str, str]]:
-    """Which dated models retention deletes, and why: those never promoted, trained so many days ago; None for no limit."""
+def choose_to_delete(
+    connection: sa.Connection, now: datetime, days: int | None
+) -> Iterator[tuple[str, str]]:
+    """Which dated models retention deletes, and why: those never promoted, trained so many days
+    ago; None for no limit.
+    """
     if days is None:
         return
-    gone = find_deleted(connection, MODEL) | set(connection.scalars(sa.select(promotions.c.model_name)))
-    for row in connection.execute(sa.select(models.c.model_name, runs.c.started_at).join(runs, runs.c.run_id == models.c.run_id)):
+    gone = find_deleted(connection, MODEL) | set(
+        connection.scalars(sa.select(promotions.c.model_name))
+    )
+    for row in connection.execute(
+        sa.select(models.c.model_name, runs.c.started_at).join(
+            runs, runs.c.run_id == models.c.run_id
+        )
+    ):
         if row.model_name not in gone and (now - row.started_at).days >= days:
             yield row.model_name, f"never live, and older than {days} days"
 
 
-def write_deletion(connection: sa.Connection, kind: str, name: str, reason: str, deleted_by: str, deleted_at: datetime) -> None:
-    """Append a row to `deletions`; the file is removed after it is committed, by `remove_files` for a model."""
-    row = {"kind": kind, "name": name, "reason": reason, "deleted_by": deleted_by, "deleted_at": deleted_at}
+def write_deletion(
+    connection: sa.Connection,
+    kind: str,
+    name: str,
+    reason: str,
+    deleted_by: str,
+    deleted_at: datetime,
+) -> None:
+    """Append a row to `deletions`.
+
+    The file is removed after it is committed, by `remove_files` for a model.
+    """
+    row = {
+        "kind": kind,
+        "name": name,
+        "reason": reason,
+        "deleted_by": deleted_by,
+        "deleted_at": deleted_at,
+    }
     connection.execute(deletions.insert().values(row))
 
 
@@ -235,7 +306,8 @@ def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.
 
 
 def add_model(connection: sa.Connection, card: Mapping[str, Any], decision: str) -> None:
-    """Write the row of a saved model: the trusted copy of its card, the SHA-256 that its file must have, and what was decided.
+    """Write the row of a saved model: the trusted copy of its card, the SHA-256 that its file must
+    have, and what was decided.
 
     Parameters
     ----------
@@ -243,19 +315,35 @@ def add_model(connection: sa.Connection, card: Mapping[str, Any], decision: str)
     """
     row = {name: card[name] for name in models.columns.keys() if name in card}
     row |= {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")}
-    row |= {"as_of": datetime.fromisoformat(card["as_of"]), "card": to_json(card), "decision": decision}
-    row["environment_hash"] = files.hash_bytes(json.dumps(card["libraries"], sort_keys=True).encode())
+    row |= {
+        "as_of": datetime.fromisoformat(card["as_of"]),
+        "card": to_json(card),
+        "decision": decision,
+    }
+    row["environment_hash"] = files.hash_bytes(
+        json.dumps(card["libraries"], sort_keys=True).encode()
+    )
     connection.execute(models.insert().values(row))
 
 
-def promote(connection: sa.Connection, *, action: str = "promote", evidence: Mapping[str, Any] | None = None, **row: Any) -> None:
-    """Append a row to `promotions`; `row` holds its other columns. The past is never changed; a later row overrules."""
+def promote(
+    connection: sa.Connection,
+    *,
+    action: str = "promote",
+    evidence: Mapping[str, Any] | None = None,
+    **row: Any,
+) -> None:
+    """Append a row to `promotions`; `row` holds its other columns. The past is never changed.
+
+    A later row overrules.
+    """
     figures = None if evidence is None else to_json(evidence)
     connection.execute(promotions.insert().values(action=action, evidence=figures, **row))
 
 
 def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -> None:
-    """Make <stem>_latest.pkl of each live model point at its file, and remove the links of stems that are not live.
+    """Make <stem>_latest.pkl of each live model point at its file, and remove the links of stems
+    that are not live.
 
     Parameters
     ----------
@@ -288,5 +376,14 @@ def stem_of(name: str, version: str) -> str:
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
-    """Text for a column or a file that holds JSON: sorted, so that equal content is equal text; days and instants as ISO text."""
-    return json.dumps(values, sort_keys=True, ensure_ascii=False, indent=indent, default=lambda moment: moment.isoformat())
+    """Text for a column or a file that holds JSON: sorted, so that equal content is equal text.
+
+    Days and instants as ISO text.
+    """
+    return json.dumps(
+        values,
+        sort_keys=True,
+        ensure_ascii=False,
+        indent=indent,
+        default=lambda moment: moment.isoformat(),
+    )

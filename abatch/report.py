@@ -1,7 +1,8 @@
 """The report: what abatch's tables say of one experiment, as one HTML file that needs nothing else.
 
-`read` takes the figures from the tables, `render` makes the page of them, and `write_report` does both. The page has no
-script, no link and no time of its own: the same figures give the same bytes. Its sentences stand in report.html.j2.
+`read` takes the figures from the tables, `render` makes the page of them, and `write_report` does
+both. The page has no script, no link and no time of its own: the same figures give the same bytes.
+Its sentences stand in report.html.j2.
 """
 
 import json
@@ -20,14 +21,32 @@ from abatch import drift, files, registrations, registry, stats, tables
 from abatch.config import Config
 from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
 from abatch.pages import load_template, show_number, show_percent, show_pvalue
-from abatch.plots import DASHED, GREY, INK, PALETTE, Plot, draw_intervals, draw_svg, mark_days, plot_reliability, set_limits
+from abatch.plots import (
+    DASHED,
+    GREY,
+    INK,
+    PALETTE,
+    Plot,
+    draw_intervals,
+    draw_svg,
+    mark_days,
+    plot_reliability,
+    set_limits,
+)
 from abatch.scores import ALL
 from abatch.verdicts import OUTCOME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS, N_GAPS = 53, 12, 15, 10, 20, 10  # how many of the newest or largest are shown
+N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS, N_GAPS = (
+    53,
+    12,
+    15,
+    10,
+    20,
+    10,
+)  # how many of the newest or largest are shown
 LATE_DAYS = 3  # a feed further behind than a weekend is called late
 PACE_DAYS = 28  # of the newest looks, by whose pace the days to wait are reckoned
 CAUSES = (  # that usually explain a finding that misses the expectation
@@ -101,7 +120,9 @@ class Evidence(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How a difference is told: what it is multiplied by, its decimals, in what, and what less of it is called."""
+    """How a difference is told: what it is multiplied by, its decimals, in what, and what less of
+    it is called.
+    """
 
     factor: int
     decimals: int
@@ -126,8 +147,18 @@ def write_report(connection: sa.Connection, config: Config, run_date: date) -> P
 def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     """Read what the page shows; nothing is computed here."""
 
-    def rows(table: sa.Table, *where: sa.ColumnElement[bool], by: Sequence[sa.ColumnElement] = (), limit: int | None = None) -> Sequence:
-        query = sa.select(table).where(table.c.experiment == config.experiment, *where).order_by(*by).limit(limit)
+    def rows(
+        table: sa.Table,
+        *where: sa.ColumnElement[bool],
+        by: Sequence[sa.ColumnElement] = (),
+        limit: int | None = None,
+    ) -> Sequence:
+        query = (
+            sa.select(table)
+            .where(table.c.experiment == config.experiment, *where)
+            .order_by(*by)
+            .limit(limit)
+        )
         return connection.execute(query).all()
 
     names = ("runs", "scores", "looks", "verdicts", "sample_ratios", "feature_drift", "models")
@@ -138,28 +169,62 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     for row in rows(tables.verdicts, verdict.run_date <= run_date, by=[verdict.run_date]):
         history[row.comparison, row.metric].append(row)
     by_variant = rows(tables.variant_scores, tables.variant_scores.c.cohort == ALL)
-    newest = sa.select(sa.func.max(feature.cohort)).where(feature.experiment == config.experiment).scalar_subquery()
+    newest = (
+        sa.select(sa.func.max(feature.cohort))
+        .where(feature.experiment == config.experiment)
+        .scalar_subquery()
+    )
     done = rows(tables.runs, run.status == "done", run.run_date <= run_date, by=[run.run_date])
     return Figures(
         experiment=config.experiment,
         environment=config.environment,
         run_date=run_date,
         variants=list(config.settings.split),
-        modelled={variant: registry.stem_of(model.name, model.version) for variant, model in config.settings.models.items()},
+        modelled={
+            variant: registry.stem_of(model.name, model.version)
+            for variant, model in config.settings.models.items()
+        },
         content=None if registered is None else _read_content(registered, config),
         looks=looked,
         verdicts=dict(history),
-        ratios=rows(tables.sample_ratios, ratio.run_date == looked[-1].run_date, by=[ratio.stage, ratio.variant]) if looked else [],
-        conclusion=next(iter(rows(tables.conclusions, by=[tables.conclusions.c.conclusion_id.desc()], limit=1)), None),
+        ratios=(
+            rows(
+                tables.sample_ratios,
+                ratio.run_date == looked[-1].run_date,
+                by=[ratio.stage, ratio.variant],
+            )
+            if looked
+            else []
+        ),
+        conclusion=next(
+            iter(rows(tables.conclusions, by=[tables.conclusions.c.conclusion_id.desc()], limit=1)),
+            None,
+        ),
         variant_scores={row.variant: row for row in by_variant},
         scores={
-            (row.model_name, row.cohort, row.metric): row for row in rows(tables.scores, (score.cohort == ALL) | score.metric.in_(HISTORY))
+            (row.model_name, row.cohort, row.metric): row
+            for row in rows(tables.scores, (score.cohort == ALL) | score.metric.in_(HISTORY))
         },
-        scored=next(iter(rows(tables.runs, run.run_id == by_variant[0].run_id)), None) if by_variant else None,
-        features=rows(tables.feature_drift, feature.cohort == newest, by=[feature.psi.desc(), feature.model_name, feature.feature]),
-        models={row.model_name: row for row in rows(tables.models, by=[model.as_of.desc(), model.run_id.desc(), model.model_name])},
+        scored=(
+            next(iter(rows(tables.runs, run.run_id == by_variant[0].run_id)), None)
+            if by_variant
+            else None
+        ),
+        features=rows(
+            tables.feature_drift,
+            feature.cohort == newest,
+            by=[feature.psi.desc(), feature.model_name, feature.feature],
+        ),
+        models={
+            row.model_name: row
+            for row in rows(
+                tables.models, by=[model.as_of.desc(), model.run_id.desc(), model.model_name]
+            )
+        },
         live=registry.find_live(connection, config.experiment, run_date),
-        promotions=rows(tables.promotions, by=[tables.promotions.c.promotion_id.desc()], limit=N_PROMOTIONS),
+        promotions=rows(
+            tables.promotions, by=[tables.promotions.c.promotion_id.desc()], limit=N_PROMOTIONS
+        ),
         runs=rows(tables.runs, by=[run.started_at.desc(), run.run_id], limit=N_RUNS),
         done={row.job: row.run_date for row in done},
         nights=[row.run_date for row in done if row.job == "predict"],
@@ -169,7 +234,10 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
 def _read_content(registered: sa.Row, config: Config) -> dict[str, Any]:
     content = {"start_date": str(registered.registered_at.date()), **json.loads(registered.content)}
     settings = config.settings.model_dump()
-    return {**registrations.complete(content, config.experiment, settings, config.sql, config.timezone), **registered._mapping}
+    return {
+        **registrations.complete(content, config.experiment, settings, config.sql, config.timezone),
+        **registered._mapping,
+    }
 
 
 def render(figures: Figures) -> str:
@@ -177,8 +245,13 @@ def render(figures: Figures) -> str:
     content = figures.content or {}
     outcome = content.get("outcome", {"kind": "binary", "expected_effect": 0.01})
     rules = {OUTCOME: (outcome["kind"], outcome["expected_effect"])}
-    rules |= {name: (rule["kind"], rule["margin"]) for name, rule in content.get("guardrails", {}).items()}
-    scales = {metric: find_scale(*rule, content.get("exposure", "first")) for metric, rule in rules.items()}
+    rules |= {
+        name: (rule["kind"], rule["margin"]) for name, rule in content.get("guardrails", {}).items()
+    }
+    scales = {
+        metric: find_scale(*rule, content.get("exposure", "first"))
+        for metric, rule in rules.items()
+    }
     ratio_alpha = content.get("sample_ratio", {}).get("alpha", stats.SRM_ALPHA)
     watermark = figures.looks[-1].watermark if figures.looks else None
     findings = find_findings(figures)
@@ -186,11 +259,20 @@ def render(figures: Figures) -> str:
     owner = _find_owners(figures)
     measured = [name for name in names if (name, ALL, "roc_auc") in figures.scores]
     colours = _choose_colours(figures, names, owner)
-    plots = {f.name: _plot_sequence(f, outcome["expected_effect"], scales[OUTCOME], f"s{i}") for i, f in enumerate(findings) if f.drawn}
+    plots = {
+        f.name: _plot_sequence(f, outcome["expected_effect"], scales[OUTCOME], f"s{i}")
+        for i, f in enumerate(findings)
+        if f.drawn
+    }
     if measured:
         plots["lift"] = _plot_lift(figures.scores, measured, colours)
-        plots |= {metric: _plot_history(figures.scores, metric, measured, colours) for metric in HISTORY}
-    plots |= {name: _plot_reliability(figures.scores, name, colours[name], f"r{i}") for i, name in enumerate(measured)}
+        plots |= {
+            metric: _plot_history(figures.scores, metric, measured, colours) for metric in HISTORY
+        }
+    plots |= {
+        name: _plot_reliability(figures.scores, name, colours[name], f"r{i}")
+        for i, name in enumerate(measured)
+    }
 
     return load_template("report.html.j2").render(
         f=figures,
@@ -202,7 +284,11 @@ def render(figures: Figures) -> str:
         findings=findings,
         causes=CAUSES,
         evidence=[*find_evidence(figures)] if any(finding.misses for finding in findings) else [],
-        strips={f.name: place_strip(f.told, outcome["expected_effect"]) for f in findings if f.told is not None},
+        strips={
+            f.name: place_strip(f.told, outcome["expected_effect"])
+            for f in findings
+            if f.told is not None
+        },
         oversized=find_oversized(figures.ratios, ratio_alpha),
         ratio_alpha=ratio_alpha,
         behind=None if watermark is None else (figures.run_date - watermark).days,
@@ -238,13 +324,22 @@ def find_names(figures: Figures) -> list[str]:
     """Name and version of the models that have figures, in the order of the variants."""
     owner = _find_owners(figures)
     names = {name for name, _, _ in figures.scores} - set(figures.models)
-    return sorted(names, key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name))
+    return sorted(
+        names, key=lambda name: ([*figures.variants, owner.get(name)].index(owner.get(name)), name)
+    )
 
 
 def find_scale(kind: str, effect: float, exposure: str) -> Scale:
-    """Binary differences per hundred, numeric ones in the outcome's unit; about three digits of the effect that matters."""
+    """Binary differences per hundred, numeric ones in the outcome's unit.
+
+    About three digits of the effect that matters.
+    """
     who = "candidate" if exposure == "first" else "prediction"
-    factor, unit, less = (100, f"outcomes per hundred {who}s", "fewer") if kind == "binary" else (1, f"per {who}", "less")
+    factor, unit, less = (
+        (100, f"outcomes per hundred {who}s", "fewer")
+        if kind == "binary"
+        else (1, f"per {who}", "less")
+    )
     return Scale(factor, max(0, 2 - round(math.log10(abs(factor * effect) or 1))), unit, less)
 
 
@@ -258,8 +353,18 @@ def find_findings(figures: Figures) -> list[Finding]:
         history = figures.verdicts.get((name, OUTCOME), [])
         today = history[-1] if history else None
         n_most = (samples.get(name) or {}).get("n_most")
-        n_left = None if n_most is None else max(0, n_most - (figures.looks[-1].n_units if figures.looks else 0))
-        told = None if today is None or today.lower is None or today.word in (stats.TOO_EARLY, stats.INVALID) else today
+        n_left = (
+            None
+            if n_most is None
+            else max(0, n_most - (figures.looks[-1].n_units if figures.looks else 0))
+        )
+        told = (
+            None
+            if today is None
+            or today.lower is None
+            or today.word in (stats.TOO_EARLY, stats.INVALID)
+            else today
+        )
         found.append(
             Finding(
                 name=name,
@@ -269,83 +374,169 @@ def find_findings(figures: Figures) -> list[Finding]:
                 drawn=[row for row in history if row.estimate is not None],
                 today=today,
                 first=next((row for row in history if row.word in stats.DECIDED), None),
-                guardrails=[figures.verdicts[name, rule][-1] for rule in content.get("guardrails", {}) if (name, rule) in figures.verdicts],
+                guardrails=[
+                    figures.verdicts[name, rule][-1]
+                    for rule in content.get("guardrails", {})
+                    if (name, rule) in figures.verdicts
+                ],
                 n_left=n_left,
                 days_left=_find_days_left(figures.looks, n_left),
                 told=told,
-                misses=told is not None and misses_expectation(told, effect, is_beyond_plan=n_left == 0),
+                misses=told is not None
+                and misses_expectation(told, effect, is_beyond_plan=n_left == 0),
             )
         )
     return found
 
 
 def _join(variants: Sequence[str]) -> str:
-    return variants[0] if len(variants) == 1 else f"{', '.join(variants[:-1])} and {variants[-1]} together"
+    return (
+        variants[0]
+        if len(variants) == 1
+        else f"{', '.join(variants[:-1])} and {variants[-1]} together"
+    )
 
 
 def _find_days_left(looks: Sequence[sa.Row], n_left: int | None) -> int | None:
-    recent = [look for look in looks if look.n_units and (looks[-1].run_date - look.run_date).days <= PACE_DAYS]
+    recent = [
+        look
+        for look in looks
+        if look.n_units and (looks[-1].run_date - look.run_date).days <= PACE_DAYS
+    ]
     if not n_left or len(recent) < 2 or recent[-1].n_units <= recent[0].n_units:
         return None
-    return math.ceil(n_left * (recent[-1].run_date - recent[0].run_date).days / (recent[-1].n_units - recent[0].n_units))
+    return math.ceil(
+        n_left
+        * (recent[-1].run_date - recent[0].run_date).days
+        / (recent[-1].n_units - recent[0].n_units)
+    )
 
 
 def misses_expectation(row: sa.Row, effect: float, *, is_beyond_plan: bool) -> bool:
-    """Whether a verdict says less than was hoped: the wrong direction, too little, or nothing though all planned have come."""
+    """Whether a verdict says less than was hoped: the wrong direction, too little, or nothing
+    though all planned have come.
+    """
     falls_short = row.upper < effect if effect > 0 else row.lower > effect
-    return falls_short or row.word in (stats.WORSE, stats.NO_DIFFERENCE) or (row.word == stats.NOT_YET and is_beyond_plan)
+    return (
+        falls_short
+        or row.word in (stats.WORSE, stats.NO_DIFFERENCE)
+        or (row.word == stats.NOT_YET and is_beyond_plan)
+    )
 
 
 def find_oversized(ratios: Sequence[sa.Row], alpha: float) -> list[sa.Row]:
     """Of each stage whose sample ratio is off, the variant that is most above its share."""
     most: dict[str, sa.Row] = {}
     for row in ratios:
-        if row.pvalue_min < alpha and row.n - row.expected > (most[row.stage].n - most[row.stage].expected if row.stage in most else 0):
+        if row.pvalue_min < alpha and row.n - row.expected > (
+            most[row.stage].n - most[row.stage].expected if row.stage in most else 0
+        ):
             most[row.stage] = row
     return [*most.values()]
 
 
 def find_evidence(figures: Figures) -> Iterator[Evidence]:
-    """The evidence for the usual causes of a finding that misses the expectation: figures of the tables and no others."""
+    """The evidence for the usual causes of a finding that misses the expectation: figures of the
+    tables and no others.
+    """
     content, found = figures.content or {}, figures.scores
     base_rate, mix, calibration, ranking, ratio, immature = CAUSES
-    planned, is_binary = (content.get("plan") or {}).get("mean"), content["outcome"]["kind"] == "binary"
+    planned, is_binary = (
+        (content.get("plan") or {}).get("mean"),
+        content["outcome"]["kind"] == "binary",
+    )
     show = show_percent if is_binary else show_number
     for variant in content["comparisons"][0]["control"]:
         row = figures.variant_scores.get(variant)
-        if row is not None and row.n_mature and planned is not None and (is_binary or row.outcome_sum is not None):
+        if (
+            row is not None
+            and row.n_mature
+            and planned is not None
+            and (is_binary or row.outcome_sum is not None)
+        ):
             told = _tell(row.rate, row, show) if is_binary else show(row.outcome_sum / row.n_mature)
-            yield Evidence(base_rate, variant, told, f"{show(planned)}, as planned", _excludes(row, planned) if is_binary else None)
+            yield Evidence(
+                base_rate,
+                variant,
+                told,
+                f"{show(planned)}, as planned",
+                _excludes(row, planned) if is_binary else None,
+            )
     for name in figures.live.values():
-        drifts = [(row.feature, row.psi, row.psi_noise) for row in figures.features if row.model_name == name]
+        drifts = [
+            (row.feature, row.psi, row.psi_noise)
+            for row in figures.features
+            if row.model_name == name
+        ]
         if (name, ALL, "psi") in found:
-            drifts.insert(0, ("its scores", found[name, ALL, "psi"].value, found[name, ALL, "psi_noise"].value))
-        for what, psi, noise in [item for i, item in enumerate(drifts) if i < 2 or drift.is_drift(*item[1:])][:N_FEATURES]:
+            drifts.insert(
+                0,
+                ("its scores", found[name, ALL, "psi"].value, found[name, ALL, "psi_noise"].value),
+            )
+        for what, psi, noise in [
+            item for i, item in enumerate(drifts) if i < 2 or drift.is_drift(*item[1:])
+        ][:N_FEATURES]:
             told = f"PSI {show_number(psi)}; {show_number(noise)} by chance"
-            yield Evidence(mix, f"{name}, {what}", told, f"at most {show_number(max(0.1, noise))}", drift.is_drift(psi, noise))
+            yield Evidence(
+                mix,
+                f"{name}, {what}",
+                told,
+                f"at most {show_number(max(0.1, noise))}",
+                drift.is_drift(psi, noise),
+            )
     for name in find_names(figures):
         for metric, right in (("calibration_intercept", 0), ("calibration_slope", 1)):
             if (row := found.get((name, ALL, metric))) is not None:
                 yield Evidence(
-                    calibration, name, f"{metric.split('_')[1]} {_tell(row.value, row)}", f"{right} is right", _excludes(row, right)
+                    calibration,
+                    name,
+                    f"{metric.split('_')[1]} {_tell(row.value, row)}",
+                    f"{right} is right",
+                    _excludes(row, right),
                 )
-        cards = [json.loads(row.card) for dated, row in figures.models.items() if tables.DATE_SUFFIX.sub("", dated) == name]
-        validated = [value for card in cards if (value := card.get("metrics", {}).get("roc_auc", {}).get("value")) is not None]
+        cards = [
+            json.loads(row.card)
+            for dated, row in figures.models.items()
+            if tables.DATE_SUFFIX.sub("", dated) == name
+        ]
+        validated = [
+            value
+            for card in cards
+            if (value := card.get("metrics", {}).get("roc_auc", {}).get("value")) is not None
+        ]
         if (row := found.get((name, ALL, "roc_auc"))) is not None and validated:
-            span = " to ".join(dict.fromkeys(show_number(value) for value in (min(validated), max(validated))))
+            span = " to ".join(
+                dict.fromkeys(show_number(value) for value in (min(validated), max(validated)))
+            )
             below = None if row.upper is None else bool(row.upper < min(validated))
-            yield Evidence(ranking, name, f"ROC AUC {_tell(row.value, row)}", f"{span}, on validation", below)
+            yield Evidence(
+                ranking, name, f"ROC AUC {_tell(row.value, row)}", f"{span}, on validation", below
+            )
     alpha = content["sample_ratio"]["alpha"]
     for stage, pvalue in {row.stage: row.pvalue_min for row in figures.ratios}.items():
-        yield Evidence(ratio, stage, f"smallest p so far: {show_pvalue(pvalue)}", f"{alpha:g} or more", pvalue < alpha)
+        yield Evidence(
+            ratio,
+            stage,
+            f"smallest p so far: {show_pvalue(pvalue)}",
+            f"{alpha:g} or more",
+            pvalue < alpha,
+        )
     look = figures.looks[-1]
     share = 1 - look.n_mature / look.n_predicted
-    yield Evidence(immature, "all variants", f"{show_percent(share)} of {look.n_predicted:,} predictions", "at most half", share > 0.5)
+    yield Evidence(
+        immature,
+        "all variants",
+        f"{show_percent(share)} of {look.n_predicted:,} predictions",
+        "at most half",
+        share > 0.5,
+    )
 
 
 def _tell(value: float, row: sa.Row, show: Callable[[float | None], str] | None = None) -> str:
     show = show or show_number
-    return show(value) + (" (no interval)" if row.lower is None else f" ({show(row.lower)} to {show(row.upper)})")
+    return show(value) + (
+        " (no interval)" if row.lower is None else f" ({show(row.lower)} to {show(row.upper)})"
+    )
 
 
 def _excludes(row: sa.Row, value: float) -> bool | None:
@@ -354,7 +545,13 @@ def _excludes(row: sa.Row, value: float) -> bool | None:
 
 def place_strip(row: sa.Row, effect: float) -> dict[str, float]:
     """Where the marks of a verdict's small picture stand, in % of its width."""
-    marks = {"zero": 0.0, "effect": effect, "lower": row.lower, "upper": row.upper, "estimate": row.estimate}
+    marks = {
+        "zero": 0.0,
+        "effect": effect,
+        "lower": row.lower,
+        "upper": row.upper,
+        "estimate": row.estimate,
+    }
     low, high = min(marks.values()), max(marks.values())
     return {name: round(4 + 92 * (value - low) / (high - low), 2) for name, value in marks.items()}
 
@@ -372,7 +569,10 @@ def _anchor(at: float) -> str:
 
 
 def _find_known_from(figures: Figures) -> date | None:
-    """The day up to which outcomes must be complete before anything is mature; None if there is no night or registration."""
+    """The day up to which outcomes must be complete before anything is mature.
+
+    None if there is no night or registration.
+    """
     if figures.content is None or not figures.nights:
         return None
     outcome = figures.content["outcome"]
@@ -380,29 +580,51 @@ def _find_known_from(figures: Figures) -> date | None:
 
 
 def describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
-    """The nights without predictions between the first one and run_date, newest first, neighbours as one range."""
+    """The nights without predictions between the first one and run_date, newest first, neighbours
+    as one range.
+    """
     texts = []
     for before, after in reversed([*pairwise([*nights, run_date])]):
         first, last = before + timedelta(days=1), after - timedelta(days=1)
         if first <= last:
             texts.append(f"{first}" if first == last else f"{first} to {last}")
-    return texts[:N_GAPS] + ([f"and {len(texts) - N_GAPS} earlier gaps"] if len(texts) > N_GAPS else [])
+    return texts[:N_GAPS] + (
+        [f"and {len(texts) - N_GAPS} earlier gaps"] if len(texts) > N_GAPS else []
+    )
 
 
-def _choose_colours(figures: Figures, names: Iterable[str], owner: Mapping[str, str]) -> dict[str, str]:
-    """One colour for a variant and its model of today; grey for a variant without; others for models of earlier versions."""
+def _choose_colours(
+    figures: Figures, names: Iterable[str], owner: Mapping[str, str]
+) -> dict[str, str]:
+    """One colour for a variant and its model of today; grey for a variant without.
+
+    Others for models of earlier versions.
+    """
     colours = {variant: GREY for variant in figures.variants}
     colours |= {variant: PALETTE[i % len(PALETTE)] for i, variant in enumerate(figures.modelled)}
-    current = {name: colours[variant] for variant, name in figures.modelled.items() if owner.get(name, variant) == variant}
+    current = {
+        name: colours[variant]
+        for variant, name in figures.modelled.items()
+        if owner.get(name, variant) == variant
+    }
     others = [name for name in names if name not in current]
-    return colours | current | {name: PALETTE[(len(figures.modelled) + i) % len(PALETTE)] for i, name in enumerate(others)}
+    return (
+        colours
+        | current
+        | {
+            name: PALETTE[(len(figures.modelled) + i) % len(PALETTE)]
+            for i, name in enumerate(others)
+        }
+    )
 
 
 def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> Plot:
     rows = finding.drawn
     days = [row.run_date for row in rows]
     x = [day.toordinal() for day in days]
-    estimate, lower, upper, naive_lower, naive_upper = scale.factor * np.array([_find_bounds(row) for row in rows], dtype=np.float64).T
+    estimate, lower, upper, naive_lower, naive_upper = (
+        scale.factor * np.array([_find_bounds(row) for row in rows], dtype=np.float64).T
+    )
 
     def draw(axes: "Axes") -> None:
         axes.fill_between(x, lower, upper, color=PALETTE[0], alpha=0.25, linewidth=0)
@@ -411,7 +633,9 @@ def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> P
         draw_intervals(axes, x[-1:], [(estimate[-1], lower[-1], upper[-1])], PALETTE[0], size=5)
         axes.axhline(0, color=INK, linewidth=0.9)
         axes.axhline(scale.factor * effect, **DASHED)
-        set_limits(axes, [0, scale.factor * effect, estimate[-1], lower[-1], upper[-1]], lower, upper)
+        set_limits(
+            axes, [0, scale.factor * effect, estimate[-1], lower[-1], upper[-1]], lower, upper
+        )
         note: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8.5}
         axes.annotate("registered", (x[0], scale.factor * effect), (0, 3), **note)
         if finding.first is not None:
@@ -423,42 +647,70 @@ def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> P
         axes.set_ylabel(f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)")
         axes.grid(axis="y")
 
-    value, low, high = (show_number(found, scale.decimals) for found in (estimate[-1], lower[-1], upper[-1]))
+    value, low, high = (
+        show_number(found, scale.decimals) for found in (estimate[-1], lower[-1], upper[-1])
+    )
     told = value if np.isnan(lower[-1]) else f"{value} ({low} to {high})"
-    return Plot(draw_svg(draw, key, 4.2, 3.0), f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}")
+    return Plot(
+        draw_svg(draw, key, 4.2, 3.0),
+        f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}",
+    )
 
 
 def _find_bounds(row: sa.Row) -> tuple[float | None, ...]:
     """Estimate, interval (none before the burn-in is over) and naive interval of a verdict."""
     bounds = (None, None) if row.word == stats.TOO_EARLY else (row.lower, row.upper)
-    return (row.estimate, *bounds, *((None, None) if row.se is None else stats.naive_interval(row.estimate, row.se)))
+    return (
+        row.estimate,
+        *bounds,
+        *((None, None) if row.se is None else stats.naive_interval(row.estimate, row.se)),
+    )
 
 
-def _plot_lift(found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mapping[str, str]) -> Plot:
+def _plot_lift(
+    found: Mapping[Key, sa.Row], names: Sequence[str], colours: Mapping[str, str]
+) -> Plot:
     words: list[str] = []
 
     def draw(axes: "Axes") -> None:
         for at, name in enumerate(names):
-            tenths = [(N_RELIABILITY_BINS - i, found.get((name, ALL, f"reliability_rate_{i + 1:02}"))) for i in range(N_RELIABILITY_BINS)]
-            rates = [(tenth, row.value, row.lower, row.upper) for tenth, row in tenths if row is not None]
+            tenths = [
+                (N_RELIABILITY_BINS - i, found.get((name, ALL, f"reliability_rate_{i + 1:02}")))
+                for i in range(N_RELIABILITY_BINS)
+            ]
+            rates = [
+                (tenth, row.value, row.lower, row.upper) for tenth, row in tenths if row is not None
+            ]
             x, *lifts = np.array(rates, dtype=np.float64).reshape(-1, 4).T
             lifts = np.array(lifts).T / found[name, ALL, "base_rate"].value
             aside = 0.16 * (at - (len(names) - 1) / 2)  # so that intervals stand beside each other
             draw_intervals(axes, x + aside, lifts, colours[name], size=5)
-            words.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in zip(x[::-1], lifts[::-1, 0], strict=True))}")
+            pairs = zip(x[::-1], lifts[::-1, 0], strict=True)
+            told = ", ".join(f"{lift:.2f} in {tenth:.0f}" for tenth, lift in pairs)
+            words.append(f"{name}: {told}")
         axes.axhline(1, **DASHED)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.set_xticks(range(1, N_RELIABILITY_BINS + 1))
-        axes.set(xlabel="Tenth, from the highest predictions (1) down", ylabel="Lift, with 95 % interval")
+        axes.set(
+            xlabel="Tenth, from the highest predictions (1) down", ylabel="Lift, with 95 % interval"
+        )
         axes.grid(axis="y")
 
     svg = draw_svg(draw, "lift", 4.0, 2.8)
-    return Plot(svg, f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(words)}")
+    return Plot(
+        svg, f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(words)}"
+    )
 
 
-def _plot_history(found: Mapping[Key, sa.Row], metric: str, names: Sequence[str], colours: Mapping[str, str]) -> Plot:
+def _plot_history(
+    found: Mapping[Key, sa.Row], metric: str, names: Sequence[str], colours: Mapping[str, str]
+) -> Plot:
     title, right = HISTORY[metric]
-    rows = {(name, cohort): row for (name, cohort, key), row in found.items() if key == metric and cohort != ALL and name in names}
+    rows = {
+        (name, cohort): row
+        for (name, cohort, key), row in found.items()
+        if key == metric and cohort != ALL and name in names
+    }
     cohorts = sorted({cohort for _, cohort in rows})[-N_COHORTS:]
     rows = {key: row for key, row in rows.items() if key[1] in cohorts}
     days = [date.fromisoformat(cohort) for cohort in cohorts]
@@ -472,22 +724,49 @@ def _plot_history(found: Mapping[Key, sa.Row], metric: str, names: Sequence[str]
             aside = 0.3 * step / len(names) * (i - (len(names) - 1) / 2)
             x = [date.fromisoformat(row.cohort).toordinal() + aside for row in own]
             axes.plot(x, [row.value for row in own], color=colours[name], linewidth=1, alpha=0.5)
-            draw_intervals(axes, x, [(row.value, row.lower, row.upper) for row in own], colours[name], size=5 if len(days) < 20 else 3)
+            draw_intervals(
+                axes,
+                x,
+                [(row.value, row.lower, row.upper) for row in own],
+                colours[name],
+                size=5 if len(days) < 20 else 3,
+            )
             kept.extend(row.value for row in own)
-            words.extend(f"{name} {show_number(row.value)} in the cohort of {row.cohort}" for row in own[-1:])
+            words.extend(
+                f"{name} {show_number(row.value)} in the cohort of {row.cohort}" for row in own[-1:]
+            )
         if right is not None:
             axes.axhline(right, **DASHED)
         if days:
-            set_limits(axes, kept, [row.lower for row in rows.values()], [row.upper for row in rows.values()])
+            set_limits(
+                axes,
+                kept,
+                [row.lower for row in rows.values()],
+                [row.upper for row in rows.values()],
+            )
             mark_days(axes, days)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.grid(axis="y")
 
     svg = draw_svg(draw, metric, 3.6, 2.3)
-    return Plot(svg, f"Plot of {title} over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}")
+    return Plot(
+        svg, f"Plot of {title} over cohorts of run_date; newest: {'; '.join(words) or 'none yet'}"
+    )
 
 
 def _plot_reliability(found: Mapping[Key, sa.Row], name: str, colour: str, key: str) -> Plot:
-    bins = [f"{i + 1:02}" for i in range(N_RELIABILITY_BINS) if (name, ALL, f"reliability_rate_{i + 1:02}") in found]
-    pairs = [(found[name, ALL, f"reliability_prediction_{i}"], found[name, ALL, f"reliability_rate_{i}"]) for i in bins]
-    return plot_reliability(name, [(mean.value, rate.value, rate.lower, rate.upper) for mean, rate in pairs], colour, key)
+    bins = [
+        f"{i + 1:02}"
+        for i in range(N_RELIABILITY_BINS)
+        if (name, ALL, f"reliability_rate_{i + 1:02}") in found
+    ]
+    pairs = [
+        (found[name, ALL, f"reliability_prediction_{i}"], found[name, ALL, f"reliability_rate_{i}"])
+        for i in bins
+    ]
+    return plot_reliability(
+        name,
+        [(mean.value, rate.value, rate.lower, rate.upper) for mean, rate in pairs],
+        colour,
+        key,
+    )

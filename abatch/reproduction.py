@@ -1,4 +1,6 @@
-"""Reproduction: a dated model built again from its snapshot and its own config, held against what it predicts, and what has moved."""
+"""Reproduction: a dated model built again from its snapshot and its own config, held against what
+it predicts, and what has moved.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +11,17 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, estimators, job, libraries, lifecycle, registrations, registry, snapshots, training
+from abatch import (
+    database,
+    estimators,
+    job,
+    libraries,
+    lifecycle,
+    registrations,
+    registry,
+    snapshots,
+    training,
+)
 from abatch.config import Config
 from abatch.errors import AbatchError, RegistryError
 from abatch.tables import DATE_SUFFIX
@@ -19,7 +31,9 @@ SAME, MOVED, BROKEN = "same", "moved", "broken"
 
 
 class Check(NamedTuple):
-    """One thing that a model depends on: same, moved, or broken (what must not change has changed), and how."""
+    """One thing that a model depends on: same, moved, or broken (what must not change has changed),
+    and how.
+    """
 
     thing: str
     state: str
@@ -31,7 +45,8 @@ class Verdict(NamedTuple):
 
     Attributes
     ----------
-    is_reproduced : its predictions are identical within 1e-9, and its file and its snapshot are what was saved
+    is_reproduced : its predictions are identical within 1e-9, and its file and its snapshot are
+        what was saved
     """
 
     headline: str
@@ -46,10 +61,11 @@ class Verdict(NamedTuple):
 
 
 def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str) -> Verdict:
-    """Build a dated model again and say what has moved, each on its own: data, code, configuration, environment, and its file.
+    """Build a dated model again and say what has moved, each on its own: data, code, configuration,
+    environment, and its file.
 
-    The rows are those of the snapshot; if that is not at hand, those that the database returns as of then, provided that they are
-    the same. Nothing is written.
+    The rows are those of the snapshot; if that is not at hand, those that the database returns as
+    of then, provided that they are the same. Nothing is written.
 
     Raises
     ------
@@ -62,53 +78,104 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
         card = json.loads(row.card)
         pull = snapshots.find_snapshot(connection, row.snapshot or "")
         if pull is None or "config" not in card:
-            raise RegistryError(f"{model_name}: was trained before snapshots were kept, so it cannot be built again. Train anew.")
+            raise RegistryError(
+                f"{model_name}: was trained before snapshots were kept, so it cannot be built"
+                " again. Train anew."
+            )
         kept, snapshot_check = _check_snapshot(connection, place, pull)
     found, database_check = _check_database(engine, card, pull, kept)
-    differences = libraries.find_differences(card["libraries"], libraries.find_present(card["libraries"]))
+    differences = libraries.find_differences(
+        card["libraries"], libraries.find_present(card["libraries"])
+    )
     model, file_check = _open(engine, place, row)
     checks = [
         snapshot_check,
         database_check,
         _check_code(place, card),
         _check_configuration(configs, card),
-        Check("environment", MOVED, f"{libraries.describe(differences)}. {libraries.tell_mend(differences)}")
-        if differences
-        else Check("environment", SAME, f"{len(card['libraries'])} libraries as they were, on {card['machine']}"),
+        (
+            Check(
+                "environment",
+                MOVED,
+                f"{libraries.describe(differences)}. {libraries.tell_mend(differences)}",
+            )
+            if differences
+            else Check(
+                "environment",
+                SAME,
+                f"{len(card['libraries'])} libraries as they were, on {card['machine']}",
+            )
+        ),
         file_check,
     ]
     rows = kept if kept is not None else found
     if rows is None:
-        return Verdict(f"{model_name}: NOT reproduced, for its rows are neither in the snapshot nor in the database", checks, False)
+        return Verdict(
+            f"{model_name}: NOT reproduced, for its rows are neither in the snapshot nor in the"
+            " database",
+            checks,
+            False,
+        )
     try:
         built, prepared = _build(card, rows)
         new = estimators.predict_probability(built, prepared.X[list(card["columns"])])
-        old = None if model is None else estimators.predict_probability(model.pipeline, prepared.X[list(card["columns"])])
+        old = (
+            None
+            if model is None
+            else estimators.predict_probability(model.pipeline, prepared.X[list(card["columns"])])
+        )
     except AbatchError as error:
-        return Verdict(f"{model_name}: NOT reproduced, for it could not be built again ({error})", checks, False)
+        return Verdict(
+            f"{model_name}: NOT reproduced, for it could not be built again ({error})",
+            checks,
+            False,
+        )
     at = slice(None) if old is not None else training.choose_checked(len(new))
     gap = float(np.abs(new[at] - (card["checked"] if old is None else old)).max())
-    where = f"on {len(new[at]):,} rows of its snapshot" + (", whose predictions its card keeps" if old is None else "")
+    where = f"on {len(new[at]):,} rows of its snapshot" + (
+        ", whose predictions its card keeps" if old is None else ""
+    )
     told = f"largest difference {gap:.3g}, allowed {TOLERANCE:g}"
     if gap > TOLERANCE:
-        blind = "; the estimator does not give the same twice: seed all that it draws" if all(c.state == SAME for c in checks) else ""
-        return Verdict(f"{model_name}: NOT identical predictions {where} ({told}{blind})", checks, False)
+        blind = (
+            "; the estimator does not give the same twice: seed all that it draws"
+            if all(c.state == SAME for c in checks)
+            else ""
+        )
+        return Verdict(
+            f"{model_name}: NOT identical predictions {where} ({told}{blind})", checks, False
+        )
     broken = list(dict.fromkeys(check.thing for check in checks if check.state == BROKEN))
     if broken:
         blame = (
-            "the model file" if broken == ["model file"] else "the snapshot" if broken == ["data"] else "the snapshot and the model file"
+            "the model file"
+            if broken == ["model file"]
+            else "the snapshot"
+            if broken == ["data"]
+            else "the snapshot and the model file"
         )
-        headline = f"{model_name}: NOT whole, {blame} is damaged or gone; built again, it gives identical predictions {where} ({told})"
+        headline = (
+            f"{model_name}: NOT whole, {blame} is damaged or gone; built again, it gives identical"
+            f" predictions {where} ({told})"
+        )
         return Verdict(headline, checks, False)
     return Verdict(f"{model_name}: identical predictions {where} ({told})", checks, True)
 
 
-def _check_snapshot(connection: sa.Connection, config: Config, pull: sa.Row) -> tuple[pd.DataFrame | None, Check]:
+def _check_snapshot(
+    connection: sa.Connection, config: Config, pull: sa.Row
+) -> tuple[pd.DataFrame | None, Check]:
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
     try:
-        return snapshots.load(config.snapshots_dir, pull), Check("data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled")
+        return snapshots.load(config.snapshots_dir, pull), Check(
+            "data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled"
+        )
     except RegistryError as error:
-        gone = f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})." if deletion else ""
+        gone = (
+            f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})."
+            if deletion
+            else ""
+        )
         return None, Check("data", BROKEN, f"{error}{gone}")
 
 
@@ -117,11 +184,17 @@ def _check_database(
 ) -> tuple[pd.DataFrame | None, Check]:
     """Pull again, as of then; the rows if they are the same, and what has moved if not."""
     as_of = datetime.fromisoformat(card["as_of"])
-    window: dict[str, Any] = {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")}
+    window: dict[str, Any] = {
+        name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")
+    }
     asked = f"the database, asked as of {as_of:%Y-%m-%d %H:%M:%S} UTC,"
     try:
-        query = database.read_query(engine, card["query"], "training query of then", **window, as_of=as_of)
-        frame = snapshots.arrange(query, "training query of then", card["config"]["outcome"]["kind"])
+        query = database.read_query(
+            engine, card["query"], "training query of then", **window, as_of=as_of
+        )
+        frame = snapshots.arrange(
+            query, "training query of then", card["config"]["outcome"]["kind"]
+        )
     except AbatchError as error:
         return None, Check("data", MOVED, f"{asked} does not answer ({error})")
     if frame.empty:
@@ -132,29 +205,52 @@ def _check_database(
     if kept is not None:
         difference = snapshots.compare(kept, frame)
         example = f", such as {difference.example}" if difference.example else ""
-        return None, Check("data", MOVED, f"{asked} returns other rows than the snapshot has: {difference}{example}")
+        return None, Check(
+            "data",
+            MOVED,
+            f"{asked} returns other rows than the snapshot has: {difference}{example}",
+        )
     then = {column["name"]: column["fingerprint"] for column in json.loads(pull.columns)}
     names = [column.name for column in columns if then.get(column.name) != column.fingerprint]
-    return None, Check("data", MOVED, f"{asked} returns other rows: {len(frame):,} instead of {pull.rows:,}; other in {', '.join(names)}")
+    return None, Check(
+        "data",
+        MOVED,
+        f"{asked} returns other rows: {len(frame):,} instead of {pull.rows:,}; other in"
+        f" {', '.join(names)}",
+    )
 
 
 def _check_code(config: Config, card: Mapping[str, Any]) -> Check:
     now = lifecycle.hash_code(config, [card["estimator"]])
     then = card["code_files"]
     other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
-    versions = f"{card['code_version']}, now {job.code_version()}" if card["code_version"] != job.code_version() else card["code_version"]
+    versions = (
+        f"{card['code_version']}, now {job.code_version()}"
+        if card["code_version"] != job.code_version()
+        else card["code_version"]
+    )
     if other:
         return Check("code", MOVED, f"{', '.join(other)} (code version {versions})")
-    return Check("code", SAME, f"code version {versions}; the {len(now)} files that make a model are the same")
+    return Check(
+        "code",
+        SAME,
+        f"code version {versions}; the {len(now)} files that make a model are the same",
+    )
 
 
 def _check_configuration(configs: Mapping[str, Config], card: Mapping[str, Any]) -> Check:
     config = configs.get(card["experiment"])
     if config is None:
-        return Check("configuration", MOVED, f"experiment {card['experiment']} is no longer in the config")
+        return Check(
+            "configuration", MOVED, f"experiment {card['experiment']} is no longer in the config"
+        )
     changes = list(_diff("", card["config"], job.describe_config(config)))
     if changes:
-        return Check("configuration", MOVED, "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if len(changes) > 8 else ""))
+        return Check(
+            "configuration",
+            MOVED,
+            "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if len(changes) > 8 else ""),
+        )
     return Check("configuration", SAME, f"hash {card['config_hash'][:12]}")
 
 
@@ -165,7 +261,11 @@ def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
             yield from _diff(f"{path}.{name}".lstrip("."), then.get(name), now.get(name))
     elif then != now:
         shown = [" ".join(json.dumps(value, ensure_ascii=False).split()) for value in (then, now)]
-        yield f"{path} is another text" if max(map(len, shown)) > 60 else f"{path} was {shown[0]}, is {shown[1]}"
+        yield (
+            f"{path} is another text"
+            if max(map(len, shown)) > 60
+            else f"{path} was {shown[0]}, is {shown[1]}"
+        )
 
 
 def _open(engine: sa.Engine, config: Config, row: sa.Row) -> tuple[registry.Model | None, Check]:
@@ -178,7 +278,9 @@ def _open(engine: sa.Engine, config: Config, row: sa.Row) -> tuple[registry.Mode
         try:
             model = registry.load_model(connection, config.models_dir, row.model_name)
         except RegistryError as error:
-            return None, Check("model file", SAME, f"SHA-256 as recorded, but it is not opened here: {error}")
+            return None, Check(
+                "model file", SAME, f"SHA-256 as recorded, but it is not opened here: {error}"
+            )
     return model, Check("model file", SAME, "SHA-256 as recorded")
 
 

@@ -1,7 +1,9 @@
-"""Scores: figures per model and cohort, and counts per variant and cohort, from sums that are kept once a night is closed.
+"""Scores: figures per model and cohort, and counts per variant and cohort, from sums that are kept
+once a night is closed.
 
-A night is closed when its outcomes are mature and no correction is waited for any more. What closed nights add up to is kept in
-`cohort_sums`, by cohort and for all cohorts together, so that a score run reads the nights that are still open and no others.
+A night is closed when its outcomes are mature and no correction is waited for any more. What closed
+nights add up to is kept in `cohort_sums`, by cohort and for all cohorts together, so that a score
+run reads the nights that are still open and no others.
 """
 
 import io
@@ -16,7 +18,17 @@ from scipy import stats
 
 from abatch import drift, metrics
 from abatch.errors import DataError
-from abatch.tables import DATE_SUFFIX, cohort_sums, feature_drift, looks, registrations, runs, scores, units, variant_scores
+from abatch.tables import (
+    DATE_SUFFIX,
+    cohort_sums,
+    feature_drift,
+    looks,
+    registrations,
+    runs,
+    scores,
+    units,
+    variant_scores,
+)
 
 ALL = "all"
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
@@ -24,11 +36,14 @@ Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty fo
 
 
 class Part(NamedTuple):
-    """Mature predictions of one variant in one cohort, or of one of its models, condensed; parts add up.
+    """Mature predictions of one variant in one cohort, or of one of its models, condensed.
+
+    Parts add up.
 
     Attributes
     ----------
-    counts : array of float, shape (5,): n_mature, n_positive, n_selected, n_selected_positive, sum of the outcomes
+    counts : array of float, shape (5,): n_mature, n_positive, n_selected, n_selected_positive, sum
+        of the outcomes
     histogram : of the model; None for a variant
     bins : array of int, the model's scores per bin of its reference; None without a reference
     """
@@ -38,12 +53,16 @@ class Part(NamedTuple):
     bins: np.ndarray | None = None
 
 
-def summarise(frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_buckets: int) -> dict[Key, Part]:
-    """Condense mature predictions, by cohort and for all cohorts, variant, and model (dated, and name and version for all dates).
+def summarise(
+    frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_buckets: int
+) -> dict[Key, Part]:
+    """Condense mature predictions, by cohort and for all cohorts, variant, and model (dated, and
+    name and version for all dates).
 
     Parameters
     ----------
-    frame : cohort, variant, model_name (null without a model), prediction, selected, bucket, outcome; one row per prediction
+    frame : cohort, variant, model_name (null without a model), prediction, selected, bucket,
+        outcome; one row per prediction
     references : the score reference of each dated model, by model_name
     """
     frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
@@ -52,10 +71,16 @@ def summarise(frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_
     for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
         _add(parts, (str(cohort), str(variant), ""), Part(_count(rows)))
     for names in (frame["model_name"], undated):
-        for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):  # rows without a model fall out
+        for (cohort, variant, name), rows in frame.groupby(
+            ["cohort", "variant", names]
+        ):  # rows without a model fall out
             prediction = rows["prediction"].to_numpy()
-            histogram = metrics.make_histogram(prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets)
-            bins = drift.count_bins(prediction, references[name].edges) if name in references else None
+            histogram = metrics.make_histogram(
+                prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets
+            )
+            bins = (
+                drift.count_bins(prediction, references[name].edges) if name in references else None
+            )
             _add(parts, (str(cohort), str(variant), str(name)), Part(_count(rows), histogram, bins))
     return parts
 
@@ -63,7 +88,16 @@ def summarise(frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_
 def _count(rows: pd.DataFrame) -> np.ndarray:
     selected = rows["selected"] == 1
     n_selected_positive = rows.loc[selected, "positive"].sum()
-    return np.array([len(rows), rows["positive"].sum(), selected.sum(), n_selected_positive, rows["outcome"].sum()], dtype=np.float64)
+    return np.array(
+        [
+            len(rows),
+            rows["positive"].sum(),
+            selected.sum(),
+            n_selected_positive,
+            rows["outcome"].sum(),
+        ],
+        dtype=np.float64,
+    )
 
 
 def _add(parts: dict[Key, Part], key: Key, part: Part) -> None:
@@ -87,7 +121,11 @@ def merge(a: Part, b: Part) -> Part:
 def merge_all(parts: Mapping[Key, Part], others: Mapping[Key, Part]) -> dict[Key, Part]:
     """Parts of two sets of predictions, by key."""
     return {
-        key: merge(parts[key], others[key]) if key in parts and key in others else parts.get(key) or others[key]
+        key: (
+            merge(parts[key], others[key])
+            if key in parts and key in others
+            else parts.get(key) or others[key]
+        )
         for key in {*parts, *others}
     }
 
@@ -101,17 +139,29 @@ def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> li
         psi = drift.compute_psi(reference.counts, part.bins.tolist())
         found.append(metrics.Metric("psi", psi, np.nan, np.nan, n))
         n_bins = int(np.count_nonzero(part.bins + reference.counts))
-        found.append(metrics.Metric("psi_noise", drift.psi_noise(sum(reference.counts), n, n_bins), np.nan, np.nan, n))
+        found.append(
+            metrics.Metric(
+                "psi_noise", drift.psi_noise(sum(reference.counts), n, n_bins), np.nan, np.nan, n
+            )
+        )
     row = {"model_name": key[2], "cohort": key[0]}
     return [
-        {**row, "metric": name, "value": value, "lower": _null(lower), "upper": _null(upper), "n": n}
+        {
+            **row,
+            "metric": name,
+            "value": value,
+            "lower": _null(lower),
+            "upper": _null(upper),
+            "n": n,
+        }
         for name, value, lower, upper, n in found
         if np.isfinite(value)
     ]
 
 
 def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, Any]:
-    """The row for the table `variant_scores` of one variant in one cohort, without experiment and run_id; the interval is Wilson's.
+    """The row for the table `variant_scores` of one variant in one cohort, without experiment and
+    run_id; the interval is Wilson's.
 
     Parameters
     ----------
@@ -120,7 +170,9 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
     """
     counts = part.counts if part else np.zeros(5)
     n_mature, n_positive, n_selected, n_selected_positive = (int(n) for n in counts[:4])
-    interval = stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson") if n_mature else None
+    interval = (
+        stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson") if n_mature else None
+    )
     return {
         "variant": key[1],
         "cohort": key[0],
@@ -135,7 +187,10 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
 
 
 def measure_features(
-    model_name: str, cohort: str, references: Mapping[str, Any], nights: Sequence[Mapping[str, drift.FeatureCounts]]
+    model_name: str,
+    cohort: str,
+    references: Mapping[str, Any],
+    nights: Sequence[Mapping[str, drift.FeatureCounts]],
 ) -> list[dict[str, Any]]:
     """Rows for the table `feature_drift`, without experiment and run_id.
 
@@ -157,7 +212,9 @@ def measure_features(
             "null_rate": found.null_rate,
             "null_rate_training": found.null_rate_reference,
             "n_new": found.n_new,
-            "new_categories": ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None,
+            "new_categories": (
+                ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None
+            ),
         }
         for found in drift.measure_features(known, drift.merge_feature_counts(nights))
     ]
@@ -167,26 +224,46 @@ def _null(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def check_watermark(connection: sa.Connection, experiment: str, mature_date: date | None, place: str, *, is_rebuilt: bool) -> None:
-    """Raise DataError if the feed knows less than it did: it is broken rather than young or late."""
+def check_watermark(
+    connection: sa.Connection,
+    experiment: str,
+    mature_date: date | None,
+    place: str,
+    *,
+    is_rebuilt: bool,
+) -> None:
+    """Raise DataError if the feed knows less than it did: it is broken, not young or late."""
     closed = find_closed_date(connection, experiment)
-    counted = sa.select(variant_scores.c.variant).where(variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0)
+    counted = sa.select(variant_scores.c.variant).where(
+        variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0
+    )
     if mature_date is None and connection.execute(counted).first() is not None:
-        raise DataError(f"{place}: tells no date, but outcomes were complete before. Nothing was changed. Load the feed, then score.")
+        raise DataError(
+            f"{place}: tells no date, but outcomes were complete before. Nothing was changed. Load"
+            " the feed, then score."
+        )
     if closed is not None and mature_date is not None and mature_date < closed and not is_rebuilt:
         raise DataError(
-            f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and closed before. Nothing was changed."
-            " Mend the feed, or score the later date that closed it; if outcomes are really being loaded anew: python score.py --rebuild."
+            f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and"
+            " closed before. Nothing was changed. Mend the feed, or score the later date that"
+            " closed it; if outcomes are really being loaded anew: python score.py --rebuild."
         )
 
 
 def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
     """The newest night whose outcomes are summed up for good; None if there is none."""
-    return connection.scalar(sa.select(sa.func.max(cohort_sums.c.closed_date)).where(cohort_sums.c.experiment == experiment))
+    return connection.scalar(
+        sa.select(sa.func.max(cohort_sums.c.closed_date)).where(
+            cohort_sums.c.experiment == experiment
+        )
+    )
 
 
 def forget(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
-    """Drop all sums, so that the next score reads every night anew; with a run_date, only if it lies in the closed part."""
+    """Drop all sums, so that the next score reads every night anew.
+
+    With a run_date, only if it lies in the closed part.
+    """
     hold(connection, experiment)
     closed = find_closed_date(connection, experiment)
     if run_date is None or (closed is not None and run_date <= closed):
@@ -200,23 +277,42 @@ def load(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dic
     for key in keys:
         content = load_arrays(connection, experiment, key)
         if content is not None:
-            histogram = {name.removeprefix("histogram."): array for name, array in content.items() if name.startswith("histogram.")}
-            found[key] = Part(content["counts"], metrics.unpack_histogram(histogram) if histogram else None, content.get("bins"))
+            histogram = {
+                name.removeprefix("histogram."): array
+                for name, array in content.items()
+                if name.startswith("histogram.")
+            }
+            found[key] = Part(
+                content["counts"],
+                metrics.unpack_histogram(histogram) if histogram else None,
+                content.get("bins"),
+            )
     return found
 
 
-def save(connection: sa.Connection, experiment: str, parts: Mapping[Key, Part], closed_date: date, run_id: str) -> None:
+def save(
+    connection: sa.Connection,
+    experiment: str,
+    parts: Mapping[Key, Part],
+    closed_date: date,
+    run_id: str,
+) -> None:
     """Write parts in the place of those of the same keys."""
     for key, part in parts.items():
         content = {"counts": part.counts}
         if part.histogram is not None:
-            content |= {f"histogram.{name}": array for name, array in metrics.pack_histogram(part.histogram).items()}
+            content |= {
+                f"histogram.{name}": array
+                for name, array in metrics.pack_histogram(part.histogram).items()
+            }
         if part.bins is not None:
             content["bins"] = part.bins
         save_arrays(connection, experiment, key, content, closed_date, run_id)
 
 
-def load_arrays(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.ndarray] | None:
+def load_arrays(
+    connection: sa.Connection, experiment: str, key: Key
+) -> dict[str, np.ndarray] | None:
     """The arrays of one row of cohort_sums."""
     content = connection.scalar(sa.select(cohort_sums.c.content).where(*_is(experiment, key)))
     if content is None:
@@ -226,7 +322,12 @@ def load_arrays(connection: sa.Connection, experiment: str, key: Key) -> dict[st
 
 
 def save_arrays(
-    connection: sa.Connection, experiment: str, key: Key, content: Mapping[str, np.ndarray], closed_date: date, run_id: str
+    connection: sa.Connection,
+    experiment: str,
+    key: Key,
+    content: Mapping[str, np.ndarray],
+    closed_date: date,
+    run_id: str,
 ) -> None:
     """Write one row of cohort_sums in the place of that of the same key."""
     buffer = io.BytesIO()
@@ -234,21 +335,37 @@ def save_arrays(
     save_npz(buffer, **content)
     connection.execute(cohort_sums.delete().where(*_is(experiment, key)))
     row: dict[str, Any] = dict(zip(("cohort", "variant", "model_name"), key, strict=True))
-    row |= {"experiment": experiment, "closed_date": closed_date, "content": buffer.getvalue(), "run_id": run_id}
+    row |= {
+        "experiment": experiment,
+        "closed_date": closed_date,
+        "content": buffer.getvalue(),
+        "run_id": run_id,
+    }
     connection.execute(cohort_sums.insert().values(row))
 
 
 def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
     c = cohort_sums.c
-    return c.experiment == experiment, c.cohort == key[0], c.variant == key[1], c.model_name == key[2]
+    return (
+        c.experiment == experiment,
+        c.cohort == key[0],
+        c.variant == key[1],
+        c.model_name == key[2],
+    )
 
 
 def hold(connection: sa.Connection, experiment: str) -> None:
-    """Let whoever else changes the experiment's nights or sums wait until this transaction ends, or wait for him.
+    """Let whoever else changes the experiment's nights or sums wait until this transaction ends, or
+    wait for him.
 
-    By the row in `runs` of the run that registered the experiment, which is there as long as the experiment is.
+    By the row in `runs` of the run that registered the experiment, which is there as long as the
+    experiment is.
     """
-    first = sa.select(registrations.c.run_id).where(registrations.c.experiment == experiment).scalar_subquery()
+    first = (
+        sa.select(registrations.c.run_id)
+        .where(registrations.c.experiment == experiment)
+        .scalar_subquery()
+    )
     connection.execute(runs.update().where(runs.c.run_id == first).values(host=runs.c.host))
 
 
@@ -258,7 +375,9 @@ def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
 
 
 def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
-    """Keys of cohort_sums that were written by a run which is not done, this one included: their figures are still to be written."""
+    """Keys of cohort_sums that were written by a run which is not done, this one included: their
+    figures are still to be written.
+    """
     rows = connection.execute(_select_keys(experiment).where(_is_unpublished(experiment)))
     return {(row[0], row[1], row[2]) for row in rows}
 
@@ -270,20 +389,36 @@ def mark_published(connection: sa.Connection, experiment: str, run_id: str) -> N
 
 
 def _is_unpublished(experiment: str) -> sa.ColumnElement[bool]:
-    done = sa.select(runs.c.run_id).where(runs.c.experiment == experiment, runs.c.job == "score", runs.c.status.in_(("done", "superseded")))
+    done = sa.select(runs.c.run_id).where(
+        runs.c.experiment == experiment,
+        runs.c.job == "score",
+        runs.c.status.in_(("done", "superseded")),
+    )
     return cohort_sums.c.run_id.not_in(done)
 
 
-def find_published(connection: sa.Connection, experiment: str, run_date: date) -> dict[tuple[str, str, bool], int]:
-    """Mature predictions behind the figures of the newest look, by cohort, name, and whether it names a model."""
-    last = sa.select(looks.c.run_id).where(looks.c.experiment == experiment, looks.c.run_date <= run_date)
+def find_published(
+    connection: sa.Connection, experiment: str, run_date: date
+) -> dict[tuple[str, str, bool], int]:
+    """Mature predictions behind the figures of the newest look, by cohort, name, and whether it
+    names a model.
+    """
+    last = sa.select(looks.c.run_id).where(
+        looks.c.experiment == experiment, looks.c.run_date <= run_date
+    )
     run_id = connection.scalar(last.order_by(looks.c.run_date.desc()).limit(1))
-    of_models = sa.select(scores.c.cohort, scores.c.model_name, scores.c.n).where(scores.c.metric == "n")
-    of_variants = sa.select(variant_scores.c.cohort, variant_scores.c.variant, variant_scores.c.n_mature)
+    of_models = sa.select(scores.c.cohort, scores.c.model_name, scores.c.n).where(
+        scores.c.metric == "n"
+    )
+    of_variants = sa.select(
+        variant_scores.c.cohort, variant_scores.c.variant, variant_scores.c.n_mature
+    )
     return {
         (row[0], row[1], table is scores): row[2]
         for query, table in ((of_models, scores), (of_variants, variant_scores))
-        for row in connection.execute(query.where(table.c.experiment == experiment, table.c.run_id == run_id))
+        for row in connection.execute(
+            query.where(table.c.experiment == experiment, table.c.run_id == run_id)
+        )
     }
 
 
@@ -293,27 +428,67 @@ def _select_keys(experiment: str) -> sa.Select:
 
 
 def replace_rows(
-    connection: sa.Connection, experiment: str, table: sa.Table, by: tuple[str, ...], rows: list[dict[str, Any]], run_id: str
+    connection: sa.Connection,
+    experiment: str,
+    table: sa.Table,
+    by: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    run_id: str,
 ) -> None:
-    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are equal in the columns `by`."""
+    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are
+    equal in the columns `by`.
+    """
     if rows:
-        _delete(connection, experiment, table, by, {tuple(row[name] for name in by) for row in rows})
-        connection.execute(table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows])
+        _delete(
+            connection, experiment, table, by, {tuple(row[name] for name in by) for row in rows}
+        )
+        connection.execute(
+            table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows]
+        )
 
 
 def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) -> None:
-    """Remove figures of models, variants and cohorts that are no longer there: their nights were predicted again."""
+    """Remove figures of models, variants and cohorts that are no longer there: their nights were
+    predicted again.
+    """
     for table, by, known in (
-        (scores, ("model_name", "cohort"), {(model_name, cohort) for cohort, _, model_name in keys}),
-        (variant_scores, ("variant", "cohort"), {(variant, cohort) for cohort, variant, model_name in keys if not model_name}),
+        (
+            scores,
+            ("model_name", "cohort"),
+            {(model_name, cohort) for cohort, _, model_name in keys},
+        ),
+        (
+            variant_scores,
+            ("variant", "cohort"),
+            {(variant, cohort) for cohort, variant, model_name in keys if not model_name},
+        ),
         (feature_drift, ("cohort",), {(cohort,) for cohort, _, _ in keys}),
     ):
-        query = sa.select(*(table.c[name] for name in by)).where(table.c.experiment == experiment).distinct()
-        _delete(connection, experiment, table, by, {tuple(row) for row in connection.execute(query)} - known)
+        query = (
+            sa.select(*(table.c[name] for name in by))
+            .where(table.c.experiment == experiment)
+            .distinct()
+        )
+        _delete(
+            connection,
+            experiment,
+            table,
+            by,
+            {tuple(row) for row in connection.execute(query)} - known,
+        )
 
 
-def _delete(connection: sa.Connection, experiment: str, table: sa.Table, by: tuple[str, ...], keys: set[tuple]) -> None:
+def _delete(
+    connection: sa.Connection,
+    experiment: str,
+    table: sa.Table,
+    by: tuple[str, ...],
+    keys: set[tuple],
+) -> None:
     if keys:
         matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in by)
-        binds = [{f"key_{name}": value for name, value in zip(by, key, strict=True)} for key in sorted(keys)]
+        binds = [
+            {f"key_{name}": value for name, value in zip(by, key, strict=True)}
+            for key in sorted(keys)
+        ]
         connection.execute(table.delete().where(table.c.experiment == experiment, *matches), binds)

@@ -1,4 +1,7 @@
-"""Snapshots: the door to Parquet. Training rows as they were pulled, under the hash of their content, each content once."""
+"""Snapshots: the door to Parquet.
+
+Training rows as they were pulled, under the hash of their content, each content once.
+"""
 
 import hashlib
 import io
@@ -17,7 +20,10 @@ from abatch import files, outcomes
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.tables import models, promotions, runs, snapshots
 
-FILE_MODE, FOLDER_MODE = 0o600, 0o700  # what is in them is as secret as the tables that they come from
+FILE_MODE, FOLDER_MODE = (
+    0o600,
+    0o700,
+)  # what is in them is as secret as the tables that they come from
 KEY = ["candidate_id", "event_date"]
 
 
@@ -37,8 +43,8 @@ class Difference(NamedTuple):
     ----------
     added, removed : rows by (candidate_id, event_date) that only the second, only the first has
     changed : rows that both have, with other values
-    columns : of the changed rows, how many changed in each column; one that only one of them has, or that has another type or
-        place, changes all rows
+    columns : of the changed rows, how many changed in each column; one that only one of them has,
+        or that has another type or place, changes all rows
     example : the first changed row and column, with both values; empty if there is none
     """
 
@@ -49,13 +55,18 @@ class Difference(NamedTuple):
     example: str
 
     def __str__(self) -> str:
-        parts = [f"{self.added:,} rows added", f"{self.removed:,} removed", f"{self.changed:,} changed"]
+        parts = [
+            f"{self.added:,} rows added",
+            f"{self.removed:,} removed",
+            f"{self.changed:,} changed",
+        ]
         by_column = ", ".join(f"{name} {n:,}" for name, n in self.columns.items())
         return ", ".join(parts) + (f" ({by_column})" if by_column else "")
 
 
 def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
-    """Training rows as every run sees them, whatever the driver and in whatever order: ids as text, outcomes as float, rows sorted.
+    """Training rows as every run sees them, whatever the driver and in whatever order: ids as text,
+    outcomes as float, rows sorted.
 
     Parameters
     ----------
@@ -65,7 +76,8 @@ def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
     Raises
     ------
     DataError
-        If one of the first three is missing or unusable, or another column holds values of several kinds.
+        If one of the first three is missing or unusable, or another column holds values of several
+        kinds.
     """
     if frame.empty:
         return frame
@@ -75,12 +87,19 @@ def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
         column = rows[name]
         if isinstance(column.dtype, np.dtype) and column.dtype == object and column.notna().any():
             found = ", ".join(sorted({type(value).__name__ for value in column.dropna()}))
-            faults.append(f"  {name}: values of type {found}; cast them to numbers or to text in the query")
+            faults.append(
+                f"  {name}: values of type {found}; cast them to numbers or to text in the query"
+            )
     if faults:
-        raise DataError(f"{place}: these columns cannot be features. Mend or leave them out in the query.\n" + "\n".join(faults))
+        raise DataError(
+            f"{place}: these columns cannot be features. Mend or leave them out in the query.\n"
+            + "\n".join(faults)
+        )
     rows["candidate_id"] = rows["candidate_id"].astype("str")
     others = [name for name in rows.columns if name not in KEY]
-    return rows.sort_values(["event_date", "candidate_id", *others], kind="stable", ignore_index=True)
+    return rows.sort_values(
+        ["event_date", "candidate_id", *others], kind="stable", ignore_index=True
+    )
 
 
 def describe_columns(frame: pd.DataFrame) -> list[Column]:
@@ -93,7 +112,14 @@ def _describe_column(column: pd.Series) -> tuple[str, int, str]:
     digest = hashlib.sha256(np.packbits(null).tobytes())
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         kind = "instant"
-        digest.update(column.dt.tz_convert("UTC").dt.tz_localize(None).astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
+        digest.update(
+            column.dt.tz_convert("UTC")
+            .dt.tz_localize(None)
+            .astype("datetime64[us]")
+            .to_numpy()
+            .astype("<i8")
+            .tobytes()
+        )
     elif pd.api.types.is_datetime64_any_dtype(column):
         kind = "date"
         digest.update(column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
@@ -108,12 +134,14 @@ def _describe_column(column: pd.Series) -> tuple[str, int, str]:
     else:
         kind = "text"
         values = [str(value).encode() for value in column[~null]]
-        digest.update(np.array([len(value) for value in values], dtype="<i8").tobytes() + b"".join(values))
+        digest.update(
+            np.array([len(value) for value in values], dtype="<i8").tobytes() + b"".join(values)
+        )
     return kind, int(null.sum()), digest.hexdigest()
 
 
 def hash_content(columns: Sequence[Column], n_rows: int) -> str:
-    """SHA-256 of rows: of their number, and name, type and fingerprint of each column in its order."""
+    """SHA-256 of rows: of their number, and each column's name, type and fingerprint, in order."""
     content = [n_rows, *([column.name, column.type, column.fingerprint] for column in columns)]
     return files.hash_bytes(json.dumps(content).encode())
 
@@ -123,7 +151,9 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(frame.assign(event_date=frame["event_date"].dt.date), preserve_index=False)
+    table = pa.Table.from_pandas(
+        frame.assign(event_date=frame["event_date"].dt.date), preserve_index=False
+    )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -141,8 +171,12 @@ def path_of(folder: Path, content_hash: str) -> Path:
     return folder / f"{content_hash}.parquet"
 
 
-def store(connection: sa.Connection, folder: Path, frame: pd.DataFrame, pulled_at: datetime, **row: Any) -> str:
-    """Keep arranged rows as a file, unless it is there unharmed, and write the row of the pull; returns the content hash.
+def store(
+    connection: sa.Connection, folder: Path, frame: pd.DataFrame, pulled_at: datetime, **row: Any
+) -> str:
+    """Keep arranged rows as a file, unless it is there unharmed, and write the row of the pull.
+
+    Returns the content hash.
 
     Parameters
     ----------
@@ -180,12 +214,16 @@ def store(connection: sa.Connection, folder: Path, frame: pd.DataFrame, pulled_a
 def find_snapshot(connection: sa.Connection, content_hash: str) -> sa.Row | None:
     """The newest pull of a content, which tells its file's SHA-256; None if there is none."""
     query = sa.select(snapshots).where(snapshots.c.content_hash == content_hash)
-    return connection.execute(query.order_by(snapshots.c.pulled_at.desc(), snapshots.c.run_id.desc())).first()
+    return connection.execute(
+        query.order_by(snapshots.c.pulled_at.desc(), snapshots.c.run_id.desc())
+    ).first()
 
 
 def list_snapshots(connection: sa.Connection) -> Sequence[sa.Row]:
     """All pulls, the oldest first."""
-    return connection.execute(sa.select(snapshots).order_by(snapshots.c.pulled_at, snapshots.c.run_id)).all()
+    return connection.execute(
+        sa.select(snapshots).order_by(snapshots.c.pulled_at, snapshots.c.run_id)
+    ).all()
 
 
 def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row:
@@ -197,16 +235,26 @@ def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row:
         If there is none, or several.
     """
     rows = list_snapshots(connection)
-    wanted = connection.scalar(sa.select(models.c.snapshot).where(models.c.model_name == name)) or name
+    wanted = (
+        connection.scalar(sa.select(models.c.snapshot).where(models.c.model_name == name)) or name
+    )
     found = {row.content_hash: row for row in rows if row.content_hash.startswith(wanted)}
     if len(found) != 1 or not wanted:
-        problem = "several snapshots begin so" if found else "there is no snapshot of this hash, nor of a model of this name"
-        raise RegistryError(f"{name}: {problem}. See: python -m abatch snapshots{suggest(name, [row.content_hash for row in rows])}")
+        problem = (
+            "several snapshots begin so"
+            if found
+            else "there is no snapshot of this hash, nor of a model of this name"
+        )
+        raise RegistryError(
+            f"{name}: {problem}. See: python -m abatch"
+            f" snapshots{suggest(name, [row.content_hash for row in rows])}"
+        )
     return next(iter(found.values()))
 
 
 def load(folder: Path, row: sa.Row) -> pd.DataFrame:
-    """The rows of a snapshot, after comparing the file with its SHA-256 and the rows with the content hash.
+    """The rows of a snapshot, after comparing the file with its SHA-256 and the rows with the
+    content hash.
 
     Raises
     ------
@@ -217,22 +265,36 @@ def load(folder: Path, row: sa.Row) -> pd.DataFrame:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise RegistryError(f"{path}: the snapshot's file is missing. Bring it back from a backup.") from None
+        raise RegistryError(
+            f"{path}: the snapshot's file is missing. Bring it back from a backup."
+        ) from None
     except OSError as error:
-        raise RegistryError(f"{path}: the snapshot's file cannot be read ({error.strerror}). Check its rights.") from None
+        raise RegistryError(
+            f"{path}: the snapshot's file cannot be read ({error.strerror}). Check its rights."
+        ) from None
     if files.hash_bytes(content) != row.sha256:
         raise RegistryError(
-            f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table snapshots. Bring it back from a backup."
+            f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table"
+            " snapshots. Bring it back from a backup."
         )
     frame = from_parquet(content)
     if hash_content(describe_columns(frame), len(frame)) != row.content_hash:
-        raise RegistryError(f"{path}: the installed pyarrow or pandas reads other rows than were written. Install what the model names.")
+        raise RegistryError(
+            f"{path}: the installed pyarrow or pandas reads other rows than were written. Install"
+            " what the model names."
+        )
     return frame
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
-    """What the second of two arranged pulls has that the first has not; rows are known by candidate and day."""
-    keyed = [frame.assign(_nth=frame.groupby(KEY).cumcount()).set_index([*KEY, "_nth"]) for frame in (first, second)]
+    """What the second of two arranged pulls has that the first has not.
+
+    Rows are known by candidate and day.
+    """
+    keyed = [
+        frame.assign(_nth=frame.groupby(KEY).cumcount()).set_index([*KEY, "_nth"])
+        for frame in (first, second)
+    ]
     both = keyed[0].index.intersection(keyed[1].index)
     removed, added = (len(frame) - len(both) for frame in keyed)
     before, after = (frame.loc[both] for frame in keyed)
@@ -248,15 +310,24 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
             at = int(np.flatnonzero(differs)[0])
             if not example:
                 candidate, day, _ = both[at]
-                example = f"candidate {candidate} on {day:%Y-%m-%d}: {name} was {before[name].iloc[at]}, is {after[name].iloc[at]}"
+                example = (
+                    f"candidate {candidate} on {day:%Y-%m-%d}: {name} was {before[name].iloc[at]},"
+                    f" is {after[name].iloc[at]}"
+                )
             columns[name] = int(differs.sum())
             changed |= differs
     is_other = list(before.columns) != list(after.columns)
     if not (is_other or columns or removed or added):  # the values are the same
         types = [[column.type for column in describe_columns(one)] for one in (first, second)]
-        columns = {f"{name} (type)": len(both) for name, a, b in zip(first.columns, *types, strict=True) if a != b}
+        columns = {
+            f"{name} (type)": len(both)
+            for name, a, b in zip(first.columns, *types, strict=True)
+            if a != b
+        }
         is_other = bool(columns)
-    return Difference(added, removed, len(both) if is_other else int(changed.sum()), columns, example)
+    return Difference(
+        added, removed, len(both) if is_other else int(changed.sum()), columns, example
+    )
 
 
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
@@ -265,16 +336,29 @@ def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
 
 
 def find_needed(connection: sa.Connection) -> set[str]:
-    """Content hashes that retention never drops: of models that were ever promoted, and of runs that may promote one yet."""
-    promoted = sa.select(models.c.snapshot).join(promotions, promotions.c.model_name == models.c.model_name)
-    running = sa.select(snapshots.c.content_hash).join(runs, runs.c.run_id == snapshots.c.run_id).where(runs.c.status == "running")
+    """Content hashes that retention never drops: of models that were ever promoted, and of runs
+    that may promote one yet.
+    """
+    promoted = sa.select(models.c.snapshot).join(
+        promotions, promotions.c.model_name == models.c.model_name
+    )
+    running = (
+        sa.select(snapshots.c.content_hash)
+        .join(runs, runs.c.run_id == snapshots.c.run_id)
+        .where(runs.c.status == "running")
+    )
     return {found for query in (promoted, running) for found in connection.scalars(query) if found}
 
 
 def choose_to_drop(
-    connection: sa.Connection, folder: Path, now: datetime, days: int | None, gigabytes: float | None
+    connection: sa.Connection,
+    folder: Path,
+    now: datetime,
+    days: int | None,
+    gigabytes: float | None,
 ) -> Iterator[tuple[str, str]]:
-    """Which contents retention drops, and why: the oldest first, until what is left obeys both limits.
+    """Which contents retention drops, and why: the oldest first, until what is left obeys both
+    limits.
 
     Parameters
     ----------
@@ -292,13 +376,30 @@ def choose_to_drop(
         is_much = gigabytes is not None and total > gigabytes * 1e9
         if row.content_hash not in needed and (is_old or is_much):
             total -= row.n_bytes
-            yield row.content_hash, f"older than {days} days" if is_old else f"all together larger than {gigabytes:g} GB"
+            yield (
+                row.content_hash,
+                (
+                    f"older than {days} days"
+                    if is_old
+                    else f"all together larger than {gigabytes:g} GB"
+                ),
+            )
 
 
 def remove_strays(folder: Path, known: Collection[str], before: datetime) -> list[Path]:
-    """Remove files older than an instant (naive UTC) that belong to no pull: a run that died left them; returns them."""
-    strays = [path for path in folder.glob("*") if path.name.rpartition(".parquet")[0].lstrip(".") not in known]
-    old = sorted(path for path in strays if path.stat().st_mtime < before.replace(tzinfo=UTC).timestamp() and ".parquet" in path.name)
+    """Remove files older than an instant (naive UTC) that belong to no pull: a run that died left
+    them; returns them.
+    """
+    strays = [
+        path
+        for path in folder.glob("*")
+        if path.name.rpartition(".parquet")[0].lstrip(".") not in known
+    ]
+    old = sorted(
+        path
+        for path in strays
+        if path.stat().st_mtime < before.replace(tzinfo=UTC).timestamp() and ".parquet" in path.name
+    )
     for path in old:
         try:
             path.unlink(missing_ok=True)

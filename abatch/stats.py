@@ -1,9 +1,11 @@
-"""Statistics of the verdict: a confidence sequence on the difference between two variants, which holds however often somebody looks.
+"""Statistics of the verdict: a confidence sequence on the difference between two variants, which
+holds however often somebody looks.
 
-A normal mixture, tuned by the effect that was registered beforehand (Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon, Annals of
-Statistics 49(2), 2021, arXiv 1810.08240; Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Annals of Statistics 52(6), 2024, arXiv
-2103.06476). Binary, numeric and clustered outcomes all enter through a difference and its standard error. Formulas take arrays as
-well as floats, so that one call serves one look or a thousand simulated ones.
+A normal mixture, tuned by the effect that was registered beforehand (Robbins 1970; Howard, Ramdas,
+McAuliffe, Sekhon, Annals of Statistics 49(2), 2021, arXiv 1810.08240; Waudby-Smith, Arbour, Sinha,
+Kennedy, Ramdas, Annals of Statistics 52(6), 2024, arXiv 2103.06476). Binary, numeric and clustered
+outcomes all enter through a difference and its standard error. Formulas take arrays as well as
+floats, so that one call serves one look or a thousand simulated ones.
 """
 
 from math import ceil, log
@@ -15,34 +17,52 @@ from scipy.stats import norm
 
 ALPHA = 0.05  # of all verdicts of an experiment together
 POWER = 0.8
-# Burn-in, of each variant: an asymptotic interval is not to be believed before (Bibaut, Kallus, Lindon, arXiv 2212.14411).
+# Burn-in, of each variant: an asymptotic interval is not to be believed before (Bibaut, Kallus,
+# Lindon, arXiv 2212.14411).
 MIN_UNITS = 100
 MIN_CASES = 10  # binary: events, and non-events
 MIN_NONZERO = 100  # numeric
 SRM_WEIGHT = 1000  # of the registered shares in the prior, in candidates
 SRM_ALPHA = 0.01
 
-BETTER, WORSE, NO_DIFFERENCE, NOT_YET = "better", "worse", "no difference larger than d", "not yet known"
+BETTER, WORSE, NO_DIFFERENCE, NOT_YET = (
+    "better",
+    "worse",
+    "no difference larger than d",
+    "not yet known",
+)
 TOO_EARLY, INVALID = "too early", "invalid"
 KEPT, BROKEN = "kept", "broken"  # guardrails, beside NOT_YET, TOO_EARLY and INVALID
 DECIDED = (BETTER, WORSE, NO_DIFFERENCE)
 
-# By number of verdicts: how many times the sample of one look at a fixed horizon it takes to find the registered effect with a
-# chance of POWER, and of one half. Quantiles of the first decision in 400,000 Brownian motions with 40 looks per such sample.
-LOOK_FACTORS = {1: (1.69, 1.00), 2: (1.95, 1.19), 3: (2.09, 1.30), 4: (2.19, 1.38), 5: (2.26, 1.44), 6: (2.32, 1.49)}
+# By number of verdicts: how many times the sample of one look at a fixed horizon it takes to find
+# the registered effect with a chance of POWER, and of one half. Quantiles of the first decision in
+# 400,000 Brownian motions with 40 looks per such sample.
+LOOK_FACTORS = {
+    1: (1.69, 1.00),
+    2: (1.95, 1.19),
+    3: (2.09, 1.30),
+    4: (2.19, 1.38),
+    5: (2.26, 1.44),
+    6: (2.32, 1.49),
+}
 
-_ROUNDING = 1e-12  # a sum of squares that is a smaller part of its terms is what their rounding left
+_ROUNDING = (
+    1e-12  # a sum of squares that is a smaller part of its terms is what their rounding left
+)
 
 
 class Moments(NamedTuple):
-    """Sums over the units, the candidates, of one variant. They add up, so that nights and variants can be pooled.
+    """Sums over the units, the candidates, of one variant.
+
+    They add up, so that nights and variants can be pooled.
 
     Attributes
     ----------
     n_units : number of units
     n_nonzero : units whose y is not 0
-    sum_n, sum_y, sum_nn, sum_ny, sum_yy : sums of n, y and their products, where n is the number of a unit's exposures that count
-        (1 if only the first does) and y the sum of their outcomes
+    sum_n, sum_y, sum_nn, sum_ny, sum_yy : sums of n, y and their products, where n is the number of
+        a unit's exposures that count (1 if only the first does) and y the sum of their outcomes
     """
 
     n_units: float = 0.0
@@ -106,7 +126,10 @@ class Plan(NamedTuple):
 
 def compute_moments(n: np.ndarray, y: np.ndarray) -> Moments:
     """Sum up units, one for each element of the arrays n and y, shape (u,)."""
-    n, y = np.asarray(n, dtype=np.float64), np.asarray(y, dtype=np.float64)  # whose squares do not overflow
+    n, y = (
+        np.asarray(n, dtype=np.float64),
+        np.asarray(y, dtype=np.float64),
+    )  # whose squares do not overflow
     sums = (n.sum(), y.sum(), (n * n).sum(), (n * y).sum(), (y * y).sum())
     return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, sums))
 
@@ -132,10 +155,11 @@ def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
     Returns
     -------
     Mean
-        The variance is that of a ratio of sums, linearised and robust to repeated exposures of a unit (Cochran, Sampling
-        Techniques, 1977, chapter 6); where each unit counts once it is the sample variance over n. Binary outcomes of first
-        exposures take p(1-p)/n at p = (s+1)/(n+2), so that no events is not certainty. nan without exposures, and the
-        variance with fewer than two units.
+        The variance is that of a ratio of sums, linearised and robust to repeated exposures of a
+        unit (Cochran, Sampling Techniques, 1977, chapter 6); where each unit counts once it is the
+        sample variance over n. Binary outcomes of first exposures take p(1-p)/n at p = (s+1)/(n+2),
+        so that no events is not certainty. nan without exposures, and the variance with fewer than
+        two units.
     """
     u, _, n, y, nn, ny, yy = (np.asarray(value, dtype=np.float64) for value in moments)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -153,7 +177,8 @@ def compare(treatment: Mean, control: Mean, effect: float, alpha: float) -> Comp
 
     Parameters
     ----------
-    effect : size of the registered absolute effect, more than 0. It tunes the sequence and must not follow the data.
+    effect : size of the registered absolute effect, more than 0. It tunes the sequence and must not
+        follow the data.
     alpha : of this verdict: ALPHA divided by the number of verdicts
 
     Returns
@@ -174,21 +199,28 @@ def compute_sequence(estimate: float, se: float, x: float, alpha: float) -> Comp
     shrinkage = x / (1 + x)
     multiplier = np.sqrt((np.log1p(x) + 2 * log(1 / alpha)) / shrinkage)
     pvalue = np.minimum(1.0, np.sqrt(1 + x) * np.exp(-((estimate / se) ** 2) / 2 * shrinkage))
-    return Comparison(estimate, se, x, multiplier, estimate - multiplier * se, estimate + multiplier * se, pvalue)
+    return Comparison(
+        estimate, se, x, multiplier, estimate - multiplier * se, estimate + multiplier * se, pvalue
+    )
 
 
 def tune_x(alpha: float) -> float:
-    """The x at which the multiplier is smallest for a given sample: where the sequence is tightest."""
+    """The x at which the multiplier is smallest for a sample: where the sequence is tightest."""
     return float(-lambertw(-(alpha**2) / np.e, -1).real - 1)
 
 
 def plan_se(effect: float, alpha: float) -> float:
-    """The standard error at which one look would find the effect with a chance of POWER; there the sequence is tightest."""
+    """The standard error at which one look would find the effect with a chance of POWER.
+
+    There the sequence is tightest.
+    """
     return float(abs(effect) / (norm.ppf(1 - alpha / 2) + norm.ppf(POWER)))
 
 
 def naive_interval(estimate: float, se: float) -> tuple[float, float]:
-    """The interval of one look at a fixed horizon, for contrast only: who looks every day finds too much with it."""
+    """The interval of one look at a fixed horizon, for contrast only: who looks every day finds too
+    much with it.
+    """
     half = norm.ppf(1 - ALPHA / 2) * se
     return estimate - half, estimate + half
 
@@ -196,13 +228,14 @@ def naive_interval(estimate: float, se: float) -> tuple[float, float]:
 def compute_lift(treatment: Mean, control: Mean, multiplier: float) -> Lift:
     """Relative difference by Fieller's method, with the multiplier of the absolute one.
 
-    Its interval is {r : |m1 - (1 + r) m0| <= k sqrt(v1 + (1 + r)^2 v0)} (Fieller 1954, J. R. Stat. Soc. B 16, 175-185).
+    Its interval is {r : |m1 - (1 + r) m0| <= k sqrt(v1 + (1 + r)^2 v0)} (Fieller 1954, J. R. Stat.
+    Soc. B 16, 175-185).
 
     Returns
     -------
     Lift
-        Without an interval where this set is unbounded: the control's mean cannot be told from 0. All nan if that mean is not
-        positive, for a share of nothing or of a loss says nothing.
+        Without an interval where this set is unbounded: the control's mean cannot be told from 0.
+        All nan if that mean is not positive, for a share of nothing or of a loss says nothing.
     """
     m1, v1, m0, v0 = (np.asarray(value, dtype=np.float64) for value in (*treatment, *control))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -215,7 +248,9 @@ def compute_lift(treatment: Mean, control: Mean, multiplier: float) -> Lift:
 
 
 def choose_word(comparison: Comparison, effect: float) -> str:
-    """The verdict that today's interval allows; the sign of the registered effect says which direction is good.
+    """The verdict that today's interval allows.
+
+    The sign of the registered effect says which direction is good.
 
     Burn-in and the sample ratio are the caller's matter.
     """
@@ -227,31 +262,52 @@ def choose_word(comparison: Comparison, effect: float) -> str:
 
 
 def choose_guardrail_word(comparison: Comparison, margin: float, direction: str) -> str:
-    """Whether a metric got worse by more than `margin`, itself more than 0; `direction`, increase or decrease, is the good one."""
-    worst, best = (comparison.lower, comparison.upper) if direction == "increase" else (-comparison.upper, -comparison.lower)
+    """Whether a metric got worse by more than `margin`, itself more than 0.
+
+    `direction`, increase or decrease, is the good one.
+    """
+    worst, best = (
+        (comparison.lower, comparison.upper)
+        if direction == "increase"
+        else (-comparison.upper, -comparison.lower)
+    )
     if worst > -margin:
         return KEPT
     return BROKEN if best < -margin else NOT_YET
 
 
 def is_burnt_in(moments: Moments, kind: str) -> bool:
-    """Whether a variant has brought enough for an interval that rests on the normal distribution."""
+    """Whether a variant has brought enough for an interval that rests on the normal."""
     if kind == "numeric":
         return (moments.n_units >= MIN_UNITS) & (moments.n_nonzero >= MIN_NONZERO)
-    # A unit's events come together, so they count once. If only the first exposure counts, this is events and non-events.
-    return (moments.n_units >= MIN_UNITS) & (moments.n_nonzero >= MIN_CASES) & (moments.sum_n - moments.sum_y >= MIN_CASES)
+    # A unit's events come together, so they count once. If only the first exposure counts, this is
+    # events and non-events.
+    return (
+        (moments.n_units >= MIN_UNITS)
+        & (moments.n_nonzero >= MIN_CASES)
+        & (moments.sum_n - moments.sum_y >= MIN_CASES)
+    )
 
 
 def plan_burn_in(kind: str, rate: float) -> float:
-    """Units of one variant that `is_burnt_in` will take; `rate` is the share with the outcome, in (0, 1), or with an amount."""
+    """Units of one variant that `is_burnt_in` will take.
+
+    `rate` is the share with the outcome, in (0, 1), or with an amount.
+    """
     rarest = MIN_NONZERO / rate if kind == "numeric" else MIN_CASES / min(rate, 1 - rate)
     return max(MIN_UNITS, rarest)
 
 
 def plan_sample(
-    variance_treatment: float, share_treatment: float, variance_control: float, share_control: float, effect: float, n_verdicts: int
+    variance_treatment: float,
+    share_treatment: float,
+    variance_control: float,
+    share_control: float,
+    effect: float,
+    n_verdicts: int,
 ) -> Plan:
-    """How many candidates it takes to find the registered effect, if it is just as large as registered.
+    """How many candidates it takes to find the registered effect, if it is just as large as
+    registered.
 
     Parameters
     ----------
@@ -260,13 +316,17 @@ def plan_sample(
     effect : absolute, not 0
     n_verdicts : that share ALPHA, at least 1
     """
-    n_fixed = (variance_treatment / share_treatment + variance_control / share_control) / plan_se(effect, ALPHA) ** 2
+    n_fixed = (variance_treatment / share_treatment + variance_control / share_control) / plan_se(
+        effect, ALPHA
+    ) ** 2
     most, median = _find_look_factors(n_verdicts)
     return Plan(ceil(n_fixed), ceil(n_fixed * most), ceil(n_fixed * median))
 
 
 def _find_look_factors(n_verdicts: int) -> tuple[float, float]:
-    """Beyond the table a line in ln m, for x* grows like 2 ln m: within .04 of the same simulation at m = 50."""
+    """Beyond the table a line in ln m, for x* grows like 2 ln m: within .04 of the same simulation
+    at m = 50.
+    """
     last = max(LOOK_FACTORS)
     if n_verdicts <= last:
         return LOOK_FACTORS[n_verdicts]
@@ -276,7 +336,8 @@ def _find_look_factors(n_verdicts: int) -> tuple[float, float]:
 
 
 def log_bayes_factor(counts: np.ndarray, shares: np.ndarray, prior: np.ndarray) -> float:
-    """Evidence that candidates do not come in the registered shares: Dirichlet-multinomial against multinomial.
+    """Evidence that candidates do not come in the registered shares: Dirichlet-multinomial against
+    multinomial.
 
     It may be looked at every day (Lindon, Malek, NeurIPS 2022, arXiv 2011.03567).
 

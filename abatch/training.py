@@ -1,4 +1,7 @@
-"""Training rows: pulled as known at one moment, checked, split by date; and what validation says of a new model."""
+"""Training rows: pulled as known at one moment, checked, split by date.
+
+And what validation says of a new model.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -29,8 +32,8 @@ class Rows(NamedTuple):
     y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
     newest : array of bool, shape (n,), True for the validation rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
-    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved model is not fitted on: its scores are
-        what later scores are compared with
+    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved
+        model is not fitted on: its scores are what later scores are compared with
     types : feature name to "number" or "category"
     validation_from : the first day of validation
     outcome_mean, outcome_sd : of the outcome itself, capped
@@ -86,7 +89,8 @@ def prepare_rows(
 
     Parameters
     ----------
-    frame : as `snapshots.arrange` makes it: candidate_id, event_date, outcome and the features; without columns if there are no rows
+    frame : as `snapshots.arrange` makes it: candidate_id, event_date, outcome and the features;
+        without columns if there are no rows
     from_date, to_date : the window that was asked for, upper end excluded
     validation_share : share of the rows, the newest, to validate on
     salt : the experiment's name
@@ -97,7 +101,8 @@ def prepare_rows(
     Raises
     ------
     DataError
-        If there are no rows, rows outside the window, unusable columns, or too little to fit or validate on.
+        If there are no rows, rows outside the window, unusable columns, or too little to fit or
+        validate on.
     """
     if frame.empty:
         raise DataError(
@@ -105,14 +110,21 @@ def prepare_rows(
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
     features.require_columns(frame, [*not_features, *subgroups], place)
-    outside = frame.loc[~frame["event_date"].between(pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"), "event_date"]
+    outside = frame.loc[
+        ~frame["event_date"].between(
+            pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"
+        ),
+        "event_date",
+    ]
     if len(outside):
         raise DataError(
-            f"{place}: {len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}), for example"
-            f" {outside.iloc[0].date()}; later outcomes are not complete yet."
-            " Let the query keep event_date >= :from_date and event_date < :to_date."
+            f"{place}: {len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}),"
+            f" for example {outside.iloc[0].date()}; later outcomes are not complete yet. Let the"
+            " query keep event_date >= :from_date and event_date < :to_date."
         )
-    types = features.infer_types(frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features]), place)
+    types = features.infer_types(
+        frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features]), place
+    )
     outcome = frame["outcome"].to_numpy()
     y = (outcome > 0).astype(np.int64)
     if cap is not None:
@@ -137,8 +149,11 @@ def prepare_rows(
     )
 
 
-def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place: str) -> np.ndarray:
-    """Mark the newest rows, about `share` of all, cut between two days: never at random, and no day on both sides.
+def split_newest(
+    event_date: pd.Series, outcome: np.ndarray, share: float, place: str
+) -> np.ndarray:
+    """Mark the newest rows, about `share` of all, cut between two days: never at random, and no day
+    on both sides.
 
     Returns
     -------
@@ -153,20 +168,24 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float, place
     later = days[days > days[0]]
     if len(later) == 0:
         raise DataError(
-            f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows than the fit. Widen the window."
+            f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer"
+            " rows than the fit. Widen the window."
         )
     cut = max(days[min(int(len(days) * (1 - share)), len(days) - 1)], later[0])
     newest = event_date.to_numpy() >= cut
     for side, what in ((~newest, "fit"), (newest, "validate")):
         if len(np.unique(outcome[side])) < 2:
             raise DataError(
-                f"{place}: the {side.sum()} rows to {what} on (from {event_date[side].min().date()} to {event_date[side].max().date()})"
-                f" all have outcome {outcome[side][0]}; both 0 and 1 are needed. Widen the window or check the outcome."
+                f"{place}: the {side.sum()} rows to {what} on (from {event_date[side].min().date()}"
+                f" to {event_date[side].max().date()}) all have outcome {outcome[side][0]}; both 0"
+                " and 1 are needed. Widen the window or check the outcome."
             )
     return newest
 
 
-def fit_older(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Pipeline:
+def fit_older(
+    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
+) -> Pipeline:
     """Fit on the rows that are older than the validation's.
 
     Raises
@@ -175,22 +194,44 @@ def fit_older(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], se
         If scikit-learn refuses the parameters or the columns.
     """
     older = ~rows.newest
-    return estimators.fit(clone(make_pipeline(estimator, rows, types)), rows.X.loc[older, list(types)], rows.y[older], place, seed)
+    return estimators.fit(
+        clone(make_pipeline(estimator, rows, types)),
+        rows.X.loc[older, list(types)],
+        rows.y[older],
+        place,
+        seed,
+    )
 
 
 def make_pipeline(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str]) -> Pipeline:
-    """The estimator behind the preparation of the columns that have a value in the older rows: of others nothing could be measured."""
-    known = {name: kind for name, kind in types.items() if rows.X.loc[~rows.newest, name].notna().any()}
+    """The estimator behind the preparation of the columns that have a value in the older rows: of
+    others nothing could be measured.
+    """
+    known = {
+        name: kind for name, kind in types.items() if rows.X.loc[~rows.newest, name].notna().any()
+    }
     return estimators.make_pipeline_for(estimator, known)
 
 
-def fit_final(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Pipeline:
-    """Fit on all rows but the reference, the newest included, for they know most of tomorrow: this is the model that is saved."""
+def fit_final(
+    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
+) -> Pipeline:
+    """Fit on all rows but the reference, the newest included, for they know most of tomorrow: this
+    is the model that is saved.
+    """
     kept = ~rows.reference
-    return estimators.fit(make_pipeline(estimator, rows, types), rows.X.loc[kept, list(types)], rows.y[kept], place, seed)
+    return estimators.fit(
+        make_pipeline(estimator, rows, types),
+        rows.X.loc[kept, list(types)],
+        rows.y[kept],
+        place,
+        seed,
+    )
 
 
-def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str) -> Fitted:
+def fit_and_validate(
+    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
+) -> Fitted:
     """Fit on the older rows, measure on the newest, then fit again for good.
 
     Parameters
@@ -205,19 +246,29 @@ def fit_and_validate(estimator: BaseEstimator, rows: Rows, types: Mapping[str, s
     X, newest = rows.X[list(types)], rows.newest
     validated = fit_older(estimator, rows, types, seed, place)
     scores = estimators.predict_probability(validated, X[newest])
-    found = metrics.measure(metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS))
+    found = metrics.measure(
+        metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
+    )
     pipeline = fit_final(estimator, rows, types, seed, place)
-    reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.reference])) if rows.reference.any() else None
+    reference = (
+        drift.make_reference(estimators.predict_probability(pipeline, X[rows.reference]))
+        if rows.reference.any()
+        else None
+    )
     return Fitted(pipeline, found, validated, scores, reference)
 
 
 def make_estimator_again(card: Mapping[str, Any], place: str) -> BaseEstimator:
     """The estimator of a dated model, from its card."""
-    return estimators.make_estimator(card["estimator"], _restore_keys(card["params"]), card["seed"], place)
+    return estimators.make_estimator(
+        card["estimator"], _restore_keys(card["params"]), card["seed"], place
+    )
 
 
 def _restore_keys(value: Any) -> Any:
-    """Parameters as the config had them: JSON has made texts of the whole numbers that were keys, as in class_weight: {0: 1, 1: 5}."""
+    """Parameters as the config had them: JSON has made texts of the whole numbers that were keys,
+    as in class_weight: {0: 1, 1: 5}.
+    """
     if not isinstance(value, Mapping):
         return value
     are_numbers = all(str(key).removeprefix("-").isdecimal() for key in value)
@@ -225,7 +276,9 @@ def _restore_keys(value: Any) -> Any:
 
 
 def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame, place: str) -> Rows:
-    """The rows that a dated model was trained on, from its snapshot, as its own config has them split."""
+    """The rows that a dated model was trained on, from its snapshot, as its own config has them
+    split.
+    """
     config = card["config"]
     return prepare_rows(
         frame,
@@ -241,15 +294,19 @@ def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame, place: str) -> R
     )
 
 
-def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, place: str) -> AucDifference | str:
-    """How a new model ranks rows that neither it nor the live one was fitted on, or why that cannot be told.
+def compare_with_live(
+    card: Mapping[str, Any], frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, place: str
+) -> AucDifference | str:
+    """How a new model ranks rows that neither it nor the live one was fitted on, or why that cannot
+    be told.
 
-    The live model as it was validated, without the newest rows of its time, is fitted again from its snapshot. Both are measured
-    on the rows that are newer than what either was fitted on then.
+    The live model as it was validated, without the newest rows of its time, is fitted again from
+    its snapshot. Both are measured on the rows that are newer than what either was fitted on then.
 
     Parameters
     ----------
-    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then its recipe is fitted on `rows`
+    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then
+        its recipe is fitted on `rows`
     rows, fitted : of the new model
     """
     columns = card["columns"]
@@ -261,7 +318,10 @@ def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows:
         own = rows if frame is None else prepare_again(card, frame, place)
         live = fit_older(estimator, own, columns, card["seed"], place)
         both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))
-        few = f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that neither was fitted on"
+        few = (
+            f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
+            " neither was fitted on"
+        )
         if not both.any():
             return few
         inside = both[rows.newest]
@@ -272,14 +332,19 @@ def compare_with_live(card: Mapping[str, Any], frame: pd.DataFrame | None, rows:
     return found or few
 
 
-def find_input_psi(card: Mapping[str, Any], rows: Rows, limit: float) -> tuple[str, float, float] | None:
-    """The feature of the newest rows that has moved most from a model's training rows, its PSI and noise line; None without any.
+def find_input_psi(
+    card: Mapping[str, Any], rows: Rows, limit: float
+) -> tuple[str, float, float] | None:
+    """The feature of the newest rows that has moved most from a model's training rows, its PSI and
+    noise line; None without any.
 
     Parameters
     ----------
     limit : above which, and above its noise line, a PSI counts
     """
-    references = {name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items()}
+    references = {
+        name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items()
+    }
     same = {name: found for name, found in references.items() if rows.types.get(name) == found.kind}
     found = drift.measure_features(same, drift.count_features(rows.X[rows.newest], same))
     known = [(one.feature, one.psi, one.psi_noise) for one in found if np.isfinite(one.psi)]
@@ -287,5 +352,8 @@ def find_input_psi(card: Mapping[str, Any], rows: Rows, limit: float) -> tuple[s
 
 
 def choose_checked(n_rows: int) -> np.ndarray:
-    """Which rows of a snapshot have their predictions in the card: up to 100, evenly spaced; array of int."""
+    """Which rows of a snapshot have their predictions in the card: up to 100, evenly spaced.
+
+    Array of int.
+    """
     return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))

@@ -1,4 +1,7 @@
-"""Verdicts: what an experiment says today, from sums over its units, the candidates. The formulas are those of abatch.stats."""
+"""Verdicts: what an experiment says today, from sums over its units, the candidates.
+
+The formulas are those of abatch.stats.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +13,16 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import database, stats
-from abatch.tables import conclusions, looks, predictions, registrations, sample_ratios, units, verdicts, views
+from abatch.tables import (
+    conclusions,
+    looks,
+    predictions,
+    registrations,
+    sample_ratios,
+    units,
+    verdicts,
+    views,
+)
 
 OUTCOME = "outcome"  # the metric that is no guardrail
 ASSIGNED, MATURE = "assigned", "mature"
@@ -41,8 +53,10 @@ def add_exposures(known: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -
 
     Parameters
     ----------
-    known : candidate_id, variant, n_exposures and a column for each metric; one row per candidate and variant
-    exposures : candidate_id, variant, run_date and the same metrics; one row per mature prediction later than the known
+    known : candidate_id, variant, n_exposures and a column for each metric; one row per candidate
+        and variant
+    exposures : candidate_id, variant, run_date and the same metrics; one row per mature prediction
+        later than the known
     exposure : first (only the first of each candidate and variant counts) or all
 
     Returns
@@ -62,7 +76,9 @@ def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
     moments = {}
     for variant, rows in frame[~mixed].groupby("variant"):
         for metric in metrics:
-            moments[metric, str(variant)] = stats.compute_moments(rows["n_exposures"].to_numpy(np.float64), rows[metric].to_numpy())
+            moments[metric, str(variant)] = stats.compute_moments(
+                rows["n_exposures"].to_numpy(np.float64), rows[metric].to_numpy()
+            )
     n_distinct = {str(variant): int(n) for variant, n in frame["variant"].value_counts().items()}
     return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
 
@@ -73,12 +89,17 @@ def replace(whole: Tally, before: Tally, after: Tally) -> Tally:
     return Tally(
         {
             key: stats.add_moments(
-                stats.subtract_moments(whole.moments.get(key, zero), before.moments.get(key, zero)), after.moments.get(key, zero)
+                stats.subtract_moments(whole.moments.get(key, zero), before.moments.get(key, zero)),
+                after.moments.get(key, zero),
             )
             for key in {*whole.moments, *after.moments}
         },
         {
-            variant: whole.n_distinct.get(variant, 0) - before.n_distinct.get(variant, 0) + after.n_distinct.get(variant, 0)
+            variant: (
+                whole.n_distinct.get(variant, 0)
+                - before.n_distinct.get(variant, 0)
+                + after.n_distinct.get(variant, 0)
+            )
             for variant in {*whole.n_distinct, *after.n_distinct}
         },
         whole.n_mixed - before.n_mixed + after.n_mixed,
@@ -88,7 +109,10 @@ def replace(whole: Tally, before: Tally, after: Tally) -> Tally:
 def pack(tally: Tally) -> dict[str, np.ndarray]:
     """As arrays by name, to be stored."""
     return {
-        **{f"moments.{metric}.{variant}": np.array(moments) for (metric, variant), moments in tally.moments.items()},
+        **{
+            f"moments.{metric}.{variant}": np.array(moments)
+            for (metric, variant), moments in tally.moments.items()
+        },
         **{f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()},
         "n_mixed": np.array(tally.n_mixed),
     }
@@ -118,22 +142,44 @@ def judge(registered: Mapping[str, Any], tally: Tally, is_invalid: bool) -> list
     """
     outcome, alpha = registered["outcome"], registered["alpha"]
     comparisons = registered["comparisons"]
-    asked = [(OUTCOME, outcome["kind"], outcome["expected_effect"], alpha / max(1, len(comparisons)))]
-    # A guardrail is a question of its own: whether it is kept says nothing for or against the outcome. No correction.
+    asked = [
+        (OUTCOME, outcome["kind"], outcome["expected_effect"], alpha / max(1, len(comparisons)))
+    ]
+    # A guardrail is a question of its own: whether it is kept says nothing for or against the
+    # outcome. No correction.
     signs = {"increase": 1, "decrease": -1}
-    asked += [(name, g["kind"], signs[g["direction"]] * g["margin"], alpha) for name, g in registered["guardrails"].items()]
+    asked += [
+        (name, g["kind"], signs[g["direction"]] * g["margin"], alpha)
+        for name, g in registered["guardrails"].items()
+    ]
     rows = []
     for comparison in comparisons:
         for metric, kind, effect, share in asked:
             rows.append(
                 {"comparison": comparison["comparison"], "metric": metric}
-                | _compare(comparison, metric, kind, effect, share, registered["exposure"], tally, is_invalid)
+                | _compare(
+                    comparison,
+                    metric,
+                    kind,
+                    effect,
+                    share,
+                    registered["exposure"],
+                    tally,
+                    is_invalid,
+                )
             )
     return rows
 
 
 def _compare(
-    comparison: Mapping[str, Any], metric: str, kind: str, effect: float, alpha: float, exposure: str, tally: Tally, is_invalid: bool
+    comparison: Mapping[str, Any],
+    metric: str,
+    kind: str,
+    effect: float,
+    alpha: float,
+    exposure: str,
+    tally: Tally,
+    is_invalid: bool,
 ) -> dict[str, Any]:
     def gather(variants: Iterable[str]) -> list[stats.Moments]:
         return [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
@@ -141,7 +187,9 @@ def _compare(
     sides = [gather(comparison[side]) for side in ("treatment", "control")]
     treatment, control = (stats.add_moments(*side) for side in sides)
     is_early = not all(stats.is_burnt_in(moments, kind) for side in sides for moments in side)
-    mean, mean_control = (stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control))
+    mean, mean_control = (
+        stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control)
+    )
     found = stats.compare(mean, mean_control, abs(effect), alpha)
     lift = stats.compute_lift(mean, mean_control, found.multiplier)
     if is_invalid:
@@ -151,15 +199,24 @@ def _compare(
     elif metric == OUTCOME:
         word = stats.choose_word(found, effect)
     else:
-        word = stats.choose_guardrail_word(found, abs(effect), "increase" if effect > 0 else "decrease")
+        word = stats.choose_guardrail_word(
+            found, abs(effect), "increase" if effect > 0 else "decrease"
+        )
     figures = {
         "estimate": found.estimate,
         "se": found.se,
         # During burn-in an interval would promise more than it can hold.
-        **dict.fromkeys(("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper"), np.nan),
+        **dict.fromkeys(
+            ("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper"), np.nan
+        ),
     }
     if not is_early:
-        figures |= {"x": found.x, "lower": found.lower, "upper": found.upper, "pvalue": found.pvalue}
+        figures |= {
+            "x": found.x,
+            "lower": found.lower,
+            "upper": found.upper,
+            "pvalue": found.pvalue,
+        }
         figures |= {"lift": lift.value, "lift_lower": lift.lower, "lift_upper": lift.upper}
     return {
         "n_treatment": int(treatment.n_units),
@@ -173,7 +230,9 @@ def _compare(
     }
 
 
-def check_ratios(registered: Mapping[str, Any], stages: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def check_ratios(
+    registered: Mapping[str, Any], stages: Mapping[str, Mapping[str, int]]
+) -> list[dict[str, Any]]:
     """One row per stage and variant, as the table `sample_ratios` has them, without pvalue_min.
 
     Parameters
@@ -185,43 +244,84 @@ def check_ratios(registered: Mapping[str, Any], stages: Mapping[str, Mapping[str
     rows = []
     for stage, counts in stages.items():
         n = np.array([counts.get(variant, 0) for variant in shares])
-        pvalue = stats.sample_ratio_pvalue(stats.log_bayes_factor(n, theta, registered["sample_ratio"]["weight"] * theta))
+        pvalue = stats.sample_ratio_pvalue(
+            stats.log_bayes_factor(n, theta, registered["sample_ratio"]["weight"] * theta)
+        )
         for variant, n_variant, share in zip(shares, n.tolist(), theta.tolist(), strict=True):
-            row = {"stage": stage, "variant": variant, "n": n_variant, "expected": float(n.sum() * share), "pvalue": float(pvalue)}
+            row = {
+                "stage": stage,
+                "variant": variant,
+                "n": n_variant,
+                "expected": float(n.sum() * share),
+                "pvalue": float(pvalue),
+            }
             rows.append(row)
     return rows
 
 
-def read_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], nights: tuple[date, date] | None) -> pd.DataFrame:
-    """What is known of the candidates that were predicted in some nights, both ends included, as in `add_exposures`."""
+def read_units(
+    connection: sa.Connection,
+    experiment: str,
+    metrics: Sequence[str],
+    nights: tuple[date, date] | None,
+) -> pd.DataFrame:
+    """What is known of the candidates that were predicted in some nights, both ends included, as in
+    `add_exposures`.
+    """
     if nights is None:
         return pd.DataFrame(columns=[*UNIT, "n_exposures", *metrics])
     frame = pd.DataFrame()
     for metric in metrics:
-        query = sa.select(units.c.candidate_id, units.c.variant, units.c.n_exposures, units.c.outcome).where(
-            units.c.experiment == experiment, units.c.metric == metric, units.c.candidate_id.in_(_select_ids(experiment, *nights))
+        query = sa.select(
+            units.c.candidate_id, units.c.variant, units.c.n_exposures, units.c.outcome
+        ).where(
+            units.c.experiment == experiment,
+            units.c.metric == metric,
+            units.c.candidate_id.in_(_select_ids(experiment, *nights)),
         )
-        rows = pd.DataFrame.from_records([tuple(row) for row in connection.execute(query)], columns=[*UNIT, "n_exposures", metric])
-        frame = rows if metric == metrics[0] else frame.merge(rows.drop(columns="n_exposures"), on=UNIT, how="outer")
+        rows = pd.DataFrame.from_records(
+            [tuple(row) for row in connection.execute(query)],
+            columns=[*UNIT, "n_exposures", metric],
+        )
+        frame = (
+            rows
+            if metric == metrics[0]
+            else frame.merge(rows.drop(columns="n_exposures"), on=UNIT, how="outer")
+        )
     return frame
 
 
 def remove_units(connection: sa.Connection, experiment: str, nights: tuple[date, date]) -> None:
-    """Remove what was known of all candidates that were predicted in some nights, both ends included."""
-    connection.execute(units.delete().where(units.c.experiment == experiment, units.c.candidate_id.in_(_select_ids(experiment, *nights))))
+    """Remove what was known of all candidates that were predicted in some nights, both ends
+    included.
+    """
+    connection.execute(
+        units.delete().where(
+            units.c.experiment == experiment,
+            units.c.candidate_id.in_(_select_ids(experiment, *nights)),
+        )
+    )
 
 
-def write_units(connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame) -> None:
+def write_units(
+    connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame
+) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
     for metric in metrics:
-        rows = frame[[*UNIT, "n_exposures"]].assign(outcome=frame[metric], experiment=experiment, metric=metric)
+        rows = frame[[*UNIT, "n_exposures"]].assign(
+            outcome=frame[metric], experiment=experiment, metric=metric
+        )
         for start in range(0, len(rows), database.WRITE_ROWS):
-            connection.execute(units.insert(), rows[start : start + database.WRITE_ROWS].to_dict("records"))
+            connection.execute(
+                units.insert(), rows[start : start + database.WRITE_ROWS].to_dict("records")
+            )
 
 
 def _select_ids(experiment: str, first: date, last: date) -> sa.Select:
     p = predictions.c
-    return sa.select(p.candidate_id).where(p.experiment == experiment, p.run_date >= first, p.run_date <= last)
+    return sa.select(p.candidate_id).where(
+        p.experiment == experiment, p.run_date >= first, p.run_date <= last
+    )
 
 
 def write_look(
@@ -231,7 +331,9 @@ def write_look(
     registered: Mapping[str, Any],
     tally: Tally,
 ) -> list[dict[str, Any]]:
-    """Write one look: the row of `looks`, those of `sample_ratios` and `verdicts`; returns the verdicts.
+    """Write one look: the row of `looks`, those of `sample_ratios` and `verdicts`.
+
+    Returns the verdicts.
 
     A look that is there for the same date is replaced.
 
@@ -250,27 +352,56 @@ def write_look(
     smallest = _find_smallest(connection, verdicts, ["comparison", "metric"], **key)
     verdict_rows = []
     for row in judge(registered, tally, is_invalid):
-        known = [pvalue for pvalue in (row["pvalue"], smallest.get((row["comparison"], row["metric"]))) if pvalue is not None]
-        verdict_rows.append({**key, **row, "pvalue_min": min(known, default=None), "run_id": look["run_id"]})
+        known = [
+            pvalue
+            for pvalue in (row["pvalue"], smallest.get((row["comparison"], row["metric"])))
+            if pvalue is not None
+        ]
+        verdict_rows.append(
+            {**key, **row, "pvalue_min": min(known, default=None), "run_id": look["run_id"]}
+        )
     for table, rows in ((looks, [look]), (sample_ratios, ratio_rows), (verdicts, verdict_rows)):
-        connection.execute(table.delete().where(*(table.c[name] == value for name, value in key.items())))
+        connection.execute(
+            table.delete().where(*(table.c[name] == value for name, value in key.items()))
+        )
         if rows:
             connection.execute(table.insert(), rows)
     return verdict_rows
 
 
-def _find_smallest(connection: sa.Connection, table: sa.Table, by: list[str], experiment: str, run_date: date) -> dict[tuple, float]:
-    """The smallest p-value of all looks until then, that of the same day included, which may be about to be replaced."""
+def _find_smallest(
+    connection: sa.Connection, table: sa.Table, by: list[str], experiment: str, run_date: date
+) -> dict[tuple, float]:
+    """The smallest p-value of all looks until then, that of the same day included, which may be
+    about to be replaced.
+    """
     columns = [table.c[name] for name in by]
-    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(table.c.experiment == experiment, table.c.run_date <= run_date)
-    return {tuple(row[:-1]): row[-1] for row in connection.execute(query.group_by(*columns)) if row[-1] is not None}
+    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(
+        table.c.experiment == experiment, table.c.run_date <= run_date
+    )
+    return {
+        tuple(row[:-1]): row[-1]
+        for row in connection.execute(query.group_by(*columns))
+        if row[-1] is not None
+    }
 
 
-def find_words(connection: sa.Connection, experiment: str, before: date) -> dict[tuple[str, str], str]:
-    """The words of the newest look before a day, by comparison and metric; empty if there is none."""
+def find_words(
+    connection: sa.Connection, experiment: str, before: date
+) -> dict[tuple[str, str], str]:
+    """The words of the newest look before a day, by comparison and metric.
+
+    Empty if there is none.
+    """
     c = verdicts.c
-    newest = sa.select(sa.func.max(c.run_date)).where(c.experiment == experiment, c.run_date < before).scalar_subquery()
-    query = sa.select(c.comparison, c.metric, c.word).where(c.experiment == experiment, c.run_date == newest)
+    newest = (
+        sa.select(sa.func.max(c.run_date))
+        .where(c.experiment == experiment, c.run_date < before)
+        .scalar_subquery()
+    )
+    query = sa.select(c.comparison, c.metric, c.word).where(
+        c.experiment == experiment, c.run_date == newest
+    )
     return {(row.comparison, row.metric): row.word for row in connection.execute(query)}
 
 
@@ -280,7 +411,9 @@ def describe(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def describe_news(
-    found: Sequence[Mapping[str, Any]], ratios: Sequence[Mapping[str, Any]], before: Mapping[tuple[str, str], str]
+    found: Sequence[Mapping[str, Any]],
+    ratios: Sequence[Mapping[str, Any]],
+    before: Mapping[tuple[str, str], str],
 ) -> list[str]:
     """What somebody should know of today: words that are new, and ask for a decision.
 
@@ -291,10 +424,17 @@ def describe_news(
     """
     over = max(ratios, key=lambda row: row["n"] - row["expected"], default=None)
     cause = {
-        stats.INVALID: f"; {over['variant']} is over by {over['n'] - over['expected']:,.0f} candidates ({over['stage']})" if over else ""
+        stats.INVALID: (
+            f"; {over['variant']} is over by {over['n'] - over['expected']:,.0f} candidates"
+            f" ({over['stage']})"
+            if over
+            else ""
+        )
     }
     calm = (stats.TOO_EARLY, stats.NOT_YET, stats.KEPT)
-    changed = [(row, before.get((row["comparison"], row["metric"]), stats.TOO_EARLY)) for row in found]
+    changed = [
+        (row, before.get((row["comparison"], row["metric"]), stats.TOO_EARLY)) for row in found
+    ]
     return [
         f"{_name(row)}: {row['word']} (before: {old}){cause.get(row['word'], '')}; see the report"
         for row, old in changed
@@ -303,7 +443,11 @@ def describe_news(
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return row["comparison"] if row["metric"] == OUTCOME else f"{row['comparison']}, guardrail {row['metric']}"
+    return (
+        row["comparison"]
+        if row["metric"] == OUTCOME
+        else f"{row['comparison']}, guardrail {row['metric']}"
+    )
 
 
 def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:
@@ -331,12 +475,27 @@ class Record(NamedTuple):
 def read_records(connection: sa.Connection) -> list[Record]:
     """All experiments in the order of their registration."""
     found: dict[str, list[str]] = {}
-    for row in connection.execute(sa.select(current_verdicts).order_by(*(current_verdicts.c[name] for name in ("comparison", "metric")))):
+    for row in connection.execute(
+        sa.select(current_verdicts).order_by(
+            *(current_verdicts.c[name] for name in ("comparison", "metric"))
+        )
+    ):
         found.setdefault(row.experiment, []).append(describe_finding(row))
-    concluded = {row.experiment: row for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))}
-    rows = connection.execute(sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment))
+    concluded = {
+        row.experiment: row
+        for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))
+    }
+    rows = connection.execute(
+        sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment)
+    )
     return [
-        Record(row.experiment, row.registered_at, json.loads(row.content), found.get(row.experiment, []), concluded.get(row.experiment))
+        Record(
+            row.experiment,
+            row.registered_at,
+            json.loads(row.content),
+            found.get(row.experiment, []),
+            concluded.get(row.experiment),
+        )
         for row in rows
     ]
 

@@ -1,9 +1,11 @@
-"""Measuring ten million predictions, beside scikit-learn's roc_auc_score on the same rows: seconds and peak memory.
+"""Measuring ten million predictions, beside scikit-learn's roc_auc_score on the same rows: seconds
+and peak memory.
 
     python -m bench.metrics
     python -m bench.metrics --rows 1000000
 
-Each line comes from a process of its own. Drawing the rows is not timed; memory is what the process takes beyond its imports.
+Each line comes from a process of its own. Drawing the rows is not timed; memory is what the process
+takes beyond its imports.
 """
 
 import argparse
@@ -43,7 +45,9 @@ def measure_sklearn(n_rows: int) -> tuple[float, float]:
 
 
 def measure_abatch(n_rows: int, n_buckets: int) -> tuple[float, float]:
-    """ROC AUC, and the seconds it took, as score.py does: chunk by chunk into one histogram, then all figures of it."""
+    """ROC AUC, and the seconds it took, as score.py does: chunk by chunk into one histogram, then
+    all figures of it.
+    """
     seconds, total = 0.0, None
     for chunk in draw_chunks(n_rows, n_buckets):
         started = time.perf_counter()
@@ -60,12 +64,16 @@ def measure(what: str, n_rows: int) -> None:
     """Print ROC AUC, seconds and MiB of one of the three, run in this process."""
     roc_auc_score([0, 1], [0.0, 1.0])  # imports what it needs
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    roc_auc, seconds = measure_sklearn(n_rows) if what == PEER else measure_abatch(n_rows, N_BUCKETS[what])
+    roc_auc, seconds = (
+        measure_sklearn(n_rows) if what == PEER else measure_abatch(n_rows, N_BUCKETS[what])
+    )
     print(roc_auc, seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -76,11 +84,25 @@ def main() -> None:
     print(f"{'':<24}{'ROC AUC':>12}{'seconds':>10}{'ratio':>8}{'MiB':>10}{'ratio':>8}")
     peer: list[float] = []
     for what in (PEER, *N_BUCKETS):
-        command = [sys.executable, "-m", "bench.metrics", "--rows", str(arguments.rows), "--only", what]
-        roc_auc, *figures = (float(word) for word in subprocess.check_output(command, text=True).split())
+        command = [
+            sys.executable,
+            "-m",
+            "bench.metrics",
+            "--rows",
+            str(arguments.rows),
+            "--only",
+            what,
+        ]
+        roc_auc, *figures = (
+            float(word) for word in subprocess.check_output(command, text=True).split()
+        )
         peer = peer or figures
-        (seconds, time_ratio), (mib, memory_ratio) = ((ours, ours / theirs) for ours, theirs in zip(figures, peer, strict=True))
-        print(f"{what:<24}{roc_auc:>12.8f}{seconds:>10.2f}{time_ratio:>8.2f}{mib:>10,.0f}{memory_ratio:>8.2f}")
+        (seconds, time_ratio), (mib, memory_ratio) = (
+            (ours, ours / theirs) for ours, theirs in zip(figures, peer, strict=True)
+        )
+        print(
+            f"{what:<24}{roc_auc:>12.8f}{seconds:>10.2f}{time_ratio:>8.2f}{mib:>10,.0f}{memory_ratio:>8.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Reading and writing rows, beside pandas.read_sql and DataFrame.to_sql on the same database: rows a second and peak memory.
+"""Reading and writing rows, beside pandas.read_sql and DataFrame.to_sql on the same database: rows
+a second and peak memory.
 
     python -m bench.sql sqlite:///bench.db
     python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
 
-Each figure comes from a process of its own. The tables bench_wide and bench_written are made and dropped again.
+Each figure comes from a process of its own. The tables bench_wide and bench_written are made and
+dropped again.
 """
 
 import argparse
@@ -24,7 +26,10 @@ from abatch.tables import Instant
 
 CHUNK_ROWS = 50_000
 BINDS = {"from_date": date(2026, 1, 1), "to_date": date(2027, 1, 1), "as_of": datetime(2030, 1, 1)}
-QUERY = "select * from bench_wide where event_date >= :from_date and event_date < :to_date and loaded_at <= :as_of"
+QUERY = (
+    "select * from bench_wide where event_date >= :from_date and event_date < :to_date and"
+    " loaded_at <= :as_of"
+)
 metadata = sa.MetaData()
 
 
@@ -74,21 +79,31 @@ def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
 
 def write_pandas(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
     for first in range(0, n_rows, CHUNK_ROWS):
-        make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_sql(table.name, engine, if_exists="append", index=False)
+        make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_sql(
+            table.name, engine, if_exists="append", index=False
+        )
     return n_rows
 
 
 def read_abatch(engine: sa.Engine) -> int:
-    return sum(len(frame) for frame in database.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS))
+    return sum(
+        len(frame)
+        for frame in database.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS)
+    )
 
 
 def read_pandas(engine: sa.Engine) -> int:
     with engine.connect().execution_options(stream_results=True) as connection:
-        return sum(len(frame) for frame in pd.read_sql(sa.text(QUERY), connection, params=BINDS, chunksize=CHUNK_ROWS))
+        return sum(
+            len(frame)
+            for frame in pd.read_sql(sa.text(QUERY), connection, params=BINDS, chunksize=CHUNK_ROWS)
+        )
 
 
 def measure(engine: sa.Engine, what: str, n_rows: int) -> None:
-    """Run one of the four in this process, and print rows a second and the process's peak memory in MiB."""
+    """Run one of the four in this process, and print rows a second and the process's peak memory in
+    MiB.
+    """
     started = time.perf_counter()
     n = {
         "read_abatch": lambda: read_abatch(engine),
@@ -101,7 +116,9 @@ def measure(engine: sa.Engine, what: str, n_rows: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url", help="SQLAlchemy URL of a database that may be written")
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -114,13 +131,27 @@ def main() -> None:
     metadata.create_all(engine)
     try:
         write_abatch(engine, wide, arguments.rows)
-        print(f"{database.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns, chunks of {CHUNK_ROWS}")
+        print(
+            f"{database.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns,"
+            f" chunks of {CHUNK_ROWS}"
+        )
         print(f"{'':<14}{'abatch':>12}{'pandas':>12}{'ratio':>8}")
         for what in ("read", "write"):
             figures = []
             for peer in ("abatch", "pandas"):
-                command = [sys.executable, "-m", "bench.sql", arguments.url, "--rows", str(arguments.rows), "--only", f"{what}_{peer}"]
-                figures.append([float(word) for word in subprocess.check_output(command, text=True).split()])
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.sql",
+                    arguments.url,
+                    "--rows",
+                    str(arguments.rows),
+                    "--only",
+                    f"{what}_{peer}",
+                ]
+                figures.append(
+                    [float(word) for word in subprocess.check_output(command, text=True).split()]
+                )
                 with engine.begin() as connection:
                     connection.execute(written.delete())
             for name, ours, theirs in zip((f"{what} rows/s", f"{what} MiB"), *figures, strict=True):

@@ -1,1 +1,3 @@
-"""Sixty nights of a simulated card bank, played by the same three stories that cron runs: `make demo`."""
+"""Sixty nights of a simulated card bank, played by the same three stories that cron runs: `make
+demo`.
+"""

@@ -1,4 +1,5 @@
-"""Play train, predict and score night by night in one process, then hold what they found against what was planted.
+"""Play train, predict and score night by night in one process, then hold what they found against
+what was planted.
 
 python -m demo                    sixty nights that end today
 python -m demo --nights 30 --end 2026-11-23
@@ -43,7 +44,10 @@ from current_verdicts;""",
 
 
 def play(config: Config, engine: sa.Engine, first_night: date, n_nights: int) -> None:
-    """Play the nights one after the other; the bank answers to what was selected the night before."""
+    """Play the nights one after the other.
+
+    The bank answers to what was selected the night before.
+    """
     nights = [first_night + i * DAY for i in range(n_nights)]
     for i, night in enumerate(tqdm(nights, unit="night", disable=None)):
         simulate.simulate(engine, night)
@@ -70,7 +74,10 @@ def start_afresh(config: Config, engine: sa.Engine) -> None:
     ours = {*metadata.tables, *simulate.metadata.tables, "abatch_version"}
     foreign = sorted(set(tables) - ours)
     if foreign:
-        raise AbatchError(f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file away, then run again.")
+        raise AbatchError(
+            f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file"
+            " away, then run again."
+        )
     files = []
     if models.name in tables:
         with engine.connect() as connection:
@@ -86,23 +93,38 @@ def start_afresh(config: Config, engine: sa.Engine) -> None:
 def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
     watermark = outcomes.read_watermark(
-        engine, config.sql["watermark"], config.query_file("watermark"), last_night, job.as_of(config, last_night)
+        engine,
+        config.sql["watermark"],
+        config.query_file("watermark"),
+        last_night,
+        job.as_of(config, last_night),
     )
     assert watermark is not None
     outcome = config.settings.outcome
     mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
     with engine.connect() as connection:
-        made = predictions.read_predictions(connection, config.experiment, date.min, mature_until + DAY)
-        found = {row.variant: row for row in connection.execute(sa.select(variant_scores).where(variant_scores.c.cohort == "all"))}
+        made = predictions.read_predictions(
+            connection, config.experiment, date.min, mature_until + DAY
+        )
+        found = {
+            row.variant: row
+            for row in connection.execute(
+                sa.select(variant_scores).where(variant_scores.c.cohort == "all")
+            )
+        }
         auc = {
             row.model_name: row
-            for row in connection.execute(sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all"))
+            for row in connection.execute(
+                sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all")
+            )
         }
         compared = job.check_registration(config, connection)[0]["comparisons"]
         seen = sa.select(current_verdicts).where(current_verdicts.c.metric == "outcome")
         verdict = {row.comparison: row for row in connection.execute(seen)}
         c = sample_ratios.c
-        alarms = connection.execute(sa.select(sample_ratios).where(c.run_date == last_night, c.pvalue_min < SRM_ALPHA)).all()
+        alarms = connection.execute(
+            sa.select(sample_ratios).where(c.run_date == last_night, c.pvalue_min < SRM_ALPHA)
+        ).all()
     units = made.merge(simulate.read_truth(engine), on=["candidate_id", "run_date"])
     units["p"] = np.where(units["called"] == 1, units["p_called"], units["p_uncalled"])
     lines = [
@@ -113,17 +135,28 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
     for variant in config.settings.split:
         row = found[variant]
         planted = 100 * units.loc[units["variant"] == variant, "p"].mean()
-        lines.append(f"  variant {variant:<18}{planted:>9.2f}{100 * row.rate:>8.2f}   {100 * row.lower:.2f} to {100 * row.upper:.2f}")
+        lines.append(
+            f"  variant {variant:<18}{planted:>9.2f}{100 * row.rate:>8.2f}   {100 * row.lower:.2f}"
+            f" to {100 * row.upper:.2f}"
+        )
     lines += ["", f"{'ROC AUC':<28}{'planted':>9}{'found':>8}"]
     for variant, model in config.settings.models.items():
         name = f"{model.name}_v{model.version}"
         own = units[units["variant"] == variant]
         row = auc[name]
         planted = expected_auc(own["prediction"].to_numpy(), own["p"].to_numpy())
-        lines.append(f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}")
-    lines += ["", f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks together"]
+        lines.append(
+            f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}"
+        )
+    lines += [
+        "",
+        f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks together",
+    ]
     for comparison in compared:
-        sides = [units.loc[units["variant"].isin(comparison[side]), "p"].mean() for side in ("treatment", "control")]
+        sides = [
+            units.loc[units["variant"].isin(comparison[side]), "p"].mean()
+            for side in ("treatment", "control")
+        ]
         row = verdict[comparison["comparison"]]
         figures = f"{100 * (sides[0] - sides[1]):>9.2f}{100 * row.estimate:>8.2f}   "
         if row.lower is not None:
@@ -131,49 +164,101 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
         since = f", first decided on {row.first_decided_date}" if row.first_decided_date else ""
         lines += [f"  {row.comparison:<26}{figures}".rstrip(), f"    {row.word}{since}"]
     for row in alarms:
-        lines.append(f"  sample ratio, {row.stage}: {row.variant} has {row.n}, {row.n - row.expected:+.0f} against its share")
+        lines.append(
+            f"  sample ratio, {row.stage}: {row.variant} has {row.n}, {row.n - row.expected:+.0f}"
+            " against its share"
+        )
     return "\n".join(lines)
 
 
 def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
-    """The ROC AUC that predictions have on average over outcomes drawn with probabilities p, shape (n,) both."""
-    frame = pd.DataFrame({"prediction": prediction, "positive": p, "negative": 1 - p}).groupby("prediction").sum()
+    """The ROC AUC that predictions have on average over outcomes drawn with probabilities p, shape
+    (n,) both.
+    """
+    frame = (
+        pd.DataFrame({"prediction": prediction, "positive": p, "negative": 1 - p})
+        .groupby("prediction")
+        .sum()
+    )
     below = frame["negative"].cumsum() - frame["negative"] / 2
-    return float((frame["positive"] * below).sum() / (frame["positive"].sum() * frame["negative"].sum()))
+    return float(
+        (frame["positive"] * below).sum() / (frame["positive"].sum() * frame["negative"].sum())
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    plants = "\n".join(["plants:", *(f"  {name:<16} {line}" for name, line in simulate.PLANTS.items())])
-    parser = argparse.ArgumentParser(
-        prog="python -m demo", description=__doc__, epilog=plants, formatter_class=argparse.RawDescriptionHelpFormatter
+    plants = "\n".join(
+        ["plants:", *(f"  {name:<16} {line}" for name, line in simulate.PLANTS.items())]
     )
-    parser.add_argument("--nights", type=int, default=60, help=f"how many, {FEWEST_NIGHTS} or more (default: 60)")
-    parser.add_argument("--end", type=job.parse_date, metavar="YYYY-MM-DD", help="the last night (default: the newest)")
-    parser.add_argument("--plant", choices=simulate.PLANTS, default="effect", metavar="NAME", help="what to plant (default: effect)")
-    parser.add_argument("--config", metavar="FILE", default=job.DEFAULT_CONFIG, help="default: ml_config.yaml beside the scripts")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description=__doc__,
+        epilog=plants,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--nights", type=int, default=60, help=f"how many, {FEWEST_NIGHTS} or more (default: 60)"
+    )
+    parser.add_argument(
+        "--end",
+        type=job.parse_date,
+        metavar="YYYY-MM-DD",
+        help="the last night (default: the newest)",
+    )
+    parser.add_argument(
+        "--plant",
+        choices=simulate.PLANTS,
+        default="effect",
+        metavar="NAME",
+        help="what to plant (default: effect)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=job.DEFAULT_CONFIG,
+        help="default: ml_config.yaml beside the scripts",
+    )
     arguments = parser.parse_args(argv)
     if arguments.nights < FEWEST_NIGHTS:
-        parser.error(f"--nights: found {arguments.nights}, expected {FEWEST_NIGHTS} or more: before, too few answers are complete")
+        parser.error(
+            f"--nights: found {arguments.nights}, expected {FEWEST_NIGHTS} or more: before, too few"
+            " answers are complete"
+        )
     try:
         config = load_configs(arguments.config, "dev")["card_offer"]
         engine = job.connect(config)
         if engine.dialect.name != "sqlite":
             raise AbatchError(
-                f"{config.file}, environments.dev.database: the demo plays on an SQLite file only, found {database.show_url(engine)}."
+                f"{config.file}, environments.dev.database: the demo plays on an SQLite file only,"
+                f" found {database.show_url(engine)}."
             )
         today = job.today(config)
-        end = arguments.end or (today if job.utc_now() >= simulate.morning(today) else today - DAY)  # the bank loads in the morning
+        end = arguments.end or (
+            today if job.utc_now() >= simulate.morning(today) else today - DAY
+        )  # the bank loads in the morning
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
         with database.lock(engine, "demo") as acquired:
             if not acquired:
-                raise AbatchError(f"{database.show_url(engine)}: another demo is being played on it. Wait for it, or end it.")
+                raise AbatchError(
+                    f"{database.show_url(engine)}: another demo is being played on it. Wait for it,"
+                    " or end it."
+                )
             start_afresh(config, engine)
             migrations.upgrade(engine)
             job.start_log(config, "demo")
-            print(f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}", flush=True)
-            simulate.simulate(engine, first_night, plant=arguments.plant, salt=config.experiment, split=config.settings.split)
+            print(
+                f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}",
+                flush=True,
+            )
+            simulate.simulate(
+                engine,
+                first_night,
+                plant=arguments.plant,
+                salt=config.experiment,
+                split=config.settings.split,
+            )
             play(config, engine, first_night, arguments.nights)
             print(f"\n{compare(config, engine, end)}")
         database_file = os.path.relpath(Path(str(engine.url.database)))

@@ -1,4 +1,6 @@
-"""Databases and configurations for the tests: SQLite, a PostgreSQL that the tests start themselves, and a SQL Server if one is named."""
+"""Databases and configurations for the tests: SQLite, a PostgreSQL that the tests start themselves,
+and a SQL Server if one is named.
+"""
 
 import os
 import pwd
@@ -24,8 +26,17 @@ ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FIRST_NIGHT = date(2026, 9, 1)
 QUICK_MODELS = {  # which are fitted at once
-    "A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression"},
-    "B": {"name": "modelB", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}},
+    "A": {
+        "name": "modelA",
+        "version": "1.0",
+        "estimator": "sklearn.linear_model.LogisticRegression",
+    },
+    "B": {
+        "name": "modelB",
+        "version": "1.0",
+        "estimator": "sklearn.tree.DecisionTreeClassifier",
+        "params": {"max_depth": 3},
+    },
 }
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 if str(ROOT) not in sys.path:
@@ -33,7 +44,9 @@ if str(ROOT) not in sys.path:
 
 
 def find_postgres_binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     if found:
         return found[-1].parent
     on_path = shutil.which("initdb")
@@ -42,7 +55,10 @@ def find_postgres_binaries() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """URL of the superuser of a PostgreSQL cluster that lives as long as the tests; databases are made in it per test."""
+    """URL of the superuser of a PostgreSQL cluster that lives as long as the tests.
+
+    Databases are made in it per test.
+    """
     binaries = find_postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are missing (Debian: apt-get install postgresql)")
@@ -53,7 +69,8 @@ def postgres_url() -> Iterator[str]:
         except KeyError:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it")
         as_user = ["runuser", "-u", "postgres", "--"]
-    # Not below pytest's own folder: every pytest that starts closes that one to other users, and the server would die of it.
+    # Not below pytest's own folder: every pytest that starts closes that one to other users, and
+    # the server would die of it.
     folder = Path(tempfile.mkdtemp(prefix="abatch-postgres-"))
     if as_user:
         shutil.chown(folder, user.pw_uid, user.pw_gid)
@@ -65,13 +82,38 @@ def postgres_url() -> Iterator[str]:
         port = probe.getsockname()[1]
 
     def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/", stdin=subprocess.DEVNULL)
+        subprocess.run(
+            [*as_user, *command], check=True, capture_output=True, cwd="/", stdin=subprocess.DEVNULL
+        )
 
     cluster, log = folder / "cluster", folder / "log"
-    run(str(binaries / "initdb"), "-D", str(cluster), "-U", "boss", "-A", "scram-sha-256", f"--pwfile={password_file}", "-E", "UTF8", "-N")
+    run(
+        str(binaries / "initdb"),
+        "-D",
+        str(cluster),
+        "-U",
+        "boss",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={password_file}",
+        "-E",
+        "UTF8",
+        "-N",
+    )
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
     subprocess.run(
-        [*as_user, str(binaries / "pg_ctl"), "-D", str(cluster), "-l", str(log), "-w", "-o", options, "start"],
+        [
+            *as_user,
+            str(binaries / "pg_ctl"),
+            "-D",
+            str(cluster),
+            "-l",
+            str(log),
+            "-w",
+            "-o",
+            options,
+            "start",
+        ],
         check=True,
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -91,25 +133,35 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     name, drop = f"test_{os.urandom(6).hex()}", "drop database {}"
     if request.param == "postgresql":
-        boss, drop = sa.make_url(request.getfixturevalue("postgres_url")), "drop database {} with (force)"
+        boss, drop = (
+            sa.make_url(request.getfixturevalue("postgres_url")),
+            "drop database {} with (force)",
+        )
     elif MSSQL_URL:
         boss = sa.make_url(MSSQL_URL)
     else:
         pytest.skip("ABATCH_TEST_MSSQL_URL does not name a SQL Server")
-    server = database.make_engine(SecretStr(boss.render_as_string(hide_password=False)), None, ROOT, "the tests' server")
+    server = database.make_engine(
+        SecretStr(boss.render_as_string(hide_password=False)), None, ROOT, "the tests' server"
+    )
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"create database {name}")
     yield boss.set(database=name).render_as_string(hide_password=False)
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if request.param == "mssql" and not is_babelfish(server):
-            connection.exec_driver_sql(f"alter database {name} set single_user with rollback immediate")
+            connection.exec_driver_sql(
+                f"alter database {name} set single_user with rollback immediate"
+            )
         connection.exec_driver_sql(drop.format(name))
     server.dispose()
 
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., sa.Engine]]:
-    """`database.make_engine` of a URL; what it made is closed at the end, before the database is dropped."""
+    """`database.make_engine` of a URL.
+
+    What it made is closed at the end, before the database is dropped.
+    """
     if "database_url" in request.fixturenames:
         request.getfixturevalue("database_url")
     made: list[sa.Engine] = []
@@ -135,15 +187,27 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 def write_config(
-    folder: Path, url: str, schema: str | None = None, *, retention: dict[str, float] | None = None, **changes: object
+    folder: Path,
+    url: str,
+    schema: str | None = None,
+    *,
+    retention: dict[str, float] | None = None,
+    **changes: object,
 ) -> Path:
-    """The repository's own ml_config.yaml and queries in a folder, with a database and folders of the test's own.
+    """The repository's own ml_config.yaml and queries in a folder, with a database and folders of
+    the test's own.
 
-    `changes` are keys of the experiment card_offer. Unless they say otherwise every run trains, and what is not
-    worse than the live model goes live.
+    `changes` are keys of the experiment card_offer. Unless they say otherwise every run trains, and
+    what is not worse than the live model goes live.
     """
     raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))
-    raw["environments"] = {"dev": {"database": url, "retention": retention or {}, **({"schema": schema} if schema else {})}}
+    raw["environments"] = {
+        "dev": {
+            "database": url,
+            "retention": retention or {},
+            **({"schema": schema} if schema else {}),
+        }
+    }
     for rule in ("retrain", "min_rows", "calibration_slope"):
         raw["experiments"]["card_offer"]["training"].pop(rule)
     raw["experiments"]["card_offer"].update(changes)
@@ -155,7 +219,10 @@ def write_config(
 
 @pytest.fixture
 def config(database_url: str, tmp_path: Path) -> Config:
-    """The experiment card_offer on an empty database; on a server abatch's tables are in the schema abatch."""
+    """The experiment card_offer on an empty database.
+
+    On a server abatch's tables are in the schema abatch.
+    """
     schema = None if database_url.startswith("sqlite") else "abatch"
     return load_configs(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
 
@@ -170,7 +237,9 @@ def engine(config: Config) -> Iterator[sa.Engine]:
 
 
 def is_babelfish(engine: sa.Engine) -> bool:
-    """Whether the TDS server is Babelfish for PostgreSQL, which differs from SQL Server here and there."""
+    """Whether the TDS server is Babelfish for PostgreSQL, which differs from SQL Server here and
+    there.
+    """
     if engine.dialect.name != "mssql":
         return False
     with engine.connect() as connection:
@@ -178,9 +247,17 @@ def is_babelfish(engine: sa.Engine) -> bool:
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:
-    """The instant as the database keeps it; to Babelfish pyodbc sends whole seconds, for want of a told precision."""
+    """The instant as the database keeps it.
+
+    To Babelfish pyodbc sends whole seconds, for want of a told precision.
+    """
     return moment.replace(microsecond=0) if is_babelfish(engine) else moment
 
 
 def open_engine(config: Config) -> sa.Engine:
-    return database.make_engine(SecretStr(config.database.get_secret_value()), config.schema, config.file.parent, "ml_config.yaml")
+    return database.make_engine(
+        SecretStr(config.database.get_secret_value()),
+        config.schema,
+        config.file.parent,
+        "ml_config.yaml",
+    )

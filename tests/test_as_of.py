@@ -18,7 +18,9 @@ def read_shown() -> dict[datetime, list[tuple[int, str, int, float]]]:
     """The page's first table: the rows to be known at each moment."""
     shown: dict[datetime, list[tuple[int, str, int, float]]] = {}
     for line in PAGE[PAGE.index("| :as_of (UTC) |") :].split("\n\n")[0].splitlines()[2:]:
-        as_of, candidate_id, event_date, outcome, income = (cell.strip() for cell in line.strip("|").split("|"))
+        as_of, candidate_id, event_date, outcome, income = (
+            cell.strip() for cell in line.strip("|").split("|")
+        )
         rows = shown.setdefault(datetime.fromisoformat(as_of), [])
         if candidate_id:
             rows.append((int(candidate_id), event_date, int(outcome), float(income)))
@@ -28,7 +30,12 @@ def read_shown() -> dict[datetime, list[tuple[int, str, int, float]]]:
 def test_as_of_shown_table_has_every_turn() -> None:
     shown = read_shown()
     assert [len(rows) for rows in shown.values()] == [0, 2, 2, 2]
-    assert [[row[2:] for row in rows if row[0] == 7] for rows in shown.values()] == [[], [(0, 41000)], [(1, 52000)], [(0, 52000)]]
+    assert [[row[2:] for row in rows if row[0] == 7] for rows in shown.values()] == [
+        [],
+        [(0, 41000)],
+        [(1, 52000)],
+        [(0, 52000)],
+    ]
 
 
 def test_as_of_loaded_at_form_returns_what_was_known(database_url: str, engine: sa.Engine) -> None:
@@ -40,7 +47,10 @@ def test_as_of_loaded_at_form_returns_what_was_known(database_url: str, engine: 
             connection.exec_driver_sql(statement)
     for as_of, expected in read_shown().items():
         found = database.read_query(engine, TRAINING, "training.sql", **dates, as_of=as_of)
-        rows = [(int(row.candidate_id), str(row.event_date)[:10], int(row.outcome), float(row.income)) for row in found.itertuples()]
+        rows = [
+            (int(row.candidate_id), str(row.event_date)[:10], int(row.outcome), float(row.income))
+            for row in found.itertuples()
+        ]
         assert sorted(rows) == expected, as_of
 
 
@@ -51,7 +61,11 @@ def test_as_of_page_is_tsql(sql: str) -> None:
 
 def test_as_of_every_temporal_table_of_the_training_query_says_so() -> None:
     training = next(sql for sql in TEMPORAL if "left join" in sql)
-    assert len(re.findall(r"\b(from|join) dbo\.", training)) == len(re.findall(r"for system_time as of :as_of", training)) == 3
+    assert (
+        len(re.findall(r"\b(from|join) dbo\.", training))
+        == len(re.findall(r"for system_time as of :as_of", training))
+        == 3
+    )
 
 
 def test_as_of_statements_in_the_text_are_tsql() -> None:

@@ -13,19 +13,44 @@ import sqlalchemy as sa
 from scipy import stats
 
 from abatch import registrations
-from abatch.assignment import N_BUCKETS, assign, check_variants, count_selected, normalise_id, normalise_ids, split_thresholds
+from abatch.assignment import (
+    N_BUCKETS,
+    assign,
+    check_variants,
+    count_selected,
+    normalise_id,
+    normalise_ids,
+    split_thresholds,
+)
 from abatch.errors import DataError
 from abatch.tables import predictions
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}
-OUTCOME = {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01, "baseline": None, "baseline_sd": None, "cap": None}
-ASKED = {"hypothesis": "Any.", "outcome": OUTCOME, "split": SPLIT, "models": ["A", "B"], "select_top": 0.2, "exposure": "first"}
+OUTCOME = {
+    "kind": "binary",
+    "window_days": 14,
+    "lag_days": 1,
+    "expected_effect": 0.01,
+    "baseline": None,
+    "baseline_sd": None,
+    "cap": None,
+}
+ASKED = {
+    "hypothesis": "Any.",
+    "outcome": OUTCOME,
+    "split": SPLIT,
+    "models": ["A", "B"],
+    "select_top": 0.2,
+    "exposure": "first",
+}
 ASKED |= {"champion": None, "verdicts": None, "guardrails": {}}
 EXACT = {"A": Fraction(45, 100), "B": Fraction(45, 100), "control": Fraction(10, 100)}
 
 
-def assign_by_hand(candidate_id: str, salt: str, shares: dict[str, Fraction]) -> tuple[str, str, int]:
+def assign_by_hand(
+    candidate_id: str, salt: str, shares: dict[str, Fraction]
+) -> tuple[str, str, int]:
     """The rule of docs/assignment.md once more, in fractions: variant, selection_key, bucket."""
     digest = hashlib.sha256(f"{salt}:{candidate_id}".encode()).hexdigest()
     position = Fraction(int(digest[:16], 16), 2**64)
@@ -41,17 +66,31 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    content = registrations.describe("card_offer", ASKED, {"outcomes": "select 1", "watermark": "select 1"}, "UTC")
+    content = registrations.describe(
+        "card_offer", ASKED, {"outcomes": "select 1", "watermark": "select 1"}, "UTC"
+    )
     registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
 
 
 @pytest.mark.parametrize(
-    "candidate_id", ["1", "42", "-7", "9223372036854775807", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "CU-42", "x" * 64, "a b:c"]
+    "candidate_id",
+    [
+        "1",
+        "42",
+        "-7",
+        "9223372036854775807",
+        "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "CU-42",
+        "x" * 64,
+        "a b:c",
+    ],
 )
 def test_assign_equals_rule_by_hand(candidate_id: str) -> None:
     for salt in ("card_offer", "renewal_2027"):
         found = assign([candidate_id], salt, SPLIT)
-        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == assign_by_hand(candidate_id, salt, EXACT)
+        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == assign_by_hand(
+            candidate_id, salt, EXACT
+        )
 
 
 def test_assign_published_vectors() -> None:
@@ -61,25 +100,42 @@ def test_assign_published_vectors() -> None:
         assert hashlib.sha256(f"{salt}:{candidate_id}".encode("ascii")).hexdigest() == digest
         assert normalise_id(candidate_id) == candidate_id
         found = assign([candidate_id], salt, SPLIT)
-        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == (variant, selection_key, int(bucket))
+        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == (
+            variant,
+            selection_key,
+            int(bucket),
+        )
 
 
 def test_assign_page_limits_are_registered_ones() -> None:
     content = registrations.describe("card_offer", ASKED, {"outcomes": "", "watermark": ""}, "UTC")
-    registered = [[part["variant"], f"{part['share']:.2f}", part["hash_up_to"]] for part in content["variants"]]
+    registered = [
+        [part["variant"], f"{part['share']:.2f}", part["hash_up_to"]]
+        for part in content["variants"]
+    ]
     assert read_table("| variant | share | hash_up_to |") == registered
 
 
 def read_queries(title: str) -> list[str]:
-    """The SQL of the page under a title: of the predictions, then of a table of the reader's own."""
-    return re.findall(r"```sql\n(.*?)```", PAGE.split(f"### {title}\n")[1].split("\n### ")[0], re.DOTALL)
+    """The page's SQL under a title: of the predictions, then of a table of the reader's own."""
+    return re.findall(
+        r"```sql\n(.*?)```", PAGE.split(f"### {title}\n")[1].split("\n### ")[0], re.DOTALL
+    )
 
 
 def make_ids() -> list[str]:
-    """100,000 ids: integers, UUIDs, and codes with all printable characters; no two are one to a server that ignores case."""
+    """100,000 ids: integers, UUIDs, and codes with all printable characters.
+
+    No two are one to a server that ignores case.
+    """
     odd = "".join(map(chr, range(33, 127)))
-    numbers = [*range(-20_000, 20_000 - 8), *(sign * (2**63 - n) for sign in (-1, 1) for n in range(1, 5))]
-    ids = [str(number) for number in numbers] + [str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))) for n in range(30_000)]
+    numbers = [
+        *range(-20_000, 20_000 - 8),
+        *(sign * (2**63 - n) for sign in (-1, 1) for n in range(1, 5)),
+    ]
+    ids = [str(number) for number in numbers] + [
+        str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))) for n in range(30_000)
+    ]
     ids += [f"C{odd[n % 94]} {odd[n * 7 % 94]}{n}{odd[n * 31 % 94]}" for n in range(30_000)]
     assert len({one.lower() for one in ids}) == 100_000 and set(odd) < set("".join(ids))
     return ids
@@ -102,22 +158,45 @@ def test_assign_page_queries_on_server(engine: sa.Engine, title: str) -> None:
         "run_id": "run",
         "predicted_at": datetime(2026, 9, 1),
     }
-    rows = [{**base, "experiment": "card_offer", "candidate_id": id_, "variant": v} for id_, v in zip(ids, python.variant, strict=True)]
+    rows = [
+        {**base, "experiment": "card_offer", "candidate_id": id_, "variant": v}
+        for id_, v in zip(ids, python.variant, strict=True)
+    ]
     with engine.begin() as connection:
         register_card_offer(connection)
-        connection.execute(predictions.insert(), [*rows, {**base, "experiment": "renewal", "candidate_id": "1", "variant": "A"}])
-        cursor = connection.connection.cursor()  # the driver's own: the queries reach the server as they stand on the page
+        connection.execute(
+            predictions.insert(),
+            [*rows, {**base, "experiment": "renewal", "candidate_id": "1", "variant": "A"}],
+        )
+        cursor = (
+            connection.connection.cursor()
+        )  # the driver's own: the queries reach the server as they stand on the page
         cursor.execute("create table customers (customer_id varchar(64) primary key)")
-        cursor.execute("insert into customers select candidate_id from abatch.predictions where experiment = 'card_offer'")
+        cursor.execute(
+            "insert into customers select candidate_id from abatch.predictions where experiment ="
+            " 'card_offer'"
+        )
         cursor.execute(of_own_table)
-        assert {row[0]: row[1] for row in cursor.fetchall()} == dict(zip(ids, python.variant, strict=True))
+        assert {row[0]: row[1] for row in cursor.fetchall()} == dict(
+            zip(ids, python.variant, strict=True)
+        )
         if engine.dialect.name == "mssql":
             cursor.execute("select convert(varchar(4), 0x0af3, 2)")
             if cursor.fetchone()[0] != "0AF3":
-                pytest.skip("this server's convert() has no style 2 (Babelfish), so the query of the predictions cannot run here")
+                pytest.skip(
+                    "this server's convert() has no style 2 (Babelfish), so the query of the"
+                    " predictions cannot run here"
+                )
         cursor.execute(of_predictions)
         found = cursor.fetchall()
-    expected = zip(ids, python.variant, python.variant, python.selection_key, python.bucket.tolist(), strict=True)
+    expected = zip(
+        ids,
+        python.variant,
+        python.variant,
+        python.selection_key,
+        python.bucket.tolist(),
+        strict=True,
+    )
     assert sorted(tuple(row)[1:] for row in found) == sorted(expected)
     assert set(python.variant) == set(SPLIT)
 
@@ -134,11 +213,18 @@ def test_assign_shares_and_parts_are_uniform() -> None:
     n = 60_000
     found = assign((str(number) for number in range(n)), "card_offer", SPLIT)
     counts = Counter(found.variant)
-    assert stats.chisquare([counts[name] for name in SPLIT], [n * share for share in SPLIT.values()]).pvalue > 0.001
+    assert (
+        stats.chisquare(
+            [counts[name] for name in SPLIT], [n * share for share in SPLIT.values()]
+        ).pvalue
+        > 0.001
+    )
     assert stats.chisquare(np.bincount(found.bucket, minlength=N_BUCKETS)).pvalue > 0.001
     first_digit = np.array([int(key[0], 16) for key in found.selection_key])
     for part in (found.bucket, first_digit):
-        table = [np.bincount(part[found.variant == name], minlength=part.max() + 1) for name in SPLIT]
+        table = [
+            np.bincount(part[found.variant == name], minlength=part.max() + 1) for name in SPLIT
+        ]
         assert stats.chi2_contingency(table).pvalue > 0.001
 
 
@@ -148,7 +234,9 @@ def test_assign_sticky_in_other_chunks_and_order() -> None:
     backwards = assign(reversed(ids), "card_offer", SPLIT)
     for whole, reverse in zip(together, backwards, strict=True):
         assert whole.tolist() == reverse[::-1].tolist()
-    assert [assign([one], "card_offer", SPLIT).variant[0] for one in ids] == together.variant.tolist()
+    assert [
+        assign([one], "card_offer", SPLIT).variant[0] for one in ids
+    ] == together.variant.tolist()
 
 
 def test_assign_other_salt_is_independent() -> None:
@@ -165,7 +253,11 @@ def test_assign_no_candidates() -> None:
 
 def test_split_thresholds_exact() -> None:
     # In floats .1 + .2 is .30000000000000004; 3/10 and 1/10 of 2**64 by integer division.
-    assert split_thresholds({"A": 0.1, "B": 0.2, "C": 0.7}) == {"A": 2**64 // 10, "B": 2**64 * 3 // 10, "C": 2**64}
+    assert split_thresholds({"A": 0.1, "B": 0.2, "C": 0.7}) == {
+        "A": 2**64 // 10,
+        "B": 2**64 * 3 // 10,
+        "C": 2**64,
+    }
 
 
 @pytest.mark.parametrize(
@@ -230,18 +322,30 @@ def test_normalise_id_refuses(value: object) -> None:
 
 def test_normalise_ids_error_names_place_and_value() -> None:
     assert normalise_ids([1, 2.0, "c"], "candidates.sql") == ["1", "2", "c"]
-    with pytest.raises(DataError, match=r"^candidates\.sql: candidate_id 'Ærø': expected 1 to 64 printable ASCII .*\.$"):
+    with pytest.raises(
+        DataError,
+        match=r"^candidates\.sql: candidate_id 'Ærø': expected 1 to 64 printable ASCII .*\.$",
+    ):
         normalise_ids([1, "Ærø"], "candidates.sql")
 
 
-@pytest.mark.parametrize(("n", "share", "selected"), [(100, 0.29, 29), (15, 0.2, 3), (14, 0.2, 2), (4, 0.2, 0), (7, 1.0, 7), (0, 0.2, 0)])
+@pytest.mark.parametrize(
+    ("n", "share", "selected"),
+    [(100, 0.29, 29), (15, 0.2, 3), (14, 0.2, 2), (4, 0.2, 0), (7, 1.0, 7), (0, 0.2, 0)],
+)
 def test_count_selected_exact_floor(n: int, share: float, selected: int) -> None:
     assert int(100 * 0.29) == 28  # what floats would say
     assert count_selected(n, share) == selected
 
 
 def test_check_variants_known_and_unknown() -> None:
-    assert check_variants(["B", "A", "control"], SPLIT, "candidates.sql").tolist() == ["B", "A", "control"]
-    message = r"^candidates\.sql: variant holds 'a' in 2 of 3 rows; expected one of A, B, control\.$"
+    assert check_variants(["B", "A", "control"], SPLIT, "candidates.sql").tolist() == [
+        "B",
+        "A",
+        "control",
+    ]
+    message = (
+        r"^candidates\.sql: variant holds 'a' in 2 of 3 rows; expected one of A, B, control\.$"
+    )
     with pytest.raises(DataError, match=message):
         check_variants(["a", "A", None], SPLIT, "candidates.sql")

@@ -1,4 +1,7 @@
-"""The model card: figures against scikit-learn and counts by hand; a page that says what is recorded, and is safe to open anywhere."""
+"""The model card: figures against scikit-learn and counts by hand.
+
+A page that says what is recorded, and is safe to open anywhere.
+"""
 
 import json
 import subprocess
@@ -19,10 +22,18 @@ from tests.test_report import NASTY, Page, find_dots, find_svgs
 
 TYPES = {"income": "number", "noise": "number", "region": "category"}
 NOTHING = {"value": None, "lower": None, "upper": None}
-SECTIONS = ("Hypothesis", "Features", "How good it was on validation rows", "Subgroups: is it as good for everybody?", "What the gate said")
+SECTIONS = (
+    "Hypothesis",
+    "Features",
+    "How good it was on validation rows",
+    "Subgroups: is it as good for everybody?",
+    "What the gate said",
+)
 
 
-def figure(value: float, lower: float | None = None, upper: float | None = None) -> dict[str, float | None]:
+def figure(
+    value: float, lower: float | None = None, upper: float | None = None
+) -> dict[str, float | None]:
     return {"value": value, "lower": lower, "upper": upper}
 
 
@@ -38,7 +49,14 @@ METRICS = {
     "reliability_prediction_10": figure(0.25),
     "reliability_rate_10": figure(0.25, 0.2, 0.3),
 }
-SMALL = {"column": NASTY, "value": NASTY, "n": 40, "n_positive": 3, "base_rate": 0.075, "mean_prediction": 0.06}
+SMALL = {
+    "column": NASTY,
+    "value": NASTY,
+    "n": 40,
+    "n_positive": 3,
+    "base_rate": 0.075,
+    "mean_prediction": 0.06,
+}
 CARD: dict[str, Any] = {
     "model_name": "modelA_v1.0_2026-09-01",
     "file": "modelA_v1.0_2026-09-01.pkl",
@@ -69,7 +87,16 @@ CARD: dict[str, Any] = {
         {"feature": NASTY, "importance": -0.001, "sd": 0.002},
     ],
     "subgroups": [
-        {**SMALL, "column": "age", "value": "18 to 32", "n": 1600, "n_positive": 120, "roc_auc": 0.71, "lower": 0.66, "upper": 0.76},
+        {
+            **SMALL,
+            "column": "age",
+            "value": "18 to 32",
+            "n": 1600,
+            "n_positive": 120,
+            "roc_auc": 0.71,
+            "lower": 0.66,
+            "upper": 0.76,
+        },
         {**SMALL, "roc_auc": None, "lower": None, "upper": None},
     ],
     "features": {
@@ -78,7 +105,11 @@ CARD: dict[str, Any] = {
         NASTY: {"kind": "category", "bins": ["a"], "counts": [30, 9, 61], "others": []},
     },
     "reference": {"edges": [0.1], "counts": [5, 5]},
-    "gate": {"promote": True, "reason": "validation ROC AUC 0.7313 against 0.7101", "evidence": {"roc_auc": 0.7313, "live": NASTY}},
+    "gate": {
+        "promote": True,
+        "reason": "validation ROC AUC 0.7313 against 0.7101",
+        "evidence": {"roc_auc": 0.7313, "live": NASTY},
+    },
     "config": {
         "hypothesis": NASTY,
         "outcome": {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01},
@@ -92,57 +123,130 @@ CARD: dict[str, Any] = {
     "lock": {"scikit-learn": "1.9.0", "numpy": "2.4.6", "joblib": "1.6.0"},
     "machine": "Linux x86_64",
 }
-OLD = ("model_name", "file", "sha256", "experiment", "variant", "estimator", "params", "seed", "columns", "query", "from_date", "to_date")
-OLD += ("as_of", "rows", "validation_from", "metrics", "reference", "features", "outcome_mean", "outcome_sd", "code_version", "libraries")
+OLD = (
+    "model_name",
+    "file",
+    "sha256",
+    "experiment",
+    "variant",
+    "estimator",
+    "params",
+    "seed",
+    "columns",
+    "query",
+    "from_date",
+    "to_date",
+)
+OLD += (
+    "as_of",
+    "rows",
+    "validation_from",
+    "metrics",
+    "reference",
+    "features",
+    "outcome_mean",
+    "outcome_sd",
+    "code_version",
+    "libraries",
+)
 
 
 def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows whose outcome income decides but for chance, with nulls, as `features.convert` gives them."""
+    """Rows whose outcome income decides but for chance, with nulls, as `features.convert` gives
+    them.
+    """
     income = rng.normal(size=n)
     y = (income + 0.5 * rng.normal(size=n) > 1.2).astype(np.int64)
     income[rng.random(n) < 0.1] = np.nan
-    frame = pd.DataFrame({"income": income, "noise": rng.normal(size=n), "region": rng.choice(["north", "south", None], n)})
+    frame = pd.DataFrame(
+        {
+            "income": income,
+            "noise": rng.normal(size=n),
+            "region": rng.choice(["north", "south", None], n),
+        }
+    )
     return features.convert(frame, TYPES, "training.sql"), y
 
 
-def fit(X: pd.DataFrame, y: np.ndarray, path: str = "sklearn.linear_model.LogisticRegression", **params: Any) -> Any:
-    return estimators.make_pipeline_for(estimators.make_estimator(path, params, 0, "ml_config.yaml"), TYPES).fit(X, y)
+def fit(
+    X: pd.DataFrame,
+    y: np.ndarray,
+    path: str = "sklearn.linear_model.LogisticRegression",
+    **params: Any,
+) -> Any:
+    return estimators.make_pipeline_for(
+        estimators.make_estimator(path, params, 0, "ml_config.yaml"), TYPES
+    ).fit(X, y)
 
 
-@pytest.mark.parametrize("path", ["sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"])
+@pytest.mark.parametrize(
+    "path",
+    ["sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"],
+)
 def test_measure_importances_equals_scikit_learn(rng: np.random.Generator, path: str) -> None:
     X, y = make_rows(rng, 1000)
     pipeline = fit(X, y, path)
     found = cards.measure_importances(pipeline, X, y, 7)
-    expected = permutation_importance(pipeline, X, y, scoring="roc_auc", n_repeats=cards.N_REPEATS, random_state=7)
-    assert [row["feature"] for row in found] == [X.columns[i] for i in np.argsort(-expected.importances_mean)]
+    expected = permutation_importance(
+        pipeline, X, y, scoring="roc_auc", n_repeats=cards.N_REPEATS, random_state=7
+    )
+    assert [row["feature"] for row in found] == [
+        X.columns[i] for i in np.argsort(-expected.importances_mean)
+    ]
     by_name = {row["feature"]: (row["importance"], row["sd"]) for row in found}
-    for name, mean, sd in zip(X.columns, expected.importances_mean, expected.importances_std, strict=True):
+    for name, mean, sd in zip(
+        X.columns, expected.importances_mean, expected.importances_std, strict=True
+    ):
         assert by_name[name] == pytest.approx((mean, sd), abs=1e-12)
-    assert found[0]["feature"] == "income" and json.loads(json.dumps(found, allow_nan=False)) == found
+    assert (
+        found[0]["feature"] == "income" and json.loads(json.dumps(found, allow_nan=False)) == found
+    )
 
 
 def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -> None:
-    """Shuffled, what decides all ranks like a coin: ROC AUC drops from 1 to about 0.5. What the model does not read: by exactly 0."""
-    X = pd.DataFrame({"noise": np.zeros(4000), "income": np.repeat([0.0, 1.0], 2000), "also noise": np.zeros(4000)})
+    """Shuffled, what decides all ranks like a coin: ROC AUC drops from 1 to about 0.5.
+
+    What the model does not read: by exactly 0.
+    """
+    X = pd.DataFrame(
+        {
+            "noise": np.zeros(4000),
+            "income": np.repeat([0.0, 1.0], 2000),
+            "also noise": np.zeros(4000),
+        }
+    )
     y = X["income"].to_numpy().astype(np.int64)
     pipeline = estimators.make_pipeline_for(LogisticRegression(), {"income": "number"}).fit(X, y)
     first, *others = cards.measure_importances(pipeline, X, y, 0)
     assert first["feature"] == "income" and first["importance"] == pytest.approx(0.5, abs=0.03)
-    assert others == [{"feature": name, "importance": 0.0, "sd": 0.0} for name in ("also noise", "noise")]
+    assert others == [
+        {"feature": name, "importance": 0.0, "sd": 0.0} for name in ("also noise", "noise")
+    ]
 
 
-def test_measure_importances_many_rows_and_a_rare_outcome(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_importances_many_rows_and_a_rare_outcome(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     X, y = make_rows(rng, 20_000)
     y[rng.random(len(y)) < 0.8] = 0
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(cards, "permutation_importance", lambda p, X, y, **kw: seen.append(y) or permutation_importance(p, X, y, **kw))
+    monkeypatch.setattr(
+        cards,
+        "permutation_importance",
+        lambda p, X, y, **kw: seen.append(y) or permutation_importance(p, X, y, **kw),
+    )
     pipeline = fit(X, y)
     found = cards.measure_importances(pipeline, X, y, 3)
     assert len(seen[0]) == cards.N_ROWS and seen[0].sum() == min(y.sum(), cards.N_ROWS // 2)
-    exact = permutation_importance(pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0).importances_mean
+    exact = permutation_importance(
+        pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0
+    ).importances_mean
     assert found[0]["importance"] == pytest.approx(exact[0], abs=0.05)
-    assert cards.measure_importances(pipeline, X, y, 3) == found != cards.measure_importances(pipeline, X, y, 4)
+    assert (
+        cards.measure_importances(pipeline, X, y, 3)
+        == found
+        != cards.measure_importances(pipeline, X, y, 4)
+    )
 
 
 def test_measure_importances_too_few_outcomes(rng: np.random.Generator) -> None:
@@ -150,7 +254,11 @@ def test_measure_importances_too_few_outcomes(rng: np.random.Generator) -> None:
     pipeline = fit(X, y)
     few = np.zeros(500, dtype=np.int64)
     few[:19] = 1
-    assert cards.measure_importances(pipeline, X, few, 0) == cards.measure_importances(pipeline, X, 1 - few, 0) == []
+    assert (
+        cards.measure_importances(pipeline, X, few, 0)
+        == cards.measure_importances(pipeline, X, 1 - few, 0)
+        == []
+    )
     few[19] = 1
     assert len(cards.measure_importances(pipeline, X, few, 0)) == 3
 
@@ -159,7 +267,9 @@ def measure(column: Any, y: Any = None, prediction: Any = None) -> list[dict[str
     n = len(column)
     y = np.zeros(n, dtype=np.int64) if y is None else y
     prediction = np.full(n, 0.5) if prediction is None else prediction
-    return cards.measure_subgroups(pd.DataFrame({"c": column}), y, prediction, np.arange(n) % 64, 64)
+    return cards.measure_subgroups(
+        pd.DataFrame({"c": column}), y, prediction, np.arange(n) % 64, 64
+    )
 
 
 def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
@@ -168,12 +278,16 @@ def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
     bucket = rng.integers(0, 64, 3000)
     found = cards.measure_subgroups(X[["region", "income"]], y, prediction, bucket, 64)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    regions, incomes = ([row for row in found if row["column"] == name] for name in ("region", "income"))
+    regions, incomes = (
+        [row for row in found if row["column"] == name] for name in ("region", "income")
+    )
     assert sum(row["n"] for row in regions) == sum(row["n"] for row in incomes) == 3000
     for row in regions:
         own = X["region"].fillna("(null)").eq(row["value"]).to_numpy()
         assert (row["n"], row["n_positive"]) == (own.sum(), y[own].sum())
-        assert (row["base_rate"], row["mean_prediction"]) == pytest.approx((y[own].mean(), prediction[own].mean()))
+        assert (row["base_rate"], row["mean_prediction"]) == pytest.approx(
+            (y[own].mean(), prediction[own].mean())
+        )
         assert row["roc_auc"] == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
         assert row["lower"] < row["roc_auc"] < row["upper"]
     assert regions[-1]["value"] == incomes[-1]["value"] == "(null)"
@@ -189,12 +303,18 @@ def test_measure_subgroups_too_few_outcomes_are_counted() -> None:
 
 
 def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
-    values = [letter for i, letter in enumerate("abcdefghijklmn") for _ in range(20 - i)]  # 20 of a, ... 7 of n
+    values = [
+        letter for i, letter in enumerate("abcdefghijklmn") for _ in range(20 - i)
+    ]  # 20 of a, ... 7 of n
     column = pd.Series([*values, "o", "o", np.nan, None], dtype=object)
     found = {row["value"]: row["n"] for row in measure(column)}
     assert [*found] == [*"abcdefghijkl", "(other)", "(null)"]
     assert [*found.values()] == [*range(20, 8, -1), 8 + 7 + 2, 2]
-    assert [row["value"] for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == ["c", "a", "b"]  # by name where equal
+    assert [row["value"] for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == [
+        "c",
+        "a",
+        "b",
+    ]  # by name where equal
 
 
 @pytest.mark.parametrize(
@@ -209,12 +329,25 @@ def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
         ([], {}),
     ],
 )
-def test_measure_subgroups_number_by_quartiles(values: list[float], expected: dict[str, int]) -> None:
-    assert {row["value"]: row["n"] for row in measure(np.array(values, dtype=np.float64))} == expected
+def test_measure_subgroups_number_by_quartiles(
+    values: list[float], expected: dict[str, int]
+) -> None:
+    assert {
+        row["value"]: row["n"] for row in measure(np.array(values, dtype=np.float64))
+    } == expected
 
 
 def test_measure_subgroups_no_columns() -> None:
-    assert cards.measure_subgroups(pd.DataFrame(index=range(3)), np.zeros(3, dtype=int), np.ones(3), np.zeros(3, dtype=int), 64) == []
+    assert (
+        cards.measure_subgroups(
+            pd.DataFrame(index=range(3)),
+            np.zeros(3, dtype=int),
+            np.ones(3),
+            np.zeros(3, dtype=int),
+            64,
+        )
+        == []
+    )
 
 
 def tell(**changes: Any) -> str:
@@ -224,7 +357,10 @@ def tell(**changes: Any) -> str:
 def test_render_says_what_is_recorded() -> None:
     page = Page(cards.render(CARD))
     for words in (
-        "For each candidate of the experiment card_offer, this model gives the probability that the outcome happens within 14 days,",
+        (
+            "For each candidate of the experiment card_offer, this model gives the probability that"
+            " the outcome happens within 14 days,"
+        ),
         "It serves variant A, which gets 45 % of the candidates.",
         "and the 20 % with the highest predictions are marked as selected.",
         "Window 2025-08-16 until before 2026-08-16 As known at 2026-09-01 21:59 UTC Rows 31,970",
@@ -250,22 +386,36 @@ def test_render_tables() -> None:
         ["age number", "0.0200 ±0.0030", "", "0.00 %"],
         [f"{NASTY} category", "\N{MINUS SIGN}0.0010 ±0.0020", "", "61.00 %"],
     ]
-    assert [value for name, value in page.attributes if name == "style" and value.startswith("width")] == [
+    assert [
+        value for name, value in page.attributes if name == "style" and value.startswith("width")
+    ] == [
         "width:100.0%",
         "width:25.0%",
         "width:0.0%",
     ]
-    assert page.row("Validation rows") == ["Validation rows", "6,394"] and page.row("Of these") == ["Of these with the outcome", "334"]
+    assert page.row("Validation rows") == ["Validation rows", "6,394"] and page.row("Of these") == [
+        "Of these with the outcome",
+        "334",
+    ]
     assert page.row("ROC AUC how")[1:] == ["0.731 0.701 to 0.761 exact to ±0.0002"]
-    assert not [row for row in page.rows if row[0].startswith("KS")]  # not in the card, not on the page
-    assert page.row("18 to 32") == ["18 to 32", "0.710 0.660 to 0.760", "7.50 % 6.00 %", "1,600 120"]
+    assert not [
+        row for row in page.rows if row[0].startswith("KS")
+    ]  # not in the card, not on the page
+    assert page.row("18 to 32") == [
+        "18 to 32",
+        "0.710 0.660 to 0.760",
+        "7.50 % 6.00 %",
+        "1,600 120",
+    ]
     assert page.row(NASTY) == [f"{NASTY} category", "\N{MINUS SIGN}0.0010 ±0.0020", "", "61.00 %"]
     assert [NASTY, "too few", "7.50 % 6.00 %", "40 3"] in page.rows
 
 
 def test_render_calibration_plot() -> None:
     html = cards.render(CARD)
-    told = "from low to high: 2.00 % predicted, 1.25 % observed; 25.00 % predicted, 25.00 % observed"
+    told = (
+        "from low to high: 2.00 % predicted, 1.25 % observed; 25.00 % predicted, 25.00 % observed"
+    )
     assert Page(html).labels() == [f"Reliability plot of modelA_v1.0_2026-09-01, {told}"]
     low, high = find_dots(find_svgs(html)["Reliability plot of modelA_v1.0_2026-09-01,"])
     assert low[0] < high[0] and low[1] > high[1]
@@ -274,7 +424,9 @@ def test_render_calibration_plot() -> None:
 def test_render_old_card() -> None:
     """As an earlier train wrote it."""
     text = tell(**{key: None for key in CARD if key not in OLD})
-    assert cards.render({key: CARD[key] for key in OLD}) == cards.render({key: CARD[key] if key in OLD else None for key in CARD})
+    assert cards.render({key: CARD[key] for key in OLD}) == cards.render(
+        {key: CARD[key] if key in OLD else None for key in CARD}
+    )
     for words in (
         "How its predictions are used: not recorded.",
         "Hypothesis not recorded",
@@ -294,38 +446,68 @@ def test_render_card_of_a_name_alone() -> None:
     page = Page(cards.render({"model_name": "modelA_v1.0_2026-09-01"}))
     for section in SECTIONS:
         assert f"{section} not recorded" in page.text
-    assert "<svg" not in page.text and "Query: not recorded" in page.text and "Versions: not recorded" in page.text
+    assert (
+        "<svg" not in page.text
+        and "Query: not recorded" in page.text
+        and "Versions: not recorded" in page.text
+    )
 
 
 @pytest.mark.parametrize("key", CARD)
 def test_render_without_any_one_key(key: str) -> None:
     full = {name: value for name, value in CARD.items() if name != key}
-    assert "Limits" in Page(cards.render(full)).text and cards.render(full) == cards.render({**full, key: None})
+    assert "Limits" in Page(cards.render(full)).text and cards.render(full) == cards.render(
+        {**full, key: None}
+    )
 
 
 def test_render_what_was_not_measured() -> None:
     text = tell(importances=[], subgroups=[], metrics={"n": figure(900), "n_positive": figure(19)})
-    assert "Importance was not measured: there were under 20 validation rows of either outcome." in text
+    assert (
+        "Importance was not measured: there were under 20 validation rows of either outcome."
+        in text
+    )
     assert "everybody? None are configured: training.subgroups" in text
     assert "Not measured: there were under 20 validation rows with or without the outcome." in text
-    assert "Nothing was measured: there were 19 validation rows with the outcome and 881 without, and under 20 of either" in text
+    assert (
+        "Nothing was measured: there were 19 validation rows with the outcome and 881 without, and"
+        " under 20 of either" in text
+    )
     assert "not recorded" not in text
 
 
 def test_render_gate_that_kept_the_live_model() -> None:
     rules = {"min_rows": 500, "max_auc_drop": 0.02}
-    evidence = {"rules": rules, "calibration_slope": figure(0.81, 0.7), "live": None, "new_word": [1, 2.5]}
+    evidence = {
+        "rules": rules,
+        "calibration_slope": figure(0.81, 0.7),
+        "live": None,
+        "new_word": [1, 2.5],
+    }
     text = tell(gate={"promote": False, "reason": "lower by more than 0.02", "evidence": evidence})
     assert "it did not go live: lower by more than 0.02." in text
-    assert "Calibration slope 0.81 (0.7 to –) Live model – new word 1, 2.5 Rules max auc drop 0.02, min rows 500" in text
+    assert (
+        "Calibration slope 0.81 (0.7 to –) Live model – new word 1, 2.5 Rules max auc drop 0.02,"
+        " min rows 500" in text
+    )
 
 
 def test_render_use_of_predictions() -> None:
-    assert "Its predictions are written down, and nobody is selected by them." in tell(config={**CARD["config"], "select_top": 0.0})
-    numeric = {**CARD["config"], "outcome": {**CARD["config"]["outcome"], "kind": "numeric", "window_days": 1}}
+    assert "Its predictions are written down, and nobody is selected by them." in tell(
+        config={**CARD["config"], "select_top": 0.0}
+    )
+    numeric = {
+        **CARD["config"],
+        "outcome": {**CARD["config"]["outcome"], "kind": "numeric", "window_days": 1},
+    }
     text = tell(config=numeric, outcome_mean=65.25, outcome_sd=812.5)
-    assert "the probability that the outcome, an amount, is above 0 within 1 day, the night's own day included." in text
-    assert "Mean outcome 65.25, standard deviation 812.5" in text and "Base rate share above 0" in text
+    assert (
+        "the probability that the outcome, an amount, is above 0 within 1 day, the night's own day"
+        " included." in text
+    )
+    assert (
+        "Mean outcome 65.25, standard deviation 812.5" in text and "Base rate share above 0" in text
+    )
     assert "what is predicted is the probability that it is above 0, not how large it is" in text
 
 
@@ -336,12 +518,26 @@ def limits(**changes: Any) -> str:
 def test_list_limits_of_the_card() -> None:
     assert cards.list_limits(CARD) == [
         "It was measured on rows from 2026-06-07 until before 2026-08-16 only.",
-        "Predictions are too extreme: high ones are too high, low ones too low (calibration slope 0.700 to 0.920, 1 is right).",
-        f"Subgroups with under 20 of either outcome, for which it is not known how well it ranks: {NASTY} = {NASTY} (40 rows).",
-        f"Features that were null in more than half of the training rows: {NASTY} (61.00\N{NO-BREAK SPACE}%).",
-        "Action changes labels: where those with high predictions were treated differently in the training window, the model has learnt who"
-        " has the outcome under that treatment.",
-        "It knows candidates like those of its training rows. Whether tonight's still are, the report of the experiment says under Drift.",
+        (
+            "Predictions are too extreme: high ones are too high, low ones too low (calibration"
+            " slope 0.700 to 0.920, 1 is right)."
+        ),
+        (
+            "Subgroups with under 20 of either outcome, for which it is not known how well it"
+            f" ranks: {NASTY} = {NASTY} (40 rows)."
+        ),
+        (
+            f"Features that were null in more than half of the training rows: {NASTY}"
+            f" (61.00\N{NO-BREAK SPACE}%)."
+        ),
+        (
+            "Action changes labels: where those with high predictions were treated differently in"
+            " the training window, the model has learnt who has the outcome under that treatment."
+        ),
+        (
+            "It knows candidates like those of its training rows. Whether tonight's still are, the"
+            " report of the experiment says under Drift."
+        ),
     ]
 
 
@@ -359,20 +555,46 @@ def test_list_limits_calibration_slope(slope: dict[str, float | None], words: st
 
 
 def test_list_limits_few_outcomes_and_chance() -> None:
-    text = limits(metrics={**METRICS, "n_positive": figure(199), "roc_auc": figure(0.55, 0.49, 0.61)})
-    assert "Few outcomes, wide intervals: there were 199 validation rows with the outcome and 6,195 without." in text
+    text = limits(
+        metrics={**METRICS, "n_positive": figure(199), "roc_auc": figure(0.55, 0.49, 0.61)}
+    )
+    assert (
+        "Few outcomes, wide intervals: there were 199 validation rows with the outcome and 6,195"
+        " without." in text
+    )
     assert "not sure that it ranks better than a coin: ROC AUC may be 0.490 to 0.610." in text
-    assert "Few outcomes" not in limits(metrics={**METRICS, "n_positive": figure(200)}) and "coin" not in limits()
+    assert (
+        "Few outcomes" not in limits(metrics={**METRICS, "n_positive": figure(200)})
+        and "coin" not in limits()
+    )
 
 
 def test_list_limits_of_the_record() -> None:
     text = limits(code_version="0.1.0+05bad64-dirty", snapshot=None)
-    assert "The code differed from its commit (0.1.0+05bad64-dirty)" in text and "No snapshot" in text
+    assert (
+        "The code differed from its commit (0.1.0+05bad64-dirty)" in text and "No snapshot" in text
+    )
     many = [{**SMALL, "value": f"v{i}", "roc_auc": None} for i in range(15)]
-    assert limits(subgroups=many).count("(40 rows)") == 12 and "(40 rows), and 3 more." in limits(subgroups=many)
+    assert limits(subgroups=many).count("(40 rows)") == 12 and "(40 rows), and 3 more." in limits(
+        subgroups=many
+    )
 
 
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
 
 
 class Nesting(HTMLParser):
@@ -401,7 +623,11 @@ def test_render_is_well_formed_and_stands_alone(keys: tuple[str, ...]) -> None:
     assert html.startswith("<!doctype html>") and Nesting(html).open == []
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "image", "base"} & set(page.tags)
-    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "srcset", "action")]
+    assert not [
+        name
+        for name, _ in page.attributes
+        if name.startswith("on") or name in ("src", "srcset", "action")
+    ]
     assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
     assert "//" not in html and "@import" not in html and "@font-face" not in html
 
@@ -409,10 +635,22 @@ def test_render_is_well_formed_and_stands_alone(keys: tuple[str, ...]) -> None:
 def test_render_escapes() -> None:
     html = cards.render(CARD)
     assert "<script" not in html and "&lt;script&gt;" in html and "& Ærø" not in html
-    # Hypothesis, feature, subgroup's column and value, gate's evidence, limits (column, value, feature), query.
+    # Hypothesis, feature, subgroup's column and value, gate's evidence, limits (column, value,
+    # feature), query.
     assert Page(html).text.count(NASTY) == 9
     assert json.dumps(NASTY, ensure_ascii=False) in Page(html).text  # the parameters
-    for key in ("model_name", "experiment", "variant", "run_id", "estimator", "snapshot", "machine", "file", "code_version", "config_hash"):
+    for key in (
+        "model_name",
+        "experiment",
+        "variant",
+        "run_id",
+        "estimator",
+        "snapshot",
+        "machine",
+        "file",
+        "code_version",
+        "config_hash",
+    ):
         hostile = cards.render({**CARD, key: f"{NASTY}{key}"})
         assert "<script" not in hostile and f"{NASTY}{key}" in Page(hostile).text
 
@@ -421,7 +659,11 @@ def test_render_same_card_same_bytes() -> None:
     again = json.loads(json.dumps(CARD))
     again["config"]["split"] = dict(reversed(again["config"]["split"].items()))
     again["libraries"] = dict(reversed(again["libraries"].items()))
-    assert cards.render(again) == cards.render(CARD) == cards.render(json.loads(json.dumps(CARD, sort_keys=True)))
+    assert (
+        cards.render(again)
+        == cards.render(CARD)
+        == cards.render(json.loads(json.dumps(CARD, sort_keys=True)))
+    )
 
 
 def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> None:
@@ -433,18 +675,30 @@ def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> Non
     made = {
         "metrics": metrics.to_dict(found),
         "importances": cards.measure_importances(pipeline, X[2000:], y[2000:], 0),
-        "subgroups": cards.measure_subgroups(X.loc[2000:, ["region", "noise"]], y[2000:], prediction, bucket, 64),
-        "features": {name: reference._asdict() for name, reference in drift.make_feature_references(X, TYPES).items()},
+        "subgroups": cards.measure_subgroups(
+            X.loc[2000:, ["region", "noise"]], y[2000:], prediction, bucket, 64
+        ),
+        "features": {
+            name: reference._asdict()
+            for name, reference in drift.make_feature_references(X, TYPES).items()
+        },
         "columns": TYPES,
     }
     card = {**CARD, **json.loads(json.dumps(made, allow_nan=False))}
     page = Page(cards.render(card))
     roc_auc = next(metric for metric in found if metric.name == "roc_auc")
-    assert page.row("ROC AUC how")[1].startswith(f"{roc_auc.value:.3f} {roc_auc.lower:.3f} to {roc_auc.upper:.3f}")
-    assert len(find_dots(find_svgs(cards.render(card))["Reliability plot of modelA_v1.0_2026-09-01,"])) == 10
+    assert page.row("ROC AUC how")[1].startswith(
+        f"{roc_auc.value:.3f} {roc_auc.lower:.3f} to {roc_auc.upper:.3f}"
+    )
+    assert (
+        len(find_dots(find_svgs(cards.render(card))["Reliability plot of modelA_v1.0_2026-09-01,"]))
+        == 10
+    )
     assert page.row("income number")[3] == f"{100 * X['income'].isna().mean():.2f} %"
 
 
 def test_cards_imports_no_matplotlib_before_it_draws() -> None:
-    code = "import sys, abatch.cards; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    code = (
+        "import sys, abatch.cards; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,6 @@
-"""Configuration: what is right is read, and each mistake gives one message with file, key, found, expected, mend."""
+"""Configuration: what is right is read, and each mistake gives one message with file, key, found,
+expected, mend.
+"""
 
 import os
 import sys
@@ -39,7 +41,9 @@ ENVIRONMENTS = BASE[BASE.index("environments:") : BASE.index("experiments:")]
 EXPERIMENTS = BASE[BASE.index("experiments:") :]
 TOP = "    select_top: 0.20\n"
 CALLS = "calls: {query: sql/a.sql, kind: binary, direction: decrease, margin: 0.01}"
-REVENUE = "revenue: {query: sql/a.sql, kind: numeric, direction: increase, margin: 5.0, cap: 1000.0}"
+REVENUE = (
+    "revenue: {query: sql/a.sql, kind: numeric, direction: increase, margin: 5.0, cap: 1000.0}"
+)
 GUARDED = f"{TOP}    guardrails: {{{CALLS}, {REVENUE}}}\n"
 NAME = "a name of letters, digits and _ that begins with a letter, at most 64 of them"
 URL = "postgresql+psycopg://bank:hunter2@127.0.0.1:1/bank"
@@ -51,18 +55,26 @@ TWINS = "names that differ by more than upper and lower case"
 ONCE = "a name used once, upper and lower case being the same"
 SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_DATABASE}"
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
-KEYS_ENV = "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, reports_dir."
-KEYS_EXPERIMENT = (
-    "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort, exposure, champion, verdicts, guardrails."
+KEYS_ENV = (
+    "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, reports_dir."
 )
-KEYS_OUTCOME = "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline, baseline_sd, cap."
+KEYS_EXPERIMENT = (
+    "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort,"
+    " exposure, champion, verdicts, guardrails."
+)
+KEYS_OUTCOME = (
+    "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline,"
+    " baseline_sd, cap."
+)
 KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap."
 KEYS_TRAINING = (
-    "Expected one of window, days, start_date, validation_share, seed, not_features, subgroups, retrain, max_auc_drop, min_rows,"
-    " calibration_slope, max_input_psi."
+    "Expected one of window, days, start_date, validation_share, seed, not_features, subgroups,"
+    " retrain, max_auc_drop, min_rows, calibration_slope, max_input_psi."
 )
 KEYS_MODEL = "Expected one of name, version, estimator, params."
-NUMERIC_ONLY = "expected nothing, since this key goes with kind numeric only. Leave it out, or change kind."
+NUMERIC_ONLY = (
+    "expected nothing, since this key goes with kind numeric only. Leave it out, or change kind."
+)
 RATES = "expected a difference of two rates, more than -1 and less than 1."
 QUESTIONS = "'models_vs_control' or 'challenger_vs_champion'"
 MISSING_ONE = "expected verdicts that the variants allow, and there is no"
@@ -104,37 +116,79 @@ def test_load_configs_own_file() -> None:
     config = configs["card_offer"]
     assert list(configs) == ["card_offer"]
     assert list(config.settings.split.items()) == [("A", 0.45), ("B", 0.45), ("control", 0.1)]
-    assert config.sql["training"] == (ROOT / "sql" / "card_offer" / "training.sql").read_text(encoding="utf-8")
+    assert config.sql["training"] == (ROOT / "sql" / "card_offer" / "training.sql").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_load_configs_relative_paths_follow_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_configs_relative_paths_follow_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "project").mkdir()
     (tmp_path / "elsewhere").mkdir()
     write(tmp_path / "project", BASE)
     monkeypatch.chdir(tmp_path / "elsewhere")
     config = load_configs("../project/ml_config.yaml")["card_offer"]
-    assert (config.models_dir, config.logs_dir) == (tmp_path / "project" / "models", tmp_path / "project" / "logs")
+    assert (config.models_dir, config.logs_dir) == (
+        tmp_path / "project" / "models",
+        tmp_path / "project" / "logs",
+    )
     assert config.reports_dir == tmp_path / "project" / "reports"
     assert str(tmp_path / "project") in sys.path  # where own estimators are looked for
     assert config.sql["training"] == "select 1"
 
 
 def test_load_configs_defaults(tmp_path: Path) -> None:
-    text = change("timezone: Europe/Oslo\n", "").replace("    training: {days: 365}\n", "").replace(", lag_days: 1", "")
+    text = (
+        change("timezone: Europe/Oslo\n", "")
+        .replace("    training: {days: 365}\n", "")
+        .replace(", lag_days: 1", "")
+    )
     config = load_configs(write(tmp_path, text))["card_offer"]
-    assert (config.environment, config.timezone, config.chunk_rows, config.schema) == ("dev", "UTC", 50_000, None)
+    assert (config.environment, config.timezone, config.chunk_rows, config.schema) == (
+        "dev",
+        "UTC",
+        50_000,
+        None,
+    )
     training, settings = config.settings.training, config.settings
-    assert (training.days, training.validation_share, training.max_auc_drop, training.seed) == (365, 0.2, 0.02, 0)
-    assert (settings.outcome.lag_days, settings.cohort, settings.models["B"].params) == (0, "week", {})
+    assert (training.days, training.validation_share, training.max_auc_drop, training.seed) == (
+        365,
+        0.2,
+        0.02,
+        0,
+    )
+    assert (settings.outcome.lag_days, settings.cohort, settings.models["B"].params) == (
+        0,
+        "week",
+        {},
+    )
     outcome = settings.outcome
-    assert (outcome.grace_days, outcome.baseline, outcome.baseline_sd, outcome.cap) == (7, None, None, None)
-    assert (settings.exposure, settings.champion, settings.verdicts, settings.guardrails) == ("first", None, None, {})
+    assert (outcome.grace_days, outcome.baseline, outcome.baseline_sd, outcome.cap) == (
+        7,
+        None,
+        None,
+        None,
+    )
+    assert (settings.exposure, settings.champion, settings.verdicts, settings.guardrails) == (
+        "first",
+        None,
+        None,
+        {},
+    )
 
 
 def test_load_configs_numeric_outcome_and_choices(tmp_path: Path) -> None:
-    outcome = "{kind: numeric, window_days: 14, grace_days: 0, expected_effect: -25, baseline: -3, baseline_sd: 80, cap: 500}"
+    outcome = (
+        "{kind: numeric, window_days: 14, grace_days: 0, expected_effect: -25, baseline: -3,"
+        " baseline_sd: 80, cap: 500}"
+    )
     text = change("{kind: binary, window_days: 14, lag_days: 1, expected_effect: 0.01}", outcome)
-    text = text.replace(TOP, f"{TOP}    exposure: all\n    champion: B\n    verdicts: [challenger_vs_champion]\n    cohort: month\n")
+    text = text.replace(
+        TOP,
+        f"{TOP}    exposure: all\n    champion: B\n    verdicts: [challenger_vs_champion]\n   "
+        " cohort: month\n",
+    )
     settings = load_configs(write(tmp_path, text))["card_offer"].settings
     found = settings.outcome
     assert (found.kind, found.grace_days, found.expected_effect) == ("numeric", 0, -25.0)
@@ -144,138 +198,416 @@ def test_load_configs_numeric_outcome_and_choices(tmp_path: Path) -> None:
 
 
 def test_load_configs_guardrails_are_read(tmp_path: Path) -> None:
-    path = write(tmp_path, change(TOP, GUARDED.replace("revenue: {query: sql/a.sql", "revenue: {query: sql/revenue.sql")))
+    path = write(
+        tmp_path,
+        change(
+            TOP, GUARDED.replace("revenue: {query: sql/a.sql", "revenue: {query: sql/revenue.sql")
+        ),
+    )
     (tmp_path / "sql" / "revenue.sql").write_text("select 'Ærø'", encoding="utf-8")
     config = load_configs(path)["card_offer"]
-    assert list(config.sql) == ["training", "candidates", "outcomes", "watermark", "calls", "revenue"]
+    assert list(config.sql) == [
+        "training",
+        "candidates",
+        "outcomes",
+        "watermark",
+        "calls",
+        "revenue",
+    ]
     assert (config.sql["calls"], config.sql["revenue"]) == ("select 1", "select 'Ærø'")
-    assert (config.query_file("revenue"), config.query_file("outcomes")) == ("sql/revenue.sql", "sql/a.sql")
+    assert (config.query_file("revenue"), config.query_file("outcomes")) == (
+        "sql/revenue.sql",
+        "sql/a.sql",
+    )
     calls, revenue = config.settings.guardrails.values()
-    assert (calls.kind, calls.direction, calls.margin, calls.cap) == ("binary", "decrease", 0.01, None)
-    assert (revenue.kind, revenue.direction, revenue.margin, revenue.cap) == ("numeric", "increase", 5.0, 1000.0)
+    assert (calls.kind, calls.direction, calls.margin, calls.cap) == (
+        "binary",
+        "decrease",
+        0.01,
+        None,
+    )
+    assert (revenue.kind, revenue.direction, revenue.margin, revenue.cap) == (
+        "numeric",
+        "increase",
+        5.0,
+        1000.0,
+    )
 
 
 def test_load_configs_guardrail_query_missing(tmp_path: Path) -> None:
-    missing = "the query file {} does not exist. Write it, or name the right one. Did you mean 'a.sql'?"
+    missing = (
+        "the query file {} does not exist. Write it, or name the right one. Did you mean 'a.sql'?"
+    )
     text = change(TOP, GUARDED.replace("revenue: {query: sql/a.sql", "revenue: {query: sql/b.sql"))
-    assert fail(tmp_path, text) == ", experiments.card_offer.guardrails.revenue.query: " + missing.format(tmp_path / "sql" / "b.sql")
+    assert fail(
+        tmp_path, text
+    ) == ", experiments.card_offer.guardrails.revenue.query: " + missing.format(
+        tmp_path / "sql" / "b.sql"
+    )
 
 
-# What is changed, the key that the message must name (a leading dot stands for experiments.card_offer), the rest of the message.
+# What is changed, the key that the message must name (a leading dot stands for
+# experiments.card_offer), the rest of the message.
 MISTAKES = [
     # Unknown keys, at every level, and keys that are missing.
     ("timezone:", "time_zone:", "time_zone", f"unknown key. {KEYS_FILE} Did you mean 'timezone'?"),
-    ("    database: sqlite", "    databse: sqlite", "environments.dev.databse", f"unknown key. {KEYS_ENV} Did you mean 'database'?"),
-    ("  dev:\n", "  dev:\n    db_schema: x\n", "environments.dev.db_schema", f"unknown key. {KEYS_ENV} Did you mean 'schema'?"),
-    ("select_top", "selecttop", ".selecttop", f"unknown key. {KEYS_EXPERIMENT} Did you mean 'select_top'?"),
-    ("lag_days", "lagdays", ".outcome.lagdays", f"unknown key. {KEYS_OUTCOME} Did you mean 'lag_days'?"),
-    ("days: 365", "dayz: 365", ".training.dayz", f"unknown key. {KEYS_TRAINING} Did you mean 'days'?"),
+    (
+        "    database: sqlite",
+        "    databse: sqlite",
+        "environments.dev.databse",
+        f"unknown key. {KEYS_ENV} Did you mean 'database'?",
+    ),
+    (
+        "  dev:\n",
+        "  dev:\n    db_schema: x\n",
+        "environments.dev.db_schema",
+        f"unknown key. {KEYS_ENV} Did you mean 'schema'?",
+    ),
+    (
+        "select_top",
+        "selecttop",
+        ".selecttop",
+        f"unknown key. {KEYS_EXPERIMENT} Did you mean 'select_top'?",
+    ),
+    (
+        "lag_days",
+        "lagdays",
+        ".outcome.lagdays",
+        f"unknown key. {KEYS_OUTCOME} Did you mean 'lag_days'?",
+    ),
+    (
+        "days: 365",
+        "dayz: 365",
+        ".training.dayz",
+        f"unknown key. {KEYS_TRAINING} Did you mean 'days'?",
+    ),
     ("params:", "parms:", ".models.A.parms", f"unknown key. {KEYS_MODEL} Did you mean 'params'?"),
-    ("timezone: Europe/Oslo", "1: x", "", "found the key 1, expected text. Put the key between quotes."),
+    (
+        "timezone: Europe/Oslo",
+        "1: x",
+        "",
+        "found the key 1, expected text. Put the key between quotes.",
+    ),
     (EXPERIMENTS, "", "experiments", "this key is missing. Add it."),
     (MODELS, "", ".models", "this key is missing. Add it."),
     ("kind: binary, ", "", ".outcome.kind", "this key is missing. Add it."),
     # Wrong types and null sections.
-    ('modelB, version: "1.0"', "modelB, version: 1.0", ".models.B.version", "found 1.0, expected text. Put it between quotes."),
+    (
+        'modelB, version: "1.0"',
+        "modelB, version: 1.0",
+        ".models.B.version",
+        "found 1.0, expected text. Put it between quotes.",
+    ),
     (SPLIT, "[A, B]", ".split", "found ['A', 'B'], expected keys with values."),
     (SPLIT, "", ".split", "found nothing, expected keys with values."),
     (SPLIT, "{}", ".split", "found {}, expected at least one entry."),
     (MODELS, "    models:\n", ".models", "found nothing, expected keys with values."),
     (MODELS, "    models: {}\n", ".models", "found {}, expected at least one entry."),
     (EXPERIMENTS, "experiments:\n", "experiments", "found nothing, expected keys with values."),
-    (EXPERIMENTS, "experiments:\n  card_offer:\n", "experiments.card_offer", "found nothing, expected keys with values."),
-    (ENVIRONMENTS, "environments: dev\n", "environments", f"found {HIDDEN}, expected keys with values."),
-    (ENVIRONMENTS, "environments:\n  dev:\n", "environments.dev", "found nothing, expected keys with values."),
+    (
+        EXPERIMENTS,
+        "experiments:\n  card_offer:\n",
+        "experiments.card_offer",
+        "found nothing, expected keys with values.",
+    ),
+    (
+        ENVIRONMENTS,
+        "environments: dev\n",
+        "environments",
+        f"found {HIDDEN}, expected keys with values.",
+    ),
+    (
+        ENVIRONMENTS,
+        "environments:\n  dev:\n",
+        "environments.dev",
+        "found nothing, expected keys with values.",
+    ),
     ("{C: 0.5}", "[0.5]", ".models.A.params", "found [0.5], expected keys with values."),
-    ("estimator: my_models.make", "estimator:", ".models.B.estimator", "found nothing, expected text."),
-    ("days: 14", 'days: "14"', ".outcome.window_days", "found '14', expected a whole number. Write it as 14, without quotes."),
+    (
+        "estimator: my_models.make",
+        "estimator:",
+        ".models.B.estimator",
+        "found nothing, expected text.",
+    ),
+    (
+        "days: 14",
+        'days: "14"',
+        ".outcome.window_days",
+        "found '14', expected a whole number. Write it as 14, without quotes.",
+    ),
     ("days: 14", "days: true", ".outcome.window_days", "found True, expected a whole number."),
-    ("days: 14", "days: 2026-01-31", ".outcome.window_days", "found datetime.date(2026, 1, 31), expected a whole number."),
-    ("effect: 0.01", "effect: 1e-2", ".outcome.expected_effect", "found '1e-2', expected a number. Write it as 0.01, without quotes."),
-    ("kind: binary", "kind: count", ".outcome.kind", "found 'count', expected 'binary' or 'numeric'."),
+    (
+        "days: 14",
+        "days: 2026-01-31",
+        ".outcome.window_days",
+        "found datetime.date(2026, 1, 31), expected a whole number.",
+    ),
+    (
+        "effect: 0.01",
+        "effect: 1e-2",
+        ".outcome.expected_effect",
+        "found '1e-2', expected a number. Write it as 0.01, without quotes.",
+    ),
+    (
+        "kind: binary",
+        "kind: count",
+        ".outcome.kind",
+        "found 'count', expected 'binary' or 'numeric'.",
+    ),
     # Values out of range; nan is in no range.
-    ("days: 14", "days: 14, grace_days: -1", ".outcome.grace_days", "found -1, expected at least 0."),
+    (
+        "days: 14",
+        "days: 14, grace_days: -1",
+        ".outcome.grace_days",
+        "found -1, expected at least 0.",
+    ),
     ("effect: 0.01", "effect: 1", ".outcome.expected_effect", f"found 1.0, {RATES}"),
     ("effect: 0.01", "effect: -1.5", ".outcome.expected_effect", f"found -1.5, {RATES}"),
     ("binary,", "numeric, cap: 0,", ".outcome.cap", "found 0, expected more than 0."),
     ("binary,", "numeric, cap: .inf,", ".outcome.cap", "found inf, expected a finite number."),
-    ("binary,", "numeric, baseline_sd: 0.0,", ".outcome.baseline_sd", "found 0.0, expected more than 0."),
-    ("binary,", "numeric, baseline: .nan,", ".outcome.baseline", "found nan, expected a finite number."),
-    ("binary,", "binary, baseline: 2,", ".outcome.baseline", "found 2.0, expected a rate, more than 0 and less than 1."),
-    ("binary,", "binary, baseline: 0,", ".outcome.baseline", "found 0.0, expected a rate, more than 0 and less than 1."),
+    (
+        "binary,",
+        "numeric, baseline_sd: 0.0,",
+        ".outcome.baseline_sd",
+        "found 0.0, expected more than 0.",
+    ),
+    (
+        "binary,",
+        "numeric, baseline: .nan,",
+        ".outcome.baseline",
+        "found nan, expected a finite number.",
+    ),
+    (
+        "binary,",
+        "binary, baseline: 2,",
+        ".outcome.baseline",
+        "found 2.0, expected a rate, more than 0 and less than 1.",
+    ),
+    (
+        "binary,",
+        "binary, baseline: 0,",
+        ".outcome.baseline",
+        "found 0.0, expected a rate, more than 0 and less than 1.",
+    ),
     # Keys of a numeric outcome where it is binary.
     ("binary,", "binary, cap: 100,", ".outcome.cap", f"found 100.0, {NUMERIC_ONLY}"),
     ("binary,", "binary, baseline_sd: 0.3,", ".outcome.baseline_sd", f"found 0.3, {NUMERIC_ONLY}"),
     # What is compared.
     (TOP, f"{TOP}    exposure: last\n", ".exposure", "found 'last', expected 'first' or 'all'."),
-    (TOP, f"{TOP}    champion: control\n", ".champion", "found 'control', expected a variant that has a model: A, B."),
-    (TOP, f"{TOP}    champion: a\n", ".champion", "found 'a', expected a variant that has a model: A, B."),
+    (
+        TOP,
+        f"{TOP}    champion: control\n",
+        ".champion",
+        "found 'control', expected a variant that has a model: A, B.",
+    ),
+    (
+        TOP,
+        f"{TOP}    champion: a\n",
+        ".champion",
+        "found 'a', expected a variant that has a model: A, B.",
+    ),
     (TOP, f"{TOP}    champion: [A]\n", ".champion", "found ['A'], expected text."),
     (TOP, f"{TOP}    verdicts: []\n", ".verdicts", "found [], expected at least one entry."),
-    (TOP, f"{TOP}    verdicts: models_vs_control\n", ".verdicts", "found 'models_vs_control', expected a list."),
+    (
+        TOP,
+        f"{TOP}    verdicts: models_vs_control\n",
+        ".verdicts",
+        "found 'models_vs_control', expected a list.",
+    ),
     (TOP, f"{TOP}    verdicts: [all]\n", ".verdicts.0", f"found 'all', expected {QUESTIONS}."),
     # Guardrails.
     (TOP, f"{TOP}    guardrails:\n", ".guardrails", "found nothing, expected keys with values."),
-    (TOP, GUARDED.replace("margin: 5.0, ", ""), ".guardrails.revenue.margin", "this key is missing. Add it."),
-    (TOP, GUARDED.replace("cap:", "capp:"), ".guardrails.revenue.capp", f"unknown key. {KEYS_GUARDRAIL} Did you mean 'cap'?"),
-    (TOP, GUARDED.replace("5.0", "0"), ".guardrails.revenue.margin", "found 0, expected more than 0."),
-    (TOP, GUARDED.replace("0.01", "1"), ".guardrails.calls.margin", "found 1.0, expected a difference of two rates, less than 1."),
-    (TOP, GUARDED.replace("0.01", "0.01, cap: 2"), ".guardrails.calls.cap", f"found 2.0, {NUMERIC_ONLY}"),
-    (TOP, GUARDED.replace("decrease", "down"), ".guardrails.calls.direction", "found 'down', expected 'increase' or 'decrease'."),
-    (TOP, GUARDED.replace("calls:", "no-calls:"), ".guardrails", f"found the key 'no-calls', expected {NAME}."),
-    (TOP, GUARDED.replace("calls:", "Revenue:"), ".guardrails.revenue", f"found 'revenue', expected {TWINS}, and there is 'Revenue' too."),
-    (TOP, GUARDED.replace("calls:", "Outcome:"), ".guardrails.Outcome", f"found 'Outcome', expected {TAKEN}."),
-    (TOP, GUARDED.replace("calls:", "training:"), ".guardrails.training", f"found 'training', expected {TAKEN}."),
-    (TOP, GUARDED.replace("calls:", "variant:"), ".guardrails.variant", f"found 'variant', expected {TAKEN}."),
+    (
+        TOP,
+        GUARDED.replace("margin: 5.0, ", ""),
+        ".guardrails.revenue.margin",
+        "this key is missing. Add it.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("cap:", "capp:"),
+        ".guardrails.revenue.capp",
+        f"unknown key. {KEYS_GUARDRAIL} Did you mean 'cap'?",
+    ),
+    (
+        TOP,
+        GUARDED.replace("5.0", "0"),
+        ".guardrails.revenue.margin",
+        "found 0, expected more than 0.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("0.01", "1"),
+        ".guardrails.calls.margin",
+        "found 1.0, expected a difference of two rates, less than 1.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("0.01", "0.01, cap: 2"),
+        ".guardrails.calls.cap",
+        f"found 2.0, {NUMERIC_ONLY}",
+    ),
+    (
+        TOP,
+        GUARDED.replace("decrease", "down"),
+        ".guardrails.calls.direction",
+        "found 'down', expected 'increase' or 'decrease'.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("calls:", "no-calls:"),
+        ".guardrails",
+        f"found the key 'no-calls', expected {NAME}.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("calls:", "Revenue:"),
+        ".guardrails.revenue",
+        f"found 'revenue', expected {TWINS}, and there is 'Revenue' too.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("calls:", "Outcome:"),
+        ".guardrails.Outcome",
+        f"found 'Outcome', expected {TAKEN}.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("calls:", "training:"),
+        ".guardrails.training",
+        f"found 'training', expected {TAKEN}.",
+    ),
+    (
+        TOP,
+        GUARDED.replace("calls:", "variant:"),
+        ".guardrails.variant",
+        f"found 'variant', expected {TAKEN}.",
+    ),
     ("days: 14", "days: 0", ".outcome.window_days", "found 0, expected at least 1."),
-    ("days: 14", "days: 99999999", ".outcome.window_days", "found 99999999, expected at most 3650."),
-    ("effect: 0.01", "effect: .nan", ".outcome.expected_effect", "found nan, expected a finite number."),
-    ("effect: 0.01", "effect: 0", ".outcome.expected_effect", f"found 0, expected an effect other than 0: {EFFECT}."),
+    (
+        "days: 14",
+        "days: 99999999",
+        ".outcome.window_days",
+        "found 99999999, expected at most 3650.",
+    ),
+    (
+        "effect: 0.01",
+        "effect: .nan",
+        ".outcome.expected_effect",
+        "found nan, expected a finite number.",
+    ),
+    (
+        "effect: 0.01",
+        "effect: 0",
+        ".outcome.expected_effect",
+        f"found 0, expected an effect other than 0: {EFFECT}.",
+    ),
     ("top: 0.20", "top: .inf", ".select_top", "found inf, expected a finite number."),
     ("top: 0.20", "top: 20", ".select_top", "found 20, expected at most 1."),
     ("timezone: Europe/Oslo", "chunk_rows: 0", "chunk_rows", "found 0, expected at least 1."),
-    ("/Oslo", "/Olso", "timezone", f"found 'Europe/Olso', expected {ZONE}. Did you mean 'Europe/Oslo'?"),
+    (
+        "/Oslo",
+        "/Olso",
+        "timezone",
+        f"found 'Europe/Olso', expected {ZONE}. Did you mean 'Europe/Oslo'?",
+    ),
     # The split, and models of its variants.
-    (SPLIT, "{A: .5, B: .51}", ".split", "found {'A': 0.5, 'B': 0.51}, expected shares that sum to 1, but they sum to 1.01."),
+    (
+        SPLIT,
+        "{A: .5, B: .51}",
+        ".split",
+        "found {'A': 0.5, 'B': 0.51}, expected shares that sum to 1, but they sum to 1.01.",
+    ),
     ("control: 0.10", "control: 0", ".split.control", "found 0, expected more than 0."),
     ("control: 0.10", "control: -0.1", ".split.control", "found -0.1, expected more than 0."),
     ("control: 0.10", "control: .nan", ".split.control", "found nan, expected a finite number."),
-    ("control: 0.10", "1: 0.10", ".split", "found the key 1, expected text. Put the key between quotes."),
+    (
+        "control: 0.10",
+        "1: 0.10",
+        ".split",
+        "found the key 1, expected text. Put the key between quotes.",
+    ),
     ("control: 0.10", "no: 0.10", ".split", f"found the key False, expected text. {YES_NO}."),
     ("control: 0.10", "no-call: 0.10", ".split", f"found the key 'no-call', expected {NAME}."),
     ("control: 0.10", "a: 0.10", ".split.a", f"found 'a', expected {TWINS}, and there is 'A' too."),
-    ("      B: {", "      Bb: {", ".models.Bb", "found 'Bb', expected a variant of the split: A, B, control. Did you mean 'B'?"),
+    (
+        "      B: {",
+        "      Bb: {",
+        ".models.Bb",
+        "found 'Bb', expected a variant of the split: A, B, control. Did you mean 'B'?",
+    ),
     # Names.
     ("card_offer:", "card-offer:", "experiments", f"found the key 'card-offer', expected {NAME}."),
     ("card_offer:", "card offer:", "experiments", f"found the key 'card offer', expected {NAME}."),
     ("card_offer:", '"card\\n":', "experiments", f"found the key 'card\\n', expected {NAME}."),
     ("card_offer:", "yes:", "experiments", f"found the key True, expected text. {YES_NO}."),
     ("name: modelB", "name: ../b", ".models.B.name", f"found '../b', expected {NAME}."),
-    ("name: modelB", "name: MODELA", ".models.B.name", f"found 'MODELA', expected {ONCE}, but experiments.card_offer.models.A has it."),
-    ('B, version: "1.0"', 'B, version: "1/0"', ".models.B.version", "found '1/0', expected letters, digits and dots, at most 20 of them."),
-    ("  dev:\n", "  dev:\n    schema: a.b\n", "environments.dev.schema", f"found 'a.b', expected {NAME}."),
+    (
+        "name: modelB",
+        "name: MODELA",
+        ".models.B.name",
+        f"found 'MODELA', expected {ONCE}, but experiments.card_offer.models.A has it.",
+    ),
+    (
+        'B, version: "1.0"',
+        'B, version: "1/0"',
+        ".models.B.version",
+        "found '1/0', expected letters, digits and dots, at most 20 of them.",
+    ),
+    (
+        "  dev:\n",
+        "  dev:\n    schema: a.b\n",
+        "environments.dev.schema",
+        f"found 'a.b', expected {NAME}.",
+    ),
     # Variables.
-    (DATABASE, "${}", "environments.dev.database", "found '${' without a name and '}' after it, expected ${NAME}."),
-    (DATABASE, "x${HOME", "environments.dev.database", "found '${' without a name and '}' after it, expected ${NAME}."),
-    (DATABASE, "${PROBE_DATABASE}", "environments.dev.database", f"the environment variable 'PROBE_DATABASE' is not set. {SET_IT}."),
+    (
+        DATABASE,
+        "${}",
+        "environments.dev.database",
+        "found '${' without a name and '}' after it, expected ${NAME}.",
+    ),
+    (
+        DATABASE,
+        "x${HOME",
+        "environments.dev.database",
+        "found '${' without a name and '}' after it, expected ${NAME}.",
+    ),
+    (
+        DATABASE,
+        "${PROBE_DATABASE}",
+        "environments.dev.database",
+        f"the environment variable 'PROBE_DATABASE' is not set. {SET_IT}.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "key", "message"), MISTAKES)
-def test_load_configs_wrong_key_or_value(tmp_path: Path, old: str, new: str, key: str, message: str) -> None:
+def test_load_configs_wrong_key_or_value(
+    tmp_path: Path, old: str, new: str, key: str, message: str
+) -> None:
     place = f"experiments.card_offer{key}" if key.startswith(".") else key
     assert fail(tmp_path, change(old, new)) == f"{', ' if key else ''}{place}: {message}"
 
 
 @pytest.mark.parametrize(
     ("split", "verdict", "missing"),
-    [("{A: 0.5, B: 0.5}", "models_vs_control", "variant without a model"), (SPLIT, "challenger_vs_champion", "second model")],
+    [
+        ("{A: 0.5, B: 0.5}", "models_vs_control", "variant without a model"),
+        (SPLIT, "challenger_vs_champion", "second model"),
+    ],
 )
-def test_load_configs_verdict_that_cannot_be(tmp_path: Path, split: str, verdict: str, missing: str) -> None:
+def test_load_configs_verdict_that_cannot_be(
+    tmp_path: Path, split: str, verdict: str, missing: str
+) -> None:
     text = change(SPLIT, split).replace(TOP, f"{TOP}    verdicts: [{verdict}]\n")
     if missing == "second model":
         text = text[: text.index("      B: {name")]
-    assert fail(tmp_path, text) == f", experiments.card_offer.verdicts: found {verdict!r}, {MISSING_ONE} {missing}. Leave it out."
+    assert (
+        fail(tmp_path, text)
+        == f", experiments.card_offer.verdicts: found {verdict!r}, {MISSING_ONE} {missing}. Leave"
+        " it out."
+    )
 
 
 QUOTE = "put it between quotes if it is text"
@@ -286,19 +618,46 @@ TAB = "found character '\\t' that cannot start any token. Indent with spaces, no
     ("content", "message"),
     [
         ("", ": found nothing, expected keys with values."),
-        ("- a\n", ": found a list that is not shown, as it may be secret, expected keys with values."),
+        (
+            "- a\n",
+            ": found a list that is not shown, as it may be secret, expected keys with values.",
+        ),
         (bytes(range(256)), ": is not UTF-8 text (byte 128). Save it as UTF-8."),
-        (b"a: b\0", ": is not valid YAML: unacceptable character #x0000: special characters are not allowed."),
-        (BASE + "---\na: 1\n", ", line 18, column 1: is not valid YAML: but found another document."),
-        (change("    select_top", "\tselect_top"), f", line 14, column 1: is not valid YAML: {TAB}"),
+        (
+            b"a: b\0",
+            (
+                ": is not valid YAML: unacceptable character #x0000: special characters are not"
+                " allowed."
+            ),
+        ),
+        (
+            BASE + "---\na: 1\n",
+            ", line 18, column 1: is not valid YAML: but found another document.",
+        ),
+        (
+            change("    select_top", "\tselect_top"),
+            f", line 14, column 1: is not valid YAML: {TAB}",
+        ),
         (
             change("    split", "    select_top: 0.3\n    split"),
             ", line 15, column 5: is not valid YAML: the key 'select_top' is written twice.",
         ),
-        (change("  prod:", "  dev:"), ", line 5, column 3: is not valid YAML: the key 'dev' is written twice."),
-        (change("{days: 365}", "{days: 365"), ", line 13, column 10: is not valid YAML: expected ',' or '}', but got ':'."),
-        (change("days: 365", "days: 2026-13-45"), f", line 12, column 22: is not valid YAML: this is no timestamp; {QUOTE}."),
-        (change("{days: 365}", "{[days]: 365}"), ", line 12, column 16: is not valid YAML: a key must be text."),
+        (
+            change("  prod:", "  dev:"),
+            ", line 5, column 3: is not valid YAML: the key 'dev' is written twice.",
+        ),
+        (
+            change("{days: 365}", "{days: 365"),
+            ", line 13, column 10: is not valid YAML: expected ',' or '}', but got ':'.",
+        ),
+        (
+            change("days: 365", "days: 2026-13-45"),
+            f", line 12, column 22: is not valid YAML: this is no timestamp; {QUOTE}.",
+        ),
+        (
+            change("{days: 365}", "{[days]: 365}"),
+            ", line 12, column 16: is not valid YAML: a key must be text.",
+        ),
     ],
 )
 def test_load_configs_not_yaml(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -306,59 +665,113 @@ def test_load_configs_not_yaml(tmp_path: Path, content: str | bytes, message: st
 
 
 def test_load_configs_nested_too_deeply(tmp_path: Path) -> None:
-    assert fail(tmp_path, "[" * 5000).startswith(": is not valid YAML: maximum recursion depth exceeded")
+    assert fail(tmp_path, "[" * 5000).startswith(
+        ": is not valid YAML: maximum recursion depth exceeded"
+    )
 
 
 def test_load_configs_yaml_merge_is_no_double_key(tmp_path: Path) -> None:
-    text = change(ENVIRONMENTS, "environments:\n  dev: &dev {database: sqlite:///a.db, schema: one}\n  test: {<<: *dev, schema: two}\n")
+    text = change(
+        ENVIRONMENTS,
+        "environments:\n  dev: &dev {database: sqlite:///a.db, schema: one}\n  test: {<<: *dev,"
+        " schema: two}\n",
+    )
     config = load_configs(write(tmp_path, text), "test")["card_offer"]
     assert (config.database.get_secret_value(), config.schema) == ("sqlite:///a.db", "two")
 
 
 def test_load_configs_several_mistakes_one_line_each(tmp_path: Path) -> None:
-    lines = fail(tmp_path, change("window_days: 14", "window_days: 0, x: 3").replace("select_top: 0.20", "select_top: 2")).splitlines()
-    assert [line.split(":")[0].rpartition(".")[2] for line in lines] == ["window_days", "x", "select_top"]
+    lines = fail(
+        tmp_path,
+        change("window_days: 14", "window_days: 0, x: 3").replace(
+            "select_top: 0.20", "select_top: 2"
+        ),
+    ).splitlines()
+    assert [line.split(":")[0].rpartition(".")[2] for line in lines] == [
+        "window_days",
+        "x",
+        "select_top",
+    ]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("nowhere.yaml", "No such file or directory"), (".", "Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nowhere.yaml", "No such file or directory"), (".", "Is a directory")]
+)
 def test_load_configs_no_file(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_configs(tmp_path / name)
-    assert str(error.value) == f"{tmp_path / name}: cannot be read ({reason}). Name the file with --config."
+    assert (
+        str(error.value)
+        == f"{tmp_path / name}: cannot be read ({reason}). Name the file with --config."
+    )
 
 
 def test_load_configs_same_model_in_two_experiments(tmp_path: Path) -> None:
-    second = BASE[BASE.index("  card_offer:") :].replace("card_offer", "renewal").replace("modelB", "modelC")
-    assert fail(tmp_path, BASE + second) == (
-        ", experiments.renewal.models.A.name: found 'modelA', expected a name used once, upper and lower case being the same,"
-        " but experiments.card_offer.models.A has it."
+    second = (
+        BASE[BASE.index("  card_offer:") :]
+        .replace("card_offer", "renewal")
+        .replace("modelB", "modelC")
+    )
+    assert (
+        fail(tmp_path, BASE + second)
+        == ", experiments.renewal.models.A.name: found 'modelA', expected a name used once, upper"
+        " and lower case being the same, but experiments.card_offer.models.A has it."
     )
 
 
 def test_load_configs_two_experiments_in_the_files_order(tmp_path: Path) -> None:
-    second = BASE[BASE.index("  card_offer:") :].replace("card_offer", "a_second").replace("modelB", "modelC").replace("modelA", "modelD")
+    second = (
+        BASE[BASE.index("  card_offer:") :]
+        .replace("card_offer", "a_second")
+        .replace("modelB", "modelC")
+        .replace("modelA", "modelD")
+    )
     assert list(load_configs(write(tmp_path, BASE + second))) == ["card_offer", "a_second"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sql/b.sql", None, "the query file {} does not exist. Write it, or name the right one. Did you mean 'a.sql'?"),
+        (
+            "sql/b.sql",
+            None,
+            (
+                "the query file {} does not exist. Write it, or name the right one. Did you mean"
+                " 'a.sql'?"
+            ),
+        ),
         ("sqll/a.sql", None, "the query file {} does not exist. Write it, or name the right one."),
         ("sql", None, "the query file {} cannot be read (Is a directory). Name the right one."),
-        ("sql/c.sql", b"select '\xe5'", "the query file {} is not UTF-8 text (byte 8). Save it as UTF-8."),
-        ("sql/c.sql", b" \n", "the query file {} is empty. Write the query, or name the right file."),
-        ('"a\\0b"', None, "the query file {} cannot be read (embedded null byte). Name the right one."),
+        (
+            "sql/c.sql",
+            b"select '\xe5'",
+            "the query file {} is not UTF-8 text (byte 8). Save it as UTF-8.",
+        ),
+        (
+            "sql/c.sql",
+            b" \n",
+            "the query file {} is empty. Write the query, or name the right file.",
+        ),
+        (
+            '"a\\0b"',
+            None,
+            "the query file {} cannot be read (embedded null byte). Name the right one.",
+        ),
     ],
 )
-def test_load_configs_query_file(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_load_configs_query_file(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
     path = write(tmp_path, change("outcomes: sql/a.sql", f"outcomes: {name}"))
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError) as error:
         load_configs(path)
     file = tmp_path / name.replace('"a\\0b"', "a\0b")
-    assert str(error.value) == f"{path}, experiments.card_offer.queries.outcomes: {message.format(file)}"
+    assert (
+        str(error.value)
+        == f"{path}, experiments.card_offer.queries.outcomes: {message.format(file)}"
+    )
 
 
 def test_load_configs_query_with_byte_order_mark(tmp_path: Path) -> None:
@@ -369,15 +782,29 @@ def test_load_configs_query_with_byte_order_mark(tmp_path: Path) -> None:
 
 def test_load_configs_variable_of_another_environment_does_not_matter(tmp_path: Path) -> None:
     path = write(tmp_path, BASE)
-    assert load_configs(path, "dev")["card_offer"].database.get_secret_value() == "sqlite:///data/dev.db"
-    with pytest.raises(ConfigError, match=r"environments\.prod\.database: the environment variable 'PROBE_DATABASE' is not set\."):
+    assert (
+        load_configs(path, "dev")["card_offer"].database.get_secret_value()
+        == "sqlite:///data/dev.db"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"environments\.prod\.database: the environment variable 'PROBE_DATABASE' is not set\."
+        ),
+    ):
         load_configs(path, "prod")
 
 
 def test_load_configs_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, change("${PROBE_DATABASE}", "sqlite:///${PROBE_DATABASE}/bank_${PROBE_DATABASE}.db"))
+    path = write(
+        tmp_path,
+        change("${PROBE_DATABASE}", "sqlite:///${PROBE_DATABASE}/bank_${PROBE_DATABASE}.db"),
+    )
     monkeypatch.setenv("PROBE_DATABASE", "x")
-    assert load_configs(path, "prod")["card_offer"].database.get_secret_value() == "sqlite:///x/bank_x.db"
+    assert (
+        load_configs(path, "prod")["card_offer"].database.get_secret_value()
+        == "sqlite:///x/bank_x.db"
+    )
     monkeypatch.setenv("PROBE_DATABASE", "")
     with pytest.raises(ConfigError, match="the environment variable 'PROBE_DATABASE' is empty"):
         load_configs(path, "prod")
@@ -398,10 +825,14 @@ def test_load_configs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ABATCH_ENV", "prd")
     with pytest.raises(UsageError) as error:
         load_configs(path)
-    assert str(error.value) == (
-        f"{path}, environments: there is no environment 'prd' (from ABATCH_ENV); expected one of dev, prod. Did you mean 'prod'?"
+    assert (
+        str(error.value)
+        == f"{path}, environments: there is no environment 'prd' (from ABATCH_ENV); expected one of"
+        " dev, prod. Did you mean 'prod'?"
     )
-    with pytest.raises(UsageError, match=r"there is no environment 'qa'; expected one of dev, prod\.$"):
+    with pytest.raises(
+        UsageError, match=r"there is no environment 'qa'; expected one of dev, prod\.$"
+    ):
         load_configs(path, "qa")
 
 
@@ -450,7 +881,9 @@ def test_config_repr_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_make_engine_broken_url_is_not_shown(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ConfigError, match=r"^ml_config\.yaml, environments\.prod\.database: ") as error:
+    with pytest.raises(
+        ConfigError, match=r"^ml_config\.yaml, environments\.prod\.database: "
+    ) as error:
         make_engine(SecretStr(url), None, tmp_path, "ml_config.yaml, environments.prod.database")
     assert "hunter2" not in str(error.value)
     assert "hunter2" not in "".join(traceback.format_exception(error.value))
@@ -483,5 +916,7 @@ def test_as_of_is_now_today_else_the_end_of_the_day(tmp_path: Path) -> None:
 
 def test_key_names_file_and_path(tmp_path: Path) -> None:
     config = load_oslo(tmp_path)
-    assert config.key("models.A") == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
+    assert (
+        config.key("models.A") == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
+    )
     assert config.query_file("training") == os.path.join("sql", "a.sql")

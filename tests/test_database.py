@@ -1,4 +1,6 @@
-"""The door to SQL: engines, transactions that are tried again, what a database's errors become, and the lock."""
+"""The door to SQL: engines, transactions that are tried again, what a database's errors become, and
+the lock.
+"""
 
 import os
 import signal
@@ -57,7 +59,9 @@ def test_make_engine_relative_to_the_config(tmp_path: Path) -> None:
 
 
 def test_show_url_without_secrets(make: Make, tmp_path: Path) -> None:
-    engine = make("postgresql+psycopg://boss:hunter2@db.bank/cards?password=hunter3&sslpassword=hunter4")
+    engine = make(
+        "postgresql+psycopg://boss:hunter2@db.bank/cards?password=hunter3&sslpassword=hunter4"
+    )
     assert database.show_url(engine) == "postgresql+psycopg://boss:***@db.bank/cards"
 
 
@@ -83,7 +87,9 @@ def test_check_ready_wrong_password_of_several_hosts(make: Make, postgres_url: s
 
 
 def test_check_ready_missing_database(make: Make, postgres_url: str) -> None:
-    assert 'database "cards" does not exist' in refused(make, postgres_url.replace("/postgres", "/cards"))
+    assert 'database "cards" does not exist' in refused(
+        make, postgres_url.replace("/postgres", "/cards")
+    )
 
 
 def test_check_ready_nobody_listens(make: Make) -> None:
@@ -91,17 +97,25 @@ def test_check_ready_nobody_listens(make: Make) -> None:
         probe.bind(("127.0.0.1", 0))  # bound, so that nobody else takes it, and not listening
         port = probe.getsockname()[1]
         message = refused(make, f"postgresql+psycopg://boss:hunter2@127.0.0.1:{port}/cards")
-    assert f"127.0.0.1:{port}" in message and "refused" in message.split(": ", 1)[1] and "hunter2" not in message
+    assert (
+        f"127.0.0.1:{port}" in message
+        and "refused" in message.split(": ", 1)[1]
+        and "hunter2" not in message
+    )
 
 
 def test_check_ready_missing_file_and_tables(make: Make, tmp_path: Path, postgres_url: str) -> None:
-    assert refused(make, f"sqlite:///{tmp_path / 'no.db'}").endswith("there is no such file. Run: python -m abatch init --env dev")
+    assert refused(make, f"sqlite:///{tmp_path / 'no.db'}").endswith(
+        "there is no such file. Run: python -m abatch init --env dev"
+    )
     (tmp_path / "text.db").write_text("this is not a database, it is a text of some length" * 20)
     assert "file is not a database" in refused(make, f"sqlite:///{tmp_path / 'text.db'}")
     assert "unable to open database file" in refused(make, f"sqlite:///{tmp_path}")
     sqlite3.connect(tmp_path / "empty.db").close()
     for url in (f"sqlite:///{tmp_path / 'empty.db'}", postgres_url):
-        assert "abatch has no tables here yet. Run: python -m abatch init --env dev" in refused(make, url)
+        assert "abatch has no tables here yet. Run: python -m abatch init --env dev" in refused(
+            make, url
+        )
 
 
 def test_check_ready_other_revision(engine: sa.Engine) -> None:
@@ -109,21 +123,32 @@ def test_check_ready_other_revision(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         version = sa.Table(tables.VERSION_TABLE, sa.MetaData(), sa.Column("version_num"))
         connection.execute(version.update().values(version_num="0000"))
-    with pytest.raises(DatabaseError, match=r"at revision 0000, expected \d{4}\. Run: python -m abatch init --env test"):
+    with pytest.raises(
+        DatabaseError,
+        match=r"at revision 0000, expected \d{4}\. Run: python -m abatch init --env test",
+    ):
         database.check_ready(engine, "test")
 
 
-def test_transaction_sqlite_locked_by_another_process(make: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transaction_sqlite_locked_by_another_process(
+    make: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
     engine = make(sqlite_url)
     holder = sqlite3.connect(str(engine.url.database), isolation_level=None)
     holder.execute("create table t (a)")
     holder.execute("begin immediate")
-    with pytest.raises(DatabaseError) as caught, database.described("bank.db"), next(database.transactions(engine)):
+    with (
+        pytest.raises(DatabaseError) as caught,
+        database.described("bank.db"),
+        next(database.transactions(engine)),
+    ):
         pass
     holder.close()
-    assert str(caught.value) == (
-        "bank.db: the file is locked by another process (waited 0.05 s). End that process, or run this job again later."
+    assert (
+        str(caught.value)
+        == "bank.db: the file is locked by another process (waited 0.05 s). End that process, or"
+        " run this job again later."
     )
 
 
@@ -142,17 +167,32 @@ def add_one(connection: sa.Connection, counter: int) -> None:
     connection.exec_driver_sql(f"update counters set n = n + 1 where id = {counter}")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
-@pytest.mark.parametrize(("retry_seconds", "attempts", "counters"), [(20, 2, [2, 2]), (0, 1, [1, 1])])
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+@pytest.mark.parametrize(
+    ("retry_seconds", "attempts", "counters"), [(20, 2, [2, 2]), (0, 1, [1, 1])]
+)
 def test_transactions_deadlock(
-    make: Make, database_url: str, retry_seconds: int, attempts: int, counters: list[int], caplog: pytest.LogCaptureFixture
+    make: Make,
+    database_url: str,
+    retry_seconds: int,
+    attempts: int,
+    counters: list[int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """This session and another wait for each other; the server ends this one, which does all its work again, or says why not."""
+    """This session and another wait for each other.
+
+    The server ends this one, which does all its work again, or says why not.
+    """
     engine, made = make(database_url, retry_seconds=retry_seconds), []
     if is_babelfish(engine):
         pytest.skip("Babelfish does not know deadlock_priority: which of the two it ends is chance")
     make_counters(engine)
-    others_rank = {"postgresql": "set deadlock_timeout = '1min'", "mssql": "set deadlock_priority high"}[engine.dialect.name]
+    others_rank = {
+        "postgresql": "set deadlock_timeout = '1min'",
+        "mssql": "set deadlock_priority high",
+    }[engine.dialect.name]
 
     def run() -> None:
         for attempt in database.transactions(engine):
@@ -169,10 +209,16 @@ def test_transactions_deadlock(
         waiter = threading.Thread(target=lambda: (add_one(other, 2), other.commit()))
         if retry_seconds:
             run()
-            assert "and this one was ended (deadlock)" in caplog.text and "Trying again." in caplog.text
+            assert (
+                "and this one was ended (deadlock)" in caplog.text
+                and "Trying again." in caplog.text
+            )
         else:
             with (
-                pytest.raises(DatabaseError, match=r"^here: another session and this one waited for each other"),
+                pytest.raises(
+                    DatabaseError,
+                    match=r"^here: another session and this one waited for each other",
+                ),
                 database.described("here"),
             ):
                 run()
@@ -206,7 +252,13 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
     engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
     make_counters(engine)
     sa.event.listen(engine, "commit", lambda connection: end_session(connection, boss))
-    with pytest.raises(DatabaseError, match=r"^postgresql.*the link was lost while a transaction was being committed.*Run the job again"):
+    with pytest.raises(
+        DatabaseError,
+        match=(
+            r"^postgresql.*the link was lost while a transaction was being committed.*Run the job"
+            r" again"
+        ),
+    ):
         for attempt in database.transactions(engine):
             with attempt as connection:
                 n_attempts += 1
@@ -217,7 +269,10 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
 def test_transactions_other_errors_are_not_tried_again(make: Make, database_url: str) -> None:
     engine, n_attempts = make(database_url, retry_seconds=20), 0
     make_counters(engine)
-    for error, statement in ((sa.exc.SQLAlchemyError, "insert into counters values (1, 5)"), (ZeroDivisionError, "")):
+    for error, statement in (
+        (sa.exc.SQLAlchemyError, "insert into counters values (1, 5)"),
+        (ZeroDivisionError, ""),
+    ):
         with pytest.raises(error):
             for attempt in database.transactions(engine):
                 with attempt as connection:
@@ -228,14 +283,21 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
 
 
 def test_lock_time_outs_leave_time_to_try_again() -> None:
-    """Of the settings as they are shipped: several waits for a lock fit into the time for attempts."""
-    assert 3 * database.faults.LOCK_WAIT_SECONDS <= load_configs(ROOT / "ml_config.yaml", "dev")["card_offer"].retry_seconds
+    """As the settings are shipped, several waits for a lock fit into the time for attempts."""
+    assert (
+        3 * database.faults.LOCK_WAIT_SECONDS
+        <= load_configs(ROOT / "ml_config.yaml", "dev")["card_offer"].retry_seconds
+    )
 
 
-def test_transactions_end_by_the_configured_time(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transactions_end_by_the_configured_time(
+    make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        engine = make(f"postgresql+psycopg://boss@127.0.0.1:{probe.getsockname()[1]}/cards", retry_seconds=2)
+        engine = make(
+            f"postgresql+psycopg://boss@127.0.0.1:{probe.getsockname()[1]}/cards", retry_seconds=2
+        )
         started = time.monotonic()
         with pytest.raises(sa.exc.OperationalError):
             for attempt in database.transactions(engine):
@@ -245,12 +307,20 @@ def test_transactions_end_by_the_configured_time(make: Make, postgres_url: str, 
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_read_query_is_tried_again(make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that another session holds for longer than the lock's time-out, but not for longer than retry_seconds."""
+def test_read_query_is_tried_again(
+    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that another session holds for longer than the lock's time-out, but not for longer
+    than retry_seconds.
+    """
     monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
     engine = make(database_url, retry_seconds=20)
     make_counters(engine)
-    binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": datetime(2026, 1, 1)}
+    binds = {
+        "from_date": date(2026, 1, 1),
+        "to_date": date(2026, 1, 2),
+        "as_of": datetime(2026, 1, 1),
+    }
     with make(database_url).connect() as holder:
         holder.exec_driver_sql("lock table counters")
         releaser = threading.Timer(1.5, holder.rollback)
@@ -269,14 +339,23 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
 
 @pytest.mark.parametrize(
     ("state", "text", "said"),
-    [  # texts of SQL Server and of its driver, from Microsoft's lists of errors and from runs of the driver
+    # texts of SQL Server and of its driver, from Microsoft's lists of errors and from runs of the
+    # driver
+    [
         (
             "40001",
-            "Transaction (Process ID 52) was deadlocked on lock resources with another process and has been chosen as the deadlock"
-            " victim. Rerun the transaction. (1205) (SQLExecDirectW)",
+            (
+                "Transaction (Process ID 52) was deadlocked on lock resources with another process"
+                " and has been chosen as the deadlock victim. Rerun the transaction. (1205)"
+                " (SQLExecDirectW)"
+            ),
             "another session and this one waited for each other",
         ),
-        ("HYT00", "Lock request time out period exceeded. (1222) (SQLExecDirectW)", "a table is locked by another session (waited 15 s)"),
+        (
+            "HYT00",
+            "Lock request time out period exceeded. (1222) (SQLExecDirectW)",
+            "a table is locked by another session (waited 15 s)",
+        ),
         (
             "28000",
             "Login failed for user 'abatch'. (18456) (SQLDriverConnect)",
@@ -284,20 +363,29 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
         ),
         (
             "42000",
-            'Cannot open database "Kredit" requested by the login. The login failed. (4060) (SQLDriverConnect); [42000] '
+            'Cannot open database "Kredit" requested by the login. The login failed. (4060)'
+            " (SQLDriverConnect); [42000] "
             + SERVER
             + "Login failed for user 'abatch'. (18456) (SQLDriverConnect)",
-            'there is no such database, or this login may not enter it: Cannot open database "Kredit"',
+            (
+                "there is no such database, or this login may not enter it: Cannot open database"
+                ' "Kredit"'
+            ),
         ),
         (
             "42000",
-            "The SELECT permission was denied on the object 'card_calls', database 'Kredit', schema 'dbo'. (229) (SQLExecDirectW)",
+            (
+                "The SELECT permission was denied on the object 'card_calls', database 'Kredit',"
+                " schema 'dbo'. (229) (SQLExecDirectW)"
+            ),
             "this login lacks the right SELECT on card_calls. Ask the database's owner",
         ),
         (
             "42000",
-            "The UPDATE permission was denied on the column 'rate' of the object 'scores', database 'Kredit', schema 'abatch'."
-            " (230) (SQLExecDirectW)",
+            (
+                "The UPDATE permission was denied on the column 'rate' of the object 'scores',"
+                " database 'Kredit', schema 'abatch'. (230) (SQLExecDirectW)"
+            ),
             "this login lacks the right UPDATE on scores.",
         ),
         (
@@ -314,7 +402,12 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
 )
 def test_describe_sql_server(state: str, text: str, said: str) -> None:
     message = say(state, f"[{state}] {SERVER}{text}")
-    assert message.startswith(said) and "[" not in message and "SQLExec" not in message and "\n" not in message
+    assert (
+        message.startswith(said)
+        and "[" not in message
+        and "SQLExec" not in message
+        and "\n" not in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,18 +415,27 @@ def test_describe_sql_server(state: str, text: str, said: str) -> None:
     [
         (
             "08001",
-            "[Microsoft][ODBC Driver 18 for SQL Server]SSL Provider: [error:0A000086:SSL routines::certificate verify failed:self-signed"
-            " certificate] (-1) (SQLDriverConnect)",
+            (
+                "[Microsoft][ODBC Driver 18 for SQL Server]SSL Provider: [error:0A000086:SSL"
+                " routines::certificate verify failed:self-signed certificate] (-1)"
+                " (SQLDriverConnect)"
+            ),
             "the server's certificate is not trusted: SSL Provider: ",
         ),
         (
             "HYT00",
-            "[Microsoft][ODBC Driver 18 for SQL Server]Login timeout expired (0) (SQLDriverConnect)",
+            (
+                "[Microsoft][ODBC Driver 18 for SQL Server]Login timeout expired (0)"
+                " (SQLDriverConnect)"
+            ),
             "the server cannot be reached: Login timeout expired. Check its name",
         ),
         (
             "08S01",
-            "[Microsoft][ODBC Driver 18 for SQL Server]TCP Provider: Error code 0x2746 (10054) (SQLExecDirectW)",
+            (
+                "[Microsoft][ODBC Driver 18 for SQL Server]TCP Provider: Error code 0x2746 (10054)"
+                " (SQLExecDirectW)"
+            ),
             "the server cannot be reached: TCP Provider: Error code 0x2746. Check",
         ),
     ],
@@ -345,15 +447,24 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
 def test_transactions_tell_the_first_cause(
     make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    """The server has rolled back already, so the rollback is refused: what went wrong first is told, or tried again."""
+    """The server has rolled back already, so the rollback is refused: what went wrong first is
+    told, or tried again.
+    """
     engine, n_attempts = make(database_url, retry_seconds=20), 0
     make_counters(engine)
 
     def refuse(connection: object) -> None:
-        raise engine.dialect.loaded_dbapi.ProgrammingError("the rollback has no corresponding begin")
+        raise engine.dialect.loaded_dbapi.ProgrammingError(
+            "the rollback has no corresponding begin"
+        )
 
     monkeypatch.setattr(engine.dialect, "do_rollback", refuse)
-    with pytest.raises(DatabaseError, match=r"^here: the database refused: .*(counters|unique|UNIQUE)"), database.described("here"):
+    with (
+        pytest.raises(
+            DatabaseError, match=r"^here: the database refused: .*(counters|unique|UNIQUE)"
+        ),
+        database.described("here"),
+    ):
         for attempt in database.transactions(engine):
             with attempt as connection:
                 n_attempts += 1
@@ -362,12 +473,23 @@ def test_transactions_tell_the_first_cause(
 
 
 def test_check_ready_driver_not_installed(make: Make) -> None:
-    pyodbc = pytest.importorskip("pyodbc", reason="pyodbc needs the system's libodbc (Debian: unixodbc)", exc_type=ImportError)
-    message = refused(make, "mssql+pyodbc://boss:hunter2@db.bank/cards?driver=ODBC+Driver+99+for+SQL+Server")
+    pyodbc = pytest.importorskip(
+        "pyodbc",
+        reason="pyodbc needs the system's libodbc (Debian: unixodbc)",
+        exc_type=ImportError,
+    )
+    message = refused(
+        make, "mssql+pyodbc://boss:hunter2@db.bank/cards?driver=ODBC+Driver+99+for+SQL+Server"
+    )
     installed = ", ".join(pyodbc.drivers()) or "none"
-    assert "the ODBC driver is not installed: " in message and "'ODBC Driver 99 for SQL Server'" in message and "hunter2" not in message
+    assert (
+        "the ODBC driver is not installed: " in message
+        and "'ODBC Driver 99 for SQL Server'" in message
+        and "hunter2" not in message
+    )
     assert message.endswith(
-        f"Installed: {installed}. Install Microsoft's ODBC Driver 18 for SQL Server, or name an installed driver in the URL."
+        f"Installed: {installed}. Install Microsoft's ODBC Driver 18 for SQL Server, or name an"
+        " installed driver in the URL."
     )
 
 
@@ -377,15 +499,25 @@ def test_check_ready_mssql_refusals(make: Make) -> None:
     url = sa.make_url(MSSQL_URL or "")
     for changed, said in (
         (url.set(password="hunter2"), "the login failed: Login failed for user"),
-        (url.set(database="no_such_bank"), "there is no such database, or this login may not enter it: "),
-        (url.difference_update_query(["TrustServerCertificate"]), "the server's certificate is not trusted: "),
+        (
+            url.set(database="no_such_bank"),
+            "there is no such database, or this login may not enter it: ",
+        ),
+        (
+            url.difference_update_query(["TrustServerCertificate"]),
+            "the server's certificate is not trusted: ",
+        ),
     ):
         message = refused(make, changed.render_as_string(hide_password=False))
         assert f": {said}" in message and "hunter2" not in message and "***" in message
 
 
 def test_make_engine_completes_the_url(make: Make) -> None:
-    pytest.importorskip("pyodbc", reason="pyodbc needs the system's libodbc (Debian: unixodbc)", exc_type=ImportError)
+    pytest.importorskip(
+        "pyodbc",
+        reason="pyodbc needs the system's libodbc (Debian: unixodbc)",
+        exc_type=ImportError,
+    )
 
     def connect_with(url: str) -> str:
         engine = make(url)
@@ -395,11 +527,20 @@ def test_make_engine_completes_the_url(make: Make) -> None:
     trusted = "mssql+pyodbc://@BITEST/Kredittkort?driver=ODBC+Driver+18+for+SQL+Server&Trusted_Connection=yes"
     driver = "DRIVER={ODBC Driver 18 for SQL Server};Server=BITEST;Database=Kredittkort"
     assert connect_with(login) == f"{driver};UID=abatch;PWD=hunter2;Encrypt=yes"
-    assert connect_with(f"{login}?encrypt=optional") == f"{driver};UID=abatch;PWD=hunter2;encrypt=optional"
+    assert (
+        connect_with(f"{login}?encrypt=optional")
+        == f"{driver};UID=abatch;PWD=hunter2;encrypt=optional"
+    )
     assert connect_with(trusted) == f"{driver};Trusted_Connection=Yes;Encrypt=yes"
-    assert connect_with("mssql+pyodbc://abatch:hunter2@some_dsn") == "dsn=some_dsn;UID=abatch;PWD=hunter2;Encrypt=yes"
+    assert (
+        connect_with("mssql+pyodbc://abatch:hunter2@some_dsn")
+        == "dsn=some_dsn;UID=abatch;PWD=hunter2;Encrypt=yes"
+    )
     assert connect_with("mssql+pyodbc://?odbc_connect=DSN%3Dbank") == "DSN=bank;Encrypt=yes"
-    assert connect_with("mssql+pyodbc://?odbc_connect=DSN%3Dbank%3BEncrypt%3Dno") == "DSN=bank;Encrypt=no"
+    assert (
+        connect_with("mssql+pyodbc://?odbc_connect=DSN%3Dbank%3BEncrypt%3Dno")
+        == "DSN=bank;Encrypt=no"
+    )
 
 
 def test_transaction_rolls_back_tables_and_rows(make: Make, database_url: str) -> None:
@@ -412,7 +553,13 @@ def test_transaction_rolls_back_tables_and_rows(make: Make, database_url: str) -
 
 
 def hold_lock(url: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", HOLD_LOCK, url], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, url],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -430,10 +577,18 @@ def wait_for_lock(engine: sa.Engine, name: str) -> None:
         resource = f"{connection.dialect.default_schema_name}.{name}"
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("set lock_timeout = '30s'")
-            connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (resource,))
+            connection.exec_driver_sql(
+                "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (resource,)
+            )
         else:
-            wait = "exec @r = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockTimeout = 30000"
-            connection.exec_driver_sql(f"declare @r int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {wait}", (resource,))
+            wait = (
+                "exec @r = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockTimeout ="
+                " 30000"
+            )
+            connection.exec_driver_sql(
+                f"declare @r int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {wait}",
+                (resource,),
+            )
 
 
 def test_lock_between_processes(make: Make, database_url: str) -> None:
@@ -444,7 +599,11 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
         assert not try_lock(engine)
         assert try_lock(engine, "predict-another")
         kill(holder)
-    if engine.dialect.name != "sqlite":  # the server sees the broken connection soon, not at once: wait in its queue for the very same lock
+    if (
+        engine.dialect.name != "sqlite"
+        # the server sees the broken connection soon, not at once: wait in its queue for the very
+        # same lock
+    ):
         wait_for_lock(engine, "predict-card_offer")
     assert try_lock(engine)
 
@@ -467,12 +626,17 @@ def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> No
         assert first and second
 
 
-@pytest.mark.parametrize("database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
 def test_lock_whatever_the_url_looks_like(make: Make, database_url: str) -> None:
     """Two hosts may write one database in two ways; schema None is the login's own, here dbo."""
     url = sa.make_url(database_url)
     odbc = make(database_url).dialect.create_connect_args(make(database_url).url)[0][0]
-    others = [url.set(database=str(url.database).upper()), sa.URL.create("mssql+pyodbc", query={"odbc_connect": odbc})]
+    others = [
+        url.set(database=str(url.database).upper()),
+        sa.URL.create("mssql+pyodbc", query={"odbc_connect": odbc}),
+    ]
     with database.lock(make(database_url), "x") as first:
         assert first
         for other in others:
@@ -485,7 +649,10 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     engine = make(f"sqlite:///{tmp_path}/file/bank.db")
     with (
-        pytest.raises(DatabaseError, match=r"bank\.db\.x\.lock: cannot be written \(.*Check the folder's rights\."),
+        pytest.raises(
+            DatabaseError,
+            match=r"bank\.db\.x\.lock: cannot be written \(.*Check the folder's rights\.",
+        ),
         database.lock(engine, "x"),
     ):
         pass
@@ -494,19 +661,28 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
 def test_check_ready_names_a_table_that_was_removed(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         tables.predictions_superseded.drop(connection)
-    with pytest.raises(DatabaseError, match="somebody removed abatch's table predictions_superseded"):
+    with pytest.raises(
+        DatabaseError, match="somebody removed abatch's table predictions_superseded"
+    ):
         database.check_ready(engine, "dev")
 
 
-def test_transaction_does_not_wait_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transaction_does_not_wait_for_ever(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
-    engines = [database.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml") for _ in range(2)]
+    engines = [
+        database.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml")
+        for _ in range(2)
+    ]
     with engines[0].begin() as connection:
         connection.execute(sa.text("create table contested (x int)"))
     try:
         with engines[0].connect() as holder:
             holder.execute(sa.text("lock table contested"))
-            with pytest.raises(DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"):
+            with pytest.raises(
+                DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"
+            ):
                 with database.described("here"), engines[1].begin() as connection:
                     connection.execute(sa.text("insert into contested values (1)"))
     finally:

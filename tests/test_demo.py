@@ -19,9 +19,25 @@ from tests.conftest import ROOT, write_config
 def start_demo(folder: Path) -> subprocess.Popen[str]:
     if not (folder / "ml_config.yaml").exists():
         write_config(folder, "sqlite:///data/dev.db")
-    command = [sys.executable, "-u", "-m", "demo", "--config", "ml_config.yaml", "--end", "2026-11-23"]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "demo",
+        "--config",
+        "ml_config.yaml",
+        "--end",
+        "2026-11-23",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> None:
@@ -33,22 +49,29 @@ def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> Non
     with start_demo(tmp_path) as whole:
         out, err = whole.communicate()
     assert whole.returncode == 0
-    news = r"score card_offer \S+: (models vs control|B vs A): better \(before: not yet known\); see the report"
+    news = (
+        r"score card_offer \S+: (models vs control|B vs A): better \(before: not yet known\); see"
+        r" the report"
+    )
     assert all(re.fullmatch(news, line) for line in err.splitlines())
     assert all(len(line) <= 80 for line in out.splitlines())
 
     shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
-    out, shown = (re.sub(r"decided on \S+", "decided on a day", text) for text in (out, shown))  # moves with the scores, see below
+    out, shown = (
+        re.sub(r"decided on \S+", "decided on a day", text) for text in (out, shown)
+    )  # moves with the scores, see below
     number = re.compile(r"\d+\.\d+")
     assert number.sub("#", out).split() == number.sub("#", shown).split()
-    # Processors and thread counts move a score by a rounding error, and with it now and then who is called.
+    # Processors and thread counts move a score by a rounding error, and with it now and then who is
+    # called.
     for found, expected in zip(number.findall(out), number.findall(shown), strict=True):
         assert float(found) == pytest.approx(float(expected), rel=0.1)
 
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
         nights = connection.execute(
-            "select run_date, count(*), count(distinct candidate_id), count(model_name), count(prediction),"
-            " sum(case when variant = 'control' then 1 else 0 end) from predictions group by run_date"
+            "select run_date, count(*), count(distinct candidate_id), count(model_name),"
+            " count(prediction), sum(case when variant = 'control' then 1 else 0 end) from"
+            " predictions group by run_date"
         ).fetchall()
         for query in out.split(":\n\n")[-1].split("\n\n"):
             assert connection.execute(query).fetchall()
@@ -59,7 +82,9 @@ def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> Non
         assert named == predicted == 1000 - controls
     assert (tmp_path / "reports" / "card_offer.html").stat().st_size > 0
     weekly = [date(2026, 9, 25) + timedelta(days=7 * i) for i in range(9)]
-    assert sorted(path.name for path in (tmp_path / "models").glob("modelA_v1.0_2*.pkl")) == [f"modelA_v1.0_{day}.pkl" for day in weekly]
+    assert sorted(path.name for path in (tmp_path / "models").glob("modelA_v1.0_2*.pkl")) == [
+        f"modelA_v1.0_{day}.pkl" for day in weekly
+    ]
 
 
 def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
@@ -72,7 +97,9 @@ def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
     assert (refused.returncode, out) == (1, "")
     assert "my_customers" in err
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
-        assert connection.execute("select name from sqlite_master").fetchall() == [("my_customers",)]
+        assert connection.execute("select name from sqlite_master").fetchall() == [
+            ("my_customers",)
+        ]
     connection.close()
 
 

@@ -24,15 +24,21 @@ OWN_TABLES = ROOT / "docs" / "own-tables.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DECIMAL = re.compile(r"(?<!\S)\d+\.\d+(?!\S)")
 CREDIT_CSV = SHARED_DATA / "uci_default" / "default_credit_card_clients.csv"
-needs_credit_csv = pytest.mark.skipif(not CREDIT_CSV.exists(), reason=f"the public data set is missing: there is no {CREDIT_CSV}")
+needs_credit_csv = pytest.mark.skipif(
+    not CREDIT_CSV.exists(), reason=f"the public data set is missing: there is no {CREDIT_CSV}"
+)
 
 
 def run_on_terminal(commands: str, folder: Path) -> str:
     """What a reader sees who types the commands at a terminal in this folder."""
     terminal, end = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ABATCH_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ABATCH_")
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    shell = subprocess.Popen(["sh", "-euc", commands], cwd=folder, env=environment, stdin=end, stdout=end, stderr=end)
+    shell = subprocess.Popen(
+        ["sh", "-euc", commands], cwd=folder, env=environment, stdin=end, stdout=end, stderr=end
+    )
     os.close(end)
     seen = b""
     while True:
@@ -50,7 +56,9 @@ def run_on_terminal(commands: str, folder: Path) -> str:
 
 
 def assert_same_output(seen: str, shown: str) -> None:
-    """Word by word; decimals with some room, since another processor may round a model's figures otherwise."""
+    """Word by word; decimals with some room, since another processor may round a model's figures
+    otherwise.
+    """
     assert re.sub(DECIMAL, "#", seen).split() == re.sub(DECIMAL, "#", shown).split()
     assert [float(found) for found in re.findall(DECIMAL, seen)] == pytest.approx(
         [float(found) for found in re.findall(DECIMAL, shown)], abs=0.02
@@ -59,10 +67,14 @@ def assert_same_output(seen: str, shown: str) -> None:
 
 @pytest.fixture(scope="module")
 def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a reader of docs/own-tables.md has in the end, every block of the page followed to the letter."""
+    """The folder that a reader of docs/own-tables.md has in the end, every block of the page
+    followed to the letter.
+    """
     home = tmp_path_factory.mktemp("home")
     checkout, folder = home / "abatch", home / "credit"
-    shutil.copytree(ROOT / "abatch", checkout / "abatch", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "abatch", checkout / "abatch", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for script in ("train.py", "predict.py", "score.py"):
         shutil.copy(ROOT / script, checkout)
     seen = ""
@@ -88,15 +100,57 @@ def test_own_tables_followed_to_the_letter(credit: Path) -> None:
 TRAIN, PREDICT, LATER = train.train, predict.predict, date(2005, 10, 4)
 FAULTS: dict[str, tuple[Callable[..., str], date, str, str, str]] = {
     "the column outcome is missing": (TRAIN, LATER, "training", " as outcome", " as defaulted"),
-    "these columns cannot be features": (TRAIN, LATER, "training", "clients.limit_bal", "clients.night"),
-    "expected 0 or 1": (TRAIN, LATER, "training", "payments.defaulted", "case payments.defaulted when 1 then 'yes' else 'no' end"),
-    "rows lie outside": (TRAIN, LATER, "training", "clients.night < :to_date\n    and payments.loaded_at <= :as_of", "1 = 1"),
+    "these columns cannot be features": (
+        TRAIN,
+        LATER,
+        "training",
+        "clients.limit_bal",
+        "clients.night",
+    ),
+    "expected 0 or 1": (
+        TRAIN,
+        LATER,
+        "training",
+        "payments.defaulted",
+        "case payments.defaulted when 1 then 'yes' else 'no' end",
+    ),
+    "rows lie outside": (
+        TRAIN,
+        LATER,
+        "training",
+        "clients.night < :to_date\n    and payments.loaded_at <= :as_of",
+        "1 = 1",
+    ),
     "the columns differ from what": (PREDICT, LATER, "candidates", "    pay_0,\n", ""),
-    "returned no candidates": (PREDICT, LATER, "candidates", "night >= :from_date", "night > :to_date"),
-    "is not a query that returns rows": (TRAIN, LATER, "watermark", "select max(complete_to) as watermark", "delete"),
+    "returned no candidates": (
+        PREDICT,
+        LATER,
+        "candidates",
+        "night >= :from_date",
+        "night > :to_date",
+    ),
+    "is not a query that returns rows": (
+        TRAIN,
+        LATER,
+        "watermark",
+        "select max(complete_to) as watermark",
+        "delete",
+    ),
     "no model is live on": (PREDICT, date(2005, 9, 30), "candidates", "", ""),
-    "is registered, and its verdict depends on": (PREDICT, LATER, "outcomes", "due_date < :to_date", "due_date <= :to_date"),
-    "are returned more than once": (PREDICT, LATER, "candidates", "from clients", "from clients inner join feed on 1 = 1"),
+    "is registered, and its verdict depends on": (
+        PREDICT,
+        LATER,
+        "outcomes",
+        "due_date < :to_date",
+        "due_date <= :to_date",
+    ),
+    "are returned more than once": (
+        PREDICT,
+        LATER,
+        "candidates",
+        "from clients",
+        "from clients inner join feed on 1 = 1",
+    ),
 }
 
 
@@ -106,13 +160,29 @@ def test_own_tables_errors_are_all_tried() -> None:
 
 
 def test_own_tables_explains_every_word_and_key() -> None:
-    section = OWN_TABLES.read_text(encoding="utf-8").partition("## The question, and the verdict's words")[2].partition("\n## ")[0]
-    known = (*stats.DECIDED, stats.NOT_YET, stats.TOO_EARLY, stats.INVALID, stats.KEPT, stats.BROKEN)
+    section = (
+        OWN_TABLES.read_text(encoding="utf-8")
+        .partition("## The question, and the verdict's words")[2]
+        .partition("\n## ")[0]
+    )
+    known = (
+        *stats.DECIDED,
+        stats.NOT_YET,
+        stats.TOO_EARLY,
+        stats.INVALID,
+        stats.KEPT,
+        stats.BROKEN,
+    )
     assert [word for word in known if f"`{word}`" not in section] == []
     keys = {"kind", "grace_days", "expected_effect", "baseline", "cap"}
     assert {f"`outcome.{key}" in section for key in keys} == {True}
-    assert all(f"`{key}`" in section for key in ("baseline_sd", "exposure", "champion", "verdicts", "guardrails"))
-    guardrail = yaml.safe_load("\n".join(line for line in section.splitlines() if line.startswith("    ")))
+    assert all(
+        f"`{key}`" in section
+        for key in ("baseline_sd", "exposure", "champion", "verdicts", "guardrails")
+    )
+    guardrail = yaml.safe_load(
+        "\n".join(line for line in section.splitlines() if line.startswith("    "))
+    )
     assert Guardrail.model_validate(guardrail["guardrails"]["complaints"]).direction == "decrease"
 
 

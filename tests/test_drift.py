@@ -33,9 +33,13 @@ from abatch.drift import (
 TYPES = {"amount": "number", "town": "category"}
 
 
-def frame(amount: Sequence[float] | np.ndarray, town: Sequence[object] | np.ndarray) -> pd.DataFrame:
+def frame(
+    amount: Sequence[float] | np.ndarray, town: Sequence[object] | np.ndarray
+) -> pd.DataFrame:
     """Features as `features.convert` makes them."""
-    return pd.DataFrame({"amount": np.asarray(amount, dtype=np.float64), "town": pd.Series(town, dtype=object)})
+    return pd.DataFrame(
+        {"amount": np.asarray(amount, dtype=np.float64), "town": pd.Series(town, dtype=object)}
+    )
 
 
 def refer(town: Sequence[object]) -> FeatureReference:
@@ -75,25 +79,39 @@ def test_psi_noise_is_exceeded_in_five_percent_without_drift() -> None:
     line, n_rounds = psi_noise(500, 500, 10), 4000
     # Both sides are samples, as multinomials of ten equal bins.
     references, counts = (rng.multinomial(500, np.full(10, 0.1), size=n_rounds) for _ in range(2))
-    exceeded = np.mean([compute_psi(a, b) > line for a, b in zip(references.tolist(), counts.tolist(), strict=True)])
-    assert abs(exceeded - 0.05) < 4 * np.sqrt(0.05 * 0.95 / n_rounds)  # four standard errors of the simulation
+    exceeded = np.mean(
+        [
+            compute_psi(a, b) > line
+            for a, b in zip(references.tolist(), counts.tolist(), strict=True)
+        ]
+    )
+    assert abs(exceeded - 0.05) < 4 * np.sqrt(
+        0.05 * 0.95 / n_rounds
+    )  # four standard errors of the simulation
 
 
 def test_psi_noise_holds_for_bins_cut_on_the_reference() -> None:
-    # The reference's own deciles hold equal counts by construction, and yet the two sides differ by both samples' chance.
+    # The reference's own deciles hold equal counts by construction, and yet the two sides differ by
+    # both samples' chance.
     rng = np.random.default_rng(20261124)
     line, n_rounds, exceeded = psi_noise(500, 500, 10), 4000, 0
     for _ in range(n_rounds):
         reference = make_reference(rng.random(500))
-        exceeded += compute_psi(reference.counts, count_bins(rng.random(500), reference.edges).tolist()) > line
+        exceeded += (
+            compute_psi(reference.counts, count_bins(rng.random(500), reference.edges).tolist())
+            > line
+        )
     assert abs(exceeded / n_rounds - 0.05) < 4 * np.sqrt(0.05 * 0.95 / n_rounds)
 
 
 def test_psi_of_a_shift() -> None:
     rng = np.random.default_rng(0)
     reference = make_reference(rng.normal(size=200_000))
-    moved = compute_psi(reference.counts, count_bins(rng.normal(0.5, 1, size=200_000), reference.edges).tolist())
-    # What deciles of the standard normal distribution hold after a shift of half a standard deviation.
+    moved = compute_psi(
+        reference.counts, count_bins(rng.normal(0.5, 1, size=200_000), reference.edges).tolist()
+    )
+    # What deciles of the standard normal distribution hold after a shift of half a standard
+    # deviation.
     q = np.diff(stats.norm.cdf(stats.norm.ppf(np.arange(11) / 10) - 0.5))
     assert moved == pytest.approx(np.sum((q - 0.1) * np.log(q / 0.1)), abs=0.005)
 
@@ -151,8 +169,12 @@ def test_make_feature_references_number() -> None:
     ],
     ids=["both zeros", "constant", "all null", "no rows", "one row"],
 )
-def test_make_feature_references_number_at_its_limits(amounts: list[float], bins: list[float], counts: list[int]) -> None:
-    assert make_feature_references(frame(amounts, [nan] * len(amounts)), TYPES)["amount"] == FeatureReference("number", bins, counts, [])
+def test_make_feature_references_number_at_its_limits(
+    amounts: list[float], bins: list[float], counts: list[int]
+) -> None:
+    assert make_feature_references(frame(amounts, [nan] * len(amounts)), TYPES)[
+        "amount"
+    ] == FeatureReference("number", bins, counts, [])
 
 
 def test_make_feature_references_category() -> None:
@@ -164,21 +186,31 @@ def test_make_feature_references_category() -> None:
 
 
 def test_make_feature_references_many_categories() -> None:
-    # Rows in pairs, so that both halves are alike: c00 24 pairs, c01 23 ... c23 1; the four rarest have 4 + 3 + 2 + 1 pairs.
+    # Rows in pairs, so that both halves are alike: c00 24 pairs, c01 23 ... c23 1; the four rarest
+    # have 4 + 3 + 2 + 1 pairs.
     town = [f"c{i:02}" for i in range(24) for _ in range(2 * (24 - i))]
     names = sorted(set(town))
-    assert refer(town) == FeatureReference("category", names[:N_CATEGORIES], [*range(24, 4, -1), 10, 0], names[N_CATEGORIES:])
+    assert refer(town) == FeatureReference(
+        "category", names[:N_CATEGORIES], [*range(24, 4, -1), 10, 0], names[N_CATEGORIES:]
+    )
     # One that only the half that is counted has is known as well.
     assert refer([*town, "c00", "d"]).others == [*names[N_CATEGORIES:], "d"]
 
 
 def test_count_features_by_the_bins_of_the_reference() -> None:
-    references = make_feature_references(frame([*range(1, 11)], ["Oslo"] * 6 + ["Bergen"] * 4), TYPES)
-    tonight = frame([-5, 1, 1.5, 9, 9.5, 1e300, nan, -0.0], ["Oslo", "oslo", "Lund", nan, "Lund", "Bergen", "", "Oslo "])
+    references = make_feature_references(
+        frame([*range(1, 11)], ["Oslo"] * 6 + ["Bergen"] * 4), TYPES
+    )
+    tonight = frame(
+        [-5, 1, 1.5, 9, 9.5, 1e300, nan, -0.0],
+        ["Oslo", "oslo", "Lund", nan, "Lund", "Bergen", "", "Oslo "],
+    )
     found = count_features(tonight, references)
     # Edges 1 to 9: three up to 1, then 1.5, then 9, and two above.
     assert found["amount"] == FeatureCounts([3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1], 0, {})
-    assert found["town"] == FeatureCounts([1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1})
+    assert found["town"] == FeatureCounts(
+        [1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1}
+    )
 
 
 def test_count_features_rare_categories_are_not_new() -> None:
@@ -192,26 +224,46 @@ def test_count_features_rare_categories_are_not_new() -> None:
 def test_count_features_of_nothing(n: int) -> None:
     references = make_feature_references(frame([1, 2, 3], ["a", "b", nan]), TYPES)
     found = count_features(frame([nan] * n, [nan] * n), references)
-    assert found == {"amount": FeatureCounts([0, 0, 0, 0, n], 0, {}), "town": FeatureCounts([0, 0, 0, n], 0, {})}
+    assert found == {
+        "amount": FeatureCounts([0, 0, 0, 0, n], 0, {}),
+        "town": FeatureCounts([0, 0, 0, n], 0, {}),
+    }
 
 
 def test_count_features_of_what_convert_makes() -> None:
     # As drivers give them: pandas' own text, decimals, nullable integers, true and false.
-    training = pd.DataFrame({"amount": [Decimal("1.5"), None, Decimal("2")], "town": pd.array(["Oslo", None, "Ærø"], dtype="str")})
-    tonight = pd.DataFrame({"amount": pd.array([1, None, 2], dtype="Int64"), "town": pd.array(["Lund", "Ærø", None], dtype="string")})
+    training = pd.DataFrame(
+        {
+            "amount": [Decimal("1.5"), None, Decimal("2")],
+            "town": pd.array(["Oslo", None, "Ærø"], dtype="str"),
+        }
+    )
+    tonight = pd.DataFrame(
+        {
+            "amount": pd.array([1, None, 2], dtype="Int64"),
+            "town": pd.array(["Lund", "Ærø", None], dtype="string"),
+        }
+    )
     references = make_feature_references(features.convert(training, TYPES, "test"), TYPES)
     found = count_features(features.convert(tonight, TYPES, "test"), references)
     assert references["town"] == FeatureReference("category", ["Oslo", "Ærø"], [1, 1, 0, 1], [])
-    assert found == {"amount": FeatureCounts([1, 1, 0, 1], 0, {}), "town": FeatureCounts([0, 1, 1, 1], 1, {"Lund": 1})}
+    assert found == {
+        "amount": FeatureCounts([1, 1, 0, 1], 0, {}),
+        "town": FeatureCounts([0, 1, 1, 1], 1, {"Lund": 1}),
+    }
 
 
-ROW = st.tuples(st.sampled_from([nan, -1.0, 0.0, 0.5, 3.0]), st.sampled_from([nan, "a", "b", "new", "newer"]))
+ROW = st.tuples(
+    st.sampled_from([nan, -1.0, 0.0, 0.5, 3.0]), st.sampled_from([nan, "a", "b", "new", "newer"])
+)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(ROW, max_size=8), min_size=1, max_size=4))
 def test_merge_feature_counts_equals_one_pass(chunks: list[list[tuple[float, object]]]) -> None:
-    references = make_feature_references(frame([-1, 0, 0, 1, 2, nan], ["a", "a", "b", "b", "c", nan]), TYPES)
+    references = make_feature_references(
+        frame([-1, 0, 0, 1, 2, nan], ["a", "a", "b", "b", "c", nan]), TYPES
+    )
     whole = count_features(frame(*columns(list(chain.from_iterable(chunks)))), references)
     parts = [count_features(frame(*columns(chunk)), references) for chunk in chunks]
     running: dict[str, FeatureCounts] = {}
@@ -231,7 +283,9 @@ def test_merge_feature_counts_of_nothing() -> None:
 def test_merge_feature_counts_keeps_the_most_common_new_categories() -> None:
     references = {"town": refer(["a"])}
     chunks = [["x"] * 3 + [f"{part}-{i:02}" for i in range(30)] for part in "pq"]
-    found = merge_feature_counts([count_features(frame(np.zeros(33), chunk), references) for chunk in chunks])["town"]
+    found = merge_feature_counts(
+        [count_features(frame(np.zeros(33), chunk), references) for chunk in chunks]
+    )["town"]
     assert found.n_new == found.counts[-2] == 66
     assert len(found.new) == N_NEW_CATEGORIES
     assert list(found.new.items())[:3] == [("x", 6), ("p-00", 1), ("p-01", 1)]
@@ -241,9 +295,13 @@ def test_references_and_counts_as_json() -> None:
     X = frame([0.1, 0.2, nan, 1e-300], ["Ærø", "ok", nan, "\u0000"])
     references = make_feature_references(X, TYPES)
     counts = count_features(frame([0.3], ["新"]), references)
-    again = json.loads(json.dumps({name: found._asdict() for name, found in references.items()}, allow_nan=False))
+    again = json.loads(
+        json.dumps({name: found._asdict() for name, found in references.items()}, allow_nan=False)
+    )
     assert {name: FeatureReference(**found) for name, found in again.items()} == references
-    again = json.loads(json.dumps({name: found._asdict() for name, found in counts.items()}, allow_nan=False))
+    again = json.loads(
+        json.dumps({name: found._asdict() for name, found in counts.items()}, allow_nan=False)
+    )
     assert {name: FeatureCounts(**found) for name, found in again.items()} == counts
 
 
@@ -255,15 +313,20 @@ def test_measure_features_hand_sum() -> None:
     (found,) = measure_features(references, counts)
     assert found[:3] == ("town", "category", 100)
     assert found.psi == pytest.approx(sum((b - a) / 102 * log(b / a) for a, b in cells), rel=1e-12)
-    assert found.psi_noise == pytest.approx(0.02 * 7.815, rel=1e-4)  # chi-squared table, 3 degrees of freedom
+    assert found.psi_noise == pytest.approx(
+        0.02 * 7.815, rel=1e-4
+    )  # chi-squared table, 3 degrees of freedom
     assert found[5:] == (0.3, 0.2, 10, [("Ærø", 6), ("Lund", 4)])
 
 
 def test_measure_features_leaves_out_cells_without_rows() -> None:
-    # Nobody is null or beyond the one edge, neither then nor now: two cells, hence one degree of freedom.
+    # Nobody is null or beyond the one edge, neither then nor now: two cells, hence one degree of
+    # freedom.
     references = {"amount": FeatureReference("number", [1, 2], [60, 40, 0, 0], [])}
     (found,) = measure_features(references, {"amount": FeatureCounts([30, 70, 0, 0], 0, {})})
-    assert found.psi == pytest.approx(30 / 101 * log(60.5 / 30.5) + 30 / 101 * log(70.5 / 40.5), rel=1e-12)
+    assert found.psi == pytest.approx(
+        30 / 101 * log(60.5 / 30.5) + 30 / 101 * log(70.5 / 40.5), rel=1e-12
+    )
     assert found.psi_noise == pytest.approx(0.02 * 3.841, rel=1e-3)
     # Tonight's first nulls open the cell again: three cells.
     (found,) = measure_features(references, {"amount": FeatureCounts([30, 60, 0, 10], 0, {})})
@@ -272,16 +335,26 @@ def test_measure_features_leaves_out_cells_without_rows() -> None:
 
 def test_measure_features_constant_feature_does_not_drift() -> None:
     references = make_feature_references(frame([7] * 100, ["a"] * 100), TYPES)
-    for found in measure_features(references, count_features(frame([7] * 50, ["a"] * 50), references)):
-        assert (found.psi, found.psi_noise, describe_psi(found.psi, found.psi_noise)) == (0, 0, "none")
+    for found in measure_features(
+        references, count_features(frame([7] * 50, ["a"] * 50), references)
+    ):
+        assert (found.psi, found.psi_noise, describe_psi(found.psi, found.psi_noise)) == (
+            0,
+            0,
+            "none",
+        )
     changed = measure_features(references, count_features(frame([8] * 50, ["b"] * 50), references))
     assert all(is_drift(found.psi, found.psi_noise) for found in changed)
 
 
 def test_measure_features_all_null_tonight_is_drift() -> None:
     rng = np.random.default_rng(0)
-    references = make_feature_references(frame(rng.normal(size=500), rng.choice(["a", "b"], 500)), TYPES)
-    for found in measure_features(references, count_features(frame([nan] * 200, [nan] * 200), references)):
+    references = make_feature_references(
+        frame(rng.normal(size=500), rng.choice(["a", "b"], 500)), TYPES
+    )
+    for found in measure_features(
+        references, count_features(frame([nan] * 200, [nan] * 200), references)
+    ):
         assert (found.null_rate, found.null_rate_reference) == (1, 0)
         assert describe_psi(found.psi, found.psi_noise) == "much"
 
@@ -293,12 +366,16 @@ def test_measure_features_without_rows_is_unknown() -> None:
         assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate)
     assert measure_features(references, {}) == []
     references = make_feature_references(frame([], []), TYPES)
-    for found in measure_features(references, count_features(frame([1, 2], ["a", nan]), references)):
+    for found in measure_features(
+        references, count_features(frame([1, 2], ["a", nan]), references)
+    ):
         assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate_reference)
 
 
 def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:
-    """How often PSI exceeds its noise line when 1000 training rows and 800 of tonight come from the same source."""
+    """How often PSI exceeds its noise line when 1000 training rows and 800 of tonight come from the
+    same source.
+    """
     types = {"number": "number", "nulls": "number", "few": "category", "many": "category"}
 
     towns = np.array([f"c{i:02}" for i in range(40)], dtype=object)
@@ -307,7 +384,14 @@ def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, flo
         nulls = rng.gamma(2, size=n)
         nulls[rng.random(n) < 0.1] = nan
         few = towns[np.searchsorted([0.5, 0.8, 0.95], rng.random(n))]
-        return pd.DataFrame({"number": rng.normal(size=n), "nulls": nulls, "few": few, "many": towns[rng.integers(0, 40, n)]})
+        return pd.DataFrame(
+            {
+                "number": rng.normal(size=n),
+                "nulls": nulls,
+                "few": few,
+                "many": towns[rng.integers(0, 40, n)],
+            }
+        )
 
     exceeded = dict.fromkeys(types, 0)
     for _ in range(n_rounds):
@@ -322,18 +406,24 @@ def check_five_percent(rates: dict[str, float], n_rounds: int) -> None:
     assert rates == pytest.approx(dict.fromkeys(rates, 0.05), abs=margin)
 
 
-def test_measure_features_noise_is_exceeded_in_five_percent_without_drift(rng: np.random.Generator) -> None:
+def test_measure_features_noise_is_exceeded_in_five_percent_without_drift(
+    rng: np.random.Generator,
+) -> None:
     # Categories of equal size chosen and counted on the same rows would exceed it in 16 %.
     check_five_percent(count_false_alarms(rng, 250), 250)
 
 
 @pytest.mark.slow
-def test_measure_features_noise_is_exceeded_in_five_percent_without_drift_slow(rng: np.random.Generator) -> None:
+def test_measure_features_noise_is_exceeded_in_five_percent_without_drift_slow(
+    rng: np.random.Generator,
+) -> None:
     check_five_percent(count_false_alarms(rng, 3000), 3000)
 
 
 @pytest.mark.parametrize(("n_others", "is_kept"), [(1_000, True), (1_001, False)])
-def test_make_feature_references_of_very_many_categories_keeps_no_list(n_others: int, is_kept: bool) -> None:
+def test_make_feature_references_of_very_many_categories_keeps_no_list(
+    n_others: int, is_kept: bool
+) -> None:
     names = [f"street {i:05}" for i in range(20 + n_others)]
     X = pd.DataFrame({"address": pd.Series(names, dtype=object)})
     references = make_feature_references(X, {"address": "category"})

@@ -1,4 +1,4 @@
-"""Errors: every fault that the operator can mend is an AbatchError, and a near word is suggested."""
+"""Errors: a fault that the operator can mend is an AbatchError, and a near word is suggested."""
 
 import pytest
 
@@ -6,8 +6,14 @@ from abatch import errors
 
 
 def test_errors_all_can_be_mended_but_nothing_to_do() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert {kind.__name__ for kind in kinds if not issubclass(kind, errors.AbatchError)} == {"NothingToDo"}
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    assert {kind.__name__ for kind in kinds if not issubclass(kind, errors.AbatchError)} == {
+        "NothingToDo"
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Estimators: whatever the config names fits and predicts on a bank's columns, is seeded, and fails in clear words."""
+"""Estimators: whatever the config names fits and predicts on a bank's columns, is seeded, and fails
+in clear words.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    BaggingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
@@ -32,7 +39,10 @@ ESTIMATORS: list[tuple[str, dict[str, Any]]] = [
     ("sklearn.naive_bayes.GaussianNB", {}),
     ("sklearn.neighbors.KNeighborsClassifier", {}),
     ("sklearn.discriminant_analysis.LinearDiscriminantAnalysis", {}),
-    ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [4], "max_iter": 2000, "learning_rate_init": 0.02}),
+    (
+        "sklearn.neural_network.MLPClassifier",
+        {"hidden_layer_sizes": [4], "max_iter": 2000, "learning_rate_init": 0.02},
+    ),
     ("bank_models.calibrated", {}),
     ("bank_models.calibrated_boosting", {"max_iter": 5}),
     ("bank_models.vote", {}),
@@ -105,11 +115,16 @@ def make_rows(n_rows: int, seed: int, unseen: bool = False) -> tuple[pd.DataFram
     frame = pd.DataFrame(
         {
             "age": pd.Series(age).mask(rng.random(n_rows) < 0.1),
-            "amount": [Decimal(int(cents)) / 100 if cents > 500 else None for cents in rng.integers(0, 10_000, n_rows)],
+            "amount": [
+                Decimal(int(cents)) / 100 if cents > 500 else None
+                for cents in rng.integers(0, 10_000, n_rows)
+            ],
             "constant": 7,
             "flag": rng.random(n_rows) < 0.5,
             "region": pd.Series(region, dtype=object).mask(rng.random(n_rows) < 0.1, None),
-            "branch": [f"b{branch}" for branch in rng.integers(0, 30, n_rows)],  # so many that one column each is sparse
+            "branch": [
+                f"b{branch}" for branch in rng.integers(0, 30, n_rows)
+            ],  # so many that one column each is sparse
             "code": [f"c{code}" for code in rng.permutation(n_rows)],  # as many categories as rows
         }
     )
@@ -124,7 +139,9 @@ TRAINING, OUTCOME = make_rows(600, seed=1)
 CANDIDATES, _ = make_rows(12, seed=2, unseen=True)
 
 
-def fit_one(path: str, params: dict[str, Any], columns: list[str]) -> tuple[Pipeline, dict[str, str]]:
+def fit_one(
+    path: str, params: dict[str, Any], columns: list[str]
+) -> tuple[Pipeline, dict[str, str]]:
     types = infer_types(TRAINING[columns], "q.sql")
     pipeline = make_pipeline_for(make_estimator(path, params, 0, PLACE), types)
     return fit(pipeline, convert(TRAINING, types, "q.sql"), OUTCOME, PLACE), types
@@ -135,14 +152,23 @@ def fit_one(path: str, params: dict[str, Any], columns: list[str]) -> tuple[Pipe
     [list(TRAINING), ["age", "amount", "constant"], ["region", "branch", "code"]],
     ids=["all", "numbers", "categories"],
 )
-@pytest.mark.parametrize(("path", "params"), ESTIMATORS, ids=[f"{path.rpartition('.')[2]}-{len(params)}" for path, params in ESTIMATORS])
-def test_fit_and_predict_on_a_banks_columns(path: str, params: dict[str, Any], columns: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "params"),
+    ESTIMATORS,
+    ids=[f"{path.rpartition('.')[2]}-{len(params)}" for path, params in ESTIMATORS],
+)
+def test_fit_and_predict_on_a_banks_columns(
+    path: str, params: dict[str, Any], columns: list[str]
+) -> None:
     pipeline, types = fit_one(path, params, columns)
     X = convert(CANDIDATES, types, "q.sql")
     found = predict_probability(pipeline, X)
     assert found.shape == (12,) and found.dtype == np.float64
     assert ((found >= 0) & (found <= 1)).all()
-    one_by_one = [predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types, "q.sql"))[0] for i in range(len(X))]
+    one_by_one = [
+        predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types, "q.sql"))[0]
+        for i in range(len(X))
+    ]
     np.testing.assert_allclose(one_by_one, found, rtol=1e-9)
     if "age" in columns:  # the outcome depends on age: a model that has learned ranks by it
         ranked = predict_probability(pipeline, convert(TRAINING, types, "q.sql"))
@@ -151,29 +177,43 @@ def test_fit_and_predict_on_a_banks_columns(path: str, params: dict[str, Any], c
 
 def test_predict_probability_is_of_outcome_1() -> None:
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
-    old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types, "q.sql"))
-    assert old > 0.8 and young < 0.2  # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
+    old, young = predict_probability(
+        pipeline, convert(pd.DataFrame({"age": [70, 20]}), types, "q.sql")
+    )
+    assert (
+        old > 0.8 and young < 0.2
+    )  # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
 
 
 def test_pipeline_equals_scikit_learn_by_hand() -> None:
-    """Median, standard score and logistic regression, worked out with numpy and scikit-learn's bare estimator."""
+    """Median, standard score and logistic regression, worked out with numpy and scikit-learn's bare
+    estimator.
+    """
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {"C": 0.5}, ["age"])
     age = TRAINING["age"].to_numpy()
     by_hand = np.column_stack([np.where(np.isnan(age), np.nanmedian(age), age), np.isnan(age)])
     by_hand = (by_hand - by_hand.mean(axis=0)) / by_hand.std(axis=0)
     expected = LogisticRegression(C=0.5).fit(by_hand, OUTCOME).predict_proba(by_hand)[:, 1]
-    np.testing.assert_allclose(predict_probability(pipeline, convert(TRAINING, types, "q.sql")), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        predict_probability(pipeline, convert(TRAINING, types, "q.sql")), expected, rtol=1e-6
+    )
 
 
 def test_null_and_unseen_category_are_told_apart_by_trees() -> None:
     types = {"region": "category"}
     X = convert(pd.DataFrame({"region": ["a", "b", None, "unseen"]}), types, "q.sql")
     training = convert(pd.DataFrame({"region": ["a", "b", None] * 20}), types, "q.sql")
-    pipeline = make_pipeline_for(make_estimator("sklearn.ensemble.GradientBoostingClassifier", {}, 0, PLACE), types)
+    pipeline = make_pipeline_for(
+        make_estimator("sklearn.ensemble.GradientBoostingClassifier", {}, 0, PLACE), types
+    )
     encoded = pipeline[:-1].fit(training).transform(X)
     assert encoded.ravel().tolist() == [0, 1, -2, -1]
-    pipeline = make_pipeline_for(make_estimator("sklearn.ensemble.RandomForestClassifier", {}, 0, PLACE), types)
-    np.testing.assert_array_equal(pipeline[:-1].fit(training).transform(X).ravel(), [0, 1, np.nan, np.nan])
+    pipeline = make_pipeline_for(
+        make_estimator("sklearn.ensemble.RandomForestClassifier", {}, 0, PLACE), types
+    )
+    np.testing.assert_array_equal(
+        pipeline[:-1].fit(training).transform(X).ravel(), [0, 1, np.nan, np.nan]
+    )
 
 
 def test_make_pipeline_for_leaves_an_own_pipeline_as_it_is() -> None:
@@ -198,21 +238,32 @@ def test_make_pipeline_for_histogram_boosting_knows_its_categories() -> None:
     types = {"region": "category", "age": "number", "code": "category"}
     pipeline = make_pipeline_for(HistGradientBoostingClassifier(), types)
     assert pipeline[-1].categorical_features == [0, 1]  # they come first
-    assert make_pipeline_for(HistGradientBoostingClassifier(categorical_features=None), types)[-1].categorical_features is None
+    assert (
+        make_pipeline_for(HistGradientBoostingClassifier(categorical_features=None), types)[
+            -1
+        ].categorical_features
+        is None
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_make_estimator_seeds_whatever_is_open(seed: int, bank_models: Path) -> None:
     (bank_models / "nested.py").write_text(
-        "from sklearn.ensemble import *\nfrom sklearn.linear_model import *\nfrom sklearn.pipeline import make_pipeline\n"
-        "def make():\n    return make_pipeline(BaggingClassifier(VotingClassifier([('a', RandomForestClassifier(random_state=3)),"
-        " ('b', LogisticRegression()), ('c', HistGradientBoostingClassifier())], voting='soft')))\n"
+        "from sklearn.ensemble import *\nfrom sklearn.linear_model import *\nfrom sklearn.pipeline"
+        " import make_pipeline\ndef make():\n    return"
+        " make_pipeline(BaggingClassifier(VotingClassifier([('a',"
+        " RandomForestClassifier(random_state=3)), ('b', LogisticRegression()), ('c',"
+        " HistGradientBoostingClassifier())], voting='soft')))\n"
     )
     try:
         params = make_estimator("nested.make", {}, seed, PLACE).get_params()
     finally:
         sys.modules.pop("nested", None)
-    states = {name.removeprefix("baggingclassifier__"): value for name, value in params.items() if name.endswith("random_state")}
+    states = {
+        name.removeprefix("baggingclassifier__"): value
+        for name, value in params.items()
+        if name.endswith("random_state")
+    }
     assert states == {
         "random_state": seed,
         "estimator__a__random_state": 3,
@@ -222,7 +273,10 @@ def test_make_estimator_seeds_whatever_is_open(seed: int, bank_models: Path) -> 
     assert params["baggingclassifier__estimator__c__early_stopping"] is False
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, False), ({"early_stopping": True}, True), ({"random_state": 5}, False)])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, False), ({"early_stopping": True}, True), ({"random_state": 5}, False)],
+)
 def test_make_estimator_early_stopping(given: dict[str, Any], expected: bool) -> None:
     estimator = make_estimator("sklearn.ensemble.HistGradientBoostingClassifier", given, 9, PLACE)
     assert estimator.early_stopping is expected
@@ -230,8 +284,12 @@ def test_make_estimator_early_stopping(given: dict[str, Any], expected: bool) ->
 
 
 def test_fit_twice_gives_the_same() -> None:
-    first, types = fit_one("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING))
-    second, _ = fit_one("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING))
+    first, types = fit_one(
+        "sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING)
+    )
+    second, _ = fit_one(
+        "sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING)
+    )
     X = convert(CANDIDATES, types, "q.sql")
     np.testing.assert_array_equal(predict_probability(first, X), predict_probability(second, X))
 
@@ -246,51 +304,103 @@ CLASSIFIER = "Expected a scikit-learn classifier that predicts probabilities, wi
         (
             "sklearn.linear_model.LogisticRegresion",
             {},
-            ".estimator: 'sklearn.linear_model.LogisticRegresion' cannot be imported: sklearn.linear_model has no 'LogisticRegresion'."
-            f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?",
+            (
+                ".estimator: 'sklearn.linear_model.LogisticRegresion' cannot be imported:"
+                f" sklearn.linear_model has no 'LogisticRegresion'. {EXPECTED} Did you mean"
+                " 'sklearn.linear_model.LogisticRegression'?"
+            ),
         ),
         (
             "sklearn.linearmodel.LogisticRegression",
             {},
-            ".estimator: 'sklearn.linearmodel.LogisticRegression' cannot be imported: there is no module 'sklearn.linearmodel'."
-            f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?",
+            (
+                ".estimator: 'sklearn.linearmodel.LogisticRegression' cannot be imported: there is"
+                f" no module 'sklearn.linearmodel'. {EXPECTED} Did you mean"
+                " 'sklearn.linear_model.LogisticRegression'?"
+            ),
         ),
         (
             "LogisticRegression",
             {},
-            f".estimator: 'LogisticRegression' cannot be imported: there is no module ''. {EXPECTED}"
-            " Did you mean 'sklearn.linear_model.LogisticRegression'?",
+            (
+                ".estimator: 'LogisticRegression' cannot be imported: there is no module ''."
+                f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?"
+            ),
         ),
         (".x.y", {}, f".estimator: '.x.y' cannot be imported: there is no module '.x'. {EXPECTED}"),
         (
             "bank_models.calibrate",
             {},
-            f".estimator: 'bank_models.calibrate' cannot be imported: bank_models has no 'calibrate'. {EXPECTED}"
-            " Did you mean 'bank_models.calibrated'?",
+            (
+                ".estimator: 'bank_models.calibrate' cannot be imported: bank_models has no"
+                f" 'calibrate'. {EXPECTED} Did you mean 'bank_models.calibrated'?"
+            ),
         ),
-        ("bank_models.TEXT", {}, ".estimator: 'bank_models.TEXT' is neither a class nor a function."),
-        ("sklearn.svm.LinearSVC", {}, f".estimator: 'sklearn.svm.LinearSVC' gives a LinearSVC without predict_proba. {CLASSIFIER}"),
-        ("sklearn.linear_model.Ridge", {}, f".estimator: 'sklearn.linear_model.Ridge' gives a Ridge without predict_proba. {CLASSIFIER}"),
-        ("bank_models.the_class", {}, f".estimator: 'bank_models.the_class' gives the class LogisticRegression. {CLASSIFIER}"),
-        ("bank_models.nothing", {}, f".estimator: 'bank_models.nothing' gives a NoneType without fit. {CLASSIFIER}"),
-        ("builtins.dict", {"a": 1}, f".estimator: 'builtins.dict' gives a dict without fit. {CLASSIFIER}"),
+        (
+            "bank_models.TEXT",
+            {},
+            ".estimator: 'bank_models.TEXT' is neither a class nor a function.",
+        ),
+        (
+            "sklearn.svm.LinearSVC",
+            {},
+            (
+                ".estimator: 'sklearn.svm.LinearSVC' gives a LinearSVC without predict_proba."
+                f" {CLASSIFIER}"
+            ),
+        ),
+        (
+            "sklearn.linear_model.Ridge",
+            {},
+            (
+                ".estimator: 'sklearn.linear_model.Ridge' gives a Ridge without predict_proba."
+                f" {CLASSIFIER}"
+            ),
+        ),
+        (
+            "bank_models.the_class",
+            {},
+            f".estimator: 'bank_models.the_class' gives the class LogisticRegression. {CLASSIFIER}",
+        ),
+        (
+            "bank_models.nothing",
+            {},
+            f".estimator: 'bank_models.nothing' gives a NoneType without fit. {CLASSIFIER}",
+        ),
+        (
+            "builtins.dict",
+            {"a": 1},
+            f".estimator: 'builtins.dict' gives a dict without fit. {CLASSIFIER}",
+        ),
         (
             "sklearn.linear_model.LogisticRegression",
             {"max_itr": 5},
-            ".params.max_itr: sklearn.linear_model.LogisticRegression has no such parameter. Did you mean 'max_iter'?",
+            (
+                ".params.max_itr: sklearn.linear_model.LogisticRegression has no such parameter."
+                " Did you mean 'max_iter'?"
+            ),
         ),
-        ("bank_models.broken", {"dept": 5}, ".params.dept: bank_models.broken has no such parameter. Did you mean 'depth'?"),
+        (
+            "bank_models.broken",
+            {"dept": 5},
+            ".params.dept: bank_models.broken has no such parameter. Did you mean 'depth'?",
+        ),
         (
             "bank_models.broken",
             {},
-            ".params: calling bank_models.broken with them raised KeyError: 'depth' (bank_models.py, line 40)."
-            " Mend the parameters or the function.",
+            (
+                ".params: calling bank_models.broken with them raised KeyError: 'depth'"
+                " (bank_models.py, line 40). Mend the parameters or the function."
+            ),
         ),
         (
             "sklearn.ensemble.VotingClassifier",
             {},
-            ".params: calling sklearn.ensemble.VotingClassifier with them raised TypeError: VotingClassifier.__init__() missing 1"
-            " required positional argument: 'estimators'. Mend the parameters or the function.",
+            (
+                ".params: calling sklearn.ensemble.VotingClassifier with them raised TypeError:"
+                " VotingClassifier.__init__() missing 1 required positional argument: 'estimators'."
+                " Mend the parameters or the function."
+            ),
         ),
     ],
 )
@@ -303,14 +413,22 @@ def test_make_estimator_wrong(path: str, params: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("source", "raised"),
     [
-        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (faulty.py, line 1)"),
+        (
+            "import no_such_library",
+            "ModuleNotFoundError: No module named 'no_such_library' (faulty.py, line 1)",
+        ),
         ("\n\n1 / 0", "ZeroDivisionError: division by zero (faulty.py, line 3)"),
         ("raise Exception", "Exception: no message (faulty.py, line 1)"),
         ("def make(:", "SyntaxError: invalid syntax (faulty.py, line 1)"),
-        ("from sklearn.linear_model import Nothing", "ImportError: cannot import name 'Nothing' from 'sklearn.linear_model'"),
+        (
+            "from sklearn.linear_model import Nothing",
+            "ImportError: cannot import name 'Nothing' from 'sklearn.linear_model'",
+        ),
     ],
 )
-def test_make_estimator_module_that_cannot_be_imported(bank_models: Path, source: str, raised: str) -> None:
+def test_make_estimator_module_that_cannot_be_imported(
+    bank_models: Path, source: str, raised: str
+) -> None:
     (bank_models / "faulty.py").write_text(source)
     with pytest.raises(ConfigError) as error:
         make_estimator("faulty.make", {}, 0, PLACE)
@@ -321,7 +439,10 @@ def test_make_estimator_module_that_cannot_be_imported(bank_models: Path, source
 def test_fit_refused_parameter() -> None:
     with pytest.raises(ConfigError) as error:
         fit_one("sklearn.linear_model.LogisticRegression", {"C": -1}, ["age"])
-    assert str(error.value).startswith(f"{PLACE}: the estimator could not be fitted; it raised InvalidParameterError: The 'C' parameter")
+    assert str(error.value).startswith(
+        f"{PLACE}: the estimator could not be fitted; it raised InvalidParameterError: The 'C'"
+        " parameter"
+    )
     assert "Got -1" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -341,8 +462,20 @@ class _Broken(_NoClasses):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (_NoClasses(), f"{PLACE}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."),
-        (_Broken(), f"{PLACE}: the estimator could not be fitted; it raised KeyError: 'income' (test_estimators.py, line "),
+        (
+            _NoClasses(),
+            (
+                f"{PLACE}: after fitting, the estimator has no classes_ 0 and 1. Expected a"
+                " classifier."
+            ),
+        ),
+        (
+            _Broken(),
+            (
+                f"{PLACE}: the estimator could not be fitted; it raised KeyError: 'income'"
+                " (test_estimators.py, line "
+            ),
+        ),
     ],
 )
 def test_fit_estimator_of_the_users_own_that_fails(estimator: BaseEstimator, message: str) -> None:
@@ -354,9 +487,14 @@ def test_fit_estimator_of_the_users_own_that_fails(estimator: BaseEstimator, mes
 
 def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> None:
     pipeline, types = fit_one("bank_models.careless_pipeline", {}, ["region"])
-    with pytest.raises(ConfigError, match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories") as error:
+    with pytest.raises(
+        ConfigError,
+        match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories",
+    ) as error:
         predict_probability(pipeline, convert(CANDIDATES, types, "q.sql"))
-    assert str(error.value).endswith("Mend its code so that it takes nulls and unseen categories, and train anew.")
+    assert str(error.value).endswith(
+        "Mend its code so that it takes nulls and unseen categories, and train anew."
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -366,5 +504,8 @@ def test_predict_probability_refuses_what_is_not_finite(bad: float) -> None:
             return np.array([[0.5, 0.5], [0.5, bad]])
 
     pipeline = Pipeline([("estimator", Broken().fit([[0], [1]], [0, 1]))])
-    with pytest.raises(ConfigError, match=r"^Broken: 1 of 2 predictions are not finite\. Mend its code, and train anew\.$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^Broken: 1 of 2 predictions are not finite\. Mend its code, and train anew\.$",
+    ):
         predict_probability(pipeline, pd.DataFrame({"x": [1.0, 2.0]}))

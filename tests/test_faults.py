@@ -1,4 +1,6 @@
-"""What may go wrong at night: killed processes, two at once, missing tables and files, odd candidates."""
+"""What may go wrong at night: killed processes, two at once, missing tables and files, odd
+candidates.
+"""
 
 import os
 import pty
@@ -22,16 +24,25 @@ import train
 from abatch import migrations, simulate
 from abatch.config import Config, load_configs
 from abatch.errors import DataError, NothingToDo, RegistryError
-from abatch.tables import models, predictions, predictions_staging, predictions_superseded, registrations, runs
+from abatch.tables import (
+    models,
+    predictions,
+    predictions_staging,
+    predictions_superseded,
+    registrations,
+    runs,
+)
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
-# Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line arrives.
+# Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line
+# arrives.
 DRIVER = """
 import os, signal, sys
 import predict, train
 from abatch import job, predictions, registry, training
 script, place, name, nth, action, *arguments = sys.argv[1:]
-owner = {"predictions": predictions, "registry": registry, "training": training, "Run": job.Run}[place]
+owners = {"predictions": predictions, "registry": registry, "training": training}
+owner = {**owners, "Run": job.Run}[place]
 real, calls = getattr(owner, name), []
 
 def stop(*args, **kwargs):
@@ -58,7 +69,9 @@ def prepare(config: Config, engine: sa.Engine) -> None:
 
 
 def use_quick_models(file: Path) -> Config:
-    """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates has three chunks."""
+    """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates
+    has three chunks.
+    """
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw["chunk_rows"] = 400
     raw["experiments"]["card_offer"]["models"] = QUICK_MODELS
@@ -93,13 +106,36 @@ def bank_engine(bank: Config) -> Iterator[sa.Engine]:
 
 def run(script: str, config: Config, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a script for the first night, as cron sees them."""
-    command = [sys.executable, f"{script}.py", "--config", str(config.file), "--date", str(FIRST_NIGHT), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        f"{script}.py",
+        "--config",
+        str(config.file),
+        "--date",
+        str(FIRST_NIGHT),
+        *arguments,
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     return done.returncode, done.stdout, done.stderr
 
 
-def drive(script: str, config: Config, place: str, name: str, nth: int, action: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", DRIVER, script, place, name, str(nth), action, "--config", str(config.file)]
+def drive(
+    script: str, config: Config, place: str, name: str, nth: int, action: str, *arguments: str
+) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        script,
+        place,
+        name,
+        str(nth),
+        action,
+        "--config",
+        str(config.file),
+    ]
     return subprocess.Popen(
         [*command, "--date", str(FIRST_NIGHT), *arguments],
         cwd=ROOT,
@@ -110,8 +146,18 @@ def drive(script: str, config: Config, place: str, name: str, nth: int, action: 
     )
 
 
-def kill(script: str, config: Config, place: str, name: str, nth: int = 1, action: str = "kill", *arguments: str) -> None:
-    """Run a script that dies by SIGKILL at the nth call of a function, once that call is made (or before it)."""
+def kill(
+    script: str,
+    config: Config,
+    place: str,
+    name: str,
+    nth: int = 1,
+    action: str = "kill",
+    *arguments: str,
+) -> None:
+    """Run a script that dies by SIGKILL at the nth call of a function, once that call is made (or
+    before it).
+    """
     with drive(script, config, place, name, nth, action, *arguments) as process:
         out, err = process.communicate()
     assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
@@ -130,13 +176,19 @@ def read(engine: sa.Engine, *columns: sa.ColumnElement) -> list[tuple]:
 
 def read_statuses(engine: sa.Engine, job: str = "predict") -> list[str]:
     with engine.connect() as connection:
-        return list(connection.scalars(sa.select(runs.c.status).where(runs.c.job == job).order_by(runs.c.started_at)))
+        return list(
+            connection.scalars(
+                sa.select(runs.c.status).where(runs.c.job == job).order_by(runs.c.started_at)
+            )
+        )
 
 
 def read_failure(engine: sa.Engine, job: str = "predict") -> str:
     """What the ledger says of the one run that failed."""
     with engine.connect() as connection:
-        return connection.scalars(sa.select(runs.c.error).where(runs.c.job == job, runs.c.status == "failed")).one()
+        return connection.scalars(
+            sa.select(runs.c.error).where(runs.c.job == job, runs.c.status == "failed")
+        ).one()
 
 
 def execute(engine: sa.Engine, sql: str, **binds: object) -> None:
@@ -146,11 +198,26 @@ def execute(engine: sa.Engine, sql: str, **binds: object) -> None:
 
 def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) -> None:
     """One row per candidate, all from the one run that is done; nothing staged."""
-    rows = read(engine, predictions.c.candidate_id, predictions.c.variant, predictions.c.rank_in_variant, predictions.c.run_id)
-    assert len(rows) == len({row[0] for row in rows}) == len({row[1:3] for row in rows}) == n_candidates
+    rows = read(
+        engine,
+        predictions.c.candidate_id,
+        predictions.c.variant,
+        predictions.c.rank_in_variant,
+        predictions.c.run_id,
+    )
+    assert (
+        len(rows)
+        == len({row[0] for row in rows})
+        == len({row[1:3] for row in rows})
+        == n_candidates
+    )
     with engine.connect() as connection:
-        done = connection.execute(sa.select(runs).where(runs.c.job == "predict", runs.c.status == "done")).one()
-    assert {row[3] for row in rows} == {done.run_id} and done.rows_read == done.rows_written == n_candidates
+        done = connection.execute(
+            sa.select(runs).where(runs.c.job == "predict", runs.c.status == "done")
+        ).one()
+    assert {row[3] for row in rows} == {
+        done.run_id
+    } and done.rows_read == done.rows_written == n_candidates
     assert read(engine, predictions_staging.c.run_id) == []
     assert len(read(engine, registrations.c.experiment)) == 1
 
@@ -158,18 +225,38 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
 @pytest.mark.parametrize(
     ("place", "name", "nth", "action", "published"),
     [
-        ("registry", "load_live", 1, "kill before", False),  # the run is in the ledger, and nothing is staged
+        (
+            "registry",
+            "load_live",
+            1,
+            "kill before",
+            False,
+        ),  # the run is in the ledger, and nothing is staged
         ("predictions", "stage", 2, "kill", False),
-        ("predictions", "publish", 1, "kill", False),  # the rows are moved, and nothing is committed
+        (
+            "predictions",
+            "publish",
+            1,
+            "kill",
+            False,
+        ),  # the rows are moved, and nothing is committed
         ("Run", "finish", 1, "kill", False),
         ("Run", "log", 2, "kill", True),  # all is committed, and nobody was told
     ],
 )
 def test_predict_killed_and_run_again(
-    bank: Config, bank_engine: sa.Engine, place: str, name: str, nth: int, action: str, published: bool
+    bank: Config,
+    bank_engine: sa.Engine,
+    place: str,
+    name: str,
+    nth: int,
+    action: str,
+    published: bool,
 ) -> None:
     kill("predict", bank, place, name, nth, action)
-    assert len(read(bank_engine, predictions.c.candidate_id)) == (simulate.N_CANDIDATES if published else 0)
+    assert len(read(bank_engine, predictions.c.candidate_id)) == (
+        simulate.N_CANDIDATES if published else 0
+    )
     assert read_statuses(bank_engine) == ["done" if published else "running"]
     again(bank, bank_engine)
     check_night(bank_engine)
@@ -181,19 +268,28 @@ def test_predict_killed_on_postgres(config: Config, engine: sa.Engine) -> None:
     config = use_quick_models(config.file)
     prepare(config, engine)
     kill("predict", config, "Run", "finish")
-    # The server sees the broken connection soon, not at once: wait for it to end the dead run's transaction and lock.
-    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+    # The server sees the broken connection soon, not at once: wait for it to end the dead run's
+    # transaction and lock.
+    others = (
+        "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and"
+        " backend_type = 'client backend'"
+    )
     execute(engine, f"select pg_terminate_backend(pid, 30000) {others}")
     assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["running"]
     again(config, engine)
     check_night(engine)
 
 
-def test_predict_forced_and_killed_keeps_the_old_night(bank: Config, bank_engine: sa.Engine) -> None:
+def test_predict_forced_and_killed_keeps_the_old_night(
+    bank: Config, bank_engine: sa.Engine
+) -> None:
     predict.predict(bank, bank_engine, FIRST_NIGHT)
     before = sorted(read(bank_engine, *predictions.c))
     kill("predict", bank, "Run", "finish", 1, "kill", "--force")
-    assert sorted(read(bank_engine, *predictions.c)) == before and read(bank_engine, predictions_superseded.c.run_id) == []
+    assert (
+        sorted(read(bank_engine, *predictions.c)) == before
+        and read(bank_engine, predictions_superseded.c.run_id) == []
+    )
     again(bank, bank_engine)
     check_night(bank_engine)
     again(bank, bank_engine, force=True)
@@ -207,13 +303,19 @@ def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engin
     execute(bank_engine, "delete from promotions")
     execute(bank_engine, "delete from runs")
     kill("train", bank, "registry", "add_model", 2)
-    assert read(bank_engine, models.c.model_name) == [] and read_statuses(bank_engine, "train") == ["running"]
+    assert read(bank_engine, models.c.model_name) == [] and read_statuses(bank_engine, "train") == [
+        "running"
+    ]
     train.train(bank, bank_engine, FIRST_NIGHT)
     names = {f"{stem}_v1.0_{FIRST_NIGHT}" for stem in ("modelA", "modelB")}
     assert {row[0] for row in read(bank_engine, models.c.model_name)} == names
     # left by the run whose rows were deleted above, and by the run that died
     assert len(list(bank.models_dir.glob("*.pkl.orphan-*"))) == 4
-    assert {path.stem for path in bank.models_dir.glob("*.pkl")} == {*names, "modelA_v1.0_latest", "modelB_v1.0_latest"}
+    assert {path.stem for path in bank.models_dir.glob("*.pkl")} == {
+        *names,
+        "modelA_v1.0_latest",
+        "modelB_v1.0_latest",
+    }
     again(bank, bank_engine)
     check_night(bank_engine)
 
@@ -227,10 +329,15 @@ def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
         assert run("predict", config) == (0, "", "")
         code, out, err = run("predict", config, "--date", "2026-09-02")
         assert (code, out) == (1, "")  # another night, which nobody is doing
-        assert "is being done for another date, 2026-09-01, by " in err and err.endswith("Run this one after it.\n")
+        assert "is being done for another date, 2026-09-01, by " in err and err.endswith(
+            "Run this one after it.\n"
+        )
         out, err = holder.communicate("go on\n")
     assert (holder.returncode, without_plan(out), err) == (0, "", "")
-    expected = rf"predict of card_offer for 2026-09-01 is already being done by .* \(process {holder.pid}\) since 20.* UTC \(run 20\S+\)"
+    expected = (
+        r"predict of card_offer for 2026-09-01 is already being done by .* \(process"
+        rf" {holder.pid}\) since 20.* UTC \(run 20\S+\)"
+    )
     (log,) = config.logs_dir.glob("predict_*.log")
     assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
     check_night(engine)
@@ -240,33 +347,49 @@ def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("update {table} set prediction = prediction * 100", "1000 predictions were sent, and other values arrived in predictions_staging"),
-        ("update {table} set candidate_id = 'x' || candidate_id", "1000 predictions were sent, and other values arrived in"),
+        (
+            "update {table} set prediction = prediction * 100",
+            "1000 predictions were sent, and other values arrived in predictions_staging",
+        ),
+        (
+            "update {table} set candidate_id = 'x' || candidate_id",
+            "1000 predictions were sent, and other values arrived in",
+        ),
         ("delete from {table}", "1000 predictions were sent and 9"),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-def test_predict_rows_damaged_on_the_way(config: Config, engine: sa.Engine, damage: str, said: str) -> None:
-    """A trigger does to a few rows what drivers have done in silence: the night is refused whole."""
+def test_predict_rows_damaged_on_the_way(
+    config: Config, engine: sa.Engine, damage: str, said: str
+) -> None:
+    """A trigger does to some rows what drivers did in silence: the night is refused whole."""
     config = use_quick_models(config.file)
     prepare(config, engine)
     if engine.dialect.name == "sqlite":
         change = damage.format(table="predictions_staging")
         some = "new.candidate_id like '%77' and rowid = new.rowid"
-        trigger = f"create trigger damage after insert on predictions_staging begin {change} where {some}; end"
+        trigger = (
+            f"create trigger damage after insert on predictions_staging begin {change} where"
+            f" {some}; end"
+        )
         undo = "drop trigger damage"
     else:
         change = damage.format(table="abatch.predictions_staging")
         trigger = (
-            "create function damage() returns trigger language plpgsql as $$ begin"
-            f" {change} where new.candidate_id like '%77' and candidate_id = new.candidate_id; return null; end $$;"
-            " create trigger damage after insert on abatch.predictions_staging for each row execute function damage()"
+            f"create function damage() returns trigger language plpgsql as $$ begin {change} where"
+            " new.candidate_id like '%77' and candidate_id = new.candidate_id; return null; end"
+            " $$; create trigger damage after insert on abatch.predictions_staging for each row"
+            " execute function damage()"
         )
         undo = "drop trigger damage on abatch.predictions_staging"
     with engine.begin() as connection:
         connection.connection.cursor().execute(trigger)
     message = one_line(run("predict", config))
-    assert message.startswith("predict card_offer 2026-09-01: ") and said in message and "Nothing was published." in message
+    assert (
+        message.startswith("predict card_offer 2026-09-01: ")
+        and said in message
+        and "Nothing was published." in message
+    )
     assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["failed"]
     execute(engine, undo)
     again(config, engine)
@@ -276,13 +399,19 @@ def test_predict_rows_damaged_on_the_way(config: Config, engine: sa.Engine, dama
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_predict_link_lost(config: Config, engine: sa.Engine, nth: int) -> None:
-    """The server ends the job's sessions at a chunk: that transaction is done again, and the night is whole."""
+    """The server ends the job's sessions at a chunk: that transaction is done again, and the night
+    is whole.
+    """
     config = use_quick_models(config.file)
     prepare(config, engine)
     with drive("predict", config, "predictions", "stage", nth, "hold") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
-        execute(engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname = current_database() and {idle}")
+        execute(
+            engine,
+            "select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname ="
+            f" current_database() and {idle}",
+        )
         out, err = job.communicate("go on\n")
     assert (job.returncode, without_plan(out), err) == (0, "", "")
     check_night(engine)
@@ -297,7 +426,9 @@ def test_train_link_lost_while_fitting(config: Config, engine: sa.Engine) -> Non
     with drive("train", config, "training", "fit_and_validate", 2, "hold", "--force") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         others = "datname = current_database() and pid <> pg_backend_pid()"
-        execute(engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where {others}")
+        execute(
+            engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where {others}"
+        )
         out, err = job.communicate("go on\n")
     assert (job.returncode, out, err) == (0, "", "")
     assert read_statuses(engine, "train") == ["superseded", "done"]
@@ -306,7 +437,14 @@ def test_train_link_lost_while_fitting(config: Config, engine: sa.Engine) -> Non
 def run_on_terminal(script: str, config: Config) -> str:
     """What a script prints on a terminal, stdout and stderr; it must leave with 0."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, f"{script}.py", "--config", str(config.file), "--date", str(FIRST_NIGHT)]
+    command = [
+        sys.executable,
+        f"{script}.py",
+        "--config",
+        str(config.file),
+        "--date",
+        str(FIRST_NIGHT),
+    ]
     done = subprocess.run(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
     printed = os.read(ours, 100_000).decode()
     os.close(ours)
@@ -317,7 +455,10 @@ def run_on_terminal(script: str, config: Config) -> str:
 
 def test_predict_one_line_on_a_terminal(bank: Config, bank_engine: sa.Engine) -> None:
     printed = without_plan(run_on_terminal("predict", bank).replace("\r\n", "\n"))
-    assert printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ") and printed.count("\n") == 1
+    assert (
+        printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ")
+        and printed.count("\n") == 1
+    )
     check_night(bank_engine)
 
 
@@ -337,7 +478,10 @@ def test_fault_models_folder_cannot_be_written(bank: Config, bank_engine: sa.Eng
     shutil.rmtree(bank.models_dir)
     bank.models_dir.touch()  # rights do not bind root, a file in the folder's place does
     message = one_line(run("train", bank, "--force"))
-    assert re.search(rf"{bank.models_dir}: cannot be written \(File exists\)\. Check the folder's rights", message)
+    assert re.search(
+        rf"{bank.models_dir}: cannot be written \(File exists\)\. Check the folder's rights",
+        message,
+    )
     assert read_failure(bank_engine, "train") in message
     assert read_statuses(bank_engine, "train") == ["done", "failed"]
     with pytest.raises(RegistryError, match=r"cannot be read \(Not a directory\)"):
@@ -347,21 +491,34 @@ def test_fault_models_folder_cannot_be_written(bank: Config, bank_engine: sa.Eng
 def test_fault_no_candidates(bank: Config, bank_engine: sa.Engine) -> None:
     execute(bank_engine, "delete from card_candidates")
     message = one_line(run("predict", bank))
-    assert message.startswith("predict card_offer 2026-09-01: sql/card_offer/candidates.sql: returned no candidates for 2026-09-01.")
+    assert message.startswith(
+        "predict card_offer 2026-09-01: sql/card_offer/candidates.sql: returned no candidates for"
+        " 2026-09-01."
+    )
     assert read_failure(bank_engine) in message and read(bank_engine, predictions.c.run_id) == []
 
 
 def test_fault_missing_table(bank: Config, bank_engine: sa.Engine) -> None:
     execute(bank_engine, "drop table card_candidates")
     message = one_line(run("predict", bank))
-    assert "sql/card_offer/candidates.sql: the database refused: no such table: card_candidates." in message
+    assert (
+        "sql/card_offer/candidates.sql: the database refused: no such table: card_candidates."
+        in message
+    )
     assert read_failure(bank_engine) in message
 
 
 def test_fault_typo_in_config(bank: Config, bank_engine: sa.Engine) -> None:
-    bank.file.write_text(bank.file.read_text(encoding="utf-8").replace("window_days", "windows_days"), encoding="utf-8")
+    bank.file.write_text(
+        bank.file.read_text(encoding="utf-8").replace("window_days", "windows_days"),
+        encoding="utf-8",
+    )
     message = one_line(run("score", bank))
-    assert f"{bank.file}, experiments.card_offer.outcome" in message and "windows_days" in message and "'window_days'" in message
+    assert (
+        f"{bank.file}, experiments.card_offer.outcome" in message
+        and "windows_days" in message
+        and "'window_days'" in message
+    )
     assert read_statuses(bank_engine, "score") == []
 
 
@@ -369,28 +526,57 @@ def test_fault_wrong_password(postgres_url: str, tmp_path: Path) -> None:
     url = sa.make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
     config = load_configs(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
     message = one_line(run("predict", config))
-    assert "boss:***@127.0.0.1" in message and "password authentication failed" in message and "hunter2" not in message
+    assert (
+        "boss:***@127.0.0.1" in message
+        and "password authentication failed" in message
+        and "hunter2" not in message
+    )
     assert not config.logs_dir.exists()
 
 
 def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
     config = use_quick_models(config.file)
     prepare(config, engine)
-    columns = ("age", "income", "balance", "utilisation", "months_as_customer", "purchases_30d", "segment", "region", "channel")
+    columns = (
+        "age",
+        "income",
+        "balance",
+        "utilisation",
+        "months_as_customer",
+        "purchases_30d",
+        "segment",
+        "region",
+        "channel",
+    )
     odd: list[dict[str, Any]] = [
         {},
         {"segment": "never seen", "region": "Ærø", "channel": "日本"},
         {"segment": "", "region": "🂡'; drop table runs; --", "channel": " web "},
-        {"income": Decimal("9999999999.99"), "balance": Decimal("-0.01"), "age": -1, "utilisation": 1e300},
+        {
+            "income": Decimal("9999999999.99"),
+            "balance": Decimal("-0.01"),
+            "age": -1,
+            "utilisation": 1e300,
+        },
     ]
-    rows = [{**dict.fromkeys(columns), **values, "customer_id": number} for number, values in enumerate(odd, start=-1)]
+    rows = [
+        {**dict.fromkeys(columns), **values, "customer_id": number}
+        for number, values in enumerate(odd, start=-1)
+    ]
     with simulate.in_default_schema(engine).begin() as connection:
         night = {"candidate_date": FIRST_NIGHT, "loaded_at": sa.func.current_timestamp()}
-        night["loaded_at"] = connection.scalar(sa.select(sa.func.max(simulate.candidates.c.loaded_at)))
+        night["loaded_at"] = connection.scalar(
+            sa.select(sa.func.max(simulate.candidates.c.loaded_at))
+        )
         connection.execute(simulate.candidates.insert(), [{**row, **night} for row in rows])
     predict.predict(config, engine, FIRST_NIGHT)
     check_night(engine, simulate.N_CANDIDATES + len(odd))
-    found = {row[0]: row[1:] for row in read(engine, predictions.c.candidate_id, predictions.c.variant, predictions.c.prediction)}
+    found = {
+        row[0]: row[1:]
+        for row in read(
+            engine, predictions.c.candidate_id, predictions.c.variant, predictions.c.prediction
+        )
+    }
     for number in range(-1, len(odd) - 1):
         variant, prediction = found[str(number)]
         assert (prediction is None) if variant == "control" else (0 <= prediction <= 1)
@@ -408,19 +594,59 @@ def use_candidates(config: Config, change: str, to: str) -> Config:
 @pytest.mark.parametrize(
     ("change", "to", "words"),
     [
-        ("customer_id", "' ' || customer_id", r"candidate_id ' 1\d{6}': expected 1 to 64 printable ASCII characters without outer spaces"),
-        ("customer_id", "'Ærø' || customer_id", r"candidate_id 'Ærø1\d{6}': expected 1 to 64 printable ASCII"),
-        ("customer_id", "customer_id / 1000", r"\d+ candidates are returned more than once, for example '10\d\d'"),
-        ("customer_id", "nullif(customer_id, customer_id)", "candidate_id is null: expected a number or a text"),
-        ("income", "'much' as income", r"(?s)not of the type that was trained on.*income: expected numbers, found 'much' in"),
-        ("income", "cast(income as text) as income", r"(?s)income: expected numbers, found '\d+\.\d+' in"),
-        ("income,", "income as earnings,", r"(?s)- income \(trained on, now missing\).*\+ earnings \(additional\)"),
+        (
+            "customer_id",
+            "' ' || customer_id",
+            (
+                r"candidate_id ' 1\d{6}': expected 1 to 64 printable ASCII characters without outer"
+                r" spaces"
+            ),
+        ),
+        (
+            "customer_id",
+            "'Ærø' || customer_id",
+            r"candidate_id 'Ærø1\d{6}': expected 1 to 64 printable ASCII",
+        ),
+        (
+            "customer_id",
+            "customer_id / 1000",
+            r"\d+ candidates are returned more than once, for example '10\d\d'",
+        ),
+        (
+            "customer_id",
+            "nullif(customer_id, customer_id)",
+            "candidate_id is null: expected a number or a text",
+        ),
+        (
+            "income",
+            "'much' as income",
+            r"(?s)not of the type that was trained on.*income: expected numbers, found 'much' in",
+        ),
+        (
+            "income",
+            "cast(income as text) as income",
+            r"(?s)income: expected numbers, found '\d+\.\d+' in",
+        ),
+        (
+            "income,",
+            "income as earnings,",
+            r"(?s)- income \(trained on, now missing\).*\+ earnings \(additional\)",
+        ),
         ("region", "null as region", "only nulls in region in all 1000 rows"),
     ],
 )
-def test_predict_unusable_candidates(bank: Config, bank_engine: sa.Engine, change: str, to: str, words: str) -> None:
-    with pytest.raises(DataError, match=rf"^sql/card_offer/candidates\.sql: .*{words}" if "(?s)" not in words else words):
+def test_predict_unusable_candidates(
+    bank: Config, bank_engine: sa.Engine, change: str, to: str, words: str
+) -> None:
+    with pytest.raises(
+        DataError,
+        match=rf"^sql/card_offer/candidates\.sql: .*{words}" if "(?s)" not in words else words,
+    ):
         predict.predict(use_candidates(bank, change, to), bank_engine, FIRST_NIGHT)
     assert read_statuses(bank_engine) == ["failed"] and re.search(words, read_failure(bank_engine))
-    assert read(bank_engine, predictions.c.run_id) == read(bank_engine, predictions_staging.c.run_id) == []
+    assert (
+        read(bank_engine, predictions.c.run_id)
+        == read(bank_engine, predictions_staging.c.run_id)
+        == []
+    )
     assert read(bank_engine, registrations.c.experiment) == []

@@ -1,4 +1,6 @@
-"""Features: types by value, columns as a diff, and frames that do not depend on what the driver made of a chunk."""
+"""Features: types by value, columns as a diff, and frames that do not depend on what the driver
+made of a chunk.
+"""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -48,30 +50,45 @@ def test_infer_types_by_value(values: list[object], expected: str) -> None:
         ([datetime(2026, 1, 31), None], "dates; turn them into a number of days in the query"),
         ([b"\x00", None], "values of type bytes; cast them to numbers or to text in the query"),
         (["a", 1, None], "values of type int, str; cast them to numbers or to text in the query"),
-        (["a", date(2026, 1, 31)], "values of type date, str; cast them to numbers or to text in the query"),
+        (
+            ["a", date(2026, 1, 31)],
+            "values of type date, str; cast them to numbers or to text in the query",
+        ),
         ([UUID(int=1)], "values of type UUID; cast them to numbers or to text in the query"),
     ],
 )
 def test_infer_types_unusable(values: list[object], fault: str) -> None:
     with pytest.raises(DataError) as error:
         infer_types(read(values), "q.sql")
-    assert str(error.value) == f"q.sql: these columns cannot be features. Mend or leave them out in the query.\n  x: {fault}"
+    assert (
+        str(error.value)
+        == "q.sql: these columns cannot be features. Mend or leave them out in the query.\n  x:"
+        f" {fault}"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["str", "object", "string"])
 def test_infer_types_text_of_any_dtype(dtype: str) -> None:
-    assert infer_types(pd.DataFrame({"x": pd.Series(["a", None], dtype=dtype)}), "q.sql") == {"x": "category"}
+    assert infer_types(pd.DataFrame({"x": pd.Series(["a", None], dtype=dtype)}), "q.sql") == {
+        "x": "category"
+    }
 
 
 def test_infer_types_lists_all_faults() -> None:
     frame = pd.DataFrame({"good": [1], "empty": [None], "day": [date(2026, 1, 1)]})
     with pytest.raises(DataError) as error:
         infer_types(frame, "q.sql")
-    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == ["empty", "day"]
+    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
+        "empty",
+        "day",
+    ]
 
 
 def test_infer_types_no_columns() -> None:
-    with pytest.raises(DataError, match=r"^q\.sql: returns no feature columns\. Name at least one beside candidate_id"):
+    with pytest.raises(
+        DataError,
+        match=r"^q\.sql: returns no feature columns\. Name at least one beside candidate_id",
+    ):
         infer_types(pd.DataFrame(index=range(3)), "q.sql")
 
 
@@ -80,8 +97,10 @@ def test_require_columns() -> None:
     require_columns(frame, ["age"], "q.sql")
     with pytest.raises(DataError) as error:
         require_columns(frame, ["age", "candidate_id"], "q.sql")
-    assert str(error.value) == (
-        "q.sql: the column candidate_id is missing; found candidate, age. Name it in the query. Did you mean 'candidate'?"
+    assert (
+        str(error.value)
+        == "q.sql: the column candidate_id is missing; found candidate, age. Name it in the query."
+        " Did you mean 'candidate'?"
     )
 
 
@@ -91,8 +110,10 @@ def test_check_columns_as_a_diff() -> None:
     with pytest.raises(DataError) as error:
         check_columns(["age", "regio", "limit"], types, "modelA_v1.0_2026-11-23", "q.sql")
     assert str(error.value).splitlines() == [
-        "q.sql: the columns differ from what modelA_v1.0_2026-11-23 was trained on."
-        " Mend the query, or train anew with the same columns in both queries.",
+        (
+            "q.sql: the columns differ from what modelA_v1.0_2026-11-23 was trained on."
+            " Mend the query, or train anew with the same columns in both queries."
+        ),
         "  - region (trained on, now missing) Did you mean 'regio'?",
         "  + regio (additional)",
         "  + limit (additional)",
@@ -111,7 +132,9 @@ def test_convert_category(values: list[object], expected: list[str | None]) -> N
     found = convert(read(values), {"x": "category"}, "q.sql")["x"]
     assert found.dtype == object
     assert found.astype(object).where(found.notna(), None).tolist() == expected
-    assert all(isinstance(value, float) for value in found if not isinstance(value, str))  # null is NaN, never None
+    assert all(
+        isinstance(value, float) for value in found if not isinstance(value, str)
+    )  # null is NaN, never None
 
 
 @pytest.mark.parametrize(
@@ -145,16 +168,29 @@ def test_convert_number(values: list[object], expected: list[float]) -> None:
 def test_convert_no_category(values: list[object], fault: str) -> None:
     with pytest.raises(DataError) as error:
         convert(read(values), {"x": "category"}, "q.sql")
-    assert str(error.value) == f"q.sql: these columns are not of the type that was trained on. Mend the query.\n  x: {fault}"
+    assert (
+        str(error.value)
+        == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
+        f" {fault}"
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        (["1.5", None], "expected numbers, found '1.5' in 1 of 2 rows"),  # text is text, whatever it says
+        (
+            ["1.5", None],
+            "expected numbers, found '1.5' in 1 of 2 rows",
+        ),  # text is text, whatever it says
         ([1, "n/a", Decimal(2), "?"], "expected numbers, found 'n/a' in 2 of 4 rows"),
-        ([date(2026, 1, 31), None], "expected numbers, found datetime.date(2026, 1, 31) in 1 of 2 rows"),
-        ([datetime(2026, 1, 31)], "expected numbers, found Timestamp('2026-01-31 00:00:00') in 1 of 1 rows"),
+        (
+            [date(2026, 1, 31), None],
+            "expected numbers, found datetime.date(2026, 1, 31) in 1 of 2 rows",
+        ),
+        (
+            [datetime(2026, 1, 31)],
+            "expected numbers, found Timestamp('2026-01-31 00:00:00') in 1 of 1 rows",
+        ),
         ([b"12"], "expected numbers, found b'12' in 1 of 1 rows"),
         ([1.0, float("-inf"), float("inf")], "infinity in 2 of 3 rows"),
         ([Decimal("Infinity"), 1], "infinity in 1 of 2 rows"),
@@ -164,7 +200,11 @@ def test_convert_no_category(values: list[object], fault: str) -> None:
 def test_convert_no_number(values: list[object], fault: str) -> None:
     with pytest.raises(DataError) as error:
         convert(read(values), {"x": "number"}, "q.sql")
-    assert str(error.value) == f"q.sql: these columns are not of the type that was trained on. Mend the query.\n  x: {fault}"
+    assert (
+        str(error.value)
+        == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
+        f" {fault}"
+    )
 
 
 def test_convert_order_and_index_of_the_model() -> None:
@@ -187,14 +227,20 @@ def test_convert_does_not_depend_on_the_chunk(chunk_rows: int) -> None:
     ]
     types = {"amount": "number", "region": "category", "code": "category", "flag": "number"}
     chunks = [
-        convert(pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types, "q.sql")
+        convert(
+            pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types, "q.sql"
+        )
         for i in range(0, len(rows), chunk_rows)
     ]
-    assert {tuple(chunk.dtypes) for chunk in chunks} == {(np.dtype("float64"), np.dtype(object), np.dtype(object), np.dtype("float64"))}
+    assert {tuple(chunk.dtypes) for chunk in chunks} == {
+        (np.dtype("float64"), np.dtype(object), np.dtype(object), np.dtype("float64"))
+    }
     expected = pd.DataFrame(
         {
             "amount": [1.0, np.nan, 2.5, np.nan, 3.0, 4.0, np.nan, np.nan],
-            "region": pd.Series(["a", np.nan, np.nan, "Ærø", "b", np.nan, np.nan, "日本"], dtype=object),
+            "region": pd.Series(
+                ["a", np.nan, np.nan, "Ærø", "b", np.nan, np.nan, "日本"], dtype=object
+            ),
             "code": pd.Series(["7", "7", np.nan, np.nan, "9", "10", np.nan, "11"], dtype=object),
             "flag": [1.0, np.nan, np.nan, 0.0, 1.0, 1.0, np.nan, np.nan],
         }
@@ -203,7 +249,10 @@ def test_convert_does_not_depend_on_the_chunk(chunk_rows: int) -> None:
 
 
 def test_infer_types_of_chunks_put_together() -> None:
-    whole = pd.concat([read(part) for part in ([None, None], [1, 2], [Decimal("1.5")], [True, None])], ignore_index=True)
+    whole = pd.concat(
+        [read(part) for part in ([None, None], [1, 2], [Decimal("1.5")], [True, None])],
+        ignore_index=True,
+    )
     assert infer_types(whole, "q.sql") == {"x": "number"}
     whole = pd.concat([read(part) for part in ([None], ["a", None], ["b"])], ignore_index=True)
     assert infer_types(whole, "q.sql") == {"x": "category"}
@@ -214,4 +263,8 @@ def test_check_null_columns() -> None:
     check_null_columns(20, {"age": 1, "region": 20}, "q.sql")
     with pytest.raises(DataError) as error:
         check_null_columns(20, {"age": 0, "region": 20, "limit": 0}, "q.sql")
-    assert str(error.value) == "q.sql: only nulls in age, limit in all 20 rows, where training had values. Mend the query or the load."
+    assert (
+        str(error.value)
+        == "q.sql: only nulls in age, limit in all 20 rows, where training had values. Mend the"
+        " query or the load."
+    )

@@ -29,7 +29,10 @@ def test_check_writable(tmp_path: Path) -> None:
     assert list((tmp_path / "new" / "models").iterdir()) == []
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "models"):
-        with pytest.raises(FileError, match=rf"^{place}: cannot be written \(.*\)\. Check the folder's rights and room"):
+        with pytest.raises(
+            FileError,
+            match=rf"^{place}: cannot be written \(.*\)\. Check the folder's rights and room",
+        ):
             files.check_writable(place)
 
 
@@ -37,7 +40,9 @@ def test_check_writable_rights_of_a_new_folder(umask: int, tmp_path: Path) -> No
     files.check_writable(tmp_path / "models")
     files.check_writable(tmp_path / "snapshots", 0o700)
     assert [read_mode(tmp_path / name) for name in ("models", "snapshots")] == [0o750, 0o700]
-    files.check_writable(tmp_path / "models", 0o700)  # an old one keeps the rights that somebody gave it
+    files.check_writable(
+        tmp_path / "models", 0o700
+    )  # an old one keeps the rights that somebody gave it
     assert read_mode(tmp_path / "models") == 0o750
 
 
@@ -52,19 +57,30 @@ def test_write_file_leaves_no_half_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file/model.pkl", "n" * 300])
 def test_write_file_where_nothing_can_lie_beside(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=rf"^{tmp_path / name}: cannot be written \(.*\)\. Check the folder's rights and room"):
+    with pytest.raises(
+        FileError,
+        match=rf"^{tmp_path / name}: cannot be written \(.*\)\. Check the folder's rights and room",
+    ):
         files.write_file(tmp_path / name, b"content")
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_write_file_disk_full_keeps_the_old_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str) -> None:
+def test_write_file_disk_full_keeps_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
+) -> None:
     def fail(*args: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "model.pkl"
     files.write_file(path, b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(FileError, match=rf"^{path}: cannot be written \(No space left on device\)\. Check the folder's rights and room"):
+    with pytest.raises(
+        FileError,
+        match=(
+            rf"^{path}: cannot be written \(No space left on device\)\. Check the folder's rights"
+            r" and room"
+        ),
+    ):
         files.write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -72,7 +88,9 @@ def test_write_file_disk_full_keeps_the_old_one(monkeypatch: pytest.MonkeyPatch,
 
 def test_write_file_over_what_a_dead_run_left_beside(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
-    (tmp_path / f".model.pkl.{os.getpid()}").write_bytes(b"half of a file, and longer than the whole")
+    (tmp_path / f".model.pkl.{os.getpid()}").write_bytes(
+        b"half of a file, and longer than the whole"
+    )
     files.write_file(path, b"whole")
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
@@ -102,5 +120,10 @@ def test_write_file_reader_keeps_what_it_opened(tmp_path: Path) -> None:
 
 def test_hash_bytes_as_published() -> None:
     """FIPS 180-2, appendix B.1, and the digest of nothing."""
-    assert files.hash_bytes(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.hash_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert (
+        files.hash_bytes(b"abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    assert (
+        files.hash_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    )

@@ -1,4 +1,6 @@
-"""What goes live: two models held against each other on the same rows, and the rules that a new one must pass."""
+"""What goes live: two models held against each other on the same rows, and the rules that a new one
+must pass.
+"""
 
 from typing import Any
 
@@ -14,20 +16,34 @@ T_3 = 3.182446305284263  # 0.975 quantile of Student's t, 3 degrees of freedom, 
 OFF = Rules(max_auc_drop=0.02, min_rows=None, calibration_slope=None, max_input_psi=None)
 SLOPE = {"value": 0.9, "lower": 0.7, "upper": 1.1}
 BETTER = AucDifference(0.80, 0.75, 0.01, 0.09, 1234)
-FIGURES = f"validation ROC AUC 0.8000 against 0.7500 of {LIVE} on the same 1,234 rows, +0.0500 (+0.0100 to +0.0900)"
+FIGURES = (
+    f"validation ROC AUC 0.8000 against 0.7500 of {LIVE} on the same 1,234 rows, +0.0500 (+0.0100"
+    " to +0.0900)"
+)
 
 
 def draw(rng: np.random.Generator, n: int, new: float, live: float) -> tuple[np.ndarray, ...]:
-    """Outcomes, the scores of two models that look at the same facts, and buckets; outcomes shift the scores by `new` and `live`."""
+    """Outcomes, the scores of two models that look at the same facts, and buckets.
+
+    Outcomes shift the scores by `new` and `live`.
+    """
     y = rng.permutation(np.arange(n) % 2)
     shared, own = rng.normal(size=n), rng.normal(size=(2, n))
-    scores = [shift * y + np.sqrt(0.8) * shared + np.sqrt(0.2) * noise for shift, noise in zip((new, live), own, strict=True)]
+    scores = [
+        shift * y + np.sqrt(0.8) * shared + np.sqrt(0.2) * noise
+        for shift, noise in zip((new, live), own, strict=True)
+    ]
     return y, *scores, rng.integers(0, 16, n)
 
 
 def judge(rules: Rules = OFF, **changes: Any) -> Decision:
     """The decision on a new model that is better than the live one, but for the changes."""
-    given: dict[str, Any] = {"n_rows": 5000, "metrics": {"calibration_slope": SLOPE}, "live": LIVE, "difference": BETTER}
+    given: dict[str, Any] = {
+        "n_rows": 5000,
+        "metrics": {"calibration_slope": SLOPE},
+        "live": LIVE,
+        "difference": BETTER,
+    }
     return decide(rules, **{**given, "input_psi": ("income", 0.05, 0.01), "later": None, **changes})
 
 
@@ -40,9 +56,13 @@ def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> No
     assert found.live == pytest.approx(roc_auc_score(y, live), abs=1e-12)
     quarters = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 80)]
     left = [[np.delete(values, quarter) for values in (y, new, live)] for quarter in quarters]
-    one, two, three, four = (roc_auc_score(y, new) - roc_auc_score(y, live) for y, new, live in left)
+    one, two, three, four = (
+        roc_auc_score(y, new) - roc_auc_score(y, live) for y, new, live in left
+    )
     mean = (one + two + three + four) / 4
-    se = (3 / 4 * ((one - mean) ** 2 + (two - mean) ** 2 + (three - mean) ** 2 + (four - mean) ** 2)) ** 0.5
+    se = (
+        3 / 4 * ((one - mean) ** 2 + (two - mean) ** 2 + (three - mean) ** 2 + (four - mean) ** 2)
+    ) ** 0.5
     difference = roc_auc_score(y, new) - roc_auc_score(y, live)
     assert found.lower == pytest.approx(difference - T_3 * se, abs=1e-10)
     assert found.upper == pytest.approx(difference + T_3 * se, abs=1e-10)
@@ -63,18 +83,31 @@ def test_compare_auc_turned_round(rng: np.random.Generator) -> None:
 
 
 def test_compare_auc_is_paired(rng: np.random.Generator) -> None:
-    """Of two models that see the same facts the difference is known better than that of two on rows of their own."""
+    """Of two models that see the same facts the difference is known better than that of two on rows
+    of their own.
+    """
     y, new, live, bucket = draw(rng, 2000, 1.0, 1.0)
     order = np.concatenate([rng.permutation(np.flatnonzero(y == outcome)) for outcome in (0, 1)])
     alone = np.empty(len(y))
-    alone[np.concatenate([np.flatnonzero(y == outcome) for outcome in (0, 1)])] = live[order]  # the same ROC AUC, on other rows
+    alone[np.concatenate([np.flatnonzero(y == outcome) for outcome in (0, 1)])] = live[
+        order
+    ]  # the same ROC AUC, on other rows
     paired, unpaired = compare_auc(y, new, live, bucket), compare_auc(y, new, alone, bucket)
-    assert paired is not None and unpaired is not None and paired.live == pytest.approx(unpaired.live, abs=1e-12)
+    assert (
+        paired is not None
+        and unpaired is not None
+        and paired.live == pytest.approx(unpaired.live, abs=1e-12)
+    )
     assert (paired.upper - paired.lower) < 0.75 * (unpaired.upper - unpaired.lower)
 
 
-@pytest.mark.parametrize(("n_ones", "n_zeros", "is_measured"), [(20, 20, True), (19, 60, False), (60, 19, False), (0, 0, False)])
-def test_compare_auc_few_outcomes(rng: np.random.Generator, n_ones: int, n_zeros: int, is_measured: bool) -> None:
+@pytest.mark.parametrize(
+    ("n_ones", "n_zeros", "is_measured"),
+    [(20, 20, True), (19, 60, False), (60, 19, False), (0, 0, False)],
+)
+def test_compare_auc_few_outcomes(
+    rng: np.random.Generator, n_ones: int, n_zeros: int, is_measured: bool
+) -> None:
     y = np.repeat([1, 0], [n_ones, n_zeros])
     scores = rng.normal(size=(2, len(y)))
     assert (compare_auc(y, *scores, np.arange(len(y)) % 8) is not None) == is_measured
@@ -86,17 +119,34 @@ def test_compare_auc_without_an_interval_is_not_passed(rng: np.random.Generator)
         found = compare_auc(y, new, live, buckets)
         assert found is not None and np.isnan([found.lower, found.upper]).all()
         decision = judge(difference=found)
-        assert not decision.promote and decision.reason.endswith("(+nan to +nan): it may be lower by more than 0.02")
+        assert not decision.promote and decision.reason.endswith(
+            "(+nan to +nan): it may be lower by more than 0.02"
+        )
     assert judge(difference=compare_auc(y, new, live, bucket)).promote
 
 
 @pytest.mark.slow
 def test_decide_non_inferiority_holds(rng: np.random.Generator) -> None:
-    """A model that is lower by exactly what is allowed goes live in 2.5 % of cases; one that is as good nearly always."""
+    """A model that is lower by exactly what is allowed goes live in 2.5 % of cases.
+
+    One that is as good nearly always.
+    """
     live = 1.0
-    allowed = float(ndtr(1.0 / 2**0.5) - ndtr(0.8 / 2**0.5))  # of two normal scores, ROC AUC is Phi(shift / sqrt 2)
-    worse = [judge(OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 0.8, live))).promote for _ in range(200)]
-    as_good = [judge(OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 1.0, live))).promote for _ in range(40)]
+    allowed = float(
+        ndtr(1.0 / 2**0.5) - ndtr(0.8 / 2**0.5)
+    )  # of two normal scores, ROC AUC is Phi(shift / sqrt 2)
+    worse = [
+        judge(
+            OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 0.8, live))
+        ).promote
+        for _ in range(200)
+    ]
+    as_good = [
+        judge(
+            OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 1.0, live))
+        ).promote
+        for _ in range(40)
+    ]
     assert sum(worse) <= 11  # expected 5; more than 11 in 1 of 250 such tests
     assert sum(as_good) >= 32
 
@@ -104,9 +154,15 @@ def test_decide_non_inferiority_holds(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("difference", "promote"),
     [
-        (AucDifference(0.70, 0.71, -0.020, 0.0, 500), True),  # may be lower by what is allowed, not by more
+        (
+            AucDifference(0.70, 0.71, -0.020, 0.0, 500),
+            True,
+        ),  # may be lower by what is allowed, not by more
         (AucDifference(0.70, 0.71, -0.0201, 0.0, 500), False),
-        (AucDifference(0.80, 0.60, -0.03, 0.4, 500), False),  # looks better, but too little is known
+        (
+            AucDifference(0.80, 0.60, -0.03, 0.4, 500),
+            False,
+        ),  # looks better, but too little is known
         (AucDifference(0.50, 0.50, 0.0, 0.0, 500), True),
         (AucDifference(0.70, 0.71, float("nan"), float("nan"), 500), False),
     ],
@@ -114,21 +170,31 @@ def test_decide_non_inferiority_holds(rng: np.random.Generator) -> None:
 def test_decide_max_auc_drop(difference: AucDifference, promote: bool) -> None:
     decision = judge(difference=difference)
     figures = (
-        f"validation ROC AUC {difference.new:.4f} against {difference.live:.4f} of {LIVE} on the same 500 rows,"
-        f" {difference.new - difference.live:+.4f} ({difference.lower:+.4f} to {difference.upper:+.4f})"
+        f"validation ROC AUC {difference.new:.4f} against {difference.live:.4f} of {LIVE} on the"
+        f" same 500 rows, {difference.new - difference.live:+.4f} ({difference.lower:+.4f} to"
+        f" {difference.upper:+.4f})"
     )
     assert decision.promote == promote
-    assert decision.reason == (figures if promote else f"{figures}: it may be lower by more than 0.02")
+    assert decision.reason == (
+        figures if promote else f"{figures}: it may be lower by more than 0.02"
+    )
 
 
 def test_decide_sentence_and_evidence() -> None:
-    rules = Rules(max_auc_drop=0.02, min_rows=5000, calibration_slope=[0.5, 2.0], max_input_psi=0.25)
+    rules = Rules(
+        max_auc_drop=0.02, min_rows=5000, calibration_slope=[0.5, 2.0], max_input_psi=0.25
+    )
     decision = judge(rules)
     assert decision == (
         True,
         FIGURES,
         {
-            "rules": {"max_auc_drop": 0.02, "min_rows": 5000, "calibration_slope": [0.5, 2.0], "max_input_psi": 0.25},
+            "rules": {
+                "max_auc_drop": 0.02,
+                "min_rows": 5000,
+                "calibration_slope": [0.5, 2.0],
+                "max_input_psi": 0.25,
+            },
             "rows": 5000,
             "live": LIVE,
             "calibration_slope": SLOPE,
@@ -138,7 +204,10 @@ def test_decide_sentence_and_evidence() -> None:
     )
     assert decision.sentence == f"goes live: {FIGURES}"
     refused = refuse(decision, "somebody else did")
-    assert refused.sentence == "does not go live: somebody else did" and refused.evidence == decision.evidence
+    assert (
+        refused.sentence == "does not go live: somebody else did"
+        and refused.evidence == decision.evidence
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,32 +215,61 @@ def test_decide_sentence_and_evidence() -> None:
     [
         ({"min_rows": 5000}, {}, None),
         ({"min_rows": 5001}, {}, "5,000 training rows, fewer than the 5,001 that are asked for"),
-        ({"calibration_slope": [1.1, 2.0]}, {}, None),  # the interval of the slope reaches to the ends
+        (
+            {"calibration_slope": [1.1, 2.0]},
+            {},
+            None,
+        ),  # the interval of the slope reaches to the ends
         ({"calibration_slope": [0.5, 0.7]}, {}, None),
-        ({"calibration_slope": [1.11, 2.0]}, {}, "its calibration slope is 0.90 (0.70 to 1.10), expected 1.11 to 2"),
-        ({"calibration_slope": [0.5, 0.69]}, {}, "its calibration slope is 0.90 (0.70 to 1.10), expected 0.5 to 0.69"),
+        (
+            {"calibration_slope": [1.11, 2.0]},
+            {},
+            "its calibration slope is 0.90 (0.70 to 1.10), expected 1.11 to 2",
+        ),
+        (
+            {"calibration_slope": [0.5, 0.69]},
+            {},
+            "its calibration slope is 0.90 (0.70 to 1.10), expected 0.5 to 0.69",
+        ),
         (
             {"calibration_slope": [0.5, 2.0]},
             {"metrics": {}},
-            "its calibration slope cannot be measured (too few outcomes, or constant predictions), expected 0.5 to 2",
+            (
+                "its calibration slope cannot be measured (too few outcomes, or constant"
+                " predictions), expected 0.5 to 2"
+            ),
         ),
         (
             {"calibration_slope": [0.5, 2.0]},
             {"metrics": {"calibration_slope": {"value": None, "lower": None, "upper": None}}},
-            "its calibration slope cannot be measured (too few outcomes, or constant predictions), expected 0.5 to 2",
+            (
+                "its calibration slope cannot be measured (too few outcomes, or constant"
+                " predictions), expected 0.5 to 2"
+            ),
         ),
         ({"max_input_psi": 0.2}, {"input_psi": ("income", 0.2, 0.01)}, None),
-        ({"max_input_psi": 0.2}, {"input_psi": ("income", 0.3, 0.3)}, None),  # chance alone may give it
+        (
+            {"max_input_psi": 0.2},
+            {"input_psi": ("income", 0.3, 0.3)},
+            None,
+        ),  # chance alone may give it
         ({"max_input_psi": 0.2}, {"input_psi": None}, None),
         (
             {"max_input_psi": 0.2},
             {"input_psi": ("income", 0.2011, 0.01)},
-            f"the newest rows are not like those that {LIVE} knew: PSI 0.201 of income, more than 0.2",
+            (
+                f"the newest rows are not like those that {LIVE} knew: PSI 0.201 of income, more"
+                " than 0.2"
+            ),
         ),
     ],
 )
-def test_decide_each_rule(rule: dict[str, Any], changes: dict[str, Any], reason: str | None) -> None:
-    assert judge(OFF._replace(**rule), **changes)[:2] == ((True, FIGURES) if reason is None else (False, reason))
+def test_decide_each_rule(
+    rule: dict[str, Any], changes: dict[str, Any], reason: str | None
+) -> None:
+    assert judge(OFF._replace(**rule), **changes)[:2] == (
+        (True, FIGURES) if reason is None else (False, reason)
+    )
 
 
 def test_decide_rules_that_are_off() -> None:
@@ -195,20 +293,31 @@ def test_decide_cannot_be_compared() -> None:
     assert decision[:2] == (False, f"it cannot be compared with {LIVE}: its columns are gone")
     assert decision.evidence["difference"] == "its columns are gone"
     both = judge(OFF._replace(min_rows=6000), difference="its columns are gone")
-    assert both.reason.startswith("5,000 training rows, fewer") and both.reason.endswith("; " + decision.reason)
+    assert both.reason.startswith("5,000 training rows, fewer") and both.reason.endswith(
+        "; " + decision.reason
+    )
 
 
 def test_decide_first_model() -> None:
     first: dict[str, Any] = {"live": None, "difference": "it has no record", "input_psi": None}
     assert judge(**first).sentence == "goes live: the first model of its variant"
-    assert judge(**first, metrics={}).promote  # without a rule for the slope nothing needs to be measured
+    assert judge(
+        **first, metrics={}
+    ).promote  # without a rule for the slope nothing needs to be measured
     refused = judge(OFF._replace(min_rows=6000), **first)
-    assert refused.sentence == "does not go live: 5,000 training rows, fewer than the 6,000 that are asked for"
+    assert (
+        refused.sentence
+        == "does not go live: 5,000 training rows, fewer than the 6,000 that are asked for"
+    )
     assert not judge(OFF._replace(calibration_slope=[0.5, 2.0]), **first, metrics={}).promote
 
 
 @pytest.mark.parametrize("live", [LIVE, None])
 def test_decide_later_is_not_overruled(live: str | None) -> None:
     decision = judge(live=live, later=LATER)
-    assert decision.sentence == (f"does not go live: {LATER} is live from a later date; to use it all the same: python -m abatch promote")
+    assert (
+        decision.sentence
+        == f"does not go live: {LATER} is live from a later date; to use it all the same: python -m"
+        " abatch promote"
+    )
     assert decision.evidence["difference"]["new"] == 0.80

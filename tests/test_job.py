@@ -67,8 +67,19 @@ def read_ledger(engine: sa.Engine) -> list[sa.Row]:
 
 
 def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> None:
-    row = {"run_id": run_id, "experiment": experiment, "run_date": NIGHT, "candidate_id": "1", "variant": "A"}
-    row |= {"assignment_probability": 0.45, "model_name": "m", "prediction": 0.5, "selection_key": "0" * 16}
+    row = {
+        "run_id": run_id,
+        "experiment": experiment,
+        "run_date": NIGHT,
+        "candidate_id": "1",
+        "variant": "A",
+    }
+    row |= {
+        "assignment_probability": 0.45,
+        "model_name": "m",
+        "prediction": 0.5,
+        "selection_key": "0" * 16,
+    }
     predictions.stage(engine, pd.DataFrame([row]))
 
 
@@ -76,19 +87,32 @@ def test_open_run_done_is_not_done_again(config: Config, engine: sa.Engine) -> N
     before = as_stored(engine, job.utc_now())
     run_id = do(config, engine)
     with pytest.raises(
-        NothingToDo, match=rf"predict of card_offer for 2026-09-01 is already done \(run {run_id}, .* To do it again: --force"
+        NothingToDo,
+        match=(
+            rf"predict of card_offer for 2026-09-01 is already done \(run {run_id}, .* To do it"
+            r" again: --force"
+        ),
     ):
         do(config, engine)
     do(config, engine, NIGHT + timedelta(days=1))
     first, _ = read_ledger(engine)
-    assert (first.job, first.experiment, first.run_date, first.status, first.error) == ("predict", "card_offer", NIGHT, "done", None)
+    assert (first.job, first.experiment, first.run_date, first.status, first.error) == (
+        "predict",
+        "card_offer",
+        NIGHT,
+        "done",
+        None,
+    )
     assert before <= first.started_at <= first.finished_at <= job.utc_now()
     assert f"(process {os.getpid()})" in first.host and len(first.config_hash) == 64
 
 
 def test_open_run_force_supersedes(config: Config, engine: sa.Engine) -> None:
     first, second = do(config, engine), do(config, engine, force=True)
-    assert {row.run_id: row.status for row in read_ledger(engine)} == {first: "superseded", second: "done"}
+    assert {row.run_id: row.status for row in read_ledger(engine)} == {
+        first: "superseded",
+        second: "done",
+    }
     with pytest.raises(NothingToDo, match=second):
         do(config, engine)
 
@@ -117,34 +141,59 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
             ("alive", "predict", "other"),
             ("train", "train", "card_offer"),
         ):
-            connection.execute(runs.insert().values(run_id=run_id, job=kind, experiment=experiment, **dead))
+            connection.execute(
+                runs.insert().values(run_id=run_id, job=kind, experiment=experiment, **dead)
+            )
     stage(engine, "dead")
     stage(engine, "taken for dead, went on, and was killed")
     stage(engine, "alive", "other")
     run_id = do(config, engine, NIGHT + timedelta(days=1))
     ledger = {row.run_id: row for row in read_ledger(engine)}
-    assert {name: row.status for name, row in ledger.items()} == {"dead": "failed", "alive": "running", "train": "running", run_id: "done"}
-    assert ledger["dead"].error == "died; cleaned up by the next run" and ledger["dead"].finished_at >= ledger[run_id].started_at
+    assert {name: row.status for name, row in ledger.items()} == {
+        "dead": "failed",
+        "alive": "running",
+        "train": "running",
+        run_id: "done",
+    }
+    assert (
+        ledger["dead"].error == "died; cleaned up by the next run"
+        and ledger["dead"].finished_at >= ledger[run_id].started_at
+    )
     with engine.connect() as connection:
         assert connection.scalars(sa.select(predictions_staging.c.run_id)).all() == ["alive"]
 
 
-def test_finish_of_a_run_taken_for_dead_publishes_nothing(config: Config, engine: sa.Engine) -> None:
+def test_finish_of_a_run_taken_for_dead_publishes_nothing(
+    config: Config, engine: sa.Engine
+) -> None:
     with (
         pytest.raises(
-            DatabaseError, match=r"is no longer running in the table runs; another process took it for dead\. Nothing was written"
+            DatabaseError,
+            match=(
+                r"is no longer running in the table runs; another process took it for dead\."
+                r" Nothing was written"
+            ),
         ),
         job.open_run("predict", config, engine, NIGHT) as run,
     ):
         stage(engine, run.run_id)
         with engine.begin() as connection:
-            connection.execute(runs.update().values(status="failed", error="died; cleaned up by the next run"))
+            connection.execute(
+                runs.update().values(status="failed", error="died; cleaned up by the next run")
+            )
         with engine.begin() as connection:
             predictions.publish(
-                connection, run_id=run.run_id, experiment="card_offer", run_date=NIGHT, n_selected={"A": 1}, predicted_at=job.utc_now()
+                connection,
+                run_id=run.run_id,
+                experiment="card_offer",
+                run_date=NIGHT,
+                n_selected={"A": 1},
+                predicted_at=job.utc_now(),
             )
             run.finish(connection)
-    assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", "died; cleaned up by the next run")]
+    assert [(row.status, row.error) for row in read_ledger(engine)] == [
+        ("failed", "died; cleaned up by the next run")
+    ]
     with engine.connect() as connection:
         assert predictions.read_predictions(connection, "card_offer", date.min, date.max).empty
         assert connection.execute(sa.select(predictions_staging)).all() == []
@@ -152,9 +201,15 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(config: Config, engine
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(DataError("Ærø: 日本"), "Ærø: 日本"), (ZeroDivisionError("by 0"), "by 0"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+    [
+        (DataError("Ærø: 日本"), "Ærø: 日本"),
+        (ZeroDivisionError("by 0"), "by 0"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
 )
-def test_open_run_failure_is_in_the_ledger(config: Config, engine: sa.Engine, error: BaseException, reason: str) -> None:
+def test_open_run_failure_is_in_the_ledger(
+    config: Config, engine: sa.Engine, error: BaseException, reason: str
+) -> None:
     with pytest.raises(type(error)), job.open_run("predict", config, engine, NIGHT) as run:
         stage(engine, run.run_id)
         raise error
@@ -170,7 +225,10 @@ def test_open_run_dry_writes_nothing(config: Config, engine: sa.Engine, tmp_path
         assert run.dry_run
     assert read_ledger(engine) == [] and sorted(tmp_path.rglob("*")) == before
     do(config, engine)
-    with pytest.raises(NothingToDo, match="already done"), job.open_run("predict", config, engine, NIGHT, dry_run=True):
+    with (
+        pytest.raises(NothingToDo, match="already done"),
+        job.open_run("predict", config, engine, NIGHT, dry_run=True),
+    ):
         pass
     with job.open_run("predict", config, engine, NIGHT, dry_run=True, force=True):
         pass
@@ -179,8 +237,14 @@ def test_open_run_dry_writes_nothing(config: Config, engine: sa.Engine, tmp_path
 
 def test_open_run_names_the_holder(config: Config, engine: sa.Engine) -> None:
     with job.open_run("predict", config, engine, NIGHT) as run:
-        message = rf"is already being done by .* \(process {os.getpid()}\) since 20.* UTC \(run {run.run_id}\)"
-        with pytest.raises(NothingToDo, match=message), job.open_run("predict", config, engine, NIGHT):
+        message = (
+            rf"is already being done by .* \(process {os.getpid()}\) since 20.* UTC \(run"
+            rf" {run.run_id}\)"
+        )
+        with (
+            pytest.raises(NothingToDo, match=message),
+            job.open_run("predict", config, engine, NIGHT),
+        ):
             pass
         with job.open_run("score", config, engine, NIGHT) as other:
             finish(other, engine)
@@ -192,12 +256,17 @@ def test_open_run_names_the_holder(config: Config, engine: sa.Engine) -> None:
     ("run_date", "as_of"),
     [
         (date(2026, 3, 28), datetime(2026, 3, 28, 22, 59, 59, 999999)),  # winter, UTC+1
-        (date(2026, 3, 29), datetime(2026, 3, 29, 21, 59, 59, 999999)),  # the day of 23 hours ends in summer time, UTC+2
+        (
+            date(2026, 3, 29),
+            datetime(2026, 3, 29, 21, 59, 59, 999999),
+        ),  # the day of 23 hours ends in summer time, UTC+2
         (date(2026, 10, 24), datetime(2026, 10, 24, 21, 59, 59, 999999)),
         (date(2026, 10, 25), datetime(2026, 10, 25, 22, 59, 59, 999999)),  # the day of 25 hours
     ],
 )
-def test_open_run_as_of_past_date(bank: Config, bank_engine: sa.Engine, run_date: date, as_of: datetime) -> None:
+def test_open_run_as_of_past_date(
+    bank: Config, bank_engine: sa.Engine, run_date: date, as_of: datetime
+) -> None:
     with job.open_run("predict", bank, bank_engine, run_date, dry_run=True) as run:
         assert run.as_of == as_of
 
@@ -208,7 +277,9 @@ def test_open_run_as_of_today(bank: Config, bank_engine: sa.Engine) -> None:
         assert before <= run.as_of <= job.utc_now()
 
 
-def nothing(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
+def nothing(
+    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
+) -> str:
     """A story that begins a run and ends it."""
     with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
         if not dry_run:
@@ -219,7 +290,14 @@ def nothing(config: Config, engine: sa.Engine, run_date: date, *, force: bool = 
 def failing(error: BaseException) -> Callable[..., str]:
     """A story that fails for the experiment card_offer alone."""
 
-    def story(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
+    def story(
+        config: Config,
+        engine: sa.Engine,
+        run_date: date,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> str:
         if config.experiment != "card_offer":
             return nothing(config, engine, run_date, force=force, dry_run=dry_run)
         with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run):
@@ -230,7 +308,9 @@ def failing(error: BaseException) -> Callable[..., str]:
 
 
 def call(bank: Config, *arguments: str, story: Callable[..., str] = nothing) -> int:
-    return job.main("predict", story, ["--config", str(bank.file), "--date", str(NIGHT), *arguments])
+    return job.main(
+        "predict", story, ["--config", str(bank.file), "--date", str(NIGHT), *arguments]
+    )
 
 
 def read_log(bank: Config) -> list[str]:
@@ -239,20 +319,31 @@ def read_log(bank: Config) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def test_main_is_silent_and_logs(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_is_silent_and_logs(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert call(bank) == 0
     assert capfd.readouterr() == ("", "")
     ledger = read_ledger(bank_engine)
-    assert [(row.experiment, row.status) for row in ledger] == [("card_offer", "done"), ("second", "done")]
+    assert [(row.experiment, row.status) for row in ledger] == [
+        ("card_offer", "done"),
+        ("second", "done"),
+    ]
     lines = read_log(bank)
     assert len(lines) == 4
     for line, row in zip(lines, [ledger[0], ledger[0], ledger[1], ledger[1]], strict=True):
-        assert re.match(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO {row.run_id} predict {row.experiment} 2026-09-01: (started|done), ", line)
+        assert re.match(
+            rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO {row.run_id} predict {row.experiment}"
+            r" 2026-09-01: (started|done), ",
+            line,
+        )
     assert call(bank) == 0
     assert capfd.readouterr() == ("", "") and "is already done" in read_log(bank)[-1]
 
 
-def test_main_one_line_on_a_terminal(bank: Config, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_one_line_on_a_terminal(
+    bank: Config, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
@@ -260,10 +351,14 @@ def test_main_one_line_on_a_terminal(bank: Config, bank_engine: sa.Engine, monke
         terminal.flush()
         printed = os.read(ours, 10_000).decode()
     os.close(ours)
-    assert printed == "predict card_offer 2026-09-01: nothing; predict second 2026-09-01: nothing\r\n"
+    assert (
+        printed == "predict card_offer 2026-09-01: nothing; predict second 2026-09-01: nothing\r\n"
+    )
 
 
-def test_main_dry_run_prints_and_writes_nothing(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_dry_run_prints_and_writes_nothing(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert call(bank, "--dry-run", "--experiment", "second") == 0
     assert capfd.readouterr() == ("predict second 2026-09-01: nothing\n", "")
     assert read_ledger(bank_engine) == [] and not bank.logs_dir.exists()
@@ -273,33 +368,73 @@ def test_main_dry_run_prints_and_writes_nothing(bank: Config, bank_engine: sa.En
     ("error", "code", "words"),
     [
         (DataError("sql/c.sql: wrong. Mend it."), 1, "sql/c.sql: wrong. Mend it."),
-        (sa.exc.OperationalError("select", {}, Exception("disk is full")), 1, "{url}: disk is full. Make room and run the job again."),
-        (ZeroDivisionError("by 0"), 3, "this is a fault of abatch, not of yours; please report it."),
+        (
+            sa.exc.OperationalError("select", {}, Exception("disk is full")),
+            1,
+            "{url}: disk is full. Make room and run the job again.",
+        ),
+        (
+            ZeroDivisionError("by 0"),
+            3,
+            "this is a fault of abatch, not of yours; please report it.",
+        ),
     ],
 )
 def test_main_one_experiment_fails(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str], error: Exception, code: int, words: str
+    bank: Config,
+    bank_engine: sa.Engine,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    words: str,
 ) -> None:
     words = words.format(url=database.show_url(bank_engine))
     assert call(bank, story=failing(error)) == code
     out, err = capfd.readouterr()
     assert out == "" and err.splitlines()[0] == f"predict card_offer 2026-09-01: {words}"
-    assert ("Traceback" in err and "ZeroDivisionError: by 0" in err) if code == 3 else len(err.splitlines()) == 1
+    assert (
+        ("Traceback" in err and "ZeroDivisionError: by 0" in err)
+        if code == 3
+        else len(err.splitlines()) == 1
+    )
     failed, done = read_ledger(bank_engine)
-    assert (failed.experiment, failed.status, done.experiment, done.status) == ("card_offer", "failed", "second", "done")
-    assert [line for line in read_log(bank) if f"INFO {failed.run_id} predict card_offer 2026-09-01: failed: {failed.error}" in line]
-    assert [line for line in read_log(bank) if f"ERROR predict card_offer 2026-09-01: {words}" in line]
+    assert (failed.experiment, failed.status, done.experiment, done.status) == (
+        "card_offer",
+        "failed",
+        "second",
+        "done",
+    )
+    assert [
+        line
+        for line in read_log(bank)
+        if f"INFO {failed.run_id} predict card_offer 2026-09-01: failed: {failed.error}" in line
+    ]
+    assert [
+        line for line in read_log(bank) if f"ERROR predict card_offer 2026-09-01: {words}" in line
+    ]
 
 
-def test_main_interrupted_stops(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_interrupted_stops(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert call(bank, story=failing(KeyboardInterrupt())) == 1
-    assert capfd.readouterr() == ("", "predict card_offer 2026-09-01: interrupted; what was not finished was not written. Run it again.\n")
-    assert [(row.experiment, row.status) for row in read_ledger(bank_engine)] == [("card_offer", "failed")]
+    assert capfd.readouterr() == (
+        "",
+        (
+            "predict card_offer 2026-09-01: interrupted; what was not finished was not written. Run"
+            " it again.\n"
+        ),
+    )
+    assert [(row.experiment, row.status) for row in read_ledger(bank_engine)] == [
+        ("card_offer", "failed")
+    ]
 
 
 def test_main_unknown_names_exit_2(bank: Config, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(bank, "--experiment", "card_ofer") == 2
-    assert capfd.readouterr().err.endswith("expected one of card_offer, second. Did you mean 'card_offer'?\n")
+    assert capfd.readouterr().err.endswith(
+        "expected one of card_offer, second. Did you mean 'card_offer'?\n"
+    )
     assert call(bank, "--env", "prod") == 2
     assert "there is no environment 'prod'" in capfd.readouterr().err
     for wrong in (["--date", "1.9.2026"], ["--fast"], ["surplus"]):
@@ -311,30 +446,48 @@ def test_main_unknown_names_exit_2(bank: Config, capfd: pytest.CaptureFixture[st
 
 
 def test_main_typo_in_config_exits_1(bank: Config, capfd: pytest.CaptureFixture[str]) -> None:
-    bank.file.write_text(bank.file.read_text(encoding="utf-8").replace("select_top", "select_tpo", 1), encoding="utf-8")
+    bank.file.write_text(
+        bank.file.read_text(encoding="utf-8").replace("select_top", "select_tpo", 1),
+        encoding="utf-8",
+    )
     assert call(bank) == 1
     out, err = capfd.readouterr()
-    assert out == "" and "experiments.card_offer.select_tpo: unknown key" in err and "Did you mean 'select_top'?" in err
+    assert (
+        out == ""
+        and "experiments.card_offer.select_tpo: unknown key" in err
+        and "Did you mean 'select_top'?" in err
+    )
     assert "Traceback" not in err and not bank.logs_dir.exists()
 
 
-def test_main_logs_folder_cannot_be_made(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_logs_folder_cannot_be_made(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     bank.logs_dir.write_text("a file")
     assert call(bank) == 1
     out, err = capfd.readouterr()
-    assert out == "" and re.fullmatch(rf"predict: {bank.logs_dir}/predict_.*\.log: the log cannot be written \(.*\n", err)
+    assert out == "" and re.fullmatch(
+        rf"predict: {bank.logs_dir}/predict_.*\.log: the log cannot be written \(.*\n", err
+    )
     assert read_ledger(bank_engine) == []
 
 
-def test_main_database_not_ready(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_database_not_ready(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     bank_engine.dispose()
     Path(str(bank_engine.url.database)).unlink()
     assert call(bank) == 1
-    assert capfd.readouterr().err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
+    assert capfd.readouterr().err.endswith(
+        "there is no such file. Run: python -m abatch init --env dev\n"
+    )
 
 
 def test_main_locked_database(
-    bank: Config, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    bank: Config,
+    bank_engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
     with next(database.transactions(bank_engine)):
@@ -344,8 +497,17 @@ def test_main_locked_database(
     assert "bank.db: the file is locked by another process (waited 0.05 s)." in err
 
 
-def test_warn_is_printed_and_logged(bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
-    def story(config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False) -> str:
+def test_warn_is_printed_and_logged(
+    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def story(
+        config: Config,
+        engine: sa.Engine,
+        run_date: date,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> str:
         with job.open_run("predict", config, engine, run_date) as run:
             run.warn("look at this")
             finish(run, engine)
@@ -353,7 +515,11 @@ def test_warn_is_printed_and_logged(bank: Config, bank_engine: sa.Engine, capfd:
 
     assert call(bank, "--experiment", "second", story=story) == 0
     assert capfd.readouterr() == ("", "predict second 2026-09-01: look at this\n")
-    assert [line for line in read_log(bank) if re.search(r"WARNING 20\S+ predict second 2026-09-01: look at this$", line)]
+    assert [
+        line
+        for line in read_log(bank)
+        if re.search(r"WARNING 20\S+ predict second 2026-09-01: look at this$", line)
+    ]
 
 
 def test_check_registration_first_then_changed(config: Config, engine: sa.Engine) -> None:
@@ -362,23 +528,45 @@ def test_check_registration_first_then_changed(config: Config, engine: sa.Engine
         assert is_new
         registrations.register(connection, config.experiment, asked, NIGHT_AT, "run1")
         assert job.check_registration(config, connection) == (asked, False)
-        changed = load_configs(write_config(config.file.parent, config.database.get_secret_value(), config.schema, select_top=0.3), "dev")
-        with pytest.raises(ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"):
+        changed = load_configs(
+            write_config(
+                config.file.parent,
+                config.database.get_secret_value(),
+                config.schema,
+                select_top=0.3,
+            ),
+            "dev",
+        )
+        with pytest.raises(
+            ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"
+        ):
             job.check_registration(changed["card_offer"], connection)
 
 
 def test_find_nights_are_those_that_are_done(config: Config, engine: sa.Engine) -> None:
     for days in (2, 0, 1):
-        with job.open_run("predict", config, engine, NIGHT + timedelta(days=days)) as run, engine.begin() as connection:
+        with (
+            job.open_run("predict", config, engine, NIGHT + timedelta(days=days)) as run,
+            engine.begin() as connection,
+        ):
             run.finish(connection)
-    with pytest.raises(KeyboardInterrupt), job.open_run("predict", config, engine, NIGHT + timedelta(days=3)):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        job.open_run("predict", config, engine, NIGHT + timedelta(days=3)),
+    ):
         raise KeyboardInterrupt
-    with job.open_run("predict", config, engine, NIGHT, force=True) as run, engine.begin() as connection:
+    with (
+        job.open_run("predict", config, engine, NIGHT, force=True) as run,
+        engine.begin() as connection,
+    ):
         run.finish(connection)  # in the place of the first
     with engine.connect() as connection:
         expected = [NIGHT, NIGHT + timedelta(days=1)]
         assert job.find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
-        assert job.find_nights(connection, "card_offer", date.max) == [*expected, NIGHT + timedelta(days=2)]
+        assert job.find_nights(connection, "card_offer", date.max) == [
+            *expected,
+            NIGHT + timedelta(days=2),
+        ]
         assert job.find_nights(connection, "another", date.max) == []
 
 
@@ -396,7 +584,11 @@ def test_is_latest(config: Config, engine: sa.Engine) -> None:
 def test_hash_config_changes_with_settings_and_queries(bank: Config) -> None:
     configs = load_configs(bank.file, "dev")
     first = job.hash_config(configs["card_offer"])
-    assert first == job.hash_config(load_configs(bank.file, "dev")["card_offer"]) != job.hash_config(configs["second"])
+    assert (
+        first
+        == job.hash_config(load_configs(bank.file, "dev")["card_offer"])
+        != job.hash_config(configs["second"])
+    )
     query = bank.file.parent / bank.query_file("candidates")
     query.write_text(query.read_text(encoding="utf-8") + "\n-- another", encoding="utf-8")
     assert job.hash_config(load_configs(bank.file, "dev")["card_offer"]) != first

@@ -1,4 +1,6 @@
-"""Libraries: what a model depends on, and that nothing is unpickled under a version that does not promise to read it."""
+"""Libraries: what a model depends on, and that nothing is unpickled under a version that does not
+promise to read it.
+"""
 
 import importlib.metadata
 import os
@@ -34,9 +36,13 @@ TRAINED = {
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What is installed here: all that the model was trained with, until the test says otherwise."""
+    """What is installed here: what the model was trained with, until the test says otherwise."""
     installed = dict(TRAINED)
-    monkeypatch.setattr(libraries, "list_installed", lambda: {name: found for name, found in installed.items() if name != "python"})
+    monkeypatch.setattr(
+        libraries,
+        "list_installed",
+        lambda: {name: found for name, found in installed.items() if name != "python"},
+    )
     monkeypatch.setattr(platform, "python_version", lambda: installed["python"])
     return installed
 
@@ -62,7 +68,10 @@ def test_check_all_the_same(here: dict[str, str]) -> None:
 )
 def test_check_promised(here: dict[str, str], name: str, version: str) -> None:
     here[name] = version
-    expected = f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}); the libraries promise that it works"
+    expected = (
+        f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}); the libraries promise"
+        " that it works"
+    )
     assert libraries.check(TRAINED, PLACE) == expected
 
 
@@ -86,17 +95,22 @@ def test_check_not_promised(here: dict[str, str], name: str, version: str) -> No
     here[name] = version
     with pytest.raises(RegistryError) as caught:
         libraries.check(TRAINED, PLACE)
-    assert str(caught.value) == (
-        f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}), which does not promise that the file can be opened."
-        f" It is not opened. Install what it was trained with (pip install {name}=={TRAINED[name]}), train anew"
-        " (python train.py --force), or roll back to a model of today's versions."
+    assert (
+        str(caught.value)
+        == f"{PLACE}: was trained with {name} {TRAINED[name]} (here {version}), which does not"
+        " promise that the file can be opened. It is not opened. Install what it was trained"
+        f" with (pip install {name}=={TRAINED[name]}), train anew (python train.py --force), or"
+        " roll back to a model of today's versions."
     )
 
 
 @pytest.mark.parametrize("name", ["numpy", "scikit-learn", "lightgbm"])
 def test_check_not_installed(here: dict[str, str], name: str) -> None:
     del here[name]
-    message = rf"{name} {TRAINED[name]} \(here not installed\), which does not promise .* \(pip install {name}=={TRAINED[name]}\)"
+    message = (
+        rf"{name} {TRAINED[name]} \(here not installed\), which does not promise .* \(pip install"
+        rf" {name}=={TRAINED[name]}\)"
+    )
     with pytest.raises(RegistryError, match=message):
         libraries.check(TRAINED, PLACE)
 
@@ -104,7 +118,10 @@ def test_check_not_installed(here: dict[str, str], name: str) -> None:
 @pytest.mark.parametrize("version", ["3.10.9", "3.11.6", "4.0.0"])
 def test_check_another_python(here: dict[str, str], version: str) -> None:
     here["python"] = version
-    message = rf"python 3\.11\.7 \(here {version}\), which does not .* It is not opened\. Run it with that Python, train anew"
+    message = (
+        rf"python 3\.11\.7 \(here {version}\), which does not .* It is not opened\. Run it with"
+        r" that Python, train anew"
+    )
     with pytest.raises(RegistryError, match=message):
         libraries.check(TRAINED, PLACE)
 
@@ -113,13 +130,20 @@ def test_check_tells_only_what_is_unsafe(here: dict[str, str]) -> None:
     here |= {"numpy": "2.4.0", "scikit-learn": "1.9.2", "lightgbm": "4.5.0", "python": "3.10.0"}
     with pytest.raises(RegistryError) as caught:
         libraries.check(TRAINED, PLACE)
-    assert "python 3.11.7 (here 3.10.0), scikit-learn 1.9.1 (here 1.9.2), lightgbm 4.6.0 (here 4.5.0), which" in str(caught.value)
-    assert "(pip install scikit-learn==1.9.1 lightgbm==4.6.0)" in str(caught.value) and "numpy" not in str(caught.value)
+    assert (
+        "python 3.11.7 (here 3.10.0), scikit-learn 1.9.1 (here 1.9.2), lightgbm 4.6.0 (here 4.5.0),"
+        " which" in str(caught.value)
+    )
+    assert "(pip install scikit-learn==1.9.1 lightgbm==4.6.0)" in str(
+        caught.value
+    ) and "numpy" not in str(caught.value)
 
 
 def test_find_differences() -> None:
     now = {"python": "3.11.7", "numpy": "2.4.0", "new": "1.0"}
-    assert libraries.find_differences({"python": "3.11.7", "numpy": "2.3.1", "gone": "1.0"}, now) == {
+    assert libraries.find_differences(
+        {"python": "3.11.7", "numpy": "2.3.1", "gone": "1.0"}, now
+    ) == {
         "numpy": ("2.3.1", "2.4.0"),
         "gone": ("1.0", None),
     }
@@ -132,21 +156,37 @@ def test_find_differences() -> None:
 def test_find_libraries_and_what_they_require() -> None:
     found = libraries.find_libraries()
     assert found["python"] == platform.python_version() and found["numpy"] == np.__version__
-    for name in ("scikit-learn", "pandas", "pyarrow", "scipy", "joblib", "threadpoolctl", "python-dateutil"):
+    for name in (
+        "scikit-learn",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "joblib",
+        "threadpoolctl",
+        "python-dateutil",
+    ):
         assert found[name] == importlib.metadata.version(name)
-    assert not {"pytest", "sqlalchemy", "filelock", "matplotlib"} & found.keys()  # extras are not required
+    assert (
+        not {"pytest", "sqlalchemy", "filelock", "matplotlib"} & found.keys()
+    )  # extras are not required
     assert libraries.check(found, PLACE) == "" and libraries.find_present(found) == found
 
 
 def test_find_libraries_of_an_estimator() -> None:
-    """The package that a part of the pipeline comes from, with all that it requires; code that is in no package is no library."""
+    """The package that a part of the pipeline comes from, with all that it requires.
+
+    Code that is in no package is no library.
+    """
 
     class Own(DummyClassifier):
         pass
 
     base = libraries.find_libraries()
     assert libraries.find_libraries([DummyClassifier(), Own(), None, "passthrough"]) == base
-    assert libraries.find_libraries([FileLock("x")]) == {**base, "filelock": importlib.metadata.version("filelock")}
+    assert libraries.find_libraries([FileLock("x")]) == {
+        **base,
+        "filelock": importlib.metadata.version("filelock"),
+    }
     found = libraries.find_libraries([sa.column("x")])
     assert {"sqlalchemy", "typing-extensions"} == found.keys() - base.keys() - {"greenlet"}
 
@@ -154,7 +194,9 @@ def test_find_libraries_of_an_estimator() -> None:
 def test_list_installed_names_as_the_index_has_them() -> None:
     found = libraries.list_installed()
     assert {"scikit-learn", "typing-extensions", "pyyaml"} <= found.keys()
-    assert all(name == name.lower() and "_" not in name for name in found) and list(found) == sorted(found)
+    assert all(name == name.lower() and "_" not in name for name in found) and list(
+        found
+    ) == sorted(found)
 
 
 class Trap:
@@ -182,7 +224,9 @@ with database.make_engine(SecretStr(sys.argv[2]), None, folder, "here").connect(
 
 
 @pytest.mark.parametrize("version", [None, "0.1"])
-def test_load_model_refuses_before_unpickling(tmp_path: Path, sqlite_url: str, version: str | None) -> None:
+def test_load_model_refuses_before_unpickling(
+    tmp_path: Path, sqlite_url: str, version: str | None
+) -> None:
     """Another scikit-learn lies before the environment's own on the path."""
     models_dir, first = tmp_path / "models", tmp_path / "first"
     models_dir.mkdir()
@@ -191,7 +235,11 @@ def test_load_model_refuses_before_unpickling(tmp_path: Path, sqlite_url: str, v
     card = {**CARD, "libraries": libraries.find_libraries()}
     with engine.begin() as connection:
         name = "modelA_v1.0_2026-09-07"
-        registry.add_model(connection, registry.save_model(models_dir, name, Trap(tmp_path / "sprung"), card), "goes live: the first")
+        registry.add_model(
+            connection,
+            registry.save_model(models_dir, name, Trap(tmp_path / "sprung"), card),
+            "goes live: the first",
+        )
     engine.dispose()
     if version is not None:
         (first / "scikit_learn-0.1.dist-info").mkdir(parents=True)
@@ -199,10 +247,15 @@ def test_load_model_refuses_before_unpickling(tmp_path: Path, sqlite_url: str, v
         (first / "scikit_learn-0.1.dist-info" / "METADATA").write_text(metadata)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(first), str(ROOT)])}
     command = [sys.executable, "-c", LOAD, str(models_dir), sqlite_url]
-    said = subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
     assert (tmp_path / "sprung").exists() == (version is None)
     now = importlib.metadata.version("scikit-learn")
-    expected = f"{models_dir / name}.pkl: was trained with scikit-learn {now} (here {version}), which does not promise"
+    expected = (
+        f"{models_dir / name}.pkl: was trained with scikit-learn {now} (here {version}), which does"
+        " not promise"
+    )
     assert said == "" if version is None else said.startswith(expected)
 
 
@@ -211,10 +264,20 @@ def test_load_model_refuses_another_scikit_learn(tmp_path: Path, sqlite_url: str
     migrations.upgrade(engine)
     trap, installed = tmp_path / "sprung", libraries.list_installed()
     with engine.begin() as connection:
-        for name, trained in (("modelA_v1.0_2026-09-07", "1.0.0"), ("modelA_v1.0_2026-09-08", installed["scikit-learn"])):
+        for name, trained in (
+            ("modelA_v1.0_2026-09-07", "1.0.0"),
+            ("modelA_v1.0_2026-09-08", installed["scikit-learn"]),
+        ):
             card = {**CARD, "libraries": {**libraries.find_libraries(), "scikit-learn": trained}}
-            registry.add_model(connection, registry.save_model(tmp_path, name, Trap(trap), card), "goes live: the first")
-        with pytest.raises(RegistryError, match=r"scikit-learn 1\.0\.0 \(here .* \(pip install scikit-learn==1\.0\.0\)"):
+            registry.add_model(
+                connection,
+                registry.save_model(tmp_path, name, Trap(trap), card),
+                "goes live: the first",
+            )
+        with pytest.raises(
+            RegistryError,
+            match=r"scikit-learn 1\.0\.0 \(here .* \(pip install scikit-learn==1\.0\.0\)",
+        ):
             registry.load_model(connection, tmp_path, "modelA_v1.0_2026-09-07")
         assert not trap.exists()
         assert registry.load_model(connection, tmp_path, "modelA_v1.0_2026-09-08").warning == ""

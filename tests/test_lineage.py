@@ -12,7 +12,16 @@ import sqlalchemy as sa
 from abatch import lineage, registrations, registry
 from abatch.config import Config
 from abatch.errors import DataError
-from abatch.tables import deletions, metadata, models, predictions, predictions_superseded, promotions, runs, snapshots
+from abatch.tables import (
+    deletions,
+    metadata,
+    models,
+    predictions,
+    predictions_superseded,
+    promotions,
+    runs,
+    snapshots,
+)
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 
@@ -35,35 +44,96 @@ def add(engine: sa.Engine, table: sa.Table, *rows: Mapping[str, Any]) -> None:
         connection.execute(table.insert(), rows)
 
 
-def make_prediction(candidate_id: str, variant: str, model_name: str | None, score: float | None, rank: int, selected: int) -> dict:
+def make_prediction(
+    candidate_id: str,
+    variant: str,
+    model_name: str | None,
+    score: float | None,
+    rank: int,
+    selected: int,
+) -> dict:
     share = {"A": 0.45, "B": 0.45, "control": 0.1}[variant]
-    row = {"experiment": "card_offer", "run_date": NIGHT, "candidate_id": candidate_id, "variant": variant, "model_name": model_name}
-    row |= {"assignment_probability": share, "prediction": score, "rank_in_variant": rank, "selected": selected}
+    row = {
+        "experiment": "card_offer",
+        "run_date": NIGHT,
+        "candidate_id": candidate_id,
+        "variant": variant,
+        "model_name": model_name,
+    }
+    row |= {
+        "assignment_probability": share,
+        "prediction": score,
+        "rank_in_variant": rank,
+        "selected": selected,
+    }
     return {**row, "run_id": "predict1", "predicted_at": EVENING}
 
 
-def make_run(run_id: str, job: str, run_date: date, started_at: datetime, **changes: object) -> dict:
-    row = {"run_id": run_id, "job": job, "experiment": "card_offer", "run_date": run_date, "status": "done", "host": "bank7 (process 12)"}
-    row |= {"started_at": started_at, "finished_at": started_at.replace(minute=16), "code_version": "0.5.0+abc1234"}
+def make_run(
+    run_id: str, job: str, run_date: date, started_at: datetime, **changes: object
+) -> dict:
+    row = {
+        "run_id": run_id,
+        "job": job,
+        "experiment": "card_offer",
+        "run_date": run_date,
+        "status": "done",
+        "host": "bank7 (process 12)",
+    }
+    row |= {
+        "started_at": started_at,
+        "finished_at": started_at.replace(minute=16),
+        "code_version": "0.5.0+abc1234",
+    }
     return {**row, "config_hash": "c" * 64, **changes}
 
 
 def make_model(model_name: str, variant: str, **changes: object) -> dict:
-    row = {"model_name": model_name, "experiment": "card_offer", "variant": variant, "file": f"{model_name}.pkl", "sha256": "a" * 64}
-    row |= {"from_date": date(2026, 6, 1), "to_date": date(2026, 8, 18), "as_of": datetime(2026, 9, 1, 20), "rows": 40_000}
-    row |= {"code_version": "0.5.0+abc1234", "environment_hash": "e" * 64, "seed": 0, "run_id": "train1", "snapshot": "5" * 64}
+    row = {
+        "model_name": model_name,
+        "experiment": "card_offer",
+        "variant": variant,
+        "file": f"{model_name}.pkl",
+        "sha256": "a" * 64,
+    }
+    row |= {
+        "from_date": date(2026, 6, 1),
+        "to_date": date(2026, 8, 18),
+        "as_of": datetime(2026, 9, 1, 20),
+        "rows": 40_000,
+    }
+    row |= {
+        "code_version": "0.5.0+abc1234",
+        "environment_hash": "e" * 64,
+        "seed": 0,
+        "run_id": "train1",
+        "snapshot": "5" * 64,
+    }
     return {**row, "card": json.dumps({"config_hash": "c" * 64}), "decision": None, **changes}
 
 
-def promote(engine: sa.Engine, model_name: str, effective_date: date, promoted_at: datetime, **changes: str) -> None:
-    row = {"experiment": "card_offer", "variant": "A", "model_name": model_name, "effective_date": effective_date}
-    row |= {"reason": "as good as before", "promoted_by": "train train1", "promoted_at": promoted_at}
+def promote(
+    engine: sa.Engine, model_name: str, effective_date: date, promoted_at: datetime, **changes: str
+) -> None:
+    row = {
+        "experiment": "card_offer",
+        "variant": "A",
+        "model_name": model_name,
+        "effective_date": effective_date,
+    }
+    row |= {
+        "reason": "as good as before",
+        "promoted_by": "train train1",
+        "promoted_at": promoted_at,
+    }
     with engine.begin() as connection:
         registry.promote(connection, **row | changes)
 
 
 def register(engine: sa.Engine, config: Config, **changes: object) -> None:
-    content = registrations.describe("card_offer", config.settings.model_dump(), config.sql, config.timezone)
+    content = registrations.describe(
+        "card_offer", config.settings.model_dump(), config.sql, config.timezone
+    )
     content |= {"assignment": "hash", "select_top": 0.5, **changes}
     with engine.begin() as connection:
         registrations.register(connection, "card_offer", content, EVENING, "predict1")
@@ -74,16 +144,33 @@ def bank(config: Config, engine: sa.Engine) -> sa.Engine:
     """One night of five candidates, predicted by the models of the day before."""
     register(engine, config)
     trained_at = datetime(2026, 9, 1, 20, 15)
-    add(engine, runs, make_run("train1", "train", date(2026, 9, 1), trained_at), make_run("predict1", "predict", NIGHT, EVENING))
+    add(
+        engine,
+        runs,
+        make_run("train1", "train", date(2026, 9, 1), trained_at),
+        make_run("predict1", "predict", NIGHT, EVENING),
+    )
     add(engine, models, make_model(A1, "A"), make_model(B1, "B", snapshot=None))
     add(engine, predictions, *(make_prediction(*row) for row in WRITTEN))
     promote(engine, A1, date(2026, 9, 1), trained_at)
-    promote(engine, B1, date(2026, 9, 1), trained_at, variant="B", promoted_by="Kari", action="rollback", reason="Ærlig talt bedre")
+    promote(
+        engine,
+        B1,
+        date(2026, 9, 1),
+        trained_at,
+        variant="B",
+        promoted_by="Kari",
+        action="rollback",
+        reason="Ærlig talt bedre",
+    )
     return engine
 
 
 def explain(engine: sa.Engine, config: Config, candidate: str, on: date = NIGHT) -> dict[str, str]:
-    """The facts by their word, each in one line; of a word that comes again the last counts, and an empty word is the title."""
+    """The facts by their word, each in one line.
+
+    Of a word that comes again the last counts, and an empty word is the title.
+    """
     text = lineage.explain(engine, {"card_offer": config}, candidate, on)
     return read_facts(text)
 
@@ -108,47 +195,89 @@ def test_explain_of_a_model(bank: sa.Engine, config: Config) -> None:
         "selected": "yes; the first 1 of 2 by rank are (select_top 0.5)",
         "predicted": "2026-09-02 20:15:30 UTC",
         # 0x055c30af / 2**32 = 0.0209...; the limits are those of docs/assignment.md
-        "variant": "A, by hash, recomputed: SHA-256 of card_offer:6 begins with 055c30afd589aabf, 0.020938 of 2**64, within"
-        " 0000000000000000 to 7333333333333332 (0 to 0.45), registered for A",
+        "variant": (
+            "A, by hash, recomputed: SHA-256 of card_offer:6 begins with 055c30afd589aabf, 0.020938"
+            " of 2**64, within 0000000000000000 to 7333333333333332 (0 to 0.45), registered for A"
+        ),
         "model": f"{A1}, file {A1}.pkl, not deleted, SHA-256 {'a' * 64}",
-        "trained on": f"40,000 rows of [2026-06-01, 2026-08-18), as known at 2026-09-01 20:00:00 UTC; snapshot {'5' * 64}, not deleted",
+        "trained on": (
+            "40,000 rows of [2026-06-01, 2026-08-18), as known at 2026-09-01 20:00:00 UTC;"
+            f" snapshot {'5' * 64}, not deleted"
+        ),
         "code": "trained by 0.5.0+abc1234; predicted by the same",
         "config": f"trained under {'c' * 64}; predicted under the same",
-        "train run": f"train1, train for 2026-09-01 {run} 2026-09-01 20:15:00 UTC, finished 2026-09-01 20:16:00 UTC, done",
-        "run": f"predict1, predict for 2026-09-02 {run} 2026-09-02 20:15:30 UTC, finished 2026-09-02 20:16:30 UTC, done",
-        "promotion": "promote, effective from 2026-09-01, written 2026-09-01 20:15:00 UTC by train train1: as good as before",
+        "train run": (
+            f"train1, train for 2026-09-01 {run} 2026-09-01 20:15:00 UTC, finished 2026-09-01"
+            " 20:16:00 UTC, done"
+        ),
+        "run": (
+            f"predict1, predict for 2026-09-02 {run} 2026-09-02 20:15:30 UTC, finished 2026-09-02"
+            " 20:16:30 UTC, done"
+        ),
+        "promotion": (
+            "promote, effective from 2026-09-01, written 2026-09-01 20:15:00 UTC by train train1:"
+            " as good as before"
+        ),
     }
 
 
-def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(bank: sa.Engine, config: Config) -> None:
+def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(
+    bank: sa.Engine, config: Config
+) -> None:
     facts = explain(bank, config, "1")
     assert hashlib.sha256(b"card_offer:1").hexdigest().startswith("b7f3c4694cf6d2a1")
-    assert "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to 0.9), regis" in facts["variant"]
-    assert facts["trained on"].endswith("; snapshot not kept") and facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
-    assert facts["promotion"].startswith("rollback, effective") and facts["promotion"].endswith("by Kari: Ærlig talt bedre")
+    assert (
+        "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to"
+        " 0.9), regis" in facts["variant"]
+    )
+    assert (
+        facts["trained on"].endswith("; snapshot not kept")
+        and facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
+    )
+    assert facts["promotion"].startswith("rollback, effective") and facts["promotion"].endswith(
+        "by Kari: Ærlig talt bedre"
+    )
 
 
 def test_explain_of_the_control(bank: sa.Engine, config: Config) -> None:
     facts = explain(bank, config, "2")
-    assert facts["prediction"] == "none, for the variant has no model; rank 1 of 2 in variant control"
-    assert facts["model"] == (
-        "none: variant control selects at random, by selection_key 315e0fdb1ee9557d (bytes 8 to 15 of the hash), lower first"
+    assert (
+        facts["prediction"] == "none, for the variant has no model; rank 1 of 2 in variant control"
+    )
+    assert (
+        facts["model"]
+        == "none: variant control selects at random, by selection_key 315e0fdb1ee9557d (bytes 8 to"
+        " 15 of the hash), lower first"
     )
     assert "(0.9 to 1), registered for control" in facts["variant"]
-    assert (facts["code"], facts["config"]) == ("predicted by 0.5.0+abc1234", f"predicted under {'c' * 64}")
+    assert (facts["code"], facts["config"]) == (
+        "predicted by 0.5.0+abc1234",
+        f"predicted under {'c' * 64}",
+    )
     assert not {"promotion", "trained on", "train run"} & set(facts)
 
 
 def test_explain_of_an_upper_case_uuid(bank: sa.Engine, config: Config) -> None:
     facts = explain(bank, config, UUID.upper())
-    assert facts[""].endswith(f"candidate {UUID}") and "begins with ed6e53d9fdcc781e" in facts["variant"]
+    assert (
+        facts[""].endswith(f"candidate {UUID}")
+        and "begins with ed6e53d9fdcc781e" in facts["variant"]
+    )
     assert "8eb851996f670e03" in facts["model"]
 
 
 def test_explain_of_a_recorded_variant(config: Config, engine: sa.Engine) -> None:
     register(engine, config, assignment="recorded")
-    add(engine, predictions, make_prediction("1", "A", A1, 0.5, 1, 0), make_prediction("6", "A", A1, 0.25, 2, 0))
-    said = "A, recorded by the candidates query; the hash would give B and does not count: SHA-256 of card_offer:1 begins with b7f3"
+    add(
+        engine,
+        predictions,
+        make_prediction("1", "A", A1, 0.5, 1, 0),
+        make_prediction("6", "A", A1, 0.25, 2, 0),
+    )
+    said = (
+        "A, recorded by the candidates query; the hash would give B and does not count: SHA-256 of"
+        " card_offer:1 begins with b7f3"
+    )
     assert explain(engine, config, "1")["variant"].startswith(said)
     facts = explain(engine, config, "6")
     assert "; the hash would give the same and does not count: " in facts["variant"]
@@ -159,15 +288,25 @@ def test_explain_of_a_recorded_variant(config: Config, engine: sa.Engine) -> Non
     assert facts["code"] == "predicted by unknown"
 
 
-def test_explain_shows_a_variant_that_the_hash_does_not_give(config: Config, engine: sa.Engine) -> None:
+def test_explain_shows_a_variant_that_the_hash_does_not_give(
+    config: Config, engine: sa.Engine
+) -> None:
     register(engine, config)
     add(engine, predictions, make_prediction("1", "A", A1, 0.5, 1, 0))
-    assert explain(engine, config, "1")["variant"].startswith("A was written, BUT THE HASH GIVES B: SHA-256 of card_offer:1 begins")
+    assert explain(engine, config, "1")["variant"].startswith(
+        "A was written, BUT THE HASH GIVES B: SHA-256 of card_offer:1 begins"
+    )
 
 
 def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
     old = [make_prediction(*row) for row in WRITTEN[:2]]
-    earliest = {**old[0], "prediction": 0.125, "selected": 0, "run_id": "predict0", "predicted_at": datetime(2026, 9, 2, 19)}
+    earliest = {
+        **old[0],
+        "prediction": 0.125,
+        "selected": 0,
+        "run_id": "predict0",
+        "predicted_at": datetime(2026, 9, 2, 19),
+    }
     add(
         bank,
         predictions_superseded,
@@ -178,9 +317,17 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
     own = (predictions.c.experiment == "card_offer", predictions.c.variant == "A")
     with bank.begin() as connection:
         connection.execute(predictions.delete().where(*own))
-        new = {**old[0], "prediction": 0.875, "model_name": A2, "run_id": "predict2", "predicted_at": datetime(2026, 9, 3, 7)}
+        new = {
+            **old[0],
+            "prediction": 0.875,
+            "model_name": A2,
+            "run_id": "predict2",
+            "predicted_at": datetime(2026, 9, 3, 7),
+        }
         connection.execute(predictions.insert().values(new))
-        connection.execute(runs.update().where(runs.c.run_id == "predict1").values(status="superseded"))
+        connection.execute(
+            runs.update().where(runs.c.run_id == "predict1").values(status="superseded")
+        )
     later = datetime(2026, 9, 3, 6, 15)
     add(bank, models, make_model(A2, "A", run_id="train2", code_version="0.5.1"))
     changed = {"code_version": "0.5.2-dirty", "config_hash": "d" * 64}
@@ -188,16 +335,21 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
     promote(bank, A2, NIGHT, later, promoted_by="train train2")
 
     facts = explain(bank, config, "6")
-    assert facts["prediction"] == "0.875; rank 1 of 1 in variant A" and facts["run"].startswith("predict2, predict for 2026-09-02 ")
+    assert facts["prediction"] == "0.875; rank 1 of 1 in variant A" and facts["run"].startswith(
+        "predict2, predict for 2026-09-02 "
+    )
     assert facts["code"] == "trained by 0.5.1; predicted by 0.5.2-dirty"
     assert facts["config"] == f"trained under {'c' * 64}; predicted under {'d' * 64}"
-    assert facts["promotion"].startswith("promote, effective from 2026-09-02, written 2026-09-03 06:15:00 UTC by train train2")
+    assert facts["promotion"].startswith(
+        "promote, effective from 2026-09-02, written 2026-09-03 06:15:00 UTC by train train2"
+    )
     assert "overruled" not in facts
     text = lineage.explain(bank, {"card_offer": config}, "6", NIGHT)
     words = " ".join(text[text.index("  superseded") :].split())
-    assert words == (
-        f"superseded {A1}, 0.125, not selected, 2026-09-02 19:00:00 UTC by run predict0; replaced by run predict1"
-        f" superseded {A1}, 0.75, selected, 2026-09-02 20:15:30 UTC by run predict1; replaced by run predict2"
+    assert (
+        words == f"superseded {A1}, 0.125, not selected, 2026-09-02 19:00:00 UTC by run predict0;"
+        f" replaced by run predict1 superseded {A1}, 0.75, selected, 2026-09-02 20:15:30 UTC by"
+        " run predict1; replaced by run predict2"
     )
     gone = explain(bank, config, "-12")  # was no candidate any more when the night was done again
     assert list(gone) == ["", "prediction", "superseded"]
@@ -207,31 +359,67 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
 def test_explain_after_a_retroactive_rollback(bank: sa.Engine, config: Config) -> None:
     noon = datetime(2026, 9, 5, 12)
     promote(bank, A1, NEXT, datetime(2026, 9, 2, 12), reason="only from the next night on")
-    promote(bank, "modelA_v1.0_2026-08-25", NIGHT, noon, action="rollback", reason="broken feed", promoted_by="Kari")
+    promote(
+        bank,
+        "modelA_v1.0_2026-08-25",
+        NIGHT,
+        noon,
+        action="rollback",
+        reason="broken feed",
+        promoted_by="Kari",
+    )
     facts = explain(bank, config, "6")
     assert facts["promotion"].endswith("by train train1: as good as before")
-    assert facts["overruled"] == (
-        "by now modelA_v1.0_2026-08-25 is live for that night; the prediction stands."
+    assert (
+        facts["overruled"]
+        == "by now modelA_v1.0_2026-08-25 is live for that night; the prediction stands."
         " rollback, effective from 2026-09-02, written 2026-09-05 12:00:00 UTC by Kari: broken feed"
     )
 
 
-def test_explain_of_a_promotion_that_was_written_after_the_prediction(config: Config, engine: sa.Engine) -> None:
+def test_explain_of_a_promotion_that_was_written_after_the_prediction(
+    config: Config, engine: sa.Engine
+) -> None:
     register(engine, config)
     add(engine, predictions, make_prediction(*WRITTEN[0]))
     promote(engine, A1, NIGHT, datetime(2026, 9, 5, 12))
-    assert explain(engine, config, "6")["promotion"].endswith(": as good as before. Its row was written after the prediction")
+    assert explain(engine, config, "6")["promotion"].endswith(
+        ": as good as before. Its row was written after the prediction"
+    )
 
 
 def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, config: Config) -> None:
-    row = {"reason": "retention: too old", "deleted_by": "train train7", "deleted_at": datetime(2026, 12, 1, 20)}
-    add(bank, deletions, {**row, "kind": "model", "name": A1}, {**row, "kind": "snapshot", "name": "5" * 64})
+    row = {
+        "reason": "retention: too old",
+        "deleted_by": "train train7",
+        "deleted_at": datetime(2026, 12, 1, 20),
+    }
+    add(
+        bank,
+        deletions,
+        {**row, "kind": "model", "name": A1},
+        {**row, "kind": "snapshot", "name": "5" * 64},
+    )
     said = "deleted 2026-12-01 20:00:00 UTC by train train7 (retention: too old)"
     facts = explain(bank, config, "6")
     assert facts["model"] == f"{A1}, file {A1}.pkl, {said}, SHA-256 {'a' * 64}"
     assert facts["trained on"].endswith(f"snapshot {'5' * 64}, {said}")
-    pulled = {"run_id": "train9", "experiment": "card_offer", "content_hash": "5" * 64, "sha256": "6" * 64, "n_bytes": 1, "rows": 1}
-    pulled |= {"from_date": NIGHT, "to_date": NIGHT, "as_of": EVENING, "query": "", "columns": "", "pulled_at": datetime(2026, 12, 2)}
+    pulled = {
+        "run_id": "train9",
+        "experiment": "card_offer",
+        "content_hash": "5" * 64,
+        "sha256": "6" * 64,
+        "n_bytes": 1,
+        "rows": 1,
+    }
+    pulled |= {
+        "from_date": NIGHT,
+        "to_date": NIGHT,
+        "as_of": EVENING,
+        "query": "",
+        "columns": "",
+        "pulled_at": datetime(2026, 12, 2),
+    }
     add(bank, snapshots, pulled)
     assert explain(bank, config, "6")["trained on"].endswith(f"snapshot {'5' * 64}, not deleted")
 
@@ -240,33 +428,54 @@ def test_explain_of_several_experiments(bank: sa.Engine, config: Config) -> None
     # The split of renewal is independent: docs/assignment.md has 75... for its 1, which is B too.
     add(bank, predictions, {**make_prediction("1", "B", B1, 0.5, 1, 0), "experiment": "renewal"})
     other = Config(**{**vars(config), "experiment": "renewal"})
-    blocks = lineage.explain(bank, {"card_offer": config, "renewal": other}, "1", NIGHT).split("\n\n")
+    blocks = lineage.explain(bank, {"card_offer": config, "renewal": other}, "1", NIGHT).split(
+        "\n\n"
+    )
     assert [block.split()[0] for block in blocks] == ["card_offer", "renewal"]
     assert "SHA-256 of renewal:1 begins with 750d400bf45c7707" in " ".join(blocks[1].split())
-    assert len(lineage.explain(bank, {"card_offer": config, "renewal": other}, "6", NIGHT).split("\n\n")) == 1
+    assert (
+        len(
+            lineage.explain(bank, {"card_offer": config, "renewal": other}, "6", NIGHT).split(
+                "\n\n"
+            )
+        )
+        == 1
+    )
 
 
 def test_explain_without_a_prediction_names_other_nights(bank: sa.Engine, config: Config) -> None:
     with pytest.raises(DataError) as caught:
         explain(bank, config, "6", NEXT)
-    assert str(caught.value) == (
-        "--candidate 6: there is no prediction of 2026-09-03 in card_offer.\n"
+    assert (
+        str(caught.value) == "--candidate 6: there is no prediction of 2026-09-03 in card_offer.\n"
         "card_offer has it on other nights: 2026-09-02. Name one by --date."
     )
-    rows = [{**make_prediction(*WRITTEN[0]), "run_date": date(2026, 9, day)} for day in range(10, 20)]
+    rows = [
+        {**make_prediction(*WRITTEN[0]), "run_date": date(2026, 9, day)} for day in range(10, 20)
+    ]
     add(bank, predictions, *rows)
-    with pytest.raises(DataError, match=r"nights: the newest are 2026-09-19, 2026-09-18, 2026-09-17, 2026-09-16, 2026-09-15\. Name"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"nights: the newest are 2026-09-19, 2026-09-18, 2026-09-17, 2026-09-16, 2026-09-15\."
+            r" Name"
+        ),
+    ):
         explain(bank, config, "6", NEXT)
 
 
 def test_explain_of_an_unknown_candidate(bank: sa.Engine, config: Config) -> None:
     with pytest.raises(DataError) as caught:
         explain(bank, config, "CU-000042")
-    assert str(caught.value) == (
-        "--candidate CU-000042: there is no prediction of 2026-09-02 in card_offer.\n"
-        "It was never predicted there. Write the id as the candidates query returns it: outside UUIDs upper and lower case count."
+    assert (
+        str(caught.value)
+        == "--candidate CU-000042: there is no prediction of 2026-09-02 in card_offer.\nIt was"
+        " never predicted there. Write the id as the candidates query returns it: outside UUIDs"
+        " upper and lower case count."
     )
-    with pytest.raises(DataError, match=r"^--candidate: candidate_id 'é': expected 1 to 64 printable ASCII"):
+    with pytest.raises(
+        DataError, match=r"^--candidate: candidate_id 'é': expected 1 to 64 printable ASCII"
+    ):
         explain(bank, config, "é")
 
 
@@ -287,11 +496,19 @@ def describe(engine: sa.Engine, config: Config, on: date) -> list[str]:
 
 
 def test_describe_live(bank: sa.Engine, config: Config) -> None:
-    trained = "trained on 40,000 rows of [2026-06-01, 2026-08-18), as known at 2026-09-01 20:00:00 UTC"
+    trained = (
+        "trained on 40,000 rows of [2026-06-01, 2026-08-18), as known at 2026-09-01 20:00:00 UTC"
+    )
     why = "effective from 2026-09-01, written 2026-09-01 20:15:00 UTC by"
     assert describe(bank, config, NIGHT) == [
-        f"A: {A1} promotion promote, {why} train train1: as good as before {trained} predicted 2 for 2026-09-02 by {A1}",
-        f"B: {B1} promotion rollback, {why} Kari: Ærlig talt bedre {trained} predicted 1 for 2026-09-02 by {B1}",
+        (
+            f"A: {A1} promotion promote, {why} train train1: as good as before {trained} predicted"
+            f" 2 for 2026-09-02 by {A1}"
+        ),
+        (
+            f"B: {B1} promotion rollback, {why} Kari: Ærlig talt bedre {trained} predicted 1 for"
+            f" 2026-09-02 by {B1}"
+        ),
         "control: no model (selects at random) predicted 2 for 2026-09-02 by no model",
     ]
     assert describe(bank, config, date(2026, 8, 31)) == [
@@ -302,34 +519,52 @@ def test_describe_live(bank: sa.Engine, config: Config) -> None:
 
 
 def test_describe_live_says_who_really_predicted(bank: sa.Engine, config: Config) -> None:
-    promote(bank, A2, NIGHT, datetime(2026, 9, 5, 12), action="rollback", reason="broken feed", promoted_by="Kari")
+    promote(
+        bank,
+        A2,
+        NIGHT,
+        datetime(2026, 9, 5, 12),
+        action="rollback",
+        reason="broken feed",
+        promoted_by="Kari",
+    )
     found = describe(bank, config, NIGHT)
-    assert found[0] == (
-        f"A: {A2} promotion rollback, effective from 2026-09-02, written 2026-09-05 12:00:00 UTC by Kari: broken feed"
-        " trained on unknown: the table models does not have it"
-        f" predicted 2 for 2026-09-02 by {A1}. Note that the table says that {A2} is live, but that is not what made them: it was made"
-        " live for this night only after they were written, on 2026-09-02 20:15:30 UTC"
+    assert (
+        found[0]
+        == f"A: {A2} promotion rollback, effective from 2026-09-02, written 2026-09-05 12:00:00 UTC"
+        " by Kari: broken feed trained on unknown: the table models does not have it predicted"
+        f" 2 for 2026-09-02 by {A1}. Note that the table says that {A2} is live, but that is not"
+        " what made them: it was made live for this night only after they were written, on"
+        " 2026-09-02 20:15:30 UTC"
     )
     assert "Note" not in found[1] + found[2]
 
 
-def test_describe_live_of_predictions_without_a_promotion(config: Config, engine: sa.Engine) -> None:
+def test_describe_live_of_predictions_without_a_promotion(
+    config: Config, engine: sa.Engine
+) -> None:
     add(engine, predictions, make_prediction(*WRITTEN[0]))
-    assert describe(engine, config, NIGHT)[0] == (
-        f"A: no model was live predicted 1 for 2026-09-02 by {A1}. Note that the table says that no model is live, but that is not what"
-        " made them"
+    assert (
+        describe(engine, config, NIGHT)[0]
+        == f"A: no model was live predicted 1 for 2026-09-02 by {A1}. Note that the table says that"
+        " no model is live, but that is not what made them"
     )
 
 
 def test_only_reads_and_speaks_tsql(bank: sa.Engine, config: Config) -> None:
     def count() -> dict[str, int]:
         with bank.connect() as connection:
-            counts = {name: sa.select(sa.func.count()).select_from(table) for name, table in metadata.tables.items()}
+            counts = {
+                name: sa.select(sa.func.count()).select_from(table)
+                for name, table in metadata.tables.items()
+            }
             return {name: connection.scalar(query) or 0 for name, query in counts.items()}
 
     collected, before = set(), count()
 
-    def collect(_connection: sa.Connection, statement: Any, rows: list, row: dict, _options: object) -> None:
+    def collect(
+        _connection: sa.Connection, statement: Any, rows: list, row: dict, _options: object
+    ) -> None:
         collected.add(compile_for_sql_server(statement))
 
     sa.event.listen(bank, "before_execute", collect)
@@ -341,5 +576,9 @@ def test_only_reads_and_speaks_tsql(bank: sa.Engine, config: Config) -> None:
     finally:
         sa.event.remove(bank, "before_execute", collect)
     assert count() == before and all(statement.startswith("SELECT ") for statement in collected)
-    assert {statement: faults for statement in collected if (faults := find_faults(statement))} == {}
-    assert any("TOP 5 " in statement for statement in collected) and promotions.name in " ".join(collected)
+    assert {
+        statement: faults for statement in collected if (faults := find_faults(statement))
+    } == {}
+    assert any("TOP 5 " in statement for statement in collected) and promotions.name in " ".join(
+        collected
+    )

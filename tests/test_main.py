@@ -1,4 +1,6 @@
-"""python -m abatch: init, simulate, status, models, promote, rollback, experiments, conclude, dictionary; what a first predict prints."""
+"""python -m abatch: init, simulate, status, models, promote, rollback, experiments, conclude,
+dictionary; what a first predict prints.
+"""
 
 import os
 import shutil
@@ -29,7 +31,9 @@ A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of three nights and models of each; copied, never used itself."""
     folder = tmp_path_factory.mktemp("trained")
-    config = load_configs(write_config(folder, "sqlite:///data/bank.db", models=QUICK_MODELS), "dev")["card_offer"]
+    config = load_configs(
+        write_config(folder, "sqlite:///data/bank.db", models=QUICK_MODELS), "dev"
+    )["card_offer"]
     engine = open_engine(config)
     migrations.upgrade(engine)
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
@@ -65,7 +69,9 @@ def run(file: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def call(capsys: pytest.CaptureFixture[str], config: Config, *arguments: str) -> tuple[int, str, str]:
+def call(
+    capsys: pytest.CaptureFixture[str], config: Config, *arguments: str
+) -> tuple[int, str, str]:
     """The same in this process."""
     code = main.main([*arguments, "--config", str(config.file)])
     return code, *capsys.readouterr()
@@ -73,13 +79,23 @@ def call(capsys: pytest.CaptureFixture[str], config: Config, *arguments: str) ->
 
 def read_promotions(engine: sa.Engine, variant: str = "A") -> list[sa.Row]:
     with engine.connect() as connection:
-        return list(connection.execute(sa.select(promotions).where(promotions.c.variant == variant).order_by(promotions.c.promotion_id)))
+        return list(
+            connection.execute(
+                sa.select(promotions)
+                .where(promotions.c.variant == variant)
+                .order_by(promotions.c.promotion_id)
+            )
+        )
 
 
 def predicted_with(bank: Config, engine: sa.Engine, night: date) -> str | None:
     """model_name of variant A after a predict for a night."""
     predict.predict(bank, engine, night)
-    names = sa.select(predictions.c.model_name).where(predictions.c.run_date == night, predictions.c.variant == "A").distinct()
+    names = (
+        sa.select(predictions.c.model_name)
+        .where(predictions.c.run_date == night, predictions.c.variant == "A")
+        .distinct()
+    )
     with engine.connect() as connection:
         return connection.scalars(names).one()
 
@@ -89,38 +105,72 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
     config = load_configs(file, "dev")["card_offer"]
     for name in ("status", "simulate", "models"):
         code, out, err = call(capsys, config, name)
-        assert (code, out) == (1, "") and err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
-    assert run(file, "init") == (0, f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n", "")
+        assert (code, out) == (1, "") and err.endswith(
+            "there is no such file. Run: python -m abatch init --env dev\n"
+        )
+    assert run(file, "init") == (
+        0,
+        f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n",
+        "",
+    )
     assert call(capsys, config, "init")[0] == 0
     code, out, err = run(file, "simulate", "--date", "2026-09-01", "--seed", "1")
-    assert (code, err) == (0, "") and out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
+    assert (code, err) == (0, "") and out.endswith(
+        "the simulated bank played 181 mornings, until 2026-09-01\n"
+    )
     code, out, err = run(file, "status", "--date", "2026-09-01")
-    assert (code, err) == (0, "") and out.count("has never run") == 3 and out.count("no model is live") == 2
-    assert call(capsys, config, "models") == (0, "there are no models yet. Train some: python train.py\n", "")
+    assert (
+        (code, err) == (0, "")
+        and out.count("has never run") == 3
+        and out.count("no model is live") == 2
+    )
+    assert call(capsys, config, "models") == (
+        0,
+        "there are no models yet. Train some: python train.py\n",
+        "",
+    )
 
 
-def test_init_sql_connects_to_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_init_sql_connects_to_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("ABATCH_PROD_DATABASE", raising=False)
     monkeypatch.chdir(tmp_path)
     repository = ["--config", str(ROOT / "ml_config.yaml")]
     assert main.main(["init", "--sql", "--env", "prod", *repository]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.startswith("-- abatch: creates its tables in schema abatch, up to 0004.\n-- Run:  sqlcmd ")
+    assert err == "" and out.startswith(
+        "-- abatch: creates its tables in schema abatch, up to 0004.\n-- Run:  sqlcmd "
+    )
     assert main.main(["init", "--sql", "--env", "test", "--from", "0001", *repository]) == 0
     upgrade, err = capsys.readouterr()
-    assert err == "" and upgrade.startswith("-- abatch: brings its tables in schema abatch from revision 0001 to 0004.\n-- Run:  sqlcmd ")
+    assert err == "" and upgrade.startswith(
+        "-- abatch: brings its tables in schema abatch from revision 0001 to 0004.\n-- Run: "
+        " sqlcmd "
+    )
     assert out.endswith(upgrade[upgrade.index("CREATE INDEX models_experiment") :])
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     code, out, err = run(file, "init", "--sql")
-    assert (code, err) == (0, "") and "\nbegin immediate;\n" in out and not (tmp_path / "data").exists()
-    code, out, err = run(write_config(tmp_path, "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d", "abatch"), "init", "--sql")
+    assert (
+        (code, err) == (0, "")
+        and "\nbegin immediate;\n" in out
+        and not (tmp_path / "data").exists()
+    )
+    code, out, err = run(
+        write_config(tmp_path, "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d", "abatch"),
+        "init",
+        "--sql",
+    )
     assert (code, err) == (0, "") and "\ndo $$\n" in out and "hunter2" not in out
 
 
 def test_init_sql_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     assert main.main(["init", "--sql", "--from", "001", "--config", str(file)]) == 2
-    expected = "abatch init: there is no revision '001' to upgrade from; expected one of 0001, 0002, 0003. Did you mean '0001'?\n"
+    expected = (
+        "abatch init: there is no revision '001' to upgrade from; expected one of 0001, 0002, 0003."
+        " Did you mean '0001'?\n"
+    )
     assert capsys.readouterr() == ("", expected)
     with pytest.raises(SystemExit) as caught:
         main.main(["init", "--from", "0001", "--config", str(file)])
@@ -140,25 +190,51 @@ def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
     assert (code, err) == (0, "") and len(lines) == 6
     assert [name for name, words in lines.items() if "live" in words] == [A3, A3.replace("A", "B")]
-    assert lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
-    code, out, err = run(bank.file, "promote", A2, "--reason", "Ærø 日本", "--by", "Kari", "--date", "2026-09-03")
+    assert (
+        lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"
+    )  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
+    code, out, err = run(
+        bank.file, "promote", A2, "--reason", "Ærø 日本", "--by", "Kari", "--date", "2026-09-03"
+    )
     assert (code, err) == (0, "")
     assert out == f"card_offer, variant A: {A2} is live from 2026-09-03 on (before: {A3})\n"
-    code, out, err = run(bank.file, "rollback", "modelA", "--reason", "complaints", "--date", "2026-09-03")
-    assert (code, out, err) == (0, f"card_offer, variant A: {A3} is live from 2026-09-03 on (before: {A2})\n", "")
+    code, out, err = run(
+        bank.file, "rollback", "modelA", "--reason", "complaints", "--date", "2026-09-03"
+    )
+    assert (code, out, err) == (
+        0,
+        f"card_offer, variant A: {A3} is live from 2026-09-03 on (before: {A2})\n",
+        "",
+    )
     *_, promoted, back = read_promotions(engine)
-    assert (promoted.action, promoted.model_name, promoted.reason, promoted.promoted_by) == ("promote", A2, "Ærø 日本", "Kari")
-    assert (back.action, back.model_name, back.effective_date) == ("rollback", A3, FIRST_NIGHT + 2 * DAY)
+    assert (promoted.action, promoted.model_name, promoted.reason, promoted.promoted_by) == (
+        "promote",
+        A2,
+        "Ærø 日本",
+        "Kari",
+    )
+    assert (back.action, back.model_name, back.effective_date) == (
+        "rollback",
+        A3,
+        FIRST_NIGHT + 2 * DAY,
+    )
     assert promoted.promoted_at <= back.promoted_at and "@" in back.promoted_by
     assert os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
     for earlier in (A2, A1):  # rollback after rollback goes on to what was live before
-        assert run(bank.file, "rollback", "modelA", "--reason", "worse", "--date", "2026-09-03")[0] == 0
+        assert (
+            run(bank.file, "rollback", "modelA", "--reason", "worse", "--date", "2026-09-03")[0]
+            == 0
+        )
         assert read_promotions(engine)[-1].model_name == earlier
 
 
 def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and all(name in done.stdout for name in (*main.COMMANDS, "Exit codes: 0 done"))
+    done = subprocess.run(
+        [sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and all(
+        name in done.stdout for name in (*main.COMMANDS, "Exit codes: 0 done")
+    )
     for name in main.COMMANDS:
         with pytest.raises(SystemExit) as caught:
             main.main([name, "--help"])
@@ -166,7 +242,8 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert (
             caught.value.code == 0
             and "--env" in out
-            and (main.COMMANDS[name].__doc__ or "").split(";")[0].split(",")[0] in " ".join(out.split())
+            and (main.COMMANDS[name].__doc__ or "").split(";")[0].split(",")[0]
+            in " ".join(out.split())
         )
     for wrong in (
         [],
@@ -188,24 +265,37 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Config) -> None:
     code, out, err = call(capsys, bank, "status", "--experiment", "card_ofer")
-    assert (code, out) == (2, "") and err.startswith("abatch status: ") and "Did you mean 'card_offer'?" in err
+    assert (
+        (code, out) == (2, "")
+        and err.startswith("abatch status: ")
+        and "Did you mean 'card_offer'?" in err
+    )
     code, out, err = call(capsys, bank, "status", "--env", "devv")
     assert (code, out) == (2, "") and "Did you mean 'dev'?" in err
 
 
-def test_rollback_by_model_name_until_the_first(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_rollback_by_model_name_until_the_first(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     link = bank.models_dir / "modelA_v1.0_latest.pkl"
     assert os.readlink(link) == f"{A3}.pkl"
     for expected in (A2, A1):
-        assert call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")[0] == 0
+        assert (
+            call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")[0]
+            == 0
+        )
         assert os.readlink(link) == f"{expected}.pkl"
-    code, out, err = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")
+    code, out, err = call(
+        capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03"
+    )
     assert (code, out) == (1, "") and f"variant A: no other model was live before {A1}." in err
     assert [row.model_name for row in read_promotions(engine)] == [A1, A2, A3, A2, A1]
     assert [row.model_name for row in read_promotions(engine, "B")][-1] == A3.replace("A", "B")
 
 
-def test_rollback_by_dated_name(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_rollback_by_dated_name(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     assert call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-03")[0] == 0
     assert read_promotions(engine)[-1].action == "rollback"
     code, out, err = call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-03")
@@ -214,19 +304,33 @@ def test_rollback_by_dated_name(capsys: pytest.CaptureFixture[str], bank: Config
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A1
 
 
-def test_predict_for_a_past_date_obeys(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_predict_for_a_past_date_obeys(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
-    assert predicted_with(bank, engine, FIRST_NIGHT) == A1  # a night made up for later uses the model of its own day
+    assert (
+        predicted_with(bank, engine, FIRST_NIGHT) == A1
+    )  # a night made up for later uses the model of its own day
     capsys.readouterr()
     code, out, _ = call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-02")
-    overruled = f"; this overrules {A3}, which was to be live from a later date on; today's live model changes with it (before: {A3})"
-    assert (code, out) == (0, f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2}){overruled}\n")
+    overruled = (
+        f"; this overrules {A3}, which was to be live from a later date on; today's live model"
+        f" changes with it (before: {A3})"
+    )
+    assert (code, out) == (
+        0,
+        f"card_offer, variant A: {A1} is live from 2026-09-02 on (before: {A2}){overruled}\n",
+    )
     assert predicted_with(bank, engine, FIRST_NIGHT + DAY) == A1
-    with pytest.raises(RegistryError, match="experiment card_offer, variant A: no model is live on 2026-08-31"):
+    with pytest.raises(
+        RegistryError, match="experiment card_offer, variant A: no model is live on 2026-08-31"
+    ):
         predict.predict(bank, engine, FIRST_NIGHT - DAY)
 
 
-def test_promote_for_a_later_date(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_promote_for_a_later_date(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     later = date(2096, 9, 1)
     assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", str(later))[0] == 0
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
@@ -234,22 +338,34 @@ def test_promote_for_a_later_date(capsys: pytest.CaptureFixture[str], bank: Conf
     assert code == 0 and f"variant A          {A1}\n" in out
 
 
-def test_promote_unknown_suggests(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_promote_unknown_suggests(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     code, out, err = call(capsys, bank, "promote", "modelA_v1.0_2026-09-1", "--reason", "x")
-    assert (code, out) == (1, "") and err.startswith("abatch promote: there is no model 'modelA_v1.0_2026-09-1'.")
+    assert (code, out) == (1, "") and err.startswith(
+        "abatch promote: there is no model 'modelA_v1.0_2026-09-1'."
+    )
     assert f"Did you mean {A1!r}?" in err and len(err.splitlines()) == 1
     assert len(read_promotions(engine)) == 3
 
 
-def test_promote_broken_file_changes_nothing(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_promote_broken_file_changes_nothing(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     (bank.models_dir / f"{A1}.pkl").write_bytes(b"another")
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2026-09-03")
     assert (code, out) == (1, "") and "The file was changed and is not opened." in err
-    assert len(read_promotions(engine)) == 3 and os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
+    assert (
+        len(read_promotions(engine)) == 3
+        and os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
+    )
 
 
 def test_promote_without_a_user_name(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    bank: Config,
+    engine: sa.Engine,
 ) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
@@ -258,7 +374,9 @@ def test_promote_without_a_user_name(
     assert read_promotions(engine)[-1].promoted_by.startswith("user 54321@")
 
 
-def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_status_missed_dates_and_a_dead_run(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     def add(run_id: str, kind: str, day: int, status: str, error: str | None = None) -> None:
         values = {
             "run_id": run_id,
@@ -268,7 +386,12 @@ def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], 
             "status": status,
             "error": error,
         }
-        values |= {"started_at": datetime(2026, 9, day, 20, 15), "code_version": "0", "config_hash": "0", "host": "bi01 (process 7)"}
+        values |= {
+            "started_at": datetime(2026, 9, day, 20, 15),
+            "code_version": "0",
+            "config_hash": "0",
+            "host": "bi01 (process 7)",
+        }
         with engine.begin() as connection:
             connection.execute(runs.insert().values(**values))
 
@@ -282,16 +405,23 @@ def test_status_missed_dates_and_a_dead_run(capsys: pytest.CaptureFixture[str], 
     assert (code, err) == (0, "")
     train_line, predict_line, score_line = out.splitlines()[-3:]
     assert train_line == "  train    last run for 2026-09-03: done"
-    assert predict_line == (
-        "  predict  last run for 2026-09-05: running on bi01 (process 7) since 2026-09-05 20:15 UTC;"
-        " missed 2026-09-04 to 2026-09-07, 2026-09-02"
+    assert (
+        predict_line
+        == "  predict  last run for 2026-09-05: running on bi01 (process 7) since 2026-09-05 20:15"
+        " UTC; missed 2026-09-04 to 2026-09-07, 2026-09-02"
     )
-    assert score_line == "  score    last run for 2026-09-02: failed (sql/o.sql: no such table); missed 2026-09-02 to 2026-09-07"
+    assert (
+        score_line
+        == "  score    last run for 2026-09-02: failed (sql/o.sql: no such table); missed"
+        " 2026-09-02 to 2026-09-07"
+    )
     _, out, _ = call(capsys, bank, "status", "--date", "2026-09-02")
     assert "no night missed" in out.splitlines()[-2]
 
 
-def test_models_dir_is_a_file(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_models_dir_is_a_file(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     shutil.rmtree(bank.models_dir)
     bank.models_dir.touch()
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x")
@@ -308,31 +438,50 @@ def test_simulate_plant(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     """The plant reaches the bank, with the split of the config, and is kept when it lives on."""
     config = load_configs(write_config(tmp_path, "sqlite:///data/bank.db"), "dev")["card_offer"]
     assert call(capsys, config, "init")[0] == 0
-    code, out, err = call(capsys, config, "simulate", "--date", "2026-09-01", "--plant", "broken_split")
-    assert (code, err) == (0, "") and out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
+    code, out, err = call(
+        capsys, config, "simulate", "--date", "2026-09-01", "--plant", "broken_split"
+    )
+    assert (code, err) == (0, "") and out.endswith(
+        "the simulated bank played 181 mornings, until 2026-09-01\n"
+    )
     engine = open_engine(config)
     with simulate.in_default_schema(engine).connect() as connection:
         found = connection.execute(sa.select(simulate.bank)).one()
-        n_listed = connection.scalar(sa.select(sa.func.count()).where(simulate.candidates.c.candidate_date == date(2026, 9, 1)))
+        n_listed = connection.scalar(
+            sa.select(sa.func.count()).where(
+                simulate.candidates.c.candidate_date == date(2026, 9, 1)
+            )
+        )
     engine.dispose()
     assert (found.plant, found.salt) == ("broken_split", "card_offer")
-    assert n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES  # one in ten of B's 45 % is lost
+    assert (
+        n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES
+    )  # one in ten of B's 45 % is lost
     assert call(capsys, config, "simulate", "--date", "2026-09-02")[0] == 0
     code, out, err = call(capsys, config, "simulate", "--date", "2026-09-03", "--plant", "harm")
     assert (code, out) == (2, "") and "was created with broken_split" in err
 
 
-def test_first_predict_says_what_it_commits_to(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
-    """Once: a rehearsal says it too and registers nothing, and later nights and repetitions are silent."""
+def test_first_predict_says_what_it_commits_to(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
+    """Once: a rehearsal says it too and registers nothing, and later nights and repetitions are
+    silent.
+    """
     predict.predict(bank, engine, FIRST_NIGHT, dry_run=True)
     rehearsed = capsys.readouterr().out
     assert count(engine, registrations.registrations) == 0
     command = [sys.executable, "predict.py", "--config", str(bank.file), "--date", str(FIRST_NIGHT)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert (done.returncode, done.stderr) == (0, "")  # not at a terminal: this and nothing else
     assert done.stdout == rehearsed
     lines = rehearsed.splitlines()
-    assert lines[0] == "card_offer: a new experiment. Its first predict registers for good:" and max(map(len, lines)) < 80
+    assert (
+        lines[0] == "card_offer: a new experiment. Its first predict registers for good:"
+        and max(map(len, lines)) < 80
+    )
     with engine.connect() as connection:
         content = registrations.find_registration(connection, "card_offer")
     assert content is not None and content["start_date"] == str(FIRST_NIGHT)
@@ -340,21 +489,50 @@ def test_first_predict_says_what_it_commits_to(capsys: pytest.CaptureFixture[str
     for comparison, sample in content["plan"]["samples"].items():
         assert f"{comparison}: {sample['n_most']:,} candidates at most" in words
     assert "if every night brings 1,000 new candidates" in words
-    assert all(line in "\n".join(file.read_text(encoding="utf-8") for file in bank.logs_dir.glob("predict*")) for line in lines)
+    assert all(
+        line
+        in "\n".join(file.read_text(encoding="utf-8") for file in bank.logs_dir.glob("predict*"))
+        for line in lines
+    )
     predict.predict(bank, engine, FIRST_NIGHT, force=True)
     predict.predict(bank, engine, FIRST_NIGHT + DAY)
     predict.predict(bank, engine, FIRST_NIGHT + 2 * DAY, dry_run=True)
     assert capsys.readouterr().out == "" and count(engine, registrations.registrations) == 1
 
 
-def look(engine: sa.Engine, day: int, *found: tuple[str, str, str, float | None, float | None, float | None]) -> None:
-    """A look on a day of September at comparison, metric, word, estimate, lower, upper; 12,000 against 1,300 candidates."""
+def look(
+    engine: sa.Engine,
+    day: int,
+    *found: tuple[str, str, str, float | None, float | None, float | None],
+) -> None:
+    """A look on a day of September at comparison, metric, word, estimate, lower, upper.
+
+    12,000 against 1,300 candidates.
+    """
     key = {"experiment": "card_offer", "run_date": date(2026, 9, day), "run_id": f"look{day}"}
-    counts = {"n_treatment": 12_000, "n_control": 1300, "exposures_treatment": 12_000, "exposures_control": 1300}
+    counts = {
+        "n_treatment": 12_000,
+        "n_control": 1300,
+        "exposures_treatment": 12_000,
+        "exposures_control": 1300,
+    }
     names = ("comparison", "metric", "word", "estimate", "lower", "upper")
-    rows = [{**key, **counts, "sum_treatment": 600.0, "sum_control": 40.0, **dict(zip(names, row, strict=True))} for row in found]
+    rows = [
+        {
+            **key,
+            **counts,
+            "sum_treatment": 600.0,
+            "sum_control": 40.0,
+            **dict(zip(names, row, strict=True)),
+        }
+        for row in found
+    ]
     with engine.begin() as connection:
-        connection.execute(looks.insert().values(**key, n_predicted=20_000, n_mature=14_000, n_units=13_300, n_mixed=0))
+        connection.execute(
+            looks.insert().values(
+                **key, n_predicted=20_000, n_mature=14_000, n_units=13_300, n_mixed=0
+            )
+        )
         connection.execute(verdicts.insert(), rows)
 
 
@@ -366,18 +544,33 @@ def drop_from_config(bank: Config, new_name: str) -> Config:
     return load_configs(bank.file, "dev")[new_name]
 
 
-def test_experiments_from_the_first_predict_to_the_conclusion(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
-    assert call(capsys, bank, "experiments") == (0, "card_offer: not registered yet; its first predict does it\n", "")
+def test_experiments_from_the_first_predict_to_the_conclusion(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
+    assert call(capsys, bank, "experiments") == (
+        0,
+        "card_offer: not registered yet; its first predict does it\n",
+        "",
+    )
     predict.predict(bank, engine, FIRST_NIGHT)
     capsys.readouterr()
     code, out, err = call(capsys, bank, "experiments")
     assert (code, err) == (0, "")
     first, asked, *_, last = out.splitlines()
-    assert first.startswith("card_offer: running, registered 20") and asked.startswith("  asked      Calling the customers that a model")
+    assert first.startswith("card_offer: running, registered 20") and asked.startswith(
+        "  asked      Calling the customers that a model"
+    )
     assert last == "  found      no look yet: run score.py"
-    assert "expected +0.01 in the mean outcome per candidate, within 14 days" in " ".join(out.split())
+    assert "expected +0.01 in the mean outcome per candidate, within 14 days" in " ".join(
+        out.split()
+    )
 
-    look(engine, 20, ("models vs control", "outcome", "better", 0.02, 0.005, 0.035), ("B vs A", "outcome", "too early", 0.004, None, None))
+    look(
+        engine,
+        20,
+        ("models vs control", "outcome", "better", 0.02, 0.005, 0.035),
+        ("B vs A", "outcome", "too early", 0.004, None, None),
+    )
     look(
         engine,
         21,
@@ -387,18 +580,28 @@ def test_experiments_from_the_first_predict_to_the_conclusion(capsys: pytest.Cap
     )
     findings = [
         "B vs A, guardrail complaints: kept on 2026-09-21, 12,000 against 1,300 candidates",
-        "B vs A: not yet known, -0.001235 (-0.02 to +0.01765) on 2026-09-21, 12,000 against 1,300 candidates",
-        "models vs control: not yet known, +0.0192 (-0.001 to +0.0394) on 2026-09-21, 12,000 against 1,300 candidates;"
-        " first decided on 2026-09-20",
+        (
+            "B vs A: not yet known, -0.001235 (-0.02 to +0.01765) on 2026-09-21, 12,000 against"
+            " 1,300 candidates"
+        ),
+        (
+            "models vs control: not yet known, +0.0192 (-0.001 to +0.0394) on 2026-09-21, 12,000"
+            " against 1,300 candidates; first decided on 2026-09-20"
+        ),
     ]
     code, out, err = call(capsys, bank, "experiments")
     assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
     assert " ".join(out.split()).endswith(" ".join(f"found {finding}" for finding in findings))
 
     because = "Ærlig talt: kundene svarer. " + "We keep B, as it is simpler and no worse. " * 3
-    code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", because, "--by", "Kari")
+    code, out, err = call(
+        capsys, bank, "conclude", "card_offer", "--because", because, "--by", "Kari"
+    )
     assert (code, err) == (0, "")
-    assert " ".join(out.split()) == f"card_offer: concluded. The finding kept beside it: {'; '.join(findings)}"
+    assert (
+        " ".join(out.split())
+        == f"card_offer: concluded. The finding kept beside it: {'; '.join(findings)}"
+    )
     code, out, err = call(capsys, bank, "experiments")
     assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
     assert out.startswith("card_offer: concluded, registered 20")
@@ -406,41 +609,62 @@ def test_experiments_from_the_first_predict_to_the_conclusion(capsys: pytest.Cap
     assert f"concluded {' '.join(because.split())} 20" in words and words.endswith(" UTC by Kari")
     with engine.connect() as connection:
         row = connection.execute(sa.select(conclusions)).one()
-    assert (row.experiment, row.because, row.concluded_by) == ("card_offer", because.strip(), "Kari")
+    assert (row.experiment, row.because, row.concluded_by) == (
+        "card_offer",
+        because.strip(),
+        "Kari",
+    )
     assert row.finding == "; ".join(findings)
 
-    assert call(capsys, bank, "conclude", "card_offer", "--because", "On second thoughts no.")[0] == 0
+    assert (
+        call(capsys, bank, "conclude", "card_offer", "--because", "On second thoughts no.")[0] == 0
+    )
     words = " ".join(call(capsys, bank, "experiments")[1].split())
     assert "concluded On second thoughts no. 20" in words and "Kari" not in words
     assert count(engine, conclusions) == 2  # the first is kept
 
 
-def test_conclude_of_an_experiment_that_is_gone(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_conclude_of_an_experiment_that_is_gone(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     predict.predict(bank, engine, FIRST_NIGHT)
     renamed = drop_from_config(bank, "card_offer_2")
     capsys.readouterr()
     code, out, err = call(capsys, renamed, "experiments")
-    assert (code, err) == (0, "") and out.startswith("card_offer: no longer in the config, not concluded, registered 20")
+    assert (code, err) == (0, "") and out.startswith(
+        "card_offer: no longer in the config, not concluded, registered 20"
+    )
     assert out.endswith("\n\ncard_offer_2: not registered yet; its first predict does it\n")
     code, out, err = call(capsys, renamed, "conclude", "card_offer", "--because", "Given up.")
-    assert (code, out, err) == (0, "card_offer: concluded. The finding kept beside it: no look yet\n", "")
-    assert call(capsys, renamed, "experiments")[1].startswith("card_offer: concluded, registered 20")
+    assert (code, out, err) == (
+        0,
+        "card_offer: concluded. The finding kept beside it: no look yet\n",
+        "",
+    )
+    assert call(capsys, renamed, "experiments")[1].startswith(
+        "card_offer: concluded, registered 20"
+    )
 
 
-def test_conclude_unknown_experiment(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_conclude_unknown_experiment(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", "x")
     assert (code, out) == (2, "") and "there is no registered experiment 'card_offer'" in err
     predict.predict(bank, engine, FIRST_NIGHT)
     capsys.readouterr()
     code, out, err = call(capsys, bank, "conclude", "card_ofer", "--because", "x")
     assert (code, out) == (2, "")
-    assert err == (
-        "abatch conclude: there is no registered experiment 'card_ofer'; expected one of card_offer. Did you mean 'card_offer'?\n"
+    assert (
+        err == "abatch conclude: there is no registered experiment 'card_ofer'; expected one of"
+        " card_offer. Did you mean 'card_offer'?\n"
     )
     assert count(engine, conclusions) == 0
 
 
-def test_experiments_of_one_says_nothing_false_of_the_others(capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine) -> None:
+def test_experiments_of_one_says_nothing_false_of_the_others(
+    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+) -> None:
     predict.predict(bank, engine, FIRST_NIGHT)
     raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
     second = yaml.safe_load(yaml.safe_dump(raw["experiments"]["card_offer"]))

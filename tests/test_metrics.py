@@ -1,4 +1,6 @@
-"""Against scikit-learn and scipy on predictions that lie on the histogram's grid, where no rounding stands between the two."""
+"""Against scikit-learn and scipy on predictions that lie on the histogram's grid, where no rounding
+stands between the two.
+"""
 
 import io
 import tracemalloc
@@ -13,7 +15,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    roc_auc_score,
+    roc_curve,
+)
 
 from abatch.metrics import (
     LIMIT,
@@ -37,13 +45,22 @@ def snap(log_odds: np.ndarray) -> np.ndarray:
     return np.rint((np.clip(log_odds, -LIMIT, LIMIT) + LIMIT) / STEP) * STEP - LIMIT
 
 
-def measure_all(prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarray | None = None) -> dict[str, Metric]:
+def measure_all(
+    prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarray | None = None
+) -> dict[str, Metric]:
     bucket = np.arange(len(outcome)) % 64 if bucket is None else bucket
-    return {metric.name: metric for metric in measure(make_histogram(prediction, outcome, bucket, 64))}
+    return {
+        metric.name: metric for metric in measure(make_histogram(prediction, outcome, bucket, 64))
+    }
 
 
-def draw(rng: np.random.Generator, n: int, rate: float = 0.2, slope: float = 0.7, tie: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions on the grid and outcomes that they over- or understate; with `tie`, few different predictions."""
+def draw(
+    rng: np.random.Generator, n: int, rate: float = 0.2, slope: float = 0.7, tie: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions on the grid and outcomes that they over- or understate.
+
+    With `tie`, few different predictions.
+    """
     log_odds = rng.normal(np.log(rate / (1 - rate)), 1.2, size=n)
     outcome = (rng.random(n) < expit(slope * log_odds + 0.2)).astype(np.int64)
     return expit(snap(np.round(log_odds / tie) * tie if tie else log_odds)), outcome
@@ -65,7 +82,9 @@ def test_measure_equals_scikit_learn(case: dict[str, float]) -> None:
     prediction, outcome = draw(np.random.default_rng(7), **case)
     base_rate = outcome.mean()
     log_odds = np.log(prediction / (1 - prediction))
-    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(log_odds[:, None], outcome)
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
+        log_odds[:, None], outcome
+    )
     brier = brier_score_loss(outcome, prediction)
     expected = {
         "n": len(outcome),
@@ -73,7 +92,11 @@ def test_measure_equals_scikit_learn(case: dict[str, float]) -> None:
         "base_rate": base_rate,
         "roc_auc": roc_auc_score(outcome, prediction),
         "gini": 2 * roc_auc_score(outcome, prediction) - 1,
-        "ks": stats.ks_2samp(prediction[outcome == 1], prediction[outcome == 0], method="asymp").statistic,
+        "ks": (
+            stats.ks_2samp(
+                prediction[outcome == 1], prediction[outcome == 0], method="asymp"
+            ).statistic
+        ),
         "average_precision": average_precision_score(outcome, prediction),
         "log_loss": log_loss(outcome, prediction),
         "brier": brier,
@@ -82,8 +105,14 @@ def test_measure_equals_scikit_learn(case: dict[str, float]) -> None:
         "calibration_slope": logistic.coef_[0, 0],
     }
     found = measure_all(prediction, outcome)
-    assert {name: found[name].value for name in expected} == pytest.approx(expected, rel=1e-6, abs=1e-7)
-    assert all(metric.n_obs == len(outcome) for name, metric in found.items() if not name.startswith("reliability"))
+    assert {name: found[name].value for name in expected} == pytest.approx(
+        expected, rel=1e-6, abs=1e-7
+    )
+    assert all(
+        metric.n_obs == len(outcome)
+        for name, metric in found.items()
+        if not name.startswith("reliability")
+    )
 
 
 def test_measure_calibration_survives_predictions_that_are_far_too_sure() -> None:
@@ -92,8 +121,12 @@ def test_measure_calibration_survives_predictions_that_are_far_too_sure() -> Non
     x = rng.normal(size=4000)
     outcome = (rng.random(4000) < expit(0.3 * x)).astype(np.int64)
     prediction = np.round(np.clip(0.5 + 0.4 * x, 0, 1), 1)
-    log_odds = snap(np.log(np.clip(prediction, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(prediction, 1e-9, 1 - 1e-9)))
-    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(log_odds[:, None], outcome)
+    log_odds = snap(
+        np.log(np.clip(prediction, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(prediction, 1e-9, 1 - 1e-9))
+    )
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
+        log_odds[:, None], outcome
+    )
     found = measure_all(prediction, outcome)
     assert found["calibration_slope"].value == pytest.approx(logistic.coef_[0, 0], rel=1e-6)
     assert found["calibration_intercept"].value == pytest.approx(logistic.intercept_[0], rel=1e-6)
@@ -105,14 +138,17 @@ def test_measure_predictions_of_zero_and_one() -> None:
     prediction[:300] = rng.integers(0, 2, 300)
     found = measure_all(prediction, outcome)
     assert found["roc_auc"].value == pytest.approx(roc_auc_score(outcome, prediction), rel=1e-12)
-    assert found["average_precision"].value == pytest.approx(average_precision_score(outcome, prediction), rel=1e-12)
+    assert found["average_precision"].value == pytest.approx(
+        average_precision_score(outcome, prediction), rel=1e-12
+    )
     assert found["log_loss"].value == pytest.approx(log_loss(outcome, prediction), rel=1e-12)
     assert found["brier"].value == pytest.approx(brier_score_loss(outcome, prediction), rel=1e-12)
     assert all(np.isfinite(metric.value) for metric in found.values())
 
 
 def test_measure_roc_auc_published_with_ties() -> None:
-    # Hanley & McNeil (1982), Radiology 143, 29-36, table I: 58 normal and 51 abnormal images rated 1 to 5; W = .893, SE .032.
+    # Hanley & McNeil (1982), Radiology 143, 29-36, table I: 58 normal and 51 abnormal images rated
+    # 1 to 5; W = .893, SE .032.
     ratings = np.repeat([1, 2, 3, 4, 5] * 2, [33, 6, 6, 11, 2, 3, 2, 2, 11, 33])
     found = measure_all(ratings / 6, np.repeat([0, 1], [58, 51]))["roc_auc"]
     assert found.value == pytest.approx(0.893, abs=0.0005)
@@ -120,9 +156,12 @@ def test_measure_roc_auc_published_with_ties() -> None:
 
 
 def test_measure_top_decile_hand_sum() -> None:
-    # The best tenth of 200 is 20: all 10 at .9 (8 of them positive) and 10 of the 40 at .5 (12 positive, so 3 of them).
+    # The best tenth of 200 is 20: all 10 at .9 (8 of them positive) and 10 of the 40 at .5 (12
+    # positive, so 3 of them).
     prediction = np.repeat([0.9, 0.5, 0.1], [10, 40, 150])
-    outcome = np.concatenate([np.arange(size) < positive for size, positive in ((10, 8), (40, 12), (150, 10))]).astype(np.int64)
+    outcome = np.concatenate(
+        [np.arange(size) < positive for size, positive in ((10, 8), (40, 12), (150, 10))]
+    ).astype(np.int64)
     found = measure_all(prediction, outcome)
     assert found["capture_top_decile"].value == pytest.approx(11 / 30)
     assert found["lift_top_decile"].value == pytest.approx(110 / 30)
@@ -132,23 +171,40 @@ def test_measure_reliability_of_ten_equal_parts() -> None:
     prediction, outcome = draw(np.random.default_rng(5), 1000)
     prediction = expit(snap(np.linspace(-5, 3, 1000)))  # all different
     found = measure_all(prediction, outcome)
-    for number, (part, happened) in enumerate(zip(np.split(prediction, 10), np.split(outcome, 10), strict=True), start=1):
-        assert found[f"reliability_prediction_{number:02}"].value == pytest.approx(part.mean(), rel=1e-9)
-        assert found[f"reliability_rate_{number:02}"].value == pytest.approx(happened.mean(), rel=1e-12)
+    for number, (part, happened) in enumerate(
+        zip(np.split(prediction, 10), np.split(outcome, 10), strict=True), start=1
+    ):
+        assert found[f"reliability_prediction_{number:02}"].value == pytest.approx(
+            part.mean(), rel=1e-9
+        )
+        assert found[f"reliability_rate_{number:02}"].value == pytest.approx(
+            happened.mean(), rel=1e-12
+        )
         assert found[f"reliability_rate_{number:02}"].n_obs == 100
 
 
 def test_measure_reliability_interval_equals_plain_jackknife() -> None:
     _, outcome = draw(np.random.default_rng(6), 1000)
-    bucket = np.random.default_rng(7).integers(0, 10, size=1000)  # the other 54 are empty, and count for nothing
-    found = measure_all(expit(snap(np.linspace(-5, 3, 1000))), outcome, bucket)["reliability_rate_10"]
+    bucket = np.random.default_rng(7).integers(
+        0, 10, size=1000
+    )  # the other 54 are empty, and count for nothing
+    found = measure_all(expit(snap(np.linspace(-5, 3, 1000))), outcome, bucket)[
+        "reliability_rate_10"
+    ]
     outcome, bucket = outcome[900:], bucket[900:]
     without = np.array([outcome[bucket != one].mean() for one in range(10)])
-    half = 2.2621572 * np.sqrt(9 / 10 * np.sum((without - without.mean()) ** 2))  # t table: .975, 9 degrees of freedom
-    assert found[1:4] == pytest.approx((outcome.mean(), outcome.mean() - half, outcome.mean() + half), rel=1e-7)
+    half = 2.2621572 * np.sqrt(
+        9 / 10 * np.sum((without - without.mean()) ** 2)
+    )  # t table: .975, 9 degrees of freedom
+    assert found[1:4] == pytest.approx(
+        (outcome.mean(), outcome.mean() - half, outcome.mean() + half), rel=1e-7
+    )
 
 
-@pytest.mark.parametrize(("n_negative", "n_positive", "all_metrics"), [(500, 19, False), (19, 500, False), (20, 20, True), (0, 30, False)])
+@pytest.mark.parametrize(
+    ("n_negative", "n_positive", "all_metrics"),
+    [(500, 19, False), (19, 500, False), (20, 20, True), (0, 30, False)],
+)
 def test_measure_few_cases_counts_only(n_negative: int, n_positive: int, all_metrics: bool) -> None:
     outcome = np.repeat([0, 1], [n_negative, n_positive])
     found = measure_all(np.random.default_rng(0).random(len(outcome)), outcome)
@@ -157,8 +213,12 @@ def test_measure_few_cases_counts_only(n_negative: int, n_positive: int, all_met
     assert (found["n"].value, found["n_positive"].value) == (n_negative + n_positive, n_positive)
 
 
-@pytest.mark.parametrize("low_high", [(0.0, 1.0), (0.2, 0.8), None], ids=["zero and one", "two values", "many values"])
-def test_measure_perfect_separation_has_no_calibration(low_high: tuple[float, float] | None) -> None:
+@pytest.mark.parametrize(
+    "low_high", [(0.0, 1.0), (0.2, 0.8), None], ids=["zero and one", "two values", "many values"]
+)
+def test_measure_perfect_separation_has_no_calibration(
+    low_high: tuple[float, float] | None,
+) -> None:
     outcome = np.repeat([0, 1], 50)
     prediction = np.linspace(0.1, 0.9, 100) if low_high is None else np.repeat(low_high, 50)
     found = measure_all(prediction, outcome)
@@ -177,10 +237,16 @@ def test_measure_constant_prediction() -> None:
     assert np.isnan(found["calibration_slope"].value)
 
 
-@pytest.mark.parametrize("everybody", [True, False], ids=["all rows in one bucket", "all positives in one bucket"])
+@pytest.mark.parametrize(
+    "everybody", [True, False], ids=["all rows in one bucket", "all positives in one bucket"]
+)
 def test_measure_no_interval_when_a_bucket_holds_all(everybody: bool) -> None:
     outcome = np.repeat([0, 1], 50)
-    bucket = np.zeros(100, dtype=np.int64) if everybody else np.where(outcome == 1, 0, np.arange(100) % 63 + 1)
+    bucket = (
+        np.zeros(100, dtype=np.int64)
+        if everybody
+        else np.where(outcome == 1, 0, np.arange(100) % 63 + 1)
+    )
     found = measure_all(np.random.default_rng(0).random(100), outcome, bucket)
     assert np.isfinite(found["roc_auc"].value)
     assert np.isnan([found["roc_auc"].lower, found["roc_auc"].upper]).all()
@@ -188,7 +254,9 @@ def test_measure_no_interval_when_a_bucket_holds_all(everybody: bool) -> None:
 
 def measure_exactly(prediction: np.ndarray, outcome: np.ndarray) -> dict[str, float]:
     """The three rank metrics from the predictions themselves."""
-    false_positive_rate, true_positive_rate, _ = roc_curve(outcome, prediction, drop_intermediate=False)
+    false_positive_rate, true_positive_rate, _ = roc_curve(
+        outcome, prediction, drop_intermediate=False
+    )
     return {
         "roc_auc": roc_auc_score(outcome, prediction),
         "ks": np.abs(true_positive_rate - false_positive_rate).max(),
@@ -196,7 +264,8 @@ def measure_exactly(prediction: np.ndarray, outcome: np.ndarray) -> dict[str, fl
     }
 
 
-# Log-odds: spread wide, mostly beyond the limits, in a few bins, in two bins, tied and in bins, on the edges between bins.
+# Log-odds: spread wide, mostly beyond the limits, in a few bins, in two bins, tied and in bins, on
+# the edges between bins.
 CLUSTERS = {
     "wide": lambda rng, n: rng.normal(-2, 2, n),
     "clipped": lambda rng, n: rng.normal(0, 15, n),
@@ -204,7 +273,9 @@ CLUSTERS = {
     "coarse": lambda rng, n: -1 + rng.normal(0, 5 * STEP, n),
     "two bins": lambda rng, n: -1 + rng.random(n) * 2 * STEP,
     "heavy ties": lambda rng, n: -1 + np.round(rng.normal(0, 2, n)) * STEP / 3,
-    "edges": lambda rng, n: (rng.integers(-4, 4, n) + 0.5) * STEP * (1 + rng.choice([-1e-9, 0, 1e-9], n)),
+    "edges": (
+        lambda rng, n: (rng.integers(-4, 4, n) + 0.5) * STEP * (1 + rng.choice([-1e-9, 0, 1e-9], n))
+    ),
 }
 
 
@@ -216,10 +287,14 @@ CLUSTERS = {
     lift=st.floats(-3, 3),
     kind=st.sampled_from([*CLUSTERS]),
 )
-def test_measure_bracket_holds_the_exact_figure(seed: int, n: int, rate: float, lift: float, kind: str) -> None:
+def test_measure_bracket_holds_the_exact_figure(
+    seed: int, n: int, rate: float, lift: float, kind: str
+) -> None:
     rng = np.random.default_rng(seed)
     log_odds = CLUSTERS[kind](rng, n)
-    ranks = stats.rankdata(log_odds) / n - 0.5  # so that outcomes follow the order inside a bin, too
+    ranks = (
+        stats.rankdata(log_odds) / n - 0.5
+    )  # so that outcomes follow the order inside a bin, too
     outcome = (rng.random(n) < np.clip(rate + lift * ranks, 0, 1)).astype(np.int64)
     outcome[:40] = np.arange(40) % 2
     prediction = expit(log_odds)
@@ -234,7 +309,9 @@ def test_measure_bracket_is_reached_by_some_order_inside_the_bins() -> None:
     outside, outcome = snap(np.linspace(-5, 5, 40)), np.array([0] * 20 + [1] * 20 + [0, 0, 1, 1])
     deviations = []
     for order in product([-1, 0, 1], repeat=4):
-        prediction = expit(np.concatenate([outside, snap(np.zeros(1)) + np.array(order) * STEP / 10]))
+        prediction = expit(
+            np.concatenate([outside, snap(np.zeros(1)) + np.array(order) * STEP / 10])
+        )
         found, exact = measure_all(prediction, outcome), measure_exactly(prediction, outcome)
         deviations.append([abs(found[name].value - value) for name, value in exact.items()])
     brackets = [found[f"{name}_bracket"].value for name in exact]
@@ -244,7 +321,9 @@ def test_measure_bracket_is_reached_by_some_order_inside_the_bins() -> None:
 
 
 def test_measure_no_bracket_where_bins_hold_one_each() -> None:
-    found = measure_all(expit(snap(np.linspace(-6, 6, 300))), np.random.default_rng(2).integers(0, 2, 300))
+    found = measure_all(
+        expit(snap(np.linspace(-6, 6, 300))), np.random.default_rng(2).integers(0, 2, 300)
+    )
     for name in ("roc_auc_bracket", "ks_bracket", "average_precision_bracket"):
         assert found[name].value == pytest.approx(0, abs=1e-12)
 
@@ -254,7 +333,9 @@ def test_measure_of_predictions_between_the_bins() -> None:
     log_odds = rng.normal(-1.5, 1.2, size=5000)
     outcome = (rng.random(5000) < expit(0.8 * log_odds - 0.1)).astype(np.int64)
     prediction = expit(log_odds)
-    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(log_odds[:, None], outcome)
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
+        log_odds[:, None], outcome
+    )
     found = measure_all(prediction, outcome)
     assert found["log_loss"].value == pytest.approx(log_loss(outcome, prediction), rel=1e-12)
     assert found["brier"].value == pytest.approx(brier_score_loss(outcome, prediction), rel=1e-12)
@@ -265,7 +346,8 @@ def test_measure_of_predictions_between_the_bins() -> None:
 
 
 def test_measure_holds_little_more_than_the_histogram() -> None:
-    # All 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take eight times the histogram.
+    # All 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take
+    # eight times the histogram.
     counts = np.random.default_rng(0).integers(0, 2, size=(64, 2, N_BINS))
     histogram = Histogram(np.arange(N_BINS), counts, np.ones((64, 2)))
     tracemalloc.start()
@@ -281,12 +363,19 @@ def test_measure_holds_little_more_than_the_histogram() -> None:
 def test_measure_interval_equals_plain_jackknife() -> None:
     prediction, outcome = draw(np.random.default_rng(11), 600)
     bucket = np.random.default_rng(12).integers(0, 64, size=600)
-    scorers = {"roc_auc": roc_auc_score, "average_precision": average_precision_score, "log_loss": log_loss, "brier": brier_score_loss}
+    scorers = {
+        "roc_auc": roc_auc_score,
+        "average_precision": average_precision_score,
+        "log_loss": log_loss,
+        "brier": brier_score_loss,
+    }
     found = measure_all(prediction, outcome, bucket)
     for name, scorer in scorers.items():
         without = [scorer(outcome[bucket != one], prediction[bucket != one]) for one in range(64)]
         mean = sum(without) / 64
-        half = 1.9983405 * (63 / 64 * sum((value - mean) ** 2 for value in without)) ** 0.5  # t table: .975, 63 degrees of freedom
+        half = (
+            1.9983405 * (63 / 64 * sum((value - mean) ** 2 for value in without)) ** 0.5
+        )  # t table: .975, 63 degrees of freedom
         value = scorer(outcome, prediction)
         assert found[name][1:4] == pytest.approx((value, value - half, value + half), rel=1e-7)
 
@@ -300,15 +389,18 @@ def test_measure_calibration_interval_equals_plain_jackknife() -> None:
         return float(logistic.fit(log_odds[rows, None], outcome[rows]).coef_[0, 0])
 
     without = np.array([fit_slope(bucket != one) for one in range(10)])
-    half = 2.2621572 * np.sqrt(9 / 10 * np.sum((without - without.mean()) ** 2))  # t table: .975, 9 degrees of freedom
+    half = 2.2621572 * np.sqrt(
+        9 / 10 * np.sum((without - without.mean()) ** 2)
+    )  # t table: .975, 9 degrees of freedom
     found = measure_all(prediction, outcome, bucket)["calibration_slope"]
     assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=1e-6)
 
 
 @pytest.mark.parametrize(("n_candidates", "rows_per_candidate"), [(250, 1), (100, 8)])
 def test_measure_interval_covers_true_roc_auc(n_candidates: int, rows_per_candidate: int) -> None:
-    # Two normal distributions one standard deviation apart: AUC = Phi(1 / sqrt(2)). Rows of a candidate share outcome and half
-    # the variance of the score. 400 rounds: standard error of a coverage of .95 is .011; three of them are allowed.
+    # Two normal distributions one standard deviation apart: AUC = Phi(1 / sqrt(2)). Rows of a
+    # candidate share outcome and half the variance of the score. 400 rounds: standard error of a
+    # coverage of .95 is .011; three of them are allowed.
     rng = np.random.default_rng(20261123)
     n_rounds, true = 400, stats.norm.cdf(1 / np.sqrt(2))
     covered = 0
@@ -348,7 +440,9 @@ def test_merge_histograms_equals_one_pass(chunks: list[list[tuple[float, int, in
 
 @settings(deadline=None)
 @given(st.lists(ROW, max_size=30), st.integers(1, 300))
-def test_unpack_histogram_gives_back_what_was_packed(rows: list[tuple[float, int, int]], times: int) -> None:
+def test_unpack_histogram_gives_back_what_was_packed(
+    rows: list[tuple[float, int, int]], times: int
+) -> None:
     histogram = condense(rows * times)
     file = io.BytesIO()
     np.savez_compressed(file, **pack_histogram(histogram))
@@ -359,28 +453,42 @@ def test_unpack_histogram_gives_back_what_was_packed(rows: list[tuple[float, int
 
 def test_make_histogram_of_no_rows() -> None:
     histogram = condense([])
-    assert (histogram.bins.shape, histogram.counts.shape, histogram.losses.dtype) == ((0,), (4, 2, 0), np.float64)
+    assert (histogram.bins.shape, histogram.counts.shape, histogram.losses.dtype) == (
+        (0,),
+        (4, 2, 0),
+        np.float64,
+    )
     assert [metric[:2] for metric in measure(histogram)] == [("n", 0), ("n_positive", 0)]
 
 
 def test_pack_histogram_holds_filled_cells_alone() -> None:
     histogram = make_histogram(
-        np.repeat([0.0, 0.5, 1.0], [1, 2, 300]), np.repeat([0, 0, 1], [1, 2, 300]), np.repeat([0, 0, 1], [1, 2, 300]), 2
+        np.repeat([0.0, 0.5, 1.0], [1, 2, 300]),
+        np.repeat([0, 0, 1], [1, 2, 300]),
+        np.repeat([0, 0, 1], [1, 2, 300]),
+        2,
     )
     packed = pack_histogram(histogram)
-    # Bucket 0, outcome 0: one in bin 0 and two in the middle; bucket 1, outcome 1: all others, in the very last cell.
+    # Bucket 0, outcome 0: one in bin 0 and two in the middle; bucket 1, outcome 1: all others, in
+    # the very last cell.
     assert packed["steps"].tolist() == [0, 32768, 4 * N_BINS - 1 - 32768]
     assert packed["counts"].tolist() == [1, 2, 300]
     assert (packed["steps"].dtype, packed["counts"].dtype) == (np.uint32, np.uint16)
 
 
 def test_jackknife_interval_of_a_mean_is_student_t() -> None:
-    # For a mean of groups of one, the jackknife is the textbook interval: 1 to 5 has mean 3 and standard error sqrt(.5).
+    # For a mean of groups of one, the jackknife is the textbook interval: 1 to 5 has mean 3 and
+    # standard error sqrt(.5).
     without = (15 - np.arange(1, 6)) / 4
-    assert jackknife_interval(3, without) == pytest.approx((3 - 2.7764451 * np.sqrt(0.5), 3 + 2.7764451 * np.sqrt(0.5)))
+    assert jackknife_interval(3, without) == pytest.approx(
+        (3 - 2.7764451 * np.sqrt(0.5), 3 + 2.7764451 * np.sqrt(0.5))
+    )
     assert np.isnan(jackknife_interval(3, without[:1])).all()
 
 
 def test_to_dict_nan_is_null() -> None:
     found = [Metric("roc_auc", 0.75, 0.7, 0.8, 100), Metric("n", 100, np.nan, np.nan, 100)]
-    assert to_dict(found) == {"roc_auc": {"value": 0.75, "lower": 0.7, "upper": 0.8}, "n": {"value": 100, "lower": None, "upper": None}}
+    assert to_dict(found) == {
+        "roc_auc": {"value": 0.75, "lower": 0.7, "upper": 0.8},
+        "n": {"value": 100, "lower": None, "upper": None},
+    }

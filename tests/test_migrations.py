@@ -1,4 +1,6 @@
-"""The migrations make the tables of abatch/tables.py, whole or not at all, and so do the scripts that a DBA runs."""
+"""The migrations make the tables of abatch/tables.py, whole or not at all, and so do the scripts
+that a DBA runs.
+"""
 
 import re
 import signal
@@ -23,7 +25,11 @@ from abatch.errors import ConfigError, DatabaseError, UsageError
 from abatch.migrations.script import write_script
 from tests.conftest import ROOT, open_engine
 
-URLS = {"sqlite": "sqlite:///data/dev.db", "postgresql": "postgresql+psycopg://h/d", "mssql": "mssql+pyodbc://"}
+URLS = {
+    "sqlite": "sqlite:///data/dev.db",
+    "postgresql": "postgresql+psycopg://h/d",
+    "mssql": "mssql+pyodbc://",
+}
 # Runs init, and kills itself with SIGKILL instead of executing a statement that holds some words.
 KILLED_INIT = """
 import os, signal, sys
@@ -55,7 +61,9 @@ def compare(engine: sa.Engine) -> list:
     has_own_names = False
     if engine.dialect.name == "mssql":
         with engine.connect() as connection:
-            has_own_names = "Babelfish" in str(connection.scalar(sa.text("select @@version")))  # of indexes
+            has_own_names = "Babelfish" in str(
+                connection.scalar(sa.text("select @@version"))
+            )  # of indexes
 
     def is_ours(name: str | None, kind: str, _parents: object) -> bool:
         return kind != "schema" or name == metadata.schema
@@ -63,9 +71,15 @@ def compare(engine: sa.Engine) -> list:
     def is_compared(_item: object, _name: str | None, kind: str, *_rest: object) -> bool:
         return kind != "index" or not has_own_names
 
-    def is_other_type(_context: object, _found: object, _column: object, found: object, expected: object) -> bool | None:
+    def is_other_type(
+        _context: object, _found: object, _column: object, found: object, expected: object
+    ) -> bool | None:
         """SQL Server tells of a double precision as float(53); the rest is left to alembic."""
-        return False if isinstance(found, sa.Float) and isinstance(expected, tables.FiniteDouble) else None
+        return (
+            False
+            if isinstance(found, sa.Float) and isinstance(expected, tables.FiniteDouble)
+            else None
+        )
 
     options = {
         "compare_type": is_other_type,
@@ -95,11 +109,19 @@ def test_compare_can_fail(engine: sa.Engine) -> None:
 
 
 def test_revision_is_that_of_the_newest_script() -> None:
-    assert ScriptDirectory.from_config(migrations.make_config()).get_current_head() == tables.REVISION
+    assert (
+        ScriptDirectory.from_config(migrations.make_config()).get_current_head() == tables.REVISION
+    )
 
 
 def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
-    row = {"experiment": "e", "hash": "0", "content": "{}", "registered_at": sa.func.current_timestamp(), "run_id": "r"}
+    row = {
+        "experiment": "e",
+        "hash": "0",
+        "content": "{}",
+        "registered_at": sa.func.current_timestamp(),
+        "run_id": "r",
+    }
     with engine.begin() as connection:
         connection.execute(tables.registrations.insert().values(**row))
     migrations.upgrade(engine)
@@ -116,7 +138,9 @@ def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
         if config.schema:
             connection.execute(sa.schema.CreateSchema(config.schema))
         tables.variant_scores.create(connection)  # the last that the migration makes
-    with pytest.raises(DatabaseError, match=r": the database refused: .*variant_scores.* already exists\.$") as caught:
+    with pytest.raises(
+        DatabaseError, match=r": the database refused: .*variant_scores.* already exists\.$"
+    ) as caught:
         migrations.upgrade(engine)
     assert "s3cret" not in str(caught.value)
     assert sa.inspect(engine).get_table_names(schema=config.schema) == ["variant_scores"]
@@ -171,7 +195,11 @@ def make_value(column: sa.Column, i: int) -> Any:
     if column.nullable and i % 2:
         return None
     if isinstance(column.type, sa.String):
-        return f"{column.name} {i} Ærø 日本" if isinstance(column.type, sa.Unicode | sa.UnicodeText) else f"{column.name}{i}"[-10:]
+        return (
+            f"{column.name} {i} Ærø 日本"
+            if isinstance(column.type, sa.Unicode | sa.UnicodeText)
+            else f"{column.name}{i}"[-10:]
+        )
     if isinstance(column.type, sa.LargeBinary):
         return bytes(range(i, 256))
     if isinstance(column.type, sa.Date):
@@ -185,12 +213,22 @@ Columns = dict[str, list[sa.Column]]
 
 
 def find_columns(engine: sa.Engine) -> Columns:
-    """The columns of abatch/tables.py that the database has, by table: at an older revision some are not there yet."""
+    """The columns of abatch/tables.py that the database has, by table: at an older revision some
+    are not there yet.
+    """
     found = sa.inspect(engine)
     schema = database.find_schema(engine)
     present = set(found.get_table_names(schema=schema)) & set(tables.metadata.tables)
-    names = {name: {column["name"] for column in found.get_columns(name, schema=schema)} for name in present}
-    return {name: [column for column in tables.metadata.tables[name].columns if column.name in names[name]] for name in sorted(present)}
+    names = {
+        name: {column["name"] for column in found.get_columns(name, schema=schema)}
+        for name in present
+    }
+    return {
+        name: [
+            column for column in tables.metadata.tables[name].columns if column.name in names[name]
+        ]
+        for name in sorted(present)
+    }
 
 
 def fill(engine: sa.Engine) -> None:
@@ -202,7 +240,10 @@ def fill(engine: sa.Engine) -> None:
 
 def read_all(engine: sa.Engine, columns: Columns) -> dict[str, list[tuple]]:
     with engine.connect() as connection:
-        found = {name: [tuple(row) for row in connection.execute(sa.select(*wanted))] for name, wanted in columns.items()}
+        found = {
+            name: [tuple(row) for row in connection.execute(sa.select(*wanted))]
+            for name, wanted in columns.items()
+        }
     return {name: sorted(rows, key=str) for name, rows in found.items()}
 
 
@@ -211,13 +252,19 @@ def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
     engine = open_engine(config)
     upgrade_to(engine, revision)
     with pytest.raises(
-        DatabaseError, match=rf"the tables are at revision {revision}, expected 0004\. Run: python -m abatch init --env dev$"
+        DatabaseError,
+        match=(
+            rf"the tables are at revision {revision}, expected 0004\. Run: python -m abatch init"
+            r" --env dev$"
+        ),
     ):
         database.check_ready(engine, "dev")
     fill(engine)
     columns = find_columns(engine)
     before = read_all(engine, columns)
-    assert {len(rows) for rows in before.values()} == {4} and len(before) == (9 if revision < "0003" else 17)
+    assert {len(rows) for rows in before.values()} == {4} and len(before) == (
+        9 if revision < "0003" else 17
+    )
     migrations.upgrade(engine)
     assert read_all(engine, columns) == before
     assert compare(engine) == []
@@ -225,7 +272,8 @@ def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "words"), [(None, "variant_scores ("), ("0001", "view abatch.run_history"), ("0001", "set version_num")]
+    ("revision", "words"),
+    [(None, "variant_scores ("), ("0001", "view abatch.run_history"), ("0001", "set version_num")],
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_init_killed_and_run_again(config: Config, revision: str | None, words: str) -> None:
@@ -239,16 +287,26 @@ def test_init_killed_and_run_again(config: Config, revision: str | None, words: 
     if not config.schema:
         words = words.replace("abatch.", "")
     words = words.replace("set version_num", "SET version_num")
-    killed = subprocess.run([sys.executable, "-c", KILLED_INIT, str(config.file), words], cwd=ROOT, capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_INIT, str(config.file), words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (killed.returncode, killed.stdout, killed.stderr) == (-signal.SIGKILL, "", "")
     if config.schema:  # the server sees the broken connection soon, not at once
-        others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        others = (
+            "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+            " and backend_type = 'client backend'"
+        )
         with engine.connect() as connection:
             connection.execute(sa.text(f"select pg_terminate_backend(pid, 30000) {others}"))
     found = sa.inspect(engine)
     assert found.get_view_names(schema=config.schema) == []
     if revision:
-        assert [index["name"] for index in found.get_indexes("runs", schema=config.schema)] == ["runs_one_done"]
+        assert [index["name"] for index in found.get_indexes("runs", schema=config.schema)] == [
+            "runs_one_done"
+        ]
         assert read_all(engine, columns) == before
     else:
         assert found.get_table_names(schema=config.schema) == []
@@ -262,7 +320,11 @@ def test_upgrade_two_at_once(config: Config) -> None:
     with database.lock(other, "init") as acquired:
         assert acquired
         with pytest.raises(
-            DatabaseError, match=r"another process is creating or upgrading the tables\. Run init again when it has ended\.$"
+            DatabaseError,
+            match=(
+                r"another process is creating or upgrading the tables\. Run init again when it has"
+                r" ended\.$"
+            ),
         ):
             migrations.upgrade(engine)
         assert sa.inspect(engine).get_table_names(schema=config.schema) == []
@@ -274,10 +336,15 @@ def test_upgrade_two_at_once(config: Config) -> None:
 
 def test_init_two_processes_at_once(config: Config) -> None:
     start = [sys.executable, "-m", "abatch", "init", "--config", str(config.file)]
-    both = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     ended = [(*process.communicate(), process.returncode) for process in both]
     assert 0 in [code for _, _, code in ended]
-    assert all(code == 0 or (code == 1 and "another process is creating" in err) for _, err, code in ended), ended
+    assert all(
+        code == 0 or (code == 1 and "another process is creating" in err) for _, err, code in ended
+    ), ended
     engine = open_engine(config)
     assert compare(engine) == []
     engine.dispose()
@@ -285,7 +352,9 @@ def test_init_two_processes_at_once(config: Config) -> None:
 
 def split_batches(script: str) -> list[str]:
     """As sqlcmd does."""
-    return [batch.strip() for batch in re.split(r"^GO$", script, flags=re.MULTILINE) if batch.strip()]
+    return [
+        batch.strip() for batch in re.split(r"^GO$", script, flags=re.MULTILINE) if batch.strip()
+    ]
 
 
 def run_script(engine: sa.Engine, script: str) -> list[str]:
@@ -319,16 +388,23 @@ def test_script_makes_what_upgrade_makes(config: Config) -> None:
     assert run_script(engine, write(config)) == []
     database.check_ready(engine, "dev")
     assert compare(engine) == []
-    assert sorted(sa.inspect(engine).get_view_names(schema=config.schema)) == sorted(tables.views.tables)
+    assert sorted(sa.inspect(engine).get_view_names(schema=config.schema)) == sorted(
+        tables.views.tables
+    )
     migrations.upgrade(engine)  # has nothing to do
     engine.dispose()
 
 
-@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
 def test_script_stops_at_its_first_statement(config: Config) -> None:
     engine = open_engine(config)
     (error,) = run_script(engine, write(config, "0001"))
-    assert "abatch: found revision none, expected 0001, from which this script starts. Print the one that it needs:" in error
+    assert (
+        "abatch: found revision none, expected 0001, from which this script starts. Print the one"
+        " that it needs:" in error
+    )
     assert not sa.inspect(engine).has_schema("abatch")
     upgrade_to(engine, "0001")
     fill(engine)
@@ -346,10 +422,15 @@ def test_script_stops_at_its_first_statement(config: Config) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
 def test_script_that_fails_leaves_nothing(config: Config) -> None:
     engine = open_engine(config)
-    script = write(config).replace("CREATE TABLE abatch.scores", "create table abatch.models (n integer);\nCREATE TABLE abatch.scores")
+    script = write(config).replace(
+        "CREATE TABLE abatch.scores",
+        "create table abatch.models (n integer);\nCREATE TABLE abatch.scores",
+    )
     assert len(run_script(engine, script)) == 1
     assert not sa.inspect(engine).has_schema("abatch")
     assert run_script(engine, write(config)) == []
@@ -381,13 +462,28 @@ def test_script_for_sql_server() -> None:
         "xact_abort",
         "nocount",
     ]
-    assert all(f"set {option} on;" in options.splitlines() for option in expected) and "set numeric_roundabort off;" in options
-    assert first.index("raiserror") < first.index("return;") < first.index("begin transaction;") < first.index("create schema")
+    assert (
+        all(f"set {option} on;" in options.splitlines() for option in expected)
+        and "set numeric_roundabort off;" in options
+    )
+    assert (
+        first.index("raiserror")
+        < first.index("return;")
+        < first.index("begin transaction;")
+        < first.index("create schema")
+    )
     assert {batch.splitlines()[0] for batch in batches} == {"if @@trancount = 0 return;"}
-    assert batches[-1].endswith("commit transaction;\nprint N'abatch: revision 0004 is installed.';")
+    assert batches[-1].endswith(
+        "commit transaction;\nprint N'abatch: revision 0004 is installed.';"
+    )
     assert not re.search(r"\b(NTEXT|TEXT|DATETIME|TIMESTAMP)\b", script)
-    assert len(re.findall(r"^CREATE TABLE abatch\.", script, re.MULTILINE)) == len(tables.metadata.tables) + 1
-    assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(tables.views.tables)
+    assert (
+        len(re.findall(r"^CREATE TABLE abatch\.", script, re.MULTILINE))
+        == len(tables.metadata.tables) + 1
+    )
+    assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(
+        tables.views.tables
+    )
     upgrade = write_script(URLS["mssql"], "Loan", "0001", "here")
     assert (
         "CREATE TABLE [Loan].runs" not in upgrade
@@ -407,13 +503,39 @@ def test_script_quotes_a_reserved_word(kind: str) -> None:
 @pytest.mark.parametrize(
     ("url", "schema", "start", "error", "message"),
     [
-        ("mssql+pyodbc://", None, None, ConfigError, "here.schema: this key is missing, and a script for SQL Server must name it."),
-        ("mysql://u:hunter2@h/d", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
-        ("hunter2", "abatch", None, ConfigError, "here.database: the value is not a database URL of SQL Server,"),
-        ("sqlite://", None, "0004", UsageError, "there is no revision '0004' to upgrade from; expected one of 0001, 0002, 0003."),
+        (
+            "mssql+pyodbc://",
+            None,
+            None,
+            ConfigError,
+            "here.schema: this key is missing, and a script for SQL Server must name it.",
+        ),
+        (
+            "mysql://u:hunter2@h/d",
+            "abatch",
+            None,
+            ConfigError,
+            "here.database: the value is not a database URL of SQL Server,",
+        ),
+        (
+            "hunter2",
+            "abatch",
+            None,
+            ConfigError,
+            "here.database: the value is not a database URL of SQL Server,",
+        ),
+        (
+            "sqlite://",
+            None,
+            "0004",
+            UsageError,
+            "there is no revision '0004' to upgrade from; expected one of 0001, 0002, 0003.",
+        ),
     ],
 )
-def test_script_refuses(url: str, schema: str | None, start: str | None, error: type[Exception], message: str) -> None:
+def test_script_refuses(
+    url: str, schema: str | None, start: str | None, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=re.escape(message)) as caught:
         write_script(url, schema, start, "here")
     assert "hunter2" not in str(caught.value)

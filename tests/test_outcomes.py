@@ -29,14 +29,18 @@ NUMERIC = BINARY._replace(kind="numeric")
 
 
 def make_predictions(*rows: tuple[str, date]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["candidate_id", "run_date"]).astype({"run_date": "datetime64[s]"})
+    return pd.DataFrame(rows, columns=["candidate_id", "run_date"]).astype(
+        {"run_date": "datetime64[s]"}
+    )
 
 
 def make_feed(*rows: tuple[object, object, object]) -> pd.DataFrame:
     return pd.DataFrame.from_records(rows, columns=["candidate_id", "event_date", "outcome"])
 
 
-def attach(predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric) -> np.ndarray:
+def attach(
+    predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric
+) -> np.ndarray:
     return outcomes.attach(predictions, outcomes.find_events(feed, metric), window_days, metric)
 
 
@@ -49,14 +53,22 @@ def read(engine: sa.Engine, sql: str) -> date | None:
     [
         ("select '2026-09-01' as watermark", NIGHT),
         ("select '2026-09-01T23:59:59' as watermark", NIGHT),
-        ("select :to_date as watermark", date(2026, 9, 2)),  # a date on PostgreSQL, text on SQLite; the bind is the day after
-        ("select :as_of as watermark", date(2026, 9, 7)),  # a timestamp on PostgreSQL, text on SQLite
+        (
+            "select :to_date as watermark",
+            date(2026, 9, 2),
+        ),  # a date on PostgreSQL, text on SQLite; the bind is the day after
+        (
+            "select :as_of as watermark",
+            date(2026, 9, 7),
+        ),  # a timestamp on PostgreSQL, text on SQLite
         ("select null as watermark", None),
         ("select cast(null as date) as watermark", None),
         ("select :to_date as watermark where 1 = 0", None),
     ],
 )
-def test_read_watermark_one_date_or_none(engine: sa.Engine, sql: str, expected: date | None) -> None:
+def test_read_watermark_one_date_or_none(
+    engine: sa.Engine, sql: str, expected: date | None
+) -> None:
     found = read(engine, sql)
     assert found == expected
     assert type(found) is type(expected)
@@ -65,10 +77,22 @@ def test_read_watermark_one_date_or_none(engine: sa.Engine, sql: str, expected: 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("select :from_date as d union all select :to_date", r"watermark\.sql: returned 2 rows of 1 columns; expected one date\."),
-        ("select :from_date as d, :to_date as e", r"watermark\.sql: returned 1 rows of 2 columns; expected one date\."),
-        ("select 'soon' as watermark", r"watermark\.sql: watermark holds a value that is not a date .*'soon'"),
-        ("select 20260901 as watermark", r"watermark\.sql: watermark holds a value that is not a date \(found 20260901\)"),
+        (
+            "select :from_date as d union all select :to_date",
+            r"watermark\.sql: returned 2 rows of 1 columns; expected one date\.",
+        ),
+        (
+            "select :from_date as d, :to_date as e",
+            r"watermark\.sql: returned 1 rows of 2 columns; expected one date\.",
+        ),
+        (
+            "select 'soon' as watermark",
+            r"watermark\.sql: watermark holds a value that is not a date .*'soon'",
+        ),
+        (
+            "select 20260901 as watermark",
+            r"watermark\.sql: watermark holds a value that is not a date \(found 20260901\)",
+        ),
     ],
 )
 def test_read_watermark_refuses(engine: sa.Engine, sql: str, message: str) -> None:
@@ -77,7 +101,8 @@ def test_read_watermark_refuses(engine: sa.Engine, sql: str, message: str) -> No
 
 
 def test_last_mature_date_window_and_lag() -> None:
-    # The window of 1 September holds the fourteen days to 14 September; one day of lag after 15 September ends on the 16th.
+    # The window of 1 September holds the fourteen days to 14 September; one day of lag after 15
+    # September ends on the 16th.
     assert last_mature_date(date(2026, 9, 16), window_days=14, lag_days=1) == NIGHT
     assert last_mature_date(date(2026, 3, 1), window_days=1, lag_days=0) == date(2026, 2, 28)
 
@@ -89,23 +114,37 @@ def test_attach_window_edges(day: int, counts: int) -> None:
 
 
 def test_find_twins_are_ids_of_other_case() -> None:
-    """SQL Server takes ab and AB for one in a join; dropping the outcome in silence would be a zero too many."""
-    events = outcomes.find_events(make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), BINARY)
+    """SQL Server takes ab and AB for one in a join.
+
+    Dropping the outcome in silence would be a zero too many.
+    """
+    events = outcomes.find_events(
+        make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), BINARY
+    )
     assert outcomes.find_twins(pd.Series(["ab", "cd"]), events) == ["AB"]
     assert outcomes.find_twins(pd.Series(["ab", "AB"]), events) == []
-    assert attach(make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, BINARY).tolist() == [0, 1]
+    assert attach(
+        make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, BINARY
+    ).tolist() == [0, 1]
 
 
 def test_attach_late_hour_of_the_last_day_counts() -> None:
-    feed = make_feed(("1", datetime(2026, 9, 14, 23, 59, 59), 1), ("2", datetime(2026, 9, 15, 0, 0), 1))
+    feed = make_feed(
+        ("1", datetime(2026, 9, 14, 23, 59, 59), 1), ("2", datetime(2026, 9, 15, 0, 0), 1)
+    )
     assert attach(make_predictions(("1", NIGHT), ("2", NIGHT)), feed, 14, BINARY).tolist() == [1, 0]
 
 
 def test_attach_each_prediction_of_a_candidate_has_its_own_window() -> None:
     nights = [NIGHT + timedelta(days=days) for days in (0, 7, 14, 21)]
-    predictions = make_predictions(*(("1", night) for night in nights), ("2", NIGHT)).iloc[::-1]  # any index, any order
-    feed = make_feed((1, "2026-09-15", 1), (1, "2026-09-15", 1), (1, "2026-09-20", 1), (3, "2026-09-02", 1))
-    # 15 September is day 14 of the first night, 7 of the second, 0 of the third; 20 September is before the fourth.
+    predictions = make_predictions(*(("1", night) for night in nights), ("2", NIGHT)).iloc[
+        ::-1
+    ]  # any index, any order
+    feed = make_feed(
+        (1, "2026-09-15", 1), (1, "2026-09-15", 1), (1, "2026-09-20", 1), (3, "2026-09-02", 1)
+    )
+    # 15 September is day 14 of the first night, 7 of the second, 0 of the third; 20 September is
+    # before the fourth.
     assert attach(predictions, feed, 14, BINARY).tolist() == [0, 0, 1, 1, 0]
 
 
@@ -120,21 +159,43 @@ def test_attach_outcome_zero_and_empty_feed() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), max_size=12),
-    st.lists(st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(0, 1)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(0, 1)),
+        min_size=1,
+        max_size=12,
+    ),
     st.integers(1, 20),
 )
-def test_attach_equals_plain_loop(units: list[tuple[int, int]], events: list[tuple[int, int, int]], window_days: int) -> None:
+def test_attach_equals_plain_loop(
+    units: list[tuple[int, int]], events: list[tuple[int, int, int]], window_days: int
+) -> None:
     predictions = make_predictions(*((str(who), NIGHT + timedelta(days=day)) for who, day in units))
     feed = make_feed(*((who, NIGHT + timedelta(days=day), outcome) for who, day, outcome in events))
-    expected = [int(any(who == id_ and outcome and 0 <= when - day < window_days for id_, when, outcome in events)) for who, day in units]
+    expected = [
+        int(
+            any(
+                who == id_ and outcome and 0 <= when - day < window_days
+                for id_, when, outcome in events
+            )
+        )
+        for who, day in units
+    ]
     assert attach(predictions, feed, window_days, BINARY).tolist() == expected
 
 
 def test_attach_numeric_by_hand() -> None:
-    """Amounts add up within the window, negative ones too; both ends of the window are as of a binary outcome."""
-    predictions = make_predictions(("1", NIGHT), ("1", NIGHT + timedelta(days=10)), ("2", NIGHT), ("3", NIGHT), ("4", NIGHT))
+    """Amounts add up within the window, negative ones too.
+
+    Both ends of the window are as of a binary outcome.
+    """
+    predictions = make_predictions(
+        ("1", NIGHT), ("1", NIGHT + timedelta(days=10)), ("2", NIGHT), ("3", NIGHT), ("4", NIGHT)
+    )
     feed = make_feed(
-        *((1, NIGHT + timedelta(days=day), amount) for day, amount in ((-1, 1000), (0, 10), (13, -2.5), (14, 0.125), (24, 5000))),
+        *(
+            (1, NIGHT + timedelta(days=day), amount)
+            for day, amount in ((-1, 1000), (0, 10), (13, -2.5), (14, 0.125), (24, 5000))
+        ),
         (2, NIGHT, Decimal("-7.25")),
         (2, NIGHT, Decimal("3.00")),
         (4, NIGHT, 6),
@@ -148,14 +209,28 @@ def test_attach_numeric_by_hand() -> None:
 
 def test_attach_cap_holds_the_sum_both_ways() -> None:
     predictions = make_predictions(*((who, NIGHT) for who in "1234"))
-    feed = make_feed(("1", NIGHT, 80), ("1", NIGHT, 80), ("2", NIGHT, -300), ("3", NIGHT, 99.5), ("4", NIGHT, 500), ("4", NIGHT, -450))
-    assert attach(predictions, feed, 14, NUMERIC._replace(cap=100.0)).tolist() == [100.0, -100.0, 99.5, 50.0]
+    feed = make_feed(
+        ("1", NIGHT, 80),
+        ("1", NIGHT, 80),
+        ("2", NIGHT, -300),
+        ("3", NIGHT, 99.5),
+        ("4", NIGHT, 500),
+        ("4", NIGHT, -450),
+    )
+    assert attach(predictions, feed, 14, NUMERIC._replace(cap=100.0)).tolist() == [
+        100.0,
+        -100.0,
+        99.5,
+        50.0,
+    ]
     assert attach(predictions, feed, 14, NUMERIC).tolist() == [160.0, -300.0, 99.5, 50.0]
 
 
 def test_attach_kind_decides_what_is_refused() -> None:
     predictions, feed = make_predictions(("1", NIGHT)), make_feed(("1", NIGHT, 2.5))
-    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds 2\.5 in 1 of 1 rows; expected 0 or 1\."):
+    with pytest.raises(
+        DataError, match=r"^outcomes\.sql: outcome holds 2\.5 in 1 of 1 rows; expected 0 or 1\."
+    ):
         attach(predictions, feed, 14, BINARY)
     with pytest.raises(DataError, match=r"^calls\.sql: outcome holds 2\.5"):
         attach(predictions, feed, 14, BINARY._replace(name="calls", place="calls.sql"))
@@ -164,16 +239,26 @@ def test_attach_kind_decides_what_is_refused() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), max_size=12),
-    st.lists(st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(-9, 9)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(-5, 40), st.integers(-9, 9)),
+        min_size=1,
+        max_size=12,
+    ),
     st.integers(1, 20),
     st.sampled_from([None, 1.0, 5.0]),
 )
 def test_attach_numeric_equals_plain_loop(
-    units: list[tuple[int, int]], events: list[tuple[int, int, int]], window_days: int, cap: float | None
+    units: list[tuple[int, int]],
+    events: list[tuple[int, int, int]],
+    window_days: int,
+    cap: float | None,
 ) -> None:
     predictions = make_predictions(*((str(who), NIGHT + timedelta(days=day)) for who, day in units))
     feed = make_feed(*((who, NIGHT + timedelta(days=day), amount) for who, day, amount in events))
-    sums = [sum(amount for id_, when, amount in events if who == id_ and 0 <= when - day < window_days) for who, day in units]
+    sums = [
+        sum(amount for id_, when, amount in events if who == id_ and 0 <= when - day < window_days)
+        for who, day in units
+    ]
     expected = [total if cap is None else max(-cap, min(cap, total)) for total in sums]
     assert attach(predictions, feed, window_days, NUMERIC._replace(cap=cap)).tolist() == expected
 
@@ -185,7 +270,12 @@ def test_attach_numeric_equals_plain_loop(
         ("2026-09-13", "week", "2026-09-07", "2026-09-13"),
         ("2026-01-01", "week", "2025-12-29", "2026-01-04"),
         ("2024-02-10", "month", "2024-02-01", "2024-02-29"),  # a leap year
-        ("2100-02-28", "month", "2100-02-01", "2100-02-28"),  # none, as 100 divides it and 400 does not
+        (
+            "2100-02-28",
+            "month",
+            "2100-02-01",
+            "2100-02-28",
+        ),  # none, as 100 divides it and 400 does not
         ("2026-09-30", "month", "2026-09-01", "2026-09-30"),
         ("2026-12-31", "month", "2026-12-01", "2026-12-31"),
     ],
@@ -201,11 +291,21 @@ def test_find_last_day_cohorts_leave_no_gap(unit: str) -> None:
     for day in days:
         last = find_last_day(find_cohort(day, unit), unit)
         assert find_cohort(day, unit) <= day <= last
-        assert find_cohort(last, unit) == find_cohort(day, unit) != find_cohort(last + timedelta(days=1), unit)
+        assert (
+            find_cohort(last, unit)
+            == find_cohort(day, unit)
+            != find_cohort(last + timedelta(days=1), unit)
+        )
 
 
 def test_iterate_cohorts_weeks_begin_on_monday() -> None:
-    nights = [date(2026, 1, 4), date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 5), date(2026, 1, 12)]
+    nights = [
+        date(2026, 1, 4),
+        date(2025, 12, 31),
+        date(2026, 1, 1),
+        date(2026, 1, 5),
+        date(2026, 1, 12),
+    ]
     assert list(iterate_cohorts(nights, "week")) == [
         (date(2025, 12, 29), [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 4)]),
         (date(2026, 1, 5), [date(2026, 1, 5)]),
@@ -223,26 +323,45 @@ def test_iterate_cohorts_months() -> None:
 
 
 def test_parse_dates_whatever_the_driver_made_of_them() -> None:
-    values = [NIGHT, datetime(2026, 9, 1, 23, 59), pd.Timestamp(2026, 9, 1, 5), "2026-09-01", " 2026-09-01 ", "2026-09-01 12:30:00"]
+    values = [
+        NIGHT,
+        datetime(2026, 9, 1, 23, 59),
+        pd.Timestamp(2026, 9, 1, 5),
+        "2026-09-01",
+        " 2026-09-01 ",
+        "2026-09-01 12:30:00",
+    ]
     found = parse_dates(pd.Series(values, dtype=object, name="event_date"), PLACE)
     assert found.tolist() == [pd.Timestamp(2026, 9, 1)] * len(values)
-    assert parse_dates(pd.Series(pd.to_datetime(["2026-09-01 13:00"])), PLACE).tolist() == [pd.Timestamp(2026, 9, 1)]
+    assert parse_dates(pd.Series(pd.to_datetime(["2026-09-01 13:00"])), PLACE).tolist() == [
+        pd.Timestamp(2026, 9, 1)
+    ]
 
 
 def test_parse_dates_end_of_time() -> None:
-    found = parse_dates(pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"), PLACE)
+    found = parse_dates(
+        pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"), PLACE
+    )
     assert [day.date() for day in found] == [date(9999, 12, 31), date(1, 1, 1), NIGHT]
 
 
-@pytest.mark.parametrize("value", [None, pd.NaT, float("nan"), "", "1.9.2026", 20260901, b"2026-09-01"])
+@pytest.mark.parametrize(
+    "value", [None, pd.NaT, float("nan"), "", "1.9.2026", 20260901, b"2026-09-01"]
+)
 def test_parse_dates_refuses(value: object) -> None:
     with pytest.raises(
-        DataError, match=r"^outcomes\.sql: event_date holds a value that is not a date \(.*\)\. Expected a date or YYYY-MM-DD\.$"
+        DataError,
+        match=(
+            r"^outcomes\.sql: event_date holds a value that is not a date \(.*\)\. Expected a date"
+            r" or YYYY-MM-DD\.$"
+        ),
     ):
         parse_dates(pd.Series([NIGHT, value], dtype=object, name="event_date"), PLACE)
 
 
-@pytest.mark.parametrize("values", [[1, 0], [1.0, 0.0], [True, False], [Decimal(1), Decimal("0.00")], [np.int8(1), 0]])
+@pytest.mark.parametrize(
+    "values", [[1, 0], [1.0, 0.0], [True, False], [Decimal(1), Decimal("0.00")], [np.int8(1), 0]]
+)
 def test_parse_outcomes_zero_and_one(values: list[object]) -> None:
     for column in (pd.Series(values), pd.Series(values, dtype=object)):
         assert parse_outcomes(column, PLACE).tolist() == [1, 0]
@@ -250,20 +369,34 @@ def test_parse_outcomes_zero_and_one(values: list[object]) -> None:
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, None, float("nan"), "yes", Decimal("0.1")])
 def test_parse_outcomes_refuses(value: object) -> None:
-    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\. .*case when"):
+    with pytest.raises(
+        DataError,
+        match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\. .*case when",
+    ):
         parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"), PLACE)
 
 
 @pytest.mark.parametrize(
-    "values", [[-12.5, 0, 3e9], [Decimal("-12.50"), 0, Decimal("3e9")], [np.float32(-12.5), np.int8(0), 3_000_000_000]]
+    "values",
+    [
+        [-12.5, 0, 3e9],
+        [Decimal("-12.50"), 0, Decimal("3e9")],
+        [np.float32(-12.5), np.int8(0), 3_000_000_000],
+    ],
 )
 def test_parse_outcomes_numeric(values: list[object]) -> None:
-    assert parse_outcomes(pd.Series(values, dtype=object), PLACE, "numeric").tolist() == [-12.5, 0.0, 3e9]
+    assert parse_outcomes(pd.Series(values, dtype=object), PLACE, "numeric").tolist() == [
+        -12.5,
+        0.0,
+        3e9,
+    ]
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "much", Decimal("NaN")])
 def test_parse_outcomes_numeric_refuses(value: object) -> None:
-    with pytest.raises(DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\."):
+    with pytest.raises(
+        DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\."
+    ):
         parse_outcomes(pd.Series([1, value, 0.5], dtype=object, name="outcome"), PLACE, "numeric")
 
 
@@ -274,6 +407,13 @@ def test_parse_outcomes_counts_what_is_wrong() -> None:
 
 def test_prepare_columns_and_missing_one() -> None:
     found = prepare(make_feed((12.0, "2026-09-01", Decimal(1))).assign(age=[30]), PLACE)
-    assert found.to_dict("records") == [{"candidate_id": "12", "event_date": pd.Timestamp(NIGHT), "outcome": 1, "age": 30}]
-    with pytest.raises(DataError, match=r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"):
+    assert found.to_dict("records") == [
+        {"candidate_id": "12", "event_date": pd.Timestamp(NIGHT), "outcome": 1, "age": 30}
+    ]
+    with pytest.raises(
+        DataError,
+        match=(
+            r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"
+        ),
+    ):
         prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}), PLACE)

@@ -1,4 +1,6 @@
-"""pyproject.toml, requirements.lock, requirements-dev.lock and environment.yml name the same packages."""
+"""pyproject.toml, requirements.lock, requirements-dev.lock and environment.yml name the same
+packages.
+"""
 
 import re
 import tomllib
@@ -24,7 +26,10 @@ HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
 
 
 def read_lock(name: str) -> dict[str, set[Version]]:
-    """Versions of each package, more than one if Python versions differ; every line must be a pin, its hash or a comment."""
+    """Versions of each package, more than one if Python versions differ.
+
+    Every line must be a pin, its hash or a comment.
+    """
     pins: dict[str, set[Version]] = {}
     n_hashes: list[int] = []
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
@@ -41,7 +46,10 @@ def read_lock(name: str) -> dict[str, set[Version]]:
 
 @pytest.mark.parametrize(
     ("lock", "requirements"),
-    [("requirements.lock", DEPENDENCIES), ("requirements-dev.lock", [*DEPENDENCIES, *DEV_DEPENDENCIES])],
+    [
+        ("requirements.lock", DEPENDENCIES),
+        ("requirements-dev.lock", [*DEPENDENCIES, *DEV_DEPENDENCIES]),
+    ],
 )
 def test_lock_pins_every_dependency(lock: str, requirements: list[Requirement]) -> None:
     pins = read_lock(lock)
@@ -71,8 +79,14 @@ def test_environment_names_the_same_packages_and_floors() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert (environment["name"], environment["channels"]) == ("abatch", ["conda-forge"])
     *packages, by_pip = environment["dependencies"]
-    found = {re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text) for text in [*packages, *by_pip["pip"]]}
-    expected = {CONDA_NAMES.get(requirement.name, requirement.name): str(requirement.specifier) for requirement in DEPENDENCIES}
+    found = {
+        re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text)
+        for text in [*packages, *by_pip["pip"]]
+    }
+    expected = {
+        CONDA_NAMES.get(requirement.name, requirement.name): str(requirement.specifier)
+        for requirement in DEPENDENCIES
+    }
     assert {name: floor for name, floor in found.items() if name not in CONDA_ONLY} == expected
     assert found.keys() >= CONDA_ONLY
     assert Version(found["python"].removeprefix("=")) in SpecifierSet(PROJECT["requires-python"])
@@ -83,11 +97,21 @@ def test_version_is_one() -> None:
 
 
 def test_crontab_names_what_exists() -> None:
-    """Each line has a time, a script that is there, options that it takes and an environment of the config."""
+    """Each line has a time, a script that is there, options that it takes and an environment of the
+    config.
+    """
     lines = (ROOT / "crontab.txt").read_text(encoding="utf-8").splitlines()
     jobs = [line for line in lines if line[:1].isdigit()]
-    environments = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))["environments"]
+    environments = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))[
+        "environments"
+    ]
     found = {re.search(r"\.venv/bin/python (\w+\.py) --env (\w+)$", line).groups() for line in jobs}  # type: ignore[union-attr]
-    assert found == {(f"{script}.py", name) for script in ("train", "predict", "score") for name in ("test", "prod")}
+    assert found == {
+        (f"{script}.py", name)
+        for script in ("train", "predict", "score")
+        for name in ("test", "prod")
+    }
     assert {name for _, name in found} <= set(environments)
-    assert all(re.match(r"(\d+|\*) (\d+|\*) \* \* (\d|\*) +cd \$ABATCH_HOME && ", line) for line in jobs)
+    assert all(
+        re.match(r"(\d+|\*) (\d+|\*) \* \* (\d|\*) +cd \$ABATCH_HOME && ", line) for line in jobs
+    )

@@ -1,4 +1,6 @@
-"""The scripts of docs/permissions.md, run as they stand: each role can do its work, and nothing else."""
+"""The scripts of docs/permissions.md, run as they stand: each role can do its work, and nothing
+else.
+"""
 
 import os
 import re
@@ -21,16 +23,38 @@ from abatch.config import load_configs
 from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
 
 PAGE = (ROOT / "docs" / "permissions.md").read_text(encoding="utf-8")
-SCRIPTS = dict(re.findall(r"^#+ ([^\n]+)\n[^#]*?^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-GRANT = re.compile(r"^grant ([\w, ]+) on ((?:schema |sequence )?[\w.]+) to ([\w, ]+);$", re.MULTILINE)
-LOGINS = dict(map(reversed, re.findall(r"^grant (\w+) to (\w+);$", SCRIPTS["Members on PostgreSQL"], re.MULTILINE)))
+SCRIPTS = dict(
+    re.findall(r"^#+ ([^\n]+)\n[^#]*?^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+)
+GRANT = re.compile(
+    r"^grant ([\w, ]+) on ((?:schema |sequence )?[\w.]+) to ([\w, ]+);$", re.MULTILINE
+)
+LOGINS = dict(
+    map(
+        reversed,
+        re.findall(r"^grant (\w+) to (\w+);$", SCRIPTS["Members on PostgreSQL"], re.MULTILINE),
+    )
+)
 JOB, ANALYST, DATA_SCIENTIST = LOGINS  # svc_abatch, ola, kari
-LATER = FIRST_NIGHT + timedelta(days=17)  # when the first night is mature: window 14, lag 1, and a feed two days behind
+LATER = FIRST_NIGHT + timedelta(
+    days=17
+)  # when the first night is mature: window 14, lag 1, and a feed two days behind
 QUICK_MODELS = {
-    variant: {"name": f"model{variant}", "version": "1.0", "estimator": "sklearn.tree.DecisionTreeClassifier", "params": {"max_depth": 3}}
+    variant: {
+        "name": f"model{variant}",
+        "version": "1.0",
+        "estimator": "sklearn.tree.DecisionTreeClassifier",
+        "params": {"max_depth": 3},
+    }
     for variant in ("A", "B")
 }
-CLOSE_AT_ONCE = {"kind": "binary", "window_days": 14, "lag_days": 1, "grace_days": 0, "expected_effect": 0.01}
+CLOSE_AT_ONCE = {
+    "kind": "binary",
+    "window_days": 14,
+    "lag_days": 1,
+    "grace_days": 0,
+    "expected_effect": 0.01,
+}
 SETTINGS: dict[str, Any] = {
     "models": QUICK_MODELS,
     "outcome": CLOSE_AT_ONCE,
@@ -43,7 +67,10 @@ LOOP: list[tuple[ModuleType, list[str]]] = [
     (predict, ["--date", str(FIRST_NIGHT), "--force"]),
     (score, ["--date", str(FIRST_NIGHT)]),
     (train, ["--date", str(LATER)]),
-    (train, ["--date", str(LATER - timedelta(days=1))]),  # not live, for a later one is: retention drops its snapshot
+    (
+        train,
+        ["--date", str(LATER - timedelta(days=1))],
+    ),  # not live, for a later one is: retention drops its snapshot
     (predict, ["--date", str(LATER)]),
     (score, ["--date", str(LATER)]),
     (predict, ["--date", str(FIRST_NIGHT), "--force"]),  # a closed night: its sums are dropped
@@ -53,7 +80,10 @@ LOOP: list[tuple[ModuleType, list[str]]] = [
 
 
 class Grant(NamedTuple):
-    """One right of one role; `thing` is a table or a view, or begins with the word schema or sequence."""
+    """One right of one role.
+
+    `thing` is a table or a view, or begins with the word schema or sequence.
+    """
 
     right: str
     thing: str
@@ -66,11 +96,19 @@ class Grant(NamedTuple):
 def read_grants(script: str) -> list[Grant]:
     found = GRANT.findall(script)
     assert len(found) == len(re.findall("^grant", script, re.MULTILINE))
-    return [Grant(right, thing, role) for rights, thing, roles in found for role in roles.split(", ") for right in rights.split(", ")]
+    return [
+        Grant(right, thing, role)
+        for rights, thing, roles in found
+        for role in roles.split(", ")
+        for right in rights.split(", ")
+    ]
 
 
 def test_scripts_grant_the_same() -> None:
-    on_sql_server = {grant._replace(thing=grant.thing.replace("dbo.", "public.")) for grant in read_grants(SCRIPTS["SQL Server"])}
+    on_sql_server = {
+        grant._replace(thing=grant.thing.replace("dbo.", "public."))
+        for grant in read_grants(SCRIPTS["SQL Server"])
+    }
     on_postgresql = read_grants(SCRIPTS["PostgreSQL"])
     assert len(set(on_postgresql)) == len(on_postgresql)
     assert on_sql_server == {grant for grant in on_postgresql if " " not in grant.thing}
@@ -79,19 +117,31 @@ def test_scripts_grant_the_same() -> None:
 def test_table_says_what_the_scripts_grant() -> None:
     groups = {
         "the six views": [f"abatch.{view}" for view in tables.views.tables],
-        "what your four queries read": [f"public.{table}" for table in ("card_candidates", "card_calls", "card_answers", "card_feed")],
+        "what your four queries read": [
+            f"public.{table}"
+            for table in ("card_candidates", "card_calls", "card_answers", "card_feed")
+        ],
     }
     said = set()
-    for row in re.findall(r"^\|(.*)\|$", PAGE.partition("|---|")[2].partition("\n\n")[0], re.MULTILINE):
+    for row in re.findall(
+        r"^\|(.*)\|$", PAGE.partition("|---|")[2].partition("\n\n")[0], re.MULTILINE
+    ):
         name, *rights = (cell.strip() for cell in row.split("|"))
         things = groups.get(name) or [f"abatch.{table}" for table in re.findall("`(.+?)`", name)]
         for role, listed in zip(LOGINS.values(), rights, strict=True):
-            said |= {Grant(right, thing, role) for thing in things for right in listed.split(", ") if right}
+            said |= {
+                Grant(right, thing, role)
+                for thing in things
+                for right in listed.split(", ")
+                if right
+            }
     assert said == {grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if " " not in grant.thing}
 
 
 class Server:
-    """A server on which a database, `template`, holds abatch's tables, a bank with a short past, and the three roles."""
+    """A server on which a database, `template`, holds abatch's tables, a bank with a short past,
+    and the three roles.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
@@ -104,7 +154,9 @@ class Server:
     @contextmanager
     def connect(self, database: str, login: str | None = None) -> Iterator[sa.Connection]:
         """A connection of a login, or of the owner, that commits each statement."""
-        engine = sa.create_engine(self.url_of(database, login), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        engine = sa.create_engine(
+            self.url_of(database, login), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        )
         with engine.connect() as connection:
             yield connection
 
@@ -159,20 +211,31 @@ def refuse(connection: sa.Connection, statement: str) -> None:
     assert getattr(refused.value.orig, "sqlstate", None) == "42501", refused.value
 
 
-def test_job_runs_the_loop(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_runs_the_loop(
+    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS)
     assert run_loop(file, capsys) == ""
 
 
-@pytest.mark.parametrize("grant", [grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if grant.role == LOGINS[JOB]], ids=str)
-def test_job_needs_each_right(grant: Grant, server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "grant",
+    [grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if grant.role == LOGINS[JOB]],
+    ids=str,
+)
+def test_job_needs_each_right(
+    grant: Grant, server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with server.connect(bank) as connection:
         connection.exec_driver_sql(f"revoke {grant.right} on {grant.thing} from {grant.role}")
     said = run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
     name = re.split(r"[ .]", grant.thing)[-1]
-    # An update or delete also reads, and PostgreSQL does not say which of the two rights is missing.
+    # An update or delete also reads, and PostgreSQL does not say which of the two rights is
+    # missing.
     assert re.search(
-        rf"this login lacks the right ({grant.right.upper()}|\w+ or {grant.right.upper()}|{grant.right.upper()} or \w+) on {name}\.", said
+        rf"this login lacks the right ({grant.right.upper()}|\w+ or"
+        rf" {grant.right.upper()}|{grant.right.upper()} or \w+) on {name}\.",
+        said,
     )
 
 
@@ -214,9 +277,23 @@ def test_login_creates_alters_and_drops_nothing(login: str, statement: str, serv
         refuse(connection, statement)
 
 
-def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys) == ""
-    hidden = {"abatch_version", "runs", "predictions_staging", "cohort_sums", "units", "feature_counts", "snapshots", "deletions"}
+def test_analyst_reads_and_writes_nothing(
+    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
+        == ""
+    )
+    hidden = {
+        "abatch_version",
+        "runs",
+        "predictions_staging",
+        "cohort_sums",
+        "units",
+        "feature_counts",
+        "snapshots",
+        "deletions",
+    }
     with server.connect(bank, ANALYST) as connection:
         for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
             n_rows = connection.exec_driver_sql(f"select count(*) from abatch.{name}").scalar_one()
@@ -224,7 +301,11 @@ def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: P
         for name in hidden:
             refuse(connection, f"select count(*) from abatch.{name}")
         for name in [*tables.metadata.tables, "abatch_version"]:
-            column = "version_num" if name == "abatch_version" else next(iter(tables.metadata.tables[name].c)).name
+            column = (
+                "version_num"
+                if name == "abatch_version"
+                else next(iter(tables.metadata.tables[name].c)).name
+            )
             refuse(connection, f"insert into abatch.{name} default values")
             refuse(connection, f"update abatch.{name} set {column} = {column}")
             refuse(connection, f"delete from abatch.{name}")
@@ -232,8 +313,13 @@ def test_analyst_reads_and_writes_nothing(server: Server, bank: str, tmp_path: P
         refuse(connection, "select count(*) from public.card_candidates")
 
 
-def test_data_scientist_rehearses_and_rolls_back(server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys) == ""
+def test_data_scientist_rehearses_and_rolls_back(
+    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
+        == ""
+    )
     file = write_config(tmp_path, server.url_of(bank, DATA_SCIENTIST), "abatch", **SETTINGS)
     common = ["--date", str(LATER + timedelta(days=1)), "--config", str(file)]
 
@@ -243,18 +329,27 @@ def test_data_scientist_rehearses_and_rolls_back(server: Server, bank: str, tmp_
 
     assert "modelA_v1.0_2026-09-18" in run(main, "status")
     assert "modelA_v1.0_2026-09-18" in run(main, "models")
-    assert "modelA_v1.0_2026-09-01 is live from 2026-09-19 on" in run(main, "rollback", "modelA", "--reason", "rehearsed")
-    assert "modelA_v1.0_2026-09-18 is live from 2026-09-19 on" in run(main, "promote", "modelA_v1.0_2026-09-18", "--reason", "rehearsed")
+    assert "modelA_v1.0_2026-09-01 is live from 2026-09-19 on" in run(
+        main, "rollback", "modelA", "--reason", "rehearsed"
+    )
+    assert "modelA_v1.0_2026-09-18 is live from 2026-09-19 on" in run(
+        main, "promote", "modelA_v1.0_2026-09-18", "--reason", "rehearsed"
+    )
     assert "card_offer: concluded" in run(main, "conclude", "card_offer", "--because", "rehearsed")
     assert "rehearsed" in run(main, "experiments")
     for script in (train, predict, score):
-        rehearsed = script.main(["--dry-run", "--force", "--date", str(LATER), "--config", str(file)])
+        rehearsed = script.main(
+            ["--dry-run", "--force", "--date", str(LATER), "--config", str(file)]
+        )
         assert (rehearsed, capsys.readouterr().out.count("dry run")) == (0, 1)
         assert script.main(["--force", "--date", str(LATER), "--config", str(file)]) == 1
         assert "this login lacks the right" in capsys.readouterr().err
     with server.connect(bank, DATA_SCIENTIST) as connection:
         refuse(connection, "insert into abatch.predictions select * from abatch.predictions")
-        refuse(connection, "insert into abatch.predictions_staging select * from abatch.predictions_staging")
+        refuse(
+            connection,
+            "insert into abatch.predictions_staging select * from abatch.predictions_staging",
+        )
         refuse(connection, "update abatch.predictions set prediction = 0")
         refuse(connection, "delete from abatch.predictions")
         refuse(connection, "update abatch.promotions set reason = 'another'")

@@ -20,7 +20,9 @@ NAN = float("nan")
 Row = tuple[str, str, float, str]  # candidate_id, variant, prediction, selection_key
 
 
-def make_frame(rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer") -> pd.DataFrame:
+def make_frame(
+    rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer"
+) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["candidate_id", "variant", "prediction", "selection_key"])
     has_model = frame["variant"] != "control"
     return frame.assign(
@@ -29,15 +31,27 @@ def make_frame(rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, ex
         run_date=run_date,
         assignment_probability=frame["variant"].map({"A": 0.45, "B": 0.45, "control": 0.1}),
         model_name=[
-            f"model{variant}_v1.0_2026-08-31" if model else None for variant, model in zip(frame["variant"], has_model, strict=True)
+            f"model{variant}_v1.0_2026-08-31" if model else None
+            for variant, model in zip(frame["variant"], has_model, strict=True)
         ],
     )
 
 
-def publish(engine: sa.Engine, run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer", **n_selected: int) -> int:
+def publish(
+    engine: sa.Engine,
+    run_id: str = "run1",
+    run_date: date = NIGHT,
+    experiment: str = "card_offer",
+    **n_selected: int,
+) -> int:
     with engine.begin() as connection:
         return predictions.publish(
-            connection, run_id=run_id, experiment=experiment, run_date=run_date, n_selected=n_selected, predicted_at=AT
+            connection,
+            run_id=run_id,
+            experiment=experiment,
+            run_date=run_date,
+            n_selected=n_selected,
+            predicted_at=AT,
         )
 
 
@@ -88,7 +102,9 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("B", "modelB_v1.0_2026-08-31", 0.45),
         ("control", None, 0.1),
     }
-    assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {("card_offer", NIGHT, "run1", as_stored(engine, AT))}
+    assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {
+        ("card_offer", NIGHT, "run1", as_stored(engine, AT))
+    }
     assert count(engine, predictions_staging) == 0
 
 
@@ -104,34 +120,61 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
     split = {"A": 0.45, "B": 0.45, "control": 0.1}
     assigned = assign(ids, "card_offer", split)
     scores = np.where(assigned.variant == "control", NAN, rng.random(3000).round(2))  # many ties
-    frame = make_frame(list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True)))
+    frame = make_frame(
+        list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True))
+    )
     predictions.stage(engine, frame)
-    n_selected = {name: count_selected(int((assigned.variant == name).sum()), 0.2) for name in split}
+    n_selected = {
+        name: count_selected(int((assigned.variant == name).sum()), 0.2) for name in split
+    }
     publish(engine, **n_selected)
-    ordered = frame.sort_values(["variant", "prediction", "selection_key"], ascending=[True, False, True])
+    ordered = frame.sort_values(
+        ["variant", "prediction", "selection_key"], ascending=[True, False, True]
+    )
     expected = ordered.assign(rank=ordered.groupby("variant").cumcount() + 1)
     expected["selected"] = [
         int(rank <= math.floor(n / 5))
-        for rank, n in zip(expected["rank"], expected.groupby("variant")["rank"].transform("size"), strict=True)
+        for rank, n in zip(
+            expected["rank"], expected.groupby("variant")["rank"].transform("size"), strict=True
+        )
     ]
     found = read(engine, "candidate_id", "variant", "rank_in_variant", "selected")
-    assert found == list(expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None))
+    assert found == list(
+        expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None)
+    )
     with engine.connect() as connection:
-        back = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 2)).set_index("candidate_id")
+        back = predictions.read_predictions(
+            connection, "card_offer", NIGHT, date(2026, 9, 2)
+        ).set_index("candidate_id")
     pd.testing.assert_series_equal(
-        back["prediction"].sort_index(), frame.set_index("candidate_id")["prediction"].sort_index(), check_exact=True
+        back["prediction"].sort_index(),
+        frame.set_index("candidate_id")["prediction"].sort_index(),
+        check_exact=True,
     )
 
 
 def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
     for run_id, night in (("run0", date(2026, 8, 31)), ("run1", NIGHT)):
-        predictions.stage(engine, make_frame([("a1", "A", 0.25, "0" * 16), ("a2", "A", 0.5, "1" * 16)], run_id, night))
+        predictions.stage(
+            engine,
+            make_frame([("a1", "A", 0.25, "0" * 16), ("a2", "A", 0.5, "1" * 16)], run_id, night),
+        )
         publish(engine, run_id, night, A=1)
     predictions.stage(engine, make_frame([("a1", "A", 0.75, "0" * 16)], "run0", NIGHT, "another"))
     publish(engine, "run0", NIGHT, "another", A=1)
-    predictions.stage(engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2"))
+    predictions.stage(
+        engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2")
+    )
     assert publish(engine, "run2", A=1) == 2
-    columns = ("experiment", "run_date", "run_id", "candidate_id", "prediction", "rank_in_variant", "selected")
+    columns = (
+        "experiment",
+        "run_date",
+        "run_id",
+        "candidate_id",
+        "prediction",
+        "rank_in_variant",
+        "selected",
+    )
     assert sorted(read(engine, *columns)) == [
         ("another", NIGHT, "run0", "a1", 0.75, 1, 1),
         ("card_offer", date(2026, 8, 31), "run0", "a1", 0.25, 2, 0),
@@ -147,7 +190,9 @@ def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
 
 def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
     predictions.stage(engine, make_frame([("a1", "A", 0.25, "0" * 16)], "run1"))
-    predictions.stage(engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2"))
+    predictions.stage(
+        engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2")
+    )
     assert publish(engine, "run1", A=1) == 1
     with engine.connect() as connection:
         staged = predictions_staging.c
@@ -156,27 +201,40 @@ def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
 
 def test_check_staged_duplicates(engine: sa.Engine) -> None:
     checksum = 0
-    for rows in ([("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)], [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)]):
+    for rows in (
+        [("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)],
+        [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)],
+    ):
         checksum += predictions.stage(engine, make_frame(rows))
     predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
     checksum += predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
     with engine.connect() as connection, pytest.raises(DataError) as caught:
         predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64, "sql/c.sql")
-    assert str(caught.value) == (
-        "sql/c.sql: 2 candidates are returned more than once, for example 'a1'."
-        " Expected one row per candidate. Look for a join that multiplies rows, or for ids that differ only in upper and lower case."
+    assert (
+        str(caught.value)
+        == "sql/c.sql: 2 candidates are returned more than once, for example 'a1'. Expected one row"
+        " per candidate. Look for a join that multiplies rows, or for ids that differ only in"
+        " upper and lower case."
     )
 
 
 @pytest.mark.parametrize("n_sent", [1, 3])
 def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
-    checksum = predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
-    with engine.connect() as connection, pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"):
+    checksum = predictions.stage(
+        engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)])
+    )
+    with (
+        engine.connect() as connection,
+        pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"),
+    ):
         predictions.check_staged(connection, "run1", "card_offer", n_sent, checksum, "sql/c.sql")
 
 
 def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
-    """More rows than one batch has, odd values among them; a change of any one column of one row is found."""
+    """More rows than one batch has, odd values among them.
+
+    A change of any one column of one row is found.
+    """
     n = database.WRITE_ROWS + 500
     rows: list[Row] = [(f"c{i}", "A", i / n, f"{i:016x}") for i in range(n)]
     rows += [
@@ -186,7 +244,10 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
         ("t", "A", 5e-300, "2" * 16),
     ]
     checksum = predictions.stage(engine, make_frame(rows))
-    assert checksum == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
+    assert (
+        checksum
+        == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
+    )
     staged = predictions_staging.c
     with engine.connect() as connection:
         predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql")
@@ -202,31 +263,47 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
     ]
     for change in changes:
         with engine.connect() as connection:
-            connection.execute(predictions_staging.update().where(staged.candidate_id == "c7").values(change))
+            connection.execute(
+                predictions_staging.update().where(staged.candidate_id == "c7").values(change)
+            )
             with pytest.raises(
-                DatabaseError, match=rf"^{len(rows)} predictions were sent, and other values arrived in predictions_staging"
+                DatabaseError,
+                match=(
+                    rf"^{len(rows)} predictions were sent, and other values arrived in"
+                    r" predictions_staging"
+                ),
             ):
-                predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql")
+                predictions.check_staged(
+                    connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql"
+                )
             connection.rollback()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
     with pytest.raises(StatementError) as caught:
-        predictions.stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)]))
-    assert "inf" in database.describe(caught.value) and "cannot be stored" in database.describe(caught.value)
+        predictions.stage(
+            engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)])
+        )
+    assert "inf" in database.describe(caught.value) and "cannot be stored" in database.describe(
+        caught.value
+    )
     assert count(engine, predictions_staging) == 0
 
 
 def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
     for day in (1, 2, 3):
-        predictions.stage(engine, make_frame([("c1", "control", NAN, "0" * 16)], f"run{day}", date(2026, 9, day)))
+        predictions.stage(
+            engine, make_frame([("c1", "control", NAN, "0" * 16)], f"run{day}", date(2026, 9, day))
+        )
         publish(engine, f"run{day}", date(2026, 9, day), control=0)
     with engine.connect() as connection:
         frame = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
         empty = predictions.read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
     assert sorted(frame["run_date"].dt.day) == [1, 2] and frame["prediction"].isna().all()
-    assert empty.empty and (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()
+    assert (
+        empty.empty and (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()
+    )
 
 
 INCOME = drift.FeatureCounts([3, 0, 7, 2], 0, {})
@@ -234,42 +311,68 @@ REGION = drift.FeatureCounts([5, 4, 3], 2, {"Tromsø": 1, "日本": 1})
 
 
 def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
-    def write(run_id: str, day: int, experiment: str = "card_offer", **counts: dict[str, drift.FeatureCounts]) -> None:
+    def write(
+        run_id: str,
+        day: int,
+        experiment: str = "card_offer",
+        **counts: dict[str, drift.FeatureCounts],
+    ) -> None:
         with engine.begin() as connection:
-            predictions.write_feature_counts(connection, run_id, experiment, date(2026, 9, day), counts)
+            predictions.write_feature_counts(
+                connection, run_id, experiment, date(2026, 9, day), counts
+            )
 
     def read_back(first: int, last: int) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
         with engine.connect() as connection:
-            return predictions.read_feature_counts(connection, "card_offer", date(2026, 9, first), date(2026, 9, last))
+            return predictions.read_feature_counts(
+                connection, "card_offer", date(2026, 9, first), date(2026, 9, last)
+            )
 
     write("run1", 1, modelA={"income": INCOME, "region": REGION}, modelB={"income": INCOME})
     write("run2", 2, modelA={"region": REGION})
     write("other", 1, "another", modelA={"income": REGION})
-    assert read_back(1, 2) == {"modelA": [{"income": INCOME, "region": REGION}, {"region": REGION}], "modelB": [{"income": INCOME}]}
+    assert read_back(1, 2) == {
+        "modelA": [{"income": INCOME, "region": REGION}, {"region": REGION}],
+        "modelB": [{"income": INCOME}],
+    }
     assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
     assert read_back(3, 9) == {}
-    write("run3", 1, modelA={"income": REGION}, modelC={})  # the night again, with another model B and a model that counts nothing
+    write(
+        "run3", 1, modelA={"income": REGION}, modelC={}
+    )  # the night again, with another model B and a model that counts nothing
     assert read_back(1, 1) == {"modelA": [{"income": REGION}], "modelC": [{}]}
     assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
     write("run4", 1)
     assert read_back(1, 2) == {"modelA": [{"region": REGION}]}
     with engine.connect() as connection:
-        found = connection.execute(sa.select(feature_counts.c.experiment, feature_counts.c.run_id)).all()
+        found = connection.execute(
+            sa.select(feature_counts.c.experiment, feature_counts.c.run_id)
+        ).all()
     assert sorted(map(tuple, found)) == [("another", "other"), ("card_offer", "run2")]
 
 
 @pytest.fixture
 def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
-    """Twelve nights, candidates who come again, some of them in another variant, beside another experiment's."""
+    """Twelve nights, candidates who come again, some of them in another variant, beside another
+    experiment's.
+    """
     nights = [NIGHT + timedelta(days=day) for day in range(12)]
     parts = []
     for i, night in enumerate(nights):
         ids = rng.choice(60, 20, replace=False)
         odd = rng.random(20) < 0.15  # recorded elsewhere: another variant than yesterday's
         variants = np.array(["A", "B", "control"])[(ids + odd) % 3]
-        rows: list[Row] = [(f"c{who}", str(variant), NAN, f"{who:016x}") for who, variant in zip(ids, variants, strict=True)]
+        rows: list[Row] = [
+            (f"c{who}", str(variant), NAN, f"{who:016x}")
+            for who, variant in zip(ids, variants, strict=True)
+        ]
         for experiment in ("card_offer", "another"):
-            predictions.stage(engine, make_frame(rows if experiment == "card_offer" else rows[:7], f"run{i}", night, experiment))
+            predictions.stage(
+                engine,
+                make_frame(
+                    rows if experiment == "card_offer" else rows[:7], f"run{i}", night, experiment
+                ),
+            )
             publish(engine, f"run{i}", night, experiment, A=0)
         parts.append(make_frame(rows, f"run{i}", night))
     return pd.concat(parts)
@@ -283,7 +386,9 @@ def test_count_open_equals_pandas(engine: sa.Engine, many_nights: pd.DataFrame) 
         with engine.connect() as connection:
             assert predictions.count_open(connection, "card_offer", first, until) == expected
     with engine.connect() as connection:
-        everything = predictions.count_open(connection, "card_offer", date.min, NIGHT + timedelta(days=11))
+        everything = predictions.count_open(
+            connection, "card_offer", date.min, NIGHT + timedelta(days=11)
+        )
     assert sum(everything.values()) == 12 * 20
 
 
@@ -298,9 +403,20 @@ def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> 
 
 
 def test_count_newcomers_equals_plain_loop(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
-    """The first night in a variant, from the start on, decides; who was in another variant before is new in this one."""
+    """The first night in a variant, from the start on, decides.
+
+    Who was in another variant before is new in this one.
+    """
     some_come_again = False
-    for start, mature, last in ((0, -1, 11), (0, 5, 11), (0, 5, 8), (3, 5, 11), (0, 11, 11), (6, 2, 11), (2, 2, 4)):
+    for start, mature, last in (
+        (0, -1, 11),
+        (0, 5, 11),
+        (0, 5, 8),
+        (3, 5, 11),
+        (0, 11, 11),
+        (6, 2, 11),
+        (2, 2, 4),
+    ):
         days = [NIGHT + timedelta(days=day) for day in (start, mature, last)]
         firsts: dict[tuple[str, str], date] = {}
         for row in many_nights.sort_values("run_date", kind="stable").itertuples():

@@ -1,4 +1,6 @@
-"""Queries of the user's: cleaned, bound, read in chunks, and of the same types whatever database and driver they come from."""
+"""Queries of the user's: cleaned, bound, read in chunks, and of the same types whatever database
+and driver they come from.
+"""
 
 import logging
 import subprocess
@@ -20,7 +22,11 @@ from abatch.database import reading
 from abatch.errors import ConfigError, DatabaseError
 from tests.conftest import ROOT
 
-BINDS = {"from_date": date(2026, 3, 1), "to_date": date(2026, 3, 2), "as_of": datetime(2026, 3, 1, 21, 59, 59, 999999)}
+BINDS = {
+    "from_date": date(2026, 3, 1),
+    "to_date": date(2026, 3, 2),
+    "as_of": datetime(2026, 3, 1, 21, 59, 59, 999999),
+}
 Make = Callable[..., sa.Engine]
 
 
@@ -36,7 +42,10 @@ def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
 def test_clean_query_pieces() -> None:
     assert database.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
     assert database.clean_query("select /* :no\n -- ' */ a;") == "select   a"
-    assert database.clean_query("select a from t where b >= :from_date -- it's\n;-- end") == "select a from t where b >= :from_date"
+    assert (
+        database.clean_query("select a from t where b >= :from_date -- it's\n;-- end")
+        == "select a from t where b >= :from_date"
+    )
 
 
 def test_read_query_literals(make: Make, database_url: str) -> None:
@@ -55,29 +64,48 @@ def test_read_query_literals(make: Make, database_url: str) -> None:
 
 
 def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
-    assert list(database.read_query(make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9).columns) == ["it's :x"]
+    assert list(
+        database.read_query(
+            make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9
+        ).columns
+    ) == ["it's :x"]
 
 
 def test_read_query_postgres_casts_and_slices(make: Make, postgres_url: str) -> None:
     assert read(make(postgres_url), "select '5'::int + 1, (array[7,8,9])[2:3]") == [(6, [8, 9])]
 
 
-def test_read_query_binds_in_casts(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql = "select :from_date::date + 1 as a, extract(year from (:as_of::timestamptz))::int as b, 'x:from_date::y' as c"
+def test_read_query_binds_in_casts(
+    make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = (
+        "select :from_date::date + 1 as a, extract(year from (:as_of::timestamptz))::int as b,"
+        " 'x:from_date::y' as c"
+    )
     for reader in (reading._read_adbc, reading._read_rows):
         monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
-        assert read(make(postgres_url), sql) == [(pd.Timestamp("2026-03-02"), 2026, "x:from_date::y")]
+        assert read(make(postgres_url), sql) == [
+            (pd.Timestamp("2026-03-02"), 2026, "x:from_date::y")
+        ]
 
 
 def test_read_query_unknown_bind_suggests(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    with pytest.raises(ConfigError, match=r"^sql/q\.sql: unknown bind :form_date; .*:as_of\. Did you mean 'from_date'\?$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^sql/q\.sql: unknown bind :form_date; .*:as_of\. Did you mean 'from_date'\?$",
+    ):
         read(engine, "select 1 where :form_date < :to_date")
 
 
 def test_read_query_bind_twice_and_left_out(engine: sa.Engine) -> None:
-    sql = "select count(*) from runs where run_date >= :from_date and run_date <= :from_date or run_date = :from_date"
-    assert read(engine, sql if engine.dialect.name == "sqlite" else sql.replace("runs", "abatch.runs")) == [(0,)]
+    sql = (
+        "select count(*) from runs where run_date >= :from_date and run_date <= :from_date or"
+        " run_date = :from_date"
+    )
+    assert read(
+        engine, sql if engine.dialect.name == "sqlite" else sql.replace("runs", "abatch.runs")
+    ) == [(0,)]
 
 
 def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> None:
@@ -86,9 +114,13 @@ def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> No
         read(engine, "select 1 as a, 2 as b, 3 as a")
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (3, [3]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, [1]), (3, [3]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])]
+)
 def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[int]) -> None:
-    chunks = list(database.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4))
+    chunks = list(
+        database.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4)
+    )
     assert [len(chunk) for chunk in chunks] == sizes
     assert [value for chunk in chunks for value in chunk["n"]] == list(range(1, n + 1))
 
@@ -101,13 +133,28 @@ def test_stream_query_chunks_on_both(make: Make, database_url: str) -> None:
 
 def test_stream_query_no_rows(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    assert list(database.stream_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5)) == []
-    assert database.read_query(engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5).empty
+    assert (
+        list(
+            database.stream_query(
+                engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
+            )
+        )
+        == []
+    )
+    assert database.read_query(
+        engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
+    ).empty
 
 
 def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    table = sa.Table("happened", sa.MetaData(), sa.Column("day", sa.Date), sa.Column("at", sa.DateTime), sa.Column("what", sa.Unicode(20)))
+    table = sa.Table(
+        "happened",
+        sa.MetaData(),
+        sa.Column("day", sa.Date),
+        sa.Column("at", sa.DateTime),
+        sa.Column("what", sa.Unicode(20)),
+    )
     rows = [
         (date(2026, 2, 28), datetime(2026, 2, 28, 23, 59, 59, 999999), "before"),
         (date(2026, 3, 1), datetime(2026, 3, 1, 0, 0), "Ærø 日本 🂡 %s :x"),
@@ -117,15 +164,22 @@ def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -
     ]
     with engine.begin() as connection:
         table.create(connection)
-        connection.execute(table.insert(), [dict(zip(("day", "at", "what"), row, strict=True)) for row in rows])
+        connection.execute(
+            table.insert(), [dict(zip(("day", "at", "what"), row, strict=True)) for row in rows]
+        )
     window = "where day >= :from_date and day < :to_date and at <= :as_of order by at"
-    assert read(engine, f"select what from happened {window}") == [("Ærø 日本 🂡 %s :x",), ("on the moment",)]
+    assert read(engine, f"select what from happened {window}") == [
+        ("Ærø 日本 🂡 %s :x",),
+        ("on the moment",),
+    ]
     assert read(engine, "select 1 from happened where what = 'Ærø 日本 🂡 %s :x'") == [(1,)]
 
 
 def test_stream_query_missing_table_names_the_file(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: .*card_kandidates") as caught:
+    with pytest.raises(
+        DatabaseError, match=r"^sql/q\.sql: the database refused: .*card_kandidates"
+    ) as caught:
         read(engine, "select 1 from card_kandidates")
     assert "\n" not in str(caught.value)
 
@@ -139,8 +193,13 @@ def test_stream_query_error_in_a_later_chunk_names_the_file(make: Make, database
         read(engine, sql, chunk_rows=2)
 
 
-@pytest.mark.parametrize("sql", ["delete from t", "drop table t", "create table other (a int)", "insert into t values (2)"])
-def test_stream_query_that_changes_something_is_refused(make: Make, database_url: str, sql: str) -> None:
+@pytest.mark.parametrize(
+    "sql",
+    ["delete from t", "drop table t", "create table other (a int)", "insert into t values (2)"],
+)
+def test_stream_query_that_changes_something_is_refused(
+    make: Make, database_url: str, sql: str
+) -> None:
     engine = make(database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("create table t (a int)"))
@@ -161,17 +220,27 @@ def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
 
 def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str) -> None:
     """PostgreSQL compares a time without zone with timestamptz in the session's time zone."""
-    boss = sa.create_engine(sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"}))
-    engine = database.make_engine(SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml")
+    boss = sa.create_engine(
+        sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"})
+    )
+    engine = database.make_engine(
+        SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml"
+    )
     query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
     binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
-    assert database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
-    assert len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
+    assert database.read_query(
+        engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds
+    ).empty
+    assert (
+        len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds))
+        == 1
+    )
     engine.dispose()
     boss.dispose()
 
 
-# What is written on each database, by its own name of the type, and what must be read, worked out by hand.
+# What is written on each database, by its own name of the type, and what must be read, worked out
+# by hand.
 TYPES: list[tuple[str, dict[str, str], str | dict[str, str], str, object]] = [
     ("bigint", {}, "9007199254740993", "int64", 2**53 + 1),  # no float holds it
     ("smallint", {}, "-3", "int64", -3),
@@ -203,7 +272,13 @@ TYPES: list[tuple[str, dict[str, str], str | dict[str, str], str, object]] = [
         "str",
         "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
     ),
-    ("nvarchar(50)", {"postgresql": "varchar(50)"}, {"*": "'Ærø Łódź 日本 🂡'", "mssql": "N'Ærø Łódź 日本 🂡'"}, "str", "Ærø Łódź 日本 🂡"),
+    (
+        "nvarchar(50)",
+        {"postgresql": "varchar(50)"},
+        {"*": "'Ærø Łódź 日本 🂡'", "mssql": "N'Ærø Łódź 日本 🂡'"},
+        "str",
+        "Ærø Łódź 日本 🂡",
+    ),
     ("varchar(20)", {}, "'it''s :x'", "str", "it's :x"),
 ]
 
@@ -214,36 +289,64 @@ def choose(words: str | dict[str, str], dialect: str) -> str:
 
 @pytest.mark.parametrize("driver", ["arrow", "plain"])
 @pytest.mark.parametrize("rows", ["filled", "with nulls", "only nulls"])
-def test_read_query_types(make: Make, database_url: str, rows: str, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_query_types(
+    make: Make, database_url: str, rows: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = make(database_url)
     dialect = engine.dialect.name
     if driver == "plain":
         monkeypatch.setattr(reading, "_choose_reader", lambda engine: reading._read_rows)
     else:
-        readers = {"sqlite": "_read_rows", "postgresql": "_read_adbc", "mssql": "_read_mssql_python"}
+        readers = {
+            "sqlite": "_read_rows",
+            "postgresql": "_read_adbc",
+            "mssql": "_read_mssql_python",
+        }
         assert reading._choose_reader(engine).__name__ == readers[dialect]
-    columns = ", ".join(f"c{i} {names.get(dialect, name)} null" for i, (name, names, *_) in enumerate(TYPES))
+    columns = ", ".join(
+        f"c{i} {names.get(dialect, name)} null" for i, (name, names, *_) in enumerate(TYPES)
+    )
     values = ", ".join(choose(value, dialect) for _, _, value, *_ in TYPES)
     nulls = ", ".join(["null"] * len(TYPES))
-    inserted = {"filled": [values] * 3, "with nulls": [values, nulls, values], "only nulls": [nulls] * 3}[rows]
+    inserted = {
+        "filled": [values] * 3,
+        "with nulls": [values, nulls, values],
+        "only nulls": [nulls] * 3,
+    }[rows]
     with engine.begin() as connection:
         connection.exec_driver_sql(f"create table typed (n int, {columns})")
         for n, row in enumerate(inserted):
             connection.exec_driver_sql(f"insert into typed values ({n}, {row})")
     for chunk_rows, sizes in ((1, [1, 1, 1]), (2, [2, 1]), (100, [3])):
-        chunks = list(database.stream_query(engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows))
+        chunks = list(
+            database.stream_query(
+                engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
+            )
+        )
         assert [len(chunk) for chunk in chunks] == sizes
-        whole = database.read_query(engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows)
+        whole = database.read_query(
+            engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
+        )
         if chunk_rows == 1:
             frame = whole
         assert frame.equals(whole) and (frame.dtypes == whole.dtypes).all()  # whatever the chunks
     for i, (_, _, _, dtype, expected) in enumerate(TYPES):
         column = frame[f"c{i}"]
         null = column.isna().tolist()
-        assert null == {"filled": [False] * 3, "with nulls": [False, True, False], "only nulls": [True] * 3}[rows]
+        assert (
+            null
+            == {
+                "filled": [False] * 3,
+                "with nulls": [False, True, False],
+                "only nulls": [True] * 3,
+            }[rows]
+        )
         assert column[~column.isna()].tolist() == [expected] * null.count(False)
         nullable = {"int64": "Int64"}.get(dtype, dtype)
-        assert str(column.dtype) == {"filled": dtype, "with nulls": nullable, "only nulls": "object"}[rows]
+        assert (
+            str(column.dtype)
+            == {"filled": dtype, "with nulls": nullable, "only nulls": "object"}[rows]
+        )
 
 
 def test_read_values_kinds() -> None:
@@ -254,43 +357,69 @@ def test_read_values_kinds() -> None:
     assert kind([]) == ("object", [])
     assert kind([2**70, 1]) == ("float64", [float(2**70), 1.0])
     assert kind([1, 2.5, Decimal("0.25"), None]) == ("float64", [1.0, 2.5, 0.25, None])
-    assert kind([Decimal("5.00"), Decimal("6.00")]) == ("float64", [5.0, 6.0])  # declared with a fraction
+    assert kind([Decimal("5.00"), Decimal("6.00")]) == (
+        "float64",
+        [5.0, 6.0],
+    )  # declared with a fraction
     assert kind([Decimal(5), True, 6, None]) == ("Int64", [5, 1, 6, None])
     assert kind([b"x", None]) == ("object", [b"x", None])
     assert kind(["x", 1]) == ("object", ["x", 1])
-    assert kind([date(2026, 1, 1), datetime(2026, 1, 1)]) == ("object", [date(2026, 1, 1), datetime(2026, 1, 1)])
+    assert kind([date(2026, 1, 1), datetime(2026, 1, 1)]) == (
+        "object",
+        [date(2026, 1, 1), datetime(2026, 1, 1)],
+    )
 
 
-def test_read_query_real_and_infinity(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_query_real_and_infinity(
+    make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for reader in (reading._read_adbc, reading._read_rows):
         monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
         assert read(make(postgres_url), "select 0.1::real as a") == [(float(np.float32(0.1)),)]
-        for value in ("'infinity'::date", "'-infinity'::date", "'infinity'::timestamp", "'-infinity'::timestamptz"):
+        for value in (
+            "'infinity'::date",
+            "'-infinity'::date",
+            "'infinity'::timestamp",
+            "'-infinity'::timestamptz",
+        ):
             with pytest.raises(DatabaseError, match=r"^sql/q\.sql: the database refused: "):
                 read(make(postgres_url), f"select {value} as a")
 
 
-def test_read_query_money_whatever_the_locale(make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_query_money_whatever_the_locale(
+    make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for reader in (reading._read_adbc, reading._read_rows):
         monkeypatch.setattr(reading, "_choose_reader", lambda engine, reader=reader: reader)
-        assert read(make(postgres_url), "select '-1234567.89'::money as a, '0'::money as b") == [(-1234567.89, 0.0)]
+        assert read(make(postgres_url), "select '-1234567.89'::money as a, '0'::money as b") == [
+            (-1234567.89, 0.0)
+        ]
 
 
-def test_read_query_types_that_adbc_does_not_read(make: Make, postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_read_query_types_that_adbc_does_not_read(
+    make: Make, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = make(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("create type mood as enum ('sad', 'glad')")
     try:
         with caplog.at_level(logging.WARNING, "abatch"):
-            assert read(engine, "select 'glad'::mood as feeling, 1 as n where :from_date = '2026-03-01'") == [("glad", 1)]
-        assert "read by the plain driver, which takes longer: ADBC does not know the type of feeling" in caplog.text
+            assert read(
+                engine, "select 'glad'::mood as feeling, 1 as n where :from_date = '2026-03-01'"
+            ) == [("glad", 1)]
+        assert (
+            "read by the plain driver, which takes longer: ADBC does not know the type of feeling"
+            in caplog.text
+        )
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql("drop type mood")
 
 
 def test_read_query_without_the_arrow_libraries(database_url: str) -> None:
-    """In a Python that cannot import them: the plain driver reads the same, and the log says so once."""
+    """In a Python that cannot import them: the plain driver reads the same, and the log says so
+    once.
+    """
     program = """
 import logging, sys
 from datetime import date, datetime
@@ -305,38 +434,69 @@ binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": da
 for _ in range(2):
     print(database.read_query(engine, "select 1 as a, 'x' as b", "q", **binds).to_dict("list"))
 """
-    done = subprocess.run([sys.executable, "-c", program, database_url], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, database_url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     *log, first, second = done.stdout.splitlines()
     assert first == second == "{'a': [1], 'b': ['x']}" and done.stderr == ""
-    driver = {"postgresql+psycopg": "adbc_driver_postgresql.dbapi", "mssql+pyodbc": "mssql_python"}.get(
-        sa.make_url(database_url).drivername
-    )
+    driver = {
+        "postgresql+psycopg": "adbc_driver_postgresql.dbapi",
+        "mssql+pyodbc": "mssql_python",
+    }.get(sa.make_url(database_url).drivername)
     assert len(log) == (driver is not None)
     if driver:
-        assert log[0].startswith(f"{driver} cannot be loaded (") and log[0].endswith("the plain driver, which takes longer")
+        assert log[0].startswith(f"{driver} cannot be loaded (") and log[0].endswith(
+            "the plain driver, which takes longer"
+        )
 
 
-@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
 def test_read_query_when_the_arrow_driver_does_not_connect(
     make: Make, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as for want of a Kerberos library; here the Arrow driver is sent to a place where nobody listens."""
+    """Such as for want of a Kerberos library.
+
+    Here the Arrow driver is sent to a place where nobody listens.
+    """
     engine = make(database_url)
     elsewhere = engine.url.set(host="127.0.0.1", port=1, password="hunter2")
     real = engine.dialect.create_connect_args
     with engine.connect():  # the plain driver has its connection
         monkeypatch.setattr(engine.dialect, "create_connect_args", lambda url: real(elsewhere))
     assert read(engine, "select 1 as a") == [(1,)]
-    assert "rows are read by the plain driver, which takes longer: " in caplog.text and "does not connect" in caplog.text
+    assert (
+        "rows are read by the plain driver, which takes longer: " in caplog.text
+        and "does not connect" in caplog.text
+    )
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize("database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True)
-def test_read_query_of_an_odbc_connection_string(make: Make, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_read_query_of_an_odbc_connection_string(
+    make: Make, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     odbc = make(database_url).dialect.create_connect_args(make(database_url).url)[0][0]
-    for text, said in ((odbc, ""), (odbc.replace("ODBC Driver 18 for SQL Server", "another"), "names no driver of Microsoft's")):
+    for text, said in (
+        (odbc, ""),
+        (
+            odbc.replace("ODBC Driver 18 for SQL Server", "another"),
+            "names no driver of Microsoft's",
+        ),
+    ):
         caplog.clear()
-        engine = make(sa.URL.create("mssql+pyodbc", query={"odbc_connect": text}).render_as_string(hide_password=False))
+        engine = make(
+            sa.URL.create("mssql+pyodbc", query={"odbc_connect": text}).render_as_string(
+                hide_password=False
+            )
+        )
         if said:
             with pytest.raises(DatabaseError, match="the ODBC driver is not installed"):
                 read(engine, "select 1 as a")
@@ -346,10 +506,17 @@ def test_read_query_of_an_odbc_connection_string(make: Make, database_url: str, 
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_read_query_ended_while_it_reads(make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server ends the reader's session; the whole query is read again, and the first cause is told if it may not be."""
+def test_read_query_ended_while_it_reads(
+    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the reader's session.
+
+    The whole query is read again, and the first cause is told if it may not be.
+    """
     boss, sql = make(database_url), "select pg_sleep(0.5)::text as slept"
-    ends = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where wait_event = 'PgSleep'"
+    ends = (
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where wait_event = 'PgSleep'"
+    )
 
     def end_once() -> None:
         with boss.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -357,13 +524,21 @@ def test_read_query_ended_while_it_reads(make: Make, database_url: str, monkeypa
                 pass
 
     for retry_seconds in (20, 0):
-        engine, over, thread = make(database_url, retry_seconds=retry_seconds), threading.Event(), threading.Thread(target=end_once)
+        engine, over, thread = (
+            make(database_url, retry_seconds=retry_seconds),
+            threading.Event(),
+            threading.Thread(target=end_once),
+        )
         thread.start()
         if retry_seconds:
             assert len(read(engine, sql)) == 1
         else:
             with pytest.raises(
-                DatabaseError, match=r"^sql/q\.sql: the server cannot be reached: terminating connection due to administrator"
+                DatabaseError,
+                match=(
+                    r"^sql/q\.sql: the server cannot be reached: terminating connection due to"
+                    r" administrator"
+                ),
             ):
                 read(engine, sql)
         over.set()

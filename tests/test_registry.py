@@ -38,7 +38,7 @@ CARD: dict[str, Any] = {
 
 
 class CannotBeLoaded:
-    """Pickles as a call that fails, as an old estimator does under another version of its library."""
+    """Pickles as a call that fails, as an old estimator does under another library's version."""
 
     def __reduce__(self) -> tuple:
         return int, ("node array from the pickle has an incompatible dtype",)
@@ -59,7 +59,14 @@ def fit(share: float = 0.25) -> Pipeline:
     return make_pipeline(DummyClassifier()).fit(X, [1] * n_ones + [0] * (100 - n_ones))
 
 
-def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = None, stem: str = STEM, **changes: Any) -> str:
+def save(
+    engine: sa.Engine,
+    folder: Path,
+    run_date: date,
+    pipeline: object = None,
+    stem: str = STEM,
+    **changes: Any,
+) -> str:
     """Choose a name, write the files, write the row."""
     with engine.begin() as connection:
         name = registry.choose_model_name(connection, folder, stem, run_date)
@@ -68,7 +75,9 @@ def save(engine: sa.Engine, folder: Path, run_date: date, pipeline: object = Non
     return name
 
 
-def promote(engine: sa.Engine, model_name: str, on: date, action: str = "promote", variant: str = "A") -> None:
+def promote(
+    engine: sa.Engine, model_name: str, on: date, action: str = "promote", variant: str = "A"
+) -> None:
     with engine.begin() as connection:
         registry.promote(
             connection,
@@ -104,12 +113,23 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
         row = connection.execute(sa.select(models)).one()
         assert [card["rows"] for _, card in registry.read_cards(connection, "card_offer")] == [4]
         assert list(registry.read_cards(connection, "another")) == []
-    assert (row.as_of, row.from_date, row.file) == (as_stored(engine, CARD["as_of"]), CARD["from_date"], f"{name}.pkl")
-    assert (row.run_id, row.snapshot, row.decision) == ("run1", CARD["snapshot"], "goes live: Ærø 日本")
+    assert (row.as_of, row.from_date, row.file) == (
+        as_stored(engine, CARD["as_of"]),
+        CARD["from_date"],
+        f"{name}.pkl",
+    )
+    assert (row.run_id, row.snapshot, row.decision) == (
+        "run1",
+        CARD["snapshot"],
+        "goes live: Ærø 日本",
+    )
     assert (row.variant, row.rows, row.seed, row.code_version) == ("A", 4, 0, "0.1.0")
     content = (tmp_path / f"{name}.pkl").read_bytes()
     assert row.sha256 == model.card["sha256"] == hashlib.sha256(content).hexdigest()
-    assert row.environment_hash == hashlib.sha256(f'{{"numpy": "{np.__version__}"}}'.encode()).hexdigest()
+    assert (
+        row.environment_hash
+        == hashlib.sha256(f'{{"numpy": "{np.__version__}"}}'.encode()).hexdigest()
+    )
     assert model.warning == ""
     assert sorted(path.name for path in tmp_path.glob("*model*")) == [f"{name}.json", f"{name}.pkl"]
 
@@ -120,42 +140,71 @@ def test_load_model_byte_flipped(bank: sa.Engine, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RegistryError, match=rf"{path}: has SHA-256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}} from the table models\."):
+    with pytest.raises(
+        RegistryError,
+        match=(
+            rf"{path}: has SHA-256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}} from the table models\."
+        ),
+    ):
         load(bank, tmp_path, name)
 
 
 def test_load_model_file_missing(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     (tmp_path / f"{name}.pkl").unlink()
-    with pytest.raises(RegistryError, match=rf"{name}\.pkl: the file of {name} cannot be read \(No such file.*roll back"):
+    with pytest.raises(
+        RegistryError,
+        match=rf"{name}\.pkl: the file of {name} cannot be read \(No such file.*roll back",
+    ):
         load(bank, tmp_path, name)
 
 
 def test_load_model_row_missing_suggests(bank: sa.Engine, tmp_path: Path) -> None:
     save(bank, tmp_path, MONDAY)
-    with pytest.raises(RegistryError, match=r"there is no model 'modelA_v1\.0_2026-09-8'.*Did you mean 'modelA_v1\.0_2026-09-07'\?"):
+    with pytest.raises(
+        RegistryError,
+        match=(
+            r"there is no model 'modelA_v1\.0_2026-09-8'.*Did you mean 'modelA_v1\.0_2026-09-07'\?"
+        ),
+    ):
         load(bank, tmp_path, "modelA_v1.0_2026-09-8")
 
 
 def test_load_model_of_other_libraries(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY, CannotBeLoaded())
-    with pytest.raises(RegistryError, match=r"cannot be opened \(invalid literal.*Install what it was trained with"):
+    with pytest.raises(
+        RegistryError, match=r"cannot be opened \(invalid literal.*Install what it was trained with"
+    ):
         load(bank, tmp_path, name)
 
 
 def test_load_model_libraries_that_differ(bank: sa.Engine, tmp_path: Path) -> None:
-    """Versions that promise it open the file with a warning; others do not open it, though it would load."""
+    """Versions that promise it open the file with a warning.
+
+    Others do not open it, though it would load.
+    """
     name = save(bank, tmp_path, MONDAY, libraries={"numpy": "2.0.0"})
-    expected = f"{tmp_path / name}.pkl: was trained with numpy 2.0.0 (here {np.__version__}); the libraries promise that it works"
+    expected = (
+        f"{tmp_path / name}.pkl: was trained with numpy 2.0.0 (here {np.__version__}); the"
+        " libraries promise that it works"
+    )
     assert load(bank, tmp_path, name).warning == expected
     name = save(bank, tmp_path, TUESDAY, libraries={"scikit-learn": "0.1"})
-    with pytest.raises(RegistryError, match=rf"^{tmp_path / name}\.pkl: was trained with scikit-learn 0\.1 \(here .*It is not opened\."):
+    with pytest.raises(
+        RegistryError,
+        match=(
+            rf"^{tmp_path / name}\.pkl: was trained with scikit-learn 0\.1 \(here .*It is not"
+            r" opened\."
+        ),
+    ):
         load(bank, tmp_path, name)
 
 
 def delete(engine: sa.Engine, name: str, kind: str = registry.MODEL) -> None:
     with engine.begin() as connection:
-        registry.write_deletion(connection, kind, name, "too old, Ærø", "me@here", datetime(2026, 9, 10, 8, 30))
+        registry.write_deletion(
+            connection, kind, name, "too old, Ærø", "me@here", datetime(2026, 9, 10, 8, 30)
+        )
 
 
 def test_load_model_deleted(bank: sa.Engine, tmp_path: Path) -> None:
@@ -163,7 +212,8 @@ def test_load_model_deleted(bank: sa.Engine, tmp_path: Path) -> None:
     (tmp_path / f"{name}.html").touch()
     delete(bank, name)
     expected = (
-        rf"^{tmp_path / name}\.pkl: {name} was deleted on 2026-09-10 by me@here \(too old, Ærø\)\. Name another; see: python -m abatch"
+        rf"^{tmp_path / name}\.pkl: {name} was deleted on 2026-09-10 by me@here \(too old, Ærø\)\."
+        r" Name another; see: python -m abatch"
     )
     for _ in range(2):
         with pytest.raises(RegistryError, match=expected):  # before its files are gone, too
@@ -183,17 +233,44 @@ def test_find_deletion(engine: sa.Engine) -> None:
         assert registry.find_deletion(connection, registry.MODEL, "ab") is None
         assert registry.find_deleted(connection, registry.MODEL) == {"m1"}
         assert registry.find_deleted(connection, registry.SNAPSHOT) == {"ab"}
-    assert found is not None and found.deletion_id == newest and (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
+    assert (
+        found is not None
+        and found.deletion_id == newest
+        and (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
+    )
 
 
-@pytest.mark.parametrize(("days", "chosen"), [(None, []), (31, []), (30, [0]), (10, [0]), (9, [0, 3]), (0, [0, 3])])
-def test_choose_to_delete(bank: sa.Engine, tmp_path: Path, days: int | None, chosen: list[int]) -> None:
-    """Never what was live or will be, and not twice; of a run that is in its tenth day, nine days count."""
+@pytest.mark.parametrize(
+    ("days", "chosen"), [(None, []), (31, []), (30, [0]), (10, [0]), (9, [0, 3]), (0, [0, 3])]
+)
+def test_choose_to_delete(
+    bank: sa.Engine, tmp_path: Path, days: int | None, chosen: list[int]
+) -> None:
+    """Never what was live or will be, and not twice.
+
+    Of a run that is in its tenth day, nine days count.
+    """
     now = datetime(2026, 10, 1, 12)
-    ages = [timedelta(days=30), timedelta(days=60), timedelta(days=60), timedelta(days=10, seconds=-1), timedelta(days=60)]
+    ages = [
+        timedelta(days=30),
+        timedelta(days=60),
+        timedelta(days=60),
+        timedelta(days=10, seconds=-1),
+        timedelta(days=60),
+    ]
     names = [save(bank, tmp_path, MONDAY, run_id=f"run{i}") for i in range(len(ages))]
-    run = {"job": "train", "experiment": "card_offer", "status": "failed", "code_version": "0.1.0", "config_hash": "0" * 64, "host": "h"}
-    started = [{"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age} for i, age in enumerate(ages)]
+    run = {
+        "job": "train",
+        "experiment": "card_offer",
+        "status": "failed",
+        "code_version": "0.1.0",
+        "config_hash": "0" * 64,
+        "host": "h",
+    }
+    started = [
+        {"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age}
+        for i, age in enumerate(ages)
+    ]
     with bank.begin() as connection:
         connection.execute(runs.insert(), [{**run, **row} for row in started])
     promote(bank, names[1], MONDAY)
@@ -214,14 +291,22 @@ def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> N
     name = save(bank, tmp_path, MONDAY)
     promote(bank, name, TUESDAY)
     with bank.connect() as connection:
-        assert registry.load_live(connection, tmp_path, "card_offer", ["A"], TUESDAY)["A"].model_name == name
+        assert (
+            registry.load_live(connection, tmp_path, "card_offer", ["A"], TUESDAY)["A"].model_name
+            == name
+        )
         for variants, on in ((["A"], MONDAY), (["A", "B"], TUESDAY)):
-            with pytest.raises(RegistryError, match=rf"card_offer, variant {variants[-1]}: no model is live on {on}\. Train one"):
+            with pytest.raises(
+                RegistryError,
+                match=rf"card_offer, variant {variants[-1]}: no model is live on {on}\. Train one",
+            ):
                 registry.load_live(connection, tmp_path, "card_offer", variants, on)
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:
-    registry.save_model(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5), CARD)  # died before its row was written
+    registry.save_model(
+        tmp_path, "modelA_v1.0_2026-09-07", fit(0.5), CARD
+    )  # died before its row was written
     orphan = (tmp_path / "modelA_v1.0_2026-09-07.pkl").read_bytes()
     name = save(bank, tmp_path, MONDAY, fit(0.25))
     assert name == "modelA_v1.0_2026-09-07"
@@ -236,7 +321,9 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
         name = save(bank, tmp_path, MONDAY, fit(share))
         assert name == STEM + "_2026-09-07" + ("" if i == 0 else f"_{i + 1}")
         assert all((tmp_path / file).read_bytes() == content for file, content in contents.items())
-        contents |= {file: (tmp_path / file).read_bytes() for file in (f"{name}.pkl", f"{name}.json")}
+        contents |= {
+            file: (tmp_path / file).read_bytes() for file in (f"{name}.pkl", f"{name}.json")
+        }
     assert len(contents) == 6 and not list(tmp_path.glob("*orphan*"))
 
 
@@ -269,7 +356,10 @@ def test_find_later(bank: sa.Engine) -> None:
     promote(bank, "m1", MONDAY)
     promote(bank, "m2", WEDNESDAY)
     with bank.connect() as connection:
-        found = [registry.find_later(connection, "card_offer", day) for day in (date(2026, 9, 6), MONDAY, WEDNESDAY)]
+        found = [
+            registry.find_later(connection, "card_offer", day)
+            for day in (date(2026, 9, 6), MONDAY, WEDNESDAY)
+        ]
     assert found == [{"A": "m2"}, {"A": "m2"}, {}]
 
 
@@ -286,7 +376,10 @@ def test_find_previous_after_rollbacks(bank: sa.Engine) -> None:
         assert previous(bank, THURSDAY) == expected
         promote(bank, expected, THURSDAY, action="rollback")
         assert live(bank, THURSDAY) == {"A": expected}
-    with pytest.raises(RegistryError, match=r"card_offer, variant A: no other model was live before m1\. Name a dated model"):
+    with pytest.raises(
+        RegistryError,
+        match=r"card_offer, variant A: no other model was live before m1\. Name a dated model",
+    ):
         previous(bank, THURSDAY)
     promote(bank, "m4", THURSDAY)
     assert previous(bank, THURSDAY) == "m1"
@@ -300,10 +393,17 @@ def test_find_previous_without_history(bank: sa.Engine) -> None:
 
 def test_link_latest_follows(tmp_path: Path) -> None:
     link = tmp_path / "modelA_v1.0_latest.pkl"
-    for name in ("modelA_v1.0_2026-09-07", "modelA_v1.0_2026-09-08", "modelA_v1.0_2026-09-08", "modelA_v1.0_2026-09-07"):
+    for name in (
+        "modelA_v1.0_2026-09-07",
+        "modelA_v1.0_2026-09-08",
+        "modelA_v1.0_2026-09-08",
+        "modelA_v1.0_2026-09-07",
+    ):
         (tmp_path / f"{name}.pkl").write_text(name)
         registry.link_latest(tmp_path, [STEM, "modelB_v1.0"], ["modelB_v2.0_2026-09-07", name])
-        assert link.read_text() == name and os.readlink(link) == f"{name}.pkl"  # relative: the folder may be moved
+        assert (
+            link.read_text() == name and os.readlink(link) == f"{name}.pkl"
+        )  # relative: the folder may be moved
         assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
     registry.link_latest(tmp_path, [STEM], ["modelA_v2.0_2026-09-09"])
     assert not link.is_symlink() and not list(tmp_path.glob(".*"))
@@ -316,7 +416,9 @@ def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:
 
 
 def test_link_latest_stem_that_begins_another(tmp_path: Path) -> None:
-    registry.link_latest(tmp_path, ["m_v1", "m_v1_x_v2"], ["m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2"])
+    registry.link_latest(
+        tmp_path, ["m_v1", "m_v1_x_v2"], ["m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2"]
+    )
     assert os.readlink(tmp_path / "m_v1_latest.pkl") == "m_v1_2026-09-08_2.pkl"
     assert os.readlink(tmp_path / "m_v1_x_v2_latest.pkl") == "m_v1_x_v2_2026-09-07.pkl"
 

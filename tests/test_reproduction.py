@@ -1,4 +1,6 @@
-"""Reproduce: each thing that a model depends on is moved by hand, and the verdict must name it and no other."""
+"""Reproduce: each thing that a model depends on is moved by hand, and the verdict must name it and
+no other.
+"""
 
 import dataclasses
 import os
@@ -51,7 +53,9 @@ def make():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     settings = {"models": {"A": QUICK_MODELS["A"], "B": BOOSTING}}
-    config = load_configs(write_config(folder, "sqlite:///data/bank.db", **settings), "dev")["card_offer"]
+    config = load_configs(write_config(folder, "sqlite:///data/bank.db", **settings), "dev")[
+        "card_offer"
+    ]
     engine = open_engine(config)
     migrations.upgrade(engine)
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
@@ -79,7 +83,9 @@ def reproduce(config: Config, engine: sa.Engine, name: str = B) -> reproduction.
 
 def find_moved(verdict: reproduction.Verdict) -> dict[str, str]:
     """What is not the same, and how."""
-    return {check.thing: check.words for check in verdict.checks if check.state != reproduction.SAME}
+    return {
+        check.thing: check.words for check in verdict.checks if check.state != reproduction.SAME
+    }
 
 
 def run(config: Config, *arguments: str, path: str = "") -> tuple[int, str, str]:
@@ -110,26 +116,37 @@ def find_file(config: Config) -> Path:
 def test_reproduce_nothing_moved(name: str, bank: Config, engine: sa.Engine) -> None:
     verdict = reproduce(bank, engine, name)
     assert verdict.is_reproduced and find_moved(verdict) == {}
-    assert verdict.headline.startswith(f"{name}: identical predictions on 6,600 rows of its snapshot (largest difference ")
+    assert verdict.headline.startswith(
+        f"{name}: identical predictions on 6,600 rows of its snapshot (largest difference "
+    )
     assert str(verdict).splitlines()[0].endswith("; nothing has moved")
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_reproduce_with_other_threads(threads: str, bank: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reproduce_with_other_threads(
+    threads: str, bank: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, threads)
     for name in (A, B):
         code, out, err = run(bank, "reproduce", name)
-        assert (code, err) == (0, "") and "identical predictions" in out and "nothing has moved" in out
+        assert (
+            (code, err) == (0, "") and "identical predictions" in out and "nothing has moved" in out
+        )
 
 
 def test_reproduce_source_rows_overwritten(bank: Config, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql("update card_candidates set age = age + 1 where candidate_date = '2026-08-01'")
+        connection.exec_driver_sql(
+            "update card_candidates set age = age + 1 where candidate_date = '2026-08-01'"
+        )
     n = simulate.N_HISTORY
     verdict = reproduce(bank, engine)
     assert verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
-    assert f"0 rows added, 0 removed, {n} changed (age {n}), such as candidate " in find_moved(verdict)["data"]
+    assert (
+        f"0 rows added, 0 removed, {n} changed (age {n}), such as candidate "
+        in find_moved(verdict)["data"]
+    )
 
 
 def test_reproduce_database_has_forgotten(bank: Config, engine: sa.Engine) -> None:
@@ -140,19 +157,37 @@ def test_reproduce_database_has_forgotten(bank: Config, engine: sa.Engine) -> No
         connection.exec_driver_sql("drop table card_calls")
     verdict = reproduce(bank, engine)
     assert verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
-    assert "does not answer" in find_moved(verdict)["data"] and "card_calls" in find_moved(verdict)["data"]
+    assert (
+        "does not answer" in find_moved(verdict)["data"]
+        and "card_calls" in find_moved(verdict)["data"]
+    )
 
 
 @pytest.mark.parametrize("at", [0, 5000, -1])
 def test_reproduce_snapshot_byte_flipped(at: int, bank: Config, engine: sa.Engine) -> None:
     flip(find_file(bank), at)
-    verdict = reproduce(bank, engine)  # built from the database instead, which returns the same rows
-    assert not verdict.is_reproduced and "NOT whole, the snapshot is damaged or gone; built again, it gives identical" in verdict.headline
-    assert list(find_moved(verdict)) == ["data"] and "the snapshot's file was changed" in find_moved(verdict)["data"]
+    verdict = reproduce(
+        bank, engine
+    )  # built from the database instead, which returns the same rows
+    assert (
+        not verdict.is_reproduced
+        and "NOT whole, the snapshot is damaged or gone; built again, it gives identical"
+        in verdict.headline
+    )
+    assert (
+        list(find_moved(verdict)) == ["data"]
+        and "the snapshot's file was changed" in find_moved(verdict)["data"]
+    )
     with engine.begin() as connection:
-        connection.exec_driver_sql("update card_candidates set income = 1 where candidate_date = '2026-08-01'")
+        connection.exec_driver_sql(
+            "update card_candidates set income = 1 where candidate_date = '2026-08-01'"
+        )
     code, out, _ = run(bank, "reproduce", B)
-    assert code == 1 and "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n" in out
+    assert (
+        code == 1
+        and "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n"
+        in out
+    )
 
 
 def test_reproduce_snapshot_missing(bank: Config, engine: sa.Engine) -> None:
@@ -167,7 +202,10 @@ def test_reproduce_model_byte_flipped_or_missing(bank: Config, engine: sa.Engine
     flip(path, 1000)
     verdict = reproduce(bank, engine)
     assert not verdict.is_reproduced and list(find_moved(verdict)) == ["model file"]
-    assert "NOT whole, the model file is damaged or gone; built again, it gives identical predictions on 100 rows" in verdict.headline
+    assert (
+        "NOT whole, the model file is damaged or gone; built again, it gives identical predictions"
+        " on 100 rows" in verdict.headline
+    )
     assert "has SHA-256" in find_moved(verdict)["model file"]
     path.unlink()
     assert "No such file" in find_moved(reproduce(bank, engine))["model file"]
@@ -179,24 +217,47 @@ def test_reproduce_config_edited(bank: Config, engine: sa.Engine) -> None:
     bank.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     edited = load_configs(bank.file, "dev")["card_offer"]
     verdict = reproduce(edited, engine)
-    assert verdict.is_reproduced and find_moved(verdict) == {"configuration": "models.B.params.max_iter was 20, is 30"}
-    assert "no longer in the config" in find_moved(reproduction.reproduce(engine, {"other": edited}, B))["configuration"]
+    assert verdict.is_reproduced and find_moved(verdict) == {
+        "configuration": "models.B.params.max_iter was 20, is 30"
+    }
+    assert (
+        "no longer in the config"
+        in find_moved(reproduction.reproduce(engine, {"other": edited}, B))["configuration"]
+    )
     other = dataclasses.replace(bank, sql={**bank.sql, "training": "select 1"})
     assert find_moved(reproduce(other, engine)) == {"configuration": "sql.training is another text"}
 
 
 def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "models", "data", "snapshots", "tests", "logs", "reports"))
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(
+            ".*", "models", "data", "snapshots", "tests", "logs", "reports"
+        ),
+    )
     source = copy / "abatch" / "training.py"
-    source.write_text(source.read_text(encoding="utf-8").replace("N_REFERENCE_BUCKETS = 6", "N_REFERENCE_BUCKETS = 9"), encoding="utf-8")
+    source.write_text(
+        source.read_text(encoding="utf-8").replace(
+            "N_REFERENCE_BUCKETS = 6", "N_REFERENCE_BUCKETS = 9"
+        ),
+        encoding="utf-8",
+    )
     command = [sys.executable, "-m", "abatch", "reproduce", B, "--config", str(bank.file)]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=copy, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 1 and "NOT identical predictions on 6,600 rows" in done.stdout
-    assert done.stdout.splitlines()[0].endswith("; moved: code") and "moved: abatch/training.py (code version" in done.stdout
+    assert (
+        done.stdout.splitlines()[0].endswith("; moved: code")
+        and "moved: abatch/training.py (code version" in done.stdout
+    )
 
 
-def test_reproduce_own_estimator_that_draws_without_a_seed(bank: Config, engine: sa.Engine, tmp_path: Path) -> None:
+def test_reproduce_own_estimator_that_draws_without_a_seed(
+    bank: Config, engine: sa.Engine, tmp_path: Path
+) -> None:
     (bank.file.parent / "shaken_models.py").write_text(OWN, encoding="utf-8")
     own = {"name": "modelC", "version": "1.0", "estimator": "shaken_models.make"}
     raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
@@ -212,30 +273,60 @@ def test_reproduce_own_estimator_that_draws_without_a_seed(bank: Config, engine:
     assert list(find_moved(reproduce(other, engine, name))) == ["code"]
 
 
-def test_reproduce_libraries_moved_are_named_before_unpickling(bank: Config, engine: sa.Engine, tmp_path: Path) -> None:
-    """The environment says that it has another scikit-learn; that it has not is of no importance to the check."""
+def test_reproduce_libraries_moved_are_named_before_unpickling(
+    bank: Config, engine: sa.Engine, tmp_path: Path
+) -> None:
+    """The environment says that it has another scikit-learn.
+
+    That it has not is of no importance to the check.
+    """
     info = tmp_path / "site" / "scikit_learn-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scikit-learn\nVersion: 1.0\n", encoding="utf-8")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: scikit-learn\nVersion: 1.0\n", encoding="utf-8"
+    )
     code, out, err = run(bank, "reproduce", B, path=str(info.parent))
     assert (code, err) == (0, "") and out.splitlines()[0].endswith("; moved: environment")
-    assert "identical predictions on 100 rows of its snapshot, whose predictions its card keeps" in out
-    assert "(here 1.0)" in out and "Install what it was trained with (pip install scikit-learn==" in " ".join(out.split())
+    assert (
+        "identical predictions on 100 rows of its snapshot, whose predictions its card keeps" in out
+    )
+    assert (
+        "(here 1.0)" in out
+        and "Install what it was trained with (pip install scikit-learn==" in " ".join(out.split())
+    )
     code, out, err = run(bank, "rollback", B, "--reason", "x", path=str(info.parent))
     assert code == 1 and "does not promise that the file can be opened. It is not opened." in err
 
 
 @pytest.mark.slow
-def test_reproduce_after_an_upgrade_of_scikit_learn(bank: Config, engine: sa.Engine, tmp_path: Path) -> None:
+def test_reproduce_after_an_upgrade_of_scikit_learn(
+    bank: Config, engine: sa.Engine, tmp_path: Path
+) -> None:
     """Another scikit-learn for real, in a folder before the environment's own."""
     site = tmp_path / "site"
     wanted = f"scikit-learn<{'.'.join(libraries.list_installed()['scikit-learn'].split('.')[:2])}"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--target", str(site), wanted]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--target",
+        str(site),
+        wanted,
+    ]
     if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode:
         pytest.skip("no other scikit-learn can be installed here")
     code, out, err = run(bank, "reproduce", A, path=str(site))
     assert code in (0, 1) and out.splitlines()[0].endswith("; moved: environment"), (out, err)
-    assert "scikit-learn 1" in out and "model file same: SHA-256 as recorded, but it is not opened here" in " ".join(out.split())
+    assert (
+        "scikit-learn 1" in out
+        and "model file same: SHA-256 as recorded, but it is not opened here"
+        in " ".join(out.split())
+    )
 
 
 def test_reproduce_of_an_older_abatch(bank: Config, engine: sa.Engine) -> None:
@@ -246,17 +337,30 @@ def test_reproduce_of_an_older_abatch(bank: Config, engine: sa.Engine) -> None:
 
 
 def test_reproduce_uci_default(tmp_path: Path) -> None:
-    """On real data: train, overwrite, recall, reproduce; the predictions are those of scikit-learn on the snapshot itself."""
+    """On real data: train, overwrite, recall, reproduce.
+
+    The predictions are those of scikit-learn on the snapshot itself.
+    """
     source = SHARED_DATA / "uci_default" / "default_credit_card_clients.csv"
     if not source.exists():
         pytest.skip("the real data is not at hand")
-    clients = pd.read_csv(source).rename(columns={"ID": "candidate_id", "default.payment.next.month": "outcome"})
-    clients["event_date"] = pd.Timestamp("2005-09-01") + pd.to_timedelta(clients["candidate_id"] // 500, unit="D")
+    clients = pd.read_csv(source).rename(
+        columns={"ID": "candidate_id", "default.payment.next.month": "outcome"}
+    )
+    clients["event_date"] = pd.Timestamp("2005-09-01") + pd.to_timedelta(
+        clients["candidate_id"] // 500, unit="D"
+    )
     clients["event_date"] = clients["event_date"].dt.strftime("%Y-%m-%d")
-    changes = {"models": {"A": BOOSTING}, "split": {"A": 0.9, "control": 0.1}, "verdicts": ["models_vs_control"]}
+    changes = {
+        "models": {"A": BOOSTING},
+        "split": {"A": 0.9, "control": 0.1},
+        "verdicts": ["models_vs_control"],
+    }
     config = load_configs(write_config(tmp_path, "sqlite:///data/bank.db", **changes), "dev")
     names = ", ".join(clients.columns)
-    training = f"select {names} from clients where event_date >= :from_date and event_date < :to_date"
+    training = (
+        f"select {names} from clients where event_date >= :from_date and event_date < :to_date"
+    )
     offer = config["card_offer"]
     settings = offer.settings.training.model_copy(update={"subgroups": ["SEX"]})
     offer = dataclasses.replace(

@@ -17,23 +17,37 @@ MODEL = "modelA_v1.0_2026-09-07"
 
 @pytest.mark.parametrize(("days", "is_due"), [(0, False), (29, False), (30, True), (31, True)])
 def test_judge_age(days: int, is_due: bool) -> None:
-    assert retraining.judge_age(ALL, days) == [Finding(f"the last training is {days} days old (limit 30)", is_due)]
+    assert retraining.judge_age(ALL, days) == [
+        Finding(f"the last training is {days} days old (limit 30)", is_due)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("n_new", "words", "is_due"), [(0, "0", False), (999, "999", False), (1000, "1,000", True), (25_000, "25,000", True)]
+    ("n_new", "words", "is_due"),
+    [(0, "0", False), (999, "999", False), (1000, "1,000", True), (25_000, "25,000", True)],
 )
 def test_judge_rows(n_new: int, words: str, is_due: bool) -> None:
-    assert retraining.judge_rows(ALL, n_new) == [Finding(f"{words} rows have matured since (limit 1,000)", is_due)]
+    assert retraining.judge_rows(ALL, n_new) == [
+        Finding(f"{words} rows have matured since (limit 1,000)", is_due)
+    ]
 
 
 @pytest.mark.parametrize(
     ("psi", "noise", "is_due"),
-    [(0.19, 0.01, False), (0.2, 0.01, False), (0.201, 0.01, True), (0.3, 0.3, False), (0.3, 0.299, True), (0.9, 1.2, False)],
+    [
+        (0.19, 0.01, False),
+        (0.2, 0.01, False),
+        (0.201, 0.01, True),
+        (0.3, 0.3, False),
+        (0.3, 0.299, True),
+        (0.9, 1.2, False),
+    ],
 )
 def test_judge_drift(psi: float, noise: float, is_due: bool) -> None:
     words = f"PSI {psi:.3f} of income of {MODEL} (limit 0.2, noise {noise:.3f})"
-    assert retraining.judge_drift(ALL, (f"income of {MODEL}", psi, noise)) == [Finding(words, is_due)]
+    assert retraining.judge_drift(ALL, (f"income of {MODEL}", psi, noise)) == [
+        Finding(words, is_due)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +62,9 @@ def test_judge_drift(psi: float, noise: float, is_due: bool) -> None:
 )
 def test_judge_performance(value: float, upper: float | None, is_due: bool) -> None:
     words = f"ROC AUC {value:.3f} of {MODEL} against 0.755 when it was validated (limit -0.03)"
-    assert retraining.judge_performance(ALL, {MODEL: (value, upper)}, {MODEL: 0.755}) == [Finding(words, is_due)]
+    assert retraining.judge_performance(ALL, {MODEL: (value, upper)}, {MODEL: 0.755}) == [
+        Finding(words, is_due)
+    ]
 
 
 def test_judge_performance_at_the_limit() -> None:
@@ -60,19 +76,34 @@ def test_judge_performance_at_the_limit() -> None:
 def test_judge_performance_each_model() -> None:
     found = {"A": (0.7, 0.71), "B": (0.7, 0.71), "C": (0.7, 0.71), "D": (0.7, 0.71)}
     findings = retraining.judge_performance(ALL, found, {"A": 0.8, "B": 0.72, "C": None})
-    assert [(finding.words[:16], finding.is_due) for finding in findings] == [("ROC AUC 0.700 of", True), ("ROC AUC 0.700 of", False)]
-    assert " of A against 0.800 " in findings[0].words and " of B against 0.720 " in findings[1].words
+    assert [(finding.words[:16], finding.is_due) for finding in findings] == [
+        ("ROC AUC 0.700 of", True),
+        ("ROC AUC 0.700 of", False),
+    ]
+    assert (
+        " of A against 0.800 " in findings[0].words and " of B against 0.720 " in findings[1].words
+    )
 
 
 def test_judge_nothing_measured_is_not_due() -> None:
     assert retraining.judge_drift(ALL, None) == [Finding("no drift has been measured", False)]
-    for found, validated in (({}, {MODEL: 0.7}), ({MODEL: (0.5, 0.5)}, {}), ({MODEL: (0.5, 0.5)}, {MODEL: None})):
-        assert retraining.judge_performance(ALL, found, validated) == [Finding("no performance has been measured", False)]
+    for found, validated in (
+        ({}, {MODEL: 0.7}),
+        ({MODEL: (0.5, 0.5)}, {}),
+        ({MODEL: (0.5, 0.5)}, {MODEL: None}),
+    ):
+        assert retraining.judge_performance(ALL, found, validated) == [
+            Finding("no performance has been measured", False)
+        ]
 
 
 def test_judge_rules_that_are_off() -> None:
     assert retraining.judge_age(NONE, 9999) == retraining.judge_rows(NONE, 10**9) == []
-    assert retraining.judge_drift(NONE, ("income", 9.0, 0.0)) == retraining.judge_performance(NONE, {MODEL: (0.1, 0.1)}, {MODEL: 0.9}) == []
+    assert (
+        retraining.judge_drift(NONE, ("income", 9.0, 0.0))
+        == retraining.judge_performance(NONE, {MODEL: (0.1, 0.1)}, {MODEL: 0.9})
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +118,12 @@ def test_judge_rules_that_are_off() -> None:
     ],
 )
 def test_find_last(run_date: date, expected: tuple[date, dict[str, int]] | None) -> None:
-    names = ["zoo_v9.9_2026-09-07", "modelA_v1.0_2026-09-30", "modelA_v1.0_2026-09-30_2", "a_v1.0_2020-01-01_v2_2027-01-01"]
+    names = [
+        "zoo_v9.9_2026-09-07",
+        "modelA_v1.0_2026-09-30",
+        "modelA_v1.0_2026-09-30_2",
+        "a_v1.0_2020-01-01_v2_2027-01-01",
+    ]
     cards = {name: {"n": n} for n, name in enumerate(names, 1)}
     assert retraining.find_last(cards, run_date) == expected
 
@@ -97,7 +133,14 @@ def test_find_last_of_nothing() -> None:
 
 
 CONFIG: dict[str, Any] = {
-    "models": {"A": {"name": "modelA", "version": "1.0", "estimator": "sklearn.linear_model.LogisticRegression", "params": {"C": 1.0}}},
+    "models": {
+        "A": {
+            "name": "modelA",
+            "version": "1.0",
+            "estimator": "sklearn.linear_model.LogisticRegression",
+            "params": {"C": 1.0},
+        }
+    },
     "training": {
         "seed": 0,
         "not_features": ["sex"],
@@ -115,10 +158,16 @@ CONFIG: dict[str, Any] = {
 def test_is_recipe() -> None:
     card = {"config": CONFIG, "query": "select 1"}
     assert retraining.is_recipe(card, CONFIG, "select 1")
-    other = {**CONFIG, "select_top": 0.2, "training": {**CONFIG["training"], "max_auc_drop": 0.5, "subgroups": ["sex"]}}
+    other = {
+        **CONFIG,
+        "select_top": 0.2,
+        "training": {**CONFIG["training"], "max_auc_drop": 0.5, "subgroups": ["sex"]},
+    }
     assert retraining.is_recipe(card, other, "select 1")  # none of it makes another model
     assert not retraining.is_recipe(card, CONFIG, "select 2")
-    assert not retraining.is_recipe({"query": "select 1"}, CONFIG, "select 1")  # a card of before configs were kept
+    assert not retraining.is_recipe(
+        {"query": "select 1"}, CONFIG, "select 1"
+    )  # a card of before configs were kept
 
 
 @pytest.mark.parametrize(
@@ -133,21 +182,54 @@ def test_is_recipe() -> None:
 )
 def test_is_recipe_training_differs(change: dict[str, Any]) -> None:
     card = {"config": CONFIG, "query": "select 1"}
-    assert not retraining.is_recipe(card, {**CONFIG, "training": {**CONFIG["training"], **change}}, "select 1")
+    assert not retraining.is_recipe(
+        card, {**CONFIG, "training": {**CONFIG["training"], **change}}, "select 1"
+    )
 
 
-@pytest.mark.parametrize("change", [{"params": {"C": 2.0}}, {"estimator": "sklearn.tree.DecisionTreeClassifier"}, {"version": "1.1"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"C": 2.0}},
+        {"estimator": "sklearn.tree.DecisionTreeClassifier"},
+        {"version": "1.1"},
+    ],
+)
 def test_is_recipe_models_differ(change: dict[str, Any]) -> None:
     card = {"config": CONFIG, "query": "select 1"}
-    assert not retraining.is_recipe(card, {**CONFIG, "models": {"A": {**CONFIG["models"]["A"], **change}}}, "select 1")
-    assert not retraining.is_recipe(card, {**CONFIG, "models": {**CONFIG["models"], "B": CONFIG["models"]["A"]}}, "select 1")
+    assert not retraining.is_recipe(
+        card, {**CONFIG, "models": {"A": {**CONFIG["models"]["A"], **change}}}, "select 1"
+    )
+    assert not retraining.is_recipe(
+        card, {**CONFIG, "models": {**CONFIG["models"], "B": CONFIG["models"]["A"]}}, "select 1"
+    )
 
 
 def add_drift(
-    engine: sa.Engine, model_name: str, cohort: str, feature: str, psi: float, noise: float, experiment: str = "card_offer"
+    engine: sa.Engine,
+    model_name: str,
+    cohort: str,
+    feature: str,
+    psi: float,
+    noise: float,
+    experiment: str = "card_offer",
 ) -> None:
-    row = {"experiment": experiment, "model_name": model_name, "cohort": cohort, "feature": feature, "psi": psi, "psi_noise": noise}
-    row |= {"kind": "number", "n": 100, "null_rate": 0, "null_rate_training": 0, "n_new": 0, "run_id": "run1"}
+    row = {
+        "experiment": experiment,
+        "model_name": model_name,
+        "cohort": cohort,
+        "feature": feature,
+        "psi": psi,
+        "psi_noise": noise,
+    }
+    row |= {
+        "kind": "number",
+        "n": 100,
+        "null_rate": 0,
+        "null_rate_training": 0,
+        "n_new": 0,
+        "run_id": "run1",
+    }
     with engine.begin() as connection:
         connection.execute(tables.feature_drift.insert().values(row))
 
@@ -161,12 +243,21 @@ def add_score(
     cohort: str = "all",
     experiment: str = "card_offer",
 ) -> None:
-    row = {"experiment": experiment, "model_name": model_name, "cohort": cohort, "metric": metric, "value": value, "upper": upper}
+    row = {
+        "experiment": experiment,
+        "model_name": model_name,
+        "cohort": cohort,
+        "metric": metric,
+        "value": value,
+        "upper": upper,
+    }
     with engine.begin() as connection:
         connection.execute(tables.scores.insert().values({**row, "n": 100, "run_id": "run1"}))
 
 
-def read_drift(engine: sa.Engine, names: Collection[str] = ("live1", "live2")) -> tuple[str, float, float] | None:
+def read_drift(
+    engine: sa.Engine, names: Collection[str] = ("live1", "live2")
+) -> tuple[str, float, float] | None:
     with engine.connect() as connection:
         return retraining.read_drift(connection, "card_offer", names, 0.0)
 

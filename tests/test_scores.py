@@ -18,7 +18,9 @@ MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
 OLD, NEW, OTHER = "modelA_v1.0_2026-08-01", "modelA_v1.0_2026-09-05_2", "modelB_v1.0_2026-08-01"
 
 
-def make_rows(rng: np.random.Generator, model_name: str | None, n: int, variant: str = "A") -> pd.DataFrame:
+def make_rows(
+    rng: np.random.Generator, model_name: str | None, n: int, variant: str = "A"
+) -> pd.DataFrame:
     """Predictions on a coarse grid of log-odds, with outcomes that follow them."""
     log_odds = np.round(rng.normal(-1, 1, size=n) * 4) / 4
     return pd.DataFrame(
@@ -33,34 +35,69 @@ def make_rows(rng: np.random.Generator, model_name: str | None, n: int, variant:
     )
 
 
-def summarise(*cohorts: tuple[str, pd.DataFrame], references: Mapping[str, Reference] | None = None) -> dict[Key, Part]:
+def summarise(
+    *cohorts: tuple[str, pd.DataFrame], references: Mapping[str, Reference] | None = None
+) -> dict[Key, Part]:
     """Each cohort is condensed by itself, as nights are, and added to what there is."""
     parts: dict[Key, Part] = {}
     for cohort, frame in cohorts:
-        parts = scores.merge_all(parts, scores.summarise(frame.assign(cohort=cohort), references or {}, 64))
+        parts = scores.merge_all(
+            parts, scores.summarise(frame.assign(cohort=cohort), references or {}, 64)
+        )
     return parts
 
 
-def measure_models(parts: Mapping[Key, Part], references: Mapping[str, Reference] | None = None) -> list[dict[str, Any]]:
-    found = [scores.measure_model(key, part, (references or {}).get(key[2])) for key, part in parts.items() if key[2]]
+def measure_models(
+    parts: Mapping[Key, Part], references: Mapping[str, Reference] | None = None
+) -> list[dict[str, Any]]:
+    found = [
+        scores.measure_model(key, part, (references or {}).get(key[2]))
+        for key, part in parts.items()
+        if key[2]
+    ]
     return [row for rows in found for row in rows]
 
 
-def by_metric(rows: Iterable[Mapping[str, Any]], model_name: str, cohort: str = ALL) -> dict[str, Mapping[str, Any]]:
-    return {row["metric"]: row for row in rows if (row["model_name"], row["cohort"]) == (model_name, cohort)}
+def by_metric(
+    rows: Iterable[Mapping[str, Any]], model_name: str, cohort: str = ALL
+) -> dict[str, Mapping[str, Any]]:
+    return {
+        row["metric"]: row
+        for row in rows
+        if (row["model_name"], row["cohort"]) == (model_name, cohort)
+    }
 
 
 def test_measure_variant_hand_sum() -> None:
     columns = ["variant", "selected", "outcome"]
-    first = pd.DataFrame([("A", 1, 1.5), ("A", 1, 0), ("A", 0, 2), ("A", 0, 0), ("control", 0, 0)], columns=columns)
+    first = pd.DataFrame(
+        [("A", 1, 1.5), ("A", 1, 0), ("A", 0, 2), ("A", 0, 0), ("control", 0, 0)], columns=columns
+    )
     second = pd.DataFrame([("A", 1, 4.0), ("A", 0, -3.0)], columns=columns)
     without_model = [
-        (cohort, frame.assign(model_name=None, prediction=np.nan, bucket=0)) for cohort, frame in ((MONDAY, first), (NEXT_MONDAY, second))
+        (cohort, frame.assign(model_name=None, prediction=np.nan, bucket=0))
+        for cohort, frame in ((MONDAY, first), (NEXT_MONDAY, second))
     ]
     parts = summarise(*without_model)
-    n_predicted = {("A", MONDAY): 5, ("A", NEXT_MONDAY): 3, ("A", ALL): 8, ("control", MONDAY): 1, ("control", ALL): 2}
-    rows = {(key[1], key[0]): scores.measure_variant(key, part, n_predicted[key[1], key[0]]) for key, part in parts.items()}
-    names = ("n_predicted", "n_mature", "n_positive", "n_selected", "n_selected_positive", "outcome_sum")
+    n_predicted = {
+        ("A", MONDAY): 5,
+        ("A", NEXT_MONDAY): 3,
+        ("A", ALL): 8,
+        ("control", MONDAY): 1,
+        ("control", ALL): 2,
+    }
+    rows = {
+        (key[1], key[0]): scores.measure_variant(key, part, n_predicted[key[1], key[0]])
+        for key, part in parts.items()
+    }
+    names = (
+        "n_predicted",
+        "n_mature",
+        "n_positive",
+        "n_selected",
+        "n_selected_positive",
+        "outcome_sum",
+    )
     assert {key: [row[name] for name in names] for key, row in rows.items()} == {
         ("A", MONDAY): [5, 4, 2, 2, 1, 3.5],
         ("A", NEXT_MONDAY): [3, 2, 1, 1, 1, 1.0],
@@ -72,23 +109,42 @@ def test_measure_variant_hand_sum() -> None:
     assert (rows["control", MONDAY]["rate"], rows["control", MONDAY]["selected_rate"]) == (0, None)
     # What nobody knows yet is null, not 0.
     not_mature = scores.measure_variant((NEXT_MONDAY, "control", ""), None, 7)
-    assert [not_mature[name] for name in ("n_predicted", "n_mature", "rate", "lower", "upper", "selected_rate")] == [7, 0, *[None] * 4]
+    assert [
+        not_mature[name]
+        for name in ("n_predicted", "n_mature", "rate", "lower", "upper", "selected_rate")
+    ] == [7, 0, *[None] * 4]
 
 
 @pytest.mark.parametrize(
-    ("positive", "n", "lower", "upper"), [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)]
+    ("positive", "n", "lower", "upper"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_measure_variant_wilson_published(positive: int, n: int, lower: float, upper: float) -> None:
+def test_measure_variant_wilson_published(
+    positive: int, n: int, lower: float, upper: float
+) -> None:
     # Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3.
-    row = scores.measure_variant((ALL, "A", ""), Part(np.array([n, positive, 0, 0, positive], dtype=float)), n)
+    row = scores.measure_variant(
+        (ALL, "A", ""), Part(np.array([n, positive, 0, 0, positive], dtype=float)), n
+    )
     assert (row["lower"], row["upper"]) == pytest.approx((lower, upper), abs=0.00005)
 
 
 def test_model_rows_pool_the_dated_models_of_a_name_and_version() -> None:
     rng = np.random.default_rng(0)
-    old, new, other = make_rows(rng, OLD, 600), make_rows(rng, NEW, 500), make_rows(rng, OTHER, 400, variant="B")
+    old, new, other = (
+        make_rows(rng, OLD, 600),
+        make_rows(rng, NEW, 500),
+        make_rows(rng, OTHER, 400, variant="B"),
+    )
     control = make_rows(rng, None, 200, variant="control")
-    rows_of_all = measure_models(summarise((MONDAY, pd.concat([old, other])), (NEXT_MONDAY, pd.concat([new, control]))))
+    rows_of_all = measure_models(
+        summarise((MONDAY, pd.concat([old, other])), (NEXT_MONDAY, pd.concat([new, control])))
+    )
     both = pd.concat([old, new])
     expected = {
         (OLD, MONDAY): old,
@@ -103,13 +159,19 @@ def test_model_rows_pool_the_dated_models_of_a_name_and_version() -> None:
         ("modelB_v1.0", MONDAY): other,
         ("modelB_v1.0", ALL): other,
     }
-    assert {(row["model_name"], row["cohort"]) for row in rows_of_all} == set(expected)  # nothing for control
+    assert {(row["model_name"], row["cohort"]) for row in rows_of_all} == set(
+        expected
+    )  # nothing for control
     for (model_name, cohort), rows in expected.items():
         found = by_metric(rows_of_all, model_name, cohort)
         assert found["n"]["value"] == found["roc_auc"]["n"] == len(rows)
         assert found["n_positive"]["value"] == rows["outcome"].sum()
-        assert found["roc_auc"]["value"] == pytest.approx(roc_auc_score(rows["outcome"], rows["prediction"]), abs=1e-9)
-        assert found["log_loss"]["value"] == pytest.approx(log_loss(rows["outcome"], rows["prediction"]), abs=1e-9)
+        assert found["roc_auc"]["value"] == pytest.approx(
+            roc_auc_score(rows["outcome"], rows["prediction"]), abs=1e-9
+        )
+        assert found["log_loss"]["value"] == pytest.approx(
+            log_loss(rows["outcome"], rows["prediction"]), abs=1e-9
+        )
         assert found["roc_auc"]["lower"] < found["roc_auc"]["value"] < found["roc_auc"]["upper"]
 
 
@@ -120,11 +182,15 @@ def test_measure_model_two_cohorts_add_up_to_all() -> None:
     expected, found = (by_metric(measured, OLD) for measured in (whole, parts))
     assert found.keys() == expected.keys() and len(found) > 20
     for metric, row in found.items():
-        assert list(row.values())[3:] == pytest.approx(list(expected[metric].values())[3:], nan_ok=True)
+        assert list(row.values())[3:] == pytest.approx(
+            list(expected[metric].values())[3:], nan_ok=True
+        )
 
 
 def test_measure_model_few_positives_counts_only() -> None:
-    rows = make_rows(np.random.default_rng(2), OLD, 300).assign(outcome=(np.arange(300) < 19).astype(float))
+    rows = make_rows(np.random.default_rng(2), OLD, 300).assign(
+        outcome=(np.arange(300) < 19).astype(float)
+    )
     assert by_metric(measure_models(summarise((MONDAY, rows))), OLD).keys() == {"n", "n_positive"}
 
 
@@ -135,21 +201,29 @@ def test_measure_model_of_an_amount_is_of_amounts_above_0() -> None:
 
 
 def test_measure_model_leaves_out_what_cannot_be_computed() -> None:
-    rows = make_rows(np.random.default_rng(2), OLD, 100).assign(prediction=np.repeat([0.2, 0.8], 50), outcome=np.repeat([0.0, 1.0], 50))
+    rows = make_rows(np.random.default_rng(2), OLD, 100).assign(
+        prediction=np.repeat([0.2, 0.8], 50), outcome=np.repeat([0.0, 1.0], 50)
+    )
     found = by_metric(measure_models(summarise((MONDAY, rows))), OLD)
     assert found["roc_auc"]["value"] == 1
     assert not {"calibration_slope", "calibration_intercept"} & found.keys()
 
 
 def test_measure_model_psi_hand_sum() -> None:
-    rows = make_rows(np.random.default_rng(3), OLD, 100).assign(prediction=np.repeat([0.1, 0.3, 0.8], [40, 30, 30]))
+    rows = make_rows(np.random.default_rng(3), OLD, 100).assign(
+        prediction=np.repeat([0.1, 0.3, 0.8], [40, 30, 30])
+    )
     references = {OLD: Reference([0.2, 0.5], [50, 30, 20])}
     both = pd.concat([rows, make_rows(np.random.default_rng(4), OTHER, 100)])
     measured = measure_models(summarise((MONDAY, both), references=references), references)
     found = by_metric(measured, OLD, MONDAY)
     # With 0.5 added: 50.5, 30.5, 20.5 against 40.5, 30.5, 30.5, each of 101.5.
-    assert found["psi"]["value"] == pytest.approx((10 / 101.5) * (log(50.5 / 40.5) + log(30.5 / 20.5)), rel=1e-12)
-    assert found["psi_noise"]["value"] == pytest.approx(2 / 100 * 5.991, rel=1e-4)  # chi-squared table: .95, 2 degrees of freedom
+    assert found["psi"]["value"] == pytest.approx(
+        (10 / 101.5) * (log(50.5 / 40.5) + log(30.5 / 20.5)), rel=1e-12
+    )
+    assert found["psi_noise"]["value"] == pytest.approx(
+        2 / 100 * 5.991, rel=1e-4
+    )  # chi-squared table: .95, 2 degrees of freedom
     assert (found["psi"]["lower"], found["psi"]["upper"], found["psi"]["n"]) == (None, None, 100)
     assert by_metric(measured, OLD, ALL)["psi"]["value"] == found["psi"]["value"]
     # No reference, no psi: it was not kept, or several dated models have several.
@@ -160,7 +234,13 @@ def test_measure_model_psi_hand_sum() -> None:
 def test_save_and_load_round_trip(engine: sa.Engine) -> None:
     rng = np.random.default_rng(5)
     references = {OLD: Reference([0.2, 0.5], [50, 30, 20])}
-    parts = summarise((MONDAY, pd.concat([make_rows(rng, OLD, 300), make_rows(rng, None, 50, variant="control")])), references=references)
+    parts = summarise(
+        (
+            MONDAY,
+            pd.concat([make_rows(rng, OLD, 300), make_rows(rng, None, 50, variant="control")]),
+        ),
+        references=references,
+    )
     with engine.begin() as connection:
         scores.save(connection, "card_offer", parts, date(2026, 9, 3), "run-1")
         scores.save(connection, "card_offer", parts, date(2026, 9, 4), "run-2")  # in its place
@@ -171,8 +251,12 @@ def test_save_and_load_round_trip(engine: sa.Engine) -> None:
         assert scores.find_closed_date(connection, "renewal") is None
         loaded = scores.load(connection, "card_offer", [*parts, ("2026-01-05", "A", "")])
         assert measure_models(loaded, references) == measure_models(parts, references)
-        assert {key: part.counts.tolist() for key, part in loaded.items()} == {key: part.counts.tolist() for key, part in parts.items()}
-        scores.forget(connection, "card_offer", date(2026, 9, 5))  # an open night: the sums do not hold it
+        assert {key: part.counts.tolist() for key, part in loaded.items()} == {
+            key: part.counts.tolist() for key, part in parts.items()
+        }
+        scores.forget(
+            connection, "card_offer", date(2026, 9, 5)
+        )  # an open night: the sums do not hold it
         assert scores.find_keys(connection, "card_offer") == parts.keys()
         scores.forget(connection, "card_offer", date(2026, 9, 4))
         assert scores.find_keys(connection, "card_offer") == set()
@@ -190,10 +274,20 @@ def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
     }
     with engine.begin() as connection:
         for run_id, status, day in (("run-1", "done", 3), ("run-2", "failed", 4)):
-            connection.execute(tables.runs.insert().values(**run, run_id=run_id, status=status, run_date=date(2026, 9, day)))
+            connection.execute(
+                tables.runs.insert().values(
+                    **run, run_id=run_id, status=status, run_date=date(2026, 9, day)
+                )
+            )
         scores.save(connection, "card_offer", parts, date(2026, 9, 3), "run-1")
         assert scores.find_unpublished(connection, "card_offer") == set()
-        scores.save(connection, "card_offer", {(ALL, "A", ""): parts[ALL, "A", ""]}, date(2026, 9, 4), "run-2")
+        scores.save(
+            connection,
+            "card_offer",
+            {(ALL, "A", ""): parts[ALL, "A", ""]},
+            date(2026, 9, 4),
+            "run-2",
+        )
         assert scores.find_unpublished(connection, "card_offer") == {(ALL, "A", "")}
         scores.mark_published(connection, "card_offer", "run-1")  # a later run that is done
         assert scores.find_unpublished(connection, "card_offer") == set()
@@ -206,7 +300,11 @@ def sort_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def read_scores(connection: sa.Connection, experiment: str) -> list[list[dict[str, Any]]]:
     return [
-        sort_rows(connection.execute(sa.select(table).where(table.c.experiment == experiment)).mappings().all())
+        sort_rows(
+            connection.execute(sa.select(table).where(table.c.experiment == experiment))
+            .mappings()
+            .all()
+        )
         for table in (tables.scores, tables.variant_scores)
     ]
 
@@ -216,10 +314,30 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
     before = summarise((MONDAY, make_rows(rng, OLD, 300)))
     after = summarise((NEXT_MONDAY, make_rows(rng, NEW, 300)))
     with engine.begin() as connection:
-        for experiment, parts, run_id in (("card_offer", before, "run-1"), ("renewal", before, "run-1"), ("card_offer", after, "run-2")):
-            scores.replace_rows(connection, experiment, tables.scores, ("model_name", "cohort"), measure_models(parts), run_id)
-            variants = [scores.measure_variant(key, part, 300) for key, part in parts.items() if not key[2]]
-            scores.replace_rows(connection, experiment, tables.variant_scores, ("variant", "cohort"), variants, run_id)
+        for experiment, parts, run_id in (
+            ("card_offer", before, "run-1"),
+            ("renewal", before, "run-1"),
+            ("card_offer", after, "run-2"),
+        ):
+            scores.replace_rows(
+                connection,
+                experiment,
+                tables.scores,
+                ("model_name", "cohort"),
+                measure_models(parts),
+                run_id,
+            )
+            variants = [
+                scores.measure_variant(key, part, 300) for key, part in parts.items() if not key[2]
+            ]
+            scores.replace_rows(
+                connection,
+                experiment,
+                tables.variant_scores,
+                ("variant", "cohort"),
+                variants,
+                run_id,
+            )
         model_rows, variant_rows = read_scores(connection, "card_offer")
         kept = {(row["model_name"], row["cohort"]): row["run_id"] for row in model_rows}
         assert kept == {
@@ -231,10 +349,28 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
             ("modelA_v1.0", NEXT_MONDAY): "run-2",
             ("modelA_v1.0", ALL): "run-2",
         }
-        drift_row = {"model_name": OLD, "feature": "age", "kind": "number", "n": 9, "n_new": 0, "new_categories": None}
+        drift_row = {
+            "model_name": OLD,
+            "feature": "age",
+            "kind": "number",
+            "n": 9,
+            "n_new": 0,
+            "new_categories": None,
+        }
         drift_row |= dict.fromkeys(("psi", "psi_noise", "null_rate", "null_rate_training"), 0.0)
-        for experiment, cohort in (("card_offer", MONDAY), ("card_offer", NEXT_MONDAY), ("renewal", MONDAY)):
-            scores.replace_rows(connection, experiment, tables.feature_drift, ("cohort",), [{**drift_row, "cohort": cohort}], "run-2")
+        for experiment, cohort in (
+            ("card_offer", MONDAY),
+            ("card_offer", NEXT_MONDAY),
+            ("renewal", MONDAY),
+        ):
+            scores.replace_rows(
+                connection,
+                experiment,
+                tables.feature_drift,
+                ("cohort",),
+                [{**drift_row, "cohort": cohort}],
+                "run-2",
+            )
         untouched = read_scores(connection, "renewal")
         scores.remove_others(connection, "card_offer", set(after))
         c = tables.feature_drift.c
@@ -243,5 +379,8 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
         model_rows, variant_rows = read_scores(connection, "card_offer")
         added = {"experiment": "card_offer", "run_id": "run-2"}
         assert model_rows == sort_rows(row | added for row in measure_models(after))
-        assert {(row["variant"], row["cohort"]) for row in variant_rows} == {("A", NEXT_MONDAY), ("A", ALL)}
+        assert {(row["variant"], row["cohort"]) for row in variant_rows} == {
+            ("A", NEXT_MONDAY),
+            ("A", ALL),
+        }
         assert read_scores(connection, "renewal") == untouched

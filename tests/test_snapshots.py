@@ -31,7 +31,9 @@ NOW = datetime(2026, 12, 1, 12)
 
 
 def make_frame() -> pd.DataFrame:
-    """What a training query returns: five rows in no order, every type, nulls in each, and a column of nulls alone."""
+    """What a training query returns: five rows in no order, every type, nulls in each, and a column
+    of nulls alone.
+    """
     return pd.DataFrame(
         {
             "candidate_id": [10, 9, 1, 2, 1],
@@ -42,7 +44,12 @@ def make_frame() -> pd.DataFrame:
             "income": [0.1, np.nan, -2.5e300, 1 / 3, 5e-324],
             "town": pd.Series(["Ærø", None, "日本", "", "a\nb"], dtype="str"),
             "empty": pd.Series([None] * 5, dtype=object),
-            "seen_at": pd.Series(np.array(["2026-05-01T10:00:00.000001", "NaT", "1999-12-31", "NaT", "2026-05-02"], "datetime64[us]")),
+            "seen_at": pd.Series(
+                np.array(
+                    ["2026-05-01T10:00:00.000001", "NaT", "1999-12-31", "NaT", "2026-05-02"],
+                    "datetime64[us]",
+                )
+            ),
         }
     )
 
@@ -56,7 +63,13 @@ def hash_of(frame: pd.DataFrame) -> str:
     return snapshots.hash_content(snapshots.describe_columns(arranged), len(arranged))
 
 
-def store(engine: sa.Engine, folder: Path, frame: pd.DataFrame, run_id: str = "run1", pulled_at: datetime = PULLED_AT) -> str:
+def store(
+    engine: sa.Engine,
+    folder: Path,
+    frame: pd.DataFrame,
+    run_id: str = "run1",
+    pulled_at: datetime = PULLED_AT,
+) -> str:
     with engine.begin() as connection:
         return snapshots.store(connection, folder, arrange(frame), pulled_at, run_id=run_id, **PULL)
 
@@ -68,19 +81,58 @@ def load(engine: sa.Engine, folder: Path, content_hash: str) -> pd.DataFrame:
     return snapshots.load(folder, row)
 
 
-def add_pull(engine: sa.Engine, content_hash: str, days_ago: float = 0, run_id: str | None = None, n_bytes: int = 1000) -> None:
+def add_pull(
+    engine: sa.Engine,
+    content_hash: str,
+    days_ago: float = 0,
+    run_id: str | None = None,
+    n_bytes: int = 1000,
+) -> None:
     """A row of a pull by hand."""
-    row = {"run_id": run_id or f"run-{content_hash}", "content_hash": content_hash, "n_bytes": n_bytes}
-    row |= {"sha256": "0" * 64, "rows": 1, "columns": "[]", "pulled_at": NOW - timedelta(days=days_ago)}
+    row = {
+        "run_id": run_id or f"run-{content_hash}",
+        "content_hash": content_hash,
+        "n_bytes": n_bytes,
+    }
+    row |= {
+        "sha256": "0" * 64,
+        "rows": 1,
+        "columns": "[]",
+        "pulled_at": NOW - timedelta(days=days_ago),
+    }
     with engine.begin() as connection:
         connection.execute(tables.snapshots.insert().values({**PULL, **row}))
 
 
-def add_model(engine: sa.Engine, model_name: str, content_hash: str | None, promote: bool = False) -> None:
-    card = {"variant": "A", "file": f"{model_name}.pkl", "sha256": "0" * 64, "from_date": DAY, "to_date": DAY, "as_of": NOW, "rows": 1}
-    card |= {"code_version": "0.1.0", "environment_hash": "0" * 64, "seed": 0, "card": "{}", "run_id": "run1", "snapshot": content_hash}
+def add_model(
+    engine: sa.Engine, model_name: str, content_hash: str | None, promote: bool = False
+) -> None:
+    card = {
+        "variant": "A",
+        "file": f"{model_name}.pkl",
+        "sha256": "0" * 64,
+        "from_date": DAY,
+        "to_date": DAY,
+        "as_of": NOW,
+        "rows": 1,
+    }
+    card |= {
+        "code_version": "0.1.0",
+        "environment_hash": "0" * 64,
+        "seed": 0,
+        "card": "{}",
+        "run_id": "run1",
+        "snapshot": content_hash,
+    }
     row = {"experiment": "card_offer", "model_name": model_name}
-    said = {"variant": "A", "action": "promote", "effective_date": DAY, "reason": "by hand", "promoted_by": "me", "promoted_at": NOW}
+    said = {
+        "variant": "A",
+        "action": "promote",
+        "effective_date": DAY,
+        "reason": "by hand",
+        "promoted_by": "me",
+        "promoted_at": NOW,
+    }
     with engine.begin() as connection:
         connection.execute(tables.models.insert().values({**row, **card}))
         if promote:
@@ -93,20 +145,28 @@ def add_model(engine: sa.Engine, model_name: str, content_hash: str | None, prom
 def test_arrange_by_hand() -> None:
     found = arrange()
     assert found["candidate_id"].tolist() == ["1", "10", "2", "9", "1"]  # as text, within the day
-    assert found["event_date"].tolist() == [pd.Timestamp(DAY)] * 4 + [pd.Timestamp(DAY + timedelta(days=1))]
+    assert found["event_date"].tolist() == [pd.Timestamp(DAY)] * 4 + [
+        pd.Timestamp(DAY + timedelta(days=1))
+    ]
     assert found["outcome"].tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
     assert found["age"].tolist() == [74, 30, 63, 41, 52]
     assert found.columns.tolist() == make_frame().columns.tolist()
     assert found["n_products"].tolist() == [-7, 3, 2**53 + 1, pd.NA, 0]
-    assert [str(found[name].dtype) for name in ("candidate_id", "event_date", "outcome")] == ["str", "datetime64[s]", "float64"]
+    assert [str(found[name].dtype) for name in ("candidate_id", "event_date", "outcome")] == [
+        "str",
+        "datetime64[s]",
+        "float64",
+    ]
 
 
 def test_arrange_nothing_and_what_cannot_be_kept() -> None:
     assert arrange(pd.DataFrame()).empty
     frame = make_frame().assign(mixed=[1, "a", None, 2.5, 3], blob=[b"x"] * 5)
     message = (
-        r"(?s)^training\.sql: these columns cannot be features\. Mend or leave them out in the query\.\n"
-        r"  mixed: values of type float, int, str; cast them .*\n  blob: values of type bytes; cast them"
+        r"(?s)^training\.sql: these columns cannot be features\. Mend or leave them out in the"
+        r" query\.\n"
+        r"  mixed: values of type float, int, str; cast them .*\n  blob: values of type bytes; cast"
+        r" them"
     )
     with pytest.raises(DataError, match=message):
         arrange(frame)
@@ -138,8 +198,15 @@ def test_store_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
         row = connection.execute(sa.select(tables.snapshots)).one()
     content = (tmp_path / f"{content_hash}.parquet").read_bytes()
     assert (row.sha256, row.n_bytes, row.rows) == (files.hash_bytes(content), len(content), 5)
-    assert (row.query, row.from_date, row.to_date, row.as_of) == (PULL["query"], PULL["from_date"], PULL["to_date"], PULL["as_of"])
-    assert json.loads(row.columns) == [column._asdict() for column in snapshots.describe_columns(expected)]
+    assert (row.query, row.from_date, row.to_date, row.as_of) == (
+        PULL["query"],
+        PULL["from_date"],
+        PULL["to_date"],
+        PULL["as_of"],
+    )
+    assert json.loads(row.columns) == [
+        column._asdict() for column in snapshots.describe_columns(expected)
+    ]
     assert len(content_hash) == 64 and hash_of(found) == content_hash
 
 
@@ -157,7 +224,10 @@ def test_store_what_the_database_returned(engine: sa.Engine, tmp_path: Path) -> 
     pulled = sa.Table(
         "pulled",
         sa.MetaData(),
-        *(sa.Column(name, sa.BigInteger) for name in ("candidate_id", "outcome", "n_products", "age")),
+        *(
+            sa.Column(name, sa.BigInteger)
+            for name in ("candidate_id", "outcome", "n_products", "age")
+        ),
         sa.Column("event_date", sa.Date),
         sa.Column("income", sa.Double),
         *(sa.Column(name, sa.Unicode(20)) for name in ("town", "empty")),
@@ -165,17 +235,24 @@ def test_store_what_the_database_returned(engine: sa.Engine, tmp_path: Path) -> 
     )
     columns = ", ".join(make_frame().columns)
     frame = make_frame().assign(income=[0.1, np.nan, -2.5e30, 1 / 3, 5.5])
-    rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in frame.to_dict("records")]
+    rows = [
+        {name: None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
     with plain.begin() as connection:
         pulled.create(connection)
         connection.execute(pulled.insert(), rows)
     window: dict[str, Any] = {"from_date": DAY, "to_date": DAY, "as_of": NOW}
     hashes = set()
     for order in ("age", "age desc", "town"):
-        found = database.read_query(plain, f"select {columns} from pulled order by {order}", PLACE, **window)
+        found = database.read_query(
+            plain, f"select {columns} from pulled order by {order}", PLACE, **window
+        )
         hashes.add(store(engine, tmp_path, found, run_id=order))
     assert hashes == {hash_of(frame)}
-    pd.testing.assert_frame_equal(load(engine, tmp_path, hash_of(frame)), arrange(frame), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        load(engine, tmp_path, hash_of(frame)), arrange(frame), check_dtype=False
+    )
 
 
 def test_hash_content_same_values_another_driver() -> None:
@@ -191,8 +268,12 @@ def test_hash_content_same_values_another_driver() -> None:
         seen_at=frame["seen_at"].astype("datetime64[ns]"),
     )
     assert hash_of(other) == hash_of(frame)
-    assert hash_of(frame.sample(frac=1, random_state=3)) == hash_of(frame.iloc[::-1]) == hash_of(frame)
-    assert hash_of(frame.assign(income=[0.0, 1, 2, 3, 4])) == hash_of(frame.assign(income=[-0.0, 1, 2, 3, 4]))
+    assert (
+        hash_of(frame.sample(frac=1, random_state=3)) == hash_of(frame.iloc[::-1]) == hash_of(frame)
+    )
+    assert hash_of(frame.assign(income=[0.0, 1, 2, 3, 4])) == hash_of(
+        frame.assign(income=[-0.0, 1, 2, 3, 4])
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +307,13 @@ def test_hash_content_texts_cut_elsewhere() -> None:
 def test_hash_content_names_and_order_of_columns_and_rows() -> None:
     frame = make_frame()
     swapped = [*frame.columns[:4], "income", "age", *frame.columns[6:]]
-    others = [frame[swapped], frame.rename(columns={"town": "city"}), frame.drop(columns="empty"), frame[:4], pd.concat([frame, frame[:1]])]
+    others = [
+        frame[swapped],
+        frame.rename(columns={"town": "city"}),
+        frame.drop(columns="empty"),
+        frame[:4],
+        pd.concat([frame, frame[:1]]),
+    ]
     assert len({hash_of(other) for other in [frame, *others]}) == 6
 
 
@@ -236,14 +323,23 @@ def test_store_equal_content_once(engine: sa.Engine, tmp_path: Path) -> None:
     content_hash = store(engine, folder, make_frame())
     path = folder / f"{content_hash}.parquet"
     before, content = path.stat(), path.read_bytes()
-    assert store(engine, folder, make_frame().iloc[::-1], "run2", PULLED_AT + timedelta(days=1)) == content_hash
+    assert (
+        store(engine, folder, make_frame().iloc[::-1], "run2", PULLED_AT + timedelta(days=1))
+        == content_hash
+    )
     after = path.stat()
-    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino) and path.read_bytes() == content
+    assert (before.st_mtime_ns, before.st_ino) == (
+        after.st_mtime_ns,
+        after.st_ino,
+    ) and path.read_bytes() == content
     with engine.connect() as connection:
         rows = snapshots.list_snapshots(connection)
         newest = snapshots.find_snapshot(connection, content_hash)
         assert snapshots.find_snapshot(connection, "0" * 64) is None
-    assert [(row.run_id, row.content_hash) for row in rows] == [("run1", content_hash), ("run2", content_hash)]
+    assert [(row.run_id, row.content_hash) for row in rows] == [
+        ("run1", content_hash),
+        ("run2", content_hash),
+    ]
     assert newest is not None and newest.run_id == "run2"
     assert list(folder.iterdir()) == [path]
     assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -287,7 +383,10 @@ def test_load_notices_every_flipped_byte(engine: sa.Engine, tmp_path: Path) -> N
     assert positions[0] == 0 and positions[-1] == len(content) - 1 and len(positions) == 50
     for at in positions:
         path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
-        with pytest.raises(RegistryError, match=rf"^{path}: the snapshot's file was changed; .*table snapshots\. Bring it back"):
+        with pytest.raises(
+            RegistryError,
+            match=rf"^{path}: the snapshot's file was changed; .*table snapshots\. Bring it back",
+        ):
             load(engine, tmp_path, content_hash)
     path.write_bytes(content)
     assert len(load(engine, tmp_path, content_hash)) == 5
@@ -297,10 +396,18 @@ def test_load_missing_and_unreadable(engine: sa.Engine, tmp_path: Path) -> None:
     content_hash = store(engine, tmp_path, make_frame())
     path = tmp_path / f"{content_hash}.parquet"
     path.unlink()
-    with pytest.raises(RegistryError, match=rf"^{path}: the snapshot's file is missing\. Bring it back from a backup\.$"):
+    with pytest.raises(
+        RegistryError,
+        match=rf"^{path}: the snapshot's file is missing\. Bring it back from a backup\.$",
+    ):
         load(engine, tmp_path, content_hash)
     path.mkdir()
-    with pytest.raises(RegistryError, match=rf"^{path}: the snapshot's file cannot be read \(Is a directory\)\. Check its rights\.$"):
+    with pytest.raises(
+        RegistryError,
+        match=(
+            rf"^{path}: the snapshot's file cannot be read \(Is a directory\)\. Check its rights\.$"
+        ),
+    ):
         load(engine, tmp_path, content_hash)
 
 
@@ -308,7 +415,9 @@ def test_load_when_the_library_reads_other_rows(tmp_path: Path) -> None:
     content = snapshots.to_parquet(arrange())
     (tmp_path / f"{'0' * 64}.parquet").write_bytes(content)
     row: Any = SimpleNamespace(content_hash="0" * 64, sha256=files.hash_bytes(content))
-    with pytest.raises(RegistryError, match="the installed pyarrow or pandas reads other rows than were written"):
+    with pytest.raises(
+        RegistryError, match="the installed pyarrow or pandas reads other rows than were written"
+    ):
         snapshots.load(tmp_path, row)
 
 
@@ -317,12 +426,16 @@ def test_load_when_the_library_reads_other_rows(tmp_path: Path) -> None:
 
 def test_compare_by_hand() -> None:
     before = make_frame()
-    after = before.iloc[[4, 3, 2, 1]].assign(  # candidate 10 is gone, of the others in another order
+    after = before.iloc[
+        [4, 3, 2, 1]
+    ].assign(  # candidate 10 is gone, of the others in another order
         income=[5e-324, 1 / 3, np.nan, 700.0],  # a value became null, and a null a value
         town=pd.Series(["a\nb", "", "日本", "Ærø"], index=[4, 3, 2, 1], dtype="str"),
         age=[74, 64, 52, 41],
     )
-    new = pd.DataFrame({"candidate_id": [7, 8], "event_date": [DAY, DAY], "outcome": [0, 1], "age": [20, 21]})
+    new = pd.DataFrame(
+        {"candidate_id": [7, 8], "event_date": [DAY, DAY], "outcome": [0, 1], "age": [20, 21]}
+    )
     found = snapshots.compare(arrange(before), arrange(pd.concat([after, new])))
     assert (found.added, found.removed, found.changed) == (2, 1, 3)
     assert found.columns == {"age": 1, "income": 2, "town": 1}
@@ -333,26 +446,43 @@ def test_compare_by_hand() -> None:
 
 
 def test_compare_null_to_value() -> None:
-    before = pd.DataFrame({"candidate_id": [1], "event_date": [DAY], "outcome": [1], "town": pd.Series([None], dtype="str")})
+    before = pd.DataFrame(
+        {
+            "candidate_id": [1],
+            "event_date": [DAY],
+            "outcome": [1],
+            "town": pd.Series([None], dtype="str"),
+        }
+    )
     found = snapshots.compare(arrange(before), arrange(before.assign(town="Ærø")))
     assert (found.changed, found.columns) == (1, {"town": 1})
-    assert found.example.startswith("candidate 1 on 2026-06-01: town was ") and found.example.endswith(", is Ærø")
+    assert found.example.startswith(
+        "candidate 1 on 2026-06-01: town was "
+    ) and found.example.endswith(", is Ærø")
 
 
 def test_compare_new_and_gone_columns() -> None:
-    before, after = make_frame(), make_frame().drop(columns="age").assign(balance=1.5, outcome=[1, 1, 0, 0, 1])
+    before, after = (
+        make_frame(),
+        make_frame().drop(columns="age").assign(balance=1.5, outcome=[1, 1, 0, 0, 1]),
+    )
     found = snapshots.compare(arrange(before), arrange(after[1:]))
     assert (found.added, found.removed, found.changed) == (0, 1, 4)
     assert found.columns == {"age (gone)": 4, "balance (new)": 4}
     assert found.example == ""
     found = snapshots.compare(arrange(before), arrange(after))
-    assert (found.changed, found.columns) == (5, {"outcome": 1, "age (gone)": 5, "balance (new)": 5})
+    assert (found.changed, found.columns) == (
+        5,
+        {"outcome": 1, "age (gone)": 5, "balance (new)": 5},
+    )
     assert found.example == "candidate 10 on 2026-06-01: outcome was 0.0, is 1.0"
 
 
 def test_compare_duplicates_of_a_key() -> None:
     def make(incomes: list[float]) -> pd.DataFrame:
-        return arrange(pd.DataFrame({"candidate_id": 1, "event_date": DAY, "outcome": 0, "income": incomes}))
+        return arrange(
+            pd.DataFrame({"candidate_id": 1, "event_date": DAY, "outcome": 0, "income": incomes})
+        )
 
     assert snapshots.compare(make([1, 2]), make([2, 1])) == snapshots.Difference(0, 0, 0, {}, "")
     assert snapshots.compare(make([1, 2]), make([1, 2, 2]))[:4] == (1, 0, 0, {})
@@ -371,8 +501,12 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
     """Rows that a query may return, a key often more than once."""
     numbers, texts = st.none() | st.integers(-(2**63), 2**63 - 1), st.none() | st.text(max_size=4)
     fractions = st.none() | st.floats(allow_nan=False)
-    row = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1), numbers, fractions, texts)
-    keys, days, outcomes, whole, parts, names = zip(*draw(st.lists(row, min_size=1, max_size=12)), strict=True)
+    row = st.tuples(
+        st.integers(0, 3), st.integers(0, 2), st.integers(0, 1), numbers, fractions, texts
+    )
+    keys, days, outcomes, whole, parts, names = zip(
+        *draw(st.lists(row, min_size=1, max_size=12)), strict=True
+    )
     return pd.DataFrame(
         {
             "candidate_id": keys,
@@ -407,7 +541,11 @@ def test_hash_content_notices_any_change(frame: pd.DataFrame, data: Any) -> None
     changed.loc[at, "outcome"] = 1 - changed.loc[at, "outcome"]
     assert hash_of(changed) != hash_of(frame)
     found = snapshots.compare(arrange(frame), arrange(changed))
-    assert (found.added, found.removed) == (0, 0) and found.changed >= 1 and found.columns["outcome"] >= 1
+    assert (
+        (found.added, found.removed) == (0, 0)
+        and found.changed >= 1
+        and found.columns["outcome"] >= 1
+    )
 
 
 # Which is meant, and which go
@@ -425,24 +563,38 @@ def test_choose_snapshot(engine: sa.Engine) -> None:
             assert snapshots.choose_snapshot(connection, name).run_id == "r2"
         assert snapshots.choose_snapshot(connection, "abc2").run_id == "r3"
         for name in ("abc", ""):
-            with pytest.raises(RegistryError, match=rf"^{name}: several snapshots begin so\. See: python -m abatch snapshots"):
+            with pytest.raises(
+                RegistryError,
+                match=rf"^{name}: several snapshots begin so\. See: python -m abatch snapshots",
+            ):
                 snapshots.choose_snapshot(connection, name)
         for name in ("abd", "bc1", "modelA_v1.0_2026-09-08", "modelA_v1.0_2026-01-01"):
-            with pytest.raises(RegistryError, match=rf"^{name}: there is no snapshot of this hash, nor of a model of this name\. See: "):
+            with pytest.raises(
+                RegistryError,
+                match=(
+                    rf"^{name}: there is no snapshot of this hash, nor of a model of this name\."
+                    r" See: "
+                ),
+            ):
                 snapshots.choose_snapshot(connection, name)
         mistyped = f"x{one[1:]}"
         with pytest.raises(RegistryError, match=f"Did you mean '{one}'"):
             snapshots.choose_snapshot(connection, mistyped)
 
 
-def drop(engine: sa.Engine, folder: Path, days: int | None = None, gigabytes: float | None = None) -> list[tuple[str, str]]:
+def drop(
+    engine: sa.Engine, folder: Path, days: int | None = None, gigabytes: float | None = None
+) -> list[tuple[str, str]]:
     with engine.connect() as connection:
         return list(snapshots.choose_to_drop(connection, folder, NOW, days, gigabytes))
 
 
 @pytest.fixture
 def kept(engine: sa.Engine, tmp_path: Path) -> Path:
-    """Folder of five snapshots of 1000 bytes: old, its model was live; old; pulled again; young; and one whose file is gone."""
+    """Folder of five snapshots of 1000 bytes: old, its model was live; old; pulled again; young.
+
+    And one whose file is gone.
+    """
     folder = tmp_path / "snapshots"
     folder.mkdir()
     for name, days_ago in (("live", 90), ("old", 60), ("again", 50), ("young", 9.99), ("gone", 80)):
@@ -458,30 +610,54 @@ def kept(engine: sa.Engine, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("days", "dropped"),
-    [(None, []), (61, []), (60, ["old"]), (11, ["old"]), (10, ["old", "again"]), (9, ["old", "again", "young"])],
+    [
+        (None, []),
+        (61, []),
+        (60, ["old"]),
+        (11, ["old"]),
+        (10, ["old", "again"]),
+        (9, ["old", "again", "young"]),
+    ],
 )
-def test_choose_to_drop_by_days(engine: sa.Engine, kept: Path, days: int | None, dropped: list[str]) -> None:
+def test_choose_to_drop_by_days(
+    engine: sa.Engine, kept: Path, days: int | None, dropped: list[str]
+) -> None:
     assert drop(engine, kept, days=days) == [(name, f"older than {days} days") for name in dropped]
 
 
 @pytest.mark.parametrize(
     ("n_bytes", "dropped"),
-    [(4000, []), (3999, ["old"]), (3000, ["old"]), (2000, ["old", "again"]), (1000, ["old", "again", "young"]), (0, None)],
+    [
+        (4000, []),
+        (3999, ["old"]),
+        (3000, ["old"]),
+        (2000, ["old", "again"]),
+        (1000, ["old", "again", "young"]),
+        (0, None),
+    ],
 )
-def test_choose_to_drop_by_gigabytes(engine: sa.Engine, kept: Path, n_bytes: int, dropped: list[str] | None) -> None:
+def test_choose_to_drop_by_gigabytes(
+    engine: sa.Engine, kept: Path, n_bytes: int, dropped: list[str] | None
+) -> None:
     found = drop(engine, kept, gigabytes=n_bytes / 1e9)
-    expected = ["old", "again", "young"] if dropped is None else dropped  # never what was live, however little may stay
+    expected = (
+        ["old", "again", "young"] if dropped is None else dropped
+    )  # never what was live, however little may stay
     assert found == [(name, f"all together larger than {n_bytes / 1e9:g} GB") for name in expected]
 
 
 def test_choose_to_drop_by_both(engine: sa.Engine, kept: Path) -> None:
     found = drop(engine, kept, days=60, gigabytes=2e-6)
     assert found == [("old", "older than 60 days"), ("again", "all together larger than 2e-06 GB")]
-    assert drop(engine, kept, days=60, gigabytes=3e-6) == [("old", "older than 60 days")]  # which makes enough room
+    assert drop(engine, kept, days=60, gigabytes=3e-6) == [
+        ("old", "older than 60 days")
+    ]  # which makes enough room
 
 
 def test_find_needed(engine: sa.Engine, kept: Path) -> None:
-    add_model(engine, "modelA_v1.0_2026-01-01", None, promote=True)  # trained before snapshots were kept
+    add_model(
+        engine, "modelA_v1.0_2026-01-01", None, promote=True
+    )  # trained before snapshots were kept
     with engine.connect() as connection:
         assert snapshots.find_needed(connection) == {"live"}
 
@@ -492,8 +668,15 @@ def test_remove_strays_leaves_what_is_known_young_or_no_snapshot(tmp_path: Path)
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1e9, 1e9) if name != "young.parquet" else (2e9, 2e9))
     before = datetime(2020, 1, 1)  # 1e9 seconds were over in 2001, 2e9 will be in 2033
-    assert snapshots.remove_strays(tmp_path, {"known"}, before) == [tmp_path / ".a.parquet.123", tmp_path / "b.parquet"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["known.parquet", "notes.txt", "young.parquet"]
+    assert snapshots.remove_strays(tmp_path, {"known"}, before) == [
+        tmp_path / ".a.parquet.123",
+        tmp_path / "b.parquet",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "known.parquet",
+        "notes.txt",
+        "young.parquet",
+    ]
     assert snapshots.remove_strays(tmp_path / "no", set(), before) == []
 
 
@@ -510,6 +693,10 @@ def test_remove(tmp_path: Path) -> None:
 def test_write_rows_for_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     snapshots.write_rows(Path("rows.parquet"), arrange())
-    pd.testing.assert_frame_equal(snapshots.from_parquet(Path("rows.parquet").read_bytes()), arrange())
+    pd.testing.assert_frame_equal(
+        snapshots.from_parquet(Path("rows.parquet").read_bytes()), arrange()
+    )
     assert os.stat("rows.parquet").st_mode & 0o777 == 0o600
-    assert str(pd.read_parquet("rows.parquet")["event_date"].iloc[0]) == "2026-06-01"  # a day, for whatever else reads it
+    assert (
+        str(pd.read_parquet("rows.parquet")["event_date"].iloc[0]) == "2026-06-01"
+    )  # a day, for whatever else reads it

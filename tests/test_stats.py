@@ -1,7 +1,8 @@
 """Against published figures, scipy, sums by hand, and simulated experiments whose truth is known.
 
-The simulations go the way that score.py goes: moments, means, burn-in, comparison, word. Monte Carlo error is allowed for with
-3.5 standard errors of the share that is claimed, on the side that would be wrong.
+The simulations go the way that score.py goes: moments, means, burn-in, comparison, word. Monte
+Carlo error is allowed for with 3.5 standard errors of the share that is claimed, on the side that
+would be wrong.
 """
 
 from collections.abc import Sequence
@@ -14,18 +15,63 @@ from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, multinomial, sem
 
 from abatch import stats
-from abatch.stats import BETTER, BROKEN, KEPT, NO_DIFFERENCE, NOT_YET, TOO_EARLY, WORSE, Comparison, Mean, Moments
+from abatch.stats import (
+    BETTER,
+    BROKEN,
+    KEPT,
+    NO_DIFFERENCE,
+    NOT_YET,
+    TOO_EARLY,
+    WORSE,
+    Comparison,
+    Mean,
+    Moments,
+)
 
 N_LOOKS = 60
-GROWTHBOOK = [  # control, treatment, planned sample, alpha; difference, lower, upper, p-value with GrowthBook's x*, and with ours
-    (408, 8157, 489, 8157, 16314, 0.05, 0.00993012, (-0.00090094, 0.02076118, 0.095993), (-0.00090063, 0.02076087, 0.096207)),
-    (200, 4000, 480, 8000, 12000, 0.05, 0.01, (-0.00320403, 0.02320403, 0.286132), (-0.00320365, 0.02320365, 0.287954)),
-    (1500, 30000, 1650, 30000, 60000, 0.025, 0.005, (-0.00097126, 0.01097126, 0.106989), (-0.00097118, 0.01097118, 0.107354)),
+# control, treatment, planned sample, alpha; difference, lower, upper, p-value with GrowthBook's x*,
+# and with ours
+GROWTHBOOK = [
+    (
+        408,
+        8157,
+        489,
+        8157,
+        16314,
+        0.05,
+        0.00993012,
+        (-0.00090094, 0.02076118, 0.095993),
+        (-0.00090063, 0.02076087, 0.096207),
+    ),
+    (
+        200,
+        4000,
+        480,
+        8000,
+        12000,
+        0.05,
+        0.01,
+        (-0.00320403, 0.02320403, 0.286132),
+        (-0.00320365, 0.02320365, 0.287954),
+    ),
+    (
+        1500,
+        30000,
+        1650,
+        30000,
+        60000,
+        0.025,
+        0.005,
+        (-0.00097126, 0.01097126, 0.106989),
+        (-0.00097118, 0.01097118, 0.107354),
+    ),
 ]
 
 
 def bound_share(share: float, n: int) -> float:
-    """How far from a true share one that is counted in n simulations may come to lie: 3.5 standard errors."""
+    """How far from a true share one that is counted in n simulations may come to lie: 3.5 standard
+    errors.
+    """
     return 3.5 * (share * (1 - share) / n) ** 0.5
 
 
@@ -39,15 +85,24 @@ def make_comparison(lower: float, upper: float) -> Comparison:
 
 
 def read_words(
-    treatment: Sequence[Moments], control: Sequence[Moments], kind: str, exposure: str, effect: float, alpha: float = 0.05
+    treatment: Sequence[Moments],
+    control: Sequence[Moments],
+    kind: str,
+    exposure: str,
+    effect: float,
+    alpha: float = 0.05,
 ) -> tuple[np.ndarray, Comparison]:
     """The word of each look, as score.py finds it; sides are the variants that are pooled."""
     sides = treatment, control
     means = [stats.estimate_mean(stats.add_moments(*side), kind, exposure) for side in sides]
     found = stats.compare(means[0], means[1], abs(effect), alpha)
-    is_late = np.logical_and.reduce([stats.is_burnt_in(moments, kind) for side in sides for moments in side])
+    is_late = np.logical_and.reduce(
+        [stats.is_burnt_in(moments, kind) for side in sides for moments in side]
+    )
     rows = zip(*(np.ravel(field).tolist() for field in found), strict=True)
-    words = np.array([stats.choose_word(Comparison(*row), effect) for row in rows]).reshape(is_late.shape)
+    words = np.array([stats.choose_word(Comparison(*row), effect) for row in rows]).reshape(
+        is_late.shape
+    )
     return np.where(is_late, words, TOO_EARLY), found
 
 
@@ -56,17 +111,27 @@ def claims(words: np.ndarray) -> np.ndarray:
     return np.isin(words, (BETTER, WORSE)).any(axis=-1)
 
 
-def simulate_binary(rng: np.random.Generator, n_experiments: int, n_per_look: int, rate: float, n_looks: int = N_LOOKS) -> Moments:
+def simulate_binary(
+    rng: np.random.Generator,
+    n_experiments: int,
+    n_per_look: int,
+    rate: float,
+    n_looks: int = N_LOOKS,
+) -> Moments:
     """Moments of one variant at each look, shape (n_experiments, n_looks)."""
     s = rng.binomial(n_per_look, rate, size=(n_experiments, n_looks)).cumsum(axis=1).astype(float)
     n = np.broadcast_to(n_per_look * np.arange(1.0, n_looks + 1), s.shape)
     return Moments(n, s, n, s, n, s, s)
 
 
-def simulate_amounts(rng: np.random.Generator, n_experiments: int, n_per_look: int, cap: float) -> Moments:
+def simulate_amounts(
+    rng: np.random.Generator, n_experiments: int, n_per_look: int, cap: float
+) -> Moments:
     """One in five candidates buys, for a capped lognormal amount."""
     n_nonzero = rng.binomial(n_per_look, 0.2, size=(n_experiments, N_LOOKS))
-    amounts = np.exp(1.5 * rng.standard_normal((n_experiments, N_LOOKS, n_nonzero.max()), dtype=np.float32))
+    amounts = np.exp(
+        1.5 * rng.standard_normal((n_experiments, N_LOOKS, n_nonzero.max()), dtype=np.float32)
+    )
     amounts = np.minimum(amounts, cap) * (np.arange(n_nonzero.max()) < n_nonzero[..., None])
     sums = amounts.sum(axis=2, dtype=float).cumsum(axis=1)
     squares = np.square(amounts).sum(axis=2, dtype=float).cumsum(axis=1)
@@ -74,8 +139,13 @@ def simulate_amounts(rng: np.random.Generator, n_experiments: int, n_per_look: i
     return Moments(n, n_nonzero.cumsum(axis=1), n, sums, n, sums, squares)
 
 
-def simulate_repeated(rng: np.random.Generator, n_experiments: int, n_new: int, rate: float) -> Moments:
-    """New candidates at each look, who come back at the next 0 to 7 looks; own rates are beta, intraclass correlation .3."""
+def simulate_repeated(
+    rng: np.random.Generator, n_experiments: int, n_new: int, rate: float
+) -> Moments:
+    """New candidates at each look, who come back at the next 0 to 7 looks.
+
+    Own rates are beta, intraclass correlation .3.
+    """
     rates = rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, size=(n_experiments, N_LOOKS, n_new))
     n_exposures = rng.integers(1, 9, size=rates.shape)
     n, y = np.zeros_like(rates), np.zeros_like(rates)
@@ -90,16 +160,24 @@ def simulate_repeated(rng: np.random.Generator, n_experiments: int, n_new: int, 
     return Moments(*added.cumsum(axis=2))
 
 
-def simulate_motion(rng: np.random.Generator, n_paths: int, information: np.ndarray, effect: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of a difference, shape (n_paths, looks), and their standard errors, information**-.5."""
-    steps = rng.standard_normal((n_paths, len(information))) * np.sqrt(np.diff(information, prepend=0))
+def simulate_motion(
+    rng: np.random.Generator, n_paths: int, information: np.ndarray, effect: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates of a difference, shape (n_paths, looks), and their standard errors,
+    information**-.5.
+    """
+    steps = rng.standard_normal((n_paths, len(information))) * np.sqrt(
+        np.diff(information, prepend=0)
+    )
     return effect + steps.cumsum(axis=1) / information, information**-0.5
 
 
 # Sequence
 
 
-@pytest.mark.parametrize(("alpha", "x"), [(0.05, 8.211968), (0.025, 9.752938), (0.05 / 3, 10.643431)])
+@pytest.mark.parametrize(
+    ("alpha", "x"), [(0.05, 8.211968), (0.025, 9.752938), (0.05 / 3, 10.643431)]
+)
 def test_tune_x_published(alpha: float, x: float) -> None:
     assert stats.tune_x(alpha) == pytest.approx(x, abs=5e-7)
 
@@ -116,11 +194,18 @@ def test_compare_at_the_planned_standard_error() -> None:
     assert stats.plan_se(-0.01, 0.05) == pytest.approx(se, rel=1e-6)
     found = stats.compare(Mean(0.06, 0.5 * se**2), Mean(0.05, 0.5 * se**2), 0.01, 0.05)
     assert found.multiplier == pytest.approx(3.035122, abs=5e-7)
-    assert (found.lower, found.upper) == pytest.approx((0.01 - 3.035122 * se, 0.01 + 3.035122 * se), abs=1e-8)
+    assert (found.lower, found.upper) == pytest.approx(
+        (0.01 - 3.035122 * se, 0.01 + 3.035122 * se), abs=1e-8
+    )
 
 
-@pytest.mark.parametrize(("alpha", "plan_se", "x"), [(0.05, 0.01 / 2.801585, 8.211968), (0.025, 0.01 / 3.083024, 9.752938)])
-def test_compare_is_tuned_by_the_planned_standard_error(alpha: float, plan_se: float, x: float) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "plan_se", "x"),
+    [(0.05, 0.01 / 2.801585, 8.211968), (0.025, 0.01 / 3.083024, 9.752938)],
+)
+def test_compare_is_tuned_by_the_planned_standard_error(
+    alpha: float, plan_se: float, x: float
+) -> None:
     # z(.9875) + z(.8) = 3.083024. x grows as information does: with se**-2.
     for times in (0.5, 1, 3):
         found = stats.compare(Mean(0.06, (times * plan_se) ** 2), Mean(0.05, 0.0), 0.01, alpha)
@@ -131,12 +216,19 @@ def test_compute_sequence_is_the_normal_mixture() -> None:
     # confseq, test/uniform_boundaries_unittest.cpp: v = v_opt = 100, alpha .05
     x = approximate_x(0.05)
     assert 100 / x == pytest.approx(12.60056, abs=5e-6)
-    assert 10 * stats.compute_sequence(0.0, 1.0, x, 0.05).multiplier == pytest.approx(30.35209, abs=5e-6)
-    # The mixture is exp(-.6510052) at s = 10, v = 100, one standard error: there lies the bound for this "alpha".
-    assert stats.compute_sequence(0.0, 1.0, x, np.exp(0.6510052)).multiplier == pytest.approx(1, abs=1e-6)
+    assert 10 * stats.compute_sequence(0.0, 1.0, x, 0.05).multiplier == pytest.approx(
+        30.35209, abs=5e-6
+    )
+    # The mixture is exp(-.6510052) at s = 10, v = 100, one standard error: there lies the bound for
+    # this "alpha".
+    assert stats.compute_sequence(0.0, 1.0, x, np.exp(0.6510052)).multiplier == pytest.approx(
+        1, abs=1e-6
+    )
 
 
-@pytest.mark.parametrize(("s0", "n0", "s1", "n1", "n_planned", "alpha", "estimate", "theirs", "ours"), GROWTHBOOK)
+@pytest.mark.parametrize(
+    ("s0", "n0", "s1", "n1", "n_planned", "alpha", "estimate", "theirs", "ours"), GROWTHBOOK
+)
 def test_compute_sequence_growthbook(
     s0: int,
     n0: int,
@@ -166,7 +258,10 @@ def test_compare_without_a_standard_error_is_nan(variance: float) -> None:
 
 
 def test_compare_takes_arrays() -> None:
-    treatment, control = Mean(np.array([0.2, 0.3]), np.array([0.01, 0.0])), Mean(np.array([0.1, 0.1]), np.array([0.02, 0.0]))
+    treatment, control = (
+        Mean(np.array([0.2, 0.3]), np.array([0.01, 0.0])),
+        Mean(np.array([0.1, 0.1]), np.array([0.02, 0.0])),
+    )
     both = stats.compare(treatment, control, 0.1, 0.05)
     single = stats.compare(Mean(0.2, 0.01), Mean(0.1, 0.02), 0.1, 0.05)
     assert [field[0] for field in both] == pytest.approx(list(single))
@@ -183,8 +278,13 @@ EFFECTS = st.floats(0.01, 5)
 
 @settings(deadline=None)
 @given(MEANS, MEANS, EFFECTS, st.sampled_from([0.05, 0.025, 0.01]))
-def test_compare_mirrors_when_arms_are_swapped(treatment: Mean, control: Mean, effect: float, alpha: float) -> None:
-    found, mirrored = stats.compare(treatment, control, effect, alpha), stats.compare(control, treatment, effect, alpha)
+def test_compare_mirrors_when_arms_are_swapped(
+    treatment: Mean, control: Mean, effect: float, alpha: float
+) -> None:
+    found, mirrored = (
+        stats.compare(treatment, control, effect, alpha),
+        stats.compare(control, treatment, effect, alpha),
+    )
     assert (mirrored.lower, mirrored.upper) == pytest.approx((-found.upper, -found.lower))
     assert mirrored.pvalue == pytest.approx(found.pvalue)
     assert found.lower < found.estimate < found.upper
@@ -193,7 +293,9 @@ def test_compare_mirrors_when_arms_are_swapped(treatment: Mean, control: Mean, e
 
 @settings(deadline=None)
 @given(MEANS, MEANS, EFFECTS, st.sampled_from([-1, 1]))
-def test_choose_word_never_contradicts_the_interval(treatment: Mean, control: Mean, effect: float, sign: int) -> None:
+def test_choose_word_never_contradicts_the_interval(
+    treatment: Mean, control: Mean, effect: float, sign: int
+) -> None:
     found = stats.compare(treatment, control, effect, 0.05)
     word = stats.choose_word(found, sign * effect)
     good = sorted((sign * found.lower, sign * found.upper))
@@ -258,7 +360,11 @@ def test_choose_guardrail_word(lower: float, upper: float, direction: str, word:
         ("binary", Moments(100, 9, 100, 9), False),
         ("binary", Moments(100, 90, 100, 90), True),
         ("binary", Moments(100, 91, 100, 91), False),
-        ("binary", Moments(100, 9, 800, 40), False),  # exposures repeat: the forty outcomes are those of nine candidates
+        (
+            "binary",
+            Moments(100, 9, 800, 40),
+            False,
+        ),  # exposures repeat: the forty outcomes are those of nine candidates
         ("binary", Moments(100, 100, 800, 790), True),
         ("numeric", Moments(100, 100, 100, 5e6), True),
         ("numeric", Moments(5000, 99, 5000, 5e6), False),
@@ -276,7 +382,9 @@ def test_is_burnt_in(kind: str, moments: Moments, expected: bool) -> None:
 
 def test_compute_moments_by_hand() -> None:
     found = stats.compute_moments(np.array([1.0, 2.0, 3.0, 1.0]), np.array([0.0, 2.0, 1.0, -4.0]))
-    assert found == Moments(n_units=4, n_nonzero=3, sum_n=7, sum_y=-1, sum_nn=15, sum_ny=3, sum_yy=21)
+    assert found == Moments(
+        n_units=4, n_nonzero=3, sum_n=7, sum_y=-1, sum_nn=15, sum_ny=3, sum_yy=21
+    )
     assert stats.compute_moments(np.array([]), np.array([])) == Moments()
 
 
@@ -298,7 +406,9 @@ def test_add_moments_of_parts_equals_the_whole(parts: list[list[tuple[int, int]]
 def test_estimate_mean_binary_first_by_hand() -> None:
     found = stats.estimate_mean(Moments(98, 19, 98, 19, 98, 19, 19), "binary", "first")
     assert found == pytest.approx((19 / 98, 0.2 * 0.8 / 98))
-    assert stats.estimate_mean(Moments(98, 0, 98, 0, 98, 0, 0), "binary", "first").variance == pytest.approx(0.01 * 0.99 / 98)
+    assert stats.estimate_mean(
+        Moments(98, 0, 98, 0, 98, 0, 0), "binary", "first"
+    ).variance == pytest.approx(0.01 * 0.99 / 98)
 
 
 def test_estimate_mean_numeric_first_is_the_sample_variance(rng: np.random.Generator) -> None:
@@ -317,7 +427,9 @@ def test_estimate_mean_all_is_robust_to_clusters(rng: np.random.Generator, kind:
     by_unit = 2000 / 1999 * sum((y[i] - ratio * n[i]) ** 2 for i in range(2000)) / sum(n) ** 2
     assert found == pytest.approx((ratio, by_unit))
     without_one = (y.sum() - y) / (n.sum() - n)  # delete-one jackknife
-    assert found.variance == pytest.approx(1999 / 2000 * np.square(without_one - without_one.mean()).sum(), rel=0.02)
+    assert found.variance == pytest.approx(
+        1999 / 2000 * np.square(without_one - without_one.mean()).sum(), rel=0.02
+    )
     if kind == "binary":
         assert found.variance > 1.5 * ratio * (1 - ratio) / n.sum()
 
@@ -332,7 +444,9 @@ def test_estimate_mean_all_is_robust_to_clusters(rng: np.random.Generator, kind:
         ("binary", "all", Moments(1, 1, 4, 2, 16, 8, 4), True),
     ],
 )
-def test_estimate_mean_of_too_little_is_nan(kind: str, exposure: str, moments: Moments, has_value: bool) -> None:
+def test_estimate_mean_of_too_little_is_nan(
+    kind: str, exposure: str, moments: Moments, has_value: bool
+) -> None:
     found = stats.estimate_mean(moments, kind, exposure)
     assert np.isnan(found.value) != has_value
     assert np.isnan(found.variance)
@@ -366,7 +480,9 @@ def test_compute_lift_on_a_grid(m1: float, m0: float) -> None:
 
 
 def test_compute_lift_unbounded() -> None:
-    found = stats.compute_lift(Mean(3.0, 0.04), Mean(1.0, 0.04), 5.0)  # the control lies k standard errors from 0
+    found = stats.compute_lift(
+        Mean(3.0, 0.04), Mean(1.0, 0.04), 5.0
+    )  # the control lies k standard errors from 0
     assert found.value == pytest.approx(2)
     assert np.isnan(found[1:]).all()
 
@@ -379,10 +495,15 @@ def test_compute_lift_of_no_positive_mean_is_nan(m0: float) -> None:
 
 @settings(deadline=None)
 @given(st.floats(0.1, 10), st.floats(1e-4, 1), st.floats(0.1, 10), st.floats(1e-4, 1))
-def test_compute_lift_excludes_none_where_the_difference_does(m1: float, v1: float, m0: float, v0: float) -> None:
+def test_compute_lift_excludes_none_where_the_difference_does(
+    m1: float, v1: float, m0: float, v0: float
+) -> None:
     found = stats.compare(Mean(m1, v1), Mean(m0, v0), 0.5, 0.05)
     lift = stats.compute_lift(Mean(m1, v1), Mean(m0, v0), found.multiplier)
-    if not np.isnan(lift.lower) and abs(abs(found.estimate) / found.se / found.multiplier - 1) > 1e-9:
+    if (
+        not np.isnan(lift.lower)
+        and abs(abs(found.estimate) / found.se / found.multiplier - 1) > 1e-9
+    ):
         assert lift.lower < lift.value < lift.upper
         assert (lift.lower > 0, lift.upper < 0) == (found.lower > 0, found.upper < 0)
 
@@ -392,8 +513,16 @@ def test_compute_lift_excludes_none_where_the_difference_does(m1: float, v1: flo
 
 def test_plan_sample_published() -> None:
     # 5 % against 6 % at 50/50, and the costs of looking every day
-    assert stats.plan_sample(0.06 * 0.94, 0.5, 0.05 * 0.95, 0.5, -0.01, 1) == (16_310, 27_564, 16_310)
-    assert stats.plan_sample(0.06 * 0.94, 0.5, 0.05 * 0.95, 0.5, 0.01, 2) == (16_310, 31_805, 19_409)
+    assert stats.plan_sample(0.06 * 0.94, 0.5, 0.05 * 0.95, 0.5, -0.01, 1) == (
+        16_310,
+        27_564,
+        16_310,
+    )
+    assert stats.plan_sample(0.06 * 0.94, 0.5, 0.05 * 0.95, 0.5, 0.01, 2) == (
+        16_310,
+        31_805,
+        19_409,
+    )
 
 
 def test_plan_sample_of_three_variants() -> None:
@@ -413,18 +542,26 @@ def test_log_bayes_factor_published() -> None:
     # optimizely/ssrm tests
     counts = np.cumsum([[20, 17, 9], [18, 21, 8], [4, 6, 4], [18, 19, 11]], axis=0)
     found = stats.log_bayes_factor(counts, np.array([0.4, 0.4, 0.2]), np.ones(3))
-    assert found == pytest.approx([-2.950560785, -3.681900877, -3.860658431, -4.183813982], abs=5e-10)
+    assert found == pytest.approx(
+        [-2.950560785, -3.681900877, -3.860658431, -4.183813982], abs=5e-10
+    )
 
 
 @pytest.mark.parametrize("counts", [[0, 0, 0], [2, 0, 1], [4600, 4400, 1000]])
 def test_log_bayes_factor_scipy(counts: list[int]) -> None:
     shares = np.array([0.45, 0.45, 0.1])
     n, prior = sum(counts), stats.SRM_WEIGHT * shares
-    expected = dirichlet_multinomial.logpmf(counts, prior, n) - multinomial.logpmf(counts, n, shares)
-    assert stats.log_bayes_factor(np.array(counts), shares, prior) == pytest.approx(expected, abs=1e-7)
+    expected = dirichlet_multinomial.logpmf(counts, prior, n) - multinomial.logpmf(
+        counts, n, shares
+    )
+    assert stats.log_bayes_factor(np.array(counts), shares, prior) == pytest.approx(
+        expected, abs=1e-7
+    )
 
 
-@pytest.mark.parametrize(("log_e", "pvalue"), [(np.log(100), 0.01), (0.0, 1.0), (-5000.0, 1.0), (1e5, 0.0)])
+@pytest.mark.parametrize(
+    ("log_e", "pvalue"), [(np.log(100), 0.01), (0.0, 1.0), (-5000.0, 1.0), (1e5, 0.0)]
+)
 def test_sample_ratio_pvalue(log_e: float, pvalue: float) -> None:
     assert stats.sample_ratio_pvalue(log_e) == pytest.approx(pvalue)
 
@@ -435,15 +572,25 @@ def test_sample_ratio_pvalue(log_e: float, pvalue: float) -> None:
 def test_words_hold_in_a_small_aa_test(rng: np.random.Generator) -> None:
     # The naive interval claims a difference in every third.
     n = 400
-    words, found = read_words([simulate_binary(rng, n, 250, 0.1)], [simulate_binary(rng, n, 250, 0.1)], "binary", "first", 0.02)
+    words, found = read_words(
+        [simulate_binary(rng, n, 250, 0.1)],
+        [simulate_binary(rng, n, 250, 0.1)],
+        "binary",
+        "first",
+        0.02,
+    )
     assert claims(words).mean() <= 0.05 + bound_share(0.05, n)
     lower, upper = stats.naive_interval(found.estimate, found.se)
     assert ((lower > 0) | (upper < 0)).any(axis=1).mean() > 0.2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rate", "n_per_look", "effect"), [(0.02, 1000, 0.005), (0.02, 200, 0.02), (0.2, 400, 0.02)])
-def test_words_hold_in_aa_tests_of_two_verdicts(rate: float, n_per_look: int, effect: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "n_per_look", "effect"), [(0.02, 1000, 0.005), (0.02, 200, 0.02), (0.2, 400, 0.02)]
+)
+def test_words_hold_in_aa_tests_of_two_verdicts(
+    rate: float, n_per_look: int, effect: float
+) -> None:
     rng = np.random.default_rng(1)
     n = 5000
     a, b = (simulate_binary(rng, n, int(0.45 * n_per_look), rate) for _ in "AB")
@@ -459,12 +606,16 @@ def test_words_hold_in_aa_tests_of_two_verdicts(rate: float, n_per_look: int, ef
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 9])
 def test_words_hold_in_aa_tests_of_amounts(ratio: int) -> None:
-    # Skewed amounts need a cap, here the 95 % quantile of purchases, the more so if the control is small.
+    # Skewed amounts need a cap, here the 95 % quantile of purchases, the more so if the control is
+    # small.
     rng = np.random.default_rng(2)
     cap = np.exp(1.5 * 1.644854)
     found = []
     for _ in range(10):
-        treatment, control = simulate_amounts(rng, 400, 60 * ratio, cap), simulate_amounts(rng, 400, 60, cap)
+        treatment, control = (
+            simulate_amounts(rng, 400, 60 * ratio, cap),
+            simulate_amounts(rng, 400, 60, cap),
+        )
         words, _ = read_words([treatment], [control], "numeric", "first", 0.2)
         found.append(claims(words))
     assert np.mean(found) <= 0.05 + bound_share(0.05, 4000)
@@ -478,7 +629,9 @@ def test_words_hold_in_aa_tests_of_repeated_candidates(rate: float, n_new: int) 
     for _ in range(20):
         sides = [simulate_repeated(rng, 200, n_new, rate) for _ in range(2)]
         found.append(claims(read_words(sides[:1], sides[1:], "binary", "all", rate / 2)[0]))
-        blind = [Moments(m.sum_n, m.sum_y, m.sum_n, m.sum_y, m.sum_n, m.sum_y, m.sum_y) for m in sides]  # exposures as if of strangers
+        blind = [
+            Moments(m.sum_n, m.sum_y, m.sum_n, m.sum_y, m.sum_n, m.sum_y, m.sum_y) for m in sides
+        ]  # exposures as if of strangers
         found_blind.append(claims(read_words(blind[:1], blind[1:], "binary", "first", rate / 2)[0]))
     assert np.mean(found) <= 0.05 + bound_share(0.05, 4000)
     assert np.mean(found_blind) > 0.1
@@ -505,12 +658,15 @@ def test_compare_covers_at_all_looks() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("n_verdicts", [1, 2])
 def test_plan_sample_has_the_power(n_verdicts: int) -> None:
-    # 5 % against 6 %. The plan counts until the first decision, which the report shows beside today's word.
+    # 5 % against 6 %. The plan counts until the first decision, which the report shows beside
+    # today's word.
     rng = np.random.default_rng(5)
     n, n_per_look = 5000, 200
     plan = stats.plan_sample(0.06 * 0.94, 0.5, 0.05 * 0.95, 0.5, 0.01, n_verdicts)
     n_looks = plan.n_most // (2 * n_per_look)
-    treatment, control = (simulate_binary(rng, n, n_per_look, rate, n_looks) for rate in (0.06, 0.05))
+    treatment, control = (
+        simulate_binary(rng, n, n_per_look, rate, n_looks) for rate in (0.06, 0.05)
+    )
     words, _ = read_words([treatment], [control], "binary", "first", 0.01, 0.05 / n_verdicts)
     is_better = words == BETTER
     assert is_better.any(axis=1).mean() == pytest.approx(0.8, abs=0.01 + bound_share(0.8, n))
@@ -520,7 +676,8 @@ def test_plan_sample_has_the_power(n_verdicts: int) -> None:
 
 @pytest.mark.slow
 def test_look_factors_brownian_motion() -> None:
-    # Time in fixed-horizon samples, 40 looks in each; the table is rounded, and simulated to about .005 here.
+    # Time in fixed-horizon samples, 40 looks in each; the table is rounded, and simulated to about
+    # .005 here.
     rng = np.random.default_rng(6)
     times = np.arange(1, 161) / 40 - rng.uniform(0, 1 / 40, size=(25, 1))
     firsts: dict[int, list[np.ndarray]] = {m: [] for m in (1, 2, 3, 4, 5, 6, 20)}
@@ -529,7 +686,9 @@ def test_look_factors_brownian_motion() -> None:
         for m, found in firsts.items():
             alpha = 0.05 / m
             lower = stats.compare(Mean(estimates, se**2), Mean(0.0, 0.0), 1.0, alpha).lower
-            found.append(np.where((lower > 0).any(axis=1), looks[(lower > 0).argmax(axis=1)], np.inf))
+            found.append(
+                np.where((lower > 0).any(axis=1), looks[(lower > 0).argmax(axis=1)], np.inf)
+            )
     for m, found in firsts.items():
         expected = stats.plan_sample(0.5e4, 0.5, 0.0, 0.5, 1.0, m)
         simulated = np.quantile(np.concatenate(found), [0.8, 0.5])
@@ -539,7 +698,8 @@ def test_look_factors_brownian_motion() -> None:
 
 @pytest.mark.slow
 def test_compute_sequence_spends_alpha_and_no_more() -> None:
-    # With looks without a gap and for ever, 5 % cross the bound (Robbins 1970); 4,000 looks over nine decades come close.
+    # With looks without a gap and for ever, 5 % cross the bound (Robbins 1970); 4,000 looks over
+    # nine decades come close.
     rng = np.random.default_rng(7)
     n_crossed = 0
     for _ in range(20):
@@ -554,7 +714,9 @@ def test_compute_sequence_spends_alpha_and_no_more() -> None:
 def test_naive_interval_armitage(n_looks: int, share: float) -> None:
     estimates, se = simulate_motion(np.random.default_rng(8), 100_000, np.arange(1.0, n_looks + 1))
     lower, upper = stats.naive_interval(estimates, se)
-    assert ((lower > 0) | (upper < 0)).any(axis=1).mean() == pytest.approx(share, abs=0.0005 + bound_share(share, 100_000))
+    assert ((lower > 0) | (upper < 0)).any(axis=1).mean() == pytest.approx(
+        share, abs=0.0005 + bound_share(share, 100_000)
+    )
 
 
 @pytest.mark.slow
@@ -564,7 +726,9 @@ def test_sample_ratio_pvalue_false_alarms_and_power() -> None:
     for broken, n in ((1.0, 20_000), (0.95, 2000)):  # control loses nobody, A five in a hundred
         kept = shares * [broken, 1, 1]
         counts = rng.multinomial(1000, kept / kept.sum(), size=(n, N_LOOKS)).cumsum(axis=1)
-        pvalues = stats.sample_ratio_pvalue(stats.log_bayes_factor(counts, shares, stats.SRM_WEIGHT * shares))
+        pvalues = stats.sample_ratio_pvalue(
+            stats.log_bayes_factor(counts, shares, stats.SRM_WEIGHT * shares)
+        )
         alarms = (pvalues < stats.SRM_ALPHA).any(axis=1).mean()
         if broken == 1:
             assert alarms <= 0.01 + bound_share(0.01, n)
@@ -574,7 +738,13 @@ def test_sample_ratio_pvalue_false_alarms_and_power() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "rate", "expected"),
-    [("binary", 0.5, 100), ("binary", 0.001, 10_000), ("binary", 0.98, 500), ("numeric", 1.0, 100), ("numeric", 0.01, 10_000)],
+    [
+        ("binary", 0.5, 100),
+        ("binary", 0.001, 10_000),
+        ("binary", 0.98, 500),
+        ("numeric", 1.0, 100),
+        ("numeric", 0.01, 10_000),
+    ],
 )
 def test_plan_burn_in_by_hand(kind: str, rate: float, expected: float) -> None:
     assert stats.plan_burn_in(kind, rate) == pytest.approx(expected)

@@ -1,4 +1,6 @@
-"""The three stories end to end, on SQLite and on PostgreSQL, against figures that are computed another way."""
+"""The three stories end to end, on SQLite and on PostgreSQL, against figures that are computed
+another way.
+"""
 
 import dataclasses
 import hashlib
@@ -19,11 +21,22 @@ import train
 from abatch import database, features, job, registry, simulate
 from abatch.config import Config
 from abatch.errors import ConfigError, DataError
-from abatch.tables import metadata, models, predictions, promotions, registrations, runs, scores, variant_scores
+from abatch.tables import (
+    metadata,
+    models,
+    predictions,
+    promotions,
+    registrations,
+    runs,
+    scores,
+    variant_scores,
+)
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)
-N_NIGHTS = 20  # of which three are mature at the end: window 14, lag 1, and a feed that is complete to the day before yesterday
+# of which three are mature at the end: window 14, lag 1, and a feed that is complete to the day
+# before yesterday
+N_NIGHTS = 20
 
 
 def with_settings(config: Config, **changes: object) -> Config:
@@ -33,12 +46,18 @@ def with_settings(config: Config, **changes: object) -> Config:
 
 def read(engine: sa.Engine, table: sa.Table) -> pd.DataFrame:
     with engine.connect() as connection:
-        return pd.DataFrame([row._asdict() for row in connection.execute(sa.select(table))], columns=list(table.c.keys()))
+        return pd.DataFrame(
+            [row._asdict() for row in connection.execute(sa.select(table))],
+            columns=list(table.c.keys()),
+        )
 
 
 def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str, str]]:
     """All rows of abatch's tables, and all files but the database's own."""
-    rows = {table.name: sorted(map(repr, read(engine, table).to_dict("records"))) for table in metadata.sorted_tables}
+    rows = {
+        table.name: sorted(map(repr, read(engine, table).to_dict("records")))
+        for table in metadata.sorted_tables
+    }
     files = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -70,7 +89,9 @@ def test_loop_figures_equal_another_way(config: Config, engine: sa.Engine) -> No
         answers = [row._asdict() for row in connection.execute(sa.select(simulate.answers))]
     answered = {(str(row["customer_id"]), row["offer_date"]) for row in answers}
     mature = made[made["run_date"] <= FIRST_NIGHT + 2 * DAY].copy()
-    mature["outcome"] = [int((row.candidate_id, row.run_date) in answered) for row in mature.itertuples()]
+    mature["outcome"] = [
+        int((row.candidate_id, row.run_date) in answered) for row in mature.itertuples()
+    ]
     found = read(engine, variant_scores).set_index(["variant", "cohort"])
     for variant, rows in mature.groupby("variant"):
         row = found.loc[(variant, "all")]
@@ -81,11 +102,17 @@ def test_loop_figures_equal_another_way(config: Config, engine: sa.Engine) -> No
     for model_name, rows in mature.groupby("model_name"):
         expected = roc_auc_score(rows["outcome"], rows["prediction"])
         assert figures[model_name, "all", "roc_auc"] == pytest.approx(expected, abs=1e-4)
-        assert figures[model_name[: -len("_2026-09-01")], "all", "roc_auc"] == pytest.approx(expected, abs=1e-4)
+        assert figures[model_name[: -len("_2026-09-01")], "all", "roc_auc"] == pytest.approx(
+            expected, abs=1e-4
+        )
         assert figures[model_name, "all", "n"] == len(rows)
     ledger = read(engine, runs)
     assert set(ledger["status"]) == {"done"}
-    assert ledger.groupby("job").size().to_dict() == {"predict": N_NIGHTS, "score": N_NIGHTS, "train": 1}
+    assert ledger.groupby("job").size().to_dict() == {
+        "predict": N_NIGHTS,
+        "score": N_NIGHTS,
+        "train": 1,
+    }
 
 
 def test_dry_run_writes_nothing(config: Config, engine: sa.Engine, tmp_path: Path) -> None:
@@ -118,7 +145,9 @@ def test_train_card_and_table_agree(config: Config, engine: sa.Engine) -> None:
     assert card["columns"]["income"] == "number"
     assert card["columns"]["region"] == "category"
     latest = joblib.load(config.models_dir / "modelA_v1.0_latest.pkl")
-    frame = pd.DataFrame([{name: None for name in card["columns"]} | {"region": "日本", "channel": "never seen"}])
+    frame = pd.DataFrame(
+        [{name: None for name in card["columns"]} | {"region": "日本", "channel": "never seen"}]
+    )
     assert 0 < latest.predict_proba(features.convert(frame, card["columns"], "here"))[0, 1] < 1
 
 
@@ -137,9 +166,13 @@ def test_train_same_rows_same_model(config: Config, engine: sa.Engine) -> None:
     )
     with engine.connect() as connection:
         for name in ("modelA_v1.0_2026-09-01", "modelB_v1.0_2026-09-01"):
-            first, second = (registry.load_model(connection, config.models_dir, name + end) for end in ("", "_2"))
+            first, second = (
+                registry.load_model(connection, config.models_dir, name + end) for end in ("", "_2")
+            )
             X = features.convert(frame, first.card["columns"], "here")
-            assert abs(first.pipeline.predict_proba(X) - second.pipeline.predict_proba(X)).max() < 1e-9
+            assert (
+                abs(first.pipeline.predict_proba(X) - second.pipeline.predict_proba(X)).max() < 1e-9
+            )
 
 
 def config_end(config: Config) -> pd.Timestamp:
@@ -151,31 +184,48 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
-    model = config.settings.models["A"].model_copy(update={"estimator": "sklearn.dummy.DummyClassifier", "params": {}})
+    model = config.settings.models["A"].model_copy(
+        update={"estimator": "sklearn.dummy.DummyClassifier", "params": {}}
+    )
     worse = with_settings(config, models={**config.settings.models, "A": model})
     simulate.simulate(engine, FIRST_NIGHT + DAY)
     train.train(worse, engine, FIRST_NIGHT + DAY)
     said = capsys.readouterr().err
-    assert "modelA_v1.0_2026-09-02 does not go live: " in said and "validation ROC AUC 0.5000 against" in said
+    assert (
+        "modelA_v1.0_2026-09-02 does not go live: " in said
+        and "validation ROC AUC 0.5000 against" in said
+    )
     with engine.connect() as connection:
         live = registry.find_live(connection, "card_offer", FIRST_NIGHT + DAY)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}
     assert (config.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
-    assert (config.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path("modelA_v1.0_2026-09-01.pkl")
+    assert (config.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path(
+        "modelA_v1.0_2026-09-01.pkl"
+    )
 
 
-def test_train_of_an_earlier_date_does_not_overrule_a_later_one(config: Config, engine: sa.Engine) -> None:
+def test_train_of_an_earlier_date_does_not_overrule_a_later_one(
+    config: Config, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     simulate.simulate(engine, FIRST_NIGHT + DAY)
     train.train(config, engine, FIRST_NIGHT + DAY)
     train.train(config, engine, FIRST_NIGHT)
-    assert list(read(engine, promotions)["model_name"]) == ["modelA_v1.0_2026-09-02", "modelB_v1.0_2026-09-02"]
+    assert list(read(engine, promotions)["model_name"]) == [
+        "modelA_v1.0_2026-09-02",
+        "modelB_v1.0_2026-09-02",
+    ]
 
 
 def test_train_refuses_a_feed_that_has_not_begun(config: Config, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    empty = dataclasses.replace(config, sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"})
-    with pytest.raises(DataError, match=r"watermark\.sql: tells no date, so nothing is known to be complete"):
+    empty = dataclasses.replace(
+        config,
+        sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
+    )
+    with pytest.raises(
+        DataError, match=r"watermark\.sql: tells no date, so nothing is known to be complete"
+    ):
         train.train(empty, engine, FIRST_NIGHT)
     assert list(read(engine, runs)["status"]) == ["failed"]
 
@@ -184,19 +234,34 @@ def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> 
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
     recorded = "case when customer_id % 2 = 0 then 'A' else 'control' end as variant"
-    query = config.sql["candidates"].replace("customer_id as candidate_id,", f"customer_id as candidate_id, {recorded},")
+    query = config.sql["candidates"].replace(
+        "customer_id as candidate_id,", f"customer_id as candidate_id, {recorded},"
+    )
     elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
     predict.predict(elsewhere, engine, FIRST_NIGHT)
     made = read(engine, predictions)
-    assert (made["variant"] == made["candidate_id"].map(lambda i: "A" if int(i) % 2 == 0 else "control")).all()
-    wrong = dataclasses.replace(config, sql={**config.sql, "candidates": query.replace("'control'", "'kontroll'")})
-    with pytest.raises(DataError, match=r"candidates.sql: variant holds 'kontroll' in \d+ of 1000 rows; expected one of A, B, control"):
+    assert (
+        made["variant"] == made["candidate_id"].map(lambda i: "A" if int(i) % 2 == 0 else "control")
+    ).all()
+    wrong = dataclasses.replace(
+        config, sql={**config.sql, "candidates": query.replace("'control'", "'kontroll'")}
+    )
+    with pytest.raises(
+        DataError,
+        match=(
+            r"candidates.sql: variant holds 'kontroll' in \d+ of 1000 rows; expected one of A, B,"
+            r" control"
+        ),
+    ):
         predict.predict(wrong, engine, FIRST_NIGHT, force=True)
     assert len(read(engine, predictions)) == 1000
 
 
 def test_train_stands_back_when_somebody_rolled_back_meanwhile(
-    config: Config, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Config,
+    engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
@@ -205,14 +270,29 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
 
     def roll_back_first(*arguments: Any) -> dict[str, Any]:
         with engine.begin() as connection:
-            row = {"experiment": "card_offer", "variant": "A", "model_name": "modelA_v1.0_2026-09-01", "effective_date": FIRST_NIGHT}
+            row = {
+                "experiment": "card_offer",
+                "variant": "A",
+                "model_name": "modelA_v1.0_2026-09-01",
+                "effective_date": FIRST_NIGHT,
+            }
             now = job.utc_now()
-            registry.promote(connection, action="rollback", reason="complaints", promoted_by="Kari", promoted_at=now, **row)
+            registry.promote(
+                connection,
+                action="rollback",
+                reason="complaints",
+                promoted_by="Kari",
+                promoted_at=now,
+                **row,
+            )
         return save_model(*arguments)
 
     monkeypatch.setattr(registry, "save_model", roll_back_first)
     train.train(config, engine, FIRST_NIGHT, force=True)
-    assert "modelA_v1.0_2026-09-01_3 does not go live: modelA_v1.0_2026-09-01 was made live in the meantime" in capsys.readouterr().err
+    assert (
+        "modelA_v1.0_2026-09-01_3 does not go live: modelA_v1.0_2026-09-01 was made live in the"
+        " meantime" in capsys.readouterr().err
+    )
     with engine.connect() as connection:
         live = registry.find_live(connection, "card_offer", FIRST_NIGHT)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
@@ -222,19 +302,30 @@ def test_predict_refuses_another_source_of_variants(config: Config, engine: sa.E
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
     predict.predict(config, engine, FIRST_NIGHT)
-    query = config.sql["candidates"].replace("customer_id as candidate_id,", "customer_id as candidate_id, 'A' as variant,")
+    query = config.sql["candidates"].replace(
+        "customer_id as candidate_id,", "customer_id as candidate_id, 'A' as variant,"
+    )
     elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
-    with pytest.raises(ConfigError, match=r'(?s)assignment\n +registered "hash"\n +now +"recorded"'):
+    with pytest.raises(
+        ConfigError, match=r'(?s)assignment\n +registered "hash"\n +now +"recorded"'
+    ):
         predict.predict(elsewhere, engine, FIRST_NIGHT, force=True)
     assert len(read(engine, predictions)) == 1000
 
 
-def test_score_keeps_its_figures_when_the_feed_is_emptied(config: Config, engine: sa.Engine) -> None:
+def test_score_keeps_its_figures_when_the_feed_is_emptied(
+    config: Config, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
     predict.predict(config, engine, FIRST_NIGHT)
-    empty = dataclasses.replace(config, sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"})
-    with pytest.raises(ConfigError, match="watermark_query"):  # it is registered, so only the feed itself can be emptied
+    empty = dataclasses.replace(
+        config,
+        sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
+    )
+    with pytest.raises(
+        ConfigError, match="watermark_query"
+    ):  # it is registered, so only the feed itself can be emptied
         score.score(empty, engine, FIRST_NIGHT, draw=False)
     assert "0 mature" in score.score(config, engine, FIRST_NIGHT, draw=False)
     simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
@@ -242,7 +333,12 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(config: Config, engine
     before = read(engine, variant_scores)
     with simulate.in_default_schema(engine).begin() as connection:
         connection.execute(simulate.feed.delete())
-    with pytest.raises(DataError, match=r"watermark\.sql: tells no date, but outcomes were complete before. Nothing was changed"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"watermark\.sql: tells no date, but outcomes were complete before. Nothing was changed"
+        ),
+    ):
         score.score(config, engine, FIRST_NIGHT + 19 * DAY, draw=False)
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)
 
@@ -266,7 +362,11 @@ def test_predict_in_small_chunks_gives_the_same_night(config: Config, engine: sa
     columns = ["candidate_id", "variant", "model_name", "rank_in_variant", "selected", "prediction"]
     whole = read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True)
     predict.predict(dataclasses.replace(config, chunk_rows=97), engine, FIRST_NIGHT, force=True)
-    pd.testing.assert_frame_equal(read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True), whole, rtol=1e-12)
+    pd.testing.assert_frame_equal(
+        read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True),
+        whole,
+        rtol=1e-12,
+    )
 
 
 def test_score_made_up_later_keeps_the_newest_figures(config: Config, engine: sa.Engine) -> None:
@@ -277,5 +377,7 @@ def test_score_made_up_later_keeps_the_newest_figures(config: Config, engine: sa
     score.score(config, engine, FIRST_NIGHT + 18 * DAY, draw=False)
     before = read(engine, variant_scores)
     assert before["n_mature"].sum() == 2 * simulate.N_CANDIDATES  # once in its week, once in all
-    assert "a later night is scored already" in score.score(config, engine, FIRST_NIGHT + DAY, draw=False)
+    assert "a later night is scored already" in score.score(
+        config, engine, FIRST_NIGHT + DAY, draw=False
+    )
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)

@@ -39,15 +39,21 @@ CHANCE_1 = 3.841458820694124  # 0.95 quantile of chi-squared, 1 degree of freedo
 
 def make_days(*counts: int) -> pd.Series:
     """So many rows on each day from FIRST on."""
-    days = np.repeat([np.datetime64(FIRST, "s") + np.timedelta64(day, "D") for day in range(len(counts))], counts)
+    days = np.repeat(
+        [np.datetime64(FIRST, "s") + np.timedelta64(day, "D") for day in range(len(counts))], counts
+    )
     return pd.Series(days, name="event_date")
 
 
 def make_frame(n_days: int = 10, per_day: int = 20) -> pd.DataFrame:
-    """What a training query returns: days in no order, the first row of each day positive, one feature that tells."""
+    """What a training query returns: days in no order, the first row of each day positive, one
+    feature that tells.
+    """
     days = make_days(*[per_day] * n_days)
     outcome = np.tile(np.arange(per_day) < per_day // 4, n_days).astype(int)
-    frame = pd.DataFrame({"candidate_id": range(len(days)), "event_date": days.dt.date, "outcome": outcome})
+    frame = pd.DataFrame(
+        {"candidate_id": range(len(days)), "event_date": days.dt.date, "outcome": outcome}
+    )
     frame["income"] = outcome + np.random.default_rng(0).normal(size=len(frame))
     frame["region"] = "Ærø"
     return frame.sample(frac=1, random_state=1, ignore_index=True)
@@ -79,13 +85,16 @@ def test_split_newest_cuts_between_days(counts: list[int], share: float) -> None
     outcome = np.concatenate([np.arange(count) % 2 for count in counts])
     newest = split_newest(days, outcome, share, PLACE)
     assert days[~newest].max() < days[newest].min()
-    # About the share: the day on the cut goes to validation, without it there would be too few; the first day is always for the fit.
+    # About the share: the day on the cut goes to validation, without it there would be too few; the
+    # first day is always for the fit.
     n, cut_day = len(days), (days == days[newest].min()).sum()
     assert newest.sum() - cut_day <= share * n
     assert newest.sum() >= min(np.floor(share * n), n - counts[0])
 
 
-@pytest.mark.parametrize(("share", "n_newest"), [(0.1, 10), (0.2, 20), (0.29, 30), (0.3, 30), (0.9, 90), (0.99, 90)])
+@pytest.mark.parametrize(
+    ("share", "n_newest"), [(0.1, 10), (0.2, 20), (0.29, 30), (0.3, 30), (0.9, 90), (0.99, 90)]
+)
 def test_split_newest_share_of_ten_equal_days(share: float, n_newest: int) -> None:
     newest = split_newest(make_days(*[10] * 10), np.arange(100) % 2, share, PLACE)
     assert np.flatnonzero(newest).tolist() == list(range(100 - n_newest, 100))
@@ -95,11 +104,16 @@ def test_split_newest_any_order_and_one_large_day() -> None:
     days = make_days(4, 90, 6)
     order = np.random.default_rng(0).permutation(100)
     newest = split_newest(days.iloc[order].reset_index(drop=True), np.arange(100) % 2, 0.2, PLACE)
-    assert (newest == (order >= 4)).all()  # the large day is needed for a fifth of the rows, and is not cut in two
+    assert (
+        newest == (order >= 4)
+    ).all()  # the large day is needed for a fifth of the rows, and is not cut in two
 
 
 def test_split_newest_one_day() -> None:
-    message = r"^training\.sql: all rows are of one day, 2026-06-01; validation needs newer rows than the fit\. Widen the window\.$"
+    message = (
+        r"^training\.sql: all rows are of one day, 2026-06-01; validation needs newer rows than the"
+        r" fit\. Widen the window\.$"
+    )
     with pytest.raises(DataError, match=message):
         split_newest(make_days(10), np.arange(10) % 2, 0.2, PLACE)
 
@@ -107,8 +121,14 @@ def test_split_newest_one_day() -> None:
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        ([0, 0, 0, 1], r"the 2 rows to fit on \(from 2026-06-01 to 2026-06-01\) all have outcome 0"),
-        ([0, 1, 1, 1], r"the 2 rows to validate on \(from 2026-06-02 to 2026-06-02\) all have outcome 1"),
+        (
+            [0, 0, 0, 1],
+            r"the 2 rows to fit on \(from 2026-06-01 to 2026-06-01\) all have outcome 0",
+        ),
+        (
+            [0, 1, 1, 1],
+            r"the 2 rows to validate on \(from 2026-06-02 to 2026-06-02\) all have outcome 1",
+        ),
     ],
 )
 def test_split_newest_one_outcome(outcome: list[int], words: str) -> None:
@@ -119,29 +139,44 @@ def test_split_newest_one_outcome(outcome: list[int], words: str) -> None:
 def test_prepare_rows_sorted_and_split() -> None:
     frame = make_frame()
     rows = prepare(frame)
-    expected = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(["event_date", "candidate_id"])
+    expected = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(
+        ["event_date", "candidate_id"]
+    )
     assert rows.types == {"income": "number", "region": "category"}
     assert rows.X["income"].tolist() == expected["income"].tolist()
     assert rows.y.tolist() == expected["outcome"].tolist()
     assert rows.newest.tolist() == [False] * 160 + [True] * 40
     assert rows.validation_from == FIRST + timedelta(days=8)
     # The same bucket as scoring gives the candidate, whatever the shares.
-    assert rows.bucket.tolist() == assign(expected["candidate_id"], "card_offer", {"A": 0.5, "B": 0.5}).bucket.tolist()
+    assert (
+        rows.bucket.tolist()
+        == assign(expected["candidate_id"], "card_offer", {"A": 0.5, "B": 0.5}).bucket.tolist()
+    )
 
 
 def test_prepare_rows_mean_and_sd_of_a_binary_outcome() -> None:
     rows = prepare(make_frame())  # 50 of 200 are positive
     assert rows.y.dtype == np.int64
-    assert (rows.outcome_mean, rows.outcome_sd) == (0.25, pytest.approx(np.sqrt(200 / 199 * 0.25 * 0.75), abs=1e-12))
+    assert (rows.outcome_mean, rows.outcome_sd) == (
+        0.25,
+        pytest.approx(np.sqrt(200 / 199 * 0.25 * 0.75), abs=1e-12),
+    )
 
 
 @pytest.mark.parametrize("cap", [None, 40.0])
 def test_prepare_rows_numeric_outcome(cap: float | None) -> None:
-    """What is learnt is whether the amount is above 0, capped or not; mean and sd are those of the capped amount."""
+    """What is learnt is whether the amount is above 0, capped or not.
+
+    Mean and sd are those of the capped amount.
+    """
     frame = make_frame()
-    amounts = np.where(frame["outcome"] == 1, 30.0, -1.5) * np.random.default_rng(2).integers(1, 4, len(frame))
+    amounts = np.where(frame["outcome"] == 1, 30.0, -1.5) * np.random.default_rng(2).integers(
+        1, 4, len(frame)
+    )
     rows = prepare(frame.assign(outcome=amounts), kind="numeric", cap=cap)
-    ordered = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(["event_date", "candidate_id"])
+    ordered = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(
+        ["event_date", "candidate_id"]
+    )
     assert rows.y.tolist() == ordered["outcome"].tolist()
     counted = amounts.tolist() if cap is None else [min(amount, 40.0) for amount in amounts]
     assert rows.outcome_mean == pytest.approx(statistics.fmean(counted), abs=1e-12)
@@ -149,7 +184,16 @@ def test_prepare_rows_numeric_outcome(cap: float | None) -> None:
     losses = prepare(frame.assign(outcome=-10 * amounts), kind="numeric", cap=cap)
     assert losses.y.tolist() == [1 - y for y in rows.y]
     assert losses.outcome_mean == pytest.approx(
-        statistics.fmean([-10 * amount if cap is None else float(np.sign(-amount)) * min(abs(10 * amount), cap) for amount in amounts])
+        statistics.fmean(
+            [
+                (
+                    -10 * amount
+                    if cap is None
+                    else float(np.sign(-amount)) * min(abs(10 * amount), cap)
+                )
+                for amount in amounts
+            ]
+        )
     )
 
 
@@ -167,7 +211,10 @@ def test_prepare_rows_order_of_the_query_does_not_matter() -> None:
 
 
 def test_prepare_rows_none() -> None:
-    with pytest.raises(DataError, match=r"training\.sql: returned no rows for \[2026-06-01, 2026-06-11\)\. Check the query"):
+    with pytest.raises(
+        DataError,
+        match=r"training\.sql: returned no rows for \[2026-06-01, 2026-06-11\)\. Check the query",
+    ):
         prepare(pd.DataFrame())
 
 
@@ -175,7 +222,9 @@ def test_prepare_rows_none() -> None:
 def test_prepare_rows_outside_window(day: date) -> None:
     frame = make_frame()
     frame.loc[3, "event_date"] = day
-    message = rf"training\.sql: 1 of 200 rows lie outside \[2026-06-01, 2026-06-11\), for example {day}; "
+    message = (
+        rf"training\.sql: 1 of 200 rows lie outside \[2026-06-01, 2026-06-11\), for example {day}; "
+    )
     with pytest.raises(DataError, match=message):
         prepare(frame)
 
@@ -208,11 +257,15 @@ def test_fit_and_validate_measures_unseen_rows_and_fits_the_newest_too() -> None
     assert figures["roc_auc"] == pytest.approx(roc_auc_score(rows.y[rows.newest], scores), abs=1e-3)
     assert figures["n"] == 180
     assert found.scores == pytest.approx(scores, abs=1e-12)
-    assert found.validated.predict_proba(rows.X[rows.newest])[:, 1].tolist() == found.scores.tolist()
+    assert (
+        found.validated.predict_proba(rows.X[rows.newest])[:, 1].tolist() == found.scores.tolist()
+    )
     everything.fit(rows.X[~rows.reference], rows.y[~rows.reference])
     assert found.reference is not None and sum(found.reference.counts) == rows.reference.sum() > 50
     assert max(found.reference.counts) - min(found.reference.counts) <= 1
-    assert found.pipeline.predict_proba(rows.X) == pytest.approx(everything.predict_proba(rows.X), abs=1e-12)
+    assert found.pipeline.predict_proba(rows.X) == pytest.approx(
+        everything.predict_proba(rows.X), abs=1e-12
+    )
 
 
 def test_prepare_rows_few_have_no_reference() -> None:
@@ -223,17 +276,27 @@ def test_prepare_rows_few_have_no_reference() -> None:
 
 @pytest.mark.slow
 def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
-    """Where nothing drifts, PSI passes its noise line in 5 % of cases: of 20 models in more than 4 once in 390 times."""
+    """Where nothing drifts, PSI passes its noise line in 5 % of cases: of 20 models in more than 4
+    once in 390 times.
+    """
     alarms = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         X = rng.normal(size=(3000, 3))
         outcome = (rng.random(3000) < 1 / (1 + np.exp(1 - X[:, 0] * X[:, 1]))).astype(int)
-        frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(candidate_id=range(3000), outcome=outcome)
-        rows = prepare(frame.assign(event_date=[FIRST + timedelta(days=i // 300) for i in range(3000)]))
-        fitted = fit_and_validate(HistGradientBoostingClassifier(max_iter=20), rows, rows.types, 0, PLACE)
+        frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(
+            candidate_id=range(3000), outcome=outcome
+        )
+        rows = prepare(
+            frame.assign(event_date=[FIRST + timedelta(days=i // 300) for i in range(3000)])
+        )
+        fitted = fit_and_validate(
+            HistGradientBoostingClassifier(max_iter=20), rows, rows.types, 0, PLACE
+        )
         assert fitted.reference is not None
-        scores = fitted.pipeline.predict_proba(pd.DataFrame(rng.normal(size=(1000, 3)), columns=["a", "b", "c"]))[:, 1]
+        scores = fitted.pipeline.predict_proba(
+            pd.DataFrame(rng.normal(size=(1000, 3)), columns=["a", "b", "c"])
+        )[:, 1]
         counts = drift.count_bins(scores, fitted.reference.edges).tolist()
         noise = drift.psi_noise(sum(fitted.reference.counts), 1000, len(counts))
         alarms += drift.compute_psi(fitted.reference.counts, counts) > noise
@@ -242,13 +305,22 @@ def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
 
 def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
     rows = prepare(make_frame())  # 10 positives among the newest
-    found = {metric.name for metric in fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE).metrics}
+    found = {
+        metric.name
+        for metric in fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE).metrics
+    }
     assert "n" in found and not found & {"roc_auc", "calibration_slope"}
 
 
-@pytest.mark.parametrize("estimator", [LogisticRegression(), HistGradientBoostingClassifier(), RandomForestClassifier(5)])
-def test_fit_and_validate_column_without_values_in_the_older_rows(estimator: ClassifierMixin) -> None:
-    """Validation rows are newer: a column may hold its first values there, and is not used until older rows have some."""
+@pytest.mark.parametrize(
+    "estimator", [LogisticRegression(), HistGradientBoostingClassifier(), RandomForestClassifier(5)]
+)
+def test_fit_and_validate_column_without_values_in_the_older_rows(
+    estimator: ClassifierMixin,
+) -> None:
+    """Validation rows are newer: a column may hold its first values there, and is not used until
+    older rows have some.
+    """
     rows = prepare(make_frame(per_day=60))
     added = {
         "new_number": np.where(rows.newest, 1.5, np.nan),
@@ -262,31 +334,47 @@ def test_fit_and_validate_column_without_values_in_the_older_rows(estimator: Cla
 
 
 def test_fit_and_validate_on_some_of_the_columns() -> None:
-    rows = prepare(make_frame(per_day=60).assign(noise=np.random.default_rng(5).normal(size=600)), validation_share=0.3)
+    rows = prepare(
+        make_frame(per_day=60).assign(noise=np.random.default_rng(5).normal(size=600)),
+        validation_share=0.3,
+    )
     found = fit_and_validate(LogisticRegression(), rows, {"income": "number"}, 0, PLACE)
     # One feature that the outcome rises with: the model ranks as the feature does.
     expected = roc_auc_score(rows.y[rows.newest], rows.X.loc[rows.newest, "income"])
     assert roc_auc_score(rows.y[rows.newest], found.scores) == pytest.approx(expected, abs=1e-12)
-    assert found.pipeline.feature_names_in_.tolist() == found.validated.feature_names_in_.tolist() == ["income"]
+    assert (
+        found.pipeline.feature_names_in_.tolist()
+        == found.validated.feature_names_in_.tolist()
+        == ["income"]
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit_and_validate_same_seed_same_model(seed: int) -> None:
     """Of an estimator that draws from the global generator too."""
     rows = prepare(make_frame(per_day=60))
-    one, again, other = (fit_and_validate(RandomForestClassifier(5), rows, rows.types, chosen, PLACE) for chosen in (seed, seed, seed + 7))
+    one, again, other = (
+        fit_and_validate(RandomForestClassifier(5), rows, rows.types, chosen, PLACE)
+        for chosen in (seed, seed, seed + 7)
+    )
     np.random.seed(99)
     assert one.scores.tolist() == again.scores.tolist() != other.scores.tolist()
-    assert one.pipeline.predict_proba(rows.X).tolist() == again.pipeline.predict_proba(rows.X).tolist()
+    assert (
+        one.pipeline.predict_proba(rows.X).tolist() == again.pipeline.predict_proba(rows.X).tolist()
+    )
 
 
 def test_prepare_rows_not_features_and_subgroups() -> None:
     seen_at = [datetime(2026, 5, 1, 8, 30)] * 200
-    frame = make_frame().assign(seen_at=seen_at, empty=None, sex=np.where(np.arange(200) % 3, "f", None))
+    frame = make_frame().assign(
+        seen_at=seen_at, empty=None, sex=np.where(np.arange(200) % 3, "f", None)
+    )
     rows = prepare(frame, not_features=["seen_at", "empty", "sex"], subgroups=["sex", "region"])
     assert rows.types == {"income": "number", "region": "category"}
     assert rows.X.columns.tolist() == ["income", "region"]
-    ordered = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(["event_date", "candidate_id"])
+    ordered = frame.assign(candidate_id=frame["candidate_id"].astype(str)).sort_values(
+        ["event_date", "candidate_id"]
+    )
     assert rows.subgroups.columns.tolist() == ["sex", "region"]
     assert rows.subgroups["sex"].fillna("none").tolist() == ordered["sex"].fillna("none").tolist()
     assert prepare(make_frame()).subgroups.shape == (200, 0)
@@ -294,14 +382,19 @@ def test_prepare_rows_not_features_and_subgroups() -> None:
 
 @pytest.mark.parametrize("columns", [{"not_features": ["regio"]}, {"subgroups": ["regio"]}])
 def test_prepare_rows_named_column_missing(columns: dict[str, list[str]]) -> None:
-    message = r"^training\.sql: the column regio is missing; found candidate_id, .* Did you mean 'region'\?$"
+    message = (
+        r"^training\.sql: the column regio is missing; found candidate_id, .* Did you mean"
+        r" 'region'\?$"
+    )
     with pytest.raises(DataError, match=message):
         prepare(make_frame(), **columns)
 
 
 def test_prepare_rows_date_that_is_a_feature() -> None:
     frame = make_frame().assign(seen_at=datetime(2026, 5, 1, 8, 30))
-    with pytest.raises(DataError, match=r"(?s)cannot be features.*seen_at: dates; turn them into a number of days"):
+    with pytest.raises(
+        DataError, match=r"(?s)cannot be features.*seen_at: dates; turn them into a number of days"
+    ):
         prepare(frame)
 
 
@@ -313,8 +406,12 @@ def test_prepare_rows_all_are_not_features() -> None:
 SHUFFLED = [f"noise_{i}" for i in range(5)]
 
 
-def make_live(n_days: int = 10, per_day: int = 60, validation_share: float = 0.3) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Card, as train writes it, and snapshot of a live model: one feature that tells and five that do not."""
+def make_live(
+    n_days: int = 10, per_day: int = 60, validation_share: float = 0.3
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Card, as train writes it, and snapshot of a live model: one feature that tells and five that
+    do not.
+    """
     frame = make_frame(n_days, per_day).drop(columns="region")
     noise = np.random.default_rng(3).normal(size=(len(frame), 5))
     frame = snapshots.arrange(frame.assign(**dict(zip(SHUFFLED, noise.T, strict=True))), PLACE)
@@ -334,7 +431,9 @@ def make_live(n_days: int = 10, per_day: int = 60, validation_share: float = 0.3
 
 def fit_plainly(rows: Rows) -> Any:
     """The same model by scikit-learn alone."""
-    return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows.X[~rows.newest], rows.y[~rows.newest])
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(
+        rows.X[~rows.newest], rows.y[~rows.newest]
+    )
 
 
 def test_prepare_again_is_what_was_prepared() -> None:
@@ -343,7 +442,11 @@ def test_prepare_again_is_what_was_prepared() -> None:
     pd.testing.assert_frame_equal(rows.X, again.X)
     for name in ("y", "newest", "bucket", "reference"):
         assert getattr(rows, name).tolist() == getattr(again, name).tolist()
-    assert (rows.types, rows.validation_from, rows.outcome_mean) == (again.types, again.validation_from, again.outcome_mean)
+    assert (rows.types, rows.validation_from, rows.outcome_mean) == (
+        again.types,
+        again.validation_from,
+        again.outcome_mean,
+    )
 
 
 @pytest.mark.parametrize("is_at_hand", [True, False])
@@ -356,7 +459,9 @@ def test_compare_with_live_new_one_learnt_nothing(is_at_hand: bool) -> None:
     fitted = fit_and_validate(LogisticRegression(), rows._replace(y=y), rows.types, 0, PLACE)
     found = compare_with_live(card, frame if is_at_hand else None, rows, fitted, PLACE)
     assert isinstance(found, AucDifference) and found.n_rows == 180
-    expected = roc_auc_score(rows.y[rows.newest], fit_plainly(rows).predict_proba(rows.X[rows.newest])[:, 1])
+    expected = roc_auc_score(
+        rows.y[rows.newest], fit_plainly(rows).predict_proba(rows.X[rows.newest])[:, 1]
+    )
     assert found.live == pytest.approx(expected, abs=1e-9)
     assert found.new == pytest.approx(roc_auc_score(rows.y[rows.newest], fitted.scores), abs=1e-12)
     assert found.upper < -0.05 and found.new - found.live < -0.1
@@ -371,11 +476,19 @@ def test_compare_with_live_old_one_learnt_nothing() -> None:
     found = compare_with_live(card, shuffled, rows, fitted, PLACE)
     assert isinstance(found, AucDifference) and found.lower > 0.05
     same = compare_with_live(card, frame, rows, fitted, PLACE)
-    assert isinstance(same, AucDifference) and same.new == same.live and (same.lower, same.upper) == (0, 0)
+    assert (
+        isinstance(same, AucDifference)
+        and same.new == same.live
+        and (same.lower, same.upper) == (0, 0)
+    )
 
 
-@pytest.mark.parametrize(("share", "live_share", "n_days"), [(0.5, 0.2, 2), (0.2, 0.5, 2), (0.5, 0.5, 5)])
-def test_compare_with_live_on_rows_that_neither_was_fitted_on(share: float, live_share: float, n_days: int) -> None:
+@pytest.mark.parametrize(
+    ("share", "live_share", "n_days"), [(0.5, 0.2, 2), (0.2, 0.5, 2), (0.5, 0.5, 5)]
+)
+def test_compare_with_live_on_rows_that_neither_was_fitted_on(
+    share: float, live_share: float, n_days: int
+) -> None:
     card, frame = make_live(validation_share=live_share)
     rows = prepare(frame, validation_share=share)
     fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
@@ -383,20 +496,39 @@ def test_compare_with_live_on_rows_that_neither_was_fitted_on(share: float, live
     assert isinstance(found, AucDifference) and found.n_rows == 60 * n_days
     last = rows.event_date >= np.datetime64(FIRST + timedelta(days=10 - n_days))
     live = fit_plainly(prepare(frame, validation_share=live_share))
-    assert found.live == pytest.approx(roc_auc_score(rows.y[last], live.predict_proba(rows.X[last])[:, 1]), abs=1e-9)
-    assert found.new == pytest.approx(roc_auc_score(rows.y[last], fitted.scores[last[rows.newest]]), abs=1e-12)
+    assert found.live == pytest.approx(
+        roc_auc_score(rows.y[last], live.predict_proba(rows.X[last])[:, 1]), abs=1e-9
+    )
+    assert found.new == pytest.approx(
+        roc_auc_score(rows.y[last], fitted.scores[last[rows.newest]]), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"columns": {"income": "category"}}, "its columns are not returned any more as it knows them: income"),
+        (
+            {"columns": {"income": "category"}},
+            "its columns are not returned any more as it knows them: income",
+        ),
         (
             {"columns": {"balance": "number", "income": "number", "town": "category"}},
             "its columns are not returned any more as it knows them: balance, town",
         ),
-        ({"estimator": "gone.Estimator"}, "it could not be fitted again (training.sql.estimator: 'gone.Estimator' cannot be imported"),
-        ({"params": {"C": "much"}}, "it could not be fitted again (training.sql: the estimator could not be fitted; it raised "),
+        (
+            {"estimator": "gone.Estimator"},
+            (
+                "it could not be fitted again (training.sql.estimator: 'gone.Estimator' cannot be"
+                " imported"
+            ),
+        ),
+        (
+            {"params": {"C": "much"}},
+            (
+                "it could not be fitted again (training.sql: the estimator could not be fitted; it"
+                " raised "
+            ),
+        ),
     ],
 )
 def test_compare_with_live_cannot_be_told(change: dict[str, Any], words: str) -> None:
@@ -413,7 +545,9 @@ def test_compare_with_live_unusable_snapshot() -> None:
     fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
     one_day = frame[frame["event_date"] == frame["event_date"].min()]
     found = compare_with_live(card, one_day, rows, fitted, PLACE)
-    assert isinstance(found, str) and found.startswith("it could not be fitted again (training.sql: all rows are of one day")
+    assert isinstance(found, str) and found.startswith(
+        "it could not be fitted again (training.sql: all rows are of one day"
+    )
 
 
 def test_compare_with_live_few_outcomes() -> None:
@@ -426,14 +560,18 @@ def test_compare_with_live_few_outcomes() -> None:
 
 def test_compare_with_live_no_rows_in_common() -> None:
     card, frame = make_live()
-    rows = prepare(frame[frame["event_date"] < pd.Timestamp(FIRST + timedelta(days=5))], validation_share=0.3)
+    rows = prepare(
+        frame[frame["event_date"] < pd.Timestamp(FIRST + timedelta(days=5))], validation_share=0.3
+    )
     fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
     expected = "fewer than 20 of either outcome in the 0 rows that neither was fitted on"
     assert compare_with_live(card, frame, rows, fitted, PLACE) == expected
 
 
 def make_moved(n_low: int) -> Rows:
-    """Rows of which the newest 40 have `n_low` incomes of -1, else 1, and every other one the region x, else y."""
+    """Rows of which the newest 40 have `n_low` incomes of -1, else 1, and every other one the
+    region x, else y.
+    """
     rows = prepare(make_frame())
     income = np.zeros(200)
     income[rows.newest] = np.repeat([-1.0, 1.0], [n_low, 40 - n_low])
@@ -453,7 +591,9 @@ def test_find_input_psi_by_hand() -> None:
     assert found is not None and found[0] == "income"
     # Half of it counts in each cell: 100.5 of 201 twice against 30.5 and 10.5 of 41.
     low, high = 30.5 / 41, 10.5 / 41
-    assert found[1] == pytest.approx((low - 0.5) * math.log(low / 0.5) + (high - 0.5) * math.log(high / 0.5), abs=1e-12)
+    assert found[1] == pytest.approx(
+        (low - 0.5) * math.log(low / 0.5) + (high - 0.5) * math.log(high / 0.5), abs=1e-12
+    )
     assert found[2] == pytest.approx((1 / 200 + 1 / 40) * CHANCE_1, abs=1e-12)
 
 
@@ -470,8 +610,10 @@ def test_find_input_psi_nothing_to_compare(card: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kinds", [{"income": "category"}, {"region": "number"}])
 def test_find_input_psi_column_of_another_type(kinds: dict[str, str]) -> None:
-    """A region that was a number and is text now is not what the live model knew: it is told by the comparison, not measured."""
-    (name, kind) = next(iter(kinds.items()))
+    """A region that was a number and is text now is not what the live model knew: it is told by the
+    comparison, not measured.
+    """
+    name, kind = next(iter(kinds.items()))
     numbers, texts = FEATURES["income"], FEATURES["region"]
     other = {**FEATURES, name: texts if kind == "category" else numbers}
     found = find_input_psi({"features": other}, make_moved(n_low=30), 0.0)

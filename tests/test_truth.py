@@ -1,4 +1,6 @@
-"""What the scripts say against what is true: counts over raw rows of small tables, and what was planted in the simulated bank."""
+"""What the scripts say against what is true: counts over raw rows of small tables, and what was
+planted in the simulated bank.
+"""
 
 import shutil
 from collections import defaultdict
@@ -24,23 +26,33 @@ from tests.test_real_data import write_experiment
 
 DAY = timedelta(days=1)
 
-# A small bank: 40 candidates a night out of 150, in variants that somebody else drew, and amounts that are corrected later.
+# A small bank: 40 candidates a night out of 150, in variants that somebody else drew, and amounts
+# that are corrected later.
 
 START = date(2025, 3, 7)  # a Friday, so that the first week has three nights
 N_NIGHTS = 18
 N_PEOPLE, N_A_NIGHT, N_GAINS = 150, 40, 25
-WINDOW, LAG, GRACE = 2, 1, 3  # a night is mature on the fourth day after it, and closed on the seventh
+WINDOW, LAG, GRACE = (
+    2,
+    1,
+    3,
+)  # a night is mature on the fourth day after it, and closed on the seventh
 CAP = 4.0
 VARIANTS = ["A", "B", "control"]
 SIDES = {"models vs control": (["A", "B"], ["control"]), "B vs A": (["B"], ["A"])}
-NEWEST = "row_number() over (partition by event order by loaded_at desc) as version from gains where loaded_at <= :as_of"
+NEWEST = (
+    "row_number() over (partition by event order by loaded_at desc) as version from gains where"
+    " loaded_at <= :as_of"
+)
 IN_WINDOW = "version = 1 and day >= :from_date and day < :to_date"
 OUTCOME = {"binary": "case when amount > 0 then 1 else 0 end", "numeric": "amount"}
 LOGISTIC = "sklearn.linear_model.LogisticRegression"
 
 
 class Bank(NamedTuple):
-    """Raw rows: people (id, night, x, variant), gains (event, id, day, amount, loaded_at; the newest of an event is right)."""
+    """Raw rows: people (id, night, x, variant), gains (event, id, day, amount, loaded_at; the
+    newest of an event is right).
+    """
 
     people: pd.DataFrame
     gains: pd.DataFrame
@@ -51,7 +63,9 @@ def at(day: date, hour: int = 5) -> datetime:
 
 
 def make_bank(seed: int, n_nights: int) -> Bank:
-    """Repeated candidates, some of them in more than one variant; gains that come late, are corrected, or are taken back.
+    """Repeated candidates, some of them in more than one variant.
+
+    Gains that come late, are corrected, or are taken back.
 
     All is known six days after the gain, while both of its nights are open.
     """
@@ -68,7 +82,9 @@ def make_bank(seed: int, n_nights: int) -> Bank:
             fate, later = rng.random(), night + int(rng.integers(2, 7)) * DAY
             gains.append((event, int(i), night, amount, at(later if fate < 0.2 else night + DAY)))
             if fate > 0.8:  # corrected, or taken back
-                gains.append((event, int(i), night, 0.0 if fate > 0.9 else amount + 1, at(later, 6)))
+                gains.append(
+                    (event, int(i), night, 0.0 if fate > 0.9 else amount + 1, at(later, 6))
+                )
     return Bank(
         pd.DataFrame(people, columns=["id", "night", "x", "variant"]),
         pd.DataFrame(gains, columns=["event", "id", "day", "amount", "loaded_at"]),
@@ -76,18 +92,35 @@ def make_bank(seed: int, n_nights: int) -> Bank:
 
 
 def write_own(folder: Path, kind: str, exposure: str, **outcome: int) -> Config:
-    """The experiment on the bank's tables; its guardrail, whether there was a loss, is of the other kind where it can be."""
+    """The experiment on the bank's tables.
+
+    Its guardrail, whether there was a loss, is of the other kind where it can be.
+    """
     queries = {
-        "training": "select id as candidate_id, night as event_date, happened as outcome, x"
-        " from history where night >= :from_date and night < :to_date",
-        "candidates": "select id as candidate_id, x, variant from people where night >= :from_date and night < :to_date",
-        "outcomes": f"select id as candidate_id, day as event_date, {OUTCOME[kind]} as outcome"
-        f" from (select gains.*, {NEWEST}) as known where {IN_WINDOW}",
+        "training": (
+            "select id as candidate_id, night as event_date, happened as outcome, x"
+            " from history where night >= :from_date and night < :to_date"
+        ),
+        "candidates": (
+            "select id as candidate_id, x, variant from people where night >= :from_date and night"
+            " < :to_date"
+        ),
+        "outcomes": (
+            f"select id as candidate_id, day as event_date, {OUTCOME[kind]} as outcome"
+            f" from (select gains.*, {NEWEST}) as known where {IN_WINDOW}"
+        ),
         "watermark": "select max(complete_to) from feed where loaded_at <= :as_of",
     }
     losses = queries["outcomes"].replace(OUTCOME[kind], "case when amount < 0 then 1 else 0 end")
     (folder / "losses.sql").write_text(losses, encoding="utf-8")
-    found: dict[str, Any] = {"kind": kind, "window_days": WINDOW, "lag_days": LAG, "grace_days": GRACE, "expected_effect": 0.2, **outcome}
+    found: dict[str, Any] = {
+        "kind": kind,
+        "window_days": WINDOW,
+        "lag_days": LAG,
+        "grace_days": GRACE,
+        "expected_effect": 0.2,
+        **outcome,
+    }
     return write_experiment(
         folder,
         "own",
@@ -96,48 +129,98 @@ def write_own(folder: Path, kind: str, exposure: str, **outcome: int) -> Config:
         exposure=exposure,
         split={"A": 0.4, "B": 0.4, "control": 0.2},
         select_top=0.2,
-        models={variant: {"name": f"model{variant}", "version": "1", "estimator": LOGISTIC} for variant in "AB"},
-        guardrails={"losses": {"query": "losses.sql", "kind": "binary", "direction": "decrease", "margin": 0.1}},
+        models={
+            variant: {"name": f"model{variant}", "version": "1", "estimator": LOGISTIC}
+            for variant in "AB"
+        },
+        guardrails={
+            "losses": {
+                "query": "losses.sql",
+                "kind": "binary",
+                "direction": "decrease",
+                "margin": 0.1,
+            }
+        },
     )
 
 
 def load_bank(engine: sa.Engine, bank: Bank, late: tuple[int, ...] = ()) -> None:
-    """Write the tables; each morning the feed is complete to the day before, but for mornings when it is late."""
+    """Write the tables.
+
+    Each morning the feed is complete to the day before, but for mornings when it is late.
+    """
     bank.people.to_sql("people", engine, index=False)
     bank.gains.to_sql("gains", engine, index=False)
     days = [START + k * DAY for k in range(-3, 90) if k not in late]
-    feed = pd.DataFrame({"complete_to": [day - DAY for day in days], "loaded_at": [at(day, 4) for day in days]})
+    feed = pd.DataFrame(
+        {"complete_to": [day - DAY for day in days], "loaded_at": [at(day, 4) for day in days]}
+    )
     feed.to_sql("feed", engine, index=False)
     n = 200
     nights = [START - (8 + i % 20) * DAY for i in range(n)]
-    history = pd.DataFrame({"id": range(n), "night": nights, "x": np.sin(np.arange(n)), "happened": np.arange(n) % 3 % 2})
+    history = pd.DataFrame(
+        {
+            "id": range(n),
+            "night": nights,
+            "x": np.sin(np.arange(n)),
+            "happened": np.arange(n) % 3 % 2,
+        }
+    )
     history.to_sql("history", engine, index=False)
 
 
 def read(engine: sa.Engine, table: sa.Table, **where: object) -> pd.DataFrame:
     query = sa.select(table).where(*(table.c[name] == value for name, value in where.items()))
     with engine.connect() as connection:
-        return pd.DataFrame([row._asdict() for row in connection.execute(query)], columns=list(table.c.keys()))
+        return pd.DataFrame(
+            [row._asdict() for row in connection.execute(query)], columns=list(table.c.keys())
+        )
 
 
 def read_figures(engine: sa.Engine, day: date) -> dict[str, pd.DataFrame]:
     """All that a look wrote, but for the run's name."""
-    found = {table.name: read(engine, table) for table in (tables.scores, tables.variant_scores, tables.feature_drift)}
-    found |= {table.name: read(engine, table, run_date=day) for table in (tables.looks, tables.verdicts, tables.sample_ratios)}
-    keys = {table.name: [column.name for column in table.primary_key] for table in tables.metadata.tables.values()}
-    return {name: frame.drop(columns="run_id").sort_values(keys[name], ignore_index=True) for name, frame in found.items()}
+    found = {
+        table.name: read(engine, table)
+        for table in (tables.scores, tables.variant_scores, tables.feature_drift)
+    }
+    found |= {
+        table.name: read(engine, table, run_date=day)
+        for table in (tables.looks, tables.verdicts, tables.sample_ratios)
+    }
+    keys = {
+        table.name: [column.name for column in table.primary_key]
+        for table in tables.metadata.tables.values()
+    }
+    return {
+        name: frame.drop(columns="run_id").sort_values(keys[name], ignore_index=True)
+        for name, frame in found.items()
+    }
 
 
 def assert_equal_figures(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame]) -> None:
     for name, frame in expected.items():
         assert len(frame), name
-        pd.testing.assert_frame_equal(found[name], frame, rtol=1e-9, atol=1e-9, check_dtype=False, obj=name)
+        pd.testing.assert_frame_equal(
+            found[name], frame, rtol=1e-9, atol=1e-9, check_dtype=False, obj=name
+        )
 
 
 def assert_weeks_add_up(figures: dict[str, pd.DataFrame]) -> None:
-    rows, counts = figures["variant_scores"], ["n_predicted", "n_mature", "n_positive", "n_selected", "n_selected_positive", "outcome_sum"]
+    rows, counts = (
+        figures["variant_scores"],
+        [
+            "n_predicted",
+            "n_mature",
+            "n_positive",
+            "n_selected",
+            "n_selected_positive",
+            "outcome_sum",
+        ],
+    )
     weeks = rows[rows["cohort"] != "all"].groupby("variant")[counts].sum()
-    pd.testing.assert_frame_equal(weeks, rows[rows["cohort"] == "all"].set_index("variant")[counts], rtol=1e-9)
+    pd.testing.assert_frame_equal(
+        weeks, rows[rows["cohort"] == "all"].set_index("variant")[counts], rtol=1e-9
+    )
 
 
 class LookSeen(NamedTuple):
@@ -173,35 +256,59 @@ def play(folder: Path, kind: str, exposure: str) -> Played:
             train.train(config, engine, night)  # another dated model goes live
         if k != 4:
             predict.predict(config, engine, night)
-        if k == 13:  # missed nights are made up for: one that lies among the closed ones, one from before the experiment began
+        if (
+            k == 13
+            # missed nights are made up for: one that lies among the closed ones, one from before the
+            # experiment began
+        ):
             predict.predict(config, engine, START + 4 * DAY)
             predict.predict(config, engine, START - DAY)
         if k == 15:  # a closed night is done again, with other candidates
             with engine.begin() as connection:
                 changed = {"night": START + 2 * DAY}
-                connection.execute(sa.text("delete from people where night = :night and id % 7 = 0"), changed)
-                connection.execute(sa.text("update people set variant = 'B' where night = :night and id % 11 = 0"), changed)
+                connection.execute(
+                    sa.text("delete from people where night = :night and id % 7 = 0"), changed
+                )
+                connection.execute(
+                    sa.text("update people set variant = 'B' where night = :night and id % 11 = 0"),
+                    changed,
+                )
             predict.predict(config, engine, START + 2 * DAY, force=True)
         score.score(config, engine, night, draw=False)
         row = read(engine, tables.looks, run_date=night).iloc[0]
-        found = read(engine, tables.verdicts, run_date=night), read(engine, tables.sample_ratios, run_date=night)
+        found = (
+            read(engine, tables.verdicts, run_date=night),
+            read(engine, tables.sample_ratios, run_date=night),
+        )
         seen.append(LookSeen(night, read(engine, tables.predictions), row, *found))
     return Played(config, engine, bank, kind, exposure, seen)
 
 
 slow = pytest.mark.slow
-KINDS = [("numeric", "all"), *(pytest.param(found, marks=slow) for found in (("numeric", "first"), ("binary", "first"), ("binary", "all")))]
+KINDS = [
+    ("numeric", "all"),
+    *(
+        pytest.param(found, marks=slow)
+        for found in (("numeric", "first"), ("binary", "first"), ("binary", "all"))
+    ),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
-def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def played(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Played]:
     found = play(tmp_path_factory.mktemp("own"), *request.param)
     yield found
     found.engine.dispose()
 
 
-def list_exposures(seen: LookSeen, bank: Bank, metric: str, kind: str, exposure: str) -> pd.DataFrame:
-    """What should count, one prediction after the other, from raw rows: candidate_id, variant, value, mixed."""
+def list_exposures(
+    seen: LookSeen, bank: Bank, metric: str, kind: str, exposure: str
+) -> pd.DataFrame:
+    """What should count, one prediction after the other, from raw rows: candidate_id, variant,
+    value, mixed.
+    """
     loaded = bank.gains[bank.gains["loaded_at"] <= at(seen.day, 23)]
     events = defaultdict(list)
     for event in loaded.sort_values("loaded_at").drop_duplicates("event", keep="last").itertuples():
@@ -210,7 +317,11 @@ def list_exposures(seen: LookSeen, bank: Bank, metric: str, kind: str, exposure:
     for made in seen.made.sort_values("run_date").itertuples():
         if not START <= made.run_date <= seen.row["mature_date"]:
             continue
-        inside = [amount for day, amount in events[made.candidate_id] if made.run_date <= day < made.run_date + WINDOW * DAY]
+        inside = [
+            amount
+            for day, amount in events[made.candidate_id]
+            if made.run_date <= day < made.run_date + WINDOW * DAY
+        ]
         if metric == "losses":
             value = float(any(amount < 0 for amount in inside))
         elif kind == "binary":
@@ -225,7 +336,9 @@ def list_exposures(seen: LookSeen, bank: Bank, metric: str, kind: str, exposure:
 
 
 def cluster_robust(treatment: pd.DataFrame, control: pd.DataFrame) -> tuple[float, float]:
-    """Difference of means and its standard error: least squares on a dummy, sandwich over candidates, u/(u-1) per side."""
+    """Difference of means and its standard error: least squares on a dummy, sandwich over
+    candidates, u/(u-1) per side.
+    """
     rows = pd.concat([treatment.assign(side=1), control.assign(side=0)])
     X = np.column_stack([np.ones(len(rows)), rows["side"]])
     bread = np.linalg.inv(X.T @ X)
@@ -235,7 +348,12 @@ def cluster_robust(treatment: pd.DataFrame, control: pd.DataFrame) -> tuple[floa
     for side in (0, 1):
         own = (rows["side"] == side).to_numpy()
         ids = rows["candidate_id"][own]
-        score_sums = pd.DataFrame(X[own] * residuals.to_numpy()[own, None]).groupby(ids.to_numpy()).sum().to_numpy()
+        score_sums = (
+            pd.DataFrame(X[own] * residuals.to_numpy()[own, None])
+            .groupby(ids.to_numpy())
+            .sum()
+            .to_numpy()
+        )
         u = ids.nunique()
         meat += u / (u - 1) * score_sums.T @ score_sums
     return coefficients[1], float(np.sqrt((bread @ meat @ bread)[1, 1]))
@@ -243,14 +361,18 @@ def cluster_robust(treatment: pd.DataFrame, control: pd.DataFrame) -> tuple[floa
 
 def test_score_verdict_sums_are_those_of_mature_rows(played: Played) -> None:
     watermarks = [look.row["watermark"] for look in played.looks]
-    assert watermarks[8] == watermarks[10] == START + 7 * DAY  # the feed was late, and the looks waited
+    assert (
+        watermarks[8] == watermarks[10] == START + 7 * DAY
+    )  # the feed was late, and the looks waited
     for look in played.looks:
         assert look.row["mature_date"] == look.row["watermark"] - (WINDOW + LAG) * DAY
         assert look.row["n_predicted"] == len(look.made)
         assert look.row["n_mature"] == (look.made["run_date"] <= look.row["mature_date"]).sum()
         for metric in ("outcome", "losses"):
             exposures = list_exposures(look, played.bank, metric, played.kind, played.exposure)
-            assert look.row["n_mixed"] == exposures.loc[exposures["mixed"], "candidate_id"].nunique()
+            assert (
+                look.row["n_mixed"] == exposures.loc[exposures["mixed"], "candidate_id"].nunique()
+            )
             counted = exposures[~exposures["mixed"]]
             assert look.row["n_units"] == counted["candidate_id"].nunique()
             rows = look.verdicts[look.verdicts["metric"] == metric].set_index("comparison")
@@ -259,7 +381,9 @@ def test_score_verdict_sums_are_those_of_mature_rows(played: Played) -> None:
                     own = counted[counted["variant"].isin(variants)]
                     assert rows.loc[comparison, f"n_{side}"] == own["candidate_id"].nunique()
                     assert rows.loc[comparison, f"exposures_{side}"] == len(own)
-                    assert rows.loc[comparison, f"sum_{side}"] == pytest.approx(own["value"].sum(), abs=1e-9)
+                    assert rows.loc[comparison, f"sum_{side}"] == pytest.approx(
+                        own["value"].sum(), abs=1e-9
+                    )
     assert played.looks[-1].row["n_mixed"] > 3
 
 
@@ -268,7 +392,9 @@ def test_score_sample_ratio_counts_distinct_candidates(played: Played) -> None:
         assigned = look.made[(look.made["run_date"] >= START) & (look.made["run_date"] <= look.day)]
         mature = assigned[assigned["run_date"] <= look.row["mature_date"]]
         for stage, made in (("assigned", assigned), ("mature", mature)):
-            expected = made.groupby("variant")["candidate_id"].nunique().reindex(VARIANTS, fill_value=0)
+            expected = (
+                made.groupby("variant")["candidate_id"].nunique().reindex(VARIANTS, fill_value=0)
+            )
             found = look.ratios[look.ratios["stage"] == stage].set_index("variant")
             assert found["n"].to_dict() == expected.to_dict()
             assert found["expected"].to_dict() == pytest.approx(
@@ -284,10 +410,15 @@ def test_score_standard_error_is_that_of_raw_rows(played: Played) -> None:
             counted = exposures[~exposures["mixed"]]
             rows = look.verdicts[look.verdicts["metric"] == metric].set_index("comparison")
             for comparison, sides in SIDES.items():
-                treatment, control = (counted[counted["variant"].isin(variants)] for variants in sides)
+                treatment, control = (
+                    counted[counted["variant"].isin(variants)] for variants in sides
+                )
                 estimate, se = cluster_robust(treatment, control)
                 if kind == "binary" and played.exposure == "first":
-                    rates = [((own["value"].sum() + 1) / (len(own) + 2), len(own)) for own in (treatment, control)]
+                    rates = [
+                        ((own["value"].sum() + 1) / (len(own) + 2), len(own))
+                        for own in (treatment, control)
+                    ]
                     se = sum(p * (1 - p) / n for p, n in rates) ** 0.5
                 assert rows.loc[comparison, "estimate"] == pytest.approx(estimate, abs=1e-9)
                 assert rows.loc[comparison, "se"] == pytest.approx(se, rel=1e-9)
@@ -302,15 +433,22 @@ def test_score_night_by_night_equals_rebuild(played: Played) -> None:
     score.score(played.config, played.engine, last, draw=False, rebuild=True)
     assert_equal_figures(found, read_figures(played.engine, last))
     order = ["metric", "candidate_id", "variant"]
-    units, again = (frame.sort_values(order, ignore_index=True) for frame in (units, read(played.engine, tables.units)))
+    units, again = (
+        frame.sort_values(order, ignore_index=True)
+        for frame in (units, read(played.engine, tables.units))
+    )
     pd.testing.assert_frame_equal(units, again, rtol=1e-9, atol=1e-9)
     done = read(played.engine, tables.runs, job="score", run_date=last).sort_values("started_at")
     assert list(done["status"]) == ["superseded", "done"]
-    assert done["rows_read"].iloc[1] > 2 * done["rows_read"].iloc[0]  # it did read every night again
+    assert (
+        done["rows_read"].iloc[1] > 2 * done["rows_read"].iloc[0]
+    )  # it did read every night again
 
 
 def start_own(folder: Path, bank: Bank) -> tuple[Config, sa.Engine]:
-    """A trained experiment whose nights are mature on the second day after them, and closed on the third; nothing is predicted yet."""
+    """A trained experiment whose nights are mature on the second day after them, and closed on the
+    third; nothing is predicted yet.
+    """
     config = write_own(folder, "numeric", "first", window_days=1, lag_days=0, grace_days=1)
     engine = open_engine(config)
     migrations.upgrade(engine)
@@ -362,7 +500,9 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("failure", "rebuild"), [*((name, False) for name in FAILURES), ("the report", True)])
+@pytest.mark.parametrize(
+    ("failure", "rebuild"), [*((name, False) for name in FAILURES), ("the report", True)]
+)
 def test_score_that_failed_leaves_nothing_behind(
     failure: str, rebuild: bool, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,7 +529,9 @@ def test_score_that_failed_leaves_nothing_behind(
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight nights, scored last on the fifth: the first week's last night was mature then, but neither closed nor all known."""
+    """Eight nights, scored last on the fifth: the first week's last night was mature then, but
+    neither closed nor all known.
+    """
     folder = tmp_path_factory.mktemp("scored")
     config, engine = start_own(folder, make_bank(2, 9))
     for k in range(8):
@@ -418,7 +560,9 @@ def test_score_before_the_feed_has_begun(tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("delete from feed"))
     predict.predict(config, engine, START)
-    assert "0 mature predictions of 1 nights (outcomes complete to no date yet)" in score.score(config, engine, START, draw=False)
+    assert "0 mature predictions of 1 nights (outcomes complete to no date yet)" in score.score(
+        config, engine, START, draw=False
+    )
     row = read(engine, tables.looks).iloc[0]
     assert (row["n_predicted"], row["n_mature"], row["n_units"]) == (N_A_NIGHT, 0, 0)
     assert pd.isna(row["watermark"]) and pd.isna(row["mature_date"])
@@ -430,7 +574,9 @@ def test_score_counts_everything_after_the_last_night(tmp_path: Path) -> None:
     config, engine = start_own(tmp_path, make_timely_bank(4))
     predict_and_score(config, engine, range(4))
     for k in (8, 9):
-        assert "160 mature predictions of 4 nights" in score.score(config, engine, START + k * DAY, draw=False)
+        assert "160 mature predictions of 4 nights" in score.score(
+            config, engine, START + k * DAY, draw=False
+        )
     rows = read(engine, tables.looks).set_index("run_date")
     for k in (8, 9):
         row = rows.loc[START + k * DAY]
@@ -442,16 +588,25 @@ def test_score_counts_everything_after_the_last_night(tmp_path: Path) -> None:
 def make_live(engine: sa.Engine, trained_on: str, action: str) -> None:
     for variant in "AB":
         with engine.begin() as connection:
-            row = {"experiment": "own", "variant": variant, "model_name": f"model{variant}_v1_{trained_on}", "action": action}
+            row = {
+                "experiment": "own",
+                "variant": variant,
+                "model_name": f"model{variant}_v1_{trained_on}",
+                "action": action,
+            }
             why = {"reason": "complaints", "promoted_by": "Kari", "promoted_at": job.utc_now()}
             registry.promote(connection, effective_date=START + 3 * DAY, **row, **why)
 
 
 @pytest.mark.parametrize("n_closed", [0, 1])
-def test_score_forgets_the_figures_of_predictions_that_were_replaced(n_closed: int, tmp_path: Path) -> None:
+def test_score_forgets_the_figures_of_predictions_that_were_replaced(
+    n_closed: int, tmp_path: Path
+) -> None:
     config, engine = start_own(tmp_path, make_timely_bank(7 + n_closed))
     predict_and_score(config, engine, range(3))
-    train.train(config, engine, START + 3 * DAY)  # too few outcomes for the gate to compare: a person promotes
+    train.train(
+        config, engine, START + 3 * DAY
+    )  # too few outcomes for the gate to compare: a person promotes
     make_live(engine, "2025-03-10", "promote")
     predict_and_score(config, engine, range(3, 6 + n_closed))
     assert "modelA_v1_2025-03-10" in set(read(engine, tables.scores)["model_name"])
@@ -471,10 +626,16 @@ def test_score_forgets_the_figures_of_predictions_that_were_replaced(n_closed: i
 def test_score_forgets_the_figures_of_nights_that_are_open_again(tmp_path: Path) -> None:
     config, engine = start_own(tmp_path, make_timely_bank(7))
     predict_and_score(config, engine, range(6))
-    with engine.begin() as connection:  # the feed takes back a day: Monday, all that there is of its week
-        connection.execute(sa.text("delete from feed where complete_to >= :day"), {"day": START + 4 * DAY})
+    with (
+        engine.begin() as connection
+    ):  # the feed takes back a day: Monday, all that there is of its week
+        connection.execute(
+            sa.text("delete from feed where complete_to >= :day"), {"day": START + 4 * DAY}
+        )
     predict_and_score(config, engine, range(6, 7))
-    assert set(read(engine, tables.looks, run_date=START + 6 * DAY)["mature_date"]) == {START + 2 * DAY}
+    assert set(read(engine, tables.looks, run_date=START + 6 * DAY)["mature_date"]) == {
+        START + 2 * DAY
+    }
     assert_equals_rebuild(config, engine, START + 6 * DAY)
     engine.dispose()
 
@@ -536,11 +697,23 @@ class Story(NamedTuple):
 
 
 def play_story(folder: Path, plant: str, n_nights: int, looks_at: Iterable[int]) -> Story:
-    """Nights of the simulated bank with quick models that are trained once; score runs on some of them."""
-    config = load_configs(write_config(folder, f"sqlite:///{folder / 'bank.db'}", models=QUICK_MODELS), "dev")["card_offer"]
+    """Nights of the simulated bank with quick models that are trained once.
+
+    Score runs on some of them.
+    """
+    config = load_configs(
+        write_config(folder, f"sqlite:///{folder / 'bank.db'}", models=QUICK_MODELS), "dev"
+    )["card_offer"]
     engine = open_engine(config)
     migrations.upgrade(engine)
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60, plant=plant, salt=config.experiment, split=config.settings.split)
+    simulate.simulate(
+        engine,
+        FIRST_NIGHT,
+        history_days=60,
+        plant=plant,
+        salt=config.experiment,
+        split=config.settings.split,
+    )
     train.train(config, engine, FIRST_NIGHT)
     seen = {}
     for k in range(n_nights):
@@ -560,16 +733,23 @@ def find_words(story: Story) -> pd.DataFrame:
 
 
 def assert_covers(story: Story) -> int:
-    """Every interval of every look holds the difference that was planted; returns how many there were."""
+    """Every interval of every look holds the difference that was planted.
+
+    Returns how many there were.
+    """
     made = read(story.engine, tables.predictions).astype({"run_date": "datetime64[s]"})
     made = made.sort_values("run_date").drop_duplicates("candidate_id")
-    units = made.merge(simulate.read_truth(story.engine), on=["candidate_id", "run_date"], validate="one_to_one")
+    units = made.merge(
+        simulate.read_truth(story.engine), on=["candidate_id", "run_date"], validate="one_to_one"
+    )
     units["p"] = units["p_called"].where(units["called"] == 1, units["p_uncalled"])
     n_covered = 0
     for figures in story.looks.values():
         mature = units[units["run_date"] <= pd.Timestamp(figures["looks"]["mature_date"].iloc[0])]
         for row in figures["verdicts"].dropna(subset="lower").itertuples():
-            treatment, control = (mature[mature["variant"].isin(variants)] for variants in SIDES[row.comparison])
+            treatment, control = (
+                mature[mature["variant"].isin(variants)] for variants in SIDES[row.comparison]
+            )
             assert (row.n_treatment, row.n_control) == (len(treatment), len(control))
             assert row.lower <= treatment["p"].mean() - control["p"].mean() <= row.upper
             n_covered += 1
@@ -619,8 +799,12 @@ def test_story_harm_is_found(tmp_path: Path) -> None:
 
 
 @slow
-@pytest.mark.parametrize(("plant", "short", "n_nights"), [("broken_split", "B", 20), ("changing_shares", "control", 26)])
-def test_story_sample_ratio_is_noticed(plant: str, short: str, n_nights: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("plant", "short", "n_nights"), [("broken_split", "B", 20), ("changing_shares", "control", 26)]
+)
+def test_story_sample_ratio_is_noticed(
+    plant: str, short: str, n_nights: int, tmp_path: Path
+) -> None:
     story = play_story(tmp_path, plant, n_nights, [9, 14, n_nights - 1])
     words = find_words(story)
     assert set(words.iloc[-1]) == {"invalid"}
@@ -628,14 +812,20 @@ def test_story_sample_ratio_is_noticed(plant: str, short: str, n_nights: int, tm
         assert "invalid" not in set(words.iloc[:2].stack())
     book = simulate.read_truth(story.engine).drop_duplicates("candidate_id")
     split = story.config.settings.split
-    book["variant"] = assignment.assign(book["candidate_id"], story.config.experiment, split).variant
+    book["variant"] = assignment.assign(
+        book["candidate_id"], story.config.experiment, split
+    ).variant
     listed = book["candidate_id"].isin(read(story.engine, tables.predictions)["candidate_id"])
-    assert set(book.loc[~listed & (book["run_date"] >= pd.Timestamp(FIRST_NIGHT)), "variant"]) == {short}
+    assert set(book.loc[~listed & (book["run_date"] >= pd.Timestamp(FIRST_NIGHT)), "variant"]) == {
+        short
+    }
     ratios = story.looks[FIRST_NIGHT + (n_nights - 1) * DAY]["sample_ratios"]
     found = ratios[ratios["stage"] == "assigned"].set_index("variant")
     assert found["n"].to_dict() == book[listed].groupby("variant").size().to_dict()
     surplus = found["n"] - found["expected"]
-    assert found["expected"].to_dict() == pytest.approx({variant: listed.sum() * share for variant, share in split.items()})
+    assert found["expected"].to_dict() == pytest.approx(
+        {variant: listed.sum() * share for variant, share in split.items()}
+    )
     assert list(surplus.index[surplus < 0]) == [short]
     assert (found["pvalue_min"] < 0.01).all()
     story.engine.dispose()
@@ -644,7 +834,10 @@ def test_story_sample_ratio_is_noticed(plant: str, short: str, n_nights: int, tm
 @slow
 def test_story_late_feed_changes_no_figure(effect: Story, tmp_path: Path) -> None:
     story = play_story(tmp_path, "late_feed", 38, range(30, 38))
-    in_time = {figures["looks"]["mature_date"].iloc[0]: (day, figures) for day, figures in effect.looks.items()}
+    in_time = {
+        figures["looks"]["mature_date"].iloc[0]: (day, figures)
+        for day, figures in effect.looks.items()
+    }
     delays = []
     for day, figures in story.looks.items():
         row = figures["looks"].iloc[0]
@@ -654,11 +847,25 @@ def test_story_late_feed_changes_no_figure(effect: Story, tmp_path: Path) -> Non
         delays.append((day - day_in_time).days)
         mature = ["mature_date", "n_mature", "n_units", "n_mixed"]
         pd.testing.assert_frame_equal(figures["looks"][mature], expected["looks"][mature])
-        found, known = (looked["verdicts"].drop(columns=["run_date", "pvalue_min"]) for looked in (figures, expected))
+        found, known = (
+            looked["verdicts"].drop(columns=["run_date", "pvalue_min"])
+            for looked in (figures, expected)
+        )
         pd.testing.assert_frame_equal(found, known, rtol=1e-9)
         pd.testing.assert_frame_equal(figures["scores"], expected["scores"], rtol=1e-9)
-        counts = ["variant", "cohort", "n_mature", "n_positive", "n_selected", "n_selected_positive", "outcome_sum"]
-        found, known = (looked["variant_scores"].query("n_mature > 0")[counts].reset_index(drop=True) for looked in (figures, expected))
+        counts = [
+            "variant",
+            "cohort",
+            "n_mature",
+            "n_positive",
+            "n_selected",
+            "n_selected_positive",
+            "outcome_sum",
+        ]
+        found, known = (
+            looked["variant_scores"].query("n_mature > 0")[counts].reset_index(drop=True)
+            for looked in (figures, expected)
+        )
         pd.testing.assert_frame_equal(found, known)
     assert delays.count(simulate.FEED_DELAY) >= 5
     story.engine.dispose()
@@ -670,14 +877,22 @@ def test_story_drift_is_flagged_where_it_was_planted(tmp_path: Path) -> None:
     drift = read(story.engine, tables.feature_drift)
     drift["flagged"] = (drift["psi"] > 0.1) & (drift["psi"] > drift["psi_noise"])
     planted = FIRST_NIGHT + simulate.DRIFT * DAY
-    moved = {"income", "utilisation", "balance", "region", "channel"}  # the balance is made of the utilisation
+    moved = {
+        "income",
+        "utilisation",
+        "balance",
+        "region",
+        "channel",
+    }  # the balance is made of the utilisation
     for (_, cohort), rows in drift.groupby(["model_name", "cohort"]):
         assert len(rows) == 9
-        assert set(rows.loc[rows["flagged"], "feature"]) == (moved if cohort >= str(planted) else set())
-    with simulate.in_default_schema(story.engine).connect() as connection:
-        app = sa.select(simulate.candidates.c.customer_id, simulate.candidates.c.candidate_date).where(
-            simulate.candidates.c.channel == "app"
+        assert set(rows.loc[rows["flagged"], "feature"]) == (
+            moved if cohort >= str(planted) else set()
         )
+    with simulate.in_default_schema(story.engine).connect() as connection:
+        app = sa.select(
+            simulate.candidates.c.customer_id, simulate.candidates.c.candidate_date
+        ).where(simulate.candidates.c.channel == "app")
         by_app = {(str(row[0]), row[1]) for row in connection.execute(app)}
     made = read(story.engine, tables.predictions).dropna(subset="model_name")
     made = made[[row in by_app for row in zip(made["candidate_id"], made["run_date"], strict=True)]]

@@ -1,4 +1,6 @@
-"""Every query of the project, and every statement that abatch executes, is looked at as SQL Server would."""
+"""Every query of the project, and every statement that abatch executes, is looked at as SQL Server
+would.
+"""
 
 import ast
 import re
@@ -19,13 +21,16 @@ from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_c
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
 DIALECT = database.make_sql_server_dialect()
-FENCE = re.compile(r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.mark.parametrize(
     ("sql", "words"),
     [
-        # T-SQL has no booleans: a condition is no value, and a value no condition (error 4145: "non-boolean type specified").
+        # T-SQL has no booleans: a condition is no value, and a value no condition (error 4145:
+        # "non-boolean type specified").
         ("select a from t where active", "'active' is a value"),
         ("select a from t where not active and a = 1", "'active' is a value"),
         ("select a from t where (a = 1 or (active))", "'active' is a value"),
@@ -117,7 +122,10 @@ FENCE = re.compile(r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)
         ("select n from (select count(*) from t) as u", "'count (...)' has no name"),
         ("with u as (select max(a) from t) select 1 as b from u", "'max (...)' has no name"),
         # What is executed inside.
-        ("exec(N'create view v as select a from t where active')", "in exec: line 1: 'active' is a value"),
+        (
+            "exec(N'create view v as select a from t where active')",
+            "in exec: line 1: 'active' is a value",
+        ),
         ("select a\nfrom t\nwhere b in (\n    select now()\n)", "line 4: now()"),
         # sqlfluff's own.
         ("select a from", "unparsable"),
@@ -132,9 +140,18 @@ def test_find_faults_refuses(sql: str, words: str) -> None:
     "sql",
     [
         "select a, count(*) as n from t group by a order by 2",
-        "select 'true' as a, ':x' as b, [limit], \"false\" from t -- now() || true\n/* where active */",
-        "select a from t where not (a = 1 or b between 1 and 2) and c is not null and d like 'x%' and exists (select 1 from u)",
-        "select a from t where (a + b) * 2 > 3 and a in (1, 2) and a not in (select a from u where b = :b)",
+        (
+            "select 'true' as a, ':x' as b, [limit], \"false\" from t -- now() || true\n/* where"
+            " active */"
+        ),
+        (
+            "select a from t where not (a = 1 or b between 1 and 2) and c is not null and d like"
+            " 'x%' and exists (select 1 from u)"
+        ),
+        (
+            "select a from t where (a + b) * 2 > 3 and a in (1, 2) and a not in (select a from u"
+            " where b = :b)"
+        ),
         "select a from t where case when a = 1 then b else c end = 2",
         "select case a when 1 then 'x' else 'y' end as b, iif(a > 1, 1, 0) as c from t",
         "select sum(case when a > 1 and b = 2 then 1 else 0 end) as n from t having sum(a) > ?",
@@ -142,19 +159,40 @@ def test_find_faults_refuses(sql: str, words: str) -> None:
         "select distinct a from t order by a offset 5 rows fetch next :n rows only",
         "select a from (select top 1 a from t order by b) as u",
         "select a from t order by a offset 0 rows",
-        "select row_number() over (partition by a, b order by c desc) as r, sum(a) over (order by b) as s from t",
-        "select left(a, 2) as b, right(a, 2) as c, round(a, 2) as d, concat(a, ':', b) as e from t where left(a, 1) = 'x'",
+        (
+            "select row_number() over (partition by a, b order by c desc) as r, sum(a) over (order"
+            " by b) as s from t"
+        ),
+        (
+            "select left(a, 2) as b, right(a, 2) as c, round(a, 2) as d, concat(a, ':', b) as e"
+            " from t where left(a, 1) = 'x'"
+        ),
         "with u (n) as (select max(a) from t) select n from u",
-        "select u.n from (values (1), (2)) as u (n) cross apply (select max(a) as m from t where t.n = u.n) as x",
-        "select x.a from t for system_time as of :as_of as x left join u for system_time as of :as_of as y on x.a = y.a where x.b < :b",
-        "select cast(a as varchar(64)) as b, convert(char(16), c, 2) as d, cast(e as datetime2(6)) as f from t",
+        (
+            "select u.n from (values (1), (2)) as u (n) cross apply (select max(a) as m from t"
+            " where t.n = u.n) as x"
+        ),
+        (
+            "select x.a from t for system_time as of :as_of as x left join u for system_time as of"
+            " :as_of as y on x.a = y.a where x.b < :b"
+        ),
+        (
+            "select cast(a as varchar(64)) as b, convert(char(16), c, 2) as d, cast(e as"
+            " datetime2(6)) as f from t"
+        ),
         "insert into t (a, b) output inserted.a values (:a, :b), (:c, :d)",
         "update t set a = b, c = case when d = 1 then 2 end where e = 1",
         "delete from t where a = :a",
-        "create table t (a int not null primary key, b bit default (0), c float check (c > 0 and c < 1), d nvarchar(max))",
+        (
+            "create table t (a int not null primary key, b bit default (0), c float check (c > 0"
+            " and c < 1), d nvarchar(max))"
+        ),
         "create unique index i on t (a) where b = 'done'",
         "create view v as select a, count(*) as n from t group by a",
-        "alter table t set (system_versioning = on (history_table = dbo.h, history_retention_period = 2 years))",
+        (
+            "alter table t set (system_versioning = on (history_table = dbo.h,"
+            " history_retention_period = 2 years))"
+        ),
         "set xact_abort, nocount on",
         "if object_id('t') is null create table t (a int)",
         "if not exists (select 1 from t where a = 1) and @@trancount = 0 begin select 1 as a end",
@@ -162,7 +200,10 @@ def test_find_faults_refuses(sql: str, words: str) -> None:
         "declare @n int; select @n = count(*) from t; if @n > 0 raiserror('x', 16, 1)",
         "grant select, insert on schema::abatch to abatch_job",
         "alter role abatch_job add member [BANK\\svc]",
-        "begin transaction\ngo\nif @@trancount = 0 return\nexec(N'create view v as select ''true'' as a')\ngo\ncommit transaction",
+        (
+            "begin transaction\ngo\nif @@trancount = 0 return\nexec(N'create view v as select"
+            " ''true'' as a')\ngo\ncommit transaction"
+        ),
     ],
 )
 def test_find_faults_lets_pass(sql: str) -> None:
@@ -174,7 +215,11 @@ def test_find_own_faults_needs_matching_brackets() -> None:
         find_own_faults("select a\nfrom (select b")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sql").rglob("*.sql")), ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize(
+    "file",
+    sorted((ROOT / "sql").rglob("*.sql")),
+    ids=lambda file: f"{file.parent.name}/{file.name}",
+)
 def test_queries_are_tsql(file: Path) -> None:
     assert find_faults(file.read_text(encoding="utf-8")) == []
 
@@ -190,7 +235,9 @@ def read_sql_blocks(page: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_pages_are_tsql(page: Path) -> None:
-    """All SQL of the pages, unless the nearest title says that it is for PostgreSQL or SQLite alone."""
+    """All SQL of the pages, unless the nearest title says that it is for PostgreSQL or SQLite
+    alone.
+    """
     for title, sql in read_sql_blocks(page.read_text(encoding="utf-8")):
         if "SQL Server" in title or not re.search("PostgreSQL|SQLite", title):
             assert find_faults(sql) == [], f"{title}\n{sql}"
@@ -201,7 +248,14 @@ def compile_for_sql_server(statement: sa.ClauseElement, keys: list[str] | None =
     options = {"schema_translate_map": {None: "abatch"}, "render_schema_translate": True}
     if isinstance(statement, sa.sql.ddl.ExecutableDDLElement):
         return str(statement.compile(dialect=DIALECT, **options))
-    return str(statement.compile(dialect=DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True}, **options))
+    return str(
+        statement.compile(
+            dialect=DIALECT,
+            column_keys=keys,
+            compile_kwargs={"render_postcompile": True},
+            **options,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +266,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     engine = open_engine(load_configs(file, "dev")["card_offer"])
     collected: dict[str, None] = {}
 
-    def collect(_connection: sa.Connection, statement: object, rows: list, row: dict, _options: object) -> None:
+    def collect(
+        _connection: sa.Connection, statement: object, rows: list, row: dict, _options: object
+    ) -> None:
         if isinstance(statement, sa.ClauseElement):
-            collected[compile_for_sql_server(statement, list(rows[0] if rows else row) or None)] = None
+            collected[compile_for_sql_server(statement, list(rows[0] if rows else row) or None)] = (
+                None
+            )
 
     def run(story: ModuleType, *arguments: str) -> None:
         assert story.main([*arguments, "--config", str(file)]) == 0
@@ -276,16 +334,30 @@ def test_tables_are_tsql() -> None:
 
 def test_lock_statements_are_tsql() -> None:
     """The T-SQL that abatch holds ready as text."""
-    nodes = [node for file in (ROOT / "abatch").rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
-    texts = [str(node.value) for node in nodes if isinstance(node, ast.Constant) and "applock @" in str(node.value)]
+    nodes = [
+        node
+        for file in (ROOT / "abatch").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    texts = [
+        str(node.value)
+        for node in nodes
+        if isinstance(node, ast.Constant) and "applock @" in str(node.value)
+    ]
     assert len(texts) == 2
     for text in texts:
         assert find_faults(text) == []
 
 
 @pytest.mark.parametrize("options", [(), ("--from", "0001")], ids=["whole", "upgrade"])
-def test_init_script_is_tsql(options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write_config(tmp_path, "mssql+pyodbc://@BITEST/Kredittkort?driver=ODBC+Driver+18+for+SQL+Server", schema="abatch")
+def test_init_script_is_tsql(
+    options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_config(
+        tmp_path,
+        "mssql+pyodbc://@BITEST/Kredittkort?driver=ODBC+Driver+18+for+SQL+Server",
+        schema="abatch",
+    )
     assert main.main(["init", "--sql", *options, "--config", str(file)]) == 0
     script = capsys.readouterr().out
     batches = re.split(r"^go$", script, flags=re.MULTILINE | re.IGNORECASE)
@@ -293,7 +365,9 @@ def test_init_script_is_tsql(options: tuple[str, ...], tmp_path: Path, capsys: p
     for batch in batches:
         assert find_faults(batch) == [], batch
     # In T-SQL but not in abatch's tables: datetime loses milliseconds, ntext cannot be compared.
-    assert not {"datetime", "ntext", "text", "image"} & {token.text for token in flatten(parse(script)) if token.kind == "word"}
+    assert not {"datetime", "ntext", "text", "image"} & {
+        token.text for token in flatten(parse(script)) if token.kind == "word"
+    }
 
 
 def flatten(tokens: Iterable[Token]) -> Iterator[Token]:

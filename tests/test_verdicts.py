@@ -1,4 +1,6 @@
-"""Units are counted as a plain loop counts them, and words follow the interval, burn-in and sample ratio."""
+"""Units are counted as a plain loop counts them, and words follow the interval, burn-in and sample
+ratio.
+"""
 
 from collections import defaultdict
 from datetime import date, datetime, timedelta
@@ -15,11 +17,19 @@ NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
 
 
-def make_exposures(rng: np.random.Generator, n: int, n_candidates: int, mixed: float = 0.1) -> pd.DataFrame:
+def make_exposures(
+    rng: np.random.Generator, n: int, n_candidates: int, mixed: float = 0.1
+) -> pd.DataFrame:
     """Predictions of candidates that come again; a few of them in another variant than before."""
     candidate = rng.integers(0, n_candidates, n)
     variant = np.array(["A", "B", "control"])[(candidate % 3 + (rng.random(n) < mixed)) % 3]
-    frame = pd.DataFrame({"candidate_id": candidate.astype(str), "variant": variant, "outcome": rng.gamma(0.3, 2.0, n).round(2)})
+    frame = pd.DataFrame(
+        {
+            "candidate_id": candidate.astype(str),
+            "variant": variant,
+            "outcome": rng.gamma(0.3, 2.0, n).round(2),
+        }
+    )
     frame["complaint"] = (rng.random(n) < 0.2).astype(float)
     frame["run_date"] = np.sort(pd.Timestamp(NIGHT) + pd.to_timedelta(rng.integers(0, 9, n), "D"))
     return frame.drop_duplicates(["candidate_id", "run_date"])
@@ -42,9 +52,13 @@ def count_by_hand(frame: pd.DataFrame, exposure: str) -> verdicts.Tally:
             for metric, y in zip(METRICS, sums, strict=True):
                 if len(variants) == 1:
                     added = (1, y != 0, n, y, n * n, n * y, y * y)
-                    moments[metric, variant] = [a + b for a, b in zip(moments[metric, variant], added, strict=True)]
+                    moments[metric, variant] = [
+                        a + b for a, b in zip(moments[metric, variant], added, strict=True)
+                    ]
     n_mixed = sum(len(variants) > 1 for variants in found.values())
-    return verdicts.Tally({key: stats.Moments(*values) for key, values in moments.items()}, dict(n_distinct), n_mixed)
+    return verdicts.Tally(
+        {key: stats.Moments(*values) for key, values in moments.items()}, dict(n_distinct), n_mixed
+    )
 
 
 def assert_equal(found: verdicts.Tally, expected: verdicts.Tally) -> None:
@@ -63,8 +77,12 @@ def test_count_equals_a_loop(rng: np.random.Generator, exposure: str) -> None:
     frame = make_exposures(rng, 900, 300)
     expected = count_by_hand(frame, exposure)
     assert expected.n_mixed > 10
-    shuffled = frame.sample(frac=1, random_state=0)  # the order of rows does not matter, that of nights does
-    assert_equal(verdicts.count(verdicts.add_exposures(empty(), shuffled, exposure), METRICS), expected)
+    shuffled = frame.sample(
+        frac=1, random_state=0
+    )  # the order of rows does not matter, that of nights does
+    assert_equal(
+        verdicts.count(verdicts.add_exposures(empty(), shuffled, exposure), METRICS), expected
+    )
 
 
 @pytest.mark.parametrize("exposure", ["first", "all"])
@@ -75,7 +93,9 @@ def test_replace_night_by_night_equals_all_at_once(rng: np.random.Generator, exp
         touched = known["candidate_id"].isin(night["candidate_id"])
         before = known[touched]
         after = verdicts.add_exposures(before, night, exposure)
-        tally = verdicts.replace(tally, verdicts.count(before, METRICS), verdicts.count(after, METRICS))
+        tally = verdicts.replace(
+            tally, verdicts.count(before, METRICS), verdicts.count(after, METRICS)
+        )
         known = pd.concat([known[~touched], after]) if len(known) else after
     assert_equal(tally, count_by_hand(frame, exposure))
     assert_equal(verdicts.unpack(verdicts.pack(tally)), tally)
@@ -87,20 +107,44 @@ def test_unpack_nothing() -> None:
 
 def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     nights = (NIGHT, NIGHT + timedelta(days=1))
-    common = {"experiment": "e", "variant": "A", "assignment_probability": 1.0, "rank_in_variant": 1, "selected": 0, "run_id": "r"}
-    predicted = [("1", nights[0]), ("2", nights[0]), ("2", nights[1]), ("3", nights[1] + timedelta(days=1))]
-    units = pd.DataFrame([("1", "A", 1, 2.5, 0.0), ("2", "A", 2, 0.0, 1.0)], columns=empty().columns)
+    common = {
+        "experiment": "e",
+        "variant": "A",
+        "assignment_probability": 1.0,
+        "rank_in_variant": 1,
+        "selected": 0,
+        "run_id": "r",
+    }
+    predicted = [
+        ("1", nights[0]),
+        ("2", nights[0]),
+        ("2", nights[1]),
+        ("3", nights[1] + timedelta(days=1)),
+    ]
+    units = pd.DataFrame(
+        [("1", "A", 1, 2.5, 0.0), ("2", "A", 2, 0.0, 1.0)], columns=empty().columns
+    )
     with engine.begin() as connection:
-        rows = [{**common, "candidate_id": name, "run_date": day, "predicted_at": datetime(2026, 9, 1)} for name, day in predicted]
+        rows = [
+            {**common, "candidate_id": name, "run_date": day, "predicted_at": datetime(2026, 9, 1)}
+            for name, day in predicted
+        ]
         connection.execute(tables.predictions.insert(), rows)
         for _ in range(2):
             verdicts.remove_units(connection, "e", nights)
             verdicts.write_units(connection, "e", METRICS, units)
-        found = verdicts.read_units(connection, "e", METRICS, nights).sort_values("candidate_id", ignore_index=True)
+        found = verdicts.read_units(connection, "e", METRICS, nights).sort_values(
+            "candidate_id", ignore_index=True
+        )
         pd.testing.assert_frame_equal(found, units, check_dtype=False)
-        assert verdicts.read_units(connection, "e", METRICS, (nights[1], nights[1]))["candidate_id"].tolist() == ["2"]
+        assert verdicts.read_units(connection, "e", METRICS, (nights[1], nights[1]))[
+            "candidate_id"
+        ].tolist() == ["2"]
         assert verdicts.read_units(connection, "other", METRICS, nights).empty
-        assert verdicts.read_units(connection, "e", METRICS, None).columns.tolist() == empty().columns.tolist()
+        assert (
+            verdicts.read_units(connection, "e", METRICS, None).columns.tolist()
+            == empty().columns.tolist()
+        )
 
 
 def make_registered(**changes: Any) -> dict[str, Any]:
@@ -113,7 +157,11 @@ def make_registered(**changes: Any) -> dict[str, Any]:
             {"comparison": "B vs A", "treatment": ["B"], "control": ["A"]},
         ],
         "guardrails": {},
-        "variants": [{"variant": "A", "share": 0.45}, {"variant": "B", "share": 0.45}, {"variant": "control", "share": 0.1}],
+        "variants": [
+            {"variant": "A", "share": 0.45},
+            {"variant": "B", "share": 0.45},
+            {"variant": "control", "share": 0.1},
+        ],
         "sample_ratio": {"weight": 1000, "alpha": 0.01},
         **changes,
     }
@@ -133,22 +181,44 @@ def by_comparison(rows: list[dict[str, Any]], metric: str = "outcome") -> dict[s
 
 
 def test_judge_pools_the_models() -> None:
-    rows = by_comparison(verdicts.judge(make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)), False))
+    rows = by_comparison(
+        verdicts.judge(
+            make_registered(),
+            make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)),
+            False,
+        )
+    )
     pooled = rows["models vs control"]
-    assert (pooled["n_treatment"], pooled["n_control"], pooled["sum_treatment"], pooled["sum_control"]) == (20_000, 2_000, 960, 40)
+    assert (
+        pooled["n_treatment"],
+        pooled["n_control"],
+        pooled["sum_treatment"],
+        pooled["sum_control"],
+    ) == (20_000, 2_000, 960, 40)
     assert pooled["estimate"] == pytest.approx(960 / 20_000 - 40 / 2_000)
     p1, p0 = 961 / 20_002, 41 / 2_002  # (s + 1) / (n + 2)
     assert pooled["se"] == pytest.approx((p1 * (1 - p1) / 20_000 + p0 * (1 - p0) / 2_000) ** 0.5)
     assert (pooled["word"], rows["B vs A"]["word"]) == ("better", "better")
-    assert pooled["lift"] == pytest.approx(0.048 / 0.02 - 1) and pooled["lift_lower"] < pooled["lift"] < pooled["lift_upper"]
+    assert (
+        pooled["lift"] == pytest.approx(0.048 / 0.02 - 1)
+        and pooled["lift_lower"] < pooled["lift"] < pooled["lift_upper"]
+    )
 
 
 def test_judge_shares_alpha_between_verdicts() -> None:
     tally = make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000))
     both = by_comparison(verdicts.judge(make_registered(), tally, False))["B vs A"]
-    one = by_comparison(verdicts.judge(make_registered(comparisons=make_registered()["comparisons"][1:]), tally, False))["B vs A"]
-    # x* of statistics.md's table: 9.752938 at .025, 8.211968 at .05; SE_plan by hand from quantiles of the normal distribution.
-    for row, x_star, quantiles in ((both, 9.752938, 2.241403 + 0.841621), (one, 8.211968, 1.959964 + 0.841621)):
+    one = by_comparison(
+        verdicts.judge(
+            make_registered(comparisons=make_registered()["comparisons"][1:]), tally, False
+        )
+    )["B vs A"]
+    # x* of statistics.md's table: 9.752938 at .025, 8.211968 at .05; SE_plan by hand from quantiles
+    # of the normal distribution.
+    for row, x_star, quantiles in (
+        (both, 9.752938, 2.241403 + 0.841621),
+        (one, 8.211968, 1.959964 + 0.841621),
+    ):
         assert row["x"] == pytest.approx(x_star * (0.01 / quantiles / row["se"]) ** 2, rel=1e-5)
     assert both["upper"] - both["lower"] > one["upper"] - one["lower"]
 
@@ -161,20 +231,34 @@ def test_judge_where_less_is_good() -> None:
 
 @pytest.mark.parametrize("control", [(10, 99), (9, 5_000), (4_991, 5_000)])
 def test_judge_too_early(control: tuple[int, int]) -> None:
-    rows = by_comparison(verdicts.judge(make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=control), False))
+    rows = by_comparison(
+        verdicts.judge(
+            make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=control), False
+        )
+    )
     early = rows["models vs control"]
     assert early["word"] == "too early" and early["estimate"] is not None
-    assert [early[name] for name in ("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper")] == [None] * 7
+    assert [
+        early[name]
+        for name in ("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper")
+    ] == [None] * 7
     assert rows["B vs A"]["word"] == "better"  # it does not need the control
 
 
 def test_judge_nothing_yet() -> None:
     for row in verdicts.judge(make_registered(), verdicts.NOTHING, False):
-        assert (row["word"], row["n_treatment"], row["estimate"], row["se"]) == ("too early", 0, None, None)
+        assert (row["word"], row["n_treatment"], row["estimate"], row["se"]) == (
+            "too early",
+            0,
+            None,
+            None,
+        )
 
 
 def test_judge_invalid_blocks_every_word() -> None:
-    rows = verdicts.judge(make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)), True)
+    rows = verdicts.judge(
+        make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)), True
+    )
     assert {row["word"] for row in rows} == {"invalid"}
 
 
@@ -194,11 +278,16 @@ def test_judge_guardrail(direction: str, events: int, word: str) -> None:
     tally = make_tally("complaint", A=(500, 10_000), B=(events, 10_000), control=(500, 10_000))
     row = by_comparison(verdicts.judge(registered, tally, False), "complaint")["B vs A"]
     assert row["word"] == word
-    assert row["x"] == pytest.approx(8.211968 * (0.01 / (1.959964 + 0.841621) / row["se"]) ** 2, rel=1e-5)  # no correction for two
+    assert row["x"] == pytest.approx(
+        8.211968 * (0.01 / (1.959964 + 0.841621) / row["se"]) ** 2, rel=1e-5
+    )  # no correction for two
 
 
 def test_check_ratios_says_who_is_over() -> None:
-    stages = {"assigned": {"A": 4_500, "B": 4_500, "control": 1_000}, "mature": {"A": 4_500, "B": 4_000, "control": 1_000}}
+    stages = {
+        "assigned": {"A": 4_500, "B": 4_500, "control": 1_000},
+        "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
+    }
     rows = verdicts.check_ratios(make_registered(), stages)
     even = [row for row in rows if row["stage"] == "assigned"]
     assert [(row["variant"], row["n"], row["expected"]) for row in even] == [
@@ -212,11 +301,19 @@ def test_check_ratios_says_who_is_over() -> None:
     assert verdicts.check_ratios(make_registered(), {"mature": {}})[0]["pvalue"] == 1
 
 
-def write_looks(connection: sa.Connection, tallies: list[verdicts.Tally], nights: list[date] | None = None) -> list[list[dict[str, Any]]]:
+def write_looks(
+    connection: sa.Connection, tallies: list[verdicts.Tally], nights: list[date] | None = None
+) -> list[list[dict[str, Any]]]:
     written = []
     for i, tally in enumerate(tallies):
         night = nights[i] if nights else NIGHT + timedelta(days=i)
-        row = {"experiment": "e", "run_date": night, "watermark": None, "mature_date": None, "run_id": f"r{i}"}
+        row = {
+            "experiment": "e",
+            "run_date": night,
+            "watermark": None,
+            "mature_date": None,
+            "run_id": f"r{i}",
+        }
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
         ratios = verdicts.check_ratios(make_registered(), {"assigned": tally.n_distinct})
         written.append(verdicts.write_look(connection, row, ratios, make_registered(), tally))
@@ -228,22 +325,35 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
     weak = make_tally(A=(480, 9_000), B=(480, 9_000), control=(60, 2_000))
     with engine.begin() as connection:
         first, second = (by_comparison(rows) for rows in write_looks(connection, [strong, weak]))
-        assert first["B vs A"]["pvalue"] == first["B vs A"]["pvalue_min"] == second["B vs A"]["pvalue_min"] < 0.001
+        assert (
+            first["B vs A"]["pvalue"]
+            == first["B vs A"]["pvalue_min"]
+            == second["B vs A"]["pvalue_min"]
+            < 0.001
+        )
         assert second["B vs A"]["pvalue"] > 0.5 and second["B vs A"]["word"] == "not yet known"
         assert verdicts.find_words(connection, "e", NIGHT + timedelta(days=1)) == {
             ("models vs control", "outcome"): "better",
             ("B vs A", "outcome"): "better",
         }
         assert verdicts.find_words(connection, "e", NIGHT) == {}
-        view = {row.comparison: row for row in connection.execute(sa.select(verdicts.current_verdicts))}
-        assert view["B vs A"].first_decided_date == NIGHT and view["B vs A"].look_date == NIGHT + timedelta(days=1)
+        view = {
+            row.comparison: row for row in connection.execute(sa.select(verdicts.current_verdicts))
+        }
+        assert view["B vs A"].first_decided_date == NIGHT and view[
+            "B vs A"
+        ].look_date == NIGHT + timedelta(days=1)
         assert view["B vs A"].word == "not yet known"
 
 
 def test_write_look_again_replaces_it_but_not_its_alarm(engine: sa.Engine) -> None:
     tally = make_tally(A=(400, 9_000), B=(560, 9_000), control=(40, 2_000))
     with engine.begin() as connection:
-        write_looks(connection, [make_tally(A=(400, 9_000), B=(560, 8_000), control=(40, 2_000)), tally], [NIGHT, NIGHT])
+        write_looks(
+            connection,
+            [make_tally(A=(400, 9_000), B=(560, 8_000), control=(40, 2_000)), tally],
+            [NIGHT, NIGHT],
+        )
         for table in (tables.looks, tables.verdicts, tables.sample_ratios):
             assert set(connection.scalars(sa.select(table.c.run_id))) == {"r1"}
         assert set(connection.scalars(sa.select(tables.verdicts.c.word))) == {"invalid"}
@@ -254,23 +364,39 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
     mended = make_tally(A=(400, 9_000), B=(560, 9_000), control=(40, 2_000))
     with engine.begin() as connection:
         first, second = write_looks(connection, [broken, mended])
-        assert {row["word"] for row in (*first, *second)} == {"invalid"}  # the test's guarantee is for all looks together
-        newest = connection.execute(sa.select(tables.sample_ratios).where(tables.sample_ratios.c.run_date > NIGHT)).all()
-        assert {row.pvalue for row in newest} == {1.0} and {row.pvalue_min < 0.01 for row in newest} == {True}
+        assert {row["word"] for row in (*first, *second)} == {
+            "invalid"
+        }  # the test's guarantee is for all looks together
+        newest = connection.execute(
+            sa.select(tables.sample_ratios).where(tables.sample_ratios.c.run_date > NIGHT)
+        ).all()
+        assert {row.pvalue for row in newest} == {1.0} and {
+            row.pvalue_min < 0.01 for row in newest
+        } == {True}
 
 
 def test_describe_news_tells_only_what_is_new() -> None:
-    ratios = verdicts.check_ratios(make_registered(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}})
+    ratios = verdicts.check_ratios(
+        make_registered(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}
+    )
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
-        for word in ("better", "invalid", "not yet known", "too early", "no difference larger than d")
+        for word in (
+            "better",
+            "invalid",
+            "not yet known",
+            "too early",
+            "no difference larger than d",
+        )
     ]
     assert verdicts.describe_news(rows, ratios, {("B vs A", "outcome"): "better"}) == [
         "B vs A: invalid (before: better); A is over by 225 candidates (mature); see the report",
         "B vs A: no difference larger than d (before: better); see the report",
     ]
     guardrail = {"comparison": "B vs A", "metric": "complaint", "word": "broken"}
-    assert verdicts.describe_news([guardrail], [], {}) == ["B vs A, guardrail complaint: broken (before: too early); see the report"]
+    assert verdicts.describe_news([guardrail], [], {}) == [
+        "B vs A, guardrail complaint: broken (before: too early); see the report"
+    ]
     assert verdicts.describe([guardrail]) == "B vs A, guardrail complaint: broken"
 
 
@@ -278,19 +404,39 @@ def test_read_records(engine: sa.Engine) -> None:
     tally = make_tally(A=(400, 9_000), B=(560, 9_000), control=(40, 2_000))
     with engine.begin() as connection:
         for name in ("old", "e"):
-            row = {"experiment": name, "hash": "0", "content": '{"hypothesis": "h"}', "run_id": "r", "registered_at": datetime(2026, 9, 1)}
+            row = {
+                "experiment": name,
+                "hash": "0",
+                "content": '{"hypothesis": "h"}',
+                "run_id": "r",
+                "registered_at": datetime(2026, 9, 1),
+            }
             connection.execute(tables.registrations.insert().values(row))
         write_looks(connection, [tally])
         for because in ("too soon", "B calls better"):
             verdicts.conclude(
-                connection, "e", because=because, finding="B vs A: better", concluded_by="me", concluded_at=datetime(2026, 9, 2)
+                connection,
+                "e",
+                because=because,
+                finding="B vs A: better",
+                concluded_by="me",
+                concluded_at=datetime(2026, 9, 2),
             )
         first, second = verdicts.read_records(connection)
-    assert (first.experiment, first.conclusion.because, second.experiment, second.findings, second.conclusion) == (
+    assert (
+        first.experiment,
+        first.conclusion.because,
+        second.experiment,
+        second.findings,
+        second.conclusion,
+    ) == (
         "e",
         "B calls better",
         "old",
         [],
         None,
     )
-    assert first.findings[0].startswith("B vs A: better, +0.01778 (+0.00") and "first decided on 2026-09-01" in first.findings[0]
+    assert (
+        first.findings[0].startswith("B vs A: better, +0.01778 (+0.00")
+        and "first decided on 2026-09-01" in first.findings[0]
+    )

@@ -25,12 +25,30 @@ def insert(engine: sa.Engine, table: sa.Table, *rows: dict[str, Any]) -> None:
         connection.execute(table.insert(), list(rows))
 
 
-def make_run(run_id: str, job: str, day: int, status: str = "done", experiment: str = "a", **values: Any) -> dict[str, Any]:
-    values = {"started_at": at(day, 20), "finished_at": at(day, 21), "rows_read": 1, "rows_written": 1, "error": None} | values
-    return {"run_id": run_id, "job": job, "experiment": experiment, "run_date": night(day), "status": status, **RUN, **values}
+def make_run(
+    run_id: str, job: str, day: int, status: str = "done", experiment: str = "a", **values: Any
+) -> dict[str, Any]:
+    values = {
+        "started_at": at(day, 20),
+        "finished_at": at(day, 21),
+        "rows_read": 1,
+        "rows_written": 1,
+        "error": None,
+    } | values
+    return {
+        "run_id": run_id,
+        "job": job,
+        "experiment": experiment,
+        "run_date": night(day),
+        "status": status,
+        **RUN,
+        **values,
+    }
 
 
-def make_prediction(experiment: str, day: int, candidate_id: str, variant: str = "A", selected: int = 0) -> dict[str, Any]:
+def make_prediction(
+    experiment: str, day: int, candidate_id: str, variant: str = "A", selected: int = 0
+) -> dict[str, Any]:
     has_model = variant != "control"
     return {
         "experiment": experiment,
@@ -51,8 +69,13 @@ def read(engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1") -> l
     """Rows of some columns, in the order of these columns, nulls first."""
     table = views.tables[view]
     with engine.connect() as connection:
-        found = connection.execute(sa.select(*(table.c[name] for name in columns or table.c.keys())).where(sa.text(where)))
-        return sorted((tuple(row) for row in found), key=lambda row: [(value is not None, value) for value in row])
+        found = connection.execute(
+            sa.select(*(table.c[name] for name in columns or table.c.keys())).where(sa.text(where))
+        )
+        return sorted(
+            (tuple(row) for row in found),
+            key=lambda row: [(value is not None, value) for value in row],
+        )
 
 
 def test_views_have_the_declared_columns(config: Config, engine: sa.Engine) -> None:
@@ -62,23 +85,47 @@ def test_views_have_the_declared_columns(config: Config, engine: sa.Engine) -> N
         found = inspector.get_columns(name, schema=config.schema)
         assert [column["name"] for column in found] == list(table.c.keys())
         if engine.dialect.name != "sqlite":  # which forgets the type of what is computed
-            assert [column["type"]._type_affinity for column in found] == [column.type._type_affinity for column in table.c]
+            assert [column["type"]._type_affinity for column in found] == [
+                column.type._type_affinity for column in table.c
+            ]
         assert read(engine, name) == []
 
 
 def test_current_and_latest_predictions(engine: sa.Engine) -> None:
-    insert(engine, runs, make_run("pa1", "predict", 1), make_run("pb1", "predict", 1, experiment="b"))
     insert(
-        engine, runs, make_run("pa2x", "predict", 2, "superseded"), make_run("pa2", "predict", 2), make_run("pa3", "predict", 3, "failed")
+        engine, runs, make_run("pa1", "predict", 1), make_run("pb1", "predict", 1, experiment="b")
+    )
+    insert(
+        engine,
+        runs,
+        make_run("pa2x", "predict", 2, "superseded"),
+        make_run("pa2", "predict", 2),
+        make_run("pa3", "predict", 3, "failed"),
     )
     insert(engine, runs, make_run("sa9", "score", 9))
     insert(engine, predictions, *(make_prediction("a", 1, candidate) for candidate in ("c1", "c2")))
-    insert(engine, predictions, make_prediction("a", 2, "c2"), make_prediction("a", 2, "c3", "control", 1))
-    insert(engine, predictions, make_prediction("b", 1, "c2", "B"), make_prediction("b", 1, "c9", "B"))
+    insert(
+        engine,
+        predictions,
+        make_prediction("a", 2, "c2"),
+        make_prediction("a", 2, "c3", "control", 1),
+    )
+    insert(
+        engine, predictions, make_prediction("b", 1, "c2", "B"), make_prediction("b", 1, "c9", "B")
+    )
     columns = ("experiment", "run_date", "candidate_id")
     b = [("b", night(1), "c2"), ("b", night(1), "c9")]
-    assert read(engine, "current_predictions", *columns) == [("a", night(2), "c2"), ("a", night(2), "c3"), *b]
-    assert read(engine, "latest_predictions", *columns) == [("a", night(1), "c1"), ("a", night(2), "c2"), ("a", night(2), "c3"), *b]
+    assert read(engine, "current_predictions", *columns) == [
+        ("a", night(2), "c2"),
+        ("a", night(2), "c3"),
+        *b,
+    ]
+    assert read(engine, "latest_predictions", *columns) == [
+        ("a", night(1), "c1"),
+        ("a", night(2), "c2"),
+        ("a", night(2), "c3"),
+        *b,
+    ]
     row = ("a", night(2), "c3", "control", 0.5, None, None, 1, 1, "pa2", at(2, 20, 30))
     for view in ("current_predictions", "latest_predictions"):
         assert read(engine, view, where="candidate_id = 'c3'") == [row]
@@ -86,62 +133,165 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
 
 def test_model_performance(engine: sa.Engine) -> None:
     metrics = views.tables["model_performance"].c.keys()[6:]
-    assert metrics[2:6] == ["base_rate", "roc_auc", "roc_auc_lower", "roc_auc_upper"] and metrics[-2:] == ["psi", "psi_noise"]
+    assert metrics[2:6] == ["base_rate", "roc_auc", "roc_auc_lower", "roc_auc_upper"] and metrics[
+        -2:
+    ] == ["psi", "psi_noise"]
     dated = "modelA_v1.0_2020-01-01"
-    model = {"model_name": dated, "experiment": "a", "variant": "A", "file": "f", "sha256": "0", "from_date": night(1), "to_date": night(2)}
-    model |= {"as_of": at(1, 0), "rows": 9, "code_version": "0", "environment_hash": "0", "seed": 0, "card": "{}", "run_id": "t"}
+    model = {
+        "model_name": dated,
+        "experiment": "a",
+        "variant": "A",
+        "file": "f",
+        "sha256": "0",
+        "from_date": night(1),
+        "to_date": night(2),
+    }
+    model |= {
+        "as_of": at(1, 0),
+        "rows": 9,
+        "code_version": "0",
+        "environment_hash": "0",
+        "seed": 0,
+        "card": "{}",
+        "run_id": "t",
+    }
     insert(engine, models, model)
     insert(engine, runs, make_run("sa9", "score", 9), make_run("sb8", "score", 8, experiment="b"))
 
     def add(experiment: str, model_name: str, cohort: str, run_id: str, **values: float) -> None:
-        row = {"experiment": experiment, "model_name": model_name, "cohort": cohort, "n": 100, "run_id": run_id}
+        row = {
+            "experiment": experiment,
+            "model_name": model_name,
+            "cohort": cohort,
+            "n": 100,
+            "run_id": run_id,
+        }
         bounds = {"lower": None, "upper": None}
-        insert(engine, scores, *({**row, "metric": name, "value": value, **bounds} for name, value in values.items()))
+        insert(
+            engine,
+            scores,
+            *({**row, "metric": name, "value": value, **bounds} for name, value in values.items()),
+        )
 
-    # Every metric with a value of its own, the bounds of roc_auc among them, and one that the view does not show.
+    # Every metric with a value of its own, the bounds of roc_auc among them, and one that the view
+    # does not show.
     all_values = {name: float(i) for i, name in enumerate(metrics, 1)}
-    add("a", dated, "all", "sa9", reliability_rate_01=0.5, **{k: v for k, v in all_values.items() if not k.startswith("roc_auc")})
+    add(
+        "a",
+        dated,
+        "all",
+        "sa9",
+        reliability_rate_01=0.5,
+        **{k: v for k, v in all_values.items() if not k.startswith("roc_auc")},
+    )
     bounds = {"lower": all_values["roc_auc_lower"], "upper": all_values["roc_auc_upper"]}
-    row = {"experiment": "a", "model_name": dated, "cohort": "all", "metric": "roc_auc", "value": all_values["roc_auc"], "n": 1}
+    row = {
+        "experiment": "a",
+        "model_name": dated,
+        "cohort": "all",
+        "metric": "roc_auc",
+        "value": all_values["roc_auc"],
+        "n": 1,
+    }
     insert(engine, scores, {**row, "run_id": "sa9", **bounds})
     add("a", dated, "2020-01-06", "sa9", n=40, n_positive=3)
     add("a", "modelA_v1.0", "all", "sa9", n=50, n_positive=30, brier=0.2)
     add("b", "modelA_v1.0", "all", "sb8", n=7, n_positive=0, psi=0.1)
     assert read(
-        engine, "model_performance", "experiment", "model_name", "is_dated", "cohort", "cohort_date", "scored_date", "n", "psi"
+        engine,
+        "model_performance",
+        "experiment",
+        "model_name",
+        "is_dated",
+        "cohort",
+        "cohort_date",
+        "scored_date",
+        "n",
+        "psi",
     ) == [
         ("a", "modelA_v1.0", 0, "all", None, night(9), 50, None),
         ("a", dated, 1, "2020-01-06", night(6), night(9), 40, None),
         ("a", dated, 1, "all", None, night(9), 1, all_values["psi"]),
         ("b", "modelA_v1.0", 0, "all", None, night(8), 7, 0.1),
     ]
-    assert read(engine, "model_performance", *metrics, where="is_dated = 1 and cohort = 'all'") == [tuple(all_values.values())]
-    assert read(engine, "model_performance", "n_positive", "roc_auc", "brier", where="model_name = 'modelA_v1.0'") == [
+    assert read(engine, "model_performance", *metrics, where="is_dated = 1 and cohort = 'all'") == [
+        tuple(all_values.values())
+    ]
+    assert read(
+        engine,
+        "model_performance",
+        "n_positive",
+        "roc_auc",
+        "brier",
+        where="model_name = 'modelA_v1.0'",
+    ) == [
         (0, None, None),
         (30, None, 0.2),
     ]
 
 
 def test_experiment_status(engine: sa.Engine) -> None:
-    insert(engine, runs, make_run("pa1", "predict", 1), make_run("pa2", "predict", 2), make_run("pa4", "predict", 4))
     insert(
-        engine, runs, make_run("pa5", "predict", 5, "failed"), make_run("pb3", "predict", 3, experiment="b"), make_run("sa5", "score", 5)
+        engine,
+        runs,
+        make_run("pa1", "predict", 1),
+        make_run("pa2", "predict", 2),
+        make_run("pa4", "predict", 4),
+    )
+    insert(
+        engine,
+        runs,
+        make_run("pa5", "predict", 5, "failed"),
+        make_run("pb3", "predict", 3, experiment="b"),
+        make_run("sa5", "score", 5),
     )
     registered = {"hash": "0", "content": "{}", "run_id": "p"}
     insert(
-        engine, registrations, *({"experiment": name, "registered_at": at(1, hour), **registered} for name, hour in (("a", 7), ("b", 8)))
+        engine,
+        registrations,
+        *(
+            {"experiment": name, "registered_at": at(1, hour), **registered}
+            for name, hour in (("a", 7), ("b", 8))
+        ),
     )
     insert(
-        engine, predictions, make_prediction("a", 1, "c1", "B"), make_prediction("a", 2, "c1", "A"), make_prediction("b", 3, "c1", "A", 1)
+        engine,
+        predictions,
+        make_prediction("a", 1, "c1", "B"),
+        make_prediction("a", 2, "c1", "A"),
+        make_prediction("b", 3, "c1", "A", 1),
     )
-    insert(engine, predictions, *(make_prediction("a", 4, f"c{i}", "A", selected=int(i < 2)) for i in range(3)))
+    insert(
+        engine,
+        predictions,
+        *(make_prediction("a", 4, f"c{i}", "A", selected=int(i < 2)) for i in range(3)),
+    )
     insert(engine, predictions, make_prediction("a", 4, "c7", "control"))
-    figures = ("n_predicted", "n_mature", "n_positive", "rate", "lower", "upper", "n_selected", "n_selected_positive", "selected_rate")
+    figures = (
+        "n_predicted",
+        "n_mature",
+        "n_positive",
+        "rate",
+        "lower",
+        "upper",
+        "n_selected",
+        "n_selected_positive",
+        "selected_rate",
+    )
     score = {"experiment": "a", "run_id": "sa5"}
-    by_variant = {"A": (4, 2, 1, 0.5, 0.1, 0.9, 1, 1, 1.0), "B": (1, 0, 0, None, None, None, 0, 0, None)}
+    by_variant = {
+        "A": (4, 2, 1, 0.5, 0.1, 0.9, 1, 1, 1.0),
+        "B": (1, 0, 0, None, None, None, 0, 0, None),
+    }
     for variant, values in by_variant.items():
         for cohort in ("all", "2019-12-30"):
-            other = dict(zip(figures, values if cohort == "all" else (9, 9, 9, 0.9, 0.9, 0.9, 9, 9, 0.9), strict=True))
+            other = dict(
+                zip(
+                    figures,
+                    values if cohort == "all" else (9, 9, 9, 0.9, 0.9, 0.9, 9, 9, 0.9),
+                    strict=True,
+                )
+            )
             insert(engine, variant_scores, {**score, "variant": variant, "cohort": cohort, **other})
     nights, not_scored = (at(1, 7), night(1), night(4), 3), (None,) * 10
     assert read(engine, "experiment_status") == [
@@ -153,10 +303,25 @@ def test_experiment_status(engine: sa.Engine) -> None:
 
 
 def test_run_history_missed_nights(engine: sa.Engine) -> None:
-    insert(engine, runs, make_run("p1", "predict", 1), make_run("p3x", "predict", 3, "superseded"), make_run("p3", "predict", 3))
-    insert(engine, runs, make_run("p2", "predict", 2, "failed"), make_run("p5", "predict", 5, "running", finished_at=None))
-    insert(engine, runs, make_run("s1", "score", 1, "failed"), make_run("s2", "score", 2))  # missed counts from the first that was done
-    insert(engine, runs, make_run("t1", "train", 1), make_run("pb4", "predict", 4, experiment="b"))  # train is not nightly
+    insert(
+        engine,
+        runs,
+        make_run("p1", "predict", 1),
+        make_run("p3x", "predict", 3, "superseded"),
+        make_run("p3", "predict", 3),
+    )
+    insert(
+        engine,
+        runs,
+        make_run("p2", "predict", 2, "failed"),
+        make_run("p5", "predict", 5, "running", finished_at=None),
+    )
+    insert(
+        engine, runs, make_run("s1", "score", 1, "failed"), make_run("s2", "score", 2)
+    )  # missed counts from the first that was done
+    insert(
+        engine, runs, make_run("t1", "train", 1), make_run("pb4", "predict", 4, experiment="b")
+    )  # train is not nightly
     insert(engine, runs, make_run("pc1", "predict", 1, "failed", experiment="c"))  # never done
     before = datetime.now(UTC).date()
     missed = read(engine, "run_history", "experiment", "job", "run_date", where="status = 'missed'")
@@ -167,29 +332,59 @@ def test_run_history_missed_nights(engine: sa.Engine) -> None:
         *(("b", "predict", day) for day in (5, 6, 7)),
     ]
     of_b = [day for experiment, _, day in missed if experiment == "b"]
-    assert of_b[-1] in (before - DAY, datetime.now(UTC).date() - DAY)  # unless midnight is now, yesterday
+    assert of_b[-1] in (
+        before - DAY,
+        datetime.now(UTC).date() - DAY,
+    )  # unless midnight is now, yesterday
     assert of_b == [night(5) + i * DAY for i in range((of_b[-1] - night(4)).days)]
     columns = views.tables["run_history"].c.keys()
-    nothing = dict.fromkeys(columns) | {"job": "predict", "experiment": "b", "run_date": night(5), "status": "missed"}
+    nothing = dict.fromkeys(columns) | {
+        "job": "predict",
+        "experiment": "b",
+        "run_date": night(5),
+        "status": "missed",
+    }
     where = "experiment = 'b' and run_date <= '2020-01-05'"
     assert read(engine, "run_history", where=where)[0] == tuple(nothing.values())
-    assert [row[0] for row in read(engine, "run_history", "run_id", where="status <> 'missed'")] == sorted(
-        ["p1", "p2", "p3", "p3x", "p5", "pb4", "pc1", "s1", "s2", "t1"]
-    )
+    assert [
+        row[0] for row in read(engine, "run_history", "run_id", where="status <> 'missed'")
+    ] == sorted(["p1", "p2", "p3", "p3x", "p5", "pb4", "pc1", "s1", "s2", "t1"])
 
 
 def test_run_history_seconds(engine: sa.Engine) -> None:
-    moments = {"x": (at(1, 20), at(1, 20, 0, 1, 500_000)), "y": (at(1, 23, 59, 59, 999_000), at(3, 0)), "z": (at(1, 20), None)}
+    moments = {
+        "x": (at(1, 20), at(1, 20, 0, 1, 500_000)),
+        "y": (at(1, 23, 59, 59, 999_000), at(3, 0)),
+        "z": (at(1, 20), None),
+    }
     values = {"error": "a\nb", "rows_read": 2, "rows_written": 3}
     ledger = [
-        make_run(name, "train", 1, "failed", started_at=began, finished_at=ended, **values) for name, (began, ended) in moments.items()
+        make_run(name, "train", 1, "failed", started_at=began, finished_at=ended, **values)
+        for name, (began, ended) in moments.items()
     ]
     insert(engine, runs, *ledger)
     found = read(engine, "run_history", where="run_id = 'y'")
     assert found == [
-        ("y", "train", "a", night(1), "failed", *moments["y"], 86400.001, 2, 3, RUN["code_version"], RUN["host"], "a\nb"),
+        (
+            "y",
+            "train",
+            "a",
+            night(1),
+            "failed",
+            *moments["y"],
+            86400.001,
+            2,
+            3,
+            RUN["code_version"],
+            RUN["host"],
+            "a\nb",
+        ),
     ]
-    assert read(engine, "run_history", "run_id", "seconds") == [("x", 1.5), ("y", 86400.001), ("z", None)]
+    assert read(engine, "run_history", "run_id", "seconds") == [
+        ("x", 1.5),
+        ("y", 86400.001),
+        ("z", None),
+    ]
 
 
 def test_run_history_train_alone_is_never_missed(engine: sa.Engine) -> None:

@@ -1,10 +1,12 @@
-"""Would SQL Server take this statement? Asked without a server: of sqlfluff's T-SQL parser, and of a small check of our own.
+"""Would SQL Server take this statement? Asked without a server: of sqlfluff's T-SQL parser, and of
+a small check of our own.
 
-sqlfluff refuses what is not T-SQL's grammar (`limit`, `||`), and lets pass what only looks like it: bare booleans, ordinals
-in `group by`, other databases' functions and types, words that it takes for an alias. The check here is for those. It knows
-brackets, clauses and conditions, and no tables: that a column does not exist, or an alias is used in `where`, it cannot see;
-nor does it know `merge` and `pivot`. The measure is SQL Server 2016; what came later is refused, and the message says since
-when it is there.
+sqlfluff refuses what is not T-SQL's grammar (`limit`, `||`), and lets pass what only looks like it:
+bare booleans, ordinals in `group by`, other databases' functions and types, words that it takes for
+an alias. The check here is for those. It knows brackets, clauses and conditions, and no tables:
+that a column does not exist, or an alias is used in `where`, it cannot see; nor does it know
+`merge` and `pivot`. The measure is SQL Server 2016; what came later is refused, and the message
+says since when it is there.
 """
 
 import re
@@ -27,13 +29,38 @@ JOINS = {"inner", "left", "right", "full", "cross", "outer", "join", "natural"}
 CONDITIONS = {"where", "having", "on", "if", "while"}
 VALUES = {"select", "order", "group", "partition", "values"}
 STATEMENTS = set(
-    "with insert update delete merge create alter drop truncate declare exec execute grant revoke deny use begin commit rollback"
-    " print raiserror throw return set if while else end go".split()
+    "with insert update delete merge create alter drop truncate declare exec execute grant revoke"
+    " deny use begin commit rollback print raiserror throw return set if while else end go".split()
 )
-# Words before brackets that hold clauses or options; and before those that hold no function's arguments.
+# Words before brackets that hold clauses or options; and before those that hold no function's
+# arguments.
 CLAUSES_FOLLOW = {"over", "group", "with", "as", "from", "join", "apply", "on", "set"}
-NO_FUNCTIONS = CLAUSES_FOLLOW | {"in", "values", "and", "or", "not", "by", "when", "then", "else", "select", "any", "all"}
-RANKINGS = {"row_number", "rank", "dense_rank", "ntile", "lag", "lead", "percent_rank", "cume_dist", "first_value", "last_value"}
+NO_FUNCTIONS = CLAUSES_FOLLOW | {
+    "in",
+    "values",
+    "and",
+    "or",
+    "not",
+    "by",
+    "when",
+    "then",
+    "else",
+    "select",
+    "any",
+    "all",
+}
+RANKINGS = {
+    "row_number",
+    "rank",
+    "dense_rank",
+    "ntile",
+    "lag",
+    "lead",
+    "percent_rank",
+    "cume_dist",
+    "first_value",
+    "last_value",
+}
 
 # Functions that SQL Server has not, or got after 2016, and what does the same there.
 FUNCTIONS = {
@@ -67,22 +94,36 @@ FUNCTIONS = {
         "total": "sum()",
         "typeof": "sql_variant_property()",
         "md5 sha256 encode decode hex": "hashbytes() and convert()",
-        "json_extract json_each jsonb_array_elements json_array_elements": "json_value() and openjson()",
+        "json_extract json_each jsonb_array_elements json_array_elements": (
+            "json_value() and openjson()"
+        ),
         "unnest string_to_array": "openjson() or string_split()",
         "nextval currval setval": "next value for",
         "last_insert_rowid": "scope_identity()",
         "string_agg trim concat_ws translate": "it only since 2017",
-        "greatest least datetrunc date_bucket generate_series json_object json_array": "it only since 2022",
+        "greatest least datetrunc date_bucket generate_series json_object json_array": (
+            "it only since 2022"
+        ),
     }.items()
     for name in names.split()
 }
 # How many arguments a function takes that others take with more or fewer.
-ARGUMENTS = {"round": (2, 3), "substring": (3, 3), "min": (1, 1), "max": (1, 1), "concat": (2, 254), "ltrim": (1, 1), "rtrim": (1, 1)}
+ARGUMENTS = {
+    "round": (2, 3),
+    "substring": (3, 3),
+    "min": (1, 1),
+    "max": (1, 1),
+    "concat": (2, 254),
+    "ltrim": (1, 1),
+    "rtrim": (1, 1),
+}
 TYPES = {
     name: instead
     for names, instead in {
         "boolean bool": "bit",
-        "timestamp timestamptz": "datetime2 or datetimeoffset; its timestamp is the version of a row",
+        "timestamp timestamptz": (
+            "datetime2 or datetimeoffset; its timestamp is the version of a row"
+        ),
         "text string": "nvarchar(n); its text can be neither compared nor grouped",
         "uuid": "uniqueidentifier",
         "bytea blob": "varbinary(n)",
@@ -94,7 +135,8 @@ TYPES = {
     }.items()
     for name in names.split()
 }
-# Neighbours that give another dialect away. ( is any bracket, 'x' a literal, [x] a name, 1 a number, a bind or a variable.
+# Neighbours that give another dialect away. ( is any bracket, 'x' a literal, [x] a name, 1 a
+# number, a bind or a variable.
 PHRASES = {
     "true": "no true: compare with 1",
     "false": "no false: compare with 0",
@@ -147,7 +189,15 @@ PHRASES = {
     ">>": "no >> before 2022",
     "`": "no `: [name]",
 }
-SCOPES = {"schema", "object", "type", "role", "user", "login", "database"}  # grant ... on schema::abatch
+SCOPES = {
+    "schema",
+    "object",
+    "type",
+    "role",
+    "user",
+    "login",
+    "database",
+}  # grant ... on schema::abatch
 
 
 class Token(NamedTuple):
@@ -161,7 +211,10 @@ NOTHING = Token("", "", 0)
 
 
 def find_faults(sql: str) -> list[str]:
-    """What SQL Server would refuse in a statement or a script with GO, one line each; binds may be :name or ?."""
+    """What SQL Server would refuse in a statement or a script with GO, one line each.
+
+    Binds may be :name or ?.
+    """
     return [*_parse_errors(_replace_binds(sql)), *find_own_faults(sql)]
 
 
@@ -180,19 +233,27 @@ def _linter() -> Linter:
 
 @cache
 def _parse_errors(sql: str) -> tuple[str, ...]:
-    return tuple(f"line {error.line_no}: {error.desc()}" for error in _linter().parse_string(sql).violations)
+    return tuple(
+        f"line {error.line_no}: {error.desc()}" for error in _linter().parse_string(sql).violations
+    )
 
 
 def _replace_binds(sql: str) -> str:
     """The driver makes parameters of them, which are variables to the server."""
-    return TOKEN.sub(lambda match: "@" + match["bind"].strip(":?") + "_" if match["bind"] else match.group(), sql)
+    return TOKEN.sub(
+        lambda match: "@" + match["bind"].strip(":?") + "_" if match["bind"] else match.group(), sql
+    )
 
 
 def parse(sql: str) -> tuple[Token, ...]:
     """The tokens of a script, comments dropped, brackets and case ... end as groups."""
     open_groups: list[tuple[str, int, list[Token]]] = [("", 1, [])]
     for match in TOKEN.finditer(sql):
-        kind, text, line = str(match.lastgroup), match.group(), sql.count("\n", 0, match.start()) + 1
+        kind, text, line = (
+            str(match.lastgroup),
+            match.group(),
+            sql.count("\n", 0, match.start()) + 1,
+        )
         if kind == "word":
             text = text.lower()
         if kind == "comment":
@@ -212,7 +273,11 @@ def _find_executed(tokens: tuple[Token, ...]) -> Iterator[str]:
     """The statements inside exec(N'...')."""
     for before, token in pairwise(tokens):
         if token.kind == "group" and before.text in ("exec", "execute"):
-            yield "".join(part.text.lstrip("nN")[1:-1].replace("''", "'") for part in token.inside if part.kind == "text")
+            yield "".join(
+                part.text.lstrip("nN")[1:-1].replace("''", "'")
+                for part in token.inside
+                if part.kind == "text"
+            )
     for token in tokens:
         yield from _find_executed(token.inside)
 
@@ -221,18 +286,27 @@ Faults = Iterator[tuple[int, str]]
 
 
 def _check(tokens: tuple[Token, ...], *, inner: bool = False) -> Faults:
-    """Statements, or a query in brackets: its clauses one after the other, then what concerns several of them."""
+    """Statements, or a query in brackets: its clauses one after the other, then what concerns
+    several of them.
+    """
     yield from _check_neighbours(tokens)
     clauses = list(_split_clauses(tokens))
-    is_view = any(opener in ("create", "alter") and any(token.text == "view" for token in inside) for opener, inside in clauses)
+    is_view = any(
+        opener in ("create", "alter") and any(token.text == "view" for token in inside)
+        for opener, inside in clauses
+    )
     for opener, inside in clauses:
         if opener in CONDITIONS:
             yield from _check_condition(inside)
         elif opener in VALUES:
             yield from _check_values(inside, opener)
         else:
-            is_option = bool(inside) and inside[0].kind == "group"  # alter table ... set (system_versioning = on)
-            yield from _check_groups(inside, is_checked=opener in ("from", "join", "set") and not is_option)
+            is_option = (
+                bool(inside) and inside[0].kind == "group"
+            )  # alter table ... set (system_versioning = on)
+            yield from _check_groups(
+                inside, is_checked=opener in ("from", "join", "set") and not is_option
+            )
         if opener in ("from", "join"):
             yield from _check_tables(inside)
         if opener == "with":
@@ -243,14 +317,19 @@ def _check(tokens: tuple[Token, ...], *, inner: bool = False) -> Faults:
                     yield from _check_type(column[1:])
     yield from _check_order(clauses, is_subquery=inner or is_view)
     if is_view:
-        yield from _check_names(next((inside for opener, inside in clauses if opener == "select"), ()))
+        yield from _check_names(
+            next((inside for opener, inside in clauses if opener == "select"), ())
+        )
 
 
 def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token, ...]]]:
     """Pairs of the word that opens a clause and the tokens up to the next."""
     opener, inside = "", []
     for place, token in enumerate(tokens):
-        before, after = tokens[place - 1] if place else NOTHING, tokens[place + 1] if place + 1 < len(tokens) else NOTHING
+        before, after = (
+            tokens[place - 1] if place else NOTHING,
+            (tokens[place + 1] if place + 1 < len(tokens) else NOTHING),
+        )
         found = token.text if token.kind == "word" and before.text != "." else ""
         if token.text == ";":
             found = ";"
@@ -268,7 +347,15 @@ def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token
             found = ""
         elif found == "from" and before.text == "distinct":
             found = ""
-        elif found not in STATEMENTS | VALUES | CONDITIONS | {"from", "union", "except", "intersect", "option", "into", "for"}:
+        elif found not in STATEMENTS | VALUES | CONDITIONS | {
+            "from",
+            "union",
+            "except",
+            "intersect",
+            "option",
+            "into",
+            "for",
+        }:
             found = ""
         if found:
             yield opener, tuple(inside)
@@ -279,11 +366,18 @@ def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token
 
 
 def _split(tokens: tuple[Token, ...], *signs: str) -> list[tuple[Token, ...]]:
-    """The parts between commas, or between other signs or words; the `and` of a between separates nothing."""
+    """The parts between commas, or between other signs or words.
+
+    The `and` of a between separates nothing.
+    """
     parts: list[list[Token]] = [[]]
     between = False
     for token in tokens:
-        if token.text in (signs or (",",)) and token.kind in ("sign", "word") and not (between and token.text == "and"):
+        if (
+            token.text in (signs or (",",))
+            and token.kind in ("sign", "word")
+            and not (between and token.text == "and")
+        ):
             parts.append([])
         else:
             parts[-1].append(token)
@@ -310,10 +404,21 @@ def _check_condition(tokens: tuple[Token, ...]) -> Faults:
             yield from _check_condition(operand[0].inside)
             continue
         if not any(_is_predicate(token) for token in operand):
-            yield operand[0].line, f"'{_show(operand)}' is a value, not a condition: T-SQL has no booleans"
+            yield (
+                operand[0].line,
+                f"'{_show(operand)}' is a value, not a condition: T-SQL has no booleans",
+            )
         for before, token in zip((NOTHING, *operand), operand, strict=False):
-            if token.text == "(" and before.kind not in ("word", "name") and not _is_query(token) and len(_split(token.inside)) > 1:
-                yield token.line, f"'({_show(token.inside)})': T-SQL compares no rows of several values"
+            if (
+                token.text == "("
+                and before.kind not in ("word", "name")
+                and not _is_query(token)
+                and len(_split(token.inside)) > 1
+            ):
+                yield (
+                    token.line,
+                    f"'({_show(token.inside)})': T-SQL compares no rows of several values",
+                )
         yield from _check_groups(operand, is_checked=True)
 
 
@@ -328,15 +433,33 @@ def _check_values(tokens: tuple[Token, ...], opener: str) -> Faults:
             yield item[0].line, f"group by {item[0].text}: T-SQL takes no ordinals there"
         if opener == "select" and len(item) > 1 and item[1].text == "=":
             if not item[0].text.startswith("@"):
-                yield item[0].line, f"'{_show(item)}' makes {item[0].text} an alias in T-SQL; elsewhere it compares"
+                yield (
+                    item[0].line,
+                    (
+                        f"'{_show(item)}' makes {item[0].text} an alias in T-SQL; elsewhere it"
+                        " compares"
+                    ),
+                )
             item = item[2:]
-        if any(_is_predicate(token) or (token.kind == "word" and token.text in ("and", "or", "not")) for token in item):
-            yield item[0].line, f"'{_show(item)}' is a condition, not a value: T-SQL needs case when ... then 1 else 0 end"
+        if any(
+            _is_predicate(token) or (token.kind == "word" and token.text in ("and", "or", "not"))
+            for token in item
+        ):
+            yield (
+                item[0].line,
+                (
+                    f"'{_show(item)}' is a condition, not a value: T-SQL needs case when ... then 1"
+                    " else 0 end"
+                ),
+            )
         yield from _check_groups(item, is_checked=True)
 
 
 def _check_groups(tokens: tuple[Token, ...], *, is_checked: bool) -> Faults:
-    """What stands in brackets: queries, cases, arguments; with `is_checked` conditions are refused as values."""
+    """What stands in brackets: queries, cases, arguments.
+
+    With `is_checked` conditions are refused as values.
+    """
     for place, group in enumerate(tokens):
         if group.kind != "group":
             continue
@@ -373,14 +496,22 @@ def _check_case(case: Token) -> Faults:
             parts[-1][1].append(token)
     is_searched = not parts[0][1]
     for opener, inside in parts:
-        yield from _check_condition(tuple(inside)) if opener == "when" and is_searched else _check_values(tuple(inside), "case")
+        yield from (
+            _check_condition(tuple(inside))
+            if opener == "when" and is_searched
+            else _check_values(tuple(inside), "case")
+        )
 
 
 def _check_function(name: str, group: Token, after: tuple[Token, ...]) -> Faults:
     parts = _split(group.inside) if group.inside else []
     fewest, most = ARGUMENTS.get(name, (0, 254))
     if not fewest <= len(parts) <= most:
-        yield group.line, f"{name}() with {len(parts)} arguments: T-SQL's takes {fewest}" + f" to {most}" * (most > fewest)
+        yield (
+            group.line,
+            f"{name}() with {len(parts)} arguments: T-SQL's takes {fewest}"
+            + f" to {most}" * (most > fewest),
+        )
     if name == "count" and len(parts) > 1:
         yield group.line, "count() of several columns: T-SQL counts one"
     if name in ("cast", "try_cast"):
@@ -388,22 +519,42 @@ def _check_function(name: str, group: Token, after: tuple[Token, ...]) -> Faults
     if name in ("convert", "try_convert") and parts:
         yield from _check_type(parts[0])
     over = after[1] if len(after) > 1 and after[0].text == "over" else NOTHING
-    if name in RANKINGS and over.text == "(" and "order" not in [token.text for token in over.inside]:
+    if (
+        name in RANKINGS
+        and over.text == "("
+        and "order" not in [token.text for token in over.inside]
+    ):
         yield group.line, f"{name}() over (...) without order by: T-SQL demands one"
 
 
 def _check_type(tokens: tuple[Token, ...]) -> Faults:
     if tokens and tokens[0].kind == "word" and tokens[0].text in TYPES:
         yield tokens[0].line, f"type {tokens[0].text}: T-SQL has {TYPES[tokens[0].text]}"
-    if len(tokens) == 1 and tokens[0].text in ("char", "nchar", "varchar", "nvarchar", "binary", "varbinary"):
-        yield tokens[0].line, f"{tokens[0].text} without a length is one of 30 in T-SQL's cast, and of 1 in its columns"
+    if len(tokens) == 1 and tokens[0].text in (
+        "char",
+        "nchar",
+        "varchar",
+        "nvarchar",
+        "binary",
+        "varbinary",
+    ):
+        yield (
+            tokens[0].line,
+            (
+                f"{tokens[0].text} without a length is one of 30 in T-SQL's cast, and of 1 in its"
+                " columns"
+            ),
+        )
 
 
 def _check_tables(tokens: tuple[Token, ...]) -> Faults:
     """A query in brackets needs an alias, and its columns names."""
     for item in _split(tokens):
         for place, group in enumerate(item):
-            if not (_is_query(group) or (group.text == "(" and group.inside and group.inside[0].text == "values")):
+            if not (
+                _is_query(group)
+                or (group.text == "(" and group.inside and group.inside[0].text == "values")
+            ):
                 continue
             rest = [token for token in item[place + 1 :] if token.text != "as"]
             if not rest:
@@ -421,12 +572,20 @@ def _check_named(tokens: tuple[Token, ...]) -> Faults:
 
 def _check_names(select: tuple[Token, ...]) -> Faults:
     for item in _split(next(inside for _, inside in _split_clauses(select))):
-        if item and (item[-1].kind in ("group", "number", "text", "bind") or item[-1].text.startswith("@")):
-            yield item[0].line, f"'{_show(item)}' has no name: T-SQL demands one for each column of a named query"
+        if item and (
+            item[-1].kind in ("group", "number", "text", "bind") or item[-1].text.startswith("@")
+        ):
+            yield (
+                item[0].line,
+                f"'{_show(item)}' has no name: T-SQL demands one for each column of a named query",
+            )
 
 
 def _check_order(clauses: list[tuple[str, tuple[Token, ...]]], *, is_subquery: bool) -> Faults:
-    has_top = any(opener == "select" and "top" in [token.text for token in inside[:2]] for opener, inside in clauses)
+    has_top = any(
+        opener == "select" and "top" in [token.text for token in inside[:2]]
+        for opener, inside in clauses
+    )
     has_for = any(opener == "for" for opener, _ in clauses)
     for opener, inside in clauses:
         words = [token.text for token in inside]
@@ -438,8 +597,18 @@ def _check_order(clauses: list[tuple[str, tuple[Token, ...]]], *, is_subquery: b
                     yield token.line, "offset without the word rows"
             if token.text == "fetch" and "offset" not in words[:place]:
                 yield token.line, "fetch without offset: T-SQL demands offset 0 rows"
-        if opener == "order" and is_subquery and "offset" not in words and not has_top and not has_for and inside:
-            yield inside[0].line, "order by in a subquery or view: T-SQL takes it with top or offset only"
+        if (
+            opener == "order"
+            and is_subquery
+            and "offset" not in words
+            and not has_top
+            and not has_for
+            and inside
+        ):
+            yield (
+                inside[0].line,
+                "order by in a subquery or view: T-SQL takes it with top or offset only",
+            )
 
 
 def _forms(token: Token) -> set[str]:
@@ -459,22 +628,34 @@ def _check_neighbours(tokens: tuple[Token, ...]) -> Faults:
     """Functions and phrases of other dialects, at this level of brackets."""
     forms = [_forms(token) for token in tokens]
     for place, token in enumerate(tokens):
-        before, after = tokens[place - 1] if place else NOTHING, tokens[place + 1] if place + 1 < len(tokens) else NOTHING
+        before, after = (
+            tokens[place - 1] if place else NOTHING,
+            (tokens[place + 1] if place + 1 < len(tokens) else NOTHING),
+        )
         if before.text == "." or (token.text == "::" and before.text in SCOPES):
             continue
-        if token.kind == "word" and after.text == "(" and before.text not in ("into", "table", "with", "references", "as"):
+        if (
+            token.kind == "word"
+            and after.text == "("
+            and before.text not in ("into", "table", "with", "references", "as")
+        ):
             if token.text in FUNCTIONS:
                 yield token.line, f"{token.text}(): T-SQL has {FUNCTIONS[token.text]}"
         if token.text == "over" and after.kind in ("word", "name"):
             yield token.line, "over and a name: T-SQL has no named windows before 2022"
         for phrase, message in _PHRASES_BY_FIRST.get(token.text, ()):
-            if len(forms) - place >= len(phrase) and all(want in found for want, found in zip(phrase, forms[place:], strict=False)):
+            if len(forms) - place >= len(phrase) and all(
+                want in found for want, found in zip(phrase, forms[place:], strict=False)
+            ):
                 yield token.line, f"T-SQL has {message}"
 
 
 def _show(tokens: tuple[Token, ...]) -> str:
     """A few tokens for a message."""
-    return " ".join("(...)" if token.text == "(" else "case ... end" if token.kind == "group" else token.text for token in tokens[:6])
+    return " ".join(
+        "(...)" if token.text == "(" else "case ... end" if token.kind == "group" else token.text
+        for token in tokens[:6]
+    )
 
 
 _PHRASES_BY_FIRST: dict[str, list[tuple[list[str], str]]] = {}

@@ -1,4 +1,7 @@
-"""How abatch's tables came to be, one file per revision; `python -m abatch init` brings a database up to the newest."""
+"""How abatch's tables came to be, one file per revision.
+
+`python -m abatch init` brings a database up to the newest.
+"""
 
 import sqlite3
 from pathlib import Path
@@ -21,7 +24,9 @@ def make_config(**attributes: object) -> Config:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Create abatch's tables, or bring them to the newest revision, in one transaction; harmless to repeat.
+    """Create abatch's tables, or bring them to the newest revision, in one transaction.
+
+    Harmless to repeat.
 
     Raises
     ------
@@ -35,7 +40,10 @@ def upgrade(engine: sa.Engine) -> None:
             _prepare_file(engine, Path(str(engine.url.database)))
     with database.lock(engine, "init") as acquired:
         if not acquired:
-            raise DatabaseError(f"{place}: another process is creating or upgrading the tables. Run init again when it has ended.")
+            raise DatabaseError(
+                f"{place}: another process is creating or upgrading the tables. Run init again when"
+                " it has ended."
+            )
         with database.described(place):
             for attempt in database.transactions(engine):
                 with attempt as connection:
@@ -50,7 +58,8 @@ def _prepare_file(engine: sa.Engine, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseError(f"{path}: its folder cannot be made ({error.strerror}).") from None
-    # Readers and one writer at a time: candidates are read while predictions are staged. The file remembers it.
+    # Readers and one writer at a time: candidates are read while predictions are staged. The file
+    # remembers it.
     raw = engine.raw_connection()
     try:
         raw.cursor().execute("pragma journal_mode = wal")

@@ -1,4 +1,4 @@
-"""What revisions do beside alembic's own operations: views, and comments on servers that keep them."""
+"""What revisions do beside alembic's own operations: views, and comments where they are kept."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,9 @@ def comment_on(kind: str, name: str, comments: Mapping[str, str]) -> None:
             what = f"column {_prefix()}{name}.{column}" if column else f"{kind} {_prefix()}{name}"
             _execute(f"comment on {what} is {_quote(comment)}")
             continue
-        what = f"'schema', N{_quote(schema or str(dialect.default_schema_name))}, '{kind}', '{name}'"
+        what = (
+            f"'schema', N{_quote(schema or str(dialect.default_schema_name))}, '{kind}', '{name}'"
+        )
         what += f", 'column', '{column}'" if column else ", null, null"
         added = f"execute sp_addextendedproperty 'MS_Description', N{_quote(comment)}, {what}"
         if kind == "table":  # an earlier revision, or somebody by hand, may have described it

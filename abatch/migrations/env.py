@@ -1,4 +1,6 @@
-"""Run by alembic: connection and schema come from `abatch.migrations`, of a script also the buffer that it is written to."""
+"""Run by alembic: connection and schema come from `abatch.migrations`, of a script also the buffer
+that it is written to.
+"""
 
 from alembic import context
 
@@ -10,7 +12,8 @@ context.configure(
     target_metadata=metadata,
     version_table=VERSION_TABLE,
     version_table_schema=attributes["schema"],
-    transactional_ddl=not context.is_offline_mode(),  # a script's transaction is written by abatch.migrations.script
+    # a script's transaction is written by abatch.migrations.script
+    transactional_ddl=not context.is_offline_mode(),
     output_buffer=attributes.get("buffer"),
     mssql_batch_separator="",
 )

@@ -1,4 +1,6 @@
-"""The migrations as a script that a DBA can read, and run without Python: `python -m abatch init --sql`."""
+"""The migrations as a script that a DBA can read, and run without Python: `python -m abatch init
+--sql`.
+"""
 
 import io
 import re
@@ -15,10 +17,14 @@ from abatch.errors import ConfigError, UsageError, suggest
 from abatch.migrations import make_config
 from abatch.tables import REVISION, VERSION_TABLE
 
-# A batch that comes after one that stopped is run all the same, so each looks whether the transaction is open: it is not
-# if the first batch did not begin it, or if an error rolled it back (xact_abort).
+# A batch that comes after one that stopped is run all the same, so each looks whether the
+# transaction is open: it is not if the first batch did not begin it, or if an error rolled it back
+# (xact_abort).
 _GUARD = "if @@trancount = 0 return;"
-_MEND = "Print the one that it needs: python -m abatch init --sql, with --from REVISION if one is found."
+_MEND = (
+    "Print the one that it needs: python -m abatch init --sql, with --from REVISION if one is"
+    " found."
+)
 _SQL_SERVER = """\
 -- {title}
 -- Run:  sqlcmd -S SERVER -d DATABASE -i init.sql
@@ -103,7 +109,8 @@ _TEMPLATES = {"mssql": _SQL_SERVER, "postgresql": _POSTGRESQL, "sqlite": _SQLITE
 
 
 def write_script(url: str, schema: str | None, start: str | None, place: str) -> str:
-    """The script that creates abatch's tables, or upgrades them from the revision `start`, for the kind of database of `url`.
+    """The script that creates abatch's tables, or upgrades them from the revision `start`, for the
+    kind of database of `url`.
 
     Parameters
     ----------
@@ -122,12 +129,23 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
     except sa.exc.ArgumentError:
         kind = ""
     if kind not in _TEMPLATES:
-        raise ConfigError(f"{place}.database: the value is not a database URL of SQL Server, PostgreSQL or SQLite.")
+        raise ConfigError(
+            f"{place}.database: the value is not a database URL of SQL Server, PostgreSQL or"
+            " SQLite."
+        )
     if kind == "mssql" and schema is None:
-        raise ConfigError(f"{place}.schema: this key is missing, and a script for SQL Server must name it. Add it: schema: abatch.")
-    older = [script.revision for script in ScriptDirectory.from_config(make_config()).walk_revisions()][:0:-1]
+        raise ConfigError(
+            f"{place}.schema: this key is missing, and a script for SQL Server must name it. Add"
+            " it: schema: abatch."
+        )
+    older = [
+        script.revision for script in ScriptDirectory.from_config(make_config()).walk_revisions()
+    ][:0:-1]
     if start not in (None, *older):
-        raise UsageError(f"there is no revision {start!r} to upgrade from; expected one of {', '.join(older)}.{suggest(str(start), older)}")
+        raise UsageError(
+            f"there is no revision {start!r} to upgrade from; expected one of"
+            f" {', '.join(older)}.{suggest(str(start), older)}"
+        )
     dialect = _make_dialect(kind, schema)
     buffer = io.StringIO()
     config = make_config(connection=SimpleNamespace(dialect=dialect), schema=schema, buffer=buffer)
@@ -136,9 +154,16 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
     statements = [f"{statement};" for statement in text.strip().removesuffix(";").split(";\n\n")]
     quoted = dialect.identifier_preparer.quote_schema(schema) if schema else ""
     into = f" in schema {schema}" * bool(schema)
-    create = f"\n    if to_regnamespace('{quoted}') is null then\n        create schema {quoted};\n    end if;"
+    create = (
+        f"\n    if to_regnamespace('{quoted}') is null then\n        create schema {quoted};\n   "
+        " end if;"
+    )
     return _TEMPLATES[kind].format(
-        title=f"abatch: {f'brings its tables{into} from revision {start}' if start else f'creates its tables{into}, up'} to {REVISION}.",
+        title=(
+            "abatch:"
+            f" {f'brings its tables{into} from revision {start}' if start else f'creates its tables{into}, up'}"
+            f" to {REVISION}."
+        ),
         prefix=f"{quoted}." * bool(schema),
         version_table=VERSION_TABLE,
         target=REVISION,
@@ -153,7 +178,9 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
 
 
 def _make_dialect(kind: str, schema: str | None) -> Any:
-    """A dialect that puts what has no schema into `schema`, as the engine's schema_translate_map does when it is connected."""
+    """A dialect that puts what has no schema into `schema`, as the engine's schema_translate_map
+    does when it is connected.
+    """
     if kind == "mssql":
         dialect = make_sql_server_dialect()
     else:
@@ -171,5 +198,9 @@ def _group_batches(statements: list[str]) -> str:
     """T-SQL: a batch for each table, index or view with the comments on it."""
     text = ""
     for statement in statements:
-        text += f"\n{statement}" if "sp_addextendedproperty" in statement else f"\nGO\n\n{_GUARD}\n{statement}"
+        text += (
+            f"\n{statement}"
+            if "sp_addextendedproperty" in statement
+            else f"\nGO\n\n{_GUARD}\n{statement}"
+        )
     return text.removeprefix("\nGO\n\n")

@@ -13,13 +13,18 @@ FRAGMENTS = {
         "cohort_date": "cast(nullif(s.cohort, 'all') as date)",
         "night": "dateadd(day, days.n, begun.first_night)",
         "today": "cast(sysutcdatetime() as date)",
-        "seconds": "datediff_big(millisecond, r.started_at, r.finished_at) / cast(1000 as double precision)",
+        "seconds": (
+            "datediff_big(millisecond, r.started_at, r.finished_at) / cast(1000 as double"
+            " precision)"
+        ),
     },
     "postgresql": {
         "cohort_date": "cast(nullif(s.cohort, 'all') as date)",
         "night": "begun.first_night + days.n",
         "today": "cast(now() at time zone 'UTC' as date)",
-        "seconds": "cast(round(extract(epoch from r.finished_at - r.started_at), 3) as double precision)",
+        "seconds": (
+            "cast(round(extract(epoch from r.finished_at - r.started_at), 3) as double precision)"
+        ),
     },
     "sqlite": {
         "cohort_date": "date(nullif(s.cohort, 'all'))",
@@ -29,7 +34,8 @@ FRAGMENTS = {
     },
 }
 VIEWS = {
-    "current_predictions": """
+    "current_predictions": (
+        """
 -- The predictions of each experiment's newest night. One row per experiment and candidate.
 -- Reads:  predictions, runs
 select
@@ -52,8 +58,10 @@ inner join (
     from {schema}runs
     where job = 'predict' and status = 'done'
     group by experiment
-) as nights on nights.experiment = p.experiment and nights.last_night = p.run_date""",
-    "latest_predictions": """
+) as nights on nights.experiment = p.experiment and nights.last_night = p.run_date"""
+    ),
+    "latest_predictions": (
+        """
 -- Each candidate's newest prediction. One row per experiment and candidate.
 -- Reads:  predictions
 select
@@ -84,8 +92,10 @@ from (
         row_number() over (partition by p.experiment, p.candidate_id order by p.run_date desc) as age
     from {schema}predictions as p
 ) as ranked
-where ranked.age = 1""",
-    "model_performance": """
+where ranked.age = 1"""
+    ),
+    "model_performance": (
+        """
 -- The metrics of each model side by side. One row per experiment, model_name and cohort.
 -- Reads:  scores, models, runs
 select
@@ -116,8 +126,10 @@ select
 from {schema}scores as s
 left join {schema}models as m on m.model_name = s.model_name
 left join {schema}runs as r on r.run_id = s.run_id
-group by s.experiment, s.model_name, m.model_name, s.cohort, r.run_date""",
-    "experiment_status": """
+group by s.experiment, s.model_name, m.model_name, s.cohort, r.run_date"""
+    ),
+    "experiment_status": (
+        """
 -- What was predicted, and what came of it so far. One row per experiment and variant.
 -- Reads:  registrations, runs, predictions, variant_scores
 with nights as (
@@ -198,8 +210,10 @@ from variants
 left join {schema}registrations as registrations on registrations.experiment = variants.experiment
 left join nights on nights.experiment = variants.experiment
 left join newest on newest.experiment = variants.experiment and newest.variant = variants.variant
-left join scored on scored.experiment = variants.experiment and scored.variant = variants.variant""",
-    "run_history": """
+left join scored on scored.experiment = variants.experiment and scored.variant = variants.variant"""
+    ),
+    "run_history": (
+        """
 -- Every run, and the nights that predict or score has missed: those between the first done one and yesterday (UTC) for
 -- which no run is done. Looks 10,000 nights (27 years) beyond the first. One row per run, or per job, experiment and
 -- missed night.
@@ -283,7 +297,8 @@ where nights.run_date < {today}
             and done.experiment = nights.experiment
             and done.run_date = nights.run_date
             and done.status = 'done'
-    )""",
+    )"""
+    ),
 }
 
 EXPERIMENT = "name of the experiment in ml_config.yaml"
@@ -293,10 +308,16 @@ CODE_VERSION = "abatch's version and commit; -dirty if the code was changed"
 TABLE_COMMENTS = {
     "models": "one dated model; its file lies in the models folder, and neither is ever changed",
     "predictions": "one candidate in one night; a night is there whole or not at all",
-    "predictions_staging": "a prediction of a night that is being written, or of a run that died; not for readers",
-    "predictions_superseded": "a prediction of a night that was done again with --force; it may have been acted on",
+    "predictions_staging": (
+        "a prediction of a night that is being written, or of a run that died; not for readers"
+    ),
+    "predictions_superseded": (
+        "a prediction of a night that was done again with --force; it may have been acted on"
+    ),
     "promotions": "what became live, when, by whom and why; only ever appended",
-    "registrations": "what an experiment asks, written down before its first outcome and never changed",
+    "registrations": (
+        "what an experiment asks, written down before its first outcome and never changed"
+    ),
     "runs": "one run of a job for one experiment and one night",
     "scores": "one metric of one model in one cohort, as the newest score run found it",
     "variant_scores": "one variant in one cohort, as the newest score run found it",
@@ -319,7 +340,10 @@ COLUMN_COMMENTS = {
         "promoted_by": "user and host, or the train run",
         "promoted_at": "when the row was written, UTC",
     },
-    "registrations": {"experiment": EXPERIMENT, "registered_at": "when the first predict run started, UTC"},
+    "registrations": {
+        "experiment": EXPERIMENT,
+        "registered_at": "when the first predict run started, UTC",
+    },
     "runs": {
         "run_id": "when the run started, UTC, and a random part",
         "experiment": EXPERIMENT,
@@ -351,9 +375,13 @@ VIEW_COMMENTS = {
     "current_predictions": "the predictions of each experiment's newest night",
     "latest_predictions": "each candidate's newest prediction in each experiment",
     "model_performance": "one model in one cohort, its metrics side by side; from scores",
-    "experiment_status": "one variant of one experiment: what was predicted, and what came of it so far",
-    "run_history": "every run, and the nights from the first done one to yesterday (UTC) that predict or score has not done; "
-    "a night that failed and was not done again is there as failed and as missed",
+    "experiment_status": (
+        "one variant of one experiment: what was predicted, and what came of it so far"
+    ),
+    "run_history": (
+        "every run, and the nights from the first done one to yesterday (UTC) that predict or score"
+        " has not done; a night that failed and was not done again is there as failed and as missed"
+    ),
 }
 PREDICTION_COMMENTS = {
     "experiment": EXPERIMENT,
@@ -379,7 +407,9 @@ VIEW_COLUMN_COMMENTS = {
         "cohort_date": "the cohort as a date, to sort and plot by; null for 'all'",
         "scored_date": "run_date of the score run that wrote the figures",
         "n": "mature predictions",
-        "n_positive": "with the outcome; with fewer than 20 of either kind, metrics are null but for psi",
+        "n_positive": (
+            "with the outcome; with fewer than 20 of either kind, metrics are null but for psi"
+        ),
         "base_rate": "n_positive / n",
         "roc_auc": "area under the ROC curve, 0 to 1; .5 is chance",
         "roc_auc_lower": "lower end of its 95 % interval",
@@ -394,7 +424,9 @@ VIEW_COLUMN_COMMENTS = {
         "brier_skill": "1 - brier / that of predicting base_rate for all; 0 is no skill",
         "calibration_intercept": "0 if predictions are right on average; in log-odds",
         "calibration_slope": "1 if right; under 1, predictions are too extreme",
-        "psi": "population stability index against the training rows; null for all dates of a version",
+        "psi": (
+            "population stability index against the training rows; null for all dates of a version"
+        ),
         "psi_noise": "what chance alone exceeds in 5 % of cases",
     },
     "experiment_status": {
@@ -438,12 +470,23 @@ VIEW_COLUMN_COMMENTS = {
 
 def upgrade() -> None:
     op.create_index("models_experiment", "models", ["experiment"])
-    op.create_index("predictions_candidate", "predictions", ["experiment", "candidate_id", "run_date"])
-    op.create_index("predictions_staging_run", "predictions_staging", ["experiment", "run_id"], mssql_clustered=True)
+    op.create_index(
+        "predictions_candidate", "predictions", ["experiment", "candidate_id", "run_date"]
+    )
+    op.create_index(
+        "predictions_staging_run",
+        "predictions_staging",
+        ["experiment", "run_id"],
+        mssql_clustered=True,
+    )
     op.create_index("promotions_experiment", "promotions", ["experiment", "promotion_id"])
     op.create_index("runs_night", "runs", ["experiment", "job", "run_date"])
     for name, comment in TABLE_COMMENTS.items():
         comment_on("table", name, {"": comment, **COLUMN_COMMENTS.get(name, {})})
     fragments = FRAGMENTS[op.get_context().dialect.name]
     for name, query in VIEWS.items():
-        create_view(name, query.format(schema="{schema}", **fragments), {"": VIEW_COMMENTS[name], **VIEW_COLUMN_COMMENTS[name]})
+        create_view(
+            name,
+            query.format(schema="{schema}", **fragments),
+            {"": VIEW_COMMENTS[name], **VIEW_COLUMN_COMMENTS[name]},
+        )
