@@ -18,20 +18,13 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import (
-    assignment,
-    database,
-    drift,
-    estimators,
-    features,
-    job,
-    predictions,
-    registrations,
-    registry,
-    scores,
-)
+from abatch import job
 from abatch.config import Config
+from abatch.database import connections, reading
 from abatch.errors import DataError
+from abatch.experiment import assignment, predictions, registrations, scores
+from abatch.modelling import estimators, features, registry
+from abatch.statistics import drift
 
 
 def predict(
@@ -64,7 +57,7 @@ def predict(
         counts: Counter[str] = Counter()
         checksum = 0
         night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
-        chunks = database.stream_query(
+        chunks = reading.stream_query(
             engine,
             config.sql["candidates"],
             place,
@@ -78,7 +71,7 @@ def predict(
                 source = "recorded" if "variant" in chunk else "hash"
                 with engine.connect() as connection:
                     registration, is_new = job.check_registration(config, connection, source)
-            features.require_columns(chunk, ["candidate_id"], place)
+            reading.require_columns(chunk, ["candidate_id"], place)
             columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
             for model in live.values():
                 features.check_columns(
@@ -152,7 +145,7 @@ def predict(
                 run.announce(registrations.describe_plan(config.experiment, registration))
             return summary
 
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 predictions.check_staged(
                     connection, run.run_id, config.experiment, run.rows_read, checksum, place

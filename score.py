@@ -17,9 +17,14 @@ from datetime import date, timedelta
 
 import sqlalchemy as sa
 
-from abatch import database, drift, files, job, looks, outcomes, registry, report, scores, verdicts
+from abatch import files, job
 from abatch.config import Config
+from abatch.database import connections
 from abatch.errors import NothingToDo
+from abatch.experiment import looks, outcomes, scores, verdicts
+from abatch.modelling import registry
+from abatch.pages import report
+from abatch.statistics import drift
 
 DAY = timedelta(days=1)
 
@@ -54,7 +59,7 @@ def score(
             registered, _ = job.check_registration(config, connection)
             cards = dict(registry.read_cards(connection, config.experiment))
         if not is_latest:
-            for attempt in database.transactions(engine) if not dry_run else ():
+            for attempt in connections.transactions(engine) if not dry_run else ():
                 with attempt as connection:
                     run.finish(connection)
             return (
@@ -96,7 +101,7 @@ def score(
                 connection, config.experiment, watermark and mature_date, place, is_rebuilt=rebuild
             )
             is_stale = rebuild or looks.has_other_cohorts(connection, source)
-        for attempt in database.transactions(engine) if is_stale and not dry_run else ():
+        for attempt in connections.transactions(engine) if is_stale and not dry_run else ():
             with attempt as connection:
                 scores.forget(connection, config.experiment)
         with engine.connect() as connection:
@@ -112,7 +117,7 @@ def score(
         ]
         for _, members in outcomes.iterate_cohorts(final, settings.cohort):
             reading = looks.read(source, members, closed_date)
-            for attempt in database.transactions(engine):
+            for attempt in connections.transactions(engine):
                 with attempt as connection:
                     looks.close(connection, source, reading, run.run_id)
             run.rows_read += reading.n_read
@@ -137,7 +142,7 @@ def score(
         if dry_run:
             return f"{summary}; {figures.n_rows} figures"
         page = ""
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 looks.check(connection, source, reading)
                 before = verdicts.find_words(connection, config.experiment, run_date)

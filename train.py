@@ -17,25 +17,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import (
-    cards,
-    database,
-    drift,
-    estimators,
-    files,
-    gate,
-    job,
-    libraries,
-    lifecycle,
-    metrics,
-    outcomes,
-    registry,
-    snapshots,
-    training,
-)
-from abatch.assignment import N_BUCKETS
+from abatch import files, job, lifecycle
 from abatch.config import Config
+from abatch.database import connections, reading
 from abatch.errors import DataError
+from abatch.experiment import outcomes
+from abatch.experiment.assignment import N_BUCKETS
+from abatch.modelling import estimators, gate, libraries, registry, snapshots, training
+from abatch.pages import cards
+from abatch.statistics import drift, metrics
 
 
 def train(
@@ -93,7 +83,7 @@ def train(
         why = why if is_due or not force else f"forced, although {why}"
         run.log(("trains: " if is_due or force else "does not train: ") + why)
         if not is_due and not force:
-            for attempt in database.transactions(engine) if not dry_run else ():
+            for attempt in connections.transactions(engine) if not dry_run else ():
                 with attempt as connection:
                     run.finish(connection)
             return (
@@ -103,7 +93,7 @@ def train(
 
         # Pull the rows, as known at run.as_of, and keep them.
         frame = snapshots.arrange(
-            database.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of),
+            reading.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of),
             place,
             settings.outcome.kind,
         )
@@ -123,7 +113,7 @@ def train(
             f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from"
             f" {rows.validation_from}, outcomes complete to {complete}"
         )
-        for attempt in database.transactions(engine) if not dry_run else ():
+        for attempt in connections.transactions(engine) if not dry_run else ():
             with attempt as connection:
                 pull = {
                     "run_id": run.run_id,
@@ -246,7 +236,7 @@ def train(
             files.write_file(
                 config.models_dir / f"{model_name}.html", cards.render(saved[variant]).encode()
             )
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 now_live = registry.find_live(connection, config.experiment, run_date)
                 for variant, card in saved.items():

@@ -14,30 +14,22 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import (
-    database,
-    job,
-    lifecycle,
-    lineage,
-    registrations,
-    registry,
-    report,
-    simulate,
-    snapshots,
-    tables,
-    verdicts,
-)
+from abatch import job, lifecycle, simulate
 from abatch.config import Config, load_configs
+from abatch.database import connections, faults, reading, tables
+from abatch.database.tables import runs
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
-from abatch.tables import runs
+from abatch.experiment import registrations, verdicts
+from abatch.modelling import registry, snapshots
+from abatch.pages import lineage, report
 
 
 def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """create abatch's tables and views, or bring them to the newest revision; harmless to repeat"""
-    from abatch import migrations  # alembic, for which no other command need wait
+    from abatch.database import migrations  # alembic, for which no other command need wait
 
     migrations.upgrade(engine)
-    return f"{database.show_url(engine)}: abatch's tables are ready"
+    return f"{faults.show_url(engine)}: abatch's tables are ready"
 
 
 def run_simulation(
@@ -50,7 +42,7 @@ def run_simulation(
     bank = {"plant": arguments.plant, "salt": config.experiment, "split": config.settings.split}
     n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed, **bank)
     return (
-        f"{database.show_url(engine)}: the simulated bank played {n_mornings} mornings, until"
+        f"{faults.show_url(engine)}: the simulated bank played {n_mornings} mornings, until"
         f" {arguments.date}"
     )
 
@@ -66,7 +58,7 @@ def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
                 .where(runs.c.experiment == config.experiment)
                 .order_by(runs.c.started_at)
             ).all()
-        lines = [f"{config.experiment} in {config.environment} ({database.show_url(engine)}), {on}"]
+        lines = [f"{config.experiment} in {config.environment} ({faults.show_url(engine)}), {on}"]
         for variant in config.settings.split:
             name = (
                 live.get(variant, "no model is live")
@@ -114,7 +106,7 @@ def write_dictionary() -> str:
         ),
         "Views are the place to query: their columns keep name, order and meaning.",
     ]
-    dialect = database.make_sql_server_dialect()
+    dialect = connections.make_sql_server_dialect()
     for title, kind in (("Views", tables.views), ("Tables", tables.metadata)):
         lines += ["", f"## {title}"]
         for name, table in sorted(kind.tables.items()):
@@ -286,7 +278,7 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
 
     def pull(as_of: datetime) -> pd.DataFrame:
         window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
-        rows = database.read_query(engine, config.sql["training"], place, **window, as_of=as_of)
+        rows = reading.read_query(engine, config.sql["training"], place, **window, as_of=as_of)
         return snapshots.arrange(rows, place, config.settings.outcome.kind)
 
     as_of = job.parse_as_of(config, arguments.as_of)
@@ -324,9 +316,7 @@ def reproduce(
     configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
 ) -> tuple[str, int]:
     """build a dated model again, compare what it predicts, and say what has moved"""
-    from abatch import (
-        reproduction,
-    )  # scikit-learn's estimators and metrics, for which a rollback need not wait
+    from abatch import reproduction  # scikit-learn's, for which a rollback need not wait
 
     verdict = reproduction.reproduce(engine, configs, arguments.model)
     return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
@@ -341,9 +331,9 @@ def explain(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.N
 
 def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """delete the files of a dated model that is not live; its record stays, with the reason"""
-    with database.lock(engine, PROMOTIONS) as acquired:
+    with connections.lock(engine, PROMOTIONS) as acquired:
         _require(acquired)
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 model = registry.find_model(connection, arguments.model)
                 config = _choose_config(configs, model)
@@ -437,9 +427,9 @@ def _require(acquired: bool) -> None:
 
 def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
     """Append rows to promotions, all or none, and say what they changed."""
-    with database.lock(engine, PROMOTIONS) as acquired:
+    with connections.lock(engine, PROMOTIONS) as acquired:
         _require(acquired)
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 names = _choose_models(connection, configs, arguments)
                 done = [
@@ -569,7 +559,7 @@ def conclude(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.
 
     It is kept for good beside what abatch found
     """
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
             records = {record.experiment: record for record in verdicts.read_records(connection)}
             name = arguments.name
@@ -786,7 +776,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         first = next(iter(configs.values()))
         if only_print:
-            from abatch.migrations.script import write_script
+            from abatch.database.migrations.script import write_script
 
             place = f"{first.file}, environments.{first.environment}"
             print(
@@ -800,7 +790,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = job.connect(first)
         try:
             if arguments.command != "init":
-                database.check_ready(engine, first.environment)
+                connections.check_ready(engine, first.environment)
             said = COMMANDS[arguments.command](configs, engine, arguments)
             text, code = said if isinstance(said, tuple) else (said, job.DONE)
             print(text)

@@ -24,11 +24,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import abatch
-from abatch import database, files, outcomes, registrations, registry
+from abatch import files
 from abatch.config import Config, load_configs
+from abatch.database import connections, faults
+from abatch.database.tables import DATE_SUFFIX, predictions_staging, runs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
-from abatch.tables import DATE_SUFFIX, predictions_staging, runs
-from abatch.verdicts import OUTCOME
+from abatch.experiment import outcomes, registrations
+from abatch.experiment.verdicts import OUTCOME
+from abatch.modelling import registry
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
 EXIT_CODES = (
@@ -256,7 +259,7 @@ def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
 
 def connect(config: Config) -> sa.Engine:
     place = f"{config.file}, environments.{config.environment}.database"
-    return database.make_engine(
+    return connections.make_engine(
         config.database, config.schema, config.file.resolve().parent, place, config.retry_seconds
     )
 
@@ -294,7 +297,7 @@ def open_run(
         dry_run=dry_run,
     )
     with (
-        nullcontext(True) if dry_run else database.lock(engine, f"{job}-{config.experiment}")
+        nullcontext(True) if dry_run else connections.lock(engine, f"{job}-{config.experiment}")
     ) as acquired:
         if not acquired:
             raise _describe_holder(engine, run)
@@ -353,7 +356,7 @@ def _select_runs(run: Run, status: str, *where: sa.ColumnElement[bool]) -> sa.Se
 
 def _bury_the_dead(engine: sa.Engine, run: Run) -> None:
     """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
             for dead in connection.execute(_select_runs(run, "running")).all():
                 _close_failed(
@@ -387,7 +390,7 @@ def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
     }
     row |= {"status": "running", "code_version": code_version(), "config_hash": config_hash}
     row["host"] = f"{platform.node()} (process {os.getpid()})"
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
             connection.execute(runs.insert().values(row))
 
@@ -398,17 +401,17 @@ def _fail(engine: sa.Engine, run: Run, error: BaseException) -> None:
     If that fails too, the first error is still the one that is reported.
     """
     reason = (
-        database.describe(error)
+        faults.describe(error)
         if isinstance(error, SQLAlchemyError)
         else str(error) or type(error).__name__
     )
     run.log(f"failed: {reason}")
     try:
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 _close_failed(connection, run.run_id, run.experiment, reason)
     except SQLAlchemyError as second:
-        run.log(f"the failure could not be written into runs: {database.describe(second)}")
+        run.log(f"the failure could not be written into runs: {faults.describe(second)}")
 
 
 def main(
@@ -430,7 +433,7 @@ def main(
         first = next(iter(configs.values()))
         engine = connect(first)
         try:
-            database.check_ready(engine, first.environment)
+            connections.check_ready(engine, first.environment)
             if not arguments.dry_run:
                 start_log(first, job)
         except BaseException:
@@ -449,7 +452,7 @@ def main(
         except (Exception, KeyboardInterrupt) as error:
             code = max(
                 code,
-                report(error, f"{job} {config.experiment} {run_date}", database.show_url(engine)),
+                report(error, f"{job} {config.experiment} {run_date}", faults.show_url(engine)),
             )
             if isinstance(error, KeyboardInterrupt):
                 break
@@ -469,7 +472,7 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     elif isinstance(error, AbatchError):
         message, code = str(error), USAGE if isinstance(error, UsageError) else MENDABLE
     elif isinstance(error, SQLAlchemyError):
-        message, code = f"{where}: {database.describe(error)}", MENDABLE
+        message, code = f"{where}: {faults.describe(error)}", MENDABLE
     else:
         message = (
             "this is a fault of abatch, not of yours; please report"
@@ -517,7 +520,7 @@ def start_log(config: Config, job: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    for name in ("py.warnings", *database.LOGGERS):
+    for name in ("py.warnings", *faults.LOGGERS):
         logging.getLogger(name).addHandler(handler)
 
 

@@ -11,20 +11,24 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, estimators, files, gate, job, registry, retraining, snapshots
+from abatch import files, job
 from abatch.config import Config
+from abatch.database import connections, reading
 from abatch.errors import RegistryError
+from abatch.modelling import estimators, gate, registry, retraining, snapshots
 
 PROD = "prod"  # the environment in which models come from committed code only
 DIRTY = "it was trained from a dirty tree: the code differs from its commit"
 # What makes a model of rows: a change anywhere else does not change a model.
 TRAINING_CODE = [
     "train.py",
-    *(
-        f"abatch/{name}.py"
-        for name in ("assignment", "estimators", "features", "outcomes", "snapshots", "training")
-    ),
     "abatch/database/reading.py",
+    "abatch/experiment/assignment.py",
+    "abatch/experiment/outcomes.py",
+    *(
+        f"abatch/modelling/{name}.py"
+        for name in ("estimators", "features", "snapshots", "training")
+    ),
 ]
 
 
@@ -130,7 +134,7 @@ def decide_retraining(
             "from_date": date.fromisoformat(card["to_date"]),
             "to_date": to_date,
         }
-        chunks = database.stream_query(
+        chunks = reading.stream_query(
             engine, config.sql["training"], config.query_file("training"), **window, as_of=run.as_of
         )
         found += retraining.judge_rows(
@@ -175,7 +179,7 @@ def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
     """
     keep, now = config.retention, job.utc_now()
     chosen: list[tuple[str, str, str]] = []
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
             limits = (keep.snapshot_days, keep.snapshot_gigabytes)
             chosen = [

@@ -11,20 +11,13 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import (
-    database,
-    estimators,
-    job,
-    libraries,
-    lifecycle,
-    registrations,
-    registry,
-    snapshots,
-    training,
-)
+from abatch import job, lifecycle
 from abatch.config import Config
+from abatch.database import reading
+from abatch.database.tables import DATE_SUFFIX
 from abatch.errors import AbatchError, RegistryError
-from abatch.tables import DATE_SUFFIX
+from abatch.experiment import registrations
+from abatch.modelling import estimators, libraries, registry, snapshots, training
 
 TOLERANCE = 1e-9
 SAME, MOVED, BROKEN = "same", "moved", "broken"
@@ -189,7 +182,7 @@ def _check_database(
     }
     asked = f"the database, asked as of {as_of:%Y-%m-%d %H:%M:%S} UTC,"
     try:
-        query = database.read_query(
+        query = reading.read_query(
             engine, card["query"], "training query of then", **window, as_of=as_of
         )
         frame = snapshots.arrange(

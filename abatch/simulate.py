@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import assignment, database
+from abatch.database import connections
+from abatch.database.tables import Instant, predictions
 from abatch.errors import UsageError, suggest
-from abatch.tables import Instant, predictions
+from abatch.experiment import assignment
 
 N_CUSTOMERS = 45_000
 N_CANDIDATES = 1_000  # a night
@@ -179,7 +180,7 @@ def simulate(
     with plain.connect() as connection:
         exists = sa.inspect(connection).has_table(bank.name)
     if not exists:
-        for attempt in database.transactions(plain):
+        for attempt in connections.transactions(plain):
             with attempt as connection:
                 metadata.create_all(connection)
                 connection.execute(
@@ -204,7 +205,7 @@ def simulate(
             selected = set(
                 connection.scalars(sa.select(predictions.c.candidate_id).where(*yesterday))
             )
-        for attempt in database.transactions(plain):
+        for attempt in connections.transactions(plain):
             with attempt as connection:
                 _play_morning(connection, today, plan, selected)
     return len(mornings)

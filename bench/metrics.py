@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from abatch import metrics
+from abatch.statistics import metrics
 
 CHUNK_ROWS = 1_000_000
 PEER = "roc_auc_score"

@@ -21,8 +21,8 @@ import pandas as pd
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch import database
-from abatch.tables import Instant
+from abatch.database import connections, faults, reading
+from abatch.database.tables import Instant
 
 CHUNK_ROWS = 50_000
 BINDS = {"from_date": date(2026, 1, 1), "to_date": date(2027, 1, 1), "as_of": datetime(2030, 1, 1)}
@@ -70,10 +70,10 @@ def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
     """As abatch stages predictions: bounded batches in transactions that are tried again."""
     for first in range(0, n_rows, CHUNK_ROWS):
         rows = make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_dict("records")
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
-                for start in range(0, len(rows), database.WRITE_ROWS):
-                    connection.execute(table.insert(), rows[start : start + database.WRITE_ROWS])
+                for start in range(0, len(rows), connections.WRITE_ROWS):
+                    connection.execute(table.insert(), rows[start : start + connections.WRITE_ROWS])
     return n_rows
 
 
@@ -88,7 +88,7 @@ def write_pandas(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
 def read_abatch(engine: sa.Engine) -> int:
     return sum(
         len(frame)
-        for frame in database.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS)
+        for frame in reading.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS)
     )
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    engine = database.make_engine(SecretStr(arguments.url), None, Path.cwd(), "the command line")
+    engine = connections.make_engine(SecretStr(arguments.url), None, Path.cwd(), "the command line")
     if arguments.only:
         measure(engine, arguments.only, arguments.rows)
         return
@@ -132,7 +132,7 @@ def main() -> None:
     try:
         write_abatch(engine, wide, arguments.rows)
         print(
-            f"{database.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns,"
+            f"{faults.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns,"
             f" chunks of {CHUNK_ROWS}"
         )
         print(f"{'':<14}{'abatch':>12}{'pandas':>12}{'ratio':>8}")

@@ -21,11 +21,13 @@ from tqdm import tqdm
 import predict
 import score
 import train
-from abatch import database, job, migrations, outcomes, predictions, simulate
+from abatch import job, simulate
 from abatch.config import Config, load_configs
+from abatch.database import connections, faults, migrations
+from abatch.database.tables import metadata, models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
-from abatch.stats import SRM_ALPHA
-from abatch.tables import metadata, models, sample_ratios, scores, variant_scores, views
+from abatch.experiment import outcomes, predictions
+from abatch.statistics.stats import SRM_ALPHA
 
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
@@ -231,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if engine.dialect.name != "sqlite":
             raise AbatchError(
                 f"{config.file}, environments.dev.database: the demo plays on an SQLite file only,"
-                f" found {database.show_url(engine)}."
+                f" found {faults.show_url(engine)}."
             )
         today = job.today(config)
         end = arguments.end or (
@@ -239,10 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # the bank loads in the morning
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-        with database.lock(engine, "demo") as acquired:
+        with connections.lock(engine, "demo") as acquired:
             if not acquired:
                 raise AbatchError(
-                    f"{database.show_url(engine)}: another demo is being played on it. Wait for it,"
+                    f"{faults.show_url(engine)}: another demo is being played on it. Wait for it,"
                     " or end it."
                 )
             start_afresh(config, engine)

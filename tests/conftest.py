@@ -19,8 +19,8 @@ import sqlalchemy as sa
 import yaml
 from pydantic import SecretStr
 
-from abatch import database, migrations
 from abatch.config import Config, load_configs
+from abatch.database import connections, migrations
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -141,7 +141,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         boss = sa.make_url(MSSQL_URL)
     else:
         pytest.skip("ABATCH_TEST_MSSQL_URL does not name a SQL Server")
-    server = database.make_engine(
+    server = connections.make_engine(
         SecretStr(boss.render_as_string(hide_password=False)), None, ROOT, "the tests' server"
     )
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -158,7 +158,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., sa.Engine]]:
-    """`database.make_engine` of a URL.
+    """`connections.make_engine` of a URL.
 
     What it made is closed at the end, before the database is dropped.
     """
@@ -168,7 +168,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., sa.Engine]]:
 
     def make_engine(url: str, schema: str | None = None, retry_seconds: float = 0) -> sa.Engine:
         place = "ml_config.yaml, environments.dev.database"
-        made.append(database.make_engine(SecretStr(url), schema, Path(), place, retry_seconds))
+        made.append(connections.make_engine(SecretStr(url), schema, Path(), place, retry_seconds))
         return made[-1]
 
     yield make_engine
@@ -255,7 +255,7 @@ def as_stored(engine: sa.Engine, moment: datetime) -> datetime:
 
 
 def open_engine(config: Config) -> sa.Engine:
-    return database.make_engine(
+    return connections.make_engine(
         SecretStr(config.database.get_secret_value()),
         config.schema,
         config.file.parent,

@@ -6,7 +6,7 @@ from datetime import date, datetime
 import pytest
 import sqlalchemy as sa
 
-from abatch import database
+from abatch.database import reading
 from tests.conftest import ROOT
 from tests.tsql import find_faults
 
@@ -46,7 +46,7 @@ def test_as_of_loaded_at_form_returns_what_was_known(database_url: str, engine: 
         for statement in script.strip().removesuffix(";").split(";\n"):
             connection.exec_driver_sql(statement)
     for as_of, expected in read_shown().items():
-        found = database.read_query(engine, TRAINING, "training.sql", **dates, as_of=as_of)
+        found = reading.read_query(engine, TRAINING, "training.sql", **dates, as_of=as_of)
         rows = [
             (int(row.candidate_id), str(row.event_date)[:10], int(row.outcome), float(row.income))
             for row in found.itertuples()

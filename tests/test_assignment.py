@@ -12,8 +12,10 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
-from abatch import registrations
-from abatch.assignment import (
+from abatch.database.tables import predictions
+from abatch.errors import DataError
+from abatch.experiment import registrations
+from abatch.experiment.assignment import (
     N_BUCKETS,
     assign,
     check_variants,
@@ -22,8 +24,6 @@ from abatch.assignment import (
     normalise_ids,
     split_thresholds,
 )
-from abatch.errors import DataError
-from abatch.tables import predictions
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}

@@ -16,7 +16,9 @@ from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from abatch import cards, drift, estimators, features, metrics
+from abatch.modelling import estimators, features
+from abatch.pages import cards
+from abatch.statistics import drift, metrics
 from tests.conftest import ROOT
 from tests.test_report import NASTY, Page, find_dots, find_svgs
 
@@ -698,7 +700,5 @@ def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> Non
 
 
 def test_cards_imports_no_matplotlib_before_it_draws() -> None:
-    code = (
-        "import sys, abatch.cards; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
-    )
+    code = "import sys, abatch.pages.cards; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

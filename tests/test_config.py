@@ -12,7 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from abatch.config import Config, load_configs
-from abatch.database import make_engine, show_url
+from abatch.database.connections import make_engine
+from abatch.database.faults import show_url
 from abatch.errors import ConfigError, UsageError
 from tests.conftest import ROOT
 

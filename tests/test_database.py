@@ -18,8 +18,8 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch import database, tables
 from abatch.config import Config, load_configs
+from abatch.database import connections, faults, reading, tables
 from abatch.errors import ConfigError, DatabaseError
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish
 
@@ -28,9 +28,9 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 from pydantic import SecretStr
-from abatch import database
-engine = database.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
-with database.lock(engine, "predict-card_offer") as acquired:
+from abatch.database import connections
+engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
+with connections.lock(engine, "predict-card_offer") as acquired:
     print(acquired, flush=True)
     sys.stdin.readline()
 """
@@ -54,7 +54,7 @@ def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
 
 
 def test_make_engine_relative_to_the_config(tmp_path: Path) -> None:
-    engine = database.make_engine(SecretStr("sqlite:///data/dev.db"), None, tmp_path, "here")
+    engine = connections.make_engine(SecretStr("sqlite:///data/dev.db"), None, tmp_path, "here")
     assert engine.url.database == str(tmp_path / "data" / "dev.db")
 
 
@@ -62,13 +62,13 @@ def test_show_url_without_secrets(make: Make, tmp_path: Path) -> None:
     engine = make(
         "postgresql+psycopg://boss:hunter2@db.bank/cards?password=hunter3&sslpassword=hunter4"
     )
-    assert database.show_url(engine) == "postgresql+psycopg://boss:***@db.bank/cards"
+    assert faults.show_url(engine) == "postgresql+psycopg://boss:***@db.bank/cards"
 
 
 def refused(make: Make, url: str) -> str:
     engine = make(url)
     with pytest.raises(DatabaseError) as caught:
-        database.check_ready(engine, "dev")
+        connections.check_ready(engine, "dev")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -119,7 +119,7 @@ def test_check_ready_missing_file_and_tables(make: Make, tmp_path: Path, postgre
 
 
 def test_check_ready_other_revision(engine: sa.Engine) -> None:
-    database.check_ready(engine, "dev")
+    connections.check_ready(engine, "dev")
     with engine.begin() as connection:
         version = sa.Table(tables.VERSION_TABLE, sa.MetaData(), sa.Column("version_num"))
         connection.execute(version.update().values(version_num="0000"))
@@ -127,21 +127,21 @@ def test_check_ready_other_revision(engine: sa.Engine) -> None:
         DatabaseError,
         match=r"at revision 0000, expected \d{4}\. Run: python -m abatch init --env test",
     ):
-        database.check_ready(engine, "test")
+        connections.check_ready(engine, "test")
 
 
 def test_transaction_sqlite_locked_by_another_process(
     make: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(faults, "SQLITE_WAIT_SECONDS", 0.05)
     engine = make(sqlite_url)
     holder = sqlite3.connect(str(engine.url.database), isolation_level=None)
     holder.execute("create table t (a)")
     holder.execute("begin immediate")
     with (
         pytest.raises(DatabaseError) as caught,
-        database.described("bank.db"),
-        next(database.transactions(engine)),
+        faults.described("bank.db"),
+        next(connections.transactions(engine)),
     ):
         pass
     holder.close()
@@ -195,7 +195,7 @@ def test_transactions_deadlock(
     }[engine.dialect.name]
 
     def run() -> None:
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 made.append(None)
                 add_one(connection, 2)
@@ -219,7 +219,7 @@ def test_transactions_deadlock(
                     DatabaseError,
                     match=r"^here: another session and this one waited for each other",
                 ),
-                database.described("here"),
+                faults.described("here"),
             ):
                 run()
         waiter.join()
@@ -236,7 +236,7 @@ def end_session(connection: sa.Connection, boss: sa.Engine) -> None:
 def test_transactions_link_lost(make: Make, database_url: str) -> None:
     engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
     make_counters(engine)
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
             n_attempts += 1
             add_one(connection, 1)
@@ -259,7 +259,7 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
             r" again"
         ),
     ):
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 n_attempts += 1
                 add_one(connection, 1)
@@ -274,7 +274,7 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
         (ZeroDivisionError, ""),
     ):
         with pytest.raises(error):
-            for attempt in database.transactions(engine):
+            for attempt in connections.transactions(engine):
                 with attempt as connection:
                     n_attempts += 1
                     add_one(connection, 1)
@@ -285,7 +285,7 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
 def test_lock_time_outs_leave_time_to_try_again() -> None:
     """As the settings are shipped, several waits for a lock fit into the time for attempts."""
     assert (
-        3 * database.faults.LOCK_WAIT_SECONDS
+        3 * faults.LOCK_WAIT_SECONDS
         <= load_configs(ROOT / "ml_config.yaml", "dev")["card_offer"].retry_seconds
     )
 
@@ -300,7 +300,7 @@ def test_transactions_end_by_the_configured_time(
         )
         started = time.monotonic()
         with pytest.raises(sa.exc.OperationalError):
-            for attempt in database.transactions(engine):
+            for attempt in connections.transactions(engine):
                 with attempt:
                     raise AssertionError
         assert time.monotonic() - started < 2
@@ -313,7 +313,7 @@ def test_read_query_is_tried_again(
     """A table that another session holds for longer than the lock's time-out, but not for longer
     than retry_seconds.
     """
-    monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
     engine = make(database_url, retry_seconds=20)
     make_counters(engine)
     binds = {
@@ -325,13 +325,13 @@ def test_read_query_is_tried_again(
         holder.exec_driver_sql("lock table counters")
         releaser = threading.Timer(1.5, holder.rollback)
         releaser.start()
-        assert len(database.read_query(engine, "select n from counters", "q.sql", **binds)) == 2
+        assert len(reading.read_query(engine, "select n from counters", "q.sql", **binds)) == 2
         releaser.join()
 
 
 def say(state: str, text: str) -> str:
     """What an error with the arguments of pyodbc's, SQLSTATE and text, becomes."""
-    return database.describe(sa.exc.DBAPIError("select 1", None, Exception(state, text)))
+    return faults.describe(sa.exc.DBAPIError("select 1", None, Exception(state, text)))
 
 
 SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
@@ -463,9 +463,9 @@ def test_transactions_tell_the_first_cause(
         pytest.raises(
             DatabaseError, match=r"^here: the database refused: .*(counters|unique|UNIQUE)"
         ),
-        database.described("here"),
+        faults.described("here"),
     ):
-        for attempt in database.transactions(engine):
+        for attempt in connections.transactions(engine):
             with attempt as connection:
                 n_attempts += 1
                 connection.exec_driver_sql("insert into counters values (1, 5)")
@@ -568,7 +568,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def try_lock(engine: sa.Engine, name: str = "predict-card_offer") -> bool:
-    with database.lock(engine, name) as acquired:
+    with connections.lock(engine, name) as acquired:
         return acquired
 
 
@@ -609,7 +609,7 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
 
 
 def test_lock_released_after_an_error(config: Config, engine: sa.Engine) -> None:
-    with pytest.raises(RuntimeError), database.lock(engine, "x") as acquired:
+    with pytest.raises(RuntimeError), connections.lock(engine, "x") as acquired:
         assert acquired and not try_lock(engine, "x")
         raise RuntimeError
     assert try_lock(engine, "x")
@@ -622,7 +622,7 @@ def test_lock_is_free_at_once(make: Make, database_url: str) -> None:
 
 def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> None:
     one, other = make(postgres_url, "one"), make(postgres_url, "other")
-    with database.lock(one, "x") as first, database.lock(other, "x") as second:
+    with connections.lock(one, "x") as first, connections.lock(other, "x") as second:
         assert first and second
 
 
@@ -637,7 +637,7 @@ def test_lock_whatever_the_url_looks_like(make: Make, database_url: str) -> None
         url.set(database=str(url.database).upper()),
         sa.URL.create("mssql+pyodbc", query={"odbc_connect": odbc}),
     ]
-    with database.lock(make(database_url), "x") as first:
+    with connections.lock(make(database_url), "x") as first:
         assert first
         for other in others:
             assert not try_lock(make(other.render_as_string(hide_password=False)), "x")
@@ -653,7 +653,7 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
             DatabaseError,
             match=r"bank\.db\.x\.lock: cannot be written \(.*Check the folder's rights\.",
         ),
-        database.lock(engine, "x"),
+        connections.lock(engine, "x"),
     ):
         pass
 
@@ -664,15 +664,15 @@ def test_check_ready_names_a_table_that_was_removed(engine: sa.Engine) -> None:
     with pytest.raises(
         DatabaseError, match="somebody removed abatch's table predictions_superseded"
     ):
-        database.check_ready(engine, "dev")
+        connections.check_ready(engine, "dev")
 
 
 def test_transaction_does_not_wait_for_ever(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database.faults, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
     engines = [
-        database.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml")
+        connections.make_engine(SecretStr(postgres_url), None, Path(), "ml_config.yaml")
         for _ in range(2)
     ]
     with engines[0].begin() as connection:
@@ -683,7 +683,7 @@ def test_transaction_does_not_wait_for_ever(
             with pytest.raises(
                 DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"
             ):
-                with database.described("here"), engines[1].begin() as connection:
+                with faults.described("here"), engines[1].begin() as connection:
                     connection.execute(sa.text("insert into contested values (1)"))
     finally:
         with engines[0].begin() as connection:

@@ -15,9 +15,10 @@ import yaml
 
 import predict
 import train
-from abatch import job, stats
+from abatch import job
 from abatch.config import Guardrail, load_configs
 from abatch.errors import AbatchError
+from abatch.statistics import stats
 from tests.conftest import ROOT, SHARED_DATA
 
 OWN_TABLES = ROOT / "docs" / "own-tables.md"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from abatch import features
-from abatch.drift import (
+from abatch.modelling import features
+from abatch.statistics.drift import (
     N_CATEGORIES,
     N_NEW_CATEGORIES,
     FeatureCounts,

@@ -23,8 +23,8 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from abatch.errors import ConfigError
-from abatch.estimators import fit, make_estimator, make_pipeline_for, predict_probability
-from abatch.features import convert, infer_types
+from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
+from abatch.modelling.features import convert, infer_types
 
 PLACE = "ml_config.yaml, experiments.card_offer.models.A"
 ESTIMATORS: list[tuple[str, dict[str, Any]]] = [

@@ -21,10 +21,10 @@ import yaml
 
 import predict
 import train
-from abatch import migrations, simulate
+from abatch import simulate
 from abatch.config import Config, load_configs
-from abatch.errors import DataError, NothingToDo, RegistryError
-from abatch.tables import (
+from abatch.database import migrations
+from abatch.database.tables import (
     models,
     predictions,
     predictions_staging,
@@ -32,6 +32,7 @@ from abatch.tables import (
     registrations,
     runs,
 )
+from abatch.errors import DataError, NothingToDo, RegistryError
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 # Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line
@@ -39,7 +40,9 @@ from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_c
 DRIVER = """
 import os, signal, sys
 import predict, train
-from abatch import job, predictions, registry, training
+from abatch import job
+from abatch.experiment import predictions
+from abatch.modelling import registry, training
 script, place, name, nth, action, *arguments = sys.argv[1:]
 owners = {"predictions": predictions, "registry": registry, "training": training}
 owner = {**owners, "Run": job.Run}[place]

@@ -12,11 +12,16 @@ import pandas as pd
 import pytest
 
 from abatch.errors import DataError
-from abatch.features import check_columns, check_null_columns, convert, infer_types, require_columns
+from abatch.modelling.features import (
+    check_columns,
+    check_null_columns,
+    convert,
+    infer_types,
+)
 
 
 def read(values: Sequence[object]) -> pd.DataFrame:
-    """One column as `database.stream_query` makes it of a driver's rows."""
+    """One column as `reading.stream_query` makes it of a driver's rows."""
     return pd.DataFrame.from_records([(value,) for value in values], columns=["x"])
 
 
@@ -90,18 +95,6 @@ def test_infer_types_no_columns() -> None:
         match=r"^q\.sql: returns no feature columns\. Name at least one beside candidate_id",
     ):
         infer_types(pd.DataFrame(index=range(3)), "q.sql")
-
-
-def test_require_columns() -> None:
-    frame = pd.DataFrame({"candidate": [1], "age": [2]})
-    require_columns(frame, ["age"], "q.sql")
-    with pytest.raises(DataError) as error:
-        require_columns(frame, ["age", "candidate_id"], "q.sql")
-    assert (
-        str(error.value)
-        == "q.sql: the column candidate_id is missing; found candidate, age. Name it in the query."
-        " Did you mean 'candidate'?"
-    )
 
 
 def test_check_columns_as_a_diff() -> None:

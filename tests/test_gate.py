@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from abatch.gate import AucDifference, Decision, Rules, compare_auc, decide, refuse
+from abatch.modelling.gate import AucDifference, Decision, Rules, compare_auc, decide, refuse
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
 T_3 = 3.182446305284263  # 0.975 quantile of Student's t, 3 degrees of freedom, as tables have it

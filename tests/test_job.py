@@ -14,10 +14,12 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from abatch import database, job, migrations, predictions, registrations
+from abatch import job
 from abatch.config import Config, load_configs
+from abatch.database import connections, faults, migrations
+from abatch.database.tables import predictions_staging, runs
 from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
-from abatch.tables import predictions_staging, runs
+from abatch.experiment import predictions, registrations
 from tests.conftest import as_stored, open_engine, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
@@ -388,7 +390,7 @@ def test_main_one_experiment_fails(
     code: int,
     words: str,
 ) -> None:
-    words = words.format(url=database.show_url(bank_engine))
+    words = words.format(url=faults.show_url(bank_engine))
     assert call(bank, story=failing(error)) == code
     out, err = capfd.readouterr()
     assert out == "" and err.splitlines()[0] == f"predict card_offer 2026-09-01: {words}"
@@ -489,8 +491,8 @@ def test_main_locked_database(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
-    with next(database.transactions(bank_engine)):
+    monkeypatch.setattr(faults, "SQLITE_WAIT_SECONDS", 0.05)
+    with next(connections.transactions(bank_engine)):
         assert call(bank, "--experiment", "second") == 1
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1

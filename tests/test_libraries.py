@@ -16,8 +16,9 @@ from filelock import FileLock
 from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 
-from abatch import database, libraries, migrations, registry
+from abatch.database import connections, migrations
 from abatch.errors import RegistryError
+from abatch.modelling import libraries, registry
 from tests.conftest import ROOT
 from tests.test_registry import CARD
 
@@ -213,9 +214,11 @@ LOAD = """
 import sys
 from pathlib import Path
 from pydantic import SecretStr
-from abatch import database, errors, registry
+from abatch import errors
+from abatch.database import connections
+from abatch.modelling import registry
 folder = Path(sys.argv[1])
-with database.make_engine(SecretStr(sys.argv[2]), None, folder, "here").connect() as connection:
+with connections.make_engine(SecretStr(sys.argv[2]), None, folder, "here").connect() as connection:
     try:
         registry.load_model(connection, folder, "modelA_v1.0_2026-09-07")
     except errors.RegistryError as error:
@@ -230,7 +233,7 @@ def test_load_model_refuses_before_unpickling(
     """Another scikit-learn lies before the environment's own on the path."""
     models_dir, first = tmp_path / "models", tmp_path / "first"
     models_dir.mkdir()
-    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    engine = connections.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
     migrations.upgrade(engine)
     card = {**CARD, "libraries": libraries.find_libraries()}
     with engine.begin() as connection:
@@ -260,7 +263,7 @@ def test_load_model_refuses_before_unpickling(
 
 
 def test_load_model_refuses_another_scikit_learn(tmp_path: Path, sqlite_url: str) -> None:
-    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    engine = connections.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
     migrations.upgrade(engine)
     trap, installed = tmp_path / "sprung", libraries.list_installed()
     with engine.begin() as connection:

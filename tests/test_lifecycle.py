@@ -18,18 +18,11 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import (
-    job,
-    lifecycle,
-    migrations,
-    registry,
-    reproduction,
-    retraining,
-    simulate,
-    snapshots,
-)
+from abatch import job, lifecycle, reproduction, simulate
 from abatch.config import Config, Retention, Retrain, load_configs
-from abatch.tables import deletions, models, promotions, runs
+from abatch.database import migrations
+from abatch.database.tables import deletions, models, promotions, runs
+from abatch.modelling import registry, retraining, snapshots
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
 
 DAY = timedelta(days=1)

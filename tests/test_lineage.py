@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch import lineage, registrations, registry
 from abatch.config import Config
-from abatch.errors import DataError
-from abatch.tables import (
+from abatch.database.tables import (
     deletions,
     metadata,
     models,
@@ -22,6 +20,10 @@ from abatch.tables import (
     runs,
     snapshots,
 )
+from abatch.errors import DataError
+from abatch.experiment import registrations
+from abatch.modelling import registry
+from abatch.pages import lineage
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 

@@ -17,10 +17,12 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import migrations, registrations, simulate
+from abatch import simulate
 from abatch.config import Config, load_configs
+from abatch.database import migrations
+from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
 from abatch.errors import RegistryError
-from abatch.tables import conclusions, looks, predictions, promotions, runs, verdicts
+from abatch.experiment import registrations
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 DAY = timedelta(days=1)

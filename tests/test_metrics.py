@@ -23,7 +23,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from abatch.metrics import (
+from abatch.statistics.metrics import (
     LIMIT,
     N_BINS,
     Histogram,

@@ -1,4 +1,4 @@
-"""The migrations make the tables of abatch/tables.py, whole or not at all, and so do the scripts
+"""The migrations make the tables of abatch/database/tables.py, whole or not at all, and so do the scripts
 that a DBA runs.
 """
 
@@ -18,11 +18,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 
-from abatch import database, migrations, tables
 from abatch.config import Config
+from abatch.database import connections, faults, migrations, tables
+from abatch.database.migrations.script import write_script
 from abatch.errors import ConfigError, DatabaseError, UsageError
-from abatch.migrations.script import write_script
 from tests.conftest import ROOT, open_engine
 
 URLS = {
@@ -34,6 +35,7 @@ URLS = {
 KILLED_INIT = """
 import os, signal, sys
 import sqlalchemy as sa
+from pydantic import SecretStr
 from abatch import __main__
 file, words = sys.argv[1:]
 
@@ -47,7 +49,7 @@ sys.exit(__main__.main(["init", "--config", file]))
 
 
 def read_schema(engine: sa.Engine) -> sa.MetaData:
-    """What abatch/tables.py says, in the schema of the engine."""
+    """What abatch/database/tables.py says, in the schema of the engine."""
     schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
     metadata = sa.MetaData(schema=schema)
     for table in tables.metadata.tables.values():
@@ -56,7 +58,7 @@ def read_schema(engine: sa.Engine) -> sa.MetaData:
 
 
 def compare(engine: sa.Engine) -> list:
-    """What alembic would change to get from the database to abatch/tables.py."""
+    """What alembic would change to get from the database to abatch/database/tables.py."""
     metadata = read_schema(engine)
     has_own_names = False
     if engine.dialect.name == "mssql":
@@ -155,7 +157,7 @@ def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
 def test_upgrade_two_schemas_side_by_side(engine: sa.Engine) -> None:
     other = engine.execution_options(schema_translate_map={None: "abatch_test"})
     migrations.upgrade(other)
-    database.check_ready(other, "test")
+    connections.check_ready(other, "test")
     assert compare(other) == compare(engine) == []
 
 
@@ -167,10 +169,10 @@ def test_upgrade_folder_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database.faults, "SQLITE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(faults, "SQLITE_WAIT_SECONDS", 0.05)
     path = tmp_path / "bank.db"
     holder = sa.create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
-    engine = database.make_engine(database.SecretStr(f"sqlite:///{path}"), None, tmp_path, "here")
+    engine = connections.make_engine(SecretStr(f"sqlite:///{path}"), None, tmp_path, "here")
     with holder.connect() as connection:
         connection.exec_driver_sql("begin exclusive")
         with pytest.raises(DatabaseError, match=r"bank\.db: the file is locked by another process"):
@@ -181,7 +183,7 @@ def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def upgrade_to(engine: sa.Engine, revision: str) -> None:
     """As far as an older abatch would have come."""
-    schema = database.find_schema(engine)
+    schema = connections.find_schema(engine)
     if not schema:
         engine.raw_connection().close()
     with engine.begin() as connection:
@@ -213,11 +215,11 @@ Columns = dict[str, list[sa.Column]]
 
 
 def find_columns(engine: sa.Engine) -> Columns:
-    """The columns of abatch/tables.py that the database has, by table: at an older revision some
+    """The columns of abatch/database/tables.py that the database has, by table: at an older revision some
     are not there yet.
     """
     found = sa.inspect(engine)
-    schema = database.find_schema(engine)
+    schema = connections.find_schema(engine)
     present = set(found.get_table_names(schema=schema)) & set(tables.metadata.tables)
     names = {
         name: {column["name"] for column in found.get_columns(name, schema=schema)}
@@ -258,7 +260,7 @@ def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
             r" --env dev$"
         ),
     ):
-        database.check_ready(engine, "dev")
+        connections.check_ready(engine, "dev")
     fill(engine)
     columns = find_columns(engine)
     before = read_all(engine, columns)
@@ -317,7 +319,7 @@ def test_init_killed_and_run_again(config: Config, revision: str | None, words: 
 
 def test_upgrade_two_at_once(config: Config) -> None:
     engine, other = open_engine(config), open_engine(config)
-    with database.lock(other, "init") as acquired:
+    with connections.lock(other, "init") as acquired:
         assert acquired
         with pytest.raises(
             DatabaseError,
@@ -386,7 +388,7 @@ def write(config: Config, start: str | None = None) -> str:
 def test_script_makes_what_upgrade_makes(config: Config) -> None:
     engine = open_engine(config)
     assert run_script(engine, write(config)) == []
-    database.check_ready(engine, "dev")
+    connections.check_ready(engine, "dev")
     assert compare(engine) == []
     assert sorted(sa.inspect(engine).get_view_names(schema=config.schema)) == sorted(
         tables.views.tables
@@ -413,7 +415,7 @@ def test_script_stops_at_its_first_statement(config: Config) -> None:
     (error,) = run_script(engine, write(config))
     assert "abatch: found revision 0001, expected none, from which this script starts." in error
     with pytest.raises(DatabaseError, match="at revision 0001, expected 0004"):
-        database.check_ready(engine, "dev")
+        connections.check_ready(engine, "dev")
     assert run_script(engine, write(config, "0001")) == []
     for start in (None, "0001"):
         (error,) = run_script(engine, write(config, start))

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch import outcomes
 from abatch.errors import DataError
-from abatch.outcomes import (
+from abatch.experiment import outcomes
+from abatch.experiment.outcomes import (
     Metric,
     find_cohort,
     find_last_day,

@@ -9,10 +9,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from abatch import database, drift, predictions
-from abatch.assignment import assign, count_selected
+from abatch.database import connections, faults
+from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
-from abatch.tables import feature_counts, predictions_staging, predictions_superseded
+from abatch.experiment import predictions
+from abatch.experiment.assignment import assign, count_selected
+from abatch.statistics import drift
 from tests.conftest import as_stored
 
 NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
@@ -235,7 +237,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
 
     A change of any one column of one row is found.
     """
-    n = database.WRITE_ROWS + 500
+    n = connections.WRITE_ROWS + 500
     rows: list[Row] = [(f"c{i}", "A", i / n, f"{i:016x}") for i in range(n)]
     rows += [
         ("x", "control", NAN, "f" * 16),
@@ -285,7 +287,7 @@ def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
         predictions.stage(
             engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)])
         )
-    assert "inf" in database.describe(caught.value) and "cannot be stored" in database.describe(
+    assert "inf" in faults.describe(caught.value) and "cannot be stored" in faults.describe(
         caught.value
     )
     assert count(engine, predictions_staging) == 0

@@ -17,9 +17,8 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch import database
-from abatch.database import reading
-from abatch.errors import ConfigError, DatabaseError
+from abatch.database import connections, reading
+from abatch.errors import ConfigError, DatabaseError, DataError
 from tests.conftest import ROOT
 
 BINDS = {
@@ -35,15 +34,15 @@ def count_to(n: int) -> str:
 
 
 def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
-    frame = database.read_query(engine, sql, "sql/q.sql", **BINDS, chunk_rows=chunk_rows)
+    frame = reading.read_query(engine, sql, "sql/q.sql", **BINDS, chunk_rows=chunk_rows)
     return list(frame.itertuples(index=False, name=None))
 
 
 def test_clean_query_pieces() -> None:
-    assert database.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
-    assert database.clean_query("select /* :no\n -- ' */ a;") == "select   a"
+    assert reading.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
+    assert reading.clean_query("select /* :no\n -- ' */ a;") == "select   a"
     assert (
-        database.clean_query("select a from t where b >= :from_date -- it's\n;-- end")
+        reading.clean_query("select a from t where b >= :from_date -- it's\n;-- end")
         == "select a from t where b >= :from_date"
     )
 
@@ -65,7 +64,7 @@ def test_read_query_literals(make: Make, database_url: str) -> None:
 
 def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
     assert list(
-        database.read_query(
+        reading.read_query(
             make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9
         ).columns
     ) == ["it's :x"]
@@ -119,7 +118,7 @@ def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> No
 )
 def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[int]) -> None:
     chunks = list(
-        database.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4)
+        reading.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4)
     )
     assert [len(chunk) for chunk in chunks] == sizes
     assert [value for chunk in chunks for value in chunk["n"]] == list(range(1, n + 1))
@@ -127,7 +126,7 @@ def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[in
 
 def test_stream_query_chunks_on_both(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    chunks = list(database.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=5))
+    chunks = list(reading.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=5))
     assert [list(chunk["n"]) for chunk in chunks] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
 
 
@@ -135,13 +134,13 @@ def test_stream_query_no_rows(make: Make, database_url: str) -> None:
     engine = make(database_url)
     assert (
         list(
-            database.stream_query(
+            reading.stream_query(
                 engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
             )
         )
         == []
     )
-    assert database.read_query(
+    assert reading.read_query(
         engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
     ).empty
 
@@ -212,7 +211,7 @@ def test_stream_query_that_changes_something_is_refused(
 
 def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    stream = database.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=2)
+    stream = reading.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=2)
     assert list(next(stream)["n"]) == [1, 2]
     stream.close()
     assert engine.pool.status().endswith("Current Checked out connections: 0")
@@ -223,17 +222,14 @@ def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str)
     boss = sa.create_engine(
         sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=America/New_York"})
     )
-    engine = database.make_engine(
+    engine = connections.make_engine(
         SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml"
     )
     query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
     binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
-    assert database.read_query(
-        engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds
-    ).empty
+    assert reading.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
     assert (
-        len(database.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds))
-        == 1
+        len(reading.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
     )
     engine.dispose()
     boss.dispose()
@@ -319,12 +315,12 @@ def test_read_query_types(
             connection.exec_driver_sql(f"insert into typed values ({n}, {row})")
     for chunk_rows, sizes in ((1, [1, 1, 1]), (2, [2, 1]), (100, [3])):
         chunks = list(
-            database.stream_query(
+            reading.stream_query(
                 engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
             )
         )
         assert [len(chunk) for chunk in chunks] == sizes
-        whole = database.read_query(
+        whole = reading.read_query(
             engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
         )
         if chunk_rows == 1:
@@ -427,12 +423,12 @@ from pathlib import Path
 for name in ("mssql_python", "adbc_driver_postgresql", "adbc_driver_manager", "pyarrow"):
     sys.modules[name] = None
 from pydantic import SecretStr
-from abatch import database
+from abatch.database import connections, reading
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-engine = database.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
+engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
 binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": datetime(2026, 1, 1)}
 for _ in range(2):
-    print(database.read_query(engine, "select 1 as a, 'x' as b", "q", **binds).to_dict("list"))
+    print(reading.read_query(engine, "select 1 as a, 'x' as b", "q", **binds).to_dict("list"))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, database_url],
@@ -543,3 +539,15 @@ def test_read_query_ended_while_it_reads(
                 read(engine, sql)
         over.set()
         thread.join()
+
+
+def test_require_columns() -> None:
+    frame = pd.DataFrame({"candidate": [1], "age": [2]})
+    reading.require_columns(frame, ["age"], "q.sql")
+    with pytest.raises(DataError) as error:
+        reading.require_columns(frame, ["age", "candidate_id"], "q.sql")
+    assert (
+        str(error.value)
+        == "q.sql: the column candidate_id is missing; found candidate, age. Name it in the query."
+        " Did you mean 'candidate'?"
+    )

@@ -23,8 +23,9 @@ from threadpoolctl import threadpool_limits
 import predict
 import score
 import train
-from abatch import estimators, features, migrations
 from abatch.config import Config, load_configs
+from abatch.database import migrations
+from abatch.modelling import estimators, features
 from tests.conftest import SHARED_DATA, open_engine
 
 pytestmark = pytest.mark.skipif(

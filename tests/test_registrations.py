@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch import job, registrations
+from abatch import job
 from abatch.config import Config
 from abatch.errors import ConfigError
+from abatch.experiment import registrations
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"
 ASKED: dict[str, Any] = {

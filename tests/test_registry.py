@@ -14,9 +14,10 @@ from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from abatch import database, migrations, registry
+from abatch.database import connections, migrations
+from abatch.database.tables import deletions, models, promotions, runs
 from abatch.errors import FileError, RegistryError
-from abatch.tables import deletions, models, promotions, runs
+from abatch.modelling import registry
 from tests.conftest import as_stored
 
 STEM = "modelA_v1.0"
@@ -47,7 +48,7 @@ class CannotBeLoaded:
 @pytest.fixture
 def bank(tmp_path: Path, sqlite_url: str) -> Iterator[sa.Engine]:
     """abatch's tables on SQLite, for tests in which the database is not the point."""
-    engine = database.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
+    engine = connections.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
     migrations.upgrade(engine)
     (tmp_path / "models").mkdir()
     yield engine

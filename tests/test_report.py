@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch import migrations, report, tables
 from abatch.config import Config, load_configs
+from abatch.database import migrations, tables
 from abatch.errors import AbatchError
+from abatch.pages import report
 from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
 
 RUN_DATE = date(2026, 10, 20)
@@ -1451,7 +1452,7 @@ def test_write_report_unwritable_file(config: Config, engine: sa.Engine) -> None
 
 def test_report_imports_no_matplotlib_before_it_draws() -> None:
     code = (
-        "import sys, abatch.report; sys.exit('matplotlib' in sys.modules or 'jinja2' in"
+        "import sys, abatch.pages.report; sys.exit('matplotlib' in sys.modules or 'jinja2' in"
         " sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -16,10 +16,12 @@ import sqlalchemy as sa
 import yaml
 
 import train
-from abatch import libraries, migrations, reproduction, simulate, snapshots
+from abatch import reproduction, simulate
 from abatch.config import Config, load_configs
+from abatch.database import migrations
+from abatch.database.tables import models
 from abatch.errors import RegistryError
-from abatch.tables import models
+from abatch.modelling import libraries, snapshots
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, SHARED_DATA, open_engine, write_config
 
 A, B = (f"model{variant}_v1.0_{FIRST_NIGHT}" for variant in "AB")
@@ -237,7 +239,7 @@ def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) 
             ".*", "models", "data", "snapshots", "tests", "logs", "reports"
         ),
     )
-    source = copy / "abatch" / "training.py"
+    source = copy / "abatch" / "modelling" / "training.py"
     source.write_text(
         source.read_text(encoding="utf-8").replace(
             "N_REFERENCE_BUCKETS = 6", "N_REFERENCE_BUCKETS = 9"
@@ -251,7 +253,7 @@ def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) 
     assert done.returncode == 1 and "NOT identical predictions on 6,600 rows" in done.stdout
     assert (
         done.stdout.splitlines()[0].endswith("; moved: code")
-        and "moved: abatch/training.py (code version" in done.stdout
+        and "moved: abatch/modelling/training.py (code version" in done.stdout
     )
 
 

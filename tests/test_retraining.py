@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch import retraining, tables
-from abatch.retraining import Finding, Rules
+from abatch.database import tables
+from abatch.modelling import retraining
+from abatch.modelling.retraining import Finding, Rules
 
 ALL = Rules(min_days=7, max_days=30, new_rows=1000, psi=0.2, auc_drop=0.03)
 NONE = Rules(min_days=1, max_days=None, new_rows=None, psi=None, auc_drop=None)

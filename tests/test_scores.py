@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
-from abatch import scores, tables
-from abatch.drift import Reference
-from abatch.scores import ALL, Key, Part
+from abatch.database import tables
+from abatch.experiment import scores
+from abatch.experiment.scores import ALL, Key, Part
+from abatch.statistics.drift import Reference
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
 OLD, NEW, OTHER = "modelA_v1.0_2026-08-01", "modelA_v1.0_2026-09-05_2", "modelB_v1.0_2026-08-01"

@@ -13,10 +13,12 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch import assignment, database, migrations, simulate
+from abatch import simulate
 from abatch.config import Config
+from abatch.database import connections, migrations, reading
+from abatch.database.tables import predictions
 from abatch.errors import UsageError
-from abatch.tables import predictions
+from abatch.experiment import assignment
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)
@@ -36,7 +38,7 @@ def play(tmp_path: Path) -> Iterator[Play]:
         last: int, history_days: int = 0, plant: str = "effect", **plan: object
     ) -> sa.Engine:
         url = SecretStr(f"sqlite:///{tmp_path / f'{len(engines)}.db'}")
-        engines.append(engine := database.make_engine(url, None, tmp_path, "the tests' bank"))
+        engines.append(engine := connections.make_engine(url, None, tmp_path, "the tests' bank"))
         migrations.upgrade(engine)
         simulate.simulate(engine, FIRST_NIGHT, history_days=history_days, plant=plant, **plan)  # type: ignore[arg-type]
         go_on(engine, 0, last)
@@ -78,7 +80,7 @@ def assign(customer_ids: pd.Series) -> np.ndarray:
 def read_as_of(config: Config, engine: sa.Engine, query: str, moment: datetime) -> pd.DataFrame:
     """The simulated bank's rows of all time, as known at a moment."""
     binds = {"from_date": FIRST_NIGHT - 100 * DAY, "to_date": FIRST_NIGHT + 100 * DAY}
-    frame = database.read_query(
+    frame = reading.read_query(
         engine, config.sql[query], query, **binds, as_of=moment, chunk_rows=10_000
     )
     return frame.sort_values(

@@ -14,8 +14,10 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abatch import database, files, snapshots, tables
+from abatch import files
+from abatch.database import reading, tables
 from abatch.errors import DataError, FileError, RegistryError
+from abatch.modelling import snapshots
 
 PLACE = "training.sql"
 DAY = date(2026, 6, 1)
@@ -245,7 +247,7 @@ def test_store_what_the_database_returned(engine: sa.Engine, tmp_path: Path) -> 
     window: dict[str, Any] = {"from_date": DAY, "to_date": DAY, "as_of": NOW}
     hashes = set()
     for order in ("age", "age desc", "town"):
-        found = database.read_query(
+        found = reading.read_query(
             plain, f"select {columns} from pulled order by {order}", PLACE, **window
         )
         hashes.add(store(engine, tmp_path, found, run_id=order))

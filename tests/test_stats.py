@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, multinomial, sem
 
-from abatch import stats
-from abatch.stats import (
+from abatch.statistics import stats
+from abatch.statistics.stats import (
     BETTER,
     BROKEN,
     KEPT,

@@ -18,10 +18,10 @@ from sklearn.metrics import roc_auc_score
 import predict
 import score
 import train
-from abatch import database, features, job, registry, simulate
+from abatch import job, simulate
 from abatch.config import Config
-from abatch.errors import ConfigError, DataError
-from abatch.tables import (
+from abatch.database import reading
+from abatch.database.tables import (
     metadata,
     models,
     predictions,
@@ -31,6 +31,8 @@ from abatch.tables import (
     scores,
     variant_scores,
 )
+from abatch.errors import ConfigError, DataError
+from abatch.modelling import features, registry
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)
@@ -155,7 +157,7 @@ def test_train_same_rows_same_model(config: Config, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(config, engine, FIRST_NIGHT)
     train.train(config, engine, FIRST_NIGHT, force=True)
-    frame = database.read_query(
+    frame = reading.read_query(
         engine,
         config.sql["candidates"],
         "here",

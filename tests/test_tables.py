@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
 from abatch import __main__ as main
-from abatch import tables
 from abatch.config import Config
+from abatch.database import tables
 from abatch.errors import DataError
 from tests.conftest import ROOT
 

@@ -15,12 +15,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from abatch import drift, snapshots
-from abatch.assignment import assign
 from abatch.errors import DataError
-from abatch.estimators import make_pipeline_for
-from abatch.gate import AucDifference
-from abatch.training import (
+from abatch.experiment.assignment import assign
+from abatch.modelling import snapshots
+from abatch.modelling.estimators import make_pipeline_for
+from abatch.modelling.gate import AucDifference
+from abatch.modelling.training import (
     Rows,
     choose_checked,
     compare_with_live,
@@ -30,6 +30,7 @@ from abatch.training import (
     prepare_rows,
     split_newest,
 )
+from abatch.statistics import drift
 
 FIRST = date(2026, 6, 1)
 WINDOW = {"from_date": FIRST, "to_date": FIRST + timedelta(days=10)}

@@ -18,9 +18,13 @@ import sqlalchemy as sa
 import predict
 import score
 import train
-from abatch import assignment, job, looks, migrations, registry, report, simulate, tables
+from abatch import job, simulate
 from abatch.config import Config, load_configs
+from abatch.database import migrations, tables
 from abatch.errors import AbatchError
+from abatch.experiment import assignment, looks
+from abatch.modelling import registry
+from abatch.pages import report
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
 from tests.test_real_data import write_experiment
 

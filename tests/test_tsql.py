@@ -15,12 +15,13 @@ import predict
 import score
 import train
 from abatch import __main__ as main
-from abatch import database, simulate, tables
+from abatch import simulate
 from abatch.config import load_configs
+from abatch.database import connections, tables
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
-DIALECT = database.make_sql_server_dialect()
+DIALECT = connections.make_sql_server_dialect()
 FENCE = re.compile(
     r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from abatch import stats, tables, verdicts
+from abatch.database import tables
+from abatch.experiment import verdicts
+from abatch.statistics import stats
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]

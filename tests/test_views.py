@@ -6,7 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from abatch.config import Config
-from abatch.tables import models, predictions, registrations, runs, scores, variant_scores, views
+from abatch.database.tables import (
+    models,
+    predictions,
+    registrations,
+    runs,
+    scores,
+    variant_scores,
+    views,
+)
 
 DAY = timedelta(days=1)
 RUN = {"code_version": "0.1.0", "config_hash": "0", "host": "bi01 (process 7)"}

@@ -9,7 +9,7 @@ import itertools
 import logging
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import tables
-from abatch.database import faults
-from abatch.errors import ConfigError, suggest
+from abatch.database import faults, tables
+from abatch.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,6 +120,17 @@ def read_query(
             with attempt:
                 frames = list(_read(engine, sql, place, binds, chunk_rows))
     return _join(frames)
+
+
+def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) -> None:
+    """Raise DataError unless the query returned these columns by name."""
+    for name in required:
+        if name not in frame.columns:
+            raise DataError(
+                f"{place}: the column {name} is missing; found"
+                f" {', '.join(map(str, frame.columns))}. Name it in the"
+                f" query.{suggest(name, frame.columns)}"
+            )
 
 
 def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The tables that abatch owns, and the views for analysts. Made by abatch/migrations.
+"""The tables that abatch owns, and the views for analysts. Made by abatch/database/migrations.
 
 Tests keep the two in step.
 

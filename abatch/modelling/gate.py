@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from abatch.metrics import MIN_CASES, jackknife_interval
+from abatch.statistics.metrics import MIN_CASES, jackknife_interval
 
 
 class Rules(NamedTuple):

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database
-from abatch.assignment import normalise_ids
+from abatch.database import reading
+from abatch.database.reading import require_columns
 from abatch.errors import DataError
-from abatch.features import require_columns
+from abatch.experiment.assignment import normalise_ids
 
 
 class Metric(NamedTuple):
@@ -46,7 +46,7 @@ def read_watermark(
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = database.read_query(
+    frame = reading.read_query(
         engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of
     )
     if frame.empty:

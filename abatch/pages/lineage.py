@@ -11,10 +11,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import assignment, registrations, registry
 from abatch.config import Config
+from abatch.database.tables import (
+    models,
+    predictions,
+    predictions_superseded,
+    promotions,
+    runs,
+    snapshots,
+)
 from abatch.errors import DataError
-from abatch.tables import models, predictions, predictions_superseded, promotions, runs, snapshots
+from abatch.experiment import assignment, registrations
+from abatch.modelling import registry
 
 N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mssql
 
-from abatch.migrations.ddl import create_view
+from abatch.database.migrations.ddl import create_view
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """Verdicts: what an experiment says today, from sums over its units, the candidates.
 
-The formulas are those of abatch.stats.
+The formulas are those of abatch.statistics.stats.
 """
 
 import json
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, stats
-from abatch.tables import (
+from abatch.database import connections
+from abatch.database.tables import (
     conclusions,
     looks,
     predictions,
@@ -23,6 +23,7 @@ from abatch.tables import (
     verdicts,
     views,
 )
+from abatch.statistics import stats
 
 OUTCOME = "outcome"  # the metric that is no guardrail
 ASSIGNED, MATURE = "assigned", "mature"
@@ -311,9 +312,9 @@ def write_units(
         rows = frame[[*UNIT, "n_exposures"]].assign(
             outcome=frame[metric], experiment=experiment, metric=metric
         )
-        for start in range(0, len(rows), database.WRITE_ROWS):
+        for start in range(0, len(rows), connections.WRITE_ROWS):
             connection.execute(
-                units.insert(), rows[start : start + database.WRITE_ROWS].to_dict("records")
+                units.insert(), rows[start : start + connections.WRITE_ROWS].to_dict("records")
             )
 
 

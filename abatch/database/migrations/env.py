@@ -1,10 +1,10 @@
-"""Run by alembic: connection and schema come from `abatch.migrations`, of a script also the buffer
+"""Run by alembic: connection and schema come from `abatch.database.migrations`, of a script also the buffer
 that it is written to.
 """
 
 from alembic import context
 
-from abatch.tables import VERSION_TABLE, metadata
+from abatch.database.tables import VERSION_TABLE, metadata
 
 attributes = context.config.attributes
 context.configure(
@@ -12,7 +12,7 @@ context.configure(
     target_metadata=metadata,
     version_table=VERSION_TABLE,
     version_table_schema=attributes["schema"],
-    # a script's transaction is written by abatch.migrations.script
+    # a script's transaction is written by abatch.database.migrations.script
     transactional_ddl=not context.is_offline_mode(),
     output_buffer=attributes.get("buffer"),
     mssql_batch_separator="",

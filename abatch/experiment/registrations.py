@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import stats
-from abatch.assignment import split_thresholds
-from abatch.database import clean_query
+from abatch.database.reading import clean_query
+from abatch.database.tables import registrations
 from abatch.errors import ConfigError
-from abatch.tables import registrations
+from abatch.experiment.assignment import split_thresholds
+from abatch.statistics import stats
 
 _LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
 

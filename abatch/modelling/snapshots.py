@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import files, outcomes
+from abatch import files
+from abatch.database.tables import models, promotions, runs, snapshots
 from abatch.errors import DataError, RegistryError, suggest
-from abatch.tables import models, promotions, runs, snapshots
+from abatch.experiment import outcomes
 
 FILE_MODE, FOLDER_MODE = (
     0o600,

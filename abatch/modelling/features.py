@@ -20,17 +20,6 @@ DATES = "dates; turn them into a number of days in the query"
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
-def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) -> None:
-    """Raise DataError unless the query returned these columns by name."""
-    for name in required:
-        if name not in frame.columns:
-            raise DataError(
-                f"{place}: the column {name} is missing; found"
-                f" {', '.join(map(str, frame.columns))}. Name it in the"
-                f" query.{suggest(name, frame.columns)}"
-            )
-
-
 def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
     """The type of each feature column of the training rows, by its values rather than by the
     driver's type.

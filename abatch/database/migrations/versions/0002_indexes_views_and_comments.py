@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from abatch.migrations.ddl import comment_on, create_view
+from abatch.database.migrations.ddl import comment_on, create_view
 
 revision = "0002"
 down_revision = "0001"

@@ -18,10 +18,11 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
-from abatch import estimators, metrics
-from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
-from abatch.pages import load_template, show_number, show_percent
-from abatch.plots import PALETTE, plot_reliability
+from abatch.modelling import estimators
+from abatch.pages.html import load_template, show_number, show_percent
+from abatch.pages.plots import PALETTE, plot_reliability
+from abatch.statistics import metrics
+from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
 
 N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
 N_VALUES = 12  # of a text column that are subgroups of their own

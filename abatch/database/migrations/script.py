@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from abatch.database import make_sql_server_dialect
+from abatch.database.connections import make_sql_server_dialect
+from abatch.database.migrations import make_config
+from abatch.database.tables import REVISION, VERSION_TABLE
 from abatch.errors import ConfigError, UsageError, suggest
-from abatch.migrations import make_config
-from abatch.tables import REVISION, VERSION_TABLE
 
 # A batch that comes after one that stopped is run all the same, so each looks whether the
 # transaction is open: it is not if the first batch did not begin it, or if an error rolled it back

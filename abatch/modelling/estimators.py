@@ -22,8 +22,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import all_estimators
 
-from abatch import libraries
 from abatch.errors import ConfigError, suggest
+from abatch.modelling import libraries
 
 SEEDS = ("random_state", "seed", "random_seed")
 MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from abatch.pages import show_percent
+from abatch.pages.html import show_percent
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from abatch import database
+from abatch.database import connections, faults
 from abatch.errors import DatabaseError
 
 
@@ -33,24 +33,24 @@ def upgrade(engine: sa.Engine) -> None:
     DatabaseError
         If the database cannot be reached, or refuses, or if another process is doing the same.
     """
-    schema = database.find_schema(engine)
-    place = database.show_url(engine)
+    schema = connections.find_schema(engine)
+    place = faults.show_url(engine)
     if engine.dialect.name == "sqlite":
-        with database.described(place):
+        with faults.described(place):
             _prepare_file(engine, Path(str(engine.url.database)))
-    with database.lock(engine, "init") as acquired:
+    with connections.lock(engine, "init") as acquired:
         if not acquired:
             raise DatabaseError(
                 f"{place}: another process is creating or upgrading the tables. Run init again when"
                 " it has ended."
             )
-        with database.described(place):
-            for attempt in database.transactions(engine):
+        with faults.described(place):
+            for attempt in connections.transactions(engine):
                 with attempt as connection:
                     if schema and not sa.inspect(connection).has_schema(schema):
                         connection.execute(sa.schema.CreateSchema(schema))
                     command.upgrade(make_config(connection=connection, schema=schema), "head")
-    database.check_ready(engine, "")
+    connections.check_ready(engine, "")
 
 
 def _prepare_file(engine: sa.Engine, path: Path) -> None:
@@ -64,6 +64,6 @@ def _prepare_file(engine: sa.Engine, path: Path) -> None:
     try:
         raw.cursor().execute("pragma journal_mode = wal")
     except sqlite3.Error as error:
-        raise DatabaseError(f"{path}: {database.describe(error)}") from None
+        raise DatabaseError(f"{path}: {faults.describe(error)}") from None
     finally:
         raw.close()

@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, drift
+from abatch.database import connections
+from abatch.database.tables import (
+    feature_counts,
+    predictions,
+    predictions_staging,
+    predictions_superseded,
+)
 from abatch.errors import DatabaseError, DataError
-from abatch.tables import feature_counts, predictions, predictions_staging, predictions_superseded
+from abatch.statistics import drift
 
 STAGED = list(predictions_staging.columns.keys())
 
@@ -27,11 +33,11 @@ def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
     frame : the columns of predictions_staging; a prediction without a model is nan
     """
     rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None).to_dict("records")
-    for attempt in database.transactions(engine):
+    for attempt in connections.transactions(engine):
         with attempt as connection:
-            for start in range(0, len(rows), database.WRITE_ROWS):
+            for start in range(0, len(rows), connections.WRITE_ROWS):
                 connection.execute(
-                    predictions_staging.insert(), rows[start : start + database.WRITE_ROWS]
+                    predictions_staging.insert(), rows[start : start + connections.WRITE_ROWS]
                 )
     return compute_checksum(frame)
 
@@ -75,7 +81,7 @@ def check_staged(
     n_found, checksum_found = 0, 0
     own = (staged.experiment == experiment, staged.run_id == run_id)
     query = sa.select(*(staged[name] for name in STAGED)).where(*own)
-    rows = connection.execute(query, execution_options={"yield_per": database.WRITE_ROWS})
+    rows = connection.execute(query, execution_options={"yield_per": connections.WRITE_ROWS})
     for part in rows.partitions():
         frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
         n_found += len(frame)
@@ -313,5 +319,7 @@ def read_predictions(
 ) -> pd.DataFrame:
     """All chunks of `stream_predictions` at once."""
     none = pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)
-    chunks = [*stream_predictions(connection, experiment, from_date, to_date, database.WRITE_ROWS)]
+    chunks = [
+        *stream_predictions(connection, experiment, from_date, to_date, connections.WRITE_ROWS)
+    ]
     return pd.concat(chunks, ignore_index=True) if chunks else none

@@ -14,9 +14,10 @@ import joblib
 import sqlalchemy as sa
 from sklearn.pipeline import Pipeline
 
-from abatch import files, libraries
+from abatch import files
+from abatch.database.tables import DATE_SUFFIX, deletions, models, promotions, runs
 from abatch.errors import RegistryError, suggest
-from abatch.tables import DATE_SUFFIX, deletions, models, promotions, runs
+from abatch.modelling import libraries
 
 MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.tables import DATE_SUFFIX, feature_drift, scores
+from abatch.database.tables import DATE_SUFFIX, feature_drift, scores
 
 
 class Rules(NamedTuple):

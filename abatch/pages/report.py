@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from abatch import drift, files, registrations, registry, stats, tables
+from abatch import files
 from abatch.config import Config
-from abatch.metrics import MIN_CASES, N_RELIABILITY_BINS
-from abatch.pages import load_template, show_number, show_percent, show_pvalue
-from abatch.plots import (
+from abatch.database import tables
+from abatch.experiment import registrations
+from abatch.experiment.scores import ALL
+from abatch.experiment.verdicts import OUTCOME
+from abatch.modelling import registry
+from abatch.pages.html import load_template, show_number, show_percent, show_pvalue
+from abatch.pages.plots import (
     DASHED,
     GREY,
     INK,
@@ -33,8 +37,8 @@ from abatch.plots import (
     plot_reliability,
     set_limits,
 )
-from abatch.scores import ALL
-from abatch.verdicts import OUTCOME
+from abatch.statistics import drift, stats
+from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import database, drift, outcomes, predictions, scores, tables, verdicts
-from abatch.assignment import N_BUCKETS, assign
+from abatch.database import tables
+from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
+from abatch.experiment import outcomes, predictions, scores, verdicts
+from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.statistics import drift
 
 DAY = timedelta(days=1)
 VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
@@ -94,8 +97,7 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
         "as_of": source.as_of,
     }
     feeds = [
-        database.read_query(source.engine, metric.sql, metric.place, **window)
-        for metric in source.metrics
+        read_query(source.engine, metric.sql, metric.place, **window) for metric in source.metrics
     ]
     events = [
         outcomes.find_events(feed, metric)

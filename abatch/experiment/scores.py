@@ -16,9 +16,7 @@ import pandas as pd
 import sqlalchemy as sa
 from scipy import stats
 
-from abatch import drift, metrics
-from abatch.errors import DataError
-from abatch.tables import (
+from abatch.database.tables import (
     DATE_SUFFIX,
     cohort_sums,
     feature_drift,
@@ -29,6 +27,8 @@ from abatch.tables import (
     units,
     variant_scores,
 )
+from abatch.errors import DataError
+from abatch.statistics import drift, metrics
 
 ALL = "all"
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")

@@ -12,10 +12,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
-from abatch import drift, estimators, features, metrics
-from abatch.assignment import N_BUCKETS, assign
+from abatch.database.reading import require_columns
 from abatch.errors import AbatchError, DataError
-from abatch.gate import AucDifference, compare_auc
+from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.modelling import estimators, features
+from abatch.modelling.gate import AucDifference, compare_auc
+from abatch.statistics import drift, metrics
 
 N_CHECKED = 100  # rows whose predictions the card keeps
 N_REFERENCE_BUCKETS = 6  # of 64
@@ -109,7 +111,7 @@ def prepare_rows(
             f"{place}: returned no rows for [{from_date}, {to_date})."
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
-    features.require_columns(frame, [*not_features, *subgroups], place)
+    require_columns(frame, [*not_features, *subgroups], place)
     outside = frame.loc[
         ~frame["event_date"].between(
             pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"

@@ -1,0 +1,356 @@
+"""The door to SQL: connect, read in chunks, write in transactions, hold a lock, say what went
+wrong.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+from pydantic import SecretStr
+from sqlalchemy.dialects import mssql
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from tenacity import AttemptManager
+
+from abatch.database import faults, tables
+from abatch.database.faults import attempts, described, show_url
+from abatch.database.reading import (
+    begin_transactions_ourselves,
+)
+from abatch.errors import ConfigError, DatabaseError
+
+WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
+# How a server takes a lock of a name in the current database, without waiting (0 or more: taken),
+# and gives it back.
+_LOCKS = {
+    "postgresql": (
+        "select pg_try_advisory_lock(hashtextextended(%s, 0))::int - 1",
+        "select pg_advisory_unlock(hashtextextended(%s, 0))",
+    ),
+    "mssql": (
+        (
+            "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' +"
+            " ?; exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive',"
+            " @LockOwner = 'Session', @LockTimeout = 0; select @result as result"
+        ),
+        (
+            "declare @name nvarchar(255) = lower(db_name()) + N'.' + ?; exec sp_releaseapplock"
+            " @Resource = @name, @LockOwner = 'Session'"
+        ),
+    ),
+}
+
+
+def make_engine(
+    url: SecretStr, schema: str | None, base: Path, place: str, retry_seconds: float = 0
+) -> sa.Engine:
+    """Return an engine for `url`; relative SQLite paths are relative to `base`.
+
+    Nothing is connected yet.
+
+    Parameters
+    ----------
+    schema : of abatch's own tables; None means the connection's own
+    place : where the URL is written, for messages
+    retry_seconds : how long `transactions` and reads are tried again after a transient error
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a database URL, or its driver is not installed. The text itself is never
+        shown.
+    """
+    try:
+        parsed = sa.make_url(url.get_secret_value())
+        options: dict[str, Any] = {}
+        if parsed.get_backend_name() == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise ConfigError(
+                    f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db."
+                )
+            parsed = parsed.set(database=str(base / parsed.database))
+            options = {"connect_args": {"timeout": faults.SQLITE_WAIT_SECONDS}}
+        elif (
+            "@" in f"{parsed.host}{parsed.database}"
+        ):  # the end of a password, which a message would show
+            raise ConfigError(
+                f"{place}: the value holds more than one @. Write an @ in a name or password as"
+                " %40, a / as %2F."
+            )
+        elif parsed.get_backend_name() == "mssql":
+            parsed = _complete_odbc(parsed)
+            options = {
+                "fast_executemany": True,
+                "deprecate_large_types": True,
+            }  # NVARCHAR(max), never NTEXT
+        if parsed.get_backend_name() != "sqlite":
+            options["pool_pre_ping"] = (
+                True  # a link that lay idle while a model was fitted may be dead
+            )
+        engine = sa.create_engine(parsed, **options)
+    except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
+        raise ConfigError(
+            f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite."
+        ) from None
+    except (ArgumentError, ValueError, TypeError):
+        raise ConfigError(
+            f"{place}: the value is not a database URL; expected for example sqlite:///data/dev.db"
+            " or mssql+pyodbc://@SERVER/DATABASE?driver=ODBC+Driver+18+for+SQL+Server&Trusted_Connection=yes."
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"{place}: the driver for {parsed.drivername} cannot be loaded ({error}). Install"
+            " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
+            " Driver 18."
+        ) from None
+    if engine.dialect.name == "sqlite":
+        begin_transactions_ourselves(engine)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _set_postgresql_session)
+    elif engine.dialect.name == "mssql":
+        _set_mssql_session(engine)
+    schemas = {"schema_translate_map": {None: schema}} if schema else {}
+    return engine.execution_options(retry_seconds=retry_seconds, **schemas)
+
+
+def _complete_odbc(url: sa.URL) -> sa.URL:
+    """The URL with Encrypt=yes unless it says otherwise, and Microsoft's driver unless it names
+    another or a DSN.
+    """
+    if "odbc_connect" in url.query:
+        text = str(url.query["odbc_connect"])
+        says = re.search(r"(^|;)\s*encrypt\s*=", text, re.IGNORECASE)
+        return url if says else url.update_query_dict({"odbc_connect": f"{text};Encrypt=yes"})
+    options = {
+        "driver" if key.lower() == "driver" else key: value for key, value in url.query.items()
+    }
+    given = {key.lower(): key for key in options}
+    if not url.username:  # SQLAlchemy writes it then, and would write it twice
+        options.pop(given.get("trusted_connection", ""), None)
+    if url.database:
+        options.setdefault("driver", faults.ODBC_DRIVER)
+    if "encrypt" not in given:
+        options["Encrypt"] = "yes"
+    return url.set(query=options)
+
+
+def _set_postgresql_session(connection: Any, _record: Any) -> None:
+    """PostgreSQL compares :as_of, which is UTC without saying so, with timestamptz in the session's
+    time zone.
+    """
+    from psycopg.adapt import Loader
+
+    class MoneyLoader(
+        Loader
+    ):  # psycopg leaves money as the text that the server's locale makes of it
+        def load(self, data: Any) -> Decimal:
+            return Decimal(bytes(data).decode().replace("$", "").replace(",", ""))
+
+    class RealLoader(
+        Loader
+    ):  # the number that the column holds, not the short decimal that stands for it
+        def load(self, data: Any) -> float:
+            return float(np.float32(bytes(data).decode()))
+
+    connection.adapters.register_loader("money", MoneyLoader)
+    connection.adapters.register_loader("float4", RealLoader)
+    connection.execute("set time zone 'UTC'")
+    connection.execute("set lc_monetary = 'C'")
+    connection.execute(f"set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'")
+    connection.commit()
+
+
+def _set_mssql_session(engine: sa.Engine) -> None:
+    pyodbc: Any = engine.dialect.loaded_dbapi
+    pyodbc.pooling = False  # the engine has a pool; a second one below it would keep locks alive
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # Other drivers than Microsoft's crash in fast_executemany (FreeTDS: pyodbc's issues 381 and
+        # 459).
+        dialect: Any = engine.dialect
+        connection.add_output_converter(pyodbc.SQL_GUID, lambda value: UUID(bytes_le=value))
+        dialect.fast_executemany = "msodbcsql" in connection.getinfo(pyodbc.SQL_DRIVER_NAME).lower()
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}; set nocount off")
+        connection.commit()
+
+
+def make_sql_server_dialect() -> Any:
+    """SQL Server's dialect as it is when it has met a server: with NVARCHAR(max) rather than NTEXT,
+    and with DATE.
+    """
+    dialect: Any = mssql.dialect(deprecate_large_types=True)
+    dialect.server_version_info = (
+        13,
+    )  # SQL Server 2016, the oldest that the migrations are made for
+    return dialect
+
+
+def find_schema(engine: sa.Engine) -> str | None:
+    """The schema of abatch's own tables; None means the connection's own."""
+    return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+
+
+def transactions(engine: sa.Engine) -> Iterator[AbstractContextManager[sa.Connection]]:
+    """Attempts at one transaction that writes.
+
+    The block runs again, whole, after a transient error.
+
+    for attempt in transactions(engine):
+        with attempt as connection:
+            ...
+
+    Raises
+    ------
+    DatabaseError
+        If the link is lost while committing: nobody knows then whether the transaction arrived.
+    """
+    for attempt in attempts(engine):
+        opened = None
+        with attempt:
+            opened = _begin(engine.execution_options(writes=True))
+        if opened is not None:  # else the next attempt, or the error
+            yield _transact(attempt, *opened)
+
+
+def _begin(engine: sa.Engine) -> tuple[sa.Connection, sa.RootTransaction]:
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect())
+        transaction = connection.begin()
+        stack.pop_all()
+    return connection, transaction
+
+
+@contextmanager
+def _transact(
+    attempt: AttemptManager, connection: sa.Connection, transaction: sa.RootTransaction
+) -> Iterator[sa.Connection]:
+    with attempt, connection:
+        try:
+            yield connection
+            _commit(transaction, show_url(connection.engine))
+        except BaseException:
+            try:
+                transaction.rollback()
+            except (
+                SQLAlchemyError
+            ):  # the server has rolled back already: the first error is the one to tell
+                connection.invalidate()
+            raise
+
+
+def _commit(transaction: sa.RootTransaction, place: str) -> None:
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if faults.is_transient(error) and not faults.is_undone(error):
+            raise DatabaseError(
+                f"{place}: the link was lost while a transaction was being committed, so it may"
+                " have arrived or not. Run the job again: it finds out, and does only what is"
+                " missing."
+            ) from error
+        raise
+
+
+def check_ready(engine: sa.Engine, environment: str) -> None:
+    """Raise DatabaseError unless the database can be reached and holds abatch's tables at today's
+    revision.
+    """
+    mend = f"Run: python -m abatch init --env {environment}"
+    if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+        raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
+    schema = find_schema(engine)
+    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
+    with described(show_url(engine)):
+        for attempt in attempts(engine):
+            with attempt, engine.connect() as connection:
+                found_tables = set(sa.inspect(connection).get_table_names(schema=schema))
+                found = (
+                    connection.scalar(sa.select(version.c.version_num))
+                    if tables.VERSION_TABLE in found_tables
+                    else None
+                )
+    if tables.VERSION_TABLE not in found_tables:
+        raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
+    if found != tables.REVISION:
+        raise DatabaseError(
+            f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}."
+            f" {mend}"
+        )
+    missing = sorted({table.name for table in tables.metadata.sorted_tables} - found_tables)
+    if missing:
+        raise DatabaseError(
+            f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}, or this"
+            " login has no right on it. Bring it back from a backup, or ask for the right;"
+            " docs/permissions.md has the scripts."
+        )
+
+
+def _read_first_row(connection: sa.Connection, statement: str, *values: object) -> Any:
+    """The first row, in whichever of the result sets it is: what sp_getapplock says may come after
+    an empty one.
+    """
+    with (
+        faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
+        closing(connection.connection.cursor()) as cursor,
+    ):
+        cursor.execute(statement, values)
+        while cursor.description is None and cursor.nextset():
+            pass
+        return cursor.fetchone()
+
+
+@contextmanager
+def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
+    """Hold the lock `name` among all that use this database.
+
+    Yields False if somebody else holds it.
+
+    The lock belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL,
+    SQL Server), and dies with it: nothing is left behind to be cleaned up by hand.
+    """
+    if engine.dialect.name == "sqlite":
+        held = FileLock(f"{engine.url.database}.{name}.lock")
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise DatabaseError(
+                f"{held.lock_file}: cannot be written ({error.strerror}). Check the folder's"
+                " rights."
+            ) from None
+        try:
+            yield True
+        finally:
+            held.release()
+        return
+    get, release = _LOCKS[engine.dialect.name]
+    with described(show_url(engine)):
+        for attempt in attempts(engine):
+            with attempt, ExitStack() as stack:
+                connection = stack.enter_context(engine.connect()).execution_options(
+                    isolation_level="AUTOCOMMIT"
+                )
+                connection.detach()  # closed for real at the end, and the lock with it
+                schema = find_schema(engine) or connection.dialect.default_schema_name
+                resource = f"{schema}.{name}".lower()
+                acquired = _read_first_row(connection, get, resource)[0] >= 0
+                stack.pop_all()
+    with connection:
+        try:
+            yield acquired
+        finally:
+            # the server would notice the closed connection only a moment later, and the next run be
+            # sent away
+            if acquired:
+                with suppress(SQLAlchemyError):
+                    connection.exec_driver_sql(release, (resource,))

@@ -1,0 +1,1 @@
+"""Who gets what, and what came of it."""
