@@ -19,7 +19,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import DataError
 from abatch.experiment import assignment, predictions, registrations, scores
@@ -28,18 +28,27 @@ from abatch.statistics import drift
 
 
 def predict(
-    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
+    experiment: Experiment,
+    engine: sa.Engine,
+    run_date: date,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> str:
     """Stream candidates, assign by hash, predict, stage.
 
     Then check, rank and publish the night in one transaction.
     """
-    settings, place = config.settings, config.query_file("candidates")
-    with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
+    place = experiment.query("candidates").file
+    with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
         with engine.connect() as connection:
-            job.check_registration(config, connection)
+            job.check_registration(experiment, connection)
             live = registry.load_live(
-                connection, config.models_dir, config.experiment, list(settings.models), run_date
+                connection,
+                experiment.environment.models_dir,
+                experiment.name,
+                list(experiment.models),
+                run_date,
             )
         for model in live.values():
             if model.warning:
@@ -59,18 +68,18 @@ def predict(
         night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
         chunks = reading.stream_query(
             engine,
-            config.sql["candidates"],
+            experiment.sql["candidates"],
             place,
             **night,
             as_of=run.as_of,
-            chunk_rows=config.chunk_rows,
+            chunk_rows=experiment.environment.chunk_rows,
         )
         source = ""
         for chunk in chunks:
             if not source:
                 source = "recorded" if "variant" in chunk else "hash"
                 with engine.connect() as connection:
-                    registration, is_new = job.check_registration(config, connection, source)
+                    registration, is_new = job.check_registration(experiment, connection, source)
             reading.require_columns(chunk, ["candidate_id"], place)
             columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
             for model in live.values():
@@ -78,9 +87,9 @@ def predict(
                     list(columns), model.card["columns"], model.model_name, place
                 )
             ids = assignment.normalise_ids(chunk["candidate_id"], place)
-            assigned = assignment.assign(ids, config.experiment, settings.split)
+            assigned = assignment.assign(ids, experiment.name, experiment.split)
             variant = (
-                assignment.check_variants(chunk["variant"], settings.split, place)
+                assignment.check_variants(chunk["variant"], experiment.split, place)
                 if "variant" in chunk
                 else assigned.variant
             )
@@ -98,11 +107,11 @@ def predict(
             staged = pd.DataFrame(
                 {
                     "run_id": run.run_id,
-                    "experiment": config.experiment,
+                    "experiment": experiment.name,
                     "run_date": run_date,
                     "candidate_id": ids,
                     "variant": variant,
-                    "assignment_probability": [settings.split[name] for name in variant],
+                    "assignment_probability": [experiment.split[name] for name in variant],
                     "model_name": [
                         live[name].model_name if name in live else None for name in variant
                     ],
@@ -123,12 +132,12 @@ def predict(
             )
         features.check_null_columns(run.rows_read, filled, place)
         n_selected = {
-            name: assignment.count_selected(n, settings.select_top) for name, n in counts.items()
+            name: assignment.count_selected(n, experiment.select_top) for name, n in counts.items()
         }
         shares = [
             f"{name} {counts[name]} ({live[name].model_name if name in live else 'no model'},"
             f" {n_selected.get(name, 0)} selected)"
-            for name in settings.split
+            for name in experiment.split
         ]
         if is_new:
             card = next(iter(live.values())).card  # all are trained on the same rows
@@ -137,34 +146,34 @@ def predict(
                 "plan": registrations.make_plan(registration, card, run.rows_read),
             }
         summary = (
-            f"predict {config.experiment} {run_date}{', dry run' if dry_run else ''}:"
+            f"predict {experiment.name} {run_date}{', dry run' if dry_run else ''}:"
             f" {run.rows_read} candidates; {', '.join(shares)}"
         )
         if dry_run:
             if is_new:
-                run.announce(registrations.describe_plan(config.experiment, registration))
+                run.announce(registrations.describe_plan(experiment.name, registration))
             return summary
 
         for attempt in connections.transactions(engine):
             with attempt as connection:
                 predictions.check_staged(
-                    connection, run.run_id, config.experiment, run.rows_read, checksum, place
+                    connection, run.run_id, experiment.name, run.rows_read, checksum, place
                 )
                 if is_new:
                     registrations.register(
-                        connection, config.experiment, registration, run.started_at, run.run_id
+                        connection, experiment.name, registration, run.started_at, run.run_id
                     )
-                scores.forget(connection, config.experiment, run_date)
+                scores.forget(connection, experiment.name, run_date)
                 predictions.write_feature_counts(
-                    connection, run.run_id, config.experiment, run_date, seen
+                    connection, run.run_id, experiment.name, run_date, seen
                 )
                 run.rows_written = predictions.publish(
-                    connection, run.run_id, config.experiment, run_date, n_selected, job.utc_now()
+                    connection, run.run_id, experiment.name, run_date, n_selected, job.utc_now()
                 )
                 run.finish(connection)
         run.log(summary)
         if is_new:
-            run.announce(registrations.describe_plan(config.experiment, registration))
+            run.announce(registrations.describe_plan(experiment.name, registration))
         return summary
 
 

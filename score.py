@@ -18,7 +18,7 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 
 from abatch import files, job
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections
 from abatch.errors import NothingToDo
 from abatch.experiment import looks, outcomes, scores, verdicts
@@ -30,7 +30,7 @@ DAY = timedelta(days=1)
 
 
 def score(
-    config: Config,
+    experiment: Experiment,
     engine: sa.Engine,
     run_date: date,
     *,
@@ -42,37 +42,33 @@ def score(
     """Close the nights whose outcomes are final, read the open ones, measure, judge, write one
     look, draw the report.
     """
-    settings, outcome, place = (
-        config.settings,
-        config.settings.outcome,
-        config.query_file("watermark"),
-    )
+    outcome, place = experiment.outcome, experiment.query("watermark").file
     with engine.connect() as connection:
-        nights = job.find_nights(connection, config.experiment, run_date)
+        nights = job.find_nights(connection, experiment.name, run_date)
     if not nights:
-        raise NothingToDo(f"score {config.experiment} {run_date}: there are no predictions yet")
+        raise NothingToDo(f"score {experiment.name} {run_date}: there are no predictions yet")
     with job.open_run(
-        "score", config, engine, run_date, force=force or rebuild, dry_run=dry_run
+        "score", experiment, engine, run_date, force=force or rebuild, dry_run=dry_run
     ) as run:
         with engine.connect() as connection:
-            is_latest = job.is_latest(connection, run, job.today(config))
-            registered, _ = job.check_registration(config, connection)
-            cards = dict(registry.read_cards(connection, config.experiment))
+            is_latest = job.is_latest(connection, run, job.today(experiment))
+            registered, _ = job.check_registration(experiment, connection)
+            cards = dict(registry.read_cards(connection, experiment.name))
         if not is_latest:
             for attempt in connections.transactions(engine) if not dry_run else ():
                 with attempt as connection:
                     run.finish(connection)
             return (
-                f"score {config.experiment} {run_date}: a later night is scored already, so tables"
+                f"score {experiment.name} {run_date}: a later night is scored already, so tables"
                 " and report stay those of that night"
             )
         if draw and not dry_run:
-            files.check_writable(config.reports_dir)
+            files.check_writable(experiment.environment.reports_dir)
 
         # How far outcomes are complete; a feed that is late leaves nights open, and never turns
         # into zeros.
         watermark = outcomes.read_watermark(
-            engine, config.sql["watermark"], place, run_date, run.as_of
+            engine, experiment.sql["watermark"], place, run_date, run.as_of
         )
         mature_date = (
             outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
@@ -81,11 +77,11 @@ def score(
         )
         source = looks.Source(
             engine=engine,
-            experiment=config.experiment,
-            split=settings.split,
-            metrics=job.list_metrics(config),
+            experiment=experiment.name,
+            split=experiment.split,
+            metrics=job.list_metrics(experiment),
             window_days=outcome.window_days,
-            cohort=settings.cohort,
+            cohort=experiment.cohort,
             as_of=run.as_of,
             exposure=registered["exposure"],
             start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
@@ -94,18 +90,18 @@ def score(
                 for name, card in cards.items()
                 if card["reference"]
             },
-            chunk_rows=config.chunk_rows,
+            chunk_rows=experiment.environment.chunk_rows,
         )
         with engine.connect() as connection:
             scores.check_watermark(
-                connection, config.experiment, watermark and mature_date, place, is_rebuilt=rebuild
+                connection, experiment.name, watermark and mature_date, place, is_rebuilt=rebuild
             )
             is_stale = rebuild or looks.has_other_cohorts(connection, source)
         for attempt in connections.transactions(engine) if is_stale and not dry_run else ():
             with attempt as connection:
-                scores.forget(connection, config.experiment)
+                scores.forget(connection, experiment.name)
         with engine.connect() as connection:
-            closed_date = scores.find_closed_date(connection, config.experiment)
+            closed_date = scores.find_closed_date(connection, experiment.name)
         to_read = [night for night in nights if (closed_date or date.min) < night <= mature_date]
 
         # Close nights for good once no correction is waited for: a cohort at a time, lest a first
@@ -115,7 +111,7 @@ def score(
             for night in to_read
             if night <= mature_date - outcome.grace_days * DAY and not dry_run
         ]
-        for _, members in outcomes.iterate_cohorts(final, settings.cohort):
+        for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
             reading = looks.read(source, members, closed_date)
             for attempt in connections.transactions(engine):
                 with attempt as connection:
@@ -135,7 +131,7 @@ def score(
                 connection, source, registered, tally, figures, watermark, mature_date, run_date
             )
         summary = (
-            f"score {config.experiment} {run_date}{', dry run' if dry_run else ''}:"
+            f"score {experiment.name} {run_date}{', dry run' if dry_run else ''}:"
             f" {look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete"
             f" to {watermark or 'no date yet'})"
         )
@@ -145,14 +141,14 @@ def score(
         for attempt in connections.transactions(engine):
             with attempt as connection:
                 looks.check(connection, source, reading)
-                before = verdicts.find_words(connection, config.experiment, run_date)
+                before = verdicts.find_words(connection, experiment.name, run_date)
                 found = looks.write(connection, look, figures, registered, tally, run.run_id)
                 run.rows_written = figures.n_rows + len(found)
                 run.finish(connection)
                 if (
                     draw
                 ):  # a report that cannot be written undoes the run, so that it can be done again
-                    page = f"; report {report.write_report(connection, config, run_date)}"
+                    page = f"; report {report.write_report(connection, experiment, run_date)}"
         for news in verdicts.describe_news(found, look.ratios, before):
             run.warn(news)
         summary += f"{page}; {verdicts.describe(found)}"

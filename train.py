@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from abatch import files, job, lifecycle
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import DataError
 from abatch.experiment import outcomes
@@ -29,7 +29,7 @@ from abatch.statistics import drift, metrics
 
 
 def train(
-    config: Config,
+    experiment: Experiment,
     engine: sa.Engine,
     run_date: date,
     *,
@@ -40,46 +40,52 @@ def train(
     """Pull rows as known at one moment, keep them, fit and validate each model, save it dated,
     promote it or keep the live one.
     """
-    settings, place = config.settings, config.query_file("training")
+    place = experiment.query("training").file
     if not dry_run:
         job.link_live(
-            config, engine, run_date
+            experiment, engine, run_date
         )  # in case an earlier job died between its rows and its links
-    with job.open_run("train", config, engine, run_date, force=force, dry_run=dry_run) as run:
+    with job.open_run("train", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
         estimator_of = {
             variant: estimators.make_estimator(
                 model.estimator,
                 model.params,
-                settings.training.seed,
-                config.key(f"models.{variant}"),
+                experiment.training.seed,
+                experiment.key(f"models.{variant}"),
             )
-            for variant, model in settings.models.items()
+            for variant, model in experiment.models.items()
         }
         if not dry_run:
-            files.check_writable(config.models_dir)
-            files.check_writable(config.snapshots_dir, snapshots.FOLDER_MODE)
+            files.check_writable(experiment.environment.models_dir)
+            files.check_writable(experiment.environment.snapshots_dir, snapshots.FOLDER_MODE)
 
         # The window ends where outcomes are complete. Is anything due?
         watermark = outcomes.read_watermark(
-            engine, config.sql["watermark"], config.query_file("watermark"), run_date, run.as_of
+            engine,
+            experiment.sql["watermark"],
+            experiment.query("watermark").file,
+            run_date,
+            run.as_of,
         )
         if watermark is None:
             raise DataError(
-                f"{config.query_file('watermark')}: tells no date, so nothing is known to be"
+                f"{experiment.query('watermark').file}: tells no date, so nothing is known to be"
                 " complete. Load the feed, then train."
             )
         complete = min(watermark, run_date)
         to_date = outcomes.last_mature_date(
-            complete, settings.outcome.window_days, settings.outcome.lag_days
+            complete, experiment.outcome.window_days, experiment.outcome.lag_days
         ) + timedelta(days=1)
-        from_date = settings.training.start_date or to_date - timedelta(days=settings.training.days)
+        from_date = experiment.training.start_date or to_date - timedelta(
+            days=experiment.training.days
+        )
         window: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
         with engine.connect() as connection:
-            live = registry.find_live(connection, config.experiment, run_date)
-            later = registry.find_later(connection, config.experiment, run_date)
-            known = dict(registry.read_cards(connection, config.experiment))
-        job.check_names(config, known)
-        is_due, why = lifecycle.decide_retraining(config, engine, run, live, known, to_date)
+            live = registry.find_live(connection, experiment.name, run_date)
+            later = registry.find_later(connection, experiment.name, run_date)
+            known = dict(registry.read_cards(connection, experiment.name))
+        job.check_names(experiment, known)
+        is_due, why = lifecycle.decide_retraining(experiment, engine, run, live, known, to_date)
         why = why if is_due or not force else f"forced, although {why}"
         run.log(("trains: " if is_due or force else "does not train: ") + why)
         if not is_due and not force:
@@ -87,25 +93,27 @@ def train(
                 with attempt as connection:
                     run.finish(connection)
             return (
-                f"train {config.experiment} {run_date}{', dry run' if dry_run else ''}: not"
+                f"train {experiment.name} {run_date}{', dry run' if dry_run else ''}: not"
                 f" trained, {why}"
             )
 
         # Pull the rows, as known at run.as_of, and keep them.
         frame = snapshots.arrange(
-            reading.read_query(engine, config.sql["training"], place, **window, as_of=run.as_of),
+            reading.read_query(
+                engine, experiment.sql["training"], place, **window, as_of=run.as_of
+            ),
             place,
-            settings.outcome.kind,
+            experiment.outcome.kind,
         )
         rows = training.prepare_rows(
             frame,
             **window,
-            validation_share=settings.training.validation_share,
-            salt=config.experiment,
-            kind=settings.outcome.kind,
-            cap=settings.outcome.cap,
-            not_features=settings.training.not_features,
-            subgroups=settings.training.subgroups,
+            validation_share=experiment.training.validation_share,
+            salt=experiment.name,
+            kind=experiment.outcome.kind,
+            cap=experiment.outcome.cap,
+            not_features=experiment.training.not_features,
+            subgroups=experiment.training.subgroups,
             place=place,
         )
         run.rows_read = len(rows.y)
@@ -117,26 +125,31 @@ def train(
             with attempt as connection:
                 pull = {
                     "run_id": run.run_id,
-                    "experiment": config.experiment,
+                    "experiment": experiment.name,
                     "as_of": run.as_of,
-                    "query": config.sql["training"],
+                    "query": experiment.sql["training"],
                 }
                 content_hash = snapshots.store(
-                    connection, config.snapshots_dir, frame, job.utc_now(), **window, **pull
+                    connection,
+                    experiment.environment.snapshots_dir,
+                    frame,
+                    job.utc_now(),
+                    **window,
+                    **pull,
                 )
 
         # Fit each model, measure it, and hold it against the live one on rows that neither was
         # fitted on.
-        fitted, decisions, rules = {}, {}, lifecycle.make_rules(config)
+        fitted, decisions, rules = {}, {}, lifecycle.make_rules(experiment)
         for variant, estimator in estimator_of.items():
-            where = config.key(f"models.{variant}")
+            where = experiment.key(f"models.{variant}")
             fitted[variant] = training.fit_and_validate(
-                estimator, rows, rows.types, settings.training.seed, where
+                estimator, rows, rows.types, experiment.training.seed, where
             )
             live_card = known.get(live.get(variant, ""))
             difference: gate.AucDifference | str = "it has no record"
             if live_card is not None:
-                own = lifecycle.load_snapshot(config, engine, live_card, run)
+                own = lifecycle.load_snapshot(experiment, engine, live_card, run)
                 difference = training.compare_with_live(
                     live_card, own, rows, fitted[variant], where
                 )
@@ -153,13 +166,13 @@ def train(
                 ),
                 later=later.get(variant),
             )
-            decisions[variant] = lifecycle.judge_dirt(config, decisions[variant], allow_dirty)
+            decisions[variant] = lifecycle.judge_dirt(experiment, decisions[variant], allow_dirty)
         if dry_run:
             planned = [
                 f"variant {variant}: {decision.sentence}" for variant, decision in decisions.items()
             ]
             return (
-                f"train {config.experiment} {run_date}, dry run: {why}; {len(rows.y)} rows; "
+                f"train {experiment.name} {run_date}, dry run: {why}; {len(rows.y)} rows; "
                 + "; ".join(planned)
             )
 
@@ -167,11 +180,11 @@ def train(
         # transaction.
         saved = {}
         shared = {
-            "experiment": config.experiment,
+            "experiment": experiment.name,
             "run_date": run_date,
             "run_id": run.run_id,
             "trained_because": why,
-            "query": config.sql["training"],
+            "query": experiment.sql["training"],
             **window,
             "as_of": run.as_of,
             "snapshot": content_hash,
@@ -186,21 +199,21 @@ def train(
             },
             "outcome_mean": rows.outcome_mean,
             "outcome_sd": rows.outcome_sd,
-            "seed": settings.training.seed,
-            "config": job.describe_config(config),
-            "config_hash": job.hash_config(config),
+            "seed": experiment.training.seed,
+            "config": experiment.describe(),
+            "config_hash": job.hash_config(experiment),
             "code_version": job.code_version(),
             "lock": libraries.list_installed(),
             "machine": libraries.describe_machine(),
         }
         X, y = rows.X[rows.newest], rows.y[rows.newest]
         checked = training.choose_checked(len(rows.y))
-        for variant, model in settings.models.items():
+        for variant, model in experiment.models.items():
             found, decision = fitted[variant], decisions[variant]
             stem = registry.stem_of(model.name, model.version)
             with engine.connect() as connection:
                 model_name = registry.choose_model_name(
-                    connection, config.models_dir, stem, run_date
+                    connection, experiment.environment.models_dir, stem, run_date
                 )
             card = {
                 **shared,
@@ -209,7 +222,7 @@ def train(
                 "params": model.params,
                 "metrics": metrics.to_dict(found.metrics),
                 "importances": cards.measure_importances(
-                    found.validated, X, y, settings.training.seed
+                    found.validated, X, y, experiment.training.seed
                 ),
                 "subgroups": cards.measure_subgroups(
                     rows.subgroups[rows.newest],
@@ -227,18 +240,19 @@ def train(
                     "reason": decision.reason,
                     "evidence": decision.evidence,
                 },
-                "code_files": lifecycle.hash_code(config, [model.estimator]),
+                "code_files": lifecycle.hash_code(experiment, [model.estimator]),
                 "libraries": libraries.find_libraries(estimators.list_parts(found.pipeline)),
             }
             saved[variant] = registry.save_model(
-                config.models_dir, model_name, found.pipeline, card
+                experiment.environment.models_dir, model_name, found.pipeline, card
             )
             files.write_file(
-                config.models_dir / f"{model_name}.html", cards.render(saved[variant]).encode()
+                experiment.environment.models_dir / f"{model_name}.html",
+                cards.render(saved[variant]).encode(),
             )
         for attempt in connections.transactions(engine):
             with attempt as connection:
-                now_live = registry.find_live(connection, config.experiment, run_date)
+                now_live = registry.find_live(connection, experiment.name, run_date)
                 for variant, card in saved.items():
                     if now_live.get(variant) != live.get(variant):
                         reason = (
@@ -250,7 +264,7 @@ def train(
                     if decisions[variant].promote:
                         registry.promote(
                             connection,
-                            experiment=config.experiment,
+                            experiment=experiment.name,
                             variant=variant,
                             model_name=card["model_name"],
                             effective_date=run_date,
@@ -261,8 +275,8 @@ def train(
                         )
                 run.rows_written = len(saved)
                 run.finish(connection)
-        job.link_live(config, engine, run_date)
-        lifecycle.apply_retention(config, engine, f"train {run.run_id}")
+        job.link_live(experiment, engine, run_date)
+        lifecycle.apply_retention(experiment, engine, f"train {run.run_id}")
         said = {
             variant: f"{saved[variant]['model_name']} {decision.sentence}"
             for variant, decision in decisions.items()
@@ -274,7 +288,7 @@ def train(
                 said[variant]
                 + mend * (not decision.promote and "abatch promote" not in decision.reason)
             )
-        return f"train {config.experiment} {run_date}: {'; '.join(said.values())}"
+        return f"train {experiment.name} {run_date}: {'; '.join(said.values())}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, lifecycle, simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
 from abatch.database.tables import runs
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
@@ -24,7 +24,9 @@ from abatch.modelling import registry, snapshots
 from abatch.pages import lineage, report
 
 
-def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def init(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """create abatch's tables and views, or bring them to the newest revision; harmless to repeat"""
     from abatch.database import migrations  # alembic, for which no other command need wait
 
@@ -33,13 +35,13 @@ def init(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Name
 
 
 def run_simulation(
-    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> str:
     """create a simulated card bank in this database, or let it live on until --date"""
-    config = next(
-        iter(configs.values())
+    experiment = next(
+        iter(experiments.values())
     )  # whose split a plant may break; --experiment names another
-    bank = {"plant": arguments.plant, "salt": config.experiment, "split": config.settings.split}
+    bank = {"plant": arguments.plant, "salt": experiment.name, "split": experiment.split}
     n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed, **bank)
     return (
         f"{faults.show_url(engine)}: the simulated bank played {n_mornings} mornings, until"
@@ -47,22 +49,26 @@ def run_simulation(
     )
 
 
-def status(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def status(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """live models, last runs, missed dates"""
     blocks, on = [], arguments.date
-    for config in configs.values():
+    for experiment in experiments.values():
         with engine.connect() as connection:
-            live = registry.find_live(connection, config.experiment, on)
+            live = registry.find_live(connection, experiment.name, on)
             ledger = connection.execute(
                 sa.select(runs)
-                .where(runs.c.experiment == config.experiment)
+                .where(runs.c.experiment == experiment.name)
                 .order_by(runs.c.started_at)
             ).all()
-        lines = [f"{config.experiment} in {config.environment} ({faults.show_url(engine)}), {on}"]
-        for variant in config.settings.split:
+        lines = [
+            f"{experiment.name} in {experiment.environment.name} ({faults.show_url(engine)}), {on}"
+        ]
+        for variant in experiment.split:
             name = (
                 live.get(variant, "no model is live")
-                if variant in config.settings.models
+                if variant in experiment.models
                 else "no model (selects at random)"
             )
             lines.append(f"  variant {variant:<10} {name}")
@@ -127,15 +133,15 @@ def write_dictionary() -> str:
 
 
 def list_models(
-    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> str:
     """the dated models, and which of them are live; --at tells what was live on a day"""
     if arguments.at:
-        return lineage.describe_live(engine, configs, arguments.at)
+        return lineage.describe_live(engine, experiments, arguments.at)
     rows = []
     with engine.connect() as connection:
         deleted = registry.find_deleted(connection, registry.MODEL)
-        for name in configs:
+        for name in experiments:
             live = registry.find_live(connection, name, arguments.date)
             for model_name, card in registry.read_cards(connection, name):
                 roc_auc = card["metrics"].get("roc_auc", {}).get("value")
@@ -162,22 +168,22 @@ def list_models(
 
 
 def list_snapshots(
-    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> str | tuple[str, int]:
     """training rows as they were pulled: list, show, verify, or purge what retention no longer
     keeps
     """
-    config = next(iter(configs.values()))
+    experiment = next(iter(experiments.values()))
     if arguments.action == "purge":
         return (
-            "\n".join(lifecycle.apply_retention(config, engine, _whoami()))
+            "\n".join(lifecycle.apply_retention(experiment, engine, _whoami()))
             or "nothing to delete; see retention in the config"
         )
     with engine.connect() as connection:
         rows = [
             row
             for row in snapshots.list_snapshots(connection)
-            if not arguments.experiment or row.experiment in configs
+            if not arguments.experiment or row.experiment in experiments
         ]
         needed, deleted = (
             snapshots.find_needed(connection),
@@ -193,7 +199,7 @@ def list_snapshots(
         raise NothingToDo("there are no snapshots yet. Train: python train.py")
     contents = {row.content_hash: row for row in rows}
     states = {
-        name: _look_at(config, row, deleted, arguments.action == "verify")
+        name: _look_at(experiment, row, deleted, arguments.action == "verify")
         for name, row in contents.items()
     }
     if arguments.action == "verify":
@@ -221,15 +227,15 @@ def list_snapshots(
 WHOLE, DROPPED = "whole", "deleted"
 
 
-def _look_at(config: Config, row: sa.Row, deleted: set[str], verify: bool) -> str:
+def _look_at(experiment: Experiment, row: sa.Row, deleted: set[str], verify: bool) -> str:
     """The state of a snapshot's file, by a look at the folder or by reading it."""
-    path = snapshots.path_of(config.snapshots_dir, row.content_hash)
+    path = snapshots.path_of(experiment.environment.snapshots_dir, row.content_hash)
     if not path.exists() and row.content_hash in deleted:
         return DROPPED
     if not verify:
         return "there" if path.exists() else "missing"
     try:
-        snapshots.load(config.snapshots_dir, row)
+        snapshots.load(experiment.environment.snapshots_dir, row)
     except RegistryError as error:
         return str(error)
     return WHOLE
@@ -259,12 +265,12 @@ def describe_snapshot(row: sa.Row) -> str:
     )
 
 
-def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def recall(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """training rows of any window as they were known at any time, the same that train would see"""
-    config, place = (
-        next(iter(configs.values())),
-        next(iter(configs.values())).query_file("training"),
-    )
+    experiment = next(iter(experiments.values()))
+    place = experiment.query("training").file
     if arguments.from_date >= arguments.to_date:
         raise UsageError(
             f"--from {arguments.from_date} is not before --to {arguments.to_date}, which is"
@@ -278,13 +284,13 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
 
     def pull(as_of: datetime) -> pd.DataFrame:
         window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
-        rows = reading.read_query(engine, config.sql["training"], place, **window, as_of=as_of)
-        return snapshots.arrange(rows, place, config.settings.outcome.kind)
+        rows = reading.read_query(engine, experiment.sql["training"], place, **window, as_of=as_of)
+        return snapshots.arrange(rows, place, experiment.outcome.kind)
 
-    as_of = job.parse_as_of(config, arguments.as_of)
+    as_of = job.parse_as_of(experiment, arguments.as_of)
     frame = pull(as_of)
     head = (
-        f"{config.experiment}: {len(frame):,} rows of [{arguments.from_date}, {arguments.to_date}),"
+        f"{experiment.name}: {len(frame):,} rows of [{arguments.from_date}, {arguments.to_date}),"
         f" as of {as_of} UTC"
     )
     if frame.empty:
@@ -294,7 +300,7 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
         snapshots.write_rows(arguments.out, frame)
         lines[0] += f", written as Parquet into {arguments.out}"
     if arguments.diff:
-        other_as_of = job.parse_as_of(config, arguments.diff)
+        other_as_of = job.parse_as_of(experiment, arguments.diff)
         other = pull(other_as_of)
         difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
         lines.append(
@@ -313,31 +319,35 @@ def recall(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
 
 
 def reproduce(
-    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> tuple[str, int]:
     """build a dated model again, compare what it predicts, and say what has moved"""
     from abatch import reproduction  # scikit-learn's, for which a rollback need not wait
 
-    verdict = reproduction.reproduce(engine, configs, arguments.model)
+    verdict = reproduction.reproduce(engine, experiments, arguments.model)
     return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
 
 
-def explain(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def explain(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """how one candidate's prediction of one night came to be: variant, model, training rows, code,
     config, run, promotion
     """
-    return lineage.explain(engine, configs, arguments.candidate, arguments.date)
+    return lineage.explain(engine, experiments, arguments.candidate, arguments.date)
 
 
-def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def delete(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """delete the files of a dated model that is not live; its record stays, with the reason"""
     with connections.lock(engine, PROMOTIONS) as acquired:
         _require(acquired)
         for attempt in connections.transactions(engine):
             with attempt as connection:
                 model = registry.find_model(connection, arguments.model)
-                config = _choose_config(configs, model)
-                on = job.today(config)
+                experiment = _choose_config(experiments, model)
+                on = job.today(experiment)
                 live = {*registry.find_live(connection, model.experiment, on).values()}
                 if model.model_name in live | {
                     *registry.find_later(connection, model.experiment, on).values()
@@ -351,17 +361,21 @@ def delete(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Na
                     connection, registry.MODEL, model.model_name, arguments.reason, by, now
                 )
                 was_live = model.model_name in registry.find_kept(connection, model.experiment)
-    lifecycle.remove_deleted(config, engine)
+    lifecycle.remove_deleted(experiment, engine)
     lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
     return f"{model.model_name}: its files are deleted; its record stays{lost}"
 
 
-def promote(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def promote(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """make a dated model live from --date on"""
-    return _append(configs, engine, arguments)
+    return _append(experiments, engine, arguments)
 
 
-def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def rollback(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """go back to the model that was live before, to the dated model that is named, or to all that
     was live on a day
     """
@@ -369,11 +383,11 @@ def rollback(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.
         raise UsageError(
             f"--to {arguments.to} lies after {arguments.date}, from which on it would be live"
         )
-    return _append(configs, engine, arguments)
+    return _append(experiments, engine, arguments)
 
 
 def _choose_models(
-    connection: sa.Connection, configs: dict[str, Config], arguments: argparse.Namespace
+    connection: sa.Connection, experiments: dict[str, Experiment], arguments: argparse.Namespace
 ) -> list[str]:
     """The dated model that is named.
 
@@ -382,7 +396,7 @@ def _choose_models(
     if arguments.command == "rollback" and arguments.to:
         found = [
             name
-            for experiment in configs
+            for experiment in experiments
             for name in registry.find_live(connection, experiment, arguments.to).values()
         ]
         if not found:
@@ -391,20 +405,22 @@ def _choose_models(
                 f" {arguments.to}"
             )
         return found
-    for experiment, config in configs.items():
-        for variant, model in config.settings.models.items():
+    for experiment in experiments.values():
+        for variant, model in experiment.models.items():
             if arguments.command == "rollback" and arguments.model == model.name:
-                return [registry.find_previous(connection, experiment, variant, arguments.date)]
+                return [
+                    registry.find_previous(connection, experiment.name, variant, arguments.date)
+                ]
     return [arguments.model]
 
 
-def _choose_config(configs: dict[str, Config], model: sa.Row) -> Config:
-    if model.experiment not in configs:
+def _choose_config(experiments: dict[str, Experiment], model: sa.Row) -> Experiment:
+    if model.experiment not in experiments:
         raise UsageError(
             f"{model.model_name} belongs to experiment {model.experiment}; expected one of"
-            f" {', '.join(configs)}."
+            f" {', '.join(experiments)}."
         )
-    return configs[model.experiment]
+    return experiments[model.experiment]
 
 
 def _whoami() -> str:
@@ -425,29 +441,31 @@ def _require(acquired: bool) -> None:
         )
 
 
-def _append(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def _append(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """Append rows to promotions, all or none, and say what they changed."""
     with connections.lock(engine, PROMOTIONS) as acquired:
         _require(acquired)
         for attempt in connections.transactions(engine):
             with attempt as connection:
-                names = _choose_models(connection, configs, arguments)
+                names = _choose_models(connection, experiments, arguments)
                 done = [
-                    _make_live(connection, configs, arguments, name, is_alone=len(names) == 1)
+                    _make_live(connection, experiments, arguments, name, is_alone=len(names) == 1)
                     for name in names
                 ]
                 if not any(done):
                     raise NothingToDo(
                         f"what was live on {arguments.to} is live on {arguments.date} already"
                     )
-    for config in configs.values():
-        job.link_live(config, engine, arguments.date)
+    for experiment in experiments.values():
+        job.link_live(experiment, engine, arguments.date)
     return "\n".join(filter(None, done))
 
 
 def _make_live(
     connection: sa.Connection,
-    configs: dict[str, Config],
+    experiments: dict[str, Experiment],
     arguments: argparse.Namespace,
     name: str,
     *,
@@ -458,21 +476,23 @@ def _make_live(
     Returns what it changed, empty if that model, one of several, is live already.
     """
     on, model = arguments.date, registry.find_model(connection, name)
-    config = _choose_config(configs, model)
-    if model.variant not in config.settings.models:
+    experiment = _choose_config(experiments, model)
+    if model.variant not in experiment.models:
         raise AbatchError(
-            f"{config.key('models')}: variant {model.variant}, for which {model.model_name} was"
+            f"{experiment.key('models')}: variant {model.variant}, for which {model.model_name} was"
             " trained, has no model here."
         )
-    warning = registry.load_model(connection, config.models_dir, model.model_name).warning
+    warning = registry.load_model(
+        connection, experiment.environment.models_dir, model.model_name
+    ).warning
     before = registry.find_live(connection, model.experiment, on).get(model.variant)
     if before == model.model_name:
         if is_alone:
             raise NothingToDo(f"{model.model_name} is live on {on} already")
         return ""
-    allowed = lifecycle.check_dirt(connection, config, model, arguments.allow_dirty)
+    allowed = lifecycle.check_dirt(connection, experiment, model, arguments.allow_dirty)
     overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
-    today = job.today(config)
+    today = job.today(experiment)
     live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
     registry.promote(
         connection,
@@ -498,7 +518,7 @@ def _make_live(
 
 
 def list_experiments(
-    configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> str:
     """every experiment that was ever registered: what was asked and expected, what is known, what
     was concluded
@@ -506,9 +526,9 @@ def list_experiments(
     with engine.connect() as connection:
         found = verdicts.read_records(connection)
     if arguments.experiment:
-        found = [record for record in found if record.experiment in configs]
-    waiting = [name for name in configs if name not in {record.experiment for record in found}]
-    blocks = [describe_record(record, record.experiment in configs) for record in found]
+        found = [record for record in found if record.experiment in experiments]
+    waiting = [name for name in experiments if name not in {record.experiment for record in found}]
+    blocks = [describe_record(record, record.experiment in experiments) for record in found]
     blocks += [f"{name}: not registered yet; its first predict does it" for name in waiting]
     return "\n\n".join(blocks) or "there are no experiments yet"
 
@@ -554,7 +574,9 @@ def describe_record(record: verdicts.Record, is_configured: bool) -> str:
     )
 
 
-def conclude(configs: dict[str, Config], engine: sa.Engine, arguments: argparse.Namespace) -> str:
+def conclude(
+    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
+) -> str:
     """write down what a person concludes from an experiment.
 
     It is kept for good beside what abatch found
@@ -771,17 +793,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         only_print = arguments.command == "init" and arguments.sql
         wanted = getattr(arguments, "recalled", arguments.experiment)
-        configs = job.choose(
-            load_configs(arguments.config, arguments.env, need_database=not only_print), wanted
+        experiments = job.choose(
+            load_experiments(arguments.config, arguments.env, need_database=not only_print), wanted
         )
-        first = next(iter(configs.values()))
+        first = next(iter(experiments.values()))
         if only_print:
             from abatch.database.migrations.script import write_script
 
-            place = f"{first.file}, environments.{first.environment}"
+            place = f"{first.environment.file}, environments.{first.environment.name}"
             print(
                 write_script(
-                    first.database.get_secret_value(), first.schema, arguments.start, place
+                    first.environment.database.get_secret_value(),
+                    first.environment.schema,
+                    arguments.start,
+                    place,
                 ),
                 end="",
             )
@@ -790,8 +815,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = job.connect(first)
         try:
             if arguments.command != "init":
-                connections.check_ready(engine, first.environment)
-            said = COMMANDS[arguments.command](configs, engine, arguments)
+                connections.check_ready(engine, first.environment.name)
+            said = COMMANDS[arguments.command](experiments, engine, arguments)
             text, code = said if isinstance(said, tuple) else (said, job.DONE)
             print(text)
             return code

@@ -5,12 +5,13 @@ where.
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -24,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from abatch.errors import ConfigError, UsageError, suggest
+from abatch.errors import ConfigError, DataError, UsageError, suggest
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 VERSION = r"^[0-9A-Za-z.]{1,20}$"
@@ -80,7 +81,7 @@ class Retention(Section):
     model_days: int | None = Field(None, ge=1)
 
 
-class Environment(Section):
+class EnvironmentSection(Section):
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
     models_dir: str = Field("models", min_length=1)
@@ -236,7 +237,7 @@ class ModelConfig(Section):
     params: dict[str, Any] = {}
 
 
-class ExperimentConfig(Section):
+class ExperimentSection(Section):
     hypothesis: str = Field(min_length=1)
     outcome: Outcome
     queries: Queries
@@ -271,7 +272,7 @@ class ExperimentConfig(Section):
         return guardrails
 
     @model_validator(mode="after")
-    def _models_belong_to_variants(self) -> "ExperimentConfig":
+    def _models_belong_to_variants(self) -> "ExperimentSection":
         for variant in self.models:
             if variant not in self.split:
                 raise _Fault(
@@ -308,8 +309,8 @@ class File(Section):
     timezone: str = "UTC"
     chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
     retry_seconds: int = Field(60, ge=0, le=3600)
-    environments: dict[str, Environment] = Field(min_length=1)
-    experiments: dict[Name, ExperimentConfig] = Field(min_length=1)
+    environments: dict[str, EnvironmentSection] = Field(min_length=1)
+    experiments: dict[Name, ExperimentSection] = Field(min_length=1)
 
     @field_validator("timezone")
     @classmethod
@@ -324,8 +325,8 @@ class File(Section):
     @field_validator("experiments")
     @classmethod
     def _names_are_unique(
-        cls, experiments: dict[str, ExperimentConfig]
-    ) -> dict[str, ExperimentConfig]:
+        cls, experiments: dict[str, ExperimentSection]
+    ) -> dict[str, ExperimentSection]:
         _refuse_twins(experiments)
         owners: dict[str, str] = {}  # lower case, as some file systems and servers see a name
         for experiment, settings in experiments.items():
@@ -345,11 +346,11 @@ class File(Section):
 
 
 @dataclass(frozen=True)
-class Config:
-    """One experiment in one environment: all that a story needs to know."""
+class Environment:
+    """One environment of ml_config.yaml: its variables put in, its folders absolute."""
 
+    name: str
     file: Path
-    environment: str
     database: SecretStr
     schema: str | None
     models_dir: Path
@@ -360,31 +361,15 @@ class Config:
     timezone: str
     chunk_rows: int
     retry_seconds: int
-    experiment: str
-    settings: ExperimentConfig
-    sql: dict[str, str]
-
-    def key(self, path: str) -> str:
-        """Where a key of this experiment stands, for messages."""
-        return f"{self.file}, experiments.{self.experiment}.{path}"
-
-    def query_file(self, name: str) -> str:
-        """The file of one of the four queries or of a guardrail, as the config names it, for
-        messages.
-        """
-        return (
-            self.settings.guardrails[name].query
-            if name in self.settings.guardrails
-            else getattr(self.settings.queries, name)
-        )
 
     def today(self, now: datetime) -> date:
         """The business day at the instant `now` (aware)."""
         return now.astimezone(ZoneInfo(self.timezone)).date()
 
     def as_of(self, run_date: date, now: datetime) -> datetime:
-        """The moment whose knowledge a run may use, as naive UTC: now for today's run, else the end
-        of run_date.
+        """The moment whose knowledge a run may use, as naive UTC.
+
+        It is now for today's run, else the end of run_date.
         """
         if run_date == self.today(now):
             return now.astimezone(UTC).replace(tzinfo=None)
@@ -392,10 +377,54 @@ class Config:
         return end.astimezone(UTC).replace(tzinfo=None) - timedelta.resolution
 
 
-def load_configs(
+class Query(NamedTuple):
+    """A query of the user's: its file, as the config names it, and its text."""
+
+    file: str
+    text: str
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let a DataError that passes through begin with the query's file."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{self.file}: {error}") from error.__cause__
+
+
+class Experiment(ExperimentSection):
+    """One experiment in one environment: all that a story needs to know.
+
+    Attributes
+    ----------
+    sql : text of each query, by the name of the query or guardrail
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    name: str
+    environment: Environment
+    sql: dict[str, str]
+
+    def key(self, path: str) -> str:
+        """Where a key of this experiment stands, for messages."""
+        return f"{self.environment.file}, experiments.{self.name}.{path}"
+
+    def query(self, name: str) -> Query:
+        """One of the four queries, or a guardrail's."""
+        is_guardrail = name in self.guardrails
+        file = self.guardrails[name].query if is_guardrail else getattr(self.queries, name)
+        return Query(file, self.sql[name])
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, queries and time zone as JSON holds them; no secret is among them."""
+        section = self.model_dump(mode="json", include=set(ExperimentSection.model_fields))
+        return {**section, "sql": self.sql, "timezone": self.environment.timezone}
+
+
+def load_experiments(
     path: str | Path, environment: str | None = None, *, need_database: bool = True
-) -> dict[str, Config]:
-    """Read ml_config.yaml and return one Config per experiment, in the file's order.
+) -> dict[str, Experiment]:
+    """Read ml_config.yaml and return its experiments by name, in the file's order.
 
     Parameters
     ----------
@@ -418,57 +447,62 @@ def load_configs(
         raise ConfigError(
             "\n".join(_describe(path, item) for item in _drop_doubles(error.errors()))
         ) from None
-    name = environment or os.environ.get("ABATCH_ENV") or "dev"
+    chosen = _make_environment(path, file, environment, need_database)
+    base = path.resolve().parent
+    if str(base) not in sys.path:
+        sys.path.append(str(base))  # where a user's own estimators live
+    return {
+        name: Experiment(
+            **{key: getattr(section, key) for key in ExperimentSection.model_fields},
+            name=name,
+            environment=chosen,
+            sql=_read_queries(base, section, f"{path}, experiments.{name}"),
+        )
+        for name, section in file.experiments.items()
+    }
+
+
+def _make_environment(
+    path: Path, file: File, wanted: str | None, need_database: bool
+) -> Environment:
+    name = wanted or os.environ.get("ABATCH_ENV") or "dev"
     if name not in file.environments:
-        source = " (from ABATCH_ENV)" if not environment and os.environ.get("ABATCH_ENV") else ""
+        source = " (from ABATCH_ENV)" if not wanted and os.environ.get("ABATCH_ENV") else ""
         raise UsageError(
             f"{path}, environments: there is no environment {name!r}{source}; expected one of"
             f" {', '.join(file.environments)}." + suggest(name, file.environments)
         )
-    chosen = file.environments[name]
-    place = f"{path}, environments.{name}"
-    base = path.resolve().parent
+    section, place = file.environments[name], f"{path}, environments.{name}"
     try:
-        database = _expand(chosen.database.get_secret_value(), f"{place}.database")
+        database = _expand(section.database.get_secret_value(), f"{place}.database")
     except ConfigError:
         if need_database:
             raise
         database = ""
-    if str(base) not in sys.path:
-        sys.path.append(str(base))  # where a user's own estimators live
-    return {
-        experiment: Config(
-            file=path,
-            environment=name,
-            database=SecretStr(database),
-            schema=chosen.db_schema,
-            models_dir=base / _expand(chosen.models_dir, f"{place}.models_dir"),
-            snapshots_dir=base / _expand(chosen.snapshots_dir, f"{place}.snapshots_dir"),
-            retention=chosen.retention,
-            logs_dir=base / _expand(chosen.logs_dir, f"{place}.logs_dir"),
-            reports_dir=base / _expand(chosen.reports_dir, f"{place}.reports_dir"),
-            timezone=file.timezone,
-            chunk_rows=file.chunk_rows,
-            retry_seconds=file.retry_seconds,
-            experiment=experiment,
-            settings=settings,
-            sql={
-                query: _read_query(
-                    base / getattr(settings.queries, query),
-                    f"{path}, experiments.{experiment}.queries.{query}",
-                )
-                for query in Queries.model_fields
-            }
-            | {
-                name: _read_query(
-                    base / guardrail.query,
-                    f"{path}, experiments.{experiment}.guardrails.{name}.query",
-                )
-                for name, guardrail in settings.guardrails.items()
-            },
-        )
-        for experiment, settings in file.experiments.items()
+    base = path.resolve().parent
+    folders = ("models_dir", "snapshots_dir", "logs_dir", "reports_dir")
+    return Environment(
+        name=name,
+        file=path,
+        database=SecretStr(database),
+        schema=section.db_schema,
+        retention=section.retention,
+        timezone=file.timezone,
+        chunk_rows=file.chunk_rows,
+        retry_seconds=file.retry_seconds,
+        **{key: base / _expand(getattr(section, key), f"{place}.{key}") for key in folders},
+    )
+
+
+def _read_queries(base: Path, section: ExperimentSection, place: str) -> dict[str, str]:
+    """Text of the four queries and of the guardrails', by name."""
+    files = {name: getattr(section.queries, name) for name in Queries.model_fields}
+    sql = {
+        name: _read_query(base / file, f"{place}.queries.{name}") for name, file in files.items()
     }
+    for name, guardrail in section.guardrails.items():
+        sql[name] = _read_query(base / guardrail.query, f"{place}.guardrails.{name}.query")
+    return sql
 
 
 class _Loader(yaml.SafeLoader):

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import abatch
 from abatch import files
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import DATE_SUFFIX, predictions_staging, runs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
@@ -114,14 +114,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def today(config: Config) -> date:
+def today(experiment: Experiment) -> date:
     """The business day now, in the configured time zone."""
-    return config.today(datetime.now(UTC))
+    return experiment.environment.today(datetime.now(UTC))
 
 
-def as_of(config: Config, run_date: date) -> datetime:
+def as_of(experiment: Experiment, run_date: date) -> datetime:
     """The moment whose knowledge a run for `run_date` may use if it starts now, as naive UTC."""
-    return config.as_of(run_date, datetime.now(UTC))
+    return experiment.environment.as_of(run_date, datetime.now(UTC))
 
 
 @cache
@@ -141,25 +141,13 @@ def code_version() -> str:
     )
 
 
-def describe_config(config: Config) -> dict[str, Any]:
-    """The experiment's settings, queries and time zone as JSON holds them.
-
-    No secret is among them.
-    """
-    return {
-        **config.settings.model_dump(mode="json"),
-        "sql": config.sql,
-        "timezone": config.timezone,
-    }
-
-
-def hash_config(config: Config) -> str:
+def hash_config(experiment: Experiment) -> str:
     """SHA-256 of all that the experiment's settings and queries say; no secret is among them."""
-    return files.hash_bytes(json.dumps(describe_config(config), sort_keys=True).encode())
+    return files.hash_bytes(json.dumps(experiment.describe(), sort_keys=True).encode())
 
 
 def check_registration(
-    config: Config, connection: sa.Connection, assignment: str | None = None
+    experiment: Experiment, connection: sa.Connection, assignment: str | None = None
 ) -> tuple[dict[str, Any], bool]:
     """What the experiment has registered, or will, and whether it is the first time.
 
@@ -173,20 +161,27 @@ def check_registration(
     ConfigError
         With a diff, if it is registered and something that the verdict depends on has changed.
     """
-    wanted = (config.experiment, config.settings.model_dump(), config.sql, config.timezone)
+    wanted = (
+        experiment.name,
+        experiment.model_dump(),
+        experiment.sql,
+        experiment.environment.timezone,
+    )
     asked = registrations.describe(*wanted)
     if assignment is not None:
         asked["assignment"] = assignment
-    registered = registrations.find_registration(connection, config.experiment)
+    registered = registrations.find_registration(connection, experiment.name)
     if registered is None:
         return asked, True
     content = registrations.complete(registered, *wanted)
     known = {key: value for key, value in content.items() if key in asked}
-    registrations.check_registration(known, asked, config.experiment, str(config.file))
+    registrations.check_registration(
+        known, asked, experiment.name, str(experiment.environment.file)
+    )
     return content, False
 
 
-def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
+def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ConfigError if a model bears the name of one that was trained for another variant:
     figures are kept by that name.
 
@@ -194,46 +189,48 @@ def check_names(config: Config, cards: Mapping[str, Mapping[str, Any]]) -> None:
     ----------
     cards : of the experiment's dated models, by model_name
     """
-    for variant, model in config.settings.models.items():
+    for variant, model in experiment.models.items():
         stem = registry.stem_of(model.name, model.version)
         for model_name, card in cards.items():
             if DATE_SUFFIX.sub("", model_name) == stem and card["variant"] != variant:
                 raise ConfigError(
-                    f"{config.key(f'models.{variant}.name')}: found {model.name!r}, but"
+                    f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but"
                     f" {model_name} was trained for variant {card['variant']}. Give the model of"
                     f" variant {variant} a name or version of its own."
                 )
 
 
-def list_metrics(config: Config) -> list[outcomes.Metric]:
+def list_metrics(experiment: Experiment) -> list[outcomes.Metric]:
     """What is measured of each prediction: the outcome, then the guardrails."""
-    outcome = config.settings.outcome
+    outcome = experiment.outcome
     found = [
         outcomes.Metric(
             OUTCOME,
-            config.sql["outcomes"],
-            config.query_file("outcomes"),
+            experiment.sql["outcomes"],
+            experiment.query("outcomes").file,
             outcome.kind,
             outcome.cap,
         )
     ]
-    for name, guardrail in config.settings.guardrails.items():
+    for name, guardrail in experiment.guardrails.items():
         found.append(
-            outcomes.Metric(name, config.sql[name], guardrail.query, guardrail.kind, guardrail.cap)
+            outcomes.Metric(
+                name, experiment.sql[name], guardrail.query, guardrail.kind, guardrail.cap
+            )
         )
     return found
 
 
-def link_live(config: Config, engine: sa.Engine, run_date: date) -> None:
+def link_live(experiment: Experiment, engine: sa.Engine, run_date: date) -> None:
     """Let the `latest` links, if there is a folder for them, follow what is live today, or on
     run_date if that is later.
     """
-    if not config.models_dir.is_dir():
+    if not experiment.environment.models_dir.is_dir():
         return
     with engine.connect() as connection:
-        live = registry.find_live(connection, config.experiment, max(run_date, today(config)))
-        stems = registry.find_stems(connection, config.experiment)
-    registry.link_latest(config.models_dir, stems, live.values())
+        live = registry.find_live(connection, experiment.name, max(run_date, today(experiment)))
+        stems = registry.find_stems(connection, experiment.name)
+    registry.link_latest(experiment.environment.models_dir, stems, live.values())
 
 
 def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
@@ -257,17 +254,21 @@ def is_latest(connection: sa.Connection, run: Run, today: date) -> bool:
     return connection.execute(_select_runs(run, "done", *later)).first() is None
 
 
-def connect(config: Config) -> sa.Engine:
-    place = f"{config.file}, environments.{config.environment}.database"
+def connect(experiment: Experiment) -> sa.Engine:
+    place = f"{experiment.environment.file}, environments.{experiment.environment.name}.database"
     return connections.make_engine(
-        config.database, config.schema, config.file.resolve().parent, place, config.retry_seconds
+        experiment.environment.database,
+        experiment.environment.schema,
+        experiment.environment.file.resolve().parent,
+        place,
+        experiment.environment.retry_seconds,
     )
 
 
 @contextmanager
 def open_run(
     job: str,
-    config: Config,
+    experiment: Experiment,
     engine: sa.Engine,
     run_date: date,
     *,
@@ -290,14 +291,14 @@ def open_run(
     run = Run(
         run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         job=job,
-        experiment=config.experiment,
+        experiment=experiment.name,
         run_date=run_date,
-        as_of=as_of(config, run_date),
+        as_of=as_of(experiment, run_date),
         started_at=started_at,
         dry_run=dry_run,
     )
     with (
-        nullcontext(True) if dry_run else connections.lock(engine, f"{job}-{config.experiment}")
+        nullcontext(True) if dry_run else connections.lock(engine, f"{job}-{experiment.name}")
     ) as acquired:
         if not acquired:
             raise _describe_holder(engine, run)
@@ -309,13 +310,13 @@ def open_run(
             ).first()
         if done and not force:
             raise NothingToDo(
-                f"{job} of {config.experiment} for {run_date} is already done (run {done.run_id},"
+                f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
                 f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
             )
         if dry_run:
             yield run
             return
-        _begin(engine, run, hash_config(config))
+        _begin(engine, run, hash_config(experiment))
         run.log(f"started, code {code_version()}, as of {run.as_of} UTC")
         try:
             yield run
@@ -429,11 +430,13 @@ def main(
     chosen = {name: getattr(arguments, name) for name in ("force", "dry_run", *switches)}
     say = print if arguments.dry_run or sys.stdout.isatty() else (lambda line: None)
     try:
-        configs = choose(load_configs(arguments.config, arguments.env), arguments.experiment)
-        first = next(iter(configs.values()))
+        experiments = choose(
+            load_experiments(arguments.config, arguments.env), arguments.experiment
+        )
+        first = next(iter(experiments.values()))
         engine = connect(first)
         try:
-            connections.check_ready(engine, first.environment)
+            connections.check_ready(engine, first.environment.name)
             if not arguments.dry_run:
                 start_log(first, job)
         except BaseException:
@@ -443,16 +446,16 @@ def main(
         return report(error, job)
     code, lines = DONE, []
     run_date = arguments.date or today(first)  # one for all, also when midnight passes
-    for config in configs.values():
+    for experiment in experiments.values():
         try:
-            lines.append(story(config, engine, run_date, **chosen))
+            lines.append(story(experiment, engine, run_date, **chosen))
         except NothingToDo as reason:
             logger.info("%s", reason)
             lines.append(str(reason))
         except (Exception, KeyboardInterrupt) as error:
             code = max(
                 code,
-                report(error, f"{job} {config.experiment} {run_date}", faults.show_url(engine)),
+                report(error, f"{job} {experiment.name} {run_date}", faults.show_url(engine)),
             )
             if isinstance(error, KeyboardInterrupt):
                 break
@@ -490,22 +493,22 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     return code
 
 
-def choose(configs: dict[str, Config], experiment: str | None) -> dict[str, Config]:
+def choose(experiments: dict[str, Experiment], experiment: str | None) -> dict[str, Experiment]:
     """All experiments, or the one that is named."""
     if experiment is None:
-        return configs
-    if experiment not in configs:
-        known = ", ".join(configs)
+        return experiments
+    if experiment not in experiments:
+        known = ", ".join(experiments)
         raise UsageError(
             f"there is no experiment {experiment!r}; expected one of"
-            f" {known}.{suggest(experiment, configs)}"
+            f" {known}.{suggest(experiment, experiments)}"
         )
-    return {experiment: configs[experiment]}
+    return {experiment: experiments[experiment]}
 
 
-def start_log(config: Config, job: str) -> None:
+def start_log(experiment: Experiment, job: str) -> None:
     """Append to logs/<job>_<month>.log, one line per event, times in UTC."""
-    path = config.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
+    path = experiment.environment.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
@@ -570,11 +573,11 @@ def parse_moment(text: str) -> date | datetime:
     return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
-def parse_as_of(config: Config, moment: date | datetime) -> datetime:
+def parse_as_of(experiment: Experiment, moment: date | datetime) -> datetime:
     """The moment whose knowledge is asked for, as naive UTC: of a day its end, or now if it is
     today.
     """
-    return moment if isinstance(moment, datetime) else as_of(config, moment)
+    return moment if isinstance(moment, datetime) else as_of(experiment, moment)
 
 
 def _parse(

@@ -12,7 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import files, job
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import RegistryError
 from abatch.modelling import estimators, gate, registry, retraining, snapshots
@@ -32,11 +32,11 @@ TRAINING_CODE = [
 ]
 
 
-def hash_code(config: Config, paths: Iterable[str]) -> dict[str, str]:
+def hash_code(experiment: Experiment, paths: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the files that make a model: abatch's own, and the user's modules that the
     estimators' import paths lead to.
     """
-    root, base = Path(__file__).parent.parent, config.file.resolve().parent
+    root, base = Path(__file__).parent.parent, experiment.environment.file.resolve().parent
     found = {name: root / name for name in TRAINING_CODE}
     for own in filter(None, map(estimators.find_source, paths)):
         found[os.path.relpath(own, base)] = own
@@ -50,18 +50,16 @@ def is_dirty() -> bool:
     return job.code_version().endswith("-dirty")
 
 
-def make_rules(config: Config) -> gate.Rules:
+def make_rules(experiment: Experiment) -> gate.Rules:
     """What the config asks of a model that goes live."""
-    return gate.Rules(
-        **{name: getattr(config.settings.training, name) for name in gate.Rules._fields}
-    )
+    return gate.Rules(**{name: getattr(experiment.training, name) for name in gate.Rules._fields})
 
 
-def judge_dirt(config: Config, decision: gate.Decision, allow_dirty: bool) -> gate.Decision:
+def judge_dirt(experiment: Experiment, decision: gate.Decision, allow_dirty: bool) -> gate.Decision:
     """The decision where code that differs from its commit must not make prod's models, unless that
     is allowed, and then recorded.
     """
-    if config.environment != PROD or not is_dirty() or not decision.promote:
+    if experiment.environment.name != PROD or not is_dirty() or not decision.promote:
         return decision
     if not allow_dirty:
         return gate.refuse(
@@ -74,7 +72,7 @@ def judge_dirt(config: Config, decision: gate.Decision, allow_dirty: bool) -> ga
 
 
 def check_dirt(
-    connection: sa.Connection, config: Config, model: sa.Row, allow_dirty: bool
+    connection: sa.Connection, experiment: Experiment, model: sa.Row, allow_dirty: bool
 ) -> dict[str, Any] | None:
     """What to record of a promotion by hand.
 
@@ -86,7 +84,7 @@ def check_dirt(
         If it is not.
     """
     was_live = model.model_name in registry.find_kept(connection, model.experiment)
-    if config.environment != PROD or not model.code_version.endswith("-dirty") or was_live:
+    if experiment.environment.name != PROD or not model.code_version.endswith("-dirty") or was_live:
         return None
     if not allow_dirty:
         raise RegistryError(
@@ -97,7 +95,7 @@ def check_dirt(
 
 
 def decide_retraining(
-    config: Config,
+    experiment: Experiment,
     engine: sa.Engine,
     run: job.Run,
     live: Mapping[str, str],
@@ -105,10 +103,10 @@ def decide_retraining(
     to_date: date,
 ) -> tuple[bool, str]:
     """Whether the models are due by the config's rules, and why or why not."""
-    section, last = config.settings.training.retrain, retraining.find_last(cards, run.run_date)
+    section, last = experiment.training.retrain, retraining.find_last(cards, run.run_date)
     if section is None:
         return True, "every run trains, for training.retrain has no rules"
-    missing = [variant for variant in config.settings.models if variant not in live]
+    missing = [variant for variant in experiment.models if variant not in live]
     if last is None or missing:
         return True, (
             f"no model is live for variant {', '.join(missing)}"
@@ -116,7 +114,7 @@ def decide_retraining(
             else "there is no model yet"
         )
     (trained_on, card), rules = last, retraining.Rules(**section.model_dump())
-    if not retraining.is_recipe(card, job.describe_config(config), config.sql["training"]):
+    if not retraining.is_recipe(card, experiment.describe(), experiment.sql["training"]):
         return (
             True,
             (
@@ -135,24 +133,28 @@ def decide_retraining(
             "to_date": to_date,
         }
         chunks = reading.stream_query(
-            engine, config.sql["training"], config.query_file("training"), **window, as_of=run.as_of
+            engine,
+            experiment.sql["training"],
+            experiment.query("training").file,
+            **window,
+            as_of=run.as_of,
         )
         found += retraining.judge_rows(
             rules, sum(map(len, chunks)) if window["from_date"] < to_date else 0
         )
     with engine.connect() as connection:
         found += retraining.judge_drift(
-            rules, retraining.read_drift(connection, config.experiment, names, rules.psi or 0)
+            rules, retraining.read_drift(connection, experiment.name, names, rules.psi or 0)
         )
         validated = {name: cards[name]["metrics"].get("roc_auc", {}).get("value") for name in names}
-        performance = retraining.read_performance(connection, config.experiment, names)
+        performance = retraining.read_performance(connection, experiment.name, names)
         found += retraining.judge_performance(rules, performance, validated)
     due = [finding.words for finding in found if finding.is_due]
     return bool(due), "; ".join(due or [finding.words for finding in found])
 
 
 def load_snapshot(
-    config: Config, engine: sa.Engine, card: Mapping[str, Any], run: job.Run
+    experiment: Experiment, engine: sa.Engine, card: Mapping[str, Any], run: job.Run
 ) -> pd.DataFrame | None:
     """The rows that a model was trained on.
 
@@ -163,13 +165,13 @@ def load_snapshot(
             snapshots.find_snapshot(connection, card["snapshot"]) if card.get("snapshot") else None
         )
     try:
-        return None if row is None else snapshots.load(config.snapshots_dir, row)
+        return None if row is None else snapshots.load(experiment.environment.snapshots_dir, row)
     except RegistryError as error:
         run.warn(f"{error} {card['model_name']} is compared by its recipe, fitted on the new rows.")
         return None
 
 
-def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
+def apply_retention(experiment: Experiment, engine: sa.Engine, by: str) -> list[str]:
     """Delete the snapshots and models that the environment's retention no longer keeps.
 
     Returns what was done, in words.
@@ -177,14 +179,16 @@ def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
     Never what is or was live, and never the snapshot of such a model. The row of a deletion is
     written before the file goes, so that a job that dies between the two is finished by the next.
     """
-    keep, now = config.retention, job.utc_now()
+    keep, now = experiment.environment.retention, job.utc_now()
     chosen: list[tuple[str, str, str]] = []
     for attempt in connections.transactions(engine):
         with attempt as connection:
             limits = (keep.snapshot_days, keep.snapshot_gigabytes)
             chosen = [
                 (registry.SNAPSHOT, *pair)
-                for pair in snapshots.choose_to_drop(connection, config.snapshots_dir, now, *limits)
+                for pair in snapshots.choose_to_drop(
+                    connection, experiment.environment.snapshots_dir, now, *limits
+                )
             ]
             chosen += [
                 (registry.MODEL, *pair)
@@ -194,21 +198,23 @@ def apply_retention(config: Config, engine: sa.Engine, by: str) -> list[str]:
                 registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
     for kind, name, reason in chosen:
         job.logger.info("%s %s deleted: %s", kind, name, reason)
-    remove_deleted(config, engine)
+    remove_deleted(experiment, engine)
     with engine.connect() as connection:
         known = {row.content_hash for row in snapshots.list_snapshots(connection)}
-    for path in snapshots.remove_strays(config.snapshots_dir, known, now - timedelta(days=1)):
+    for path in snapshots.remove_strays(
+        experiment.environment.snapshots_dir, known, now - timedelta(days=1)
+    ):
         job.logger.info("%s removed: it belongs to no pull", path)
     return [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
 
 
-def remove_deleted(config: Config, engine: sa.Engine) -> None:
+def remove_deleted(experiment: Experiment, engine: sa.Engine) -> None:
     """Remove the files of what is deleted: of models for good, of snapshots unless they were pulled
     again since.
     """
     with engine.connect() as connection:
         for name in registry.find_deleted(connection, registry.MODEL):
-            registry.remove_files(config.models_dir, name)
+            registry.remove_files(experiment.environment.models_dir, name)
         pulled = {row.content_hash: row.pulled_at for row in snapshots.list_snapshots(connection)}
         for name in registry.find_deleted(connection, registry.SNAPSHOT):
             deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
@@ -216,4 +222,4 @@ def remove_deleted(config: Config, engine: sa.Engine) -> None:
                 deletion is not None
                 and pulled.get(name, deletion.deleted_at) <= deletion.deleted_at
             ):
-                snapshots.remove(config.snapshots_dir, name)
+                snapshots.remove(experiment.environment.snapshots_dir, name)

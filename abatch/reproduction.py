@@ -12,7 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, lifecycle
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import reading
 from abatch.database.tables import DATE_SUFFIX
 from abatch.errors import AbatchError, RegistryError
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
         return "\n".join([f"{self.headline}; {closing}", *registrations.wrap_facts(facts)])
 
 
-def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str) -> Verdict:
+def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:
     """Build a dated model again and say what has moved, each on its own: data, code, configuration,
     environment, and its file.
 
@@ -65,7 +65,7 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
     RegistryError
         If there is no such model, or if it was trained before snapshots were kept.
     """
-    place = next(iter(configs.values()))  # of the folders, which all experiments share
+    place = next(iter(experiments.values()))  # of the folders, which all experiments share
     with engine.connect() as connection:
         row = registry.find_model(connection, model_name)
         card = json.loads(row.card)
@@ -85,7 +85,7 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
         snapshot_check,
         database_check,
         _check_code(place, card),
-        _check_configuration(configs, card),
+        _check_configuration(experiments, card),
         (
             Check(
                 "environment",
@@ -156,11 +156,11 @@ def reproduce(engine: sa.Engine, configs: Mapping[str, Config], model_name: str)
 
 
 def _check_snapshot(
-    connection: sa.Connection, config: Config, pull: sa.Row
+    connection: sa.Connection, experiment: Experiment, pull: sa.Row
 ) -> tuple[pd.DataFrame | None, Check]:
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
     try:
-        return snapshots.load(config.snapshots_dir, pull), Check(
+        return snapshots.load(experiment.environment.snapshots_dir, pull), Check(
             "data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled"
         )
     except RegistryError as error:
@@ -213,8 +213,8 @@ def _check_database(
     )
 
 
-def _check_code(config: Config, card: Mapping[str, Any]) -> Check:
-    now = lifecycle.hash_code(config, [card["estimator"]])
+def _check_code(experiment: Experiment, card: Mapping[str, Any]) -> Check:
+    now = lifecycle.hash_code(experiment, [card["estimator"]])
     then = card["code_files"]
     other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
     versions = (
@@ -231,13 +231,13 @@ def _check_code(config: Config, card: Mapping[str, Any]) -> Check:
     )
 
 
-def _check_configuration(configs: Mapping[str, Config], card: Mapping[str, Any]) -> Check:
-    config = configs.get(card["experiment"])
-    if config is None:
+def _check_configuration(experiments: Mapping[str, Experiment], card: Mapping[str, Any]) -> Check:
+    experiment = experiments.get(card["experiment"])
+    if experiment is None:
         return Check(
             "configuration", MOVED, f"experiment {card['experiment']} is no longer in the config"
         )
-    changes = list(_diff("", card["config"], job.describe_config(config)))
+    changes = list(_diff("", card["config"], experiment.describe()))
     if changes:
         return Check(
             "configuration",
@@ -261,15 +261,19 @@ def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
         )
 
 
-def _open(engine: sa.Engine, config: Config, row: sa.Row) -> tuple[registry.Model | None, Check]:
+def _open(
+    engine: sa.Engine, experiment: Experiment, row: sa.Row
+) -> tuple[registry.Model | None, Check]:
     """The model, if its file is what was saved and may be opened under today's libraries."""
     with engine.connect() as connection:
         try:
-            registry.read_model_file(connection, config.models_dir, row)
+            registry.read_model_file(connection, experiment.environment.models_dir, row)
         except RegistryError as error:
             return None, Check("model file", BROKEN, str(error))
         try:
-            model = registry.load_model(connection, config.models_dir, row.model_name)
+            model = registry.load_model(
+                connection, experiment.environment.models_dir, row.model_name
+            )
         except RegistryError as error:
             return None, Check(
                 "model file", SAME, f"SHA-256 as recorded, but it is not opened here: {error}"

@@ -22,7 +22,7 @@ import predict
 import score
 import train
 from abatch import job, simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import metadata, models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
@@ -45,7 +45,7 @@ from current_verdicts;""",
 )
 
 
-def play(config: Config, engine: sa.Engine, first_night: date, n_nights: int) -> None:
+def play(experiment: Experiment, engine: sa.Engine, first_night: date, n_nights: int) -> None:
     """Play the nights one after the other.
 
     The bank answers to what was selected the night before.
@@ -54,14 +54,14 @@ def play(config: Config, engine: sa.Engine, first_night: date, n_nights: int) ->
     for i, night in enumerate(tqdm(nights, unit="night", disable=None)):
         simulate.simulate(engine, night)
         if i % RETRAIN_DAYS == 0:
-            train.train(config, engine, night)
-        predict.predict(config, engine, night)
-        score.score(config, engine, night, draw=night == nights[-1])
+            train.train(experiment, engine, night)
+        predict.predict(experiment, engine, night)
+        score.score(experiment, engine, night, draw=night == nights[-1])
         if not sys.stderr.isatty() and (i + 1) % 10 == 0:
             print(f"{i + 1} of {n_nights} nights played, until {night}", flush=True)
 
 
-def start_afresh(config: Config, engine: sa.Engine) -> None:
+def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
     """Remove the database and the models of an earlier demo.
 
     Raises
@@ -86,27 +86,30 @@ def start_afresh(config: Config, engine: sa.Engine) -> None:
             files = list(connection.scalars(sa.select(models.c.file)))
     engine.dispose()
     for name in files:
-        for file in (config.models_dir / name, (config.models_dir / name).with_suffix(".json")):
+        for file in (
+            experiment.environment.models_dir / name,
+            (experiment.environment.models_dir / name).with_suffix(".json"),
+        ):
             file.unlink(missing_ok=True)
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
+def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
     watermark = outcomes.read_watermark(
         engine,
-        config.sql["watermark"],
-        config.query_file("watermark"),
+        experiment.sql["watermark"],
+        experiment.query("watermark").file,
         last_night,
-        job.as_of(config, last_night),
+        job.as_of(experiment, last_night),
     )
     assert watermark is not None
-    outcome = config.settings.outcome
+    outcome = experiment.outcome
     mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
     with engine.connect() as connection:
         made = predictions.read_predictions(
-            connection, config.experiment, date.min, mature_until + DAY
+            connection, experiment.name, date.min, mature_until + DAY
         )
         found = {
             row.variant: row
@@ -120,7 +123,7 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
                 sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all")
             )
         }
-        compared = job.check_registration(config, connection)[0]["comparisons"]
+        compared = job.check_registration(experiment, connection)[0]["comparisons"]
         seen = sa.select(current_verdicts).where(current_verdicts.c.metric == "outcome")
         verdict = {row.comparison: row for row in connection.execute(seen)}
         c = sample_ratios.c
@@ -134,7 +137,7 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
         "",
         f"{'answers per 100 candidates':<28}{'planted':>9}{'found':>8}   95 % interval of one look",
     ]
-    for variant in config.settings.split:
+    for variant in experiment.split:
         row = found[variant]
         planted = 100 * units.loc[units["variant"] == variant, "p"].mean()
         lines.append(
@@ -142,7 +145,7 @@ def compare(config: Config, engine: sa.Engine, last_night: date) -> str:
             f" to {100 * row.upper:.2f}"
         )
     lines += ["", f"{'ROC AUC':<28}{'planted':>9}{'found':>8}"]
-    for variant, model in config.settings.models.items():
+    for variant, model in experiment.models.items():
         name = f"{model.name}_v{model.version}"
         own = units[units["variant"] == variant]
         row = auc[name]
@@ -228,14 +231,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             " answers are complete"
         )
     try:
-        config = load_configs(arguments.config, "dev")["card_offer"]
-        engine = job.connect(config)
+        experiment = load_experiments(arguments.config, "dev")["card_offer"]
+        engine = job.connect(experiment)
         if engine.dialect.name != "sqlite":
             raise AbatchError(
-                f"{config.file}, environments.dev.database: the demo plays on an SQLite file only,"
+                f"{experiment.environment.file}, environments.dev.database: the demo plays on an"
+                " SQLite file only,"
                 f" found {faults.show_url(engine)}."
             )
-        today = job.today(config)
+        today = job.today(experiment)
         end = arguments.end or (
             today if job.utc_now() >= simulate.morning(today) else today - DAY
         )  # the bank loads in the morning
@@ -247,9 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{faults.show_url(engine)}: another demo is being played on it. Wait for it,"
                     " or end it."
                 )
-            start_afresh(config, engine)
+            start_afresh(experiment, engine)
             migrations.upgrade(engine)
-            job.start_log(config, "demo")
+            job.start_log(experiment, "demo")
             print(
                 f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}",
                 flush=True,
@@ -258,13 +262,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 engine,
                 first_night,
                 plant=arguments.plant,
-                salt=config.experiment,
-                split=config.settings.split,
+                salt=experiment.name,
+                split=experiment.split,
             )
-            play(config, engine, first_night, arguments.nights)
-            print(f"\n{compare(config, engine, end)}")
+            play(experiment, engine, first_night, arguments.nights)
+            print(f"\n{compare(experiment, engine, end)}")
         database_file = os.path.relpath(Path(str(engine.url.database)))
-        print(f"\nReport:   {os.path.relpath(config.reports_dir / f'{config.experiment}.html')}")
+        page = experiment.environment.reports_dir / f"{experiment.name}.html"
+        print(f"\nReport:   {os.path.relpath(page)}")
         print(f"Database: {database_file}. Queries to try in it, with any SQL client:\n")
         print("\n\n".join(QUERIES))
     except (Exception, KeyboardInterrupt) as error:

@@ -2,6 +2,7 @@
 and a SQL Server if one is named.
 """
 
+import dataclasses
 import os
 import pwd
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ import sqlalchemy as sa
 import yaml
 from pydantic import SecretStr
 
-from abatch.config import Config, load_configs
+from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, migrations
 
 ROOT = Path(__file__).parent.parent
@@ -217,20 +219,32 @@ def write_config(
     return path
 
 
+def alter(experiment: Experiment, **changes: Any) -> Experiment:
+    """The same experiment with other settings, some perhaps of its environment."""
+    known = {field.name for field in dataclasses.fields(Environment)}
+    of_environment = {
+        name.removeprefix("environment_"): changes.pop(name)
+        for name in [*changes]
+        if name.removeprefix("environment_") in known
+    }
+    environment = dataclasses.replace(experiment.environment, **of_environment)
+    return experiment.model_copy(update={**changes, "environment": environment})
+
+
 @pytest.fixture
-def config(database_url: str, tmp_path: Path) -> Config:
+def experiment(database_url: str, tmp_path: Path) -> Experiment:
     """The experiment card_offer on an empty database.
 
     On a server abatch's tables are in the schema abatch.
     """
     schema = None if database_url.startswith("sqlite") else "abatch"
-    return load_configs(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
+    return load_experiments(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
 
 
 @pytest.fixture
-def engine(config: Config) -> Iterator[sa.Engine]:
+def engine(experiment: Experiment) -> Iterator[sa.Engine]:
     """abatch's tables, empty, in the database of `config`."""
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     yield engine
     engine.dispose()
@@ -254,10 +268,10 @@ def as_stored(engine: sa.Engine, moment: datetime) -> datetime:
     return moment.replace(microsecond=0) if is_babelfish(engine) else moment
 
 
-def open_engine(config: Config) -> sa.Engine:
+def open_engine(experiment: Experiment) -> sa.Engine:
     return connections.make_engine(
-        SecretStr(config.database.get_secret_value()),
-        config.schema,
-        config.file.parent,
+        SecretStr(experiment.environment.database.get_secret_value()),
+        experiment.environment.schema,
+        experiment.environment.file.parent,
         "ml_config.yaml",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database.connections import make_engine
 from abatch.database.faults import show_url
 from abatch.errors import ConfigError, UsageError
@@ -106,18 +106,18 @@ def fail(folder: Path, content: str | bytes, environment: str | None = None) -> 
     """The message of the one fault, without the file's path."""
     path = write(folder, content)
     with pytest.raises(ConfigError) as error:
-        load_configs(path, environment)
+        load_experiments(path, environment)
     assert str(error.value).startswith(str(path))
     assert "hunter2" not in str(error.value)
     return str(error.value).removeprefix(str(path))
 
 
 def test_load_configs_own_file() -> None:
-    configs = load_configs(ROOT / "ml_config.yaml", "dev")
-    config = configs["card_offer"]
-    assert list(configs) == ["card_offer"]
-    assert list(config.settings.split.items()) == [("A", 0.45), ("B", 0.45), ("control", 0.1)]
-    assert config.sql["training"] == (ROOT / "sql" / "card_offer" / "training.sql").read_text(
+    experiments = load_experiments(ROOT / "ml_config.yaml", "dev")
+    experiment = experiments["card_offer"]
+    assert list(experiments) == ["card_offer"]
+    assert list(experiment.split.items()) == [("A", 0.45), ("B", 0.45), ("control", 0.1)]
+    assert experiment.sql["training"] == (ROOT / "sql" / "card_offer" / "training.sql").read_text(
         encoding="utf-8"
     )
 
@@ -129,14 +129,14 @@ def test_load_configs_relative_paths_follow_the_file(
     (tmp_path / "elsewhere").mkdir()
     write(tmp_path / "project", BASE)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    config = load_configs("../project/ml_config.yaml")["card_offer"]
-    assert (config.models_dir, config.logs_dir) == (
+    experiment = load_experiments("../project/ml_config.yaml")["card_offer"]
+    assert (experiment.environment.models_dir, experiment.environment.logs_dir) == (
         tmp_path / "project" / "models",
         tmp_path / "project" / "logs",
     )
-    assert config.reports_dir == tmp_path / "project" / "reports"
+    assert experiment.environment.reports_dir == tmp_path / "project" / "reports"
     assert str(tmp_path / "project") in sys.path  # where own estimators are looked for
-    assert config.sql["training"] == "select 1"
+    assert experiment.sql["training"] == "select 1"
 
 
 def test_load_configs_defaults(tmp_path: Path) -> None:
@@ -145,14 +145,19 @@ def test_load_configs_defaults(tmp_path: Path) -> None:
         .replace("    training: {days: 365}\n", "")
         .replace(", lag_days: 1", "")
     )
-    config = load_configs(write(tmp_path, text))["card_offer"]
-    assert (config.environment, config.timezone, config.chunk_rows, config.schema) == (
+    experiment = load_experiments(write(tmp_path, text))["card_offer"]
+    assert (
+        experiment.environment.name,
+        experiment.environment.timezone,
+        experiment.environment.chunk_rows,
+        experiment.environment.schema,
+    ) == (
         "dev",
         "UTC",
         50_000,
         None,
     )
-    training, settings = config.settings.training, config.settings
+    training, settings = experiment.training, experiment
     assert (training.days, training.validation_share, training.max_auc_drop, training.seed) == (
         365,
         0.2,
@@ -190,7 +195,7 @@ def test_load_configs_numeric_outcome_and_choices(tmp_path: Path) -> None:
         f"{TOP}    exposure: all\n    champion: B\n    verdicts: [challenger_vs_champion]\n   "
         " cohort: month\n",
     )
-    settings = load_configs(write(tmp_path, text))["card_offer"].settings
+    settings = load_experiments(write(tmp_path, text))["card_offer"]
     found = settings.outcome
     assert (found.kind, found.grace_days, found.expected_effect) == ("numeric", 0, -25.0)
     assert (found.baseline, found.baseline_sd, found.cap) == (-3.0, 80.0, 500.0)
@@ -206,8 +211,8 @@ def test_load_configs_guardrails_are_read(tmp_path: Path) -> None:
         ),
     )
     (tmp_path / "sql" / "revenue.sql").write_text("select 'Ærø'", encoding="utf-8")
-    config = load_configs(path)["card_offer"]
-    assert list(config.sql) == [
+    experiment = load_experiments(path)["card_offer"]
+    assert list(experiment.sql) == [
         "training",
         "candidates",
         "outcomes",
@@ -215,12 +220,12 @@ def test_load_configs_guardrails_are_read(tmp_path: Path) -> None:
         "calls",
         "revenue",
     ]
-    assert (config.sql["calls"], config.sql["revenue"]) == ("select 1", "select 'Ærø'")
-    assert (config.query_file("revenue"), config.query_file("outcomes")) == (
+    assert (experiment.sql["calls"], experiment.sql["revenue"]) == ("select 1", "select 'Ærø'")
+    assert (experiment.query("revenue").file, experiment.query("outcomes").file) == (
         "sql/revenue.sql",
         "sql/a.sql",
     )
-    calls, revenue = config.settings.guardrails.values()
+    calls, revenue = experiment.guardrails.values()
     assert (calls.kind, calls.direction, calls.margin, calls.cap) == (
         "binary",
         "decrease",
@@ -677,8 +682,11 @@ def test_load_configs_yaml_merge_is_no_double_key(tmp_path: Path) -> None:
         "environments:\n  dev: &dev {database: sqlite:///a.db, schema: one}\n  test: {<<: *dev,"
         " schema: two}\n",
     )
-    config = load_configs(write(tmp_path, text), "test")["card_offer"]
-    assert (config.database.get_secret_value(), config.schema) == ("sqlite:///a.db", "two")
+    experiment = load_experiments(write(tmp_path, text), "test")["card_offer"]
+    assert (experiment.environment.database.get_secret_value(), experiment.environment.schema) == (
+        "sqlite:///a.db",
+        "two",
+    )
 
 
 def test_load_configs_several_mistakes_one_line_each(tmp_path: Path) -> None:
@@ -700,7 +708,7 @@ def test_load_configs_several_mistakes_one_line_each(tmp_path: Path) -> None:
 )
 def test_load_configs_no_file(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load_configs(tmp_path / name)
+        load_experiments(tmp_path / name)
     assert (
         str(error.value)
         == f"{tmp_path / name}: cannot be read ({reason}). Name the file with --config."
@@ -727,7 +735,7 @@ def test_load_configs_two_experiments_in_the_files_order(tmp_path: Path) -> None
         .replace("modelB", "modelC")
         .replace("modelA", "modelD")
     )
-    assert list(load_configs(write(tmp_path, BASE + second))) == ["card_offer", "a_second"]
+    assert list(load_experiments(write(tmp_path, BASE + second))) == ["card_offer", "a_second"]
 
 
 @pytest.mark.parametrize(
@@ -767,7 +775,7 @@ def test_load_configs_query_file(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        load_configs(path)
+        load_experiments(path)
     file = tmp_path / name.replace('"a\\0b"', "a\0b")
     assert (
         str(error.value)
@@ -778,13 +786,13 @@ def test_load_configs_query_file(
 def test_load_configs_query_with_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path, BASE)
     (tmp_path / "sql" / "a.sql").write_bytes(b"\xef\xbb\xbfselect 'K\xc3\xb8ge'")
-    assert load_configs(path)["card_offer"].sql["training"] == "select 'Køge'"
+    assert load_experiments(path)["card_offer"].sql["training"] == "select 'Køge'"
 
 
 def test_load_configs_variable_of_another_environment_does_not_matter(tmp_path: Path) -> None:
     path = write(tmp_path, BASE)
     assert (
-        load_configs(path, "dev")["card_offer"].database.get_secret_value()
+        load_experiments(path, "dev")["card_offer"].environment.database.get_secret_value()
         == "sqlite:///data/dev.db"
     )
     with pytest.raises(
@@ -793,7 +801,7 @@ def test_load_configs_variable_of_another_environment_does_not_matter(tmp_path: 
             r"environments\.prod\.database: the environment variable 'PROBE_DATABASE' is not set\."
         ),
     ):
-        load_configs(path, "prod")
+        load_experiments(path, "prod")
 
 
 def test_load_configs_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -803,29 +811,29 @@ def test_load_configs_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.setenv("PROBE_DATABASE", "x")
     assert (
-        load_configs(path, "prod")["card_offer"].database.get_secret_value()
+        load_experiments(path, "prod")["card_offer"].environment.database.get_secret_value()
         == "sqlite:///x/bank_x.db"
     )
     monkeypatch.setenv("PROBE_DATABASE", "")
     with pytest.raises(ConfigError, match="the environment variable 'PROBE_DATABASE' is empty"):
-        load_configs(path, "prod")
+        load_experiments(path, "prod")
     monkeypatch.setenv("PROBE_DATABASES", "sqlite:///hunter2")
     monkeypatch.delenv("PROBE_DATABASE")
     with pytest.raises(ConfigError, match=r"is not set.*Did you mean 'PROBE_DATABASES'\?$"):
-        load_configs(path, "prod")
+        load_experiments(path, "prod")
 
 
 def test_load_configs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, BASE)
     monkeypatch.setenv("PROBE_DATABASE", "sqlite:///prod.db")
     monkeypatch.setenv("ABATCH_ENV", "prod")
-    assert load_configs(path)["card_offer"].environment == "prod"
-    assert load_configs(path, "dev")["card_offer"].environment == "dev"
+    assert load_experiments(path)["card_offer"].environment.name == "prod"
+    assert load_experiments(path, "dev")["card_offer"].environment.name == "dev"
     monkeypatch.setenv("ABATCH_ENV", "")
-    assert load_configs(path)["card_offer"].environment == "dev"
+    assert load_experiments(path)["card_offer"].environment.name == "dev"
     monkeypatch.setenv("ABATCH_ENV", "prd")
     with pytest.raises(UsageError) as error:
-        load_configs(path)
+        load_experiments(path)
     assert (
         str(error.value)
         == f"{path}, environments: there is no environment 'prd' (from ABATCH_ENV); expected one of"
@@ -834,7 +842,7 @@ def test_load_configs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         UsageError, match=r"there is no environment 'qa'; expected one of dev, prod\.$"
     ):
-        load_configs(path, "qa")
+        load_experiments(path, "qa")
 
 
 @pytest.mark.parametrize(
@@ -863,9 +871,9 @@ def test_load_configs_never_shows_a_secret(tmp_path: Path, old: str, new: str) -
 
 def test_config_repr_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROBE_DATABASE", URL)
-    config = load_configs(write(tmp_path, BASE), "prod")["card_offer"]
-    assert config.database.get_secret_value() == URL
-    assert "hunter2" not in repr(config) + str(config) + repr(vars(config))
+    experiment = load_experiments(write(tmp_path, BASE), "prod")["card_offer"]
+    assert experiment.environment.database.get_secret_value() == URL
+    assert "hunter2" not in repr(experiment) + str(experiment) + repr(vars(experiment))
 
 
 @pytest.mark.parametrize(
@@ -895,29 +903,38 @@ def test_show_url_hides_password_and_options(tmp_path: Path) -> None:
     assert show_url(engine) == "postgresql+psycopg://bank:***@127.0.0.1:1/bank"
 
 
-def load_oslo(folder: Path) -> Config:
-    return load_configs(write(folder, BASE))["card_offer"]
+def load_oslo(folder: Path) -> Experiment:
+    return load_experiments(write(folder, BASE))["card_offer"]
 
 
 def test_today_is_the_business_day(tmp_path: Path) -> None:
-    config = load_oslo(tmp_path)
+    experiment = load_oslo(tmp_path)
     # Oslo is one hour before UTC in winter, two in summer.
-    assert config.today(datetime(2026, 11, 22, 22, 59, tzinfo=UTC)) == date(2026, 11, 22)
-    assert config.today(datetime(2026, 11, 22, 23, 0, tzinfo=UTC)) == date(2026, 11, 23)
-    assert config.today(datetime(2026, 7, 1, 22, 0, tzinfo=UTC)) == date(2026, 7, 2)
+    assert experiment.environment.today(datetime(2026, 11, 22, 22, 59, tzinfo=UTC)) == date(
+        2026, 11, 22
+    )
+    assert experiment.environment.today(datetime(2026, 11, 22, 23, 0, tzinfo=UTC)) == date(
+        2026, 11, 23
+    )
+    assert experiment.environment.today(datetime(2026, 7, 1, 22, 0, tzinfo=UTC)) == date(2026, 7, 2)
 
 
 def test_as_of_is_now_today_else_the_end_of_the_day(tmp_path: Path) -> None:
-    config = load_oslo(tmp_path)
+    experiment = load_oslo(tmp_path)
     now = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)
-    assert config.as_of(date(2026, 11, 23), now) == datetime(2026, 11, 23, 3, 30)
-    assert config.as_of(date(2026, 11, 20), now) == datetime(2026, 11, 20, 22, 59, 59, 999999)
-    assert config.as_of(date(2026, 7, 1), now) == datetime(2026, 7, 1, 21, 59, 59, 999999)
+    assert experiment.environment.as_of(date(2026, 11, 23), now) == datetime(2026, 11, 23, 3, 30)
+    assert experiment.environment.as_of(date(2026, 11, 20), now) == datetime(
+        2026, 11, 20, 22, 59, 59, 999999
+    )
+    assert experiment.environment.as_of(date(2026, 7, 1), now) == datetime(
+        2026, 7, 1, 21, 59, 59, 999999
+    )
 
 
 def test_key_names_file_and_path(tmp_path: Path) -> None:
-    config = load_oslo(tmp_path)
+    experiment = load_oslo(tmp_path)
     assert (
-        config.key("models.A") == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
+        experiment.key("models.A")
+        == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
     )
-    assert config.query_file("training") == os.path.join("sql", "a.sql")
+    assert experiment.query("training").file == os.path.join("sql", "a.sql")

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
 from abatch.errors import ConfigError, DatabaseError
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish
@@ -286,7 +286,7 @@ def test_lock_time_outs_leave_time_to_try_again() -> None:
     """As the settings are shipped, several waits for a lock fit into the time for attempts."""
     assert (
         3 * faults.LOCK_WAIT_SECONDS
-        <= load_configs(ROOT / "ml_config.yaml", "dev")["card_offer"].retry_seconds
+        <= load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"].environment.retry_seconds
     )
 
 
@@ -608,7 +608,7 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
     assert try_lock(engine)
 
 
-def test_lock_released_after_an_error(config: Config, engine: sa.Engine) -> None:
+def test_lock_released_after_an_error(experiment: Experiment, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError), connections.lock(engine, "x") as acquired:
         assert acquired and not try_lock(engine, "x")
         raise RuntimeError

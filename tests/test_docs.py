@@ -16,7 +16,7 @@ import yaml
 import predict
 import train
 from abatch import job
-from abatch.config import Guardrail, load_configs
+from abatch.config import Guardrail, load_experiments
 from abatch.errors import AbatchError
 from abatch.statistics import stats
 from tests.conftest import ROOT, SHARED_DATA
@@ -196,8 +196,8 @@ def test_own_tables_errors_say_so(words: str, credit: Path, tmp_path: Path) -> N
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new) if old else text, encoding="utf-8")
-    config = load_configs(folder / "ml_config.yaml", "dev")["card_default"]
-    engine = job.connect(config)
+    experiment = load_experiments(folder / "ml_config.yaml", "dev")["card_default"]
+    engine = job.connect(experiment)
     with pytest.raises(AbatchError, match=re.escape(words)):
-        story(config, engine, run_date)
+        story(experiment, engine, run_date)
     engine.dispose()

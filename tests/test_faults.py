@@ -22,7 +22,7 @@ import yaml
 import predict
 import train
 from abatch import simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import (
     models,
@@ -65,13 +65,13 @@ sys.exit({"predict": predict, "train": train}[script].main(arguments))
 """
 
 
-def prepare(config: Config, engine: sa.Engine) -> None:
+def prepare(experiment: Experiment, engine: sa.Engine) -> None:
     """A bank with a short past, and models for its first night."""
     simulate.simulate(engine, FIRST_NIGHT, history_days=45)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
 
 
-def use_quick_models(file: Path) -> Config:
+def use_quick_models(file: Path) -> Experiment:
     """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates
     has three chunks.
     """
@@ -79,41 +79,41 @@ def use_quick_models(file: Path) -> Config:
     raw["chunk_rows"] = 400
     raw["experiments"]["card_offer"]["models"] = QUICK_MODELS
     file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_configs(file, "dev")["card_offer"]
+    return load_experiments(file, "dev")["card_offer"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank on SQLite and its models; copied, never used itself."""
     folder = tmp_path_factory.mktemp("trained")
-    config = use_quick_models(write_config(folder, "sqlite:///data/bank.db"))
-    engine = open_engine(config)
+    experiment = use_quick_models(write_config(folder, "sqlite:///data/bank.db"))
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
-    prepare(config, engine)
+    prepare(experiment, engine)
     engine.dispose()
     return folder
 
 
 @pytest.fixture
-def bank(trained: Path, tmp_path: Path) -> Config:
+def bank(trained: Path, tmp_path: Path) -> Experiment:
     shutil.copytree(trained, tmp_path / "bank", symlinks=True)
-    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+    return load_experiments(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
 
 
 @pytest.fixture
-def bank_engine(bank: Config) -> Iterator[sa.Engine]:
+def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine = open_engine(bank)
     yield engine
     engine.dispose()
 
 
-def run(script: str, config: Config, *arguments: str) -> tuple[int, str, str]:
+def run(script: str, experiment: Experiment, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a script for the first night, as cron sees them."""
     command = [
         sys.executable,
         f"{script}.py",
         "--config",
-        str(config.file),
+        str(experiment.environment.file),
         "--date",
         str(FIRST_NIGHT),
         *arguments,
@@ -125,7 +125,13 @@ def run(script: str, config: Config, *arguments: str) -> tuple[int, str, str]:
 
 
 def drive(
-    script: str, config: Config, place: str, name: str, nth: int, action: str, *arguments: str
+    script: str,
+    experiment: Experiment,
+    place: str,
+    name: str,
+    nth: int,
+    action: str,
+    *arguments: str,
 ) -> subprocess.Popen:
     command = [
         sys.executable,
@@ -137,7 +143,7 @@ def drive(
         str(nth),
         action,
         "--config",
-        str(config.file),
+        str(experiment.environment.file),
     ]
     return subprocess.Popen(
         [*command, "--date", str(FIRST_NIGHT), *arguments],
@@ -151,7 +157,7 @@ def drive(
 
 def kill(
     script: str,
-    config: Config,
+    experiment: Experiment,
     place: str,
     name: str,
     nth: int = 1,
@@ -161,15 +167,15 @@ def kill(
     """Run a script that dies by SIGKILL at the nth call of a function, once that call is made (or
     before it).
     """
-    with drive(script, config, place, name, nth, action, *arguments) as process:
+    with drive(script, experiment, place, name, nth, action, *arguments) as process:
         out, err = process.communicate()
     assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
 
 
-def again(config: Config, engine: sa.Engine, *, force: bool = False) -> None:
+def again(experiment: Experiment, engine: sa.Engine, *, force: bool = False) -> None:
     """The next run of the same night, which may find that it is done."""
     with suppress(NothingToDo):
-        predict.predict(config, engine, FIRST_NIGHT, force=force)
+        predict.predict(experiment, engine, FIRST_NIGHT, force=force)
 
 
 def read(engine: sa.Engine, *columns: sa.ColumnElement) -> list[tuple]:
@@ -248,7 +254,7 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
     ],
 )
 def test_predict_killed_and_run_again(
-    bank: Config,
+    bank: Experiment,
     bank_engine: sa.Engine,
     place: str,
     name: str,
@@ -267,10 +273,10 @@ def test_predict_killed_and_run_again(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_predict_killed_on_postgres(config: Config, engine: sa.Engine) -> None:
-    config = use_quick_models(config.file)
-    prepare(config, engine)
-    kill("predict", config, "Run", "finish")
+def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -> None:
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
+    kill("predict", experiment, "Run", "finish")
     # The server sees the broken connection soon, not at once: wait for it to end the dead run's
     # transaction and lock.
     others = (
@@ -279,12 +285,12 @@ def test_predict_killed_on_postgres(config: Config, engine: sa.Engine) -> None:
     )
     execute(engine, f"select pg_terminate_backend(pid, 30000) {others}")
     assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["running"]
-    again(config, engine)
+    again(experiment, engine)
     check_night(engine)
 
 
 def test_predict_forced_and_killed_keeps_the_old_night(
-    bank: Config, bank_engine: sa.Engine
+    bank: Experiment, bank_engine: sa.Engine
 ) -> None:
     predict.predict(bank, bank_engine, FIRST_NIGHT)
     before = sorted(read(bank_engine, *predictions.c))
@@ -301,7 +307,7 @@ def test_predict_forced_and_killed_keeps_the_old_night(
     assert len(read(bank_engine, predictions_superseded.c.run_id)) == simulate.N_CANDIDATES
 
 
-def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engine) -> None:
+def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.Engine) -> None:
     execute(bank_engine, "delete from models")
     execute(bank_engine, "delete from promotions")
     execute(bank_engine, "delete from runs")
@@ -313,8 +319,8 @@ def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engin
     names = {f"{stem}_v1.0_{FIRST_NIGHT}" for stem in ("modelA", "modelB")}
     assert {row[0] for row in read(bank_engine, models.c.model_name)} == names
     # left by the run whose rows were deleted above, and by the run that died
-    assert len(list(bank.models_dir.glob("*.pkl.orphan-*"))) == 4
-    assert {path.stem for path in bank.models_dir.glob("*.pkl")} == {
+    assert len(list(bank.environment.models_dir.glob("*.pkl.orphan-*"))) == 4
+    assert {path.stem for path in bank.environment.models_dir.glob("*.pkl")} == {
         *names,
         "modelA_v1.0_latest",
         "modelB_v1.0_latest",
@@ -323,14 +329,14 @@ def test_train_killed_between_files_and_rows(bank: Config, bank_engine: sa.Engin
     check_night(bank_engine)
 
 
-def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
+def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     """Two processes, as on two hosts: one works, the other says who holds the lock, and leaves."""
-    config = use_quick_models(config.file)
-    prepare(config, engine)
-    with drive("predict", config, "predictions", "stage", 1, "hold") as holder:
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
+    with drive("predict", experiment, "predictions", "stage", 1, "hold") as holder:
         assert holder.stdout and holder.stdout.readline() == "holding\n"
-        assert run("predict", config) == (0, "", "")
-        code, out, err = run("predict", config, "--date", "2026-09-02")
+        assert run("predict", experiment) == (0, "", "")
+        code, out, err = run("predict", experiment, "--date", "2026-09-02")
         assert (code, out) == (1, "")  # another night, which nobody is doing
         assert "is being done for another date, 2026-09-01, by " in err and err.endswith(
             "Run this one after it.\n"
@@ -341,7 +347,7 @@ def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
         r"predict of card_offer for 2026-09-01 is already being done by .* \(process"
         rf" {holder.pid}\) since 20.* UTC \(run 20\S+\)"
     )
-    (log,) = config.logs_dir.glob("predict_*.log")
+    (log,) = experiment.environment.logs_dir.glob("predict_*.log")
     assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
     check_night(engine)
     assert read_statuses(engine) == ["done"]
@@ -363,11 +369,11 @@ def test_predict_two_at_once(config: Config, engine: sa.Engine) -> None:
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_predict_rows_damaged_on_the_way(
-    config: Config, engine: sa.Engine, damage: str, said: str
+    experiment: Experiment, engine: sa.Engine, damage: str, said: str
 ) -> None:
     """A trigger does to some rows what drivers did in silence: the night is refused whole."""
-    config = use_quick_models(config.file)
-    prepare(config, engine)
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
     if engine.dialect.name == "sqlite":
         change = damage.format(table="predictions_staging")
         some = "new.candidate_id like '%77' and rowid = new.rowid"
@@ -387,7 +393,7 @@ def test_predict_rows_damaged_on_the_way(
         undo = "drop trigger damage on abatch.predictions_staging"
     with engine.begin() as connection:
         connection.connection.cursor().execute(trigger)
-    message = one_line(run("predict", config))
+    message = one_line(run("predict", experiment))
     assert (
         message.startswith("predict card_offer 2026-09-01: ")
         and said in message
@@ -395,19 +401,19 @@ def test_predict_rows_damaged_on_the_way(
     )
     assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["failed"]
     execute(engine, undo)
-    again(config, engine)
+    again(experiment, engine)
     check_night(engine)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_predict_link_lost(config: Config, engine: sa.Engine, nth: int) -> None:
+def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) -> None:
     """The server ends the job's sessions at a chunk: that transaction is done again, and the night
     is whole.
     """
-    config = use_quick_models(config.file)
-    prepare(config, engine)
-    with drive("predict", config, "predictions", "stage", nth, "hold") as job:
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
+    with drive("predict", experiment, "predictions", "stage", nth, "hold") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
         execute(
@@ -422,11 +428,11 @@ def test_predict_link_lost(config: Config, engine: sa.Engine, nth: int) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_train_link_lost_while_fitting(config: Config, engine: sa.Engine) -> None:
+def test_train_link_lost_while_fitting(experiment: Experiment, engine: sa.Engine) -> None:
     """A firewall or a failover ends what lies idle while a model is fitted; the fit is not lost."""
-    config = use_quick_models(config.file)
-    prepare(config, engine)
-    with drive("train", config, "training", "fit_and_validate", 2, "hold", "--force") as job:
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
+    with drive("train", experiment, "training", "fit_and_validate", 2, "hold", "--force") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         others = "datname = current_database() and pid <> pg_backend_pid()"
         execute(
@@ -437,14 +443,14 @@ def test_train_link_lost_while_fitting(config: Config, engine: sa.Engine) -> Non
     assert read_statuses(engine, "train") == ["superseded", "done"]
 
 
-def run_on_terminal(script: str, config: Config) -> str:
+def run_on_terminal(script: str, experiment: Experiment) -> str:
     """What a script prints on a terminal, stdout and stderr; it must leave with 0."""
     ours, theirs = pty.openpty()
     command = [
         sys.executable,
         f"{script}.py",
         "--config",
-        str(config.file),
+        str(experiment.environment.file),
         "--date",
         str(FIRST_NIGHT),
     ]
@@ -456,7 +462,7 @@ def run_on_terminal(script: str, config: Config) -> str:
     return printed
 
 
-def test_predict_one_line_on_a_terminal(bank: Config, bank_engine: sa.Engine) -> None:
+def test_predict_one_line_on_a_terminal(bank: Experiment, bank_engine: sa.Engine) -> None:
     printed = without_plan(run_on_terminal("predict", bank).replace("\r\n", "\n"))
     assert (
         printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ")
@@ -477,12 +483,12 @@ def one_line(done: tuple[int, str, str]) -> str:
     return err.strip()
 
 
-def test_fault_models_folder_cannot_be_written(bank: Config, bank_engine: sa.Engine) -> None:
-    shutil.rmtree(bank.models_dir)
-    bank.models_dir.touch()  # rights do not bind root, a file in the folder's place does
+def test_fault_models_folder_cannot_be_written(bank: Experiment, bank_engine: sa.Engine) -> None:
+    shutil.rmtree(bank.environment.models_dir)
+    bank.environment.models_dir.touch()  # rights do not bind root, a file in the folder's place does
     message = one_line(run("train", bank, "--force"))
     assert re.search(
-        rf"{bank.models_dir}: cannot be written \(File exists\)\. Check the folder's rights",
+        rf"{bank.environment.models_dir}: cannot be written \(File exists\)\. Check the folder's rights",
         message,
     )
     assert read_failure(bank_engine, "train") in message
@@ -491,7 +497,7 @@ def test_fault_models_folder_cannot_be_written(bank: Config, bank_engine: sa.Eng
         predict.predict(bank, bank_engine, FIRST_NIGHT)
 
 
-def test_fault_no_candidates(bank: Config, bank_engine: sa.Engine) -> None:
+def test_fault_no_candidates(bank: Experiment, bank_engine: sa.Engine) -> None:
     execute(bank_engine, "delete from card_candidates")
     message = one_line(run("predict", bank))
     assert message.startswith(
@@ -501,7 +507,7 @@ def test_fault_no_candidates(bank: Config, bank_engine: sa.Engine) -> None:
     assert read_failure(bank_engine) in message and read(bank_engine, predictions.c.run_id) == []
 
 
-def test_fault_missing_table(bank: Config, bank_engine: sa.Engine) -> None:
+def test_fault_missing_table(bank: Experiment, bank_engine: sa.Engine) -> None:
     execute(bank_engine, "drop table card_candidates")
     message = one_line(run("predict", bank))
     assert (
@@ -511,14 +517,14 @@ def test_fault_missing_table(bank: Config, bank_engine: sa.Engine) -> None:
     assert read_failure(bank_engine) in message
 
 
-def test_fault_typo_in_config(bank: Config, bank_engine: sa.Engine) -> None:
-    bank.file.write_text(
-        bank.file.read_text(encoding="utf-8").replace("window_days", "windows_days"),
+def test_fault_typo_in_config(bank: Experiment, bank_engine: sa.Engine) -> None:
+    bank.environment.file.write_text(
+        bank.environment.file.read_text(encoding="utf-8").replace("window_days", "windows_days"),
         encoding="utf-8",
     )
     message = one_line(run("score", bank))
     assert (
-        f"{bank.file}, experiments.card_offer.outcome" in message
+        f"{bank.environment.file}, experiments.card_offer.outcome" in message
         and "windows_days" in message
         and "'window_days'" in message
     )
@@ -527,19 +533,19 @@ def test_fault_typo_in_config(bank: Config, bank_engine: sa.Engine) -> None:
 
 def test_fault_wrong_password(postgres_url: str, tmp_path: Path) -> None:
     url = sa.make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
-    config = load_configs(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
-    message = one_line(run("predict", config))
+    experiment = load_experiments(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
+    message = one_line(run("predict", experiment))
     assert (
         "boss:***@127.0.0.1" in message
         and "password authentication failed" in message
         and "hunter2" not in message
     )
-    assert not config.logs_dir.exists()
+    assert not experiment.environment.logs_dir.exists()
 
 
-def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
-    config = use_quick_models(config.file)
-    prepare(config, engine)
+def test_predict_odd_candidates(experiment: Experiment, engine: sa.Engine) -> None:
+    experiment = use_quick_models(experiment.environment.file)
+    prepare(experiment, engine)
     columns = (
         "age",
         "income",
@@ -572,7 +578,7 @@ def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
             sa.select(sa.func.max(simulate.candidates.c.loaded_at))
         )
         connection.execute(simulate.candidates.insert(), [{**row, **night} for row in rows])
-    predict.predict(config, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
     check_night(engine, simulate.N_CANDIDATES + len(odd))
     found = {
         row[0]: row[1:]
@@ -585,13 +591,13 @@ def test_predict_odd_candidates(config: Config, engine: sa.Engine) -> None:
         assert (prediction is None) if variant == "control" else (0 <= prediction <= 1)
 
 
-def use_candidates(config: Config, change: str, to: str) -> Config:
+def use_candidates(experiment: Experiment, change: str, to: str) -> Experiment:
     """Rewrite a column of the candidates query."""
-    query = config.file.parent / config.query_file("candidates")
+    query = experiment.environment.file.parent / experiment.query("candidates").file
     head, _, tail = query.read_text(encoding="utf-8").rpartition("select\n")
     assert change in tail
     query.write_text(f"{head}select\n{tail.replace(change, to)}", encoding="utf-8")
-    return load_configs(config.file, "dev")["card_offer"]
+    return load_experiments(experiment.environment.file, "dev")["card_offer"]
 
 
 @pytest.mark.parametrize(
@@ -639,7 +645,7 @@ def use_candidates(config: Config, change: str, to: str) -> Config:
     ],
 )
 def test_predict_unusable_candidates(
-    bank: Config, bank_engine: sa.Engine, change: str, to: str, words: str
+    bank: Experiment, bank_engine: sa.Engine, change: str, to: str, words: str
 ) -> None:
     with pytest.raises(
         DataError,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import yaml
 
 from abatch import job
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
@@ -26,7 +26,7 @@ NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
 
 @pytest.fixture
-def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Config]:
+def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Experiment]:
     """Two experiments, card_offer and second, on one SQLite file; the log is closed at the end."""
     path = write_config(tmp_path, sqlite_url)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Config]:
         model["name"] += "_second"
     raw["experiments"]["second"] = second
     path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    yield load_configs(path, "dev")["card_offer"]
+    yield load_experiments(path, "dev")["card_offer"]
     for handler in job.logger.handlers[1:]:
         for name in ("abatch", "py.warnings"):
             logging.getLogger(name).removeHandler(handler)
@@ -44,7 +44,7 @@ def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Config]:
 
 
 @pytest.fixture
-def bank_engine(bank: Config) -> Iterator[sa.Engine]:
+def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     """The tables of `bank`."""
     engine = open_engine(bank)
     migrations.upgrade(engine)
@@ -57,8 +57,8 @@ def finish(run: job.Run, engine: sa.Engine) -> None:
         run.finish(connection)
 
 
-def do(config: Config, engine: sa.Engine, run_date: date = NIGHT, **options: bool) -> str:
-    with job.open_run("predict", config, engine, run_date, **options) as run:
+def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: bool) -> str:
+    with job.open_run("predict", experiment, engine, run_date, **options) as run:
         finish(run, engine)
     return run.run_id
 
@@ -85,9 +85,9 @@ def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> Non
     predictions.stage(engine, pd.DataFrame([row]))
 
 
-def test_open_run_done_is_not_done_again(config: Config, engine: sa.Engine) -> None:
+def test_open_run_done_is_not_done_again(experiment: Experiment, engine: sa.Engine) -> None:
     before = as_stored(engine, job.utc_now())
-    run_id = do(config, engine)
+    run_id = do(experiment, engine)
     with pytest.raises(
         NothingToDo,
         match=(
@@ -95,8 +95,8 @@ def test_open_run_done_is_not_done_again(config: Config, engine: sa.Engine) -> N
             r" again: --force"
         ),
     ):
-        do(config, engine)
-    do(config, engine, NIGHT + timedelta(days=1))
+        do(experiment, engine)
+    do(experiment, engine, NIGHT + timedelta(days=1))
     first, _ = read_ledger(engine)
     assert (first.job, first.experiment, first.run_date, first.status, first.error) == (
         "predict",
@@ -109,26 +109,28 @@ def test_open_run_done_is_not_done_again(config: Config, engine: sa.Engine) -> N
     assert f"(process {os.getpid()})" in first.host and len(first.config_hash) == 64
 
 
-def test_open_run_force_supersedes(config: Config, engine: sa.Engine) -> None:
-    first, second = do(config, engine), do(config, engine, force=True)
+def test_open_run_force_supersedes(experiment: Experiment, engine: sa.Engine) -> None:
+    first, second = do(experiment, engine), do(experiment, engine, force=True)
     assert {row.run_id: row.status for row in read_ledger(engine)} == {
         first: "superseded",
         second: "done",
     }
     with pytest.raises(NothingToDo, match=second):
-        do(config, engine)
+        do(experiment, engine)
 
 
-def test_open_run_force_that_fails_leaves_the_night_done(config: Config, engine: sa.Engine) -> None:
-    first = do(config, engine)
-    with pytest.raises(DataError), job.open_run("predict", config, engine, NIGHT, force=True):
+def test_open_run_force_that_fails_leaves_the_night_done(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
+    first = do(experiment, engine)
+    with pytest.raises(DataError), job.open_run("predict", experiment, engine, NIGHT, force=True):
         raise DataError("broken")
     assert {row.run_id: row.status for row in read_ledger(engine)}[first] == "done"
     with pytest.raises(NothingToDo, match=first):
-        do(config, engine)
+        do(experiment, engine)
 
 
-def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
+def test_open_run_buries_the_dead(experiment: Experiment, engine: sa.Engine) -> None:
     dead = {
         "run_date": NIGHT,
         "status": "running",
@@ -138,18 +140,18 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
         "host": "h",
     }
     with engine.begin() as connection:
-        for run_id, kind, experiment in (
+        for run_id, kind, name in (
             ("dead", "predict", "card_offer"),
             ("alive", "predict", "other"),
             ("train", "train", "card_offer"),
         ):
             connection.execute(
-                runs.insert().values(run_id=run_id, job=kind, experiment=experiment, **dead)
+                runs.insert().values(run_id=run_id, job=kind, experiment=name, **dead)
             )
     stage(engine, "dead")
     stage(engine, "taken for dead, went on, and was killed")
     stage(engine, "alive", "other")
-    run_id = do(config, engine, NIGHT + timedelta(days=1))
+    run_id = do(experiment, engine, NIGHT + timedelta(days=1))
     ledger = {row.run_id: row for row in read_ledger(engine)}
     assert {name: row.status for name, row in ledger.items()} == {
         "dead": "failed",
@@ -166,7 +168,7 @@ def test_open_run_buries_the_dead(config: Config, engine: sa.Engine) -> None:
 
 
 def test_finish_of_a_run_taken_for_dead_publishes_nothing(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
     with (
         pytest.raises(
@@ -176,7 +178,7 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
                 r" Nothing was written"
             ),
         ),
-        job.open_run("predict", config, engine, NIGHT) as run,
+        job.open_run("predict", experiment, engine, NIGHT) as run,
     ):
         stage(engine, run.run_id)
         with engine.begin() as connection:
@@ -210,45 +212,47 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
     ],
 )
 def test_open_run_failure_is_in_the_ledger(
-    config: Config, engine: sa.Engine, error: BaseException, reason: str
+    experiment: Experiment, engine: sa.Engine, error: BaseException, reason: str
 ) -> None:
-    with pytest.raises(type(error)), job.open_run("predict", config, engine, NIGHT) as run:
+    with pytest.raises(type(error)), job.open_run("predict", experiment, engine, NIGHT) as run:
         stage(engine, run.run_id)
         raise error
     assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", reason)]
     with engine.connect() as connection:
         assert connection.execute(sa.select(predictions_staging)).all() == []
-    do(config, engine)  # and the lock is free
+    do(experiment, engine)  # and the lock is free
 
 
-def test_open_run_dry_writes_nothing(config: Config, engine: sa.Engine, tmp_path: Path) -> None:
+def test_open_run_dry_writes_nothing(
+    experiment: Experiment, engine: sa.Engine, tmp_path: Path
+) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with job.open_run("predict", config, engine, NIGHT, dry_run=True) as run:
+    with job.open_run("predict", experiment, engine, NIGHT, dry_run=True) as run:
         assert run.dry_run
     assert read_ledger(engine) == [] and sorted(tmp_path.rglob("*")) == before
-    do(config, engine)
+    do(experiment, engine)
     with (
         pytest.raises(NothingToDo, match="already done"),
-        job.open_run("predict", config, engine, NIGHT, dry_run=True),
+        job.open_run("predict", experiment, engine, NIGHT, dry_run=True),
     ):
         pass
-    with job.open_run("predict", config, engine, NIGHT, dry_run=True, force=True):
+    with job.open_run("predict", experiment, engine, NIGHT, dry_run=True, force=True):
         pass
     assert len(read_ledger(engine)) == 1
 
 
-def test_open_run_names_the_holder(config: Config, engine: sa.Engine) -> None:
-    with job.open_run("predict", config, engine, NIGHT) as run:
+def test_open_run_names_the_holder(experiment: Experiment, engine: sa.Engine) -> None:
+    with job.open_run("predict", experiment, engine, NIGHT) as run:
         message = (
             rf"is already being done by .* \(process {os.getpid()}\) since 20.* UTC \(run"
             rf" {run.run_id}\)"
         )
         with (
             pytest.raises(NothingToDo, match=message),
-            job.open_run("predict", config, engine, NIGHT),
+            job.open_run("predict", experiment, engine, NIGHT),
         ):
             pass
-        with job.open_run("score", config, engine, NIGHT) as other:
+        with job.open_run("score", experiment, engine, NIGHT) as other:
             finish(other, engine)
         finish(run, engine)
     assert [row.status for row in read_ledger(engine)] == ["done", "done"]
@@ -267,62 +271,67 @@ def test_open_run_names_the_holder(config: Config, engine: sa.Engine) -> None:
     ],
 )
 def test_open_run_as_of_past_date(
-    bank: Config, bank_engine: sa.Engine, run_date: date, as_of: datetime
+    bank: Experiment, bank_engine: sa.Engine, run_date: date, as_of: datetime
 ) -> None:
     with job.open_run("predict", bank, bank_engine, run_date, dry_run=True) as run:
         assert run.as_of == as_of
 
 
-def test_open_run_as_of_today(bank: Config, bank_engine: sa.Engine) -> None:
+def test_open_run_as_of_today(bank: Experiment, bank_engine: sa.Engine) -> None:
     before = job.utc_now()
     with job.open_run("predict", bank, bank_engine, job.today(bank), dry_run=True) as run:
         assert before <= run.as_of <= job.utc_now()
 
 
 def nothing(
-    config: Config, engine: sa.Engine, run_date: date, *, force: bool = False, dry_run: bool = False
+    experiment: Experiment,
+    engine: sa.Engine,
+    run_date: date,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> str:
     """A story that begins a run and ends it."""
-    with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run) as run:
+    with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
         if not dry_run:
             finish(run, engine)
-    return f"predict {config.experiment} {run_date}: nothing"
+    return f"predict {experiment.name} {run_date}: nothing"
 
 
 def failing(error: BaseException) -> Callable[..., str]:
     """A story that fails for the experiment card_offer alone."""
 
     def story(
-        config: Config,
+        experiment: Experiment,
         engine: sa.Engine,
         run_date: date,
         *,
         force: bool = False,
         dry_run: bool = False,
     ) -> str:
-        if config.experiment != "card_offer":
-            return nothing(config, engine, run_date, force=force, dry_run=dry_run)
-        with job.open_run("predict", config, engine, run_date, force=force, dry_run=dry_run):
+        if experiment.name != "card_offer":
+            return nothing(experiment, engine, run_date, force=force, dry_run=dry_run)
+        with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run):
             raise error
 
     story.__module__ = __name__
     return story
 
 
-def call(bank: Config, *arguments: str, story: Callable[..., str] = nothing) -> int:
+def call(bank: Experiment, *arguments: str, story: Callable[..., str] = nothing) -> int:
     return job.main(
-        "predict", story, ["--config", str(bank.file), "--date", str(NIGHT), *arguments]
+        "predict", story, ["--config", str(bank.environment.file), "--date", str(NIGHT), *arguments]
     )
 
 
-def read_log(bank: Config) -> list[str]:
-    (path,) = bank.logs_dir.iterdir()
+def read_log(bank: Experiment) -> list[str]:
+    (path,) = bank.environment.logs_dir.iterdir()
     assert re.fullmatch(r"predict_\d{4}-\d\d\.log", path.name)
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def test_main_is_silent_and_logs(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(bank) == 0
     assert capfd.readouterr() == ("", "")
@@ -344,7 +353,7 @@ def test_main_is_silent_and_logs(
 
 
 def test_main_one_line_on_a_terminal(
-    bank: Config, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    bank: Experiment, bank_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
@@ -359,11 +368,11 @@ def test_main_one_line_on_a_terminal(
 
 
 def test_main_dry_run_prints_and_writes_nothing(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(bank, "--dry-run", "--experiment", "second") == 0
     assert capfd.readouterr() == ("predict second 2026-09-01: nothing\n", "")
-    assert read_ledger(bank_engine) == [] and not bank.logs_dir.exists()
+    assert read_ledger(bank_engine) == [] and not bank.environment.logs_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -383,7 +392,7 @@ def test_main_dry_run_prints_and_writes_nothing(
     ],
 )
 def test_main_one_experiment_fails(
-    bank: Config,
+    bank: Experiment,
     bank_engine: sa.Engine,
     capfd: pytest.CaptureFixture[str],
     error: Exception,
@@ -417,7 +426,7 @@ def test_main_one_experiment_fails(
 
 
 def test_main_interrupted_stops(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(bank, story=failing(KeyboardInterrupt())) == 1
     assert capfd.readouterr() == (
@@ -432,7 +441,7 @@ def test_main_interrupted_stops(
     ]
 
 
-def test_main_unknown_names_exit_2(bank: Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_unknown_names_exit_2(bank: Experiment, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(bank, "--experiment", "card_ofer") == 2
     assert capfd.readouterr().err.endswith(
         "expected one of card_offer, second. Did you mean 'card_offer'?\n"
@@ -447,9 +456,9 @@ def test_main_unknown_names_exit_2(bank: Config, capfd: pytest.CaptureFixture[st
         assert out == "" and "usage: predict.py" in err
 
 
-def test_main_typo_in_config_exits_1(bank: Config, capfd: pytest.CaptureFixture[str]) -> None:
-    bank.file.write_text(
-        bank.file.read_text(encoding="utf-8").replace("select_top", "select_tpo", 1),
+def test_main_typo_in_config_exits_1(bank: Experiment, capfd: pytest.CaptureFixture[str]) -> None:
+    bank.environment.file.write_text(
+        bank.environment.file.read_text(encoding="utf-8").replace("select_top", "select_tpo", 1),
         encoding="utf-8",
     )
     assert call(bank) == 1
@@ -459,23 +468,24 @@ def test_main_typo_in_config_exits_1(bank: Config, capfd: pytest.CaptureFixture[
         and "experiments.card_offer.select_tpo: unknown key" in err
         and "Did you mean 'select_top'?" in err
     )
-    assert "Traceback" not in err and not bank.logs_dir.exists()
+    assert "Traceback" not in err and not bank.environment.logs_dir.exists()
 
 
 def test_main_logs_folder_cannot_be_made(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bank.logs_dir.write_text("a file")
+    bank.environment.logs_dir.write_text("a file")
     assert call(bank) == 1
     out, err = capfd.readouterr()
     assert out == "" and re.fullmatch(
-        rf"predict: {bank.logs_dir}/predict_.*\.log: the log cannot be written \(.*\n", err
+        rf"predict: {bank.environment.logs_dir}/predict_.*\.log: the log cannot be written \(.*\n",
+        err,
     )
     assert read_ledger(bank_engine) == []
 
 
 def test_main_database_not_ready(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bank_engine.dispose()
     Path(str(bank_engine.url.database)).unlink()
@@ -486,7 +496,7 @@ def test_main_database_not_ready(
 
 
 def test_main_locked_database(
-    bank: Config,
+    bank: Experiment,
     bank_engine: sa.Engine,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -500,17 +510,17 @@ def test_main_locked_database(
 
 
 def test_warn_is_printed_and_logged(
-    bank: Config, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+    bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def story(
-        config: Config,
+        experiment: Experiment,
         engine: sa.Engine,
         run_date: date,
         *,
         force: bool = False,
         dry_run: bool = False,
     ) -> str:
-        with job.open_run("predict", config, engine, run_date) as run:
+        with job.open_run("predict", experiment, engine, run_date) as run:
             run.warn("look at this")
             finish(run, engine)
         return ""
@@ -524,17 +534,17 @@ def test_warn_is_printed_and_logged(
     ]
 
 
-def test_check_registration_first_then_changed(config: Config, engine: sa.Engine) -> None:
+def test_check_registration_first_then_changed(experiment: Experiment, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        asked, is_new = job.check_registration(config, connection)
+        asked, is_new = job.check_registration(experiment, connection)
         assert is_new
-        registrations.register(connection, config.experiment, asked, NIGHT_AT, "run1")
-        assert job.check_registration(config, connection) == (asked, False)
-        changed = load_configs(
+        registrations.register(connection, experiment.name, asked, NIGHT_AT, "run1")
+        assert job.check_registration(experiment, connection) == (asked, False)
+        changed = load_experiments(
             write_config(
-                config.file.parent,
-                config.database.get_secret_value(),
-                config.schema,
+                experiment.environment.file.parent,
+                experiment.environment.database.get_secret_value(),
+                experiment.environment.schema,
                 select_top=0.3,
             ),
             "dev",
@@ -545,20 +555,20 @@ def test_check_registration_first_then_changed(config: Config, engine: sa.Engine
             job.check_registration(changed["card_offer"], connection)
 
 
-def test_find_nights_are_those_that_are_done(config: Config, engine: sa.Engine) -> None:
+def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.Engine) -> None:
     for days in (2, 0, 1):
         with (
-            job.open_run("predict", config, engine, NIGHT + timedelta(days=days)) as run,
+            job.open_run("predict", experiment, engine, NIGHT + timedelta(days=days)) as run,
             engine.begin() as connection,
         ):
             run.finish(connection)
     with (
         pytest.raises(KeyboardInterrupt),
-        job.open_run("predict", config, engine, NIGHT + timedelta(days=3)),
+        job.open_run("predict", experiment, engine, NIGHT + timedelta(days=3)),
     ):
         raise KeyboardInterrupt
     with (
-        job.open_run("predict", config, engine, NIGHT, force=True) as run,
+        job.open_run("predict", experiment, engine, NIGHT, force=True) as run,
         engine.begin() as connection,
     ):
         run.finish(connection)  # in the place of the first
@@ -572,25 +582,27 @@ def test_find_nights_are_those_that_are_done(config: Config, engine: sa.Engine) 
         assert job.find_nights(connection, "another", date.max) == []
 
 
-def test_is_latest(config: Config, engine: sa.Engine) -> None:
+def test_is_latest(experiment: Experiment, engine: sa.Engine) -> None:
     """A night that was done for the future by mistake does not freeze the figures."""
     for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
         with (
-            job.open_run("score", config, engine, NIGHT + timedelta(days=days), force=True) as run,
+            job.open_run(
+                "score", experiment, engine, NIGHT + timedelta(days=days), force=True
+            ) as run,
             engine.begin() as connection,
         ):
             assert job.is_latest(connection, run, NIGHT + timedelta(days=5)) == expected
             run.finish(connection)
 
 
-def test_hash_config_changes_with_settings_and_queries(bank: Config) -> None:
-    configs = load_configs(bank.file, "dev")
-    first = job.hash_config(configs["card_offer"])
+def test_hash_config_changes_with_settings_and_queries(bank: Experiment) -> None:
+    experiments = load_experiments(bank.environment.file, "dev")
+    first = job.hash_config(experiments["card_offer"])
     assert (
         first
-        == job.hash_config(load_configs(bank.file, "dev")["card_offer"])
-        != job.hash_config(configs["second"])
+        == job.hash_config(load_experiments(bank.environment.file, "dev")["card_offer"])
+        != job.hash_config(experiments["second"])
     )
-    query = bank.file.parent / bank.query_file("candidates")
+    query = bank.environment.file.parent / bank.query("candidates").file
     query.write_text(query.read_text(encoding="utf-8") + "\n-- another", encoding="utf-8")
-    assert job.hash_config(load_configs(bank.file, "dev")["card_offer"]) != first
+    assert job.hash_config(load_experiments(bank.environment.file, "dev")["card_offer"]) != first

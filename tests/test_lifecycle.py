@@ -2,7 +2,6 @@
 kept; recall; rollback by day.
 """
 
-import dataclasses
 import json
 import shutil
 import stat
@@ -19,11 +18,11 @@ import predict
 import train
 from abatch import __main__ as main
 from abatch import job, lifecycle, reproduction, simulate
-from abatch.config import Config, Retention, Retrain, load_configs
+from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.modelling import registry, retraining, snapshots
-from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, open_engine, write_config
 
 DAY = timedelta(days=1)
 A1, A8 = f"modelA_v1.0_{FIRST_NIGHT}", f"modelA_v1.0_{FIRST_NIGHT + 7 * DAY}"
@@ -36,35 +35,36 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "A": QUICK_MODELS["A"],
         "B": {**QUICK_MODELS["A"], "name": "modelB", "params": {"C": 0.1}},
     }
-    config = load_configs(write_config(folder, "sqlite:///data/bank.db", models=models), "dev")[
-        "card_offer"
-    ]
-    engine = open_engine(config)
+    experiment = load_experiments(
+        write_config(folder, "sqlite:///data/bank.db", models=models), "dev"
+    )["card_offer"]
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     simulate.simulate(engine, FIRST_NIGHT + 7 * DAY)
     engine.dispose()
     return folder
 
 
 @pytest.fixture
-def bank(trained: Path, tmp_path: Path) -> Config:
+def bank(trained: Path, tmp_path: Path) -> Experiment:
     shutil.copytree(trained, tmp_path / "bank", symlinks=True)
-    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+    return load_experiments(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
 
 
 @pytest.fixture
-def engine(bank: Config) -> Iterator[sa.Engine]:
+def engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine = open_engine(bank)
     yield engine
     engine.dispose()
 
 
-def with_training(config: Config, **changes: object) -> Config:
-    training = config.settings.training.model_copy(update=changes)
-    return dataclasses.replace(
-        config, settings=config.settings.model_copy(update={"training": training})
+def with_training(experiment: Experiment, **changes: object) -> Experiment:
+    training = experiment.training.model_copy(update=changes)
+    return alter(
+        experiment,
+        training=training,
     )
 
 
@@ -74,9 +74,9 @@ def live(engine: sa.Engine, on: object = FIRST_NIGHT + 7 * DAY) -> dict[str, str
 
 
 def call(
-    capsys: pytest.CaptureFixture[str], config: Config, *arguments: str
+    capsys: pytest.CaptureFixture[str], experiment: Experiment, *arguments: str
 ) -> tuple[int, str, str]:
-    code = main.main([*arguments, "--config", str(config.file)])
+    code = main.main([*arguments, "--config", str(experiment.environment.file)])
     return code, *capsys.readouterr()
 
 
@@ -100,14 +100,14 @@ def call(
     ],
 )
 def test_retraining_says_why(
-    rules: dict, days: int, words: str, bank: Config, engine: sa.Engine
+    rules: dict, days: int, words: str, bank: Experiment, engine: sa.Engine
 ) -> None:
-    config = with_training(bank, retrain=Retrain(**rules))
-    assert words in train.train(config, engine, FIRST_NIGHT + days * DAY, dry_run=True)
+    experiment = with_training(bank, retrain=Retrain(**rules))
+    assert words in train.train(experiment, engine, FIRST_NIGHT + days * DAY, dry_run=True)
 
 
 def test_retraining_that_is_not_due_is_done_and_can_be_forced(
-    bank: Config, engine: sa.Engine
+    bank: Experiment, engine: sa.Engine
 ) -> None:
     night, weekly = FIRST_NIGHT + 3 * DAY, with_training(bank, retrain=Retrain(max_days=7))
     assert "not trained" in train.train(weekly, engine, night)
@@ -115,21 +115,19 @@ def test_retraining_that_is_not_due_is_done_and_can_be_forced(
         row = connection.execute(sa.select(runs).where(runs.c.run_date == night)).one()
     assert (row.status, row.rows_written) == ("done", 0)
     assert "goes live" in train.train(weekly, engine, night, force=True)
-    model = bank.settings.models["A"].model_copy(update={"params": {"C": 0.2}})
-    edited = dataclasses.replace(
+    model = bank.models["A"].model_copy(update={"params": {"C": 0.2}})
+    edited = alter(
         weekly,
-        settings=weekly.settings.model_copy(
-            update={"models": {**weekly.settings.models, "A": model}}
-        ),
+        models={**weekly.models, "A": model},
     )
     said = train.train(edited, engine, night + DAY, dry_run=True)
     assert "the config's models, features or training query are not those of model" in said
 
 
-def test_expanding_window_begins_on_its_first_day(bank: Config, engine: sa.Engine) -> None:
+def test_expanding_window_begins_on_its_first_day(bank: Experiment, engine: sa.Engine) -> None:
     start = FIRST_NIGHT - 40 * DAY
-    config = with_training(bank, window="expanding", start_date=start)
-    train.train(config, engine, FIRST_NIGHT + 7 * DAY, force=True)
+    experiment = with_training(bank, window="expanding", start_date=start)
+    train.train(experiment, engine, FIRST_NIGHT + 7 * DAY, force=True)
     with engine.connect() as connection:
         row = registry.find_model(connection, A8)
     # Outcomes are complete to September 6; window 14, lag 1: the last day of training rows is
@@ -139,7 +137,7 @@ def test_expanding_window_begins_on_its_first_day(bank: Config, engine: sa.Engin
 
 
 def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The recipe is the same, and so are the newest rows: only the actual live model can show that
     the new one is worse.
@@ -150,7 +148,7 @@ def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
         " null then 0 else 1 end when card_calls.customer_id % 25 = 0 then 1 else 0 end as outcome",
     )
     assert query != bank.sql["training"]
-    spoilt = dataclasses.replace(bank, sql={**bank.sql, "training": query})
+    spoilt = alter(bank, sql={**bank.sql, "training": query})
     train.train(spoilt, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine) == {"A": A1, "B": A1.replace("A", "B")}
     said = capsys.readouterr().err
@@ -158,11 +156,12 @@ def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
     with engine.connect() as connection:
         row = registry.find_model(connection, A8)
     assert (
-        row.decision.startswith("does not go live: ") and (bank.models_dir / f"{A8}.pkl").exists()
+        row.decision.startswith("does not go live: ")
+        and (bank.environment.models_dir / f"{A8}.pkl").exists()
     )
 
 
-def test_gate_refuses_too_few_rows(bank: Config, engine: sa.Engine) -> None:
+def test_gate_refuses_too_few_rows(bank: Experiment, engine: sa.Engine) -> None:
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A1
     with engine.connect() as connection:
@@ -173,9 +172,9 @@ def test_gate_refuses_too_few_rows(bank: Config, engine: sa.Engine) -> None:
 
 
 def test_gate_without_the_live_models_snapshot_compares_recipes(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (path,) = bank.snapshots_dir.glob("*.parquet")
+    (path,) = bank.environment.snapshots_dir.glob("*.parquet")
     path.unlink()
     train.train(bank, engine, FIRST_NIGHT + 7 * DAY)
     assert f"{A1} is compared by its recipe" in capsys.readouterr().err
@@ -183,10 +182,10 @@ def test_gate_without_the_live_models_snapshot_compares_recipes(
 
 
 def test_dirty_tree_does_not_go_live_in_prod(
-    bank: Config, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    bank: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "code_version", lambda: "0.1.0+abc-dirty")
-    prod = dataclasses.replace(bank, environment="prod")
+    prod = alter(bank, environment_name="prod")
     train.train(prod, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A1
     with engine.connect() as connection:
@@ -208,12 +207,12 @@ def test_dirty_tree_does_not_go_live_in_prod(
 
 
 def test_promote_of_a_dirty_model_in_prod_by_hand(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)
-    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(bank.environment.file.read_text(encoding="utf-8"))
     raw["environments"]["prod"] = raw["environments"]["dev"]
-    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    bank.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     with engine.begin() as connection:
         connection.execute(models.update().values(code_version="0.1.0+abc-dirty"))
     command = ("promote", A8, "--reason", "x", "--env", "prod", "--date", "2026-09-08")
@@ -241,7 +240,7 @@ def test_promote_of_a_dirty_model_in_prod_by_hand(
 
 
 def test_rollback_to_what_was_live_on_a_day(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.train(bank, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A8
@@ -278,23 +277,23 @@ def test_rollback_to_what_was_live_on_a_day(
 
 
 def test_delete_never_what_is_live(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.train(bank, engine, FIRST_NIGHT + 7 * DAY)
     code, out, err = call(capsys, bank, "delete", A8, "--reason", "x")
     assert (code, out) == (1, "") and f"{A8} is live, or will be, and is not deleted" in err
     assert call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-08")[0] == 0
     assert "It was live once" in call(capsys, bank, "delete", A8, "--reason", "erasure")[1]
-    assert not list(bank.models_dir.glob(f"{A8}.*"))
+    assert not list(bank.environment.models_dir.glob(f"{A8}.*"))
     code, out, err = call(capsys, bank, "promote", A8, "--reason", "x")
     assert code == 1 and f"{A8} was deleted on " in err and "(erasure)" in err
     assert call(capsys, bank, "delete", A8, "--reason", "again")[0] == 0  # harmless to repeat
     assert "deleted" in call(capsys, bank, "models")[1]
 
 
-def test_retention_keeps_what_was_ever_live(bank: Config, engine: sa.Engine) -> None:
+def test_retention_keeps_what_was_ever_live(bank: Experiment, engine: sa.Engine) -> None:
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)  # never live
-    keep = dataclasses.replace(bank, retention=Retention(model_days=1, snapshot_gigabytes=0))
+    keep = alter(bank, retention=Retention(model_days=1, snapshot_gigabytes=0))
     assert [line.split()[0] for line in lifecycle.apply_retention(keep, engine, "me")] == [
         "snapshot"
     ]  # the model is of today
@@ -303,11 +302,11 @@ def test_retention_keeps_what_was_ever_live(bank: Config, engine: sa.Engine) -> 
     assert (
         len(lifecycle.apply_retention(keep, engine, "me")) == 2
     )  # both variants' models of the later night
-    assert sorted(path.name for path in bank.models_dir.glob("*2026*.pkl")) == [
+    assert sorted(path.name for path in bank.environment.models_dir.glob("*2026*.pkl")) == [
         f"{A1}.pkl",
         f"{A1.replace('A', 'B')}.pkl",
     ]
-    assert len(list(bank.snapshots_dir.glob("*.parquet"))) == 1
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
     assert lifecycle.apply_retention(keep, engine, "me") == []
     with engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {
@@ -320,46 +319,50 @@ def test_retention_keeps_what_was_ever_live(bank: Config, engine: sa.Engine) -> 
         )
 
 
-def test_retention_waits_for_a_run_that_may_promote_yet(bank: Config, engine: sa.Engine) -> None:
+def test_retention_waits_for_a_run_that_may_promote_yet(
+    bank: Experiment, engine: sa.Engine
+) -> None:
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)  # never live
     with engine.begin() as connection:
         connection.execute(
             runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
         )
-    keep = dataclasses.replace(bank, retention=Retention(snapshot_gigabytes=0))
+    keep = alter(bank, retention=Retention(snapshot_gigabytes=0))
     assert lifecycle.apply_retention(keep, engine, "me") == []
 
 
-def test_reproduce_parameters_with_whole_numbers_as_keys(bank: Config, engine: sa.Engine) -> None:
-    model = bank.settings.models["A"].model_copy(update={"params": {"class_weight": {0: 1, 1: 5}}})
-    weighted = dataclasses.replace(
+def test_reproduce_parameters_with_whole_numbers_as_keys(
+    bank: Experiment, engine: sa.Engine
+) -> None:
+    model = bank.models["A"].model_copy(update={"params": {"class_weight": {0: 1, 1: 5}}})
+    weighted = alter(
         bank,
-        settings=bank.settings.model_copy(update={"models": {**bank.settings.models, "A": model}}),
+        models={**bank.models, "A": model},
     )
     train.train(weighted, engine, FIRST_NIGHT + 7 * DAY)
     assert reproduction.reproduce(engine, {"card_offer": weighted}, A8).is_reproduced
 
 
-def test_deleted_snapshot_is_kept_once_it_is_pulled_again(bank: Config, engine: sa.Engine) -> None:
+def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
+    bank: Experiment, engine: sa.Engine
+) -> None:
     night = FIRST_NIGHT + 7 * DAY
     train.train(with_training(bank, min_rows=10_000), engine, night)
-    lifecycle.apply_retention(
-        dataclasses.replace(bank, retention=Retention(snapshot_gigabytes=0)), engine, "me"
-    )
-    assert len(list(bank.snapshots_dir.glob("*.parquet"))) == 1
+    lifecycle.apply_retention(alter(bank, retention=Retention(snapshot_gigabytes=0)), engine, "me")
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
     train.train(with_training(bank, min_rows=10_000), engine, night, force=True)
-    assert len(list(bank.snapshots_dir.glob("*.parquet"))) == 2
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
     lifecycle.remove_deleted(bank, engine)
-    assert len(list(bank.snapshots_dir.glob("*.parquet"))) == 2
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
 
 
 def test_snapshots_command(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (path,) = bank.snapshots_dir.glob("*.parquet")
+    (path,) = bank.environment.snapshots_dir.glob("*.parquet")
     assert (
         stat.S_IMODE(path.stat().st_mode) == 0o600
-        and stat.S_IMODE(bank.snapshots_dir.stat().st_mode) == 0o700
+        and stat.S_IMODE(bank.environment.snapshots_dir.stat().st_mode) == 0o700
     )
     code, out, _ = call(capsys, bank, "snapshots")
     assert code == 0 and path.stem[:12] in out and "there (needed)" in out and str(44 * 150) in out
@@ -389,7 +392,7 @@ def test_snapshots_command(
 
 
 def test_recall_is_what_train_saw(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with engine.connect() as connection:
         row = snapshots.choose_snapshot(connection, A1)
@@ -408,13 +411,14 @@ def test_recall_is_what_train_saw(
     )
     assert (code, err) == (0, "") and row.content_hash in out
     pd.testing.assert_frame_equal(
-        snapshots.from_parquet(out_file.read_bytes()), snapshots.load(bank.snapshots_dir, row)
+        snapshots.from_parquet(out_file.read_bytes()),
+        snapshots.load(bank.environment.snapshots_dir, row),
     )
     assert stat.S_IMODE(out_file.stat().st_mode) == 0o600
 
 
 def test_recall_diff_counts_by_hand(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On August 25 the calls of the 22nd to the 24th and corrections of incomes came in.
 
@@ -471,7 +475,7 @@ def test_recall_diff_counts_by_hand(
 
 
 def test_predict_warns_when_libraries_differ_and_promise_that_it_works(
-    bank: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with engine.begin() as connection:
         for row in connection.execute(sa.select(models)).all():

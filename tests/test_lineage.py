@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database.tables import (
     deletions,
     metadata,
@@ -132,9 +132,9 @@ def promote(
         registry.promote(connection, **row | changes)
 
 
-def register(engine: sa.Engine, config: Config, **changes: object) -> None:
+def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> None:
     content = registrations.describe(
-        "card_offer", config.settings.model_dump(), config.sql, config.timezone
+        "card_offer", experiment.model_dump(), experiment.sql, experiment.environment.timezone
     )
     content |= {"assignment": "hash", "select_top": 0.5, **changes}
     with engine.begin() as connection:
@@ -142,9 +142,9 @@ def register(engine: sa.Engine, config: Config, **changes: object) -> None:
 
 
 @pytest.fixture
-def bank(config: Config, engine: sa.Engine) -> sa.Engine:
+def bank(experiment: Experiment, engine: sa.Engine) -> sa.Engine:
     """One night of five candidates, predicted by the models of the day before."""
-    register(engine, config)
+    register(engine, experiment)
     trained_at = datetime(2026, 9, 1, 20, 15)
     add(
         engine,
@@ -168,12 +168,14 @@ def bank(config: Config, engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def explain(engine: sa.Engine, config: Config, candidate: str, on: date = NIGHT) -> dict[str, str]:
+def explain(
+    engine: sa.Engine, experiment: Experiment, candidate: str, on: date = NIGHT
+) -> dict[str, str]:
     """The facts by their word, each in one line.
 
     Of a word that comes again the last counts, and an empty word is the title.
     """
-    text = lineage.explain(engine, {"card_offer": config}, candidate, on)
+    text = lineage.explain(engine, {"card_offer": experiment}, candidate, on)
     return read_facts(text)
 
 
@@ -189,9 +191,9 @@ def read_facts(text: str) -> dict[str, str]:
     return facts
 
 
-def test_explain_of_a_model(bank: sa.Engine, config: Config) -> None:
+def test_explain_of_a_model(bank: sa.Engine, experiment: Experiment) -> None:
     run = "on bank7 (process 12), started"
-    assert explain(bank, config, "6") == {
+    assert explain(bank, experiment, "6") == {
         "": "card_offer in dev, night of 2026-09-02, candidate 6",
         "prediction": "0.75; rank 1 of 2 in variant A",
         "selected": "yes; the first 1 of 2 by rank are (select_top 0.5)",
@@ -224,9 +226,9 @@ def test_explain_of_a_model(bank: sa.Engine, config: Config) -> None:
 
 
 def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(
-    bank: sa.Engine, config: Config
+    bank: sa.Engine, experiment: Experiment
 ) -> None:
-    facts = explain(bank, config, "1")
+    facts = explain(bank, experiment, "1")
     assert hashlib.sha256(b"card_offer:1").hexdigest().startswith("b7f3c4694cf6d2a1")
     assert (
         "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to"
@@ -241,8 +243,8 @@ def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(
     )
 
 
-def test_explain_of_the_control(bank: sa.Engine, config: Config) -> None:
-    facts = explain(bank, config, "2")
+def test_explain_of_the_control(bank: sa.Engine, experiment: Experiment) -> None:
+    facts = explain(bank, experiment, "2")
     assert (
         facts["prediction"] == "none, for the variant has no model; rank 1 of 2 in variant control"
     )
@@ -259,8 +261,8 @@ def test_explain_of_the_control(bank: sa.Engine, config: Config) -> None:
     assert not {"promotion", "trained on", "train run"} & set(facts)
 
 
-def test_explain_of_an_upper_case_uuid(bank: sa.Engine, config: Config) -> None:
-    facts = explain(bank, config, UUID.upper())
+def test_explain_of_an_upper_case_uuid(bank: sa.Engine, experiment: Experiment) -> None:
+    facts = explain(bank, experiment, UUID.upper())
     assert (
         facts[""].endswith(f"candidate {UUID}")
         and "begins with ed6e53d9fdcc781e" in facts["variant"]
@@ -268,8 +270,8 @@ def test_explain_of_an_upper_case_uuid(bank: sa.Engine, config: Config) -> None:
     assert "8eb851996f670e03" in facts["model"]
 
 
-def test_explain_of_a_recorded_variant(config: Config, engine: sa.Engine) -> None:
-    register(engine, config, assignment="recorded")
+def test_explain_of_a_recorded_variant(experiment: Experiment, engine: sa.Engine) -> None:
+    register(engine, experiment, assignment="recorded")
     add(
         engine,
         predictions,
@@ -280,8 +282,8 @@ def test_explain_of_a_recorded_variant(config: Config, engine: sa.Engine) -> Non
         "A, recorded by the candidates query; the hash would give B and does not count: SHA-256 of"
         " card_offer:1 begins with b7f3"
     )
-    assert explain(engine, config, "1")["variant"].startswith(said)
-    facts = explain(engine, config, "6")
+    assert explain(engine, experiment, "1")["variant"].startswith(said)
+    facts = explain(engine, experiment, "6")
     assert "; the hash would give the same and does not count: " in facts["variant"]
     # Nothing else is known of these rows, and it says so.
     assert facts["model"] == f"{A1}, which the table models does not have"
@@ -291,16 +293,16 @@ def test_explain_of_a_recorded_variant(config: Config, engine: sa.Engine) -> Non
 
 
 def test_explain_shows_a_variant_that_the_hash_does_not_give(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
-    register(engine, config)
+    register(engine, experiment)
     add(engine, predictions, make_prediction("1", "A", A1, 0.5, 1, 0))
-    assert explain(engine, config, "1")["variant"].startswith(
+    assert explain(engine, experiment, "1")["variant"].startswith(
         "A was written, BUT THE HASH GIVES B: SHA-256 of card_offer:1 begins"
     )
 
 
-def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
+def test_explain_after_force(bank: sa.Engine, experiment: Experiment) -> None:
     old = [make_prediction(*row) for row in WRITTEN[:2]]
     earliest = {
         **old[0],
@@ -336,7 +338,7 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
     add(bank, runs, make_run("predict2", "predict", NIGHT, later, **changed))
     promote(bank, A2, NIGHT, later, promoted_by="train train2")
 
-    facts = explain(bank, config, "6")
+    facts = explain(bank, experiment, "6")
     assert facts["prediction"] == "0.875; rank 1 of 1 in variant A" and facts["run"].startswith(
         "predict2, predict for 2026-09-02 "
     )
@@ -346,19 +348,21 @@ def test_explain_after_force(bank: sa.Engine, config: Config) -> None:
         "promote, effective from 2026-09-02, written 2026-09-03 06:15:00 UTC by train train2"
     )
     assert "overruled" not in facts
-    text = lineage.explain(bank, {"card_offer": config}, "6", NIGHT)
+    text = lineage.explain(bank, {"card_offer": experiment}, "6", NIGHT)
     words = " ".join(text[text.index("  superseded") :].split())
     assert (
         words == f"superseded {A1}, 0.125, not selected, 2026-09-02 19:00:00 UTC by run predict0;"
         f" replaced by run predict1 superseded {A1}, 0.75, selected, 2026-09-02 20:15:30 UTC by"
         " run predict1; replaced by run predict2"
     )
-    gone = explain(bank, config, "-12")  # was no candidate any more when the night was done again
+    gone = explain(
+        bank, experiment, "-12"
+    )  # was no candidate any more when the night was done again
     assert list(gone) == ["", "prediction", "superseded"]
     assert gone["prediction"] == "none any more: the night was done again without this candidate"
 
 
-def test_explain_after_a_retroactive_rollback(bank: sa.Engine, config: Config) -> None:
+def test_explain_after_a_retroactive_rollback(bank: sa.Engine, experiment: Experiment) -> None:
     noon = datetime(2026, 9, 5, 12)
     promote(bank, A1, NEXT, datetime(2026, 9, 2, 12), reason="only from the next night on")
     promote(
@@ -370,7 +374,7 @@ def test_explain_after_a_retroactive_rollback(bank: sa.Engine, config: Config) -
         reason="broken feed",
         promoted_by="Kari",
     )
-    facts = explain(bank, config, "6")
+    facts = explain(bank, experiment, "6")
     assert facts["promotion"].endswith("by train train1: as good as before")
     assert (
         facts["overruled"]
@@ -380,17 +384,17 @@ def test_explain_after_a_retroactive_rollback(bank: sa.Engine, config: Config) -
 
 
 def test_explain_of_a_promotion_that_was_written_after_the_prediction(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
-    register(engine, config)
+    register(engine, experiment)
     add(engine, predictions, make_prediction(*WRITTEN[0]))
     promote(engine, A1, NIGHT, datetime(2026, 9, 5, 12))
-    assert explain(engine, config, "6")["promotion"].endswith(
+    assert explain(engine, experiment, "6")["promotion"].endswith(
         ": as good as before. Its row was written after the prediction"
     )
 
 
-def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, config: Config) -> None:
+def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, experiment: Experiment) -> None:
     row = {
         "reason": "retention: too old",
         "deleted_by": "train train7",
@@ -403,7 +407,7 @@ def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, config: Config
         {**row, "kind": "snapshot", "name": "5" * 64},
     )
     said = "deleted 2026-12-01 20:00:00 UTC by train train7 (retention: too old)"
-    facts = explain(bank, config, "6")
+    facts = explain(bank, experiment, "6")
     assert facts["model"] == f"{A1}, file {A1}.pkl, {said}, SHA-256 {'a' * 64}"
     assert facts["trained on"].endswith(f"snapshot {'5' * 64}, {said}")
     pulled = {
@@ -423,21 +427,23 @@ def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, config: Config
         "pulled_at": datetime(2026, 12, 2),
     }
     add(bank, snapshots, pulled)
-    assert explain(bank, config, "6")["trained on"].endswith(f"snapshot {'5' * 64}, not deleted")
+    assert explain(bank, experiment, "6")["trained on"].endswith(
+        f"snapshot {'5' * 64}, not deleted"
+    )
 
 
-def test_explain_of_several_experiments(bank: sa.Engine, config: Config) -> None:
+def test_explain_of_several_experiments(bank: sa.Engine, experiment: Experiment) -> None:
     # The split of renewal is independent: docs/assignment.md has 75... for its 1, which is B too.
     add(bank, predictions, {**make_prediction("1", "B", B1, 0.5, 1, 0), "experiment": "renewal"})
-    other = Config(**{**vars(config), "experiment": "renewal"})
-    blocks = lineage.explain(bank, {"card_offer": config, "renewal": other}, "1", NIGHT).split(
+    other = experiment.model_copy(update={"name": "renewal"})
+    blocks = lineage.explain(bank, {"card_offer": experiment, "renewal": other}, "1", NIGHT).split(
         "\n\n"
     )
     assert [block.split()[0] for block in blocks] == ["card_offer", "renewal"]
     assert "SHA-256 of renewal:1 begins with 750d400bf45c7707" in " ".join(blocks[1].split())
     assert (
         len(
-            lineage.explain(bank, {"card_offer": config, "renewal": other}, "6", NIGHT).split(
+            lineage.explain(bank, {"card_offer": experiment, "renewal": other}, "6", NIGHT).split(
                 "\n\n"
             )
         )
@@ -445,9 +451,11 @@ def test_explain_of_several_experiments(bank: sa.Engine, config: Config) -> None
     )
 
 
-def test_explain_without_a_prediction_names_other_nights(bank: sa.Engine, config: Config) -> None:
+def test_explain_without_a_prediction_names_other_nights(
+    bank: sa.Engine, experiment: Experiment
+) -> None:
     with pytest.raises(DataError) as caught:
-        explain(bank, config, "6", NEXT)
+        explain(bank, experiment, "6", NEXT)
     assert (
         str(caught.value) == "--candidate 6: there is no prediction of 2026-09-03 in card_offer.\n"
         "card_offer has it on other nights: 2026-09-02. Name one by --date."
@@ -463,12 +471,12 @@ def test_explain_without_a_prediction_names_other_nights(bank: sa.Engine, config
             r" Name"
         ),
     ):
-        explain(bank, config, "6", NEXT)
+        explain(bank, experiment, "6", NEXT)
 
 
-def test_explain_of_an_unknown_candidate(bank: sa.Engine, config: Config) -> None:
+def test_explain_of_an_unknown_candidate(bank: sa.Engine, experiment: Experiment) -> None:
     with pytest.raises(DataError) as caught:
-        explain(bank, config, "CU-000042")
+        explain(bank, experiment, "CU-000042")
     assert (
         str(caught.value)
         == "--candidate CU-000042: there is no prediction of 2026-09-02 in card_offer.\nIt was"
@@ -478,31 +486,33 @@ def test_explain_of_an_unknown_candidate(bank: sa.Engine, config: Config) -> Non
     with pytest.raises(
         DataError, match=r"^--candidate: candidate_id 'é': expected 1 to 64 printable ASCII"
     ):
-        explain(bank, config, "é")
+        explain(bank, experiment, "é")
 
 
-def test_explain_of_long_names_keeps_the_width(config: Config, engine: sa.Engine) -> None:
-    register(engine, config)
+def test_explain_of_long_names_keeps_the_width(experiment: Experiment, engine: sa.Engine) -> None:
+    register(engine, experiment)
     long = "x" * 64
     add(engine, predictions, make_prediction(long, "A", "m" * 128, 1 / 3, 1, 1))
-    assert explain(engine, config, long)["prediction"].startswith("0.3333333333333333; rank 1 of 1")
+    assert explain(engine, experiment, long)["prediction"].startswith(
+        "0.3333333333333333; rank 1 of 1"
+    )
 
 
-def describe(engine: sa.Engine, config: Config, on: date) -> list[str]:
+def describe(engine: sa.Engine, experiment: Experiment, on: date) -> list[str]:
     """What is said of each variant, in one line."""
-    text = lineage.describe_live(engine, {"card_offer": config}, on)
+    text = lineage.describe_live(engine, {"card_offer": experiment}, on)
     assert max(map(len, text.splitlines())) < 80
     title, *blocks = text.split("\n  variant ")
     assert title == f"card_offer in dev, live on {on}"
     return [" ".join(block.split()) for block in blocks]
 
 
-def test_describe_live(bank: sa.Engine, config: Config) -> None:
+def test_describe_live(bank: sa.Engine, experiment: Experiment) -> None:
     trained = (
         "trained on 40,000 rows of [2026-06-01, 2026-08-18), as known at 2026-09-01 20:00:00 UTC"
     )
     why = "effective from 2026-09-01, written 2026-09-01 20:15:00 UTC by"
-    assert describe(bank, config, NIGHT) == [
+    assert describe(bank, experiment, NIGHT) == [
         (
             f"A: {A1} promotion promote, {why} train train1: as good as before {trained} predicted"
             f" 2 for 2026-09-02 by {A1}"
@@ -513,14 +523,14 @@ def test_describe_live(bank: sa.Engine, config: Config) -> None:
         ),
         "control: no model (selects at random) predicted 2 for 2026-09-02 by no model",
     ]
-    assert describe(bank, config, date(2026, 8, 31)) == [
+    assert describe(bank, experiment, date(2026, 8, 31)) == [
         "A: no model was live predicted nobody for 2026-08-31",
         "B: no model was live predicted nobody for 2026-08-31",
         "control: no model (selects at random) predicted nobody for 2026-08-31",
     ]
 
 
-def test_describe_live_says_who_really_predicted(bank: sa.Engine, config: Config) -> None:
+def test_describe_live_says_who_really_predicted(bank: sa.Engine, experiment: Experiment) -> None:
     promote(
         bank,
         A2,
@@ -530,7 +540,7 @@ def test_describe_live_says_who_really_predicted(bank: sa.Engine, config: Config
         reason="broken feed",
         promoted_by="Kari",
     )
-    found = describe(bank, config, NIGHT)
+    found = describe(bank, experiment, NIGHT)
     assert (
         found[0]
         == f"A: {A2} promotion rollback, effective from 2026-09-02, written 2026-09-05 12:00:00 UTC"
@@ -543,17 +553,17 @@ def test_describe_live_says_who_really_predicted(bank: sa.Engine, config: Config
 
 
 def test_describe_live_of_predictions_without_a_promotion(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
     add(engine, predictions, make_prediction(*WRITTEN[0]))
     assert (
-        describe(engine, config, NIGHT)[0]
+        describe(engine, experiment, NIGHT)[0]
         == f"A: no model was live predicted 1 for 2026-09-02 by {A1}. Note that the table says that"
         " no model is live, but that is not what made them"
     )
 
 
-def test_only_reads_and_speaks_tsql(bank: sa.Engine, config: Config) -> None:
+def test_only_reads_and_speaks_tsql(bank: sa.Engine, experiment: Experiment) -> None:
     def count() -> dict[str, int]:
         with bank.connect() as connection:
             counts = {
@@ -571,10 +581,10 @@ def test_only_reads_and_speaks_tsql(bank: sa.Engine, config: Config) -> None:
 
     sa.event.listen(bank, "before_execute", collect)
     try:
-        explain(bank, config, "6")
-        describe(bank, config, NIGHT)
+        explain(bank, experiment, "6")
+        describe(bank, experiment, NIGHT)
         with pytest.raises(DataError):
-            explain(bank, config, "6", NEXT)
+            explain(bank, experiment, "6", NEXT)
     finally:
         sa.event.remove(bank, "before_execute", collect)
     assert count() == before and all(statement.startswith("SELECT ") for statement in collected)

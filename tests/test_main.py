@@ -18,7 +18,7 @@ import predict
 import train
 from abatch import __main__ as main
 from abatch import simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
 from abatch.errors import RegistryError
@@ -33,27 +33,27 @@ A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of three nights and models of each; copied, never used itself."""
     folder = tmp_path_factory.mktemp("trained")
-    config = load_configs(
+    experiment = load_experiments(
         write_config(folder, "sqlite:///data/bank.db", models=QUICK_MODELS), "dev"
     )["card_offer"]
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     simulate.simulate(engine, FIRST_NIGHT + 2 * DAY)
     for days in range(3):
-        train.train(config, engine, FIRST_NIGHT + days * DAY)
+        train.train(experiment, engine, FIRST_NIGHT + days * DAY)
     engine.dispose()
     return folder
 
 
 @pytest.fixture
-def bank(trained: Path, tmp_path: Path) -> Config:
+def bank(trained: Path, tmp_path: Path) -> Experiment:
     shutil.copytree(trained, tmp_path / "bank", symlinks=True)
-    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+    return load_experiments(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
 
 
 @pytest.fixture
-def engine(bank: Config) -> Iterator[sa.Engine]:
+def engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine = open_engine(bank)
     yield engine
     engine.dispose()
@@ -72,10 +72,10 @@ def run(file: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def call(
-    capsys: pytest.CaptureFixture[str], config: Config, *arguments: str
+    capsys: pytest.CaptureFixture[str], experiment: Experiment, *arguments: str
 ) -> tuple[int, str, str]:
     """The same in this process."""
-    code = main.main([*arguments, "--config", str(config.file)])
+    code = main.main([*arguments, "--config", str(experiment.environment.file)])
     return code, *capsys.readouterr()
 
 
@@ -90,7 +90,7 @@ def read_promotions(engine: sa.Engine, variant: str = "A") -> list[sa.Row]:
         )
 
 
-def predicted_with(bank: Config, engine: sa.Engine, night: date) -> str | None:
+def predicted_with(bank: Experiment, engine: sa.Engine, night: date) -> str | None:
     """model_name of variant A after a predict for a night."""
     predict.predict(bank, engine, night)
     names = (
@@ -104,9 +104,9 @@ def predicted_with(bank: Config, engine: sa.Engine, night: date) -> str | None:
 
 def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_config(tmp_path, "sqlite:///data/bank.db")
-    config = load_configs(file, "dev")["card_offer"]
+    experiment = load_experiments(file, "dev")["card_offer"]
     for name in ("status", "simulate", "models"):
-        code, out, err = call(capsys, config, name)
+        code, out, err = call(capsys, experiment, name)
         assert (code, out) == (1, "") and err.endswith(
             "there is no such file. Run: python -m abatch init --env dev\n"
         )
@@ -115,7 +115,7 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
         f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n",
         "",
     )
-    assert call(capsys, config, "init")[0] == 0
+    assert call(capsys, experiment, "init")[0] == 0
     code, out, err = run(file, "simulate", "--date", "2026-09-01", "--seed", "1")
     assert (code, err) == (0, "") and out.endswith(
         "the simulated bank played 181 mornings, until 2026-09-01\n"
@@ -126,7 +126,7 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
         and out.count("has never run") == 3
         and out.count("no model is live") == 2
     )
-    assert call(capsys, config, "models") == (
+    assert call(capsys, experiment, "models") == (
         0,
         "there are no models yet. Train some: python train.py\n",
         "",
@@ -187,8 +187,8 @@ def test_dictionary_needs_no_config(tmp_path: Path) -> None:
     assert done.stdout == (ROOT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
 
 
-def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
-    code, out, err = run(bank.file, "models", "--date", "2026-09-03")
+def test_commands_on_a_trained_bank(bank: Experiment, engine: sa.Engine) -> None:
+    code, out, err = run(bank.environment.file, "models", "--date", "2026-09-03")
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
     assert (code, err) == (0, "") and len(lines) == 6
     assert [name for name, words in lines.items() if "live" in words] == [A3, A3.replace("A", "B")]
@@ -196,12 +196,26 @@ def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
         lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"
     )  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
     code, out, err = run(
-        bank.file, "promote", A2, "--reason", "Ærø 日本", "--by", "Kari", "--date", "2026-09-03"
+        bank.environment.file,
+        "promote",
+        A2,
+        "--reason",
+        "Ærø 日本",
+        "--by",
+        "Kari",
+        "--date",
+        "2026-09-03",
     )
     assert (code, err) == (0, "")
     assert out == f"card_offer, variant A: {A2} is live from 2026-09-03 on (before: {A3})\n"
     code, out, err = run(
-        bank.file, "rollback", "modelA", "--reason", "complaints", "--date", "2026-09-03"
+        bank.environment.file,
+        "rollback",
+        "modelA",
+        "--reason",
+        "complaints",
+        "--date",
+        "2026-09-03",
     )
     assert (code, out, err) == (
         0,
@@ -221,10 +235,18 @@ def test_commands_on_a_trained_bank(bank: Config, engine: sa.Engine) -> None:
         FIRST_NIGHT + 2 * DAY,
     )
     assert promoted.promoted_at <= back.promoted_at and "@" in back.promoted_by
-    assert os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
+    assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
     for earlier in (A2, A1):  # rollback after rollback goes on to what was live before
         assert (
-            run(bank.file, "rollback", "modelA", "--reason", "worse", "--date", "2026-09-03")[0]
+            run(
+                bank.environment.file,
+                "rollback",
+                "modelA",
+                "--reason",
+                "worse",
+                "--date",
+                "2026-09-03",
+            )[0]
             == 0
         )
         assert read_promotions(engine)[-1].model_name == earlier
@@ -265,7 +287,7 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 2 and out == "" and err.startswith("usage: python -m abatch")
 
 
-def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Config) -> None:
+def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Experiment) -> None:
     code, out, err = call(capsys, bank, "status", "--experiment", "card_ofer")
     assert (
         (code, out) == (2, "")
@@ -277,9 +299,9 @@ def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Config) 
 
 
 def test_rollback_by_model_name_until_the_first(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
-    link = bank.models_dir / "modelA_v1.0_latest.pkl"
+    link = bank.environment.models_dir / "modelA_v1.0_latest.pkl"
     assert os.readlink(link) == f"{A3}.pkl"
     for expected in (A2, A1):
         assert (
@@ -296,7 +318,7 @@ def test_rollback_by_model_name_until_the_first(
 
 
 def test_rollback_by_dated_name(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     assert call(capsys, bank, "rollback", A1, "--reason", "x", "--date", "2026-09-03")[0] == 0
     assert read_promotions(engine)[-1].action == "rollback"
@@ -307,7 +329,7 @@ def test_rollback_by_dated_name(
 
 
 def test_predict_for_a_past_date_obeys(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
     assert (
@@ -331,7 +353,7 @@ def test_predict_for_a_past_date_obeys(
 
 
 def test_promote_for_a_later_date(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     later = date(2096, 9, 1)
     assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", str(later))[0] == 0
@@ -341,7 +363,7 @@ def test_promote_for_a_later_date(
 
 
 def test_promote_unknown_suggests(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     code, out, err = call(capsys, bank, "promote", "modelA_v1.0_2026-09-1", "--reason", "x")
     assert (code, out) == (1, "") and err.startswith(
@@ -352,21 +374,21 @@ def test_promote_unknown_suggests(
 
 
 def test_promote_broken_file_changes_nothing(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
-    (bank.models_dir / f"{A1}.pkl").write_bytes(b"another")
+    (bank.environment.models_dir / f"{A1}.pkl").write_bytes(b"another")
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2026-09-03")
     assert (code, out) == (1, "") and "The file was changed and is not opened." in err
     assert (
         len(read_promotions(engine)) == 3
-        and os.readlink(bank.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
+        and os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
     )
 
 
 def test_promote_without_a_user_name(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    bank: Config,
+    bank: Experiment,
     engine: sa.Engine,
 ) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
@@ -377,7 +399,7 @@ def test_promote_without_a_user_name(
 
 
 def test_status_missed_dates_and_a_dead_run(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     def add(run_id: str, kind: str, day: int, status: str, error: str | None = None) -> None:
         values = {
@@ -422,10 +444,10 @@ def test_status_missed_dates_and_a_dead_run(
 
 
 def test_models_dir_is_a_file(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
-    shutil.rmtree(bank.models_dir)
-    bank.models_dir.touch()
+    shutil.rmtree(bank.environment.models_dir)
+    bank.environment.models_dir.touch()
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x")
     assert (code, out) == (1, "") and f"{A1}.pkl: the file of {A1} cannot be read" in err
     assert len(err.splitlines()) == 1 and len(read_promotions(engine)) == 3
@@ -438,15 +460,17 @@ def count(engine: sa.Engine, table: sa.Table) -> int:
 
 def test_simulate_plant(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The plant reaches the bank, with the split of the config, and is kept when it lives on."""
-    config = load_configs(write_config(tmp_path, "sqlite:///data/bank.db"), "dev")["card_offer"]
-    assert call(capsys, config, "init")[0] == 0
+    experiment = load_experiments(write_config(tmp_path, "sqlite:///data/bank.db"), "dev")[
+        "card_offer"
+    ]
+    assert call(capsys, experiment, "init")[0] == 0
     code, out, err = call(
-        capsys, config, "simulate", "--date", "2026-09-01", "--plant", "broken_split"
+        capsys, experiment, "simulate", "--date", "2026-09-01", "--plant", "broken_split"
     )
     assert (code, err) == (0, "") and out.endswith(
         "the simulated bank played 181 mornings, until 2026-09-01\n"
     )
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     with simulate.in_default_schema(engine).connect() as connection:
         found = connection.execute(sa.select(simulate.bank)).one()
         n_listed = connection.scalar(
@@ -459,13 +483,13 @@ def test_simulate_plant(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert (
         n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES
     )  # one in ten of B's 45 % is lost
-    assert call(capsys, config, "simulate", "--date", "2026-09-02")[0] == 0
-    code, out, err = call(capsys, config, "simulate", "--date", "2026-09-03", "--plant", "harm")
+    assert call(capsys, experiment, "simulate", "--date", "2026-09-02")[0] == 0
+    code, out, err = call(capsys, experiment, "simulate", "--date", "2026-09-03", "--plant", "harm")
     assert (code, out) == (2, "") and "was created with broken_split" in err
 
 
 def test_first_predict_says_what_it_commits_to(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     """Once: a rehearsal says it too and registers nothing, and later nights and repetitions are
     silent.
@@ -473,7 +497,14 @@ def test_first_predict_says_what_it_commits_to(
     predict.predict(bank, engine, FIRST_NIGHT, dry_run=True)
     rehearsed = capsys.readouterr().out
     assert count(engine, registrations.registrations) == 0
-    command = [sys.executable, "predict.py", "--config", str(bank.file), "--date", str(FIRST_NIGHT)]
+    command = [
+        sys.executable,
+        "predict.py",
+        "--config",
+        str(bank.environment.file),
+        "--date",
+        str(FIRST_NIGHT),
+    ]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -493,7 +524,9 @@ def test_first_predict_says_what_it_commits_to(
     assert "if every night brings 1,000 new candidates" in words
     assert all(
         line
-        in "\n".join(file.read_text(encoding="utf-8") for file in bank.logs_dir.glob("predict*"))
+        in "\n".join(
+            file.read_text(encoding="utf-8") for file in bank.environment.logs_dir.glob("predict*")
+        )
         for line in lines
     )
     predict.predict(bank, engine, FIRST_NIGHT, force=True)
@@ -538,16 +571,18 @@ def look(
         connection.execute(verdicts.insert(), rows)
 
 
-def drop_from_config(bank: Config, new_name: str) -> Config:
+def drop_from_config(bank: Experiment, new_name: str) -> Experiment:
     """The same config with the experiment under a new name."""
-    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(bank.environment.file.read_text(encoding="utf-8"))
     raw["experiments"] = {new_name: raw["experiments"]["card_offer"]}
-    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_configs(bank.file, "dev")[new_name]
+    bank.environment.file.write_text(
+        yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    return load_experiments(bank.environment.file, "dev")[new_name]
 
 
 def test_experiments_from_the_first_predict_to_the_conclusion(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     assert call(capsys, bank, "experiments") == (
         0,
@@ -627,7 +662,7 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
 
 
 def test_conclude_of_an_experiment_that_is_gone(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     predict.predict(bank, engine, FIRST_NIGHT)
     renamed = drop_from_config(bank, "card_offer_2")
@@ -649,7 +684,7 @@ def test_conclude_of_an_experiment_that_is_gone(
 
 
 def test_conclude_unknown_experiment(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", "x")
     assert (code, out) == (2, "") and "there is no registered experiment 'card_offer'" in err
@@ -665,15 +700,17 @@ def test_conclude_unknown_experiment(
 
 
 def test_experiments_of_one_says_nothing_false_of_the_others(
-    capsys: pytest.CaptureFixture[str], bank: Config, engine: sa.Engine
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     predict.predict(bank, engine, FIRST_NIGHT)
-    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(bank.environment.file.read_text(encoding="utf-8"))
     second = yaml.safe_load(yaml.safe_dump(raw["experiments"]["card_offer"]))
     for model in second["models"].values():
         model["name"] += "_second"
     raw["experiments"]["second"] = second
-    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    bank.environment.file.write_text(
+        yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     capsys.readouterr()
     code, out, err = call(capsys, bank, "experiments", "--experiment", "second")
     assert (code, out, err) == (0, "second: not registered yet; its first predict does it\n", "")

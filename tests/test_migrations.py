@@ -20,7 +20,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections, faults, migrations, tables
 from abatch.database.migrations.script import write_script
 from abatch.errors import ConfigError, DatabaseError, UsageError
@@ -96,11 +96,11 @@ def compare(engine: sa.Engine) -> list:
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
 
-def test_upgrade_makes_the_tables(config: Config, engine: sa.Engine) -> None:
+def test_upgrade_makes_the_tables(experiment: Experiment, engine: sa.Engine) -> None:
     assert compare(engine) == []
     expected = {*tables.metadata.tables, tables.VERSION_TABLE}
-    assert set(sa.inspect(engine).get_table_names(schema=config.schema)) == expected
-    if config.schema:
+    assert set(sa.inspect(engine).get_table_names(schema=experiment.environment.schema)) == expected
+    if experiment.environment.schema:
         assert sa.inspect(engine).get_table_names() == []
 
 
@@ -132,20 +132,22 @@ def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
     assert compare(engine) == []
 
 
-def test_upgrade_that_fails_leaves_nothing(config: Config) -> None:
-    engine = open_engine(config)
-    if not config.schema:
+def test_upgrade_that_fails_leaves_nothing(experiment: Experiment) -> None:
+    engine = open_engine(experiment)
+    if not experiment.environment.schema:
         Path(str(engine.url.database)).touch()
     with engine.begin() as connection:
-        if config.schema:
-            connection.execute(sa.schema.CreateSchema(config.schema))
+        if experiment.environment.schema:
+            connection.execute(sa.schema.CreateSchema(experiment.environment.schema))
         tables.variant_scores.create(connection)  # the last that the migration makes
     with pytest.raises(
         DatabaseError, match=r": the database refused: .*variant_scores.* already exists\.$"
     ) as caught:
         migrations.upgrade(engine)
     assert "s3cret" not in str(caught.value)
-    assert sa.inspect(engine).get_table_names(schema=config.schema) == ["variant_scores"]
+    assert sa.inspect(engine).get_table_names(schema=experiment.environment.schema) == [
+        "variant_scores"
+    ]
     with engine.begin() as connection:
         tables.variant_scores.drop(connection)
     migrations.upgrade(engine)
@@ -250,8 +252,8 @@ def read_all(engine: sa.Engine, columns: Columns) -> dict[str, list[tuple]]:
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
-def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
-    engine = open_engine(config)
+def test_upgrade_keeps_the_rows(experiment: Experiment, revision: str) -> None:
+    engine = open_engine(experiment)
     upgrade_to(engine, revision)
     with pytest.raises(
         DatabaseError,
@@ -278,25 +280,27 @@ def test_upgrade_keeps_the_rows(config: Config, revision: str) -> None:
     [(None, "variant_scores ("), ("0001", "view abatch.run_history"), ("0001", "set version_num")],
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-def test_init_killed_and_run_again(config: Config, revision: str | None, words: str) -> None:
-    engine = open_engine(config)
+def test_init_killed_and_run_again(
+    experiment: Experiment, revision: str | None, words: str
+) -> None:
+    engine = open_engine(experiment)
     before, columns = {}, {}
     if revision:
         upgrade_to(engine, revision)
         fill(engine)
         columns = find_columns(engine)
         before = read_all(engine, columns)
-    if not config.schema:
+    if not experiment.environment.schema:
         words = words.replace("abatch.", "")
     words = words.replace("set version_num", "SET version_num")
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_INIT, str(config.file), words],
+        [sys.executable, "-c", KILLED_INIT, str(experiment.environment.file), words],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert (killed.returncode, killed.stdout, killed.stderr) == (-signal.SIGKILL, "", "")
-    if config.schema:  # the server sees the broken connection soon, not at once
+    if experiment.environment.schema:  # the server sees the broken connection soon, not at once
         others = (
             "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
             " and backend_type = 'client backend'"
@@ -304,21 +308,22 @@ def test_init_killed_and_run_again(config: Config, revision: str | None, words: 
         with engine.connect() as connection:
             connection.execute(sa.text(f"select pg_terminate_backend(pid, 30000) {others}"))
     found = sa.inspect(engine)
-    assert found.get_view_names(schema=config.schema) == []
+    assert found.get_view_names(schema=experiment.environment.schema) == []
     if revision:
-        assert [index["name"] for index in found.get_indexes("runs", schema=config.schema)] == [
-            "runs_one_done"
-        ]
+        assert [
+            index["name"]
+            for index in found.get_indexes("runs", schema=experiment.environment.schema)
+        ] == ["runs_one_done"]
         assert read_all(engine, columns) == before
     else:
-        assert found.get_table_names(schema=config.schema) == []
+        assert found.get_table_names(schema=experiment.environment.schema) == []
     migrations.upgrade(engine)
     assert compare(engine) == [] and read_all(engine, columns) == before
     engine.dispose()
 
 
-def test_upgrade_two_at_once(config: Config) -> None:
-    engine, other = open_engine(config), open_engine(config)
+def test_upgrade_two_at_once(experiment: Experiment) -> None:
+    engine, other = open_engine(experiment), open_engine(experiment)
     with connections.lock(other, "init") as acquired:
         assert acquired
         with pytest.raises(
@@ -329,15 +334,15 @@ def test_upgrade_two_at_once(config: Config) -> None:
             ),
         ):
             migrations.upgrade(engine)
-        assert sa.inspect(engine).get_table_names(schema=config.schema) == []
+        assert sa.inspect(engine).get_table_names(schema=experiment.environment.schema) == []
     migrations.upgrade(engine)
     assert compare(engine) == []
     engine.dispose()
     other.dispose()
 
 
-def test_init_two_processes_at_once(config: Config) -> None:
-    start = [sys.executable, "-m", "abatch", "init", "--config", str(config.file)]
+def test_init_two_processes_at_once(experiment: Experiment) -> None:
+    start = [sys.executable, "-m", "abatch", "init", "--config", str(experiment.environment.file)]
     both = [
         subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -347,7 +352,7 @@ def test_init_two_processes_at_once(config: Config) -> None:
     assert all(
         code == 0 or (code == 1 and "another process is creating" in err) for _, err, code in ended
     ), ended
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     assert compare(engine) == []
     engine.dispose()
 
@@ -381,18 +386,23 @@ def run_script(engine: sa.Engine, script: str) -> list[str]:
     return errors
 
 
-def write(config: Config, start: str | None = None) -> str:
-    return write_script(config.database.get_secret_value(), config.schema, start, "here")
+def write(experiment: Experiment, start: str | None = None) -> str:
+    return write_script(
+        experiment.environment.database.get_secret_value(),
+        experiment.environment.schema,
+        start,
+        "here",
+    )
 
 
-def test_script_makes_what_upgrade_makes(config: Config) -> None:
-    engine = open_engine(config)
-    assert run_script(engine, write(config)) == []
+def test_script_makes_what_upgrade_makes(experiment: Experiment) -> None:
+    engine = open_engine(experiment)
+    assert run_script(engine, write(experiment)) == []
     connections.check_ready(engine, "dev")
     assert compare(engine) == []
-    assert sorted(sa.inspect(engine).get_view_names(schema=config.schema)) == sorted(
-        tables.views.tables
-    )
+    assert sorted(
+        sa.inspect(engine).get_view_names(schema=experiment.environment.schema)
+    ) == sorted(tables.views.tables)
     migrations.upgrade(engine)  # has nothing to do
     engine.dispose()
 
@@ -400,9 +410,9 @@ def test_script_makes_what_upgrade_makes(config: Config) -> None:
 @pytest.mark.parametrize(
     "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
 )
-def test_script_stops_at_its_first_statement(config: Config) -> None:
-    engine = open_engine(config)
-    (error,) = run_script(engine, write(config, "0001"))
+def test_script_stops_at_its_first_statement(experiment: Experiment) -> None:
+    engine = open_engine(experiment)
+    (error,) = run_script(engine, write(experiment, "0001"))
     assert (
         "abatch: found revision none, expected 0001, from which this script starts. Print the one"
         " that it needs:" in error
@@ -412,13 +422,13 @@ def test_script_stops_at_its_first_statement(config: Config) -> None:
     fill(engine)
     columns = find_columns(engine)
     before = read_all(engine, columns)
-    (error,) = run_script(engine, write(config))
+    (error,) = run_script(engine, write(experiment))
     assert "abatch: found revision 0001, expected none, from which this script starts." in error
     with pytest.raises(DatabaseError, match="at revision 0001, expected 0004"):
         connections.check_ready(engine, "dev")
-    assert run_script(engine, write(config, "0001")) == []
+    assert run_script(engine, write(experiment, "0001")) == []
     for start in (None, "0001"):
-        (error,) = run_script(engine, write(config, start))
+        (error,) = run_script(engine, write(experiment, start))
         assert "abatch: revision 0004 is installed already; nothing to do." in error
     assert read_all(engine, columns) == before and compare(engine) == []
     engine.dispose()
@@ -427,25 +437,25 @@ def test_script_stops_at_its_first_statement(config: Config) -> None:
 @pytest.mark.parametrize(
     "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
 )
-def test_script_that_fails_leaves_nothing(config: Config) -> None:
-    engine = open_engine(config)
-    script = write(config).replace(
+def test_script_that_fails_leaves_nothing(experiment: Experiment) -> None:
+    engine = open_engine(experiment)
+    script = write(experiment).replace(
         "CREATE TABLE abatch.scores",
         "create table abatch.models (n integer);\nCREATE TABLE abatch.scores",
     )
     assert len(run_script(engine, script)) == 1
     assert not sa.inspect(engine).has_schema("abatch")
-    assert run_script(engine, write(config)) == []
+    assert run_script(engine, write(experiment)) == []
     engine.dispose()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_script_again_on_sqlite(config: Config) -> None:
-    engine = open_engine(config)
-    run_script(engine, write(config))
+def test_script_again_on_sqlite(experiment: Experiment) -> None:
+    engine = open_engine(experiment)
+    run_script(engine, write(experiment))
     for start, there in ((None, "table abatch_version"), ("0001", "index models_experiment")):
         with pytest.raises(sqlite3.OperationalError, match=f"{there} already exists"):
-            run_script(engine, write(config, start))
+            run_script(engine, write(experiment, start))
     assert compare(engine) == []
     engine.dispose()
 

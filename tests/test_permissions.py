@@ -19,7 +19,7 @@ import score
 import train
 from abatch import __main__ as main
 from abatch import simulate
-from abatch.config import load_configs
+from abatch.config import load_experiments
 from abatch.database import migrations, tables
 from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
 
@@ -168,7 +168,7 @@ def server(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with server.connect("postgres") as connection:
         connection.exec_driver_sql(f"create database {server.template}")
     file = write_config(tmp_path_factory.mktemp("owner"), server.url_of(server.template), "abatch")
-    owner = open_engine(load_configs(file, "dev")["card_offer"])
+    owner = open_engine(load_experiments(file, "dev")["card_offer"])
     migrations.upgrade(owner)
     simulate.simulate(owner, LATER, history_days=45)
     owner.dispose()

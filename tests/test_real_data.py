@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import predict
 import score
 import train
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.modelling import estimators, features
 from tests.conftest import SHARED_DATA, open_engine
@@ -132,7 +132,9 @@ def make_queries(rows: pd.DataFrame, key: str, on: str, outcome: str) -> dict[st
     }
 
 
-def write_experiment(folder: Path, name: str, queries: dict[str, str], **settings: Any) -> Config:
+def write_experiment(
+    folder: Path, name: str, queries: dict[str, str], **settings: Any
+) -> Experiment:
     for query, sql in queries.items():
         (folder / f"{query}.sql").write_text(sql, encoding="utf-8")
     experiment = {
@@ -145,7 +147,7 @@ def write_experiment(folder: Path, name: str, queries: dict[str, str], **setting
         "experiments": {name: experiment},
     }
     (folder / "ml_config.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    return load_configs(folder / "ml_config.yaml", "dev")[name]
+    return load_experiments(folder / "ml_config.yaml", "dev")[name]
 
 
 def make_pipeline(frame: pd.DataFrame, model: dict[str, Any]) -> tuple[Pipeline, pd.DataFrame]:
@@ -160,7 +162,7 @@ def make_pipeline(frame: pd.DataFrame, model: dict[str, Any]) -> tuple[Pipeline,
 def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
     contacts = read_bank().assign(y=lambda frame: frame["y"].eq("yes").astype(int))
     of_feed = ("contact_id", "contact_date", "y")
-    config = write_experiment(
+    experiment = write_experiment(
         tmp_path,
         "term_deposit",
         make_queries(contacts, *of_feed),
@@ -171,18 +173,18 @@ def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
         cohort="month",
         models={"A": {"name": "depositA", "version": "1.0", **BOOSTING}},
     )
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_feed(engine, contacts, *of_feed, due_days=0)
     whole_year: dict[str, tuple[float, int]] = {}
 
-    train.train(config, engine, date(2009, 1, 1))
+    train.train(experiment, engine, date(2009, 1, 1))
     nights = contacts.loc[contacts["contact_date"] >= "2009", "contact_date"].drop_duplicates()
     for month, of_month in nights.groupby(nights.dt.to_period("M")):
         for night in of_month:
-            predict.predict(config, engine, night.date())
+            predict.predict(experiment, engine, night.date())
         morning = (month + 1).start_time.date()
-        score.score(config, engine, morning, draw=month == nights.iloc[-1].to_period("M"))
+        score.score(experiment, engine, morning, draw=month == nights.iloc[-1].to_period("M"))
         if morning == date(2010, 1, 1):  # so far, 2009 is all there is
             whole_year = read_metrics(engine, MODEL_2008, "all")
 
@@ -245,7 +247,7 @@ def test_bank_claims_a_difference_only_where_there_is_one(thinned: bool, tmp_pat
     queries["candidates"] = queries["candidates"].replace(
         "as candidate_id,", "as candidate_id, variant,"
     )
-    config = write_experiment(
+    experiment = write_experiment(
         tmp_path,
         "by_lot",
         queries,
@@ -259,15 +261,15 @@ def test_bank_claims_a_difference_only_where_there_is_one(thinned: bool, tmp_pat
             "B": {"name": "lotB", "version": "1.0", **LOGISTIC},
         },
     )
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_feed(engine, contacts, *of_feed, due_days=0)
-    train.train(config, engine, date(2009, 1, 1))
+    train.train(experiment, engine, date(2009, 1, 1))
     nights = contacts.loc[in_trial, "contact_date"].drop_duplicates()
     for month, of_month in nights.groupby(nights.dt.to_period("M")):
         for night in of_month:
-            predict.predict(config, engine, night.date())
-        score.score(config, engine, (month + 1).start_time.date(), draw=False)
+            predict.predict(experiment, engine, night.date())
+        score.score(experiment, engine, (month + 1).start_time.date(), draw=False)
     with engine.connect() as connection:
         found = pd.read_sql(sa.text("select * from verdicts order by run_date"), connection)
         ratios = pd.read_sql(sa.text("select * from sample_ratios"), connection)
@@ -332,7 +334,7 @@ def test_credit_cross_validation_finds_the_known_auc(
 def test_credit_nights_give_one_row_per_candidate_and_the_known_auc(tmp_path: Path) -> None:
     clients = read_credit()
     of_feed = ("client_id", "night", "defaulted")
-    config = write_experiment(
+    experiment = write_experiment(
         tmp_path,
         "card_default",
         make_queries(clients, *of_feed),
@@ -344,15 +346,15 @@ def test_credit_nights_give_one_row_per_candidate_and_the_known_auc(tmp_path: Pa
             "B": {"name": "creditB", "version": "1.0", **BOOSTING},
         },
     )
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_feed(engine, clients, *of_feed, due_days=6)
 
     first = date(2005, 10, 1)
-    train.train(config, engine, first)
+    train.train(experiment, engine, first)
     for i in range(30):
-        predict.predict(config, engine, first + i * DAY)
-    score.score(config, engine, first + 36 * DAY)
+        predict.predict(experiment, engine, first + i * DAY)
+    score.score(experiment, engine, first + 36 * DAY)
 
     with engine.connect() as connection:
         assert (

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch import job
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.errors import ConfigError
 from abatch.experiment import registrations
 
@@ -494,12 +494,14 @@ def test_check_registration_by_an_older_version() -> None:
         )
 
 
-def test_check_registration_by_an_older_version_in_a_run(config: Config, engine: sa.Engine) -> None:
+def test_check_registration_by_an_older_version_in_a_run(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     """A run takes what is missing from the config, and keeps to what is there, such as the day of
     the start.
     """
     with engine.begin() as connection:
-        asked, is_new = job.check_registration(config, connection)
+        asked, is_new = job.check_registration(experiment, connection)
         older = {
             **{key: asked[key] for key in OLD_KEYS},
             "assignment": "hash",
@@ -508,13 +510,13 @@ def test_check_registration_by_an_older_version_in_a_run(config: Config, engine:
         registrations.register(connection, "card_offer", older, datetime(2026, 9, 1), "run1")
     assert is_new
     with engine.connect() as connection:
-        found, is_new = job.check_registration(config, connection, "hash")
+        found, is_new = job.check_registration(experiment, connection, "hash")
         assert (found, is_new) == (
             {**asked, "assignment": "hash", "start_date": "2026-08-01"},
             False,
         )
         with pytest.raises(ConfigError, match="assignment"):
-            job.check_registration(config, connection, "recorded")
+            job.check_registration(experiment, connection, "recorded")
 
 
 def test_normalise_query_white_space_in_a_literal_counts() -> None:

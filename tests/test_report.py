@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.pages import report
@@ -442,16 +442,16 @@ def fill(connection: sa.Connection, rows: Iterable[Row]) -> None:
 def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., report.Figures]:
     """What the report reads from a database of these rows, which is empty again afterwards."""
     folder = tmp_path_factory.mktemp("report")
-    config = load_configs(write_config(folder, f"sqlite:///{folder / 'bank.db'}"), "dev")[
+    experiment = load_experiments(write_config(folder, f"sqlite:///{folder / 'bank.db'}"), "dev")[
         "card_offer"
     ]
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
 
     def read_rows(*rows: Row, run_date: date = RUN_DATE) -> report.Figures:
         with engine.connect() as connection, connection.begin() as transaction:
             fill(connection, rows)
-            figures = report.read(connection, config, run_date)
+            figures = report.read(connection, experiment, run_date)
             transaction.rollback()
         return figures
 
@@ -913,13 +913,13 @@ def test_render_causes_ranking_within_its_interval_is_usual(
         ] in page.rows
 
 
-def test_write_report_figures_of_the_tables(config: Config, engine: sa.Engine) -> None:
+def test_write_report_figures_of_the_tables(experiment: Experiment, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         fill(connection, WHOLE)
-        path = report.write_report(connection, config, RUN_DATE)
-    assert path == config.reports_dir / "card_offer.html" and [*config.reports_dir.iterdir()] == [
-        path
-    ]
+        path = report.write_report(connection, experiment, RUN_DATE)
+    assert path == experiment.environment.reports_dir / "card_offer.html" and [
+        *experiment.environment.reports_dir.iterdir()
+    ] == [path]
     page = Page(path.read_text(encoding="utf-8"))
     assert page.row("A") == [
         "A",
@@ -1432,22 +1432,26 @@ def test_find_scale(
     assert report.find_scale(kind, effect, exposure) == expected
 
 
-def test_write_report_unwritable_folder(config: Config, engine: sa.Engine) -> None:
-    config.reports_dir.write_text("a file where the folder should be")
+def test_write_report_unwritable_folder(experiment: Experiment, engine: sa.Engine) -> None:
+    experiment.environment.reports_dir.write_text("a file where the folder should be")
     with engine.connect() as connection, pytest.raises(AbatchError) as raised:
-        report.write_report(connection, config, RUN_DATE)
-    assert str(raised.value).startswith(f"{config.reports_dir}: cannot be written (File exists).")
+        report.write_report(connection, experiment, RUN_DATE)
+    assert str(raised.value).startswith(
+        f"{experiment.environment.reports_dir}: cannot be written (File exists)."
+    )
     assert "\n" not in str(raised.value)
 
 
-def test_write_report_unwritable_file(config: Config, engine: sa.Engine) -> None:
-    (config.reports_dir / "card_offer.html").mkdir(parents=True)
+def test_write_report_unwritable_file(experiment: Experiment, engine: sa.Engine) -> None:
+    (experiment.environment.reports_dir / "card_offer.html").mkdir(parents=True)
     with (
         engine.connect() as connection,
         pytest.raises(AbatchError, match=r"card_offer\.html: cannot be written \(Is a directory\)"),
     ):
-        report.write_report(connection, config, RUN_DATE)
-    assert [path.name for path in config.reports_dir.iterdir()] == ["card_offer.html"]
+        report.write_report(connection, experiment, RUN_DATE)
+    assert [path.name for path in experiment.environment.reports_dir.iterdir()] == [
+        "card_offer.html"
+    ]
 
 
 def test_report_imports_no_matplotlib_before_it_draws() -> None:

@@ -2,7 +2,6 @@
 no other.
 """
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,12 +16,20 @@ import yaml
 
 import train
 from abatch import reproduction, simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import models
 from abatch.errors import RegistryError
 from abatch.modelling import libraries, snapshots
-from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, SHARED_DATA, open_engine, write_config
+from tests.conftest import (
+    FIRST_NIGHT,
+    QUICK_MODELS,
+    ROOT,
+    SHARED_DATA,
+    alter,
+    open_engine,
+    write_config,
+)
 
 A, B = (f"model{variant}_v1.0_{FIRST_NIGHT}" for variant in "AB")
 BOOSTING = {
@@ -55,32 +62,32 @@ def make():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     settings = {"models": {"A": QUICK_MODELS["A"], "B": BOOSTING}}
-    config = load_configs(write_config(folder, "sqlite:///data/bank.db", **settings), "dev")[
-        "card_offer"
-    ]
-    engine = open_engine(config)
+    experiment = load_experiments(
+        write_config(folder, "sqlite:///data/bank.db", **settings), "dev"
+    )["card_offer"]
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     engine.dispose()
     return folder
 
 
 @pytest.fixture
-def bank(trained: Path, tmp_path: Path) -> Config:
+def bank(trained: Path, tmp_path: Path) -> Experiment:
     shutil.copytree(trained, tmp_path / "bank", symlinks=True)
-    return load_configs(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+    return load_experiments(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
 
 
 @pytest.fixture
-def engine(bank: Config) -> Iterator[sa.Engine]:
+def engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine = open_engine(bank)
     yield engine
     engine.dispose()
 
 
-def reproduce(config: Config, engine: sa.Engine, name: str = B) -> reproduction.Verdict:
-    return reproduction.reproduce(engine, {config.experiment: config}, name)
+def reproduce(experiment: Experiment, engine: sa.Engine, name: str = B) -> reproduction.Verdict:
+    return reproduction.reproduce(engine, {experiment.name: experiment}, name)
 
 
 def find_moved(verdict: reproduction.Verdict) -> dict[str, str]:
@@ -90,10 +97,10 @@ def find_moved(verdict: reproduction.Verdict) -> dict[str, str]:
     }
 
 
-def run(config: Config, *arguments: str, path: str = "") -> tuple[int, str, str]:
+def run(experiment: Experiment, *arguments: str, path: str = "") -> tuple[int, str, str]:
     """The command in a process of its own, with folders before all others on Python's path."""
     done = subprocess.run(
-        [sys.executable, "-m", "abatch", *arguments, "--config", str(config.file)],
+        [sys.executable, "-m", "abatch", *arguments, "--config", str(experiment.environment.file)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -109,13 +116,13 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def find_file(config: Config) -> Path:
-    (path,) = config.snapshots_dir.glob("*.parquet")
+def find_file(experiment: Experiment) -> Path:
+    (path,) = experiment.environment.snapshots_dir.glob("*.parquet")
     return path
 
 
 @pytest.mark.parametrize("name", [A, B])
-def test_reproduce_nothing_moved(name: str, bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_nothing_moved(name: str, bank: Experiment, engine: sa.Engine) -> None:
     verdict = reproduce(bank, engine, name)
     assert verdict.is_reproduced and find_moved(verdict) == {}
     assert verdict.headline.startswith(
@@ -126,7 +133,7 @@ def test_reproduce_nothing_moved(name: str, bank: Config, engine: sa.Engine) -> 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_reproduce_with_other_threads(
-    threads: str, bank: Config, monkeypatch: pytest.MonkeyPatch
+    threads: str, bank: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, threads)
@@ -137,7 +144,7 @@ def test_reproduce_with_other_threads(
         )
 
 
-def test_reproduce_source_rows_overwritten(bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_source_rows_overwritten(bank: Experiment, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "update card_candidates set age = age + 1 where candidate_date = '2026-08-01'"
@@ -151,7 +158,7 @@ def test_reproduce_source_rows_overwritten(bank: Config, engine: sa.Engine) -> N
     )
 
 
-def test_reproduce_database_has_forgotten(bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_database_has_forgotten(bank: Experiment, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("delete from card_calls")
     assert "returns no rows any more" in find_moved(reproduce(bank, engine))["data"]
@@ -166,7 +173,7 @@ def test_reproduce_database_has_forgotten(bank: Config, engine: sa.Engine) -> No
 
 
 @pytest.mark.parametrize("at", [0, 5000, -1])
-def test_reproduce_snapshot_byte_flipped(at: int, bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_snapshot_byte_flipped(at: int, bank: Experiment, engine: sa.Engine) -> None:
     flip(find_file(bank), at)
     verdict = reproduce(
         bank, engine
@@ -192,15 +199,15 @@ def test_reproduce_snapshot_byte_flipped(at: int, bank: Config, engine: sa.Engin
     )
 
 
-def test_reproduce_snapshot_missing(bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_snapshot_missing(bank: Experiment, engine: sa.Engine) -> None:
     find_file(bank).unlink()
     verdict = reproduce(bank, engine)
     assert not verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
     assert "the snapshot's file is missing" in find_moved(verdict)["data"]
 
 
-def test_reproduce_model_byte_flipped_or_missing(bank: Config, engine: sa.Engine) -> None:
-    path = bank.models_dir / f"{B}.pkl"
+def test_reproduce_model_byte_flipped_or_missing(bank: Experiment, engine: sa.Engine) -> None:
+    path = bank.environment.models_dir / f"{B}.pkl"
     flip(path, 1000)
     verdict = reproduce(bank, engine)
     assert not verdict.is_reproduced and list(find_moved(verdict)) == ["model file"]
@@ -213,11 +220,11 @@ def test_reproduce_model_byte_flipped_or_missing(bank: Config, engine: sa.Engine
     assert "No such file" in find_moved(reproduce(bank, engine))["model file"]
 
 
-def test_reproduce_config_edited(bank: Config, engine: sa.Engine) -> None:
-    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+def test_reproduce_config_edited(bank: Experiment, engine: sa.Engine) -> None:
+    raw = yaml.safe_load(bank.environment.file.read_text(encoding="utf-8"))
     raw["experiments"]["card_offer"]["models"]["B"]["params"]["max_iter"] = 30
-    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    edited = load_configs(bank.file, "dev")["card_offer"]
+    bank.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    edited = load_experiments(bank.environment.file, "dev")["card_offer"]
     verdict = reproduce(edited, engine)
     assert verdict.is_reproduced and find_moved(verdict) == {
         "configuration": "models.B.params.max_iter was 20, is 30"
@@ -226,11 +233,11 @@ def test_reproduce_config_edited(bank: Config, engine: sa.Engine) -> None:
         "no longer in the config"
         in find_moved(reproduction.reproduce(engine, {"other": edited}, B))["configuration"]
     )
-    other = dataclasses.replace(bank, sql={**bank.sql, "training": "select 1"})
+    other = alter(bank, sql={**bank.sql, "training": "select 1"})
     assert find_moved(reproduce(other, engine)) == {"configuration": "sql.training is another text"}
 
 
-def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) -> None:
+def test_reproduce_code_edited(bank: Experiment, engine: sa.Engine, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(
         ROOT,
@@ -246,7 +253,15 @@ def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) 
         ),
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "abatch", "reproduce", B, "--config", str(bank.file)]
+    command = [
+        sys.executable,
+        "-m",
+        "abatch",
+        "reproduce",
+        B,
+        "--config",
+        str(bank.environment.file),
+    ]
     done = subprocess.run(
         command, cwd=copy, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -258,25 +273,27 @@ def test_reproduce_code_edited(bank: Config, engine: sa.Engine, tmp_path: Path) 
 
 
 def test_reproduce_own_estimator_that_draws_without_a_seed(
-    bank: Config, engine: sa.Engine, tmp_path: Path
+    bank: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:
-    (bank.file.parent / "shaken_models.py").write_text(OWN, encoding="utf-8")
+    (bank.environment.file.parent / "shaken_models.py").write_text(OWN, encoding="utf-8")
     own = {"name": "modelC", "version": "1.0", "estimator": "shaken_models.make"}
-    raw = yaml.safe_load(bank.file.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(bank.environment.file.read_text(encoding="utf-8"))
     raw["experiments"]["card_offer"]["models"]["B"] = own
-    bank.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    other = load_configs(bank.file, "dev")["card_offer"]
+    bank.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    other = load_experiments(bank.environment.file, "dev")["card_offer"]
     train.train(other, engine, FIRST_NIGHT, force=True)
     name = f"modelC_v1.0_{FIRST_NIGHT}"
     verdict = reproduce(other, engine, name)
     assert not verdict.is_reproduced and find_moved(verdict) == {}
     assert "does not give the same twice" in verdict.headline
-    (bank.file.parent / "shaken_models.py").write_text(OWN + "\n# edited\n", encoding="utf-8")
+    (bank.environment.file.parent / "shaken_models.py").write_text(
+        OWN + "\n# edited\n", encoding="utf-8"
+    )
     assert list(find_moved(reproduce(other, engine, name))) == ["code"]
 
 
 def test_reproduce_libraries_moved_are_named_before_unpickling(
-    bank: Config, engine: sa.Engine, tmp_path: Path
+    bank: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:
     """The environment says that it has another scikit-learn.
 
@@ -302,7 +319,7 @@ def test_reproduce_libraries_moved_are_named_before_unpickling(
 
 @pytest.mark.slow
 def test_reproduce_after_an_upgrade_of_scikit_learn(
-    bank: Config, engine: sa.Engine, tmp_path: Path
+    bank: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:
     """Another scikit-learn for real, in a folder before the environment's own."""
     site = tmp_path / "site"
@@ -331,7 +348,7 @@ def test_reproduce_after_an_upgrade_of_scikit_learn(
     )
 
 
-def test_reproduce_of_an_older_abatch(bank: Config, engine: sa.Engine) -> None:
+def test_reproduce_of_an_older_abatch(bank: Experiment, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(models.update().values(snapshot=None))
     with pytest.raises(RegistryError, match=f"{B}: was trained before snapshots were kept"):
@@ -358,17 +375,17 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
         "split": {"A": 0.9, "control": 0.1},
         "verdicts": ["models_vs_control"],
     }
-    config = load_configs(write_config(tmp_path, "sqlite:///data/bank.db", **changes), "dev")
+    path = write_config(tmp_path, "sqlite:///data/bank.db", **changes)
     names = ", ".join(clients.columns)
     training = (
         f"select {names} from clients where event_date >= :from_date and event_date < :to_date"
     )
-    offer = config["card_offer"]
-    settings = offer.settings.training.model_copy(update={"subgroups": ["SEX"]})
-    offer = dataclasses.replace(
+    offer = load_experiments(path, "dev")["card_offer"]
+    settings = offer.training.model_copy(update={"subgroups": ["SEX"]})
+    offer = alter(
         offer,
         sql={**offer.sql, "training": training, "watermark": "select '2005-12-31'"},
-        settings=offer.settings.model_copy(update={"training": settings}),
+        training=settings,
     )
     engine = open_engine(offer)
     migrations.upgrade(engine)
@@ -384,7 +401,7 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
     assert "0 rows added, 10 removed, 250 changed (LIMIT_BAL 250)" in find_moved(verdict)["data"]
     with engine.connect() as connection:
         (row,) = snapshots.list_snapshots(connection)
-    kept = snapshots.load(offer.snapshots_dir, row)
+    kept = snapshots.load(offer.environment.snapshots_dir, row)
     assert len(kept) == 30_000 and kept["outcome"].sum() == 6_636
     assert sorted(kept["LIMIT_BAL"]) == sorted(clients["LIMIT_BAL"])
     engine.dispose()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from abatch import simulate
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import connections, migrations, reading
 from abatch.database.tables import predictions
 from abatch.errors import UsageError
@@ -77,11 +77,13 @@ def assign(customer_ids: pd.Series) -> np.ndarray:
     return assignment.assign(customer_ids.astype(str), SALT, SPLIT).variant
 
 
-def read_as_of(config: Config, engine: sa.Engine, query: str, moment: datetime) -> pd.DataFrame:
+def read_as_of(
+    experiment: Experiment, engine: sa.Engine, query: str, moment: datetime
+) -> pd.DataFrame:
     """The simulated bank's rows of all time, as known at a moment."""
     binds = {"from_date": FIRST_NIGHT - 100 * DAY, "to_date": FIRST_NIGHT + 100 * DAY}
     frame = reading.read_query(
-        engine, config.sql[query], query, **binds, as_of=moment, chunk_rows=10_000
+        engine, experiment.sql[query], query, **binds, as_of=moment, chunk_rows=10_000
     )
     return frame.sort_values(
         [name for name in ("candidate_id", "event_date") if name in frame], ignore_index=True
@@ -119,7 +121,7 @@ def select_some(engine: sa.Engine, night: object) -> None:
         )
 
 
-def test_simulate_same_seed_same_bank(config: Config, engine: sa.Engine) -> None:
+def test_simulate_same_seed_same_bank(experiment: Experiment, engine: sa.Engine) -> None:
     """A bank that is played in one go and one that is played morning by morning, elsewhere in the
     calendar, are the same.
     """
@@ -142,7 +144,7 @@ def test_simulate_same_seed_same_bank(config: Config, engine: sa.Engine) -> None
 
 
 def test_simulate_as_of_returns_what_was_known(
-    config: Config, engine: sa.Engine, small: None
+    experiment: Experiment, engine: sa.Engine, small: None
 ) -> None:
     """Write down what each query returns on the evening of each day.
 
@@ -160,13 +162,13 @@ def test_simulate_as_of_returns_what_was_known(
                 year=2100
             )  # all that the tables hold at this point of the play
             seen[evening] = {
-                query: read_as_of(config, engine, query, forever)
+                query: read_as_of(experiment, engine, query, forever)
                 for query in ("training", "outcomes", "watermark")
             }
     for evening, frames in seen.items():
         for query, frame in frames.items():
             pd.testing.assert_frame_equal(
-                read_as_of(config, engine, query, evening), frame, check_dtype=False
+                read_as_of(experiment, engine, query, evening), frame, check_dtype=False
             )
     # The test could not fail if nothing were ever corrected or late.
     last = list(seen)[-1]
@@ -184,7 +186,7 @@ def test_simulate_as_of_returns_what_was_known(
     )  # the late night repeats yesterday's
 
 
-def test_simulate_odd_values(config: Config, engine: sa.Engine, small: None) -> None:
+def test_simulate_odd_values(experiment: Experiment, engine: sa.Engine, small: None) -> None:
     """Nulls, decimals, text beyond latin-1, and from one night on a channel never seen."""
     simulate.simulate(engine, FIRST_NIGHT, history_days=2)
     simulate.simulate(engine, FIRST_NIGHT + simulate.NEW_CHANNEL * DAY)
@@ -197,7 +199,7 @@ def test_simulate_odd_values(config: Config, engine: sa.Engine, small: None) -> 
     assert set(app) == {FIRST_NIGHT + simulate.NEW_CHANNEL * DAY}
 
 
-def test_simulate_calls_who_was_selected(config: Config, engine: sa.Engine) -> None:
+def test_simulate_calls_who_was_selected(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=2)
     select_some(engine, FIRST_NIGHT)
     simulate.simulate(engine, FIRST_NIGHT + DAY)

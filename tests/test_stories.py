@@ -2,7 +2,6 @@
 another way.
 """
 
-import dataclasses
 import hashlib
 import json
 from datetime import timedelta
@@ -19,7 +18,7 @@ import predict
 import score
 import train
 from abatch import job, simulate
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import reading
 from abatch.database.tables import (
     metadata,
@@ -33,17 +32,12 @@ from abatch.database.tables import (
 )
 from abatch.errors import ConfigError, DataError
 from abatch.modelling import features, registry
-from tests.conftest import FIRST_NIGHT
+from tests.conftest import FIRST_NIGHT, alter
 
 DAY = timedelta(days=1)
 # of which three are mature at the end: window 14, lag 1, and a feed that is complete to the day
 # before yesterday
 N_NIGHTS = 20
-
-
-def with_settings(config: Config, **changes: object) -> Config:
-    """The same experiment with other settings."""
-    return dataclasses.replace(config, settings=config.settings.model_copy(update=changes))
 
 
 def read(engine: sa.Engine, table: sa.Table) -> pd.DataFrame:
@@ -68,14 +62,14 @@ def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str
     return rows, files
 
 
-def test_loop_figures_equal_another_way(config: Config, engine: sa.Engine) -> None:
+def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     for days in range(N_NIGHTS):
         night = FIRST_NIGHT + days * DAY
         simulate.simulate(engine, night)
-        predict.predict(config, engine, night)
-        score.score(config, engine, night, draw=False)
+        predict.predict(experiment, engine, night)
+        score.score(experiment, engine, night, draw=False)
 
     made = read(engine, predictions)
     assert len(made) == N_NIGHTS * simulate.N_CANDIDATES
@@ -117,26 +111,26 @@ def test_loop_figures_equal_another_way(config: Config, engine: sa.Engine) -> No
     }
 
 
-def test_dry_run_writes_nothing(config: Config, engine: sa.Engine, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(experiment: Experiment, engine: sa.Engine, tmp_path: Path) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     before = snapshot(engine, tmp_path)
-    assert "goes live" in train.train(config, engine, FIRST_NIGHT, dry_run=True)
+    assert "goes live" in train.train(experiment, engine, FIRST_NIGHT, dry_run=True)
     assert snapshot(engine, tmp_path) == before
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     before = snapshot(engine, tmp_path)
-    assert "1000 candidates" in predict.predict(config, engine, FIRST_NIGHT, dry_run=True)
+    assert "1000 candidates" in predict.predict(experiment, engine, FIRST_NIGHT, dry_run=True)
     assert snapshot(engine, tmp_path) == before
-    predict.predict(config, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
     before = snapshot(engine, tmp_path)
-    assert "0 mature predictions" in score.score(config, engine, FIRST_NIGHT, dry_run=True)
+    assert "0 mature predictions" in score.score(experiment, engine, FIRST_NIGHT, dry_run=True)
     assert snapshot(engine, tmp_path) == before
 
 
-def test_train_card_and_table_agree(config: Config, engine: sa.Engine) -> None:
+def test_train_card_and_table_agree(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     row = read(engine, models).set_index("model_name").loc["modelA_v1.0_2026-09-01"]
-    path = config.models_dir / row["file"]
+    path = experiment.environment.models_dir / row["file"]
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert card == json.loads(row["card"])
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
@@ -146,30 +140,31 @@ def test_train_card_and_table_agree(config: Config, engine: sa.Engine) -> None:
     assert card["rows"] == (60 - 16) * simulate.N_HISTORY
     assert card["columns"]["income"] == "number"
     assert card["columns"]["region"] == "category"
-    latest = joblib.load(config.models_dir / "modelA_v1.0_latest.pkl")
+    latest = joblib.load(experiment.environment.models_dir / "modelA_v1.0_latest.pkl")
     frame = pd.DataFrame(
         [{name: None for name in card["columns"]} | {"region": "日本", "channel": "never seen"}]
     )
     assert 0 < latest.predict_proba(features.convert(frame, card["columns"], "here"))[0, 1] < 1
 
 
-def test_train_same_rows_same_model(config: Config, engine: sa.Engine) -> None:
+def test_train_same_rows_same_model(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    train.train(config, engine, FIRST_NIGHT, force=True)
+    train.train(experiment, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
     frame = reading.read_query(
         engine,
-        config.sql["candidates"],
+        experiment.sql["candidates"],
         "here",
         from_date=FIRST_NIGHT,
         to_date=FIRST_NIGHT + DAY,
-        as_of=config_end(config),
+        as_of=config_end(experiment),
         chunk_rows=5000,
     )
     with engine.connect() as connection:
         for name in ("modelA_v1.0_2026-09-01", "modelB_v1.0_2026-09-01"):
             first, second = (
-                registry.load_model(connection, config.models_dir, name + end) for end in ("", "_2")
+                registry.load_model(connection, experiment.environment.models_dir, name + end)
+                for end in ("", "_2")
             )
             X = features.convert(frame, first.card["columns"], "here")
             assert (
@@ -177,19 +172,19 @@ def test_train_same_rows_same_model(config: Config, engine: sa.Engine) -> None:
             )
 
 
-def config_end(config: Config) -> pd.Timestamp:
+def config_end(experiment: Experiment) -> pd.Timestamp:
     return pd.Timestamp(FIRST_NIGHT + DAY)
 
 
 def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
-    config: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    model = config.settings.models["A"].model_copy(
+    train.train(experiment, engine, FIRST_NIGHT)
+    model = experiment.models["A"].model_copy(
         update={"estimator": "sklearn.dummy.DummyClassifier", "params": {}}
     )
-    worse = with_settings(config, models={**config.settings.models, "A": model})
+    worse = alter(experiment, models={**experiment.models, "A": model})
     simulate.simulate(engine, FIRST_NIGHT + DAY)
     train.train(worse, engine, FIRST_NIGHT + DAY)
     said = capsys.readouterr().err
@@ -200,30 +195,30 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     with engine.connect() as connection:
         live = registry.find_live(connection, "card_offer", FIRST_NIGHT + DAY)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}
-    assert (config.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
-    assert (config.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path(
+    assert (experiment.environment.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
+    assert (experiment.environment.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path(
         "modelA_v1.0_2026-09-01.pkl"
     )
 
 
 def test_train_of_an_earlier_date_does_not_overrule_a_later_one(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     simulate.simulate(engine, FIRST_NIGHT + DAY)
-    train.train(config, engine, FIRST_NIGHT + DAY)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT + DAY)
+    train.train(experiment, engine, FIRST_NIGHT)
     assert list(read(engine, promotions)["model_name"]) == [
         "modelA_v1.0_2026-09-02",
         "modelB_v1.0_2026-09-02",
     ]
 
 
-def test_train_refuses_a_feed_that_has_not_begun(config: Config, engine: sa.Engine) -> None:
+def test_train_refuses_a_feed_that_has_not_begun(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    empty = dataclasses.replace(
-        config,
-        sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
+    empty = alter(
+        experiment,
+        sql={**experiment.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
     )
     with pytest.raises(
         DataError, match=r"watermark\.sql: tells no date, so nothing is known to be complete"
@@ -232,21 +227,21 @@ def test_train_refuses_a_feed_that_has_not_begun(config: Config, engine: sa.Engi
     assert list(read(engine, runs)["status"]) == ["failed"]
 
 
-def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> None:
+def test_predict_takes_a_recorded_variant(experiment: Experiment, engine: sa.Engine) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     recorded = "case when customer_id % 2 = 0 then 'A' else 'control' end as variant"
-    query = config.sql["candidates"].replace(
+    query = experiment.sql["candidates"].replace(
         "customer_id as candidate_id,", f"customer_id as candidate_id, {recorded},"
     )
-    elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
+    elsewhere = alter(experiment, sql={**experiment.sql, "candidates": query})
     predict.predict(elsewhere, engine, FIRST_NIGHT)
     made = read(engine, predictions)
     assert (
         made["variant"] == made["candidate_id"].map(lambda i: "A" if int(i) % 2 == 0 else "control")
     ).all()
-    wrong = dataclasses.replace(
-        config, sql={**config.sql, "candidates": query.replace("'control'", "'kontroll'")}
+    wrong = alter(
+        experiment, sql={**experiment.sql, "candidates": query.replace("'control'", "'kontroll'")}
     )
     with pytest.raises(
         DataError,
@@ -260,14 +255,14 @@ def test_predict_takes_a_recorded_variant(config: Config, engine: sa.Engine) -> 
 
 
 def test_train_stands_back_when_somebody_rolled_back_meanwhile(
-    config: Config,
+    experiment: Experiment,
     engine: sa.Engine,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    train.train(config, engine, FIRST_NIGHT, force=True)
+    train.train(experiment, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
     save_model = registry.save_model
 
     def roll_back_first(*arguments: Any) -> dict[str, Any]:
@@ -290,7 +285,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
         return save_model(*arguments)
 
     monkeypatch.setattr(registry, "save_model", roll_back_first)
-    train.train(config, engine, FIRST_NIGHT, force=True)
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
     assert (
         "modelA_v1.0_2026-09-01_3 does not go live: modelA_v1.0_2026-09-01 was made live in the"
         " meantime" in capsys.readouterr().err
@@ -300,14 +295,16 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
 
 
-def test_predict_refuses_another_source_of_variants(config: Config, engine: sa.Engine) -> None:
+def test_predict_refuses_another_source_of_variants(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    predict.predict(config, engine, FIRST_NIGHT)
-    query = config.sql["candidates"].replace(
+    train.train(experiment, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
+    query = experiment.sql["candidates"].replace(
         "customer_id as candidate_id,", "customer_id as candidate_id, 'A' as variant,"
     )
-    elsewhere = dataclasses.replace(config, sql={**config.sql, "candidates": query})
+    elsewhere = alter(experiment, sql={**experiment.sql, "candidates": query})
     with pytest.raises(
         ConfigError, match=r'(?s)assignment\n +registered "hash"\n +now +"recorded"'
     ):
@@ -316,22 +313,22 @@ def test_predict_refuses_another_source_of_variants(config: Config, engine: sa.E
 
 
 def test_score_keeps_its_figures_when_the_feed_is_emptied(
-    config: Config, engine: sa.Engine
+    experiment: Experiment, engine: sa.Engine
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    predict.predict(config, engine, FIRST_NIGHT)
-    empty = dataclasses.replace(
-        config,
-        sql={**config.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
+    train.train(experiment, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
+    empty = alter(
+        experiment,
+        sql={**experiment.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
     )
     with pytest.raises(
         ConfigError, match="watermark_query"
     ):  # it is registered, so only the feed itself can be emptied
         score.score(empty, engine, FIRST_NIGHT, draw=False)
-    assert "0 mature" in score.score(config, engine, FIRST_NIGHT, draw=False)
+    assert "0 mature" in score.score(experiment, engine, FIRST_NIGHT, draw=False)
     simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
-    score.score(config, engine, FIRST_NIGHT + 18 * DAY, draw=False)
+    score.score(experiment, engine, FIRST_NIGHT + 18 * DAY, draw=False)
     before = read(engine, variant_scores)
     with simulate.in_default_schema(engine).begin() as connection:
         connection.execute(simulate.feed.delete())
@@ -341,29 +338,33 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(
             r"watermark\.sql: tells no date, but outcomes were complete before. Nothing was changed"
         ),
     ):
-        score.score(config, engine, FIRST_NIGHT + 19 * DAY, draw=False)
+        score.score(experiment, engine, FIRST_NIGHT + 19 * DAY, draw=False)
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)
 
 
-def test_predict_refuses_what_was_registered_otherwise(config: Config, engine: sa.Engine) -> None:
+def test_predict_refuses_what_was_registered_otherwise(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    predict.predict(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
     assert list(read(engine, registrations)["experiment"]) == ["card_offer"]
-    changed = with_settings(config, select_top=0.3)
+    changed = alter(experiment, select_top=0.3)
     with pytest.raises(ConfigError, match=r"(?s)select_top\n +registered 0.2\n +now +0.3"):
         predict.predict(changed, engine, FIRST_NIGHT + DAY)
     with pytest.raises(ConfigError, match="new experiment name"):
         score.score(changed, engine, FIRST_NIGHT + DAY)
 
 
-def test_predict_in_small_chunks_gives_the_same_night(config: Config, engine: sa.Engine) -> None:
+def test_predict_in_small_chunks_gives_the_same_night(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    predict.predict(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
     columns = ["candidate_id", "variant", "model_name", "rank_in_variant", "selected", "prediction"]
     whole = read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True)
-    predict.predict(dataclasses.replace(config, chunk_rows=97), engine, FIRST_NIGHT, force=True)
+    predict.predict(alter(experiment, chunk_rows=97), engine, FIRST_NIGHT, force=True)
     pd.testing.assert_frame_equal(
         read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True),
         whole,
@@ -371,15 +372,17 @@ def test_predict_in_small_chunks_gives_the_same_night(config: Config, engine: sa
     )
 
 
-def test_score_made_up_later_keeps_the_newest_figures(config: Config, engine: sa.Engine) -> None:
+def test_score_made_up_later_keeps_the_newest_figures(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(config, engine, FIRST_NIGHT)
-    predict.predict(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
+    predict.predict(experiment, engine, FIRST_NIGHT)
     simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
-    score.score(config, engine, FIRST_NIGHT + 18 * DAY, draw=False)
+    score.score(experiment, engine, FIRST_NIGHT + 18 * DAY, draw=False)
     before = read(engine, variant_scores)
     assert before["n_mature"].sum() == 2 * simulate.N_CANDIDATES  # once in its week, once in all
     assert "a later night is scored already" in score.score(
-        config, engine, FIRST_NIGHT + DAY, draw=False
+        experiment, engine, FIRST_NIGHT + DAY, draw=False
     )
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
 from abatch import __main__ as main
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import tables
 from abatch.errors import DataError
 from tests.conftest import ROOT
@@ -109,7 +109,7 @@ def test_dictionary_has_the_types_of_sql_server() -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_comments_are_in_the_catalogue(config: Config, engine: sa.Engine) -> None:
+def test_comments_are_in_the_catalogue(experiment: Experiment, engine: sa.Engine) -> None:
     query = """
         select c.relname, coalesce(a.attname, ''), d.description
         from pg_description as d

@@ -19,7 +19,7 @@ import predict
 import score
 import train
 from abatch import job, simulate
-from abatch.config import Config, load_configs
+from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.experiment import assignment, looks
@@ -95,7 +95,7 @@ def make_bank(seed: int, n_nights: int) -> Bank:
     )
 
 
-def write_own(folder: Path, kind: str, exposure: str, **outcome: int) -> Config:
+def write_own(folder: Path, kind: str, exposure: str, **outcome: int) -> Experiment:
     """The experiment on the bank's tables.
 
     Its guardrail, whether there was a loss, is of the other kind where it can be.
@@ -238,7 +238,7 @@ class LookSeen(NamedTuple):
 
 
 class Played(NamedTuple):
-    config: Config
+    experiment: Experiment
     engine: sa.Engine
     bank: Bank
     kind: str
@@ -248,25 +248,25 @@ class Played(NamedTuple):
 
 def play(folder: Path, kind: str, exposure: str) -> Played:
     """Nights with all that may happen to them."""
-    config, bank = write_own(folder, kind, exposure), make_bank(1, N_NIGHTS)
-    engine = open_engine(config)
+    experiment, bank = write_own(folder, kind, exposure), make_bank(1, N_NIGHTS)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_bank(engine, bank, late=(9, 10))
-    train.train(config, engine, START - DAY)
+    train.train(experiment, engine, START - DAY)
     seen = []
     for k in range(N_NIGHTS):
         night = START + k * DAY
         if k == 7:
-            train.train(config, engine, night)  # another dated model goes live
+            train.train(experiment, engine, night)  # another dated model goes live
         if k != 4:
-            predict.predict(config, engine, night)
+            predict.predict(experiment, engine, night)
         if (
             k == 13
             # missed nights are made up for: one that lies among the closed ones, one from before the
             # experiment began
         ):
-            predict.predict(config, engine, START + 4 * DAY)
-            predict.predict(config, engine, START - DAY)
+            predict.predict(experiment, engine, START + 4 * DAY)
+            predict.predict(experiment, engine, START - DAY)
         if k == 15:  # a closed night is done again, with other candidates
             with engine.begin() as connection:
                 changed = {"night": START + 2 * DAY}
@@ -277,15 +277,15 @@ def play(folder: Path, kind: str, exposure: str) -> Played:
                     sa.text("update people set variant = 'B' where night = :night and id % 11 = 0"),
                     changed,
                 )
-            predict.predict(config, engine, START + 2 * DAY, force=True)
-        score.score(config, engine, night, draw=False)
+            predict.predict(experiment, engine, START + 2 * DAY, force=True)
+        score.score(experiment, engine, night, draw=False)
         row = read(engine, tables.looks, run_date=night).iloc[0]
         found = (
             read(engine, tables.verdicts, run_date=night),
             read(engine, tables.sample_ratios, run_date=night),
         )
         seen.append(LookSeen(night, read(engine, tables.predictions), row, *found))
-    return Played(config, engine, bank, kind, exposure, seen)
+    return Played(experiment, engine, bank, kind, exposure, seen)
 
 
 slow = pytest.mark.slow
@@ -449,16 +449,16 @@ def test_score_night_by_night_equals_rebuild(played: Played) -> None:
     )  # it did read every night again
 
 
-def start_own(folder: Path, bank: Bank) -> tuple[Config, sa.Engine]:
+def start_own(folder: Path, bank: Bank) -> tuple[Experiment, sa.Engine]:
     """A trained experiment whose nights are mature on the second day after them, and closed on the
     third; nothing is predicted yet.
     """
-    config = write_own(folder, "numeric", "first", window_days=1, lag_days=0, grace_days=1)
-    engine = open_engine(config)
+    experiment = write_own(folder, "numeric", "first", window_days=1, lag_days=0, grace_days=1)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_bank(engine, bank)
-    train.train(config, engine, START)
-    return config, engine
+    train.train(experiment, engine, START)
+    return experiment, engine
 
 
 def make_timely_bank(n_nights: int) -> Bank:
@@ -468,26 +468,26 @@ def make_timely_bank(n_nights: int) -> Bank:
     return Bank(bank.people, gains.assign(loaded_at=[at(day + DAY) for day in gains["day"]]))
 
 
-def predict_and_score(config: Config, engine: sa.Engine, nights: range) -> None:
+def predict_and_score(experiment: Experiment, engine: sa.Engine, nights: range) -> None:
     for k in nights:
-        predict.predict(config, engine, START + k * DAY)
-        score.score(config, engine, START + k * DAY, draw=False)
+        predict.predict(experiment, engine, START + k * DAY)
+        score.score(experiment, engine, START + k * DAY, draw=False)
 
 
-def assert_equals_rebuild(config: Config, engine: sa.Engine, day: date) -> None:
+def assert_equals_rebuild(experiment: Experiment, engine: sa.Engine, day: date) -> None:
     found = read_figures(engine, day)
-    score.score(config, engine, day, draw=False, rebuild=True)
+    score.score(experiment, engine, day, draw=False, rebuild=True)
     assert_equal_figures(found, read_figures(engine, day))
 
 
 @slow
 def test_score_reads_as_many_rows_every_night(tmp_path: Path) -> None:
-    config = write_own(tmp_path, "numeric", "all")
-    engine = open_engine(config)
+    experiment = write_own(tmp_path, "numeric", "all")
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     load_bank(engine, make_timely_bank(60))
-    train.train(config, engine, START)
-    predict_and_score(config, engine, range(60))
+    train.train(experiment, engine, START)
+    predict_and_score(experiment, engine, range(60))
     found = read(engine, tables.runs, job="score").sort_values("run_date")["rows_read"].tolist()
     # One night is closed and GRACE are open; of each metric the gains of their windows are read.
     nights = (1 + GRACE) * N_A_NIGHT
@@ -513,17 +513,19 @@ def test_score_that_failed_leaves_nothing_behind(
     figures = {}
     for name in ("undisturbed", "disturbed"):
         folder = shutil.copytree(scored, tmp_path / name)
-        config = load_configs(folder / "ml_config.yaml", "dev")["own"]
-        engine, today = open_engine(config), START + 7 * DAY
+        experiment = load_experiments(folder / "ml_config.yaml", "dev")["own"]
+        engine, today = open_engine(experiment), START + 7 * DAY
         if name == "disturbed":
             fail_at(monkeypatch, *FAILURES[failure])
             with pytest.raises(OSError, match="No space left"):
-                score.score(config, engine, today, rebuild=rebuild)
+                score.score(experiment, engine, today, rebuild=rebuild)
             monkeypatch.undo()
             assert read(engine, tables.looks)["run_date"].max() == START + 4 * DAY
-        score.score(config, engine, today, draw=False, rebuild=rebuild and name == "undisturbed")
-        predict.predict(config, engine, today + DAY)
-        score.score(config, engine, today + DAY, draw=False)
+        score.score(
+            experiment, engine, today, draw=False, rebuild=rebuild and name == "undisturbed"
+        )
+        predict.predict(experiment, engine, today + DAY)
+        score.score(experiment, engine, today + DAY, draw=False)
         figures[name] = [read_figures(engine, day) for day in (today, today + DAY)]
         engine.dispose()
     for found, expected in zip(figures["disturbed"], figures["undisturbed"], strict=True):
@@ -537,10 +539,10 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     neither closed nor all known.
     """
     folder = tmp_path_factory.mktemp("scored")
-    config, engine = start_own(folder, make_bank(2, 9))
+    experiment, engine = start_own(folder, make_bank(2, 9))
     for k in range(8):
-        predict.predict(config, engine, START + k * DAY)
-    score.score(config, engine, START + 4 * DAY, draw=False)
+        predict.predict(experiment, engine, START + k * DAY)
+    score.score(experiment, engine, START + 4 * DAY, draw=False)
     engine.dispose()
     return folder
 
@@ -560,12 +562,12 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int) ->
 
 
 def test_score_before_the_feed_has_begun(tmp_path: Path) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(3))
+    experiment, engine = start_own(tmp_path, make_timely_bank(3))
     with engine.begin() as connection:
         connection.execute(sa.text("delete from feed"))
-    predict.predict(config, engine, START)
+    predict.predict(experiment, engine, START)
     assert "0 mature predictions of 1 nights (outcomes complete to no date yet)" in score.score(
-        config, engine, START, draw=False
+        experiment, engine, START, draw=False
     )
     row = read(engine, tables.looks).iloc[0]
     assert (row["n_predicted"], row["n_mature"], row["n_units"]) == (N_A_NIGHT, 0, 0)
@@ -575,17 +577,17 @@ def test_score_before_the_feed_has_begun(tmp_path: Path) -> None:
 
 
 def test_score_counts_everything_after_the_last_night(tmp_path: Path) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(4))
-    predict_and_score(config, engine, range(4))
+    experiment, engine = start_own(tmp_path, make_timely_bank(4))
+    predict_and_score(experiment, engine, range(4))
     for k in (8, 9):
         assert "160 mature predictions of 4 nights" in score.score(
-            config, engine, START + k * DAY, draw=False
+            experiment, engine, START + k * DAY, draw=False
         )
     rows = read(engine, tables.looks).set_index("run_date")
     for k in (8, 9):
         row = rows.loc[START + k * DAY]
         assert (row["n_predicted"], row["n_mature"]) == (4 * N_A_NIGHT, 4 * N_A_NIGHT)
-    assert_equals_rebuild(config, engine, START + 9 * DAY)
+    assert_equals_rebuild(experiment, engine, START + 9 * DAY)
     engine.dispose()
 
 
@@ -606,53 +608,53 @@ def make_live(engine: sa.Engine, trained_on: str, action: str) -> None:
 def test_score_forgets_the_figures_of_predictions_that_were_replaced(
     n_closed: int, tmp_path: Path
 ) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(7 + n_closed))
-    predict_and_score(config, engine, range(3))
+    experiment, engine = start_own(tmp_path, make_timely_bank(7 + n_closed))
+    predict_and_score(experiment, engine, range(3))
     train.train(
-        config, engine, START + 3 * DAY
+        experiment, engine, START + 3 * DAY
     )  # too few outcomes for the gate to compare: a person promotes
     make_live(engine, "2025-03-10", "promote")
-    predict_and_score(config, engine, range(3, 6 + n_closed))
+    predict_and_score(experiment, engine, range(3, 6 + n_closed))
     assert "modelA_v1_2025-03-10" in set(read(engine, tables.scores)["model_name"])
     make_live(engine, "2025-03-07", "rollback")
     for k in range(3 + n_closed, 6 + n_closed):  # the nights that are open still
-        predict.predict(config, engine, START + k * DAY, force=True)
-    predict_and_score(config, engine, range(6 + n_closed, 7 + n_closed))
+        predict.predict(experiment, engine, START + k * DAY, force=True)
+    predict_and_score(experiment, engine, range(6 + n_closed, 7 + n_closed))
     found = read(engine, tables.scores, cohort="all", metric="n").set_index("model_name")["value"]
     made = read(engine, tables.predictions)
     own = made[made["model_name"] == "modelA_v1_2025-03-10"]
     assert found.get("modelA_v1_2025-03-10", 0) == len(own)
     assert own["run_date"].nunique() == n_closed
-    assert_equals_rebuild(config, engine, START + (6 + n_closed) * DAY)
+    assert_equals_rebuild(experiment, engine, START + (6 + n_closed) * DAY)
     engine.dispose()
 
 
 def test_score_forgets_the_figures_of_nights_that_are_open_again(tmp_path: Path) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(7))
-    predict_and_score(config, engine, range(6))
+    experiment, engine = start_own(tmp_path, make_timely_bank(7))
+    predict_and_score(experiment, engine, range(6))
     with (
         engine.begin() as connection
     ):  # the feed takes back a day: Monday, all that there is of its week
         connection.execute(
             sa.text("delete from feed where complete_to >= :day"), {"day": START + 4 * DAY}
         )
-    predict_and_score(config, engine, range(6, 7))
+    predict_and_score(experiment, engine, range(6, 7))
     assert set(read(engine, tables.looks, run_date=START + 6 * DAY)["mature_date"]) == {
         START + 2 * DAY
     }
-    assert_equals_rebuild(config, engine, START + 6 * DAY)
+    assert_equals_rebuild(experiment, engine, START + 6 * DAY)
     engine.dispose()
 
 
 def test_score_with_other_cohorts_from_one_night_on(tmp_path: Path) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(7))
-    predict_and_score(config, engine, range(6))
+    experiment, engine = start_own(tmp_path, make_timely_bank(7))
+    predict_and_score(experiment, engine, range(6))
     path = tmp_path / "ml_config.yaml"
     path.write_text(path.read_text(encoding="utf-8") + "    cohort: month\n", encoding="utf-8")
-    config = load_configs(path, "dev")["own"]
-    predict_and_score(config, engine, range(6, 7))
+    experiment = load_experiments(path, "dev")["own"]
+    predict_and_score(experiment, engine, range(6, 7))
     assert set(read(engine, tables.variant_scores)["cohort"]) == {"2025-03-01", "all"}
-    assert_equals_rebuild(config, engine, START + 6 * DAY)
+    assert_equals_rebuild(experiment, engine, START + 6 * DAY)
     engine.dispose()
 
 
@@ -664,30 +666,30 @@ def test_score_with_other_cohorts_from_one_night_on(tmp_path: Path) -> None:
 def test_score_while_a_night_is_predicted(
     function: str, again: int, missed: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, engine = start_own(tmp_path, make_timely_bank(9))
-    predict_and_score(config, engine, range(4))
+    experiment, engine = start_own(tmp_path, make_timely_bank(9))
+    predict_and_score(experiment, engine, range(4))
     for k in range(4, 9):
         if k != missed:
-            predict.predict(config, engine, START + k * DAY)
-    score.score(config, engine, START + 7 * DAY, draw=False)
+            predict.predict(experiment, engine, START + k * DAY)
+    score.score(experiment, engine, START + 7 * DAY, draw=False)
     real, calls = getattr(looks, function), []
 
     def interrupted(*arguments: Any) -> Any:
         result = real(*arguments)
         calls.append(arguments)
         if len(calls) == 1:
-            predict.predict(config, engine, START + again * DAY, force=True)
+            predict.predict(experiment, engine, START + again * DAY, force=True)
         return result
 
     monkeypatch.setattr(looks, function, interrupted)
     with suppress(AbatchError):  # to refuse is as good as to be right
-        score.score(config, engine, START + 8 * DAY, draw=False)
+        score.score(experiment, engine, START + 8 * DAY, draw=False)
     monkeypatch.undo()
     assert calls
-    score.score(config, engine, START + 9 * DAY, draw=False)
+    score.score(experiment, engine, START + 9 * DAY, draw=False)
     row = read(engine, tables.looks, run_date=START + 9 * DAY).iloc[0]
     assert (row["n_predicted"], row["n_mature"]) == (9 * N_A_NIGHT, 8 * N_A_NIGHT)
-    assert_equals_rebuild(config, engine, START + 9 * DAY)
+    assert_equals_rebuild(experiment, engine, START + 9 * DAY)
     engine.dispose()
 
 
@@ -695,7 +697,7 @@ def test_score_while_a_night_is_predicted(
 
 
 class Story(NamedTuple):
-    config: Config
+    experiment: Experiment
     engine: sa.Engine
     looks: dict[date, dict[str, pd.DataFrame]]
 
@@ -705,29 +707,29 @@ def play_story(folder: Path, plant: str, n_nights: int, looks_at: Iterable[int])
 
     Score runs on some of them.
     """
-    config = load_configs(
+    experiment = load_experiments(
         write_config(folder, f"sqlite:///{folder / 'bank.db'}", models=QUICK_MODELS), "dev"
     )["card_offer"]
-    engine = open_engine(config)
+    engine = open_engine(experiment)
     migrations.upgrade(engine)
     simulate.simulate(
         engine,
         FIRST_NIGHT,
         history_days=60,
         plant=plant,
-        salt=config.experiment,
-        split=config.settings.split,
+        salt=experiment.name,
+        split=experiment.split,
     )
-    train.train(config, engine, FIRST_NIGHT)
+    train.train(experiment, engine, FIRST_NIGHT)
     seen = {}
     for k in range(n_nights):
         night = FIRST_NIGHT + k * DAY
         simulate.simulate(engine, night)
-        predict.predict(config, engine, night)
+        predict.predict(experiment, engine, night)
         if k in looks_at:
-            score.score(config, engine, night, draw=False)
+            score.score(experiment, engine, night, draw=False)
             seen[night] = read_figures(engine, night)
-    return Story(config, engine, seen)
+    return Story(experiment, engine, seen)
 
 
 def find_words(story: Story) -> pd.DataFrame:
@@ -815,10 +817,8 @@ def test_story_sample_ratio_is_noticed(
     if plant == "changing_shares":  # which begin to change on night 15
         assert "invalid" not in set(words.iloc[:2].stack())
     book = simulate.read_truth(story.engine).drop_duplicates("candidate_id")
-    split = story.config.settings.split
-    book["variant"] = assignment.assign(
-        book["candidate_id"], story.config.experiment, split
-    ).variant
+    split = story.experiment.split
+    book["variant"] = assignment.assign(book["candidate_id"], story.experiment.name, split).variant
     listed = book["candidate_id"].isin(read(story.engine, tables.predictions)["candidate_id"])
     assert set(book.loc[~listed & (book["run_date"] >= pd.Timestamp(FIRST_NIGHT)), "variant"]) == {
         short

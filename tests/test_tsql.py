@@ -16,7 +16,7 @@ import score
 import train
 from abatch import __main__ as main
 from abatch import simulate
-from abatch.config import load_configs
+from abatch.config import load_experiments
 from abatch.database import connections, tables
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
@@ -264,7 +264,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Each statement of two nights, their scores and all commands, compiled for SQL Server."""
     folder = tmp_path_factory.mktemp("executed")
     file = write_config(folder, f"sqlite:///{folder / 'bank.db'}", models=QUICK_MODELS)
-    engine = open_engine(load_configs(file, "dev")["card_offer"])
+    engine = open_engine(load_experiments(file, "dev")["card_offer"])
     collected: dict[str, None] = {}
 
     def collect(

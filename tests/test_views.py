@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database.tables import (
     models,
     predictions,
@@ -86,11 +86,13 @@ def read(engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1") -> l
         )
 
 
-def test_views_have_the_declared_columns(config: Config, engine: sa.Engine) -> None:
+def test_views_have_the_declared_columns(experiment: Experiment, engine: sa.Engine) -> None:
     inspector = sa.inspect(engine)
-    assert sorted(inspector.get_view_names(schema=config.schema)) == sorted(views.tables)
+    assert sorted(inspector.get_view_names(schema=experiment.environment.schema)) == sorted(
+        views.tables
+    )
     for name, table in views.tables.items():
-        found = inspector.get_columns(name, schema=config.schema)
+        found = inspector.get_columns(name, schema=experiment.environment.schema)
         assert [column["name"] for column in found] == list(table.c.keys())
         if engine.dialect.name != "sqlite":  # which forgets the type of what is computed
             assert [column["type"]._type_affinity for column in found] == [

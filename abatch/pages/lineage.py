@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database.tables import (
     models,
     predictions,
@@ -28,7 +28,9 @@ N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
 
 
-def explain(engine: sa.Engine, configs: Mapping[str, Config], candidate: str, on: date) -> str:
+def explain(
+    engine: sa.Engine, experiments: Mapping[str, Experiment], candidate: str, on: date
+) -> str:
     """The lineage of a candidate's prediction of one night, in each experiment that has one, as
     lines of at most 80 columns.
 
@@ -40,29 +42,34 @@ def explain(engine: sa.Engine, configs: Mapping[str, Config], candidate: str, on
     candidate_id = assignment.normalise_ids([candidate], "--candidate")[0]
     blocks = []
     with engine.connect() as connection:
-        for config in configs.values():
-            facts = list(_list_facts(connection, config, candidate_id, on))
+        for experiment in experiments.values():
+            facts = list(_list_facts(connection, experiment, candidate_id, on))
             title = (
-                f"{config.experiment} in {config.environment}, night of {on}, candidate"
+                f"{experiment.name} in {experiment.environment.name}, night of {on}, candidate"
                 f" {candidate_id}"
             )
             if facts:
                 blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
         if not blocks:
-            raise DataError(_describe_absence(connection, configs, candidate_id, on))
+            raise DataError(_describe_absence(connection, experiments, candidate_id, on))
     return "\n\n".join(blocks)
 
 
 def _list_facts(
-    connection: sa.Connection, config: Config, candidate_id: str, on: date
+    connection: sa.Connection, experiment: Experiment, candidate_id: str, on: date
 ) -> Iterator[Fact]:
-    rows = _find_predictions(connection, predictions, config.experiment, candidate_id, on)
+    rows = _find_predictions(connection, predictions, experiment.name, candidate_id, on)
     earlier = _find_predictions(
-        connection, predictions_superseded, config.experiment, candidate_id, on
+        connection, predictions_superseded, experiment.name, candidate_id, on
     )
-    wanted = (config.experiment, config.settings.model_dump(), config.sql, config.timezone)
+    wanted = (
+        experiment.name,
+        experiment.model_dump(),
+        experiment.sql,
+        experiment.environment.timezone,
+    )
     content = registrations.complete(
-        registrations.find_registration(connection, config.experiment) or {}, *wanted
+        registrations.find_registration(connection, experiment.name) or {}, *wanted
     )
     for row in rows:
         yield from _describe_prediction(connection, content, row)
@@ -158,7 +165,7 @@ def describe_assignment(content: Mapping[str, Any], candidate_id: str, variant: 
 def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
     """What made the prediction: the model, its rows, and the code and config of either run."""
     predicted = _find_run(connection, row.run_id)
-    code, config = (
+    code, predicted_under = (
         ("unknown", "unknown")
         if predicted is None
         else (predicted.code_version, predicted.config_hash)
@@ -172,7 +179,7 @@ def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
         if row.model_name:
             yield "model", f"{row.model_name}, which the table models does not have"
         yield "code", f"predicted by {code}"
-        yield "config", f"predicted under {config}"
+        yield "config", f"predicted under {predicted_under}"
         return
     deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
     yield (
@@ -205,7 +212,7 @@ def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
         "config",
         (
             f"trained under {trained_under}; predicted under"
-            f" {'the same' if config == trained_under else config}"
+            f" {'the same' if predicted_under == trained_under else predicted_under}"
         ),
     )
     yield "train run", _describe_run(connection, model.run_id)
@@ -293,12 +300,12 @@ def _describe_promotion(promotion: sa.Row) -> str:
 
 
 def _describe_absence(
-    connection: sa.Connection, configs: Mapping[str, Config], candidate_id: str, on: date
+    connection: sa.Connection, experiments: Mapping[str, Experiment], candidate_id: str, on: date
 ) -> str:
-    nights = {name: _find_nights(connection, name, candidate_id) for name in configs}
+    nights = {name: _find_nights(connection, name, candidate_id) for name in experiments}
     lines = [
         f"--candidate {candidate_id}: there is no prediction of {on} in"
-        f" {', '.join(configs) or 'any experiment'}."
+        f" {', '.join(experiments) or 'any experiment'}."
     ]
     for name, found in nights.items():
         if found:
@@ -335,21 +342,21 @@ def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) 
     return sorted(found, reverse=True)[:N_NIGHTS]
 
 
-def describe_live(engine: sa.Engine, configs: Mapping[str, Config], on: date) -> str:
+def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: date) -> str:
     """Which model of each variant is live on a date by the table promotions, why, and which model
     made that night's predictions.
     """
     blocks = []
     with engine.connect() as connection:
-        for config in configs.values():
-            in_force = registry.find_in_force(connection, config.experiment, on)
-            made = _count_made(connection, config.experiment, on)
+        for experiment in experiments.values():
+            in_force = registry.find_in_force(connection, experiment.name, on)
+            made = _count_made(connection, experiment.name, on)
             facts: list[Fact] = []
-            for variant in config.settings.split:
-                row = in_force.get(variant) if variant in config.settings.models else None
+            for variant in experiment.split:
+                row = in_force.get(variant) if variant in experiment.models else None
                 none = (
                     "no model was live"
-                    if variant in config.settings.models
+                    if variant in experiment.models
                     else "no model (selects at random)"
                 )
                 facts.append(("variant", f"{variant}: {row.model_name if row else none}"))
@@ -357,7 +364,7 @@ def describe_live(engine: sa.Engine, configs: Mapping[str, Config], on: date) ->
                     facts.append(("promotion", _describe_promotion(row)))
                     facts.append(("trained on", _describe_window(connection, row.model_name)))
                 facts.append(("predicted", _describe_made(made.get(variant, []), row, on)))
-            title = f"{config.experiment} in {config.environment}, live on {on}"
+            title = f"{experiment.name} in {experiment.environment.name}, live on {on}"
             blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
     return "\n\n".join(blocks)
 

@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Config
+from abatch.config import Experiment
 from abatch.database import tables
 from abatch.experiment import registrations
 from abatch.experiment.scores import ALL
@@ -134,7 +134,7 @@ class Scale(NamedTuple):
     less: str
 
 
-def write_report(connection: sa.Connection, config: Config, run_date: date) -> Path:
+def write_report(connection: sa.Connection, experiment: Experiment, run_date: date) -> Path:
     """Write reports/<experiment>.html from what the tables hold, and return its path.
 
     Raises
@@ -142,13 +142,13 @@ def write_report(connection: sa.Connection, config: Config, run_date: date) -> P
     AbatchError
         If the folder or the file cannot be written.
     """
-    path = config.reports_dir / f"{config.experiment}.html"
+    path = experiment.environment.reports_dir / f"{experiment.name}.html"
     files.check_writable(path.parent)
-    files.write_file(path, render(read(connection, config, run_date)).encode())
+    files.write_file(path, render(read(connection, experiment, run_date)).encode())
     return path
 
 
-def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
+def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> Figures:
     """Read what the page shows; nothing is computed here."""
 
     def rows(
@@ -159,7 +159,7 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     ) -> Sequence:
         query = (
             sa.select(table)
-            .where(table.c.experiment == config.experiment, *where)
+            .where(table.c.experiment == experiment.name, *where)
             .order_by(*by)
             .limit(limit)
         )
@@ -175,20 +175,20 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     by_variant = rows(tables.variant_scores, tables.variant_scores.c.cohort == ALL)
     newest = (
         sa.select(sa.func.max(feature.cohort))
-        .where(feature.experiment == config.experiment)
+        .where(feature.experiment == experiment.name)
         .scalar_subquery()
     )
     done = rows(tables.runs, run.status == "done", run.run_date <= run_date, by=[run.run_date])
     return Figures(
-        experiment=config.experiment,
-        environment=config.environment,
+        experiment=experiment.name,
+        environment=experiment.environment.name,
         run_date=run_date,
-        variants=list(config.settings.split),
+        variants=list(experiment.split),
         modelled={
             variant: registry.stem_of(model.name, model.version)
-            for variant, model in config.settings.models.items()
+            for variant, model in experiment.models.items()
         },
-        content=None if registered is None else _read_content(registered, config),
+        content=None if registered is None else _read_content(registered, experiment),
         looks=looked,
         verdicts=dict(history),
         ratios=(
@@ -225,7 +225,7 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
                 tables.models, by=[model.as_of.desc(), model.run_id.desc(), model.model_name]
             )
         },
-        live=registry.find_live(connection, config.experiment, run_date),
+        live=registry.find_live(connection, experiment.name, run_date),
         promotions=rows(
             tables.promotions, by=[tables.promotions.c.promotion_id.desc()], limit=N_PROMOTIONS
         ),
@@ -235,11 +235,13 @@ def read(connection: sa.Connection, config: Config, run_date: date) -> Figures:
     )
 
 
-def _read_content(registered: sa.Row, config: Config) -> dict[str, Any]:
+def _read_content(registered: sa.Row, experiment: Experiment) -> dict[str, Any]:
     content = {"start_date": str(registered.registered_at.date()), **json.loads(registered.content)}
-    settings = config.settings.model_dump()
+    settings = experiment.model_dump()
     return {
-        **registrations.complete(content, config.experiment, settings, config.sql, config.timezone),
+        **registrations.complete(
+            content, experiment.name, settings, experiment.sql, experiment.environment.timezone
+        ),
         **registered._mapping,
     }
 
