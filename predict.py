@@ -24,6 +24,7 @@ from abatch.database import connections, reading
 from abatch.errors import DataError
 from abatch.experiment import assignment, predictions, registrations, scores
 from abatch.modelling import estimators, features, registry
+from abatch.queries import Window
 from abatch.statistics import drift
 
 
@@ -65,13 +66,11 @@ def predict(
         filled: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         checksum = 0
-        night = {"from_date": run_date, "to_date": run_date + timedelta(days=1)}
         chunks = reading.stream_query(
             engine,
-            experiment.sql["candidates"],
-            place,
-            **night,
-            as_of=run.as_of,
+            experiment.query("candidates"),
+            Window(run_date, run_date + timedelta(days=1)),
+            run.as_of,
             chunk_rows=experiment.environment.chunk_rows,
         )
         source = ""

@@ -68,7 +68,7 @@ def score(
         # How far outcomes are complete; a feed that is late leaves nights open, and never turns
         # into zeros.
         watermark = outcomes.read_watermark(
-            engine, experiment.sql["watermark"], place, run_date, run.as_of
+            engine, experiment.query("watermark"), run_date, run.as_of
         )
         mature_date = (
             outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)

@@ -25,6 +25,7 @@ from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS
 from abatch.modelling import estimators, gate, libraries, registry, snapshots, training
 from abatch.pages import cards
+from abatch.queries import Window
 from abatch.statistics import drift, metrics
 
 
@@ -62,8 +63,7 @@ def train(
         # The window ends where outcomes are complete. Is anything due?
         watermark = outcomes.read_watermark(
             engine,
-            experiment.sql["watermark"],
-            experiment.query("watermark").file,
+            experiment.query("watermark"),
             run_date,
             run.as_of,
         )
@@ -99,9 +99,7 @@ def train(
 
         # Pull the rows, as known at run.as_of, and keep them.
         frame = snapshots.arrange(
-            reading.read_query(
-                engine, experiment.sql["training"], place, **window, as_of=run.as_of
-            ),
+            reading.read_query(engine, experiment.query("training"), Window(**window), run.as_of),
             place,
             experiment.outcome.kind,
         )

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, s
 from abatch.experiment import registrations, verdicts
 from abatch.modelling import registry, snapshots
 from abatch.pages import lineage, report
+from abatch.queries import Window
 
 
 def init(
@@ -283,8 +283,8 @@ def recall(
         )
 
     def pull(as_of: datetime) -> pd.DataFrame:
-        window: dict[str, Any] = {"from_date": arguments.from_date, "to_date": arguments.to_date}
-        rows = reading.read_query(engine, experiment.sql["training"], place, **window, as_of=as_of)
+        window = Window(arguments.from_date, arguments.to_date)
+        rows = reading.read_query(engine, experiment.query("training"), window, as_of)
         return snapshots.arrange(rows, place, experiment.outcome.kind)
 
     as_of = job.parse_as_of(experiment, arguments.as_of)

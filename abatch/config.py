@@ -5,13 +5,12 @@ where.
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -25,7 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from abatch.errors import ConfigError, DataError, UsageError, suggest
+from abatch.errors import ConfigError, UsageError, suggest
+from abatch.queries import Query
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 VERSION = r"^[0-9A-Za-z.]{1,20}$"
@@ -375,21 +375,6 @@ class Environment:
             return now.astimezone(UTC).replace(tzinfo=None)
         end = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(self.timezone))
         return end.astimezone(UTC).replace(tzinfo=None) - timedelta.resolution
-
-
-class Query(NamedTuple):
-    """A query of the user's: its file, as the config names it, and its text."""
-
-    file: str
-    text: str
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Let a DataError that passes through begin with the query's file."""
-        try:
-            yield
-        except DataError as error:
-            raise DataError(f"{self.file}: {error}") from error.__cause__
 
 
 class Experiment(ExperimentSection):

@@ -16,6 +16,7 @@ from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import RegistryError
 from abatch.modelling import estimators, gate, registry, retraining, snapshots
+from abatch.queries import Window
 
 PROD = "prod"  # the environment in which models come from committed code only
 DIRTY = "it was trained from a dirty tree: the code differs from its commit"
@@ -128,19 +129,10 @@ def decide_retraining(
     names = [name for name in live.values() if name in cards]
     found = retraining.judge_age(rules, age)
     if rules.new_rows is not None:
-        window: dict[str, Any] = {
-            "from_date": date.fromisoformat(card["to_date"]),
-            "to_date": to_date,
-        }
-        chunks = reading.stream_query(
-            engine,
-            experiment.sql["training"],
-            experiment.query("training").file,
-            **window,
-            as_of=run.as_of,
-        )
+        window = Window(date.fromisoformat(card["to_date"]), to_date)
+        chunks = reading.stream_query(engine, experiment.query("training"), window, run.as_of)
         found += retraining.judge_rows(
-            rules, sum(map(len, chunks)) if window["from_date"] < to_date else 0
+            rules, sum(map(len, chunks)) if window.from_date < to_date else 0
         )
     with engine.connect() as connection:
         found += retraining.judge_drift(

@@ -18,6 +18,7 @@ from abatch.database.tables import DATE_SUFFIX
 from abatch.errors import AbatchError, RegistryError
 from abatch.experiment import registrations
 from abatch.modelling import estimators, libraries, registry, snapshots, training
+from abatch.queries import Query, Window
 
 TOLERANCE = 1e-9
 SAME, MOVED, BROKEN = "same", "moved", "broken"
@@ -177,13 +178,11 @@ def _check_database(
 ) -> tuple[pd.DataFrame | None, Check]:
     """Pull again, as of then; the rows if they are the same, and what has moved if not."""
     as_of = datetime.fromisoformat(card["as_of"])
-    window: dict[str, Any] = {
-        name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")
-    }
+    window = Window(*(date.fromisoformat(card[name]) for name in Window._fields))
     asked = f"the database, asked as of {as_of:%Y-%m-%d %H:%M:%S} UTC,"
     try:
         query = reading.read_query(
-            engine, card["query"], "training query of then", **window, as_of=as_of
+            engine, Query("training query of then", card["query"]), window, as_of
         )
         frame = snapshots.arrange(
             query, "training query of then", card["config"]["outcome"]["kind"]

@@ -23,9 +23,10 @@ from pydantic import SecretStr
 
 from abatch.database import connections, faults, reading
 from abatch.database.tables import Instant
+from abatch.queries import Query, Window
 
 CHUNK_ROWS = 50_000
-BINDS = {"from_date": date(2026, 1, 1), "to_date": date(2027, 1, 1), "as_of": datetime(2030, 1, 1)}
+WINDOW, AS_OF = Window(date(2026, 1, 1), date(2027, 1, 1)), datetime(2030, 1, 1)
 QUERY = (
     "select * from bench_wide where event_date >= :from_date and event_date < :to_date and"
     " loaded_at <= :as_of"
@@ -88,7 +89,9 @@ def write_pandas(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
 def read_abatch(engine: sa.Engine) -> int:
     return sum(
         len(frame)
-        for frame in reading.stream_query(engine, QUERY, "bench", **BINDS, chunk_rows=CHUNK_ROWS)
+        for frame in reading.stream_query(
+            engine, Query("bench", QUERY), WINDOW, AS_OF, chunk_rows=CHUNK_ROWS
+        )
     )
 
 
@@ -96,7 +99,12 @@ def read_pandas(engine: sa.Engine) -> int:
     with engine.connect().execution_options(stream_results=True) as connection:
         return sum(
             len(frame)
-            for frame in pd.read_sql(sa.text(QUERY), connection, params=BINDS, chunksize=CHUNK_ROWS)
+            for frame in pd.read_sql(
+                sa.text(QUERY),
+                connection,
+                params={**WINDOW._asdict(), "as_of": AS_OF},
+                chunksize=CHUNK_ROWS,
+            )
         )
 
 

@@ -99,8 +99,7 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
     watermark = outcomes.read_watermark(
         engine,
-        experiment.sql["watermark"],
-        experiment.query("watermark").file,
+        experiment.query("watermark"),
         last_night,
         job.as_of(experiment, last_night),
     )

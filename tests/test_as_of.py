@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.database import reading
+from abatch.queries import Query, Window
 from tests.conftest import ROOT
 from tests.tsql import find_faults
 
@@ -39,14 +40,14 @@ def test_as_of_shown_table_has_every_turn() -> None:
 
 
 def test_as_of_loaded_at_form_returns_what_was_known(database_url: str, engine: sa.Engine) -> None:
-    dates = {"from_date": date(2026, 9, 1), "to_date": date(2026, 9, 2)}
+    query, window = Query("training.sql", TRAINING), Window(date(2026, 9, 1), date(2026, 9, 2))
     # SQL Server's timestamp is a row's version; the page says what its type is there.
     script = TABLES.replace("timestamp", "datetime2") if engine.dialect.name == "mssql" else TABLES
     with engine.begin() as connection:
         for statement in script.strip().removesuffix(";").split(";\n"):
             connection.exec_driver_sql(statement)
     for as_of, expected in read_shown().items():
-        found = reading.read_query(engine, TRAINING, "training.sql", **dates, as_of=as_of)
+        found = reading.read_query(engine, query, window, as_of)
         rows = [
             (int(row.candidate_id), str(row.event_date)[:10], int(row.outcome), float(row.income))
             for row in found.itertuples()

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
 from abatch.errors import ConfigError, DatabaseError
+from abatch.queries import Query, Window
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish
 
 Make = Callable[..., sa.Engine]
@@ -316,16 +317,13 @@ def test_read_query_is_tried_again(
     monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
     engine = make(database_url, retry_seconds=20)
     make_counters(engine)
-    binds = {
-        "from_date": date(2026, 1, 1),
-        "to_date": date(2026, 1, 2),
-        "as_of": datetime(2026, 1, 1),
-    }
+    query = Query("q.sql", "select n from counters")
+    binds = Window(date(2026, 1, 1), date(2026, 1, 2)), datetime(2026, 1, 1)
     with make(database_url).connect() as holder:
         holder.exec_driver_sql("lock table counters")
         releaser = threading.Timer(1.5, holder.rollback)
         releaser.start()
-        assert len(reading.read_query(engine, "select n from counters", "q.sql", **binds)) == 2
+        assert len(reading.read_query(engine, query, *binds)) == 2
         releaser.join()
 
 

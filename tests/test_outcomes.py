@@ -21,6 +21,7 @@ from abatch.experiment.outcomes import (
     prepare,
     read_watermark,
 )
+from abatch.queries import Query
 
 NIGHT = date(2026, 9, 1)
 PLACE = "outcomes.sql"
@@ -45,7 +46,9 @@ def attach(
 
 
 def read(engine: sa.Engine, sql: str) -> date | None:
-    return read_watermark(engine, sql, "watermark.sql", NIGHT, datetime(2026, 9, 7, 23, 59, 30))
+    return read_watermark(
+        engine, Query("watermark.sql", sql), NIGHT, datetime(2026, 9, 7, 23, 59, 30)
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,10 @@ from pydantic import SecretStr
 
 from abatch.database import connections, reading
 from abatch.errors import ConfigError, DatabaseError, DataError
+from abatch.queries import Query, Window
 from tests.conftest import ROOT
 
-BINDS = {
-    "from_date": date(2026, 3, 1),
-    "to_date": date(2026, 3, 2),
-    "as_of": datetime(2026, 3, 1, 21, 59, 59, 999999),
-}
+WINDOW, AS_OF = Window(date(2026, 3, 1), date(2026, 3, 2)), datetime(2026, 3, 1, 21, 59, 59, 999999)
 Make = Callable[..., sa.Engine]
 
 
@@ -34,7 +31,9 @@ def count_to(n: int) -> str:
 
 
 def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
-    frame = reading.read_query(engine, sql, "sql/q.sql", **BINDS, chunk_rows=chunk_rows)
+    frame = reading.read_query(
+        engine, Query("sql/q.sql", sql), WINDOW, AS_OF, chunk_rows=chunk_rows
+    )
     return list(frame.itertuples(index=False, name=None))
 
 
@@ -65,7 +64,7 @@ def test_read_query_literals(make: Make, database_url: str) -> None:
 def test_read_query_brackets_are_names(make: Make, sqlite_url: str) -> None:
     assert list(
         reading.read_query(
-            make(sqlite_url), "select 1 as [it's :x]", "q.sql", **BINDS, chunk_rows=9
+            make(sqlite_url), Query("q.sql", "select 1 as [it's :x]"), WINDOW, AS_OF, chunk_rows=9
         ).columns
     ) == ["it's :x"]
 
@@ -118,7 +117,9 @@ def test_read_query_two_columns_of_one_name(make: Make, database_url: str) -> No
 )
 def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[int]) -> None:
     chunks = list(
-        reading.stream_query(make(sqlite_url), count_to(n), "q.sql", **BINDS, chunk_rows=4)
+        reading.stream_query(
+            make(sqlite_url), Query("q.sql", count_to(n)), WINDOW, AS_OF, chunk_rows=4
+        )
     )
     assert [len(chunk) for chunk in chunks] == sizes
     assert [value for chunk in chunks for value in chunk["n"]] == list(range(1, n + 1))
@@ -126,7 +127,9 @@ def test_stream_query_chunks(make: Make, sqlite_url: str, n: int, sizes: list[in
 
 def test_stream_query_chunks_on_both(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    chunks = list(reading.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=5))
+    chunks = list(
+        reading.stream_query(engine, Query("q.sql", count_to(10)), WINDOW, AS_OF, chunk_rows=5)
+    )
     assert [list(chunk["n"]) for chunk in chunks] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
 
 
@@ -135,13 +138,13 @@ def test_stream_query_no_rows(make: Make, database_url: str) -> None:
     assert (
         list(
             reading.stream_query(
-                engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
+                engine, Query("q.sql", "select 1 as a where 1 = 0"), WINDOW, AS_OF, chunk_rows=5
             )
         )
         == []
     )
     assert reading.read_query(
-        engine, "select 1 as a where 1 = 0", "q.sql", **BINDS, chunk_rows=5
+        engine, Query("q.sql", "select 1 as a where 1 = 0"), WINDOW, AS_OF, chunk_rows=5
     ).empty
 
 
@@ -157,7 +160,7 @@ def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -
     rows = [
         (date(2026, 2, 28), datetime(2026, 2, 28, 23, 59, 59, 999999), "before"),
         (date(2026, 3, 1), datetime(2026, 3, 1, 0, 0), "Ærø 日本 🂡 %s :x"),
-        (date(2026, 3, 1), BINDS["as_of"], "on the moment"),
+        (date(2026, 3, 1), AS_OF, "on the moment"),
         (date(2026, 3, 1), datetime(2026, 3, 1, 22, 0), "not known yet"),
         (date(2026, 3, 2), datetime(2026, 3, 1, 12, 0), "upper end"),
     ]
@@ -211,7 +214,7 @@ def test_stream_query_that_changes_something_is_refused(
 
 def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
     engine = make(database_url)
-    stream = reading.stream_query(engine, count_to(10), "q.sql", **BINDS, chunk_rows=2)
+    stream = reading.stream_query(engine, Query("q.sql", count_to(10)), WINDOW, AS_OF, chunk_rows=2)
     assert list(next(stream)["n"]) == [1, 2]
     stream.close()
     assert engine.pool.status().endswith("Current Checked out connections: 0")
@@ -226,11 +229,9 @@ def test_stream_query_as_of_is_utc_whatever_the_server_thinks(postgres_url: str)
         SecretStr(boss.url.render_as_string(hide_password=False)), None, Path(), "ml_config.yaml"
     )
     query = "select 1 as known where timestamptz '2026-05-06 01:00+00' <= :as_of"
-    binds = {"from_date": date(2026, 5, 5), "to_date": date(2026, 5, 6), "chunk_rows": 10}
-    assert reading.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 5, 22), **binds).empty
-    assert (
-        len(reading.read_query(engine, query, "q.sql", as_of=datetime(2026, 5, 6, 1), **binds)) == 1
-    )
+    asked = (engine, Query("q.sql", query), Window(date(2026, 5, 5), date(2026, 5, 6)))
+    assert reading.read_query(*asked, datetime(2026, 5, 5, 22), chunk_rows=10).empty
+    assert len(reading.read_query(*asked, datetime(2026, 5, 6, 1), chunk_rows=10)) == 1
     engine.dispose()
     boss.dispose()
 
@@ -316,12 +317,20 @@ def test_read_query_types(
     for chunk_rows, sizes in ((1, [1, 1, 1]), (2, [2, 1]), (100, [3])):
         chunks = list(
             reading.stream_query(
-                engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
+                engine,
+                Query("q.sql", "select * from typed order by n"),
+                WINDOW,
+                AS_OF,
+                chunk_rows=chunk_rows,
             )
         )
         assert [len(chunk) for chunk in chunks] == sizes
         whole = reading.read_query(
-            engine, "select * from typed order by n", "q.sql", **BINDS, chunk_rows=chunk_rows
+            engine,
+            Query("q.sql", "select * from typed order by n"),
+            WINDOW,
+            AS_OF,
+            chunk_rows=chunk_rows,
         )
         if chunk_rows == 1:
             frame = whole
@@ -424,11 +433,13 @@ for name in ("mssql_python", "adbc_driver_postgresql", "adbc_driver_manager", "p
     sys.modules[name] = None
 from pydantic import SecretStr
 from abatch.database import connections, reading
+from abatch.queries import Query, Window
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
-binds = {"from_date": date(2026, 1, 1), "to_date": date(2026, 1, 2), "as_of": datetime(2026, 1, 1)}
+binds = Window(date(2026, 1, 1), date(2026, 1, 2)), datetime(2026, 1, 1)
+query = Query("q", "select 1 as a, 'x' as b")
 for _ in range(2):
-    print(reading.read_query(engine, "select 1 as a, 'x' as b", "q", **binds).to_dict("list"))
+    print(reading.read_query(engine, query, *binds).to_dict("list"))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, database_url],

@@ -19,6 +19,7 @@ from abatch.database import connections, migrations, reading
 from abatch.database.tables import predictions
 from abatch.errors import UsageError
 from abatch.experiment import assignment
+from abatch.queries import Window
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)
@@ -81,10 +82,8 @@ def read_as_of(
     experiment: Experiment, engine: sa.Engine, query: str, moment: datetime
 ) -> pd.DataFrame:
     """The simulated bank's rows of all time, as known at a moment."""
-    binds = {"from_date": FIRST_NIGHT - 100 * DAY, "to_date": FIRST_NIGHT + 100 * DAY}
-    frame = reading.read_query(
-        engine, experiment.sql[query], query, **binds, as_of=moment, chunk_rows=10_000
-    )
+    window = Window(FIRST_NIGHT - 100 * DAY, FIRST_NIGHT + 100 * DAY)
+    frame = reading.read_query(engine, experiment.query(query), window, moment, chunk_rows=10_000)
     return frame.sort_values(
         [name for name in ("candidate_id", "event_date") if name in frame], ignore_index=True
     )

@@ -18,6 +18,7 @@ from abatch import files
 from abatch.database import reading, tables
 from abatch.errors import DataError, FileError, RegistryError
 from abatch.modelling import snapshots
+from abatch.queries import Query, Window
 
 PLACE = "training.sql"
 DAY = date(2026, 6, 1)
@@ -244,11 +245,13 @@ def test_store_what_the_database_returned(engine: sa.Engine, tmp_path: Path) -> 
     with plain.begin() as connection:
         pulled.create(connection)
         connection.execute(pulled.insert(), rows)
-    window: dict[str, Any] = {"from_date": DAY, "to_date": DAY, "as_of": NOW}
     hashes = set()
     for order in ("age", "age desc", "town"):
         found = reading.read_query(
-            plain, f"select {columns} from pulled order by {order}", PLACE, **window
+            plain,
+            Query(PLACE, f"select {columns} from pulled order by {order}"),
+            Window(DAY, DAY),
+            NOW,
         )
         hashes.add(store(engine, tmp_path, found, run_id=order))
     assert hashes == {hash_of(frame)}

@@ -32,6 +32,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import ConfigError, DataError
 from abatch.modelling import features, registry
+from abatch.queries import Window
 from tests.conftest import FIRST_NIGHT, alter
 
 DAY = timedelta(days=1)
@@ -153,11 +154,9 @@ def test_train_same_rows_same_model(experiment: Experiment, engine: sa.Engine) -
     train.train(experiment, engine, FIRST_NIGHT, force=True)
     frame = reading.read_query(
         engine,
-        experiment.sql["candidates"],
-        "here",
-        from_date=FIRST_NIGHT,
-        to_date=FIRST_NIGHT + DAY,
-        as_of=config_end(experiment),
+        experiment.query("candidates"),
+        Window(FIRST_NIGHT, FIRST_NIGHT + DAY),
+        config_end(experiment),
         chunk_rows=5000,
     )
     with engine.connect() as connection:

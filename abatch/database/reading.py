@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from abatch.database import faults, tables
 from abatch.errors import ConfigError, DataError, suggest
+from abatch.queries import Query, Window, clean_query
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,52 +40,27 @@ ADBC_TYPES = set(
 )
 logger = logging.getLogger("abatch")
 
-# Literals, quoted names and comments, in which a colon or a dash means nothing.
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
-_CAST_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
+_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
 _BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")  # as SQLAlchemy's text() sees it
 
 
-def clean_query(sql: str) -> str:
-    """The query without comments and closing semicolon.
-
-    Colons inside literals escaped, so that only binds are binds.
-
-    A bind before a PostgreSQL cast, :from_date::date, is set apart from it.
-    """
-
-    def keep(match: re.Match) -> str:
-        piece = match.group()
-        return " " if piece.startswith(("--", "/*")) else piece.replace(":", r"\:")
-
-    return _CAST_BIND.sub(r":\1 ::", _QUOTED.sub(keep, sql)).strip().removesuffix(";").strip()
-
-
 def stream_query(
-    engine: sa.Engine,
-    sql: str,
-    place: str,
-    *,
-    from_date: date,
-    to_date: date,
-    as_of: datetime,
-    chunk_rows: int = 50_000,
+    engine: sa.Engine, query: Query, window: Window, as_of: datetime, *, chunk_rows: int = 50_000
 ) -> Iterator[pd.DataFrame]:
     """Yield the result of a query in frames of at most `chunk_rows` rows.
 
-    Nothing if there are no rows.
-
-    Columns are int64 (Int64 with nulls) for integers, bits and decimals without a fraction; float64
-    for other numbers and money; str for text and, in lower case, for UUIDs; datetime64 for dates
-    and instants, in UTC where the source has a time zone. A column of nulls alone, or of values of
-    several kinds, is object. After a transient error the query is begun again, but not once the
-    first frame is out.
+    Nothing if there are no rows. Columns are int64 (Int64 with nulls) for integers, bits and
+    decimals without a fraction; float64 for other numbers and money; str for text and, in lower
+    case, for UUIDs; datetime64 for dates and instants, in UTC where the source has a time zone. A
+    column of nulls alone, or of values of several kinds, is object. After a transient error the
+    query is begun again, but not once the first frame is out.
 
     Parameters
     ----------
-    sql : one select with the binds :from_date, :to_date (upper end excluded), :as_of; it may leave
-        some out
-    place : the query's file, for messages
+    query : one select with the binds :from_date, :to_date (upper end excluded), :as_of; it may
+        leave some out
+    window : the first two binds
+    as_of : the third, naive UTC
 
     Raises
     ------
@@ -94,11 +70,11 @@ def stream_query(
     DatabaseError
         If the database refuses it.
     """
-    binds = {"from_date": from_date, "to_date": to_date, "as_of": as_of}
-    with faults.described(place):
+    binds = {**window._asdict(), "as_of": as_of}
+    with faults.described(query.file):
         for attempt in faults.attempts(engine):
             with attempt:
-                frames = _read(engine, sql, place, binds, chunk_rows)
+                frames = _read(engine, query, binds, chunk_rows)
                 first = list(itertools.islice(frames, 1))
         with closing(frames):
             yield from first
@@ -106,19 +82,18 @@ def stream_query(
 
 
 def read_query(
-    engine: sa.Engine, sql: str, place: str, *, chunk_rows: int = 50_000, **binds: Any
+    engine: sa.Engine, query: Query, window: Window, as_of: datetime, *, chunk_rows: int = 50_000
 ) -> pd.DataFrame:
-    """The whole result of a query in one frame.
-
-    An empty frame without columns if there are no rows.
+    """The whole result of a query in one frame; without columns if there are no rows.
 
     Parameters, columns and errors are those of `stream_query`; after a transient error the whole
     query is read again.
     """
-    with faults.described(place):
+    binds = {**window._asdict(), "as_of": as_of}
+    with faults.described(query.file):
         for attempt in faults.attempts(engine):
             with attempt:
-                frames = list(_read(engine, sql, place, binds, chunk_rows))
+                frames = list(_read(engine, query, binds, chunk_rows))
     return _join(frames)
 
 
@@ -155,15 +130,15 @@ def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _read(
-    engine: sa.Engine, sql: str, place: str, given: dict[str, Any], chunk_rows: int
+    engine: sa.Engine, query: Query, given: dict[str, Any], chunk_rows: int
 ) -> Generator[pd.DataFrame, None, None]:
     """Frames of the query's rows by the best driver at hand."""
-    text = clean_query(sql)
+    text = clean_query(query.text)
     binds = {}
     for name in _BIND.findall(text):
         if name not in given:
             raise ConfigError(
-                f"{place}: unknown bind :{name}; expected"
+                f"{query.file}: unknown bind :{name}; expected"
                 f" :{', :'.join(given)}.{suggest(name, given)}"
             )
         binds[name] = given[name]
@@ -176,14 +151,14 @@ def _read(
                 twice = sorted({name for name in names if names.count(name) > 1})
                 if twice:
                     raise ConfigError(
-                        f"{place}: returns two columns of the name {', '.join(twice)}. Give each"
-                        " its own name."
+                        f"{query.file}: returns two columns of the name {', '.join(twice)}."
+                        " Give each its own name."
                     )
             if len(frame):
                 yield frame
         if names is None:
             raise ConfigError(
-                f"{place}: is not a query that returns rows; expected one select. Nothing was"
+                f"{query.file}: is not a query that returns rows; expected one select. Nothing was"
                 " changed."
             )
 

@@ -17,6 +17,7 @@ from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.queries import Query, Window
 from abatch.statistics import drift
 
 DAY = timedelta(days=1)
@@ -91,13 +92,10 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     if not nights:
         return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
     first, last = nights[0], nights[-1]
-    window: dict[str, Any] = {
-        "from_date": first,
-        "to_date": last + source.window_days * DAY,
-        "as_of": source.as_of,
-    }
+    window = Window(first, last + source.window_days * DAY)
     feeds = [
-        read_query(source.engine, metric.sql, metric.place, **window) for metric in source.metrics
+        read_query(source.engine, Query(metric.place, metric.sql), window, source.as_of)
+        for metric in source.metrics
     ]
     events = [
         outcomes.find_events(feed, metric)

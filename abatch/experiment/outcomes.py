@@ -15,6 +15,7 @@ from abatch.database import reading
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_ids
+from abatch.queries import Query, Window
 
 
 class Metric(NamedTuple):
@@ -36,9 +37,7 @@ class Metric(NamedTuple):
     cap: float | None
 
 
-def read_watermark(
-    engine: sa.Engine, sql: str, place: str, run_date: date, as_of: datetime
-) -> date | None:
+def read_watermark(engine: sa.Engine, query: Query, run_date: date, as_of: datetime) -> date | None:
     """The date up to which outcomes are complete, as the feed says; None if it has not begun.
 
     Raises
@@ -46,9 +45,8 @@ def read_watermark(
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = reading.read_query(
-        engine, sql, place, from_date=run_date, to_date=run_date + timedelta(days=1), as_of=as_of
-    )
+    place = query.file
+    frame = reading.read_query(engine, query, Window(run_date, run_date + timedelta(days=1)), as_of)
     if frame.empty:
         return None
     if frame.shape != (1, 1):

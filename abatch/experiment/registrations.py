@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from abatch.database.reading import clean_query
 from abatch.database.tables import registrations
 from abatch.errors import ConfigError
 from abatch.experiment.assignment import split_thresholds
+from abatch.queries import clean_query
 from abatch.statistics import stats
 
 _LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
