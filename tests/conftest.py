@@ -15,6 +15,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+# OpenMP reads it as scikit-learn is imported: two tests at a time on two cores want one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import sqlalchemy as sa

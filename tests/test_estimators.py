@@ -20,7 +20,6 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from abatch.errors import ConfigError
 from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
@@ -89,13 +88,6 @@ def nothing():
 def broken(depth=1):
     return {}["depth"]
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring on rows this few."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ The figures expected are those of the README beside the data, measured there wit
 alone.
 """
 
-from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import yaml
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 import predict
 import score
@@ -42,15 +40,6 @@ BOOSTING = {
 LOGISTIC = {"estimator": "sklearn.linear_model.LogisticRegression", "params": {}}
 DAY = timedelta(days=1)
 MODEL_2008 = "depositA_v1.0_2009-01-01"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Boosting predicts a few hundred rows at a time here: its threads would wait for each other
-    longer than they work.
-    """
-    with threadpool_limits(1):
-        yield
 
 
 def read_bank() -> pd.DataFrame:
