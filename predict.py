@@ -79,19 +79,21 @@ def predict(
                 source = "recorded" if "variant" in chunk else "hash"
                 with engine.connect() as connection:
                     registration, is_new = job.check_registration(experiment, connection, source)
-            reading.require_columns(chunk, ["candidate_id"], place)
+            with experiment.query("candidates").named():
+                reading.require_columns(chunk, ["candidate_id"])
             columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
             for model in live.values():
                 features.check_columns(
                     list(columns), model.card["columns"], model.model_name, place
                 )
-            ids = assignment.normalise_ids(chunk["candidate_id"], place)
-            assigned = assignment.assign(ids, experiment.name, experiment.split)
-            variant = (
-                assignment.check_variants(chunk["variant"], experiment.split, place)
-                if "variant" in chunk
-                else assigned.variant
-            )
+            with experiment.query("candidates").named():
+                ids = [assignment.normalise_id(value) for value in chunk["candidate_id"]]
+                assigned = assignment.assign(ids, experiment.name, experiment.split)
+                variant = (
+                    assignment.check_variants(chunk["variant"], experiment.split)
+                    if "variant" in chunk
+                    else assigned.variant
+                )
 
             prediction = np.full(len(chunk), np.nan)
             for name, model in live.items():
@@ -155,9 +157,10 @@ def predict(
 
         for attempt in connections.transactions(engine):
             with attempt as connection:
-                predictions.check_staged(
-                    connection, run.run_id, experiment.name, run.rows_read, checksum, place
-                )
+                with experiment.query("candidates").named():
+                    predictions.check_staged(
+                        connection, run.run_id, experiment.name, run.rows_read, checksum
+                    )
                 if is_new:
                     registrations.register(
                         connection, experiment.name, registration, run.started_at, run.run_id

@@ -42,7 +42,7 @@ def score(
     """Close the nights whose outcomes are final, read the open ones, measure, judge, write one
     look, draw the report.
     """
-    outcome, place = experiment.outcome, experiment.query("watermark").file
+    outcome = experiment.outcome
     with engine.connect() as connection:
         nights = job.find_nights(connection, experiment.name, run_date)
     if not nights:
@@ -93,9 +93,10 @@ def score(
             chunk_rows=experiment.environment.chunk_rows,
         )
         with engine.connect() as connection:
-            scores.check_watermark(
-                connection, experiment.name, watermark and mature_date, place, is_rebuilt=rebuild
-            )
+            with experiment.query("watermark").named():
+                scores.check_watermark(
+                    connection, experiment.name, watermark and mature_date, is_rebuilt=rebuild
+                )
             is_stale = rebuild or looks.has_other_cohorts(connection, source)
         for attempt in connections.transactions(engine) if is_stale and not dry_run else ():
             with attempt as connection:

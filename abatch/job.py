@@ -203,21 +203,9 @@ def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) 
 def list_metrics(experiment: Experiment) -> list[outcomes.Metric]:
     """What is measured of each prediction: the outcome, then the guardrails."""
     outcome = experiment.outcome
-    found = [
-        outcomes.Metric(
-            OUTCOME,
-            experiment.sql["outcomes"],
-            experiment.query("outcomes").file,
-            outcome.kind,
-            outcome.cap,
-        )
-    ]
+    found = [outcomes.Metric(OUTCOME, experiment.query("outcomes"), outcome.kind, outcome.cap)]
     for name, guardrail in experiment.guardrails.items():
-        found.append(
-            outcomes.Metric(
-                name, experiment.sql[name], guardrail.query, guardrail.kind, guardrail.cap
-            )
-        )
+        found.append(outcomes.Metric(name, experiment.query(name), guardrail.kind, guardrail.cap))
     return found
 
 

@@ -21,11 +21,12 @@ from abatch.experiment.assignment import (
     check_variants,
     count_selected,
     normalise_id,
-    normalise_ids,
     split_thresholds,
 )
+from abatch.queries import Query
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
+CANDIDATES = Query("candidates.sql", "")
 SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}
 OUTCOME = {
     "kind": "binary",
@@ -320,13 +321,16 @@ def test_normalise_id_refuses(value: object) -> None:
         normalise_id(value)
 
 
-def test_normalise_ids_error_names_place_and_value() -> None:
-    assert normalise_ids([1, 2.0, "c"], "candidates.sql") == ["1", "2", "c"]
-    with pytest.raises(
-        DataError,
-        match=r"^candidates\.sql: candidate_id 'Ærø': expected 1 to 64 printable ASCII .*\.$",
+def test_normalise_id_error_names_place_and_value() -> None:
+    assert [normalise_id(value) for value in (1, 2.0, "c")] == ["1", "2", "c"]
+    with (
+        pytest.raises(
+            DataError,
+            match=r"^candidates\.sql: candidate_id 'Ærø': expected 1 to 64 printable ASCII .*\.$",
+        ),
+        CANDIDATES.named(),
     ):
-        normalise_ids([1, "Ærø"], "candidates.sql")
+        normalise_id("Ærø")
 
 
 @pytest.mark.parametrize(
@@ -339,13 +343,9 @@ def test_count_selected_exact_floor(n: int, share: float, selected: int) -> None
 
 
 def test_check_variants_known_and_unknown() -> None:
-    assert check_variants(["B", "A", "control"], SPLIT, "candidates.sql").tolist() == [
-        "B",
-        "A",
-        "control",
-    ]
+    assert check_variants(["B", "A", "control"], SPLIT).tolist() == ["B", "A", "control"]
     message = (
         r"^candidates\.sql: variant holds 'a' in 2 of 3 rows; expected one of A, B, control\.$"
     )
-    with pytest.raises(DataError, match=message):
-        check_variants(["a", "A", None], SPLIT, "candidates.sql")
+    with pytest.raises(DataError, match=message), CANDIDATES.named():
+        check_variants(["a", "A", None], SPLIT)

@@ -24,8 +24,7 @@ from abatch.experiment.outcomes import (
 from abatch.queries import Query
 
 NIGHT = date(2026, 9, 1)
-PLACE = "outcomes.sql"
-BINARY = Metric("outcome", "select 1", PLACE, "binary", None)
+BINARY = Metric("outcome", Query("outcomes.sql", "select 1"), "binary", None)
 NUMERIC = BINARY._replace(kind="numeric")
 
 
@@ -236,7 +235,12 @@ def test_attach_kind_decides_what_is_refused() -> None:
     ):
         attach(predictions, feed, 14, BINARY)
     with pytest.raises(DataError, match=r"^calls\.sql: outcome holds 2\.5"):
-        attach(predictions, feed, 14, BINARY._replace(name="calls", place="calls.sql"))
+        attach(
+            predictions,
+            feed,
+            14,
+            BINARY._replace(name="calls", query=Query("calls.sql", "select 1")),
+        )
     assert attach(predictions, feed, 14, NUMERIC).tolist() == [2.5]
 
 
@@ -334,17 +338,15 @@ def test_parse_dates_whatever_the_driver_made_of_them() -> None:
         " 2026-09-01 ",
         "2026-09-01 12:30:00",
     ]
-    found = parse_dates(pd.Series(values, dtype=object, name="event_date"), PLACE)
+    found = parse_dates(pd.Series(values, dtype=object, name="event_date"))
     assert found.tolist() == [pd.Timestamp(2026, 9, 1)] * len(values)
-    assert parse_dates(pd.Series(pd.to_datetime(["2026-09-01 13:00"])), PLACE).tolist() == [
+    assert parse_dates(pd.Series(pd.to_datetime(["2026-09-01 13:00"]))).tolist() == [
         pd.Timestamp(2026, 9, 1)
     ]
 
 
 def test_parse_dates_end_of_time() -> None:
-    found = parse_dates(
-        pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"), PLACE
-    )
+    found = parse_dates(pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"))
     assert [day.date() for day in found] == [date(9999, 12, 31), date(1, 1, 1), NIGHT]
 
 
@@ -352,14 +354,17 @@ def test_parse_dates_end_of_time() -> None:
     "value", [None, pd.NaT, float("nan"), "", "1.9.2026", 20260901, b"2026-09-01"]
 )
 def test_parse_dates_refuses(value: object) -> None:
-    with pytest.raises(
-        DataError,
-        match=(
-            r"^outcomes\.sql: event_date holds a value that is not a date \(.*\)\. Expected a date"
-            r" or YYYY-MM-DD\.$"
+    with (
+        pytest.raises(
+            DataError,
+            match=(
+                r"^outcomes\.sql: event_date holds a value that is not a date \(.*\)\."
+                r" Expected a date or YYYY-MM-DD\.$"
+            ),
         ),
+        BINARY.query.named(),
     ):
-        parse_dates(pd.Series([NIGHT, value], dtype=object, name="event_date"), PLACE)
+        parse_dates(pd.Series([NIGHT, value], dtype=object, name="event_date"))
 
 
 @pytest.mark.parametrize(
@@ -367,16 +372,22 @@ def test_parse_dates_refuses(value: object) -> None:
 )
 def test_parse_outcomes_zero_and_one(values: list[object]) -> None:
     for column in (pd.Series(values), pd.Series(values, dtype=object)):
-        assert parse_outcomes(column, PLACE).tolist() == [1, 0]
+        assert parse_outcomes(column).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, None, float("nan"), "yes", Decimal("0.1")])
 def test_parse_outcomes_refuses(value: object) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\. .*case when",
+    with (
+        pytest.raises(
+            DataError,
+            match=(
+                r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected 0 or 1\."
+                r" .*case when"
+            ),
+        ),
+        BINARY.query.named(),
     ):
-        parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"), PLACE)
+        parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +399,7 @@ def test_parse_outcomes_refuses(value: object) -> None:
     ],
 )
 def test_parse_outcomes_numeric(values: list[object]) -> None:
-    assert parse_outcomes(pd.Series(values, dtype=object), PLACE, "numeric").tolist() == [
+    assert parse_outcomes(pd.Series(values, dtype=object), "numeric").tolist() == [
         -12.5,
         0.0,
         3e9,
@@ -397,26 +408,33 @@ def test_parse_outcomes_numeric(values: list[object]) -> None:
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "much", Decimal("NaN")])
 def test_parse_outcomes_numeric_refuses(value: object) -> None:
-    with pytest.raises(
-        DataError, match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\."
+    with (
+        pytest.raises(
+            DataError,
+            match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\.",
+        ),
+        BINARY.query.named(),
     ):
-        parse_outcomes(pd.Series([1, value, 0.5], dtype=object, name="outcome"), PLACE, "numeric")
+        parse_outcomes(pd.Series([1, value, 0.5], dtype=object, name="outcome"), "numeric")
 
 
 def test_parse_outcomes_counts_what_is_wrong() -> None:
     with pytest.raises(DataError, match="holds 2 in 2 of 4 rows"):
-        parse_outcomes(pd.Series([1, 2, 0, 3]), PLACE)
+        parse_outcomes(pd.Series([1, 2, 0, 3]))
 
 
 def test_prepare_columns_and_missing_one() -> None:
-    found = prepare(make_feed((12.0, "2026-09-01", Decimal(1))).assign(age=[30]), PLACE)
+    found = prepare(make_feed((12.0, "2026-09-01", Decimal(1))).assign(age=[30]))
     assert found.to_dict("records") == [
         {"candidate_id": "12", "event_date": pd.Timestamp(NIGHT), "outcome": 1, "age": 30}
     ]
-    with pytest.raises(
-        DataError,
-        match=(
-            r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"
+    with (
+        pytest.raises(
+            DataError,
+            match=(
+                r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"
+            ),
         ),
+        BINARY.query.named(),
     ):
-        prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}), PLACE)
+        prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}))

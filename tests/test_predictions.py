@@ -14,6 +14,7 @@ from abatch.database.tables import feature_counts, predictions_staging, predicti
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import predictions
 from abatch.experiment.assignment import assign, count_selected
+from abatch.queries import Query
 from abatch.statistics import drift
 from tests.conftest import as_stored
 
@@ -86,7 +87,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
     checksum = sum(predictions.stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
     assert count(engine, predictions.predictions) == 0
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", 9, checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", 9, checksum)
     assert publish(engine, A=2, B=0, control=1) == 9
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
@@ -210,8 +211,12 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
         checksum += predictions.stage(engine, make_frame(rows))
     predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
     checksum += predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
-    with engine.connect() as connection, pytest.raises(DataError) as caught:
-        predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64, "sql/c.sql")
+    with (
+        engine.connect() as connection,
+        pytest.raises(DataError) as caught,
+        Query("sql/c.sql", "").named(),
+    ):
+        predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64)
     assert (
         str(caught.value)
         == "sql/c.sql: 2 candidates are returned more than once, for example 'a1'. Expected one row"
@@ -229,7 +234,7 @@ def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
         engine.connect() as connection,
         pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"),
     ):
-        predictions.check_staged(connection, "run1", "card_offer", n_sent, checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", n_sent, checksum)
 
 
 def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
@@ -252,7 +257,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
     )
     staged = predictions_staging.c
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql")
+        predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum)
     changes: list[dict[str, object]] = [
         {"prediction": math.nextafter(7 / n, 1)},
         {"prediction": None},
@@ -275,9 +280,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
                     r" predictions_staging"
                 ),
             ):
-                predictions.check_staged(
-                    connection, "run1", "card_offer", len(rows), checksum, "sql/c.sql"
-                )
+                predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum)
             connection.rollback()
 
 

@@ -554,9 +554,9 @@ def test_read_query_ended_while_it_reads(
 
 def test_require_columns() -> None:
     frame = pd.DataFrame({"candidate": [1], "age": [2]})
-    reading.require_columns(frame, ["age"], "q.sql")
-    with pytest.raises(DataError) as error:
-        reading.require_columns(frame, ["age", "candidate_id"], "q.sql")
+    reading.require_columns(frame, ["age"])
+    with pytest.raises(DataError) as error, Query("q.sql", "").named():
+        reading.require_columns(frame, ["age", "candidate_id"])
     assert (
         str(error.value)
         == "q.sql: the column candidate_id is missing; found candidate, age. Name it in the query."

@@ -97,14 +97,13 @@ def read_query(
     return _join(frames)
 
 
-def require_columns(frame: pd.DataFrame, required: Sequence[str], place: str) -> None:
+def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:
     """Raise DataError unless the query returned these columns by name."""
     for name in required:
         if name not in frame.columns:
             raise DataError(
-                f"{place}: the column {name} is missing; found"
-                f" {', '.join(map(str, frame.columns))}. Name it in the"
-                f" query.{suggest(name, frame.columns)}"
+                f"the column {name} is missing; found {', '.join(map(str, frame.columns))}. Name"
+                f" it in the query.{suggest(name, frame.columns)}"
             )
 
 

@@ -46,19 +46,19 @@ def normalise_id(value: Any) -> str:
         outer spaces.
     """
     if value is None or value is pd.NA or value != value:
-        raise DataError("candidate_id is null: expected a number or a text")
+        raise DataError("candidate_id is null: expected a number or a text.")
     if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)):
-        raise DataError(f"candidate_id {value!r}: expected a number or a text")
+        raise DataError(f"candidate_id {value!r}: expected a number or a text.")
     if isinstance(value, (float, np.floating)):
         if not -_WHOLE_FLOATS < value < _WHOLE_FLOATS or value != int(value):
             raise DataError(
                 f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or"
-                " varchar in the query"
+                " varchar in the query."
             )
         return str(int(value))
     if isinstance(value, Decimal):
         if not value.is_finite() or value != value.to_integral_value():
-            raise DataError(f"candidate_id {value!r}: expected a whole number")
+            raise DataError(f"candidate_id {value!r}: expected a whole number.")
         value = int(value)
     text = str(value)
     if not (
@@ -66,20 +66,9 @@ def normalise_id(value: Any) -> str:
     ):
         raise DataError(
             f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer"
-            " spaces"
+            " spaces."
         )
     return text.lower() if _UUID.fullmatch(text) else text
-
-
-def normalise_ids(values: Iterable[object], place: str) -> list[str]:
-    """`normalise_id` of each value.
-
-    The error names the query and says which value it stumbled over.
-    """
-    try:
-        return [normalise_id(value) for value in values]
-    except DataError as error:
-        raise DataError(f"{place}: {error}.") from None
 
 
 def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
@@ -120,9 +109,7 @@ def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) 
     return Assignment(variant, selection_key, (parts[:, 2] % N_BUCKETS).astype(np.int64))
 
 
-def check_variants(
-    recorded: Iterable[object], split: Mapping[str, float], place: str
-) -> np.ndarray:
+def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np.ndarray:
     """Variants that were recorded elsewhere, as an array of str.
 
     DataError unless each is one of the split.
@@ -131,8 +118,8 @@ def check_variants(
     unknown = [variant for variant in variants if variant not in split]
     if unknown:
         raise DataError(
-            f"{place}: variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows;"
-            f" expected one of {', '.join(split)}."
+            f"variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows; expected one"
+            f" of {', '.join(split)}."
         )
     return variants
 

@@ -17,7 +17,7 @@ from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.queries import Query, Window
+from abatch.queries import Window
 from abatch.statistics import drift
 
 DAY = timedelta(days=1)
@@ -94,8 +94,7 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     first, last = nights[0], nights[-1]
     window = Window(first, last + source.window_days * DAY)
     feeds = [
-        read_query(source.engine, Query(metric.place, metric.sql), window, source.as_of)
-        for metric in source.metrics
+        read_query(source.engine, metric.query, window, source.as_of) for metric in source.metrics
     ]
     events = [
         outcomes.find_events(feed, metric)
@@ -123,19 +122,20 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
             n_read += len(rows)
     counted = pd.concat(exposures, ignore_index=True)
     for metric, found in zip(source.metrics, events, strict=True):
-        _check_case(source, outcomes.find_twins(counted["candidate_id"], found), metric.place)
+        with metric.query.named():
+            _check_case(source, outcomes.find_twins(counted["candidate_id"], found))
     return Reading(parts, counted, (first, last), run_ids, closed_date, n_read)
 
 
-def _check_case(source: Source, twins: list[str], place: str) -> None:
+def _check_case(source: Source, twins: list[str]) -> None:
     if twins:
         with source.engine.connect() as connection:
             known = predictions.find_ids(connection, source.experiment, twins[:1000])
         twins = [name for name in twins if name not in known]
     if twins:
         raise DataError(
-            f"{place}: {len(twins)} ids of outcomes were predicted in other upper and lower case,"
-            f" for example {twins[0]!r}. Return ids letter for letter as the candidates query does,"
+            f"{len(twins)} ids of outcomes were predicted in other upper and lower case, for"
+            f" example {twins[0]!r}. Return ids letter for letter as the candidates query does,"
             " with lower(...) in both if need be."
         )
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from abatch.database import reading
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
-from abatch.experiment.assignment import normalise_ids
+from abatch.experiment.assignment import normalise_id
 from abatch.queries import Query, Window
 
 
@@ -24,15 +24,13 @@ class Metric(NamedTuple):
     Attributes
     ----------
     name : outcome, or the guardrail's name
-    sql, place : the query, which returns candidate_id, event_date and outcome, and its file for
-        messages
+    query : returns candidate_id, event_date and outcome
     kind : binary or numeric
     cap : largest absolute value that counts, of a numeric one; None if there is no cap
     """
 
     name: str
-    sql: str
-    place: str
+    query: Query
     kind: str
     cap: float | None
 
@@ -45,25 +43,26 @@ def read_watermark(engine: sa.Engine, query: Query, run_date: date, as_of: datet
     DataError
         If the query returns anything but one date or one null.
     """
-    place = query.file
-    frame = reading.read_query(engine, query, Window(run_date, run_date + timedelta(days=1)), as_of)
-    if frame.empty:
-        return None
+    window = Window(run_date, run_date + timedelta(days=1))
+    frame = reading.read_query(engine, query, window, as_of)
+    with query.named():
+        return None if frame.empty else _parse_watermark(frame)
+
+
+def _parse_watermark(frame: pd.DataFrame) -> date | None:
     if frame.shape != (1, 1):
         raise DataError(
-            f"{place}: returned {len(frame)} rows of {len(frame.columns)} columns; expected one"
-            " date."
+            f"returned {len(frame)} rows of {len(frame.columns)} columns; expected one date."
         )
-    value = frame.iloc[0, 0]
-    if pd.isna(value):
+    if pd.isna(frame.iloc[0, 0]):
         return None
-    found = parse_dates(frame.iloc[:, 0], place).iloc[0].date()
-    if found.year < 1900:
+    watermark = parse_dates(frame.iloc[:, 0]).iloc[0].date()
+    if watermark.year < 1900:
         raise DataError(
-            f"{place}: returned {found}; expected the day up to which outcomes are complete, or"
-            " null while there are none."
+            f"returned {watermark}; expected the day up to which outcomes are complete, or null"
+            " while there are none."
         )
-    return found
+    return watermark
 
 
 def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
@@ -73,7 +72,7 @@ def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
     return watermark - timedelta(days=window_days + lag_days)
 
 
-def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
+def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     """The same frame with candidate_id as text, event_date as datetime64 and outcome as float,
     whatever the driver made of them.
 
@@ -82,11 +81,11 @@ def prepare(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
     DataError
         If one of these columns is missing or holds something else.
     """
-    require_columns(frame, ("candidate_id", "event_date", "outcome"), place)
+    require_columns(frame, ("candidate_id", "event_date", "outcome"))
     return frame.assign(
-        candidate_id=normalise_ids(frame["candidate_id"], place),
-        event_date=parse_dates(frame["event_date"], place),
-        outcome=parse_outcomes(frame["outcome"], place, kind),
+        candidate_id=[normalise_id(value) for value in frame["candidate_id"]],
+        event_date=parse_dates(frame["event_date"]),
+        outcome=parse_outcomes(frame["outcome"], kind),
     )
 
 
@@ -96,7 +95,8 @@ def find_events(feed: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """
     if feed.empty:
         return pd.DataFrame(columns=["candidate_id", "event_date", "outcome"])
-    events = prepare(feed, metric.place, metric.kind)
+    with metric.query.named():
+        events = prepare(feed, metric.kind)
     return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype(
         {"candidate_id": object}
     )
@@ -170,7 +170,7 @@ def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, li
     yield from cohorts.items()
 
 
-def parse_dates(column: pd.Series, place: str) -> pd.Series:
+def parse_dates(column: pd.Series) -> pd.Series:
     """Days as datetime64[s]: from dates, instants without a time zone, or ISO text.
 
     Raises
@@ -188,7 +188,7 @@ def parse_dates(column: pd.Series, place: str) -> pd.Series:
         days = pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{place}: {column.name} holds a value that is not a date ({error}). Expected a date or"
+            f"{column.name} holds a value that is not a date ({error}). Expected a date or"
             " YYYY-MM-DD."
         ) from None
     return days
@@ -210,7 +210,7 @@ def _to_day(value: object) -> date:
     raise ValueError(f"found {value!r}")
 
 
-def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.ndarray:
+def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
     """Outcomes as an array of float: 0 and 1 if binary, else any finite numbers.
 
     Raises
@@ -232,8 +232,8 @@ def parse_outcomes(column: pd.Series, place: str, kind: str = "binary") -> np.nd
             else "a number. Cast it, or leave the row out"
         )
         raise DataError(
-            f"{place}: outcome holds {_show(column.astype(object)[wrong].iloc[0])} in"
-            f" {int(wrong.sum())} of {len(column)} rows; expected {expected}."
+            f"outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of"
+            f" {len(column)} rows; expected {expected}."
         )
     return values
 

@@ -59,7 +59,6 @@ def check_staged(
     experiment: str,
     n_sent: int,
     checksum_sent: int,
-    place: str,
 ) -> None:
     """Look at all staged rows at once: did all arrive as they were sent, and is every candidate
     there once?
@@ -109,9 +108,9 @@ def check_staged(
     ).one()
     if n_twice:
         raise DataError(
-            f"{place}: {n_twice} candidates are returned more than once, for example {example!r}."
-            " Expected one row per candidate. Look for a join that multiplies rows, or for ids"
-            " that differ only in upper and lower case."
+            f"{n_twice} candidates are returned more than once, for example {example!r}. Expected"
+            " one row per candidate. Look for a join that multiplies rows, or for ids that differ"
+            " only in upper and lower case."
         )
 
 

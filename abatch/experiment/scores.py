@@ -228,7 +228,6 @@ def check_watermark(
     connection: sa.Connection,
     experiment: str,
     mature_date: date | None,
-    place: str,
     *,
     is_rebuilt: bool,
 ) -> None:
@@ -239,14 +238,14 @@ def check_watermark(
     )
     if mature_date is None and connection.execute(counted).first() is not None:
         raise DataError(
-            f"{place}: tells no date, but outcomes were complete before. Nothing was changed. Load"
-            " the feed, then score."
+            "tells no date, but outcomes were complete before. Nothing was changed. Load the feed,"
+            " then score."
         )
     if closed is not None and mature_date is not None and mature_date < closed and not is_rebuilt:
         raise DataError(
-            f"{place}: makes {mature_date} the newest mature night, but {closed} was mature and"
-            " closed before. Nothing was changed. Mend the feed, or score the later date that"
-            " closed it; if outcomes are really being loaded anew: python score.py --rebuild."
+            f"makes {mature_date} the newest mature night, but {closed} was mature and closed"
+            " before. Nothing was changed. Mend the feed, or score the later date that closed it;"
+            " if outcomes are really being loaded anew: python score.py --rebuild."
         )
 
 

@@ -20,6 +20,7 @@ from abatch import files
 from abatch.database.tables import models, promotions, runs, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
+from abatch.queries import Query
 
 FILE_MODE, FOLDER_MODE = (
     0o600,
@@ -82,7 +83,8 @@ def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
     """
     if frame.empty:
         return frame
-    rows = outcomes.prepare(frame, place, kind)
+    with Query(place, "").named():
+        rows = outcomes.prepare(frame, kind)
     faults = []
     for name in rows.columns.difference([*KEY, "outcome"], sort=False):
         column = rows[name]

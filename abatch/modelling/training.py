@@ -17,6 +17,7 @@ from abatch.errors import AbatchError, DataError
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import estimators, features
 from abatch.modelling.gate import AucDifference, compare_auc
+from abatch.queries import Query
 from abatch.statistics import drift, metrics
 
 N_CHECKED = 100  # rows whose predictions the card keeps
@@ -111,7 +112,8 @@ def prepare_rows(
             f"{place}: returned no rows for [{from_date}, {to_date})."
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
-    require_columns(frame, [*not_features, *subgroups], place)
+    with Query(place, "").named():
+        require_columns(frame, [*not_features, *subgroups])
     outside = frame.loc[
         ~frame["event_date"].between(
             pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"

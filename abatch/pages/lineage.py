@@ -39,7 +39,10 @@ def explain(
     DataError
         If no experiment has one; the message names the nights that have.
     """
-    candidate_id = assignment.normalise_ids([candidate], "--candidate")[0]
+    try:
+        candidate_id = assignment.normalise_id(candidate)
+    except DataError as error:
+        raise DataError(f"--candidate: {error}") from None
     blocks = []
     with engine.connect() as connection:
         for experiment in experiments.values():
