@@ -23,7 +23,7 @@ from abatch.database import connections, reading
 from abatch.errors import DataError
 from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS
-from abatch.modelling import estimators, gate, libraries, registry, snapshots, training
+from abatch.modelling import code, estimators, gate, libraries, registry, snapshots, training
 from abatch.pages import cards
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
@@ -200,7 +200,7 @@ def train(
             "seed": experiment.training.seed,
             "config": experiment.describe(),
             "config_hash": job.hash_config(experiment),
-            "code_version": job.code_version(),
+            "code_version": code.code_version(),
             "lock": libraries.list_installed(),
             "machine": libraries.describe_machine(),
         }
@@ -238,7 +238,7 @@ def train(
                     "reason": decision.reason,
                     "evidence": decision.evidence,
                 },
-                "code_files": lifecycle.hash_code(experiment, [model.estimator]),
+                "code_files": code.hash_code(model.estimator, experiment.environment.folder),
                 "libraries": libraries.find_libraries(estimators.list_parts(found.pipeline)),
             }
             saved[variant] = registry.save_model(

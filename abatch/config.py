@@ -362,6 +362,11 @@ class Environment:
     chunk_rows: int
     retry_seconds: int
 
+    @property
+    def folder(self) -> Path:
+        """Where the config lies, and the user's own estimators beside it."""
+        return self.file.resolve().parent
+
     def today(self, now: datetime) -> date:
         """The business day at the instant `now` (aware)."""
         return now.astimezone(ZoneInfo(self.timezone)).date()

@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import secrets
-import subprocess
 import sys
 import time
 import traceback
@@ -23,7 +22,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-import abatch
 from abatch import files
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
@@ -31,7 +29,7 @@ from abatch.database.tables import DATE_SUFFIX, predictions_staging, runs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.experiment import outcomes, registrations
 from abatch.experiment.verdicts import OUTCOME
-from abatch.modelling import registry
+from abatch.modelling import code, registry
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
 EXIT_CODES = (
@@ -122,23 +120,6 @@ def today(experiment: Experiment) -> date:
 def as_of(experiment: Experiment, run_date: date) -> datetime:
     """The moment whose knowledge a run for `run_date` may use if it starts now, as naive UTC."""
     return experiment.environment.as_of(run_date, datetime.now(UTC))
-
-
-@cache
-def code_version() -> str:
-    """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return abatch.__version__
-    return (
-        f"{abatch.__version__}+{found.stdout.strip()}"
-        if found.returncode == 0
-        else abatch.__version__
-    )
 
 
 def hash_config(experiment: Experiment) -> str:
@@ -247,7 +228,7 @@ def connect(experiment: Experiment) -> sa.Engine:
     return connections.make_engine(
         experiment.environment.database,
         experiment.environment.schema,
-        experiment.environment.file.resolve().parent,
+        experiment.environment.folder,
         place,
         experiment.environment.retry_seconds,
     )
@@ -305,7 +286,7 @@ def open_run(
             yield run
             return
         _begin(engine, run, hash_config(experiment))
-        run.log(f"started, code {code_version()}, as of {run.as_of} UTC")
+        run.log(f"started, code {code.code_version()}, as of {run.as_of} UTC")
         try:
             yield run
         except BaseException as error:
@@ -377,7 +358,7 @@ def _begin(engine: sa.Engine, run: Run, config_hash: str) -> None:
         name: getattr(run, name)
         for name in ("run_id", "job", "experiment", "run_date", "started_at")
     }
-    row |= {"status": "running", "code_version": code_version(), "config_hash": config_hash}
+    row |= {"status": "running", "code_version": code.code_version(), "config_hash": config_hash}
     row["host"] = f"{platform.node()} (process {os.getpid()})"
     for attempt in connections.transactions(engine):
         with attempt as connection:

@@ -2,53 +2,27 @@
 long it is kept.
 """
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import files, job
+from abatch import job
 from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import RegistryError
-from abatch.modelling import estimators, gate, registry, retraining, snapshots
+from abatch.modelling import code, gate, registry, retraining, snapshots
 from abatch.queries import Window
 
 PROD = "prod"  # the environment in which models come from committed code only
 DIRTY = "it was trained from a dirty tree: the code differs from its commit"
-# What makes a model of rows: a change anywhere else does not change a model.
-TRAINING_CODE = [
-    "train.py",
-    "abatch/database/reading.py",
-    "abatch/experiment/assignment.py",
-    "abatch/experiment/outcomes.py",
-    *(
-        f"abatch/modelling/{name}.py"
-        for name in ("estimators", "features", "snapshots", "training")
-    ),
-]
-
-
-def hash_code(experiment: Experiment, paths: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files that make a model: abatch's own, and the user's modules that the
-    estimators' import paths lead to.
-    """
-    root, base = Path(__file__).parent.parent, experiment.environment.file.resolve().parent
-    found = {name: root / name for name in TRAINING_CODE}
-    for own in filter(None, map(estimators.find_source, paths)):
-        found[os.path.relpath(own, base)] = own
-    return {
-        name: files.hash_bytes(path.read_bytes()) for name, path in found.items() if path.exists()
-    }
 
 
 def is_dirty() -> bool:
     """Whether the code differs from its commit."""
-    return job.code_version().endswith("-dirty")
+    return code.code_version().endswith("-dirty")
 
 
 def make_rules(experiment: Experiment) -> gate.Rules:
@@ -65,10 +39,10 @@ def judge_dirt(experiment: Experiment, decision: gate.Decision, allow_dirty: boo
     if not allow_dirty:
         return gate.refuse(
             decision,
-            f"{DIRTY} ({job.code_version()}). Commit, then train with --force, or allow it:"
+            f"{DIRTY} ({code.code_version()}). Commit, then train with --force, or allow it:"
             " --allow-dirty",
         )
-    evidence = {**decision.evidence, "allow_dirty": True, "code_version": job.code_version()}
+    evidence = {**decision.evidence, "allow_dirty": True, "code_version": code.code_version()}
     return gate.Decision(True, f"{decision.reason} (from a dirty tree, allowed)", evidence)
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import job, lifecycle
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.database.tables import DATE_SUFFIX
 from abatch.errors import AbatchError, RegistryError
 from abatch.experiment import registrations
-from abatch.modelling import estimators, libraries, registry, snapshots, training
+from abatch.modelling import code, estimators, libraries, registry, snapshots, training
 from abatch.queries import Query, Window
 
 TOLERANCE = 1e-9
@@ -213,12 +212,12 @@ def _check_database(
 
 
 def _check_code(experiment: Experiment, card: Mapping[str, Any]) -> Check:
-    now = lifecycle.hash_code(experiment, [card["estimator"]])
+    now = code.hash_code(card["estimator"], experiment.environment.folder)
     then = card["code_files"]
     other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
     versions = (
-        f"{card['code_version']}, now {job.code_version()}"
-        if card["code_version"] != job.code_version()
+        f"{card['code_version']}, now {code.code_version()}"
+        if card["code_version"] != code.code_version()
         else card["code_version"]
     )
     if other:

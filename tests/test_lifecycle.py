@@ -21,7 +21,7 @@ from abatch import job, lifecycle, reproduction, simulate
 from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import deletions, models, promotions, runs
-from abatch.modelling import registry, retraining, snapshots
+from abatch.modelling import code, registry, retraining, snapshots
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, open_engine, write_config
 
 DAY = timedelta(days=1)
@@ -184,7 +184,7 @@ def test_gate_without_the_live_models_snapshot_compares_recipes(
 def test_dirty_tree_does_not_go_live_in_prod(
     bank: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "code_version", lambda: "0.1.0+abc-dirty")
+    monkeypatch.setattr(code, "code_version", lambda: "0.1.0+abc-dirty")
     prod = alter(bank, environment_name="prod")
     train.train(prod, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A1

@@ -23,7 +23,6 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import all_estimators
 
 from abatch.errors import ConfigError, suggest
-from abatch.modelling import libraries
 
 SEEDS = ("random_state", "seed", "random_seed")
 MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255
@@ -241,20 +240,6 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: in
 def list_parts(pipeline: Pipeline) -> list[Any]:
     """The pipeline's estimator, its steps and members: what its pickle holds."""
     return [pipeline[-1], *pipeline.get_params().values()]
-
-
-def find_source(path: str) -> Path | None:
-    """The file that an estimator's import path leads to, if it is the user's own and belongs to no
-    installed package.
-    """
-    module_name = path.rpartition(".")[0]
-    if not module_name or libraries.is_installed(module_name):
-        return None
-    try:
-        file = importlib.import_module(module_name).__file__
-    except (Exception, SystemExit):
-        return None
-    return None if file is None else Path(file)
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:

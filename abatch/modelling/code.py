@@ -1,0 +1,69 @@
+"""Code: which abatch this is, and the files that make a model."""
+
+import importlib
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import abatch
+from abatch import files
+from abatch.modelling import libraries
+
+ROOT = Path(abatch.__file__).parent.parent
+# What makes a model of rows: a change anywhere else does not change a model.
+TRAINING_CODE = [
+    "train.py",
+    "abatch/database/reading.py",
+    "abatch/experiment/assignment.py",
+    "abatch/experiment/outcomes.py",
+    *(
+        f"abatch/modelling/{name}.py"
+        for name in ("estimators", "features", "snapshots", "training")
+    ),
+]
+
+
+@cache
+def code_version() -> str:
+    """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return abatch.__version__
+    commit = f"+{git.stdout.strip()}" if git.returncode == 0 else ""
+    return f"{abatch.__version__}{commit}"
+
+
+def find_source(path: str) -> Path | None:
+    """The user's own file that an estimator's import path leads to; None of an installed package.
+
+    Parameters
+    ----------
+    path : such as my_models.make_model
+    """
+    module_name = path.rpartition(".")[0]
+    if not module_name or libraries.is_installed(module_name):
+        return None
+    try:
+        file = importlib.import_module(module_name).__file__
+    except (Exception, SystemExit):
+        return None
+    return None if file is None else Path(file)
+
+
+def hash_code(estimator: str, folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that make a model: abatch's own, and the user's that the estimator has.
+
+    Parameters
+    ----------
+    estimator : its import path
+    folder : of the config, from which on the user's file is named
+    """
+    sources = {name: ROOT / name for name in TRAINING_CODE}
+    if source := find_source(estimator):
+        sources[os.path.relpath(source, folder)] = source
+    return {
+        name: files.hash_bytes(path.read_bytes()) for name, path in sources.items() if path.exists()
+    }
