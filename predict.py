@@ -1,15 +1,20 @@
-"""Predict tonight's candidates: split them between the variants, let each variant's live model
-predict its own.
+"""Predict tonight's candidates, each by the live model of its variant.
 
 Reads   candidates by SQL (queries.candidates), the live models
-Writes  tables predictions and feature_counts (the whole night or nothing), registrations (the first
-time), runs
+Writes  tables predictions and feature_counts (the whole night or nothing),
+        registrations (the first time), runs
 
-    python predict.py                        all experiments, today
+    python predict.py          all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer
 """
 
 import sys
+
+from abatch import arguments
+
+if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
+    arguments.parse("predict", __doc__)
+
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta

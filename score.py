@@ -1,17 +1,24 @@
-"""Score predictions whose outcome is known: how good the models were, what each variant brought,
-and which is better.
+"""Score predictions whose outcome is known, and judge which variant is better.
 
-Reads   predictions, outcomes and their watermark by SQL (queries.outcomes, queries.watermark,
-guardrails) Writes  one look: tables looks, verdicts, sample_ratios, scores, variant_scores,
-feature_drift, runs; the sums of closed
-        nights: cohort_sums, units; reports/<experiment>.html
+Reads   predictions, outcomes and their watermark by SQL (queries.outcomes,
+        queries.watermark, guardrails)
+Writes  one look: tables looks, verdicts, sample_ratios, scores,
+        variant_scores, feature_drift, runs; the sums of closed nights:
+        cohort_sums, units; reports/<experiment>.html
 
-    python score.py                          all experiments, today
+    python score.py            all experiments, today
     python score.py --env prod --date 2026-11-23 --experiment card_offer
-    python score.py --rebuild                forget the sums and read every night again
+    python score.py --rebuild  forget the sums and read every night again
 """
 
 import sys
+
+from abatch import arguments
+
+SWITCHES = {"rebuild": "forget the sums of closed nights and read every night again"}
+if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
+    arguments.parse("score", __doc__, **SWITCHES)
+
 from collections.abc import Sequence
 from datetime import date, timedelta
 
@@ -159,9 +166,7 @@ def score(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return job.main(
-        "score", score, argv, rebuild="forget the sums of closed nights and read every night again"
-    )
+    return job.main("score", score, argv, **SWITCHES)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,26 @@
 """Train the models of an experiment and decide what goes live.
 
-Reads   training rows by SQL (queries.training), as known at one moment; the snapshot of the live
-model Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl, .json and
-.html, <name>_v<version>_latest.pkl;
+Reads   training rows by SQL (queries.training), as known at one moment;
+        the snapshot of the live model
+Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl,
+        .json and .html, <name>_v<version>_latest.pkl;
         tables snapshots, models, promotions, deletions, runs
 
-    python train.py                          all experiments, today, if their models are due
+    python train.py            all experiments, today, if their models are due
     python train.py --env prod --date 2026-11-23 --experiment card_offer
-    python train.py --force                  train even if nothing is due, or again if it was done
+    python train.py --force    train even if nothing is due, or again
 """
 
 import sys
+
+from abatch import arguments
+
+SWITCHES = {
+    "allow_dirty": "let models go live in prod although the code differs from its commit; recorded"
+}
+if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
+    arguments.parse("train", __doc__, **SWITCHES)
+
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -291,14 +301,7 @@ def train(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return job.main(
-        "train",
-        train,
-        argv,
-        allow_dirty=(
-            "let models go live in prod although the code differs from its commit; recorded"
-        ),
-    )
+    return job.main("train", train, argv, **SWITCHES)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, lifecycle, simulate
+from abatch.arguments import EXIT_CODES, add_common_options, parse_date, parse_moment
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
 from abatch.database.tables import runs
@@ -631,13 +632,13 @@ def _parse_reason(text: str) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m abatch", epilog=job.EXIT_CODES)
+    parser = argparse.ArgumentParser(prog="python -m abatch", epilog=EXIT_CODES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
-            name, help=command.__doc__, description=command.__doc__, epilog=job.EXIT_CODES
+            name, help=command.__doc__, description=command.__doc__, epilog=EXIT_CODES
         )
-        job.add_common_options(sub)
+        add_common_options(sub)
         if name == "init":
             sub.add_argument(
                 "--sql",
@@ -656,7 +657,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         else:
             sub.add_argument(
                 "--date",
-                type=job.parse_date,
+                type=parse_date,
                 metavar="YYYY-MM-DD",
                 help="the day in question (default: today)",
             )
@@ -682,7 +683,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             )
             sub.add_argument(
                 "--to",
-                type=job.parse_date,
+                type=parse_date,
                 metavar="YYYY-MM-DD",
                 help="in place of MODEL: to all that was live on this day",
             )
@@ -696,7 +697,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if name == "models":
             sub.add_argument(
                 "--at",
-                type=job.parse_date,
+                type=parse_date,
                 metavar="YYYY-MM-DD",
                 help="what was live on this day, since when and why",
             )
@@ -720,7 +721,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "--from",
                 dest="from_date",
                 required=True,
-                type=job.parse_date,
+                type=parse_date,
                 metavar="D1",
                 help="first event_date",
             )
@@ -728,7 +729,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "--to",
                 dest="to_date",
                 required=True,
-                type=job.parse_date,
+                type=parse_date,
                 metavar="D2",
                 help="last event_date, excluded",
             )
@@ -736,7 +737,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             sub.add_argument(
                 "--as-of",
                 required=True,
-                type=job.parse_moment,
+                type=parse_moment,
                 metavar="T",
                 help=f"as known when: {moment}",
             )
@@ -748,7 +749,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             )
             sub.add_argument(
                 "--diff",
-                type=job.parse_moment,
+                type=parse_moment,
                 metavar="T2",
                 help="what was added, removed, changed until then",
             )
@@ -772,7 +773,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "print what each table, view and column means, as Markdown; needs neither database nor"
         " config"
     )
-    commands.add_parser("dictionary", help=about, description=about, epilog=job.EXIT_CODES)
+    commands.add_parser("dictionary", help=about, description=about, epilog=EXIT_CODES)
     arguments = parser.parse_args(argv)
     if arguments.command == "init" and arguments.start and not arguments.sql:
         parser.error("--from goes with --sql; without it, init finds the revision out")

@@ -2,7 +2,6 @@
 common.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from abatch import files
+from abatch import arguments, files
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import DATE_SUFFIX, predictions_staging, runs
@@ -31,10 +30,6 @@ from abatch.experiment import outcomes, registrations
 from abatch.experiment.verdicts import OUTCOME
 from abatch.modelling import code, registry
 
-DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
-EXIT_CODES = (
-    "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage, 3 a fault of abatch."
-)
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
 logger = logging.getLogger("abatch")
 logger.addHandler(logging.NullHandler())
@@ -395,18 +390,17 @@ def main(
     switches : the story's own options that are on or off, with their help; they write, so they do
         not go with --dry-run
     """
-    arguments = _parse(job, story, argv, switches)
-    chosen = {name: getattr(arguments, name) for name in ("force", "dry_run", *switches)}
-    say = print if arguments.dry_run or sys.stdout.isatty() else (lambda line: None)
+    about = sys.modules[story.__module__].__doc__
+    options = arguments.parse(job, about, argv, **switches)
+    chosen = {name: getattr(options, name) for name in ("force", "dry_run", *switches)}
+    say = print if options.dry_run or sys.stdout.isatty() else (lambda line: None)
     try:
-        experiments = choose(
-            load_experiments(arguments.config, arguments.env), arguments.experiment
-        )
+        experiments = choose(load_experiments(options.config, options.env), options.experiment)
         first = next(iter(experiments.values()))
         engine = connect(first)
         try:
             connections.check_ready(engine, first.environment.name)
-            if not arguments.dry_run:
+            if not options.dry_run:
                 start_log(first, job)
         except BaseException:
             engine.dispose()
@@ -414,7 +408,7 @@ def main(
     except (Exception, KeyboardInterrupt) as error:
         return report(error, job)
     code, lines = DONE, []
-    run_date = arguments.date or today(first)  # one for all, also when midnight passes
+    run_date = options.date or today(first)  # one for all, also when midnight passes
     for experiment in experiments.values():
         try:
             lines.append(story(experiment, engine, run_date, **chosen))
@@ -430,7 +424,7 @@ def main(
                 break
     engine.dispose()
     if lines:
-        say(("\n" if arguments.dry_run else "; ").join(lines))
+        say(("\n" if options.dry_run else "; ").join(lines))
     return code
 
 
@@ -506,80 +500,8 @@ def _complain(path: Path) -> None:
     )
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="one experiment (default: all)")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=DEFAULT_CONFIG,
-        help="default: ml_config.yaml beside the scripts",
-    )
-
-
-def parse_date(text: str) -> date:
-    try:
-        found = date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date as YYYY-MM-DD") from None
-    if not 1990 <= found.year < 2100:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date from 1990 to 2099")
-    return found
-
-
-def parse_moment(text: str) -> date | datetime:
-    """A day, or an instant: naive UTC, whatever its own offset was."""
-    try:
-        if len(text) == 10:
-            return parse_date(text)
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC"
-        ) from None
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
-
-
 def parse_as_of(experiment: Experiment, moment: date | datetime) -> datetime:
     """The moment whose knowledge is asked for, as naive UTC: of a day its end, or now if it is
     today.
     """
     return moment if isinstance(moment, datetime) else as_of(experiment, moment)
-
-
-def _parse(
-    job: str, story: Callable[..., str], argv: Sequence[str] | None, switches: Mapping[str, str]
-) -> argparse.Namespace:
-    summary = (sys.modules[story.__module__].__doc__ or "").strip()
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog=f"{job}.py", description=summary, formatter_class=raw, epilog=EXIT_CODES
-    )
-    add_common_options(parser)
-    parser.add_argument(
-        "--date",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="run_date (default: today in the config's timezone)",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="do a night again that is done; the old rows are kept as superseded",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="read and compute, write nothing, print what would be done",
-    )
-    for name, about in switches.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about)
-    arguments = parser.parse_args(argv)
-    if arguments.dry_run and any(getattr(arguments, name) for name in switches):
-        parser.error(
-            "--dry-run writes nothing, so it does not go with"
-            f" --{', --'.join(switches).replace('_', '-')}"
-        )
-    return arguments

@@ -22,6 +22,7 @@ import predict
 import score
 import train
 from abatch import job, simulate
+from abatch.arguments import DEFAULT_CONFIG, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import metadata, models, sample_ratios, scores, variant_scores, views
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--end",
-        type=job.parse_date,
+        type=parse_date,
         metavar="YYYY-MM-DD",
         help="the last night (default: the newest)",
     )
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=job.DEFAULT_CONFIG,
+        default=DEFAULT_CONFIG,
         help="default: ml_config.yaml beside the scripts",
     )
     arguments = parser.parse_args(argv)

@@ -1,0 +1,99 @@
+"""Command lines: what the scripts and `python -m abatch` ask in the same words.
+
+Needs argparse alone, so that --help and a wrong option wait for nothing.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
+EXIT_CODES = (
+    "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage,\n3 a fault of abatch."
+)
+
+
+def parse(
+    job: str, about: str | None, argv: Sequence[str] | None = None, **switches: str
+) -> argparse.Namespace:
+    """The command line of a script, which leaves the process if it asks for help or is wrong.
+
+    Parameters
+    ----------
+    job : name of the script without .py
+    about : its docstring
+    argv : the words after the script's name; None for those that the process was started with
+    switches : the story's own options that are on or off, with their help; they write, so they do
+        not go with --dry-run
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"{job}.py",
+        description=(about or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXIT_CODES,
+    )
+    add_common_options(parser)
+    parser.add_argument(
+        "--date",
+        type=parse_date,
+        metavar="YYYY-MM-DD",
+        help="run_date (default: today in the config's timezone)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="do a night again that is done; the old rows are kept as superseded",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read and compute, write nothing, print what would be done",
+    )
+    for name, help_ in switches.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=help_)
+    options = parser.parse_args(argv)
+    if options.dry_run and any(getattr(options, name) for name in switches):
+        parser.error(
+            "--dry-run writes nothing, so it does not go with"
+            f" --{', --'.join(switches).replace('_', '-')}"
+        )
+    return options
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line choose environment, experiment and config."""
+    parser.add_argument(
+        "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="one experiment (default: all)")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help="default: ml_config.yaml beside the scripts",
+    )
+
+
+def parse_date(text: str) -> date:
+    """A day as YYYY-MM-DD, from 1990 to 2099."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date as YYYY-MM-DD") from None
+    if not 1990 <= day.year < 2100:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a date from 1990 to 2099")
+    return day
+
+
+def parse_moment(text: str) -> date | datetime:
+    """A day, or an instant: naive UTC, whatever its own offset was."""
+    try:
+        if len(text) == 10:
+            return parse_date(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC"
+        ) from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

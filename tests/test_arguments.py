@@ -1,0 +1,75 @@
+"""Command lines of the three scripts: what they take, how it is refused, and how soon."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+from datetime import date, datetime
+
+import pytest
+
+from abatch import arguments
+from tests.conftest import ROOT
+
+HEAVY = {"pydantic", "sqlalchemy", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "alembic"}
+
+
+def list_loaded(*command: str) -> tuple[int, str, str, set[str]]:
+    """Exit code, output and messages of a Python process, and the names that it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = done.stderr.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    said = [line for line in lines if not line.startswith("import time:")]
+    return done.returncode, done.stdout, "\n".join(said), loaded
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py", "score.py"])
+def test_scripts_parse_before_they_import_the_story(script: str) -> None:
+    code, out, err, loaded = list_loaded(script, "--help")
+    assert (code, err) == (0, "") and out.startswith(f"usage: {script} ")
+    assert "abatch.arguments" in loaded and loaded.isdisjoint(HEAVY)
+    code, out, err, loaded = list_loaded(script, "--dry-rum")
+    assert (code, out) == (2, "") and "unrecognized arguments: --dry-rum" in err
+    assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("job", ["train", "predict", "score"])
+def test_help_fits_80_columns(
+    job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(job).main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert caught.value.code == 0 and max(map(len, lines)) <= 80
+    assert any(line.startswith("Writes  ") for line in lines)
+    assert "\n".join(lines[-2:]) == arguments.EXIT_CODES
+
+
+def test_dry_run_goes_with_no_switch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments.parse("score", "", ["--rebuild"], rebuild="anew").rebuild
+    with pytest.raises(SystemExit) as caught:
+        arguments.parse("score", "", ["--dry-run", "--rebuild"], rebuild="anew")
+    assert caught.value.code == 2
+    assert "--dry-run writes nothing, so it does not go with --rebuild" in capsys.readouterr().err
+
+
+def test_parse_date() -> None:
+    assert arguments.parse_date("2026-11-23") == date(2026, 11, 23)
+    for text, expected in (("23.11.2026", "as YYYY-MM-DD"), ("0226-11-23", "from 1990 to 2099")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}', .* {expected}"):
+            arguments.parse_date(text)
+
+
+def test_parse_moment_is_a_day_or_naive_utc() -> None:
+    assert arguments.parse_moment("2026-11-23") == date(2026, 11, 23)
+    assert arguments.parse_moment("2026-11-23T08:00:00") == datetime(2026, 11, 23, 8)
+    assert arguments.parse_moment("2026-11-23T08:00:00+01:00") == datetime(2026, 11, 23, 7)
+    with pytest.raises(argparse.ArgumentTypeError, match="expected YYYY-MM-DD, or"):
+        arguments.parse_moment("yesterday")
