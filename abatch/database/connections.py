@@ -3,6 +3,7 @@ wrong.
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
@@ -20,9 +20,6 @@ from tenacity import AttemptManager
 
 from abatch.database import faults, tables
 from abatch.database.faults import attempts, described, show_url
-from abatch.database.reading import (
-    begin_transactions_ourselves,
-)
 from abatch.errors import ConfigError, DatabaseError
 
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
@@ -119,6 +116,25 @@ def make_engine(
     return engine.execution_options(retry_seconds=retry_seconds, **schemas)
 
 
+def begin_transactions_ourselves(engine: sa.Engine) -> None:
+    """Let SQLAlchemy begin, for Python's sqlite3 begins late and commits around DDL.
+
+    See "transactional DDL" in SQLAlchemy's pages on SQLite.
+    """
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a reader that turns writer half-way is refused without
+        # waiting.
+        connection.exec_driver_sql(
+            "begin immediate" if connection.get_execution_options().get("writes") else "begin"
+        )
+
+
 def _complete_odbc(url: sa.URL) -> sa.URL:
     """The URL with Encrypt=yes unless it says otherwise, and Microsoft's driver unless it names
     another or a DSN.
@@ -156,7 +172,8 @@ def _set_postgresql_session(connection: Any, _record: Any) -> None:
         Loader
     ):  # the number that the column holds, not the short decimal that stands for it
         def load(self, data: Any) -> float:
-            return float(np.float32(bytes(data).decode()))
+            value: float = struct.unpack("f", struct.pack("f", float(bytes(data))))[0]
+            return value
 
     connection.adapters.register_loader("money", MoneyLoader)
     connection.adapters.register_loader("float4", RealLoader)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import faults, tables
+from abatch.database import connections, faults, tables
 from abatch.errors import ConfigError, DataError, suggest
 from abatch.queries import Query, Window, clean_query
 
@@ -227,26 +227,8 @@ def _make_typed_engine(url: sa.URL) -> sa.Engine:
     """SQLite tells the declared type of a column only to a connection that was opened for it."""
     options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES}
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
-    begin_transactions_ourselves(engine)
+    connections.begin_transactions_ourselves(engine)
     return engine
-
-
-def begin_transactions_ourselves(engine: sa.Engine) -> None:
-    """Python's sqlite3 begins late and commits around DDL (SQLAlchemy, SQLite dialect,
-    "transactional DDL").
-    """
-
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A writer takes its lock at once: a reader that turns writer half-way is refused without
-        # waiting.
-        connection.exec_driver_sql(
-            "begin immediate" if connection.get_execution_options().get("writes") else "begin"
-        )
 
 
 def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:

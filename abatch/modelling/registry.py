@@ -8,16 +8,17 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import joblib
 import sqlalchemy as sa
-from sklearn.pipeline import Pipeline
 
 from abatch import files
 from abatch.database.tables import DATE_SUFFIX, deletions, models, promotions, runs
 from abatch.errors import RegistryError, suggest
 from abatch.modelling import libraries
+
+if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
+    from sklearn.pipeline import Pipeline
 
 MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 
@@ -28,7 +29,7 @@ class Model(NamedTuple):
     """
 
     model_name: str
-    pipeline: Pipeline
+    pipeline: "Pipeline"
     card: dict[str, Any]
     warning: str = ""
 
@@ -53,7 +54,7 @@ def choose_model_name(
 
 
 def save_model(
-    models_dir: Path, model_name: str, pipeline: Pipeline, card: Mapping[str, Any]
+    models_dir: Path, model_name: str, pipeline: "Pipeline", card: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the pickle and its .json beside and rename them.
 
@@ -64,6 +65,8 @@ def save_model(
     FileError
         If the folder cannot be written.
     """
+    import joblib
+
     buffer = io.BytesIO()
     joblib.dump(pipeline, buffer)
     content = buffer.getvalue()
@@ -88,6 +91,8 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
         If the table has no such model, if the file is missing, unreadable or another, or if a
         library of another version does not promise to read it.
     """
+    import joblib
+
     row = find_model(connection, model_name)
     content = read_model_file(connection, models_dir, row)
     card = json.loads(row.card)
