@@ -45,7 +45,7 @@ def predict(
 
     Then check, rank and publish the night in one transaction.
     """
-    place = experiment.query("candidates").file
+    query = experiment.query("candidates")
     with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
         with engine.connect() as connection:
             job.check_registration(experiment, connection)
@@ -73,7 +73,7 @@ def predict(
         checksum = 0
         chunks = reading.stream_query(
             engine,
-            experiment.query("candidates"),
+            query,
             Window(run_date, run_date + timedelta(days=1)),
             run.as_of,
             chunk_rows=experiment.environment.chunk_rows,
@@ -84,14 +84,11 @@ def predict(
                 source = "recorded" if "variant" in chunk else "hash"
                 with engine.connect() as connection:
                     registration, is_new = job.check_registration(experiment, connection, source)
-            with experiment.query("candidates").named():
+            with query.named():
                 reading.require_columns(chunk, ["candidate_id"])
-            columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
-            for model in live.values():
-                features.check_columns(
-                    list(columns), model.card["columns"], model.model_name, place
-                )
-            with experiment.query("candidates").named():
+                columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
+                for model in live.values():
+                    features.check_columns(list(columns), model.card["columns"], model.model_name)
                 ids = [assignment.normalise_id(value) for value in chunk["candidate_id"]]
                 assigned = assignment.assign(ids, experiment.name, experiment.split)
                 variant = (
@@ -104,7 +101,8 @@ def predict(
             for name, model in live.items():
                 own = variant == name
                 if own.any():
-                    X = features.convert(columns[own], model.card["columns"], place)
+                    with query.named():
+                        X = features.convert(columns[own], model.card["columns"])
                     prediction[own] = estimators.predict_probability(model.pipeline, X)
                     found = drift.count_features(X, references[model.model_name])
                     seen[model.model_name] = drift.merge_feature_counts(
@@ -131,12 +129,13 @@ def predict(
             counts.update(variant.tolist())
 
         run.rows_read = counts.total()
-        if not run.rows_read:
-            raise DataError(
-                f"{place}: returned no candidates for {run_date}. Check the query, and whether the"
-                " night's table is loaded."
-            )
-        features.check_null_columns(run.rows_read, filled, place)
+        with query.named():
+            if not run.rows_read:
+                raise DataError(
+                    f"returned no candidates for {run_date}. Check the query, and whether the"
+                    " night's table is loaded."
+                )
+            features.check_null_columns(run.rows_read, filled)
         n_selected = {
             name: assignment.count_selected(n, experiment.select_top) for name, n in counts.items()
         }
@@ -162,7 +161,7 @@ def predict(
 
         for attempt in connections.transactions(engine):
             with attempt as connection:
-                with experiment.query("candidates").named():
+                with query.named():
                     predictions.check_staged(
                         connection, run.run_id, experiment.name, run.rows_read, checksum
                     )

@@ -51,7 +51,6 @@ def train(
     """Pull rows as known at one moment, keep them, fit and validate each model, save it dated,
     promote it or keep the live one.
     """
-    place = experiment.query("training").file
     if not dry_run:
         job.link_live(
             experiment, engine, run_date
@@ -108,22 +107,20 @@ def train(
             )
 
         # Pull the rows, as known at run.as_of, and keep them.
-        frame = snapshots.arrange(
-            reading.read_query(engine, experiment.query("training"), Window(**window), run.as_of),
-            place,
-            experiment.outcome.kind,
-        )
-        rows = training.prepare_rows(
-            frame,
-            **window,
-            validation_share=experiment.training.validation_share,
-            salt=experiment.name,
-            kind=experiment.outcome.kind,
-            cap=experiment.outcome.cap,
-            not_features=experiment.training.not_features,
-            subgroups=experiment.training.subgroups,
-            place=place,
-        )
+        query = experiment.query("training")
+        pulled = reading.read_query(engine, query, Window(**window), run.as_of)
+        with query.named():
+            frame = snapshots.arrange(pulled, experiment.outcome.kind)
+            rows = training.prepare_rows(
+                frame,
+                **window,
+                validation_share=experiment.training.validation_share,
+                salt=experiment.name,
+                kind=experiment.outcome.kind,
+                cap=experiment.outcome.cap,
+                not_features=experiment.training.not_features,
+                subgroups=experiment.training.subgroups,
+            )
         run.rows_read = len(rows.y)
         run.log(
             f"{len(rows.y)} rows of [{from_date}, {to_date}), validation from"

@@ -271,7 +271,7 @@ def recall(
 ) -> str:
     """training rows of any window as they were known at any time, the same that train would see"""
     experiment = next(iter(experiments.values()))
-    place = experiment.query("training").file
+    query = experiment.query("training")
     if arguments.from_date >= arguments.to_date:
         raise UsageError(
             f"--from {arguments.from_date} is not before --to {arguments.to_date}, which is"
@@ -285,8 +285,9 @@ def recall(
 
     def pull(as_of: datetime) -> pd.DataFrame:
         window = Window(arguments.from_date, arguments.to_date)
-        rows = reading.read_query(engine, experiment.query("training"), window, as_of)
-        return snapshots.arrange(rows, place, experiment.outcome.kind)
+        rows = reading.read_query(engine, query, window, as_of)
+        with query.named():
+            return snapshots.arrange(rows, experiment.outcome.kind)
 
     as_of = job.parse_as_of(experiment, arguments.as_of)
     frame = pull(as_of)

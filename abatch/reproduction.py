@@ -180,12 +180,10 @@ def _check_database(
     window = Window(*(date.fromisoformat(card[name]) for name in Window._fields))
     asked = f"the database, asked as of {as_of:%Y-%m-%d %H:%M:%S} UTC,"
     try:
-        query = reading.read_query(
-            engine, Query("training query of then", card["query"]), window, as_of
-        )
-        frame = snapshots.arrange(
-            query, "training query of then", card["config"]["outcome"]["kind"]
-        )
+        query = Query("training query of then", card["query"])
+        frame = reading.read_query(engine, query, window, as_of)
+        with query.named():
+            frame = snapshots.arrange(frame, card["config"]["outcome"]["kind"])
     except AbatchError as error:
         return None, Check("data", MOVED, f"{asked} does not answer ({error})")
     if frame.empty:
@@ -282,5 +280,5 @@ def _open(
 def _build(card: Mapping[str, Any], frame: pd.DataFrame) -> tuple[Any, training.Rows]:
     place = DATE_SUFFIX.sub("", card["model_name"])
     estimator = training.make_estimator_again(card, place)
-    rows = training.prepare_again(card, frame, place)
+    rows = training.prepare_again(card, frame)
     return training.fit_final(estimator, rows, card["columns"], card["seed"], place), rows

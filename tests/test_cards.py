@@ -167,7 +167,7 @@ def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarra
             "region": rng.choice(["north", "south", None], n),
         }
     )
-    return features.convert(frame, TYPES, "training.sql"), y
+    return features.convert(frame, TYPES), y
 
 
 def fit(

@@ -244,8 +244,8 @@ def test_count_features_of_what_convert_makes() -> None:
             "town": pd.array(["Lund", "Ærø", None], dtype="string"),
         }
     )
-    references = make_feature_references(features.convert(training, TYPES, "test"), TYPES)
-    found = count_features(features.convert(tonight, TYPES, "test"), references)
+    references = make_feature_references(features.convert(training, TYPES), TYPES)
+    found = count_features(features.convert(tonight, TYPES), references)
     assert references["town"] == FeatureReference("category", ["Oslo", "Ærø"], [1, 1, 0, 1], [])
     assert found == {
         "amount": FeatureCounts([1, 1, 0, 1], 0, {}),

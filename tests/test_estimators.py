@@ -134,9 +134,9 @@ CANDIDATES, _ = make_rows(12, seed=2, unseen=True)
 def fit_one(
     path: str, params: dict[str, Any], columns: list[str]
 ) -> tuple[Pipeline, dict[str, str]]:
-    types = infer_types(TRAINING[columns], "q.sql")
+    types = infer_types(TRAINING[columns])
     pipeline = make_pipeline_for(make_estimator(path, params, 0, PLACE), types)
-    return fit(pipeline, convert(TRAINING, types, "q.sql"), OUTCOME, PLACE), types
+    return fit(pipeline, convert(TRAINING, types), OUTCOME, PLACE), types
 
 
 @pytest.mark.parametrize(
@@ -153,25 +153,23 @@ def test_fit_and_predict_on_a_banks_columns(
     path: str, params: dict[str, Any], columns: list[str]
 ) -> None:
     pipeline, types = fit_one(path, params, columns)
-    X = convert(CANDIDATES, types, "q.sql")
+    X = convert(CANDIDATES, types)
     found = predict_probability(pipeline, X)
     assert found.shape == (12,) and found.dtype == np.float64
     assert ((found >= 0) & (found <= 1)).all()
     one_by_one = [
-        predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types, "q.sql"))[0]
+        predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types))[0]
         for i in range(len(X))
     ]
     np.testing.assert_allclose(one_by_one, found, rtol=1e-9)
     if "age" in columns:  # the outcome depends on age: a model that has learned ranks by it
-        ranked = predict_probability(pipeline, convert(TRAINING, types, "q.sql"))
+        ranked = predict_probability(pipeline, convert(TRAINING, types))
         assert ranked[OUTCOME == 1].mean() > ranked[OUTCOME == 0].mean() + 0.05
 
 
 def test_predict_probability_is_of_outcome_1() -> None:
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
-    old, young = predict_probability(
-        pipeline, convert(pd.DataFrame({"age": [70, 20]}), types, "q.sql")
-    )
+    old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types))
     assert (
         old > 0.8 and young < 0.2
     )  # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
@@ -187,14 +185,14 @@ def test_pipeline_equals_scikit_learn_by_hand() -> None:
     by_hand = (by_hand - by_hand.mean(axis=0)) / by_hand.std(axis=0)
     expected = LogisticRegression(C=0.5).fit(by_hand, OUTCOME).predict_proba(by_hand)[:, 1]
     np.testing.assert_allclose(
-        predict_probability(pipeline, convert(TRAINING, types, "q.sql")), expected, rtol=1e-6
+        predict_probability(pipeline, convert(TRAINING, types)), expected, rtol=1e-6
     )
 
 
 def test_null_and_unseen_category_are_told_apart_by_trees() -> None:
     types = {"region": "category"}
-    X = convert(pd.DataFrame({"region": ["a", "b", None, "unseen"]}), types, "q.sql")
-    training = convert(pd.DataFrame({"region": ["a", "b", None] * 20}), types, "q.sql")
+    X = convert(pd.DataFrame({"region": ["a", "b", None, "unseen"]}), types)
+    training = convert(pd.DataFrame({"region": ["a", "b", None] * 20}), types)
     pipeline = make_pipeline_for(
         make_estimator("sklearn.ensemble.GradientBoostingClassifier", {}, 0, PLACE), types
     )
@@ -282,7 +280,7 @@ def test_fit_twice_gives_the_same() -> None:
     second, _ = fit_one(
         "sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING)
     )
-    X = convert(CANDIDATES, types, "q.sql")
+    X = convert(CANDIDATES, types)
     np.testing.assert_array_equal(predict_probability(first, X), predict_probability(second, X))
 
 
@@ -473,7 +471,7 @@ class _Broken(_NoClasses):
 def test_fit_estimator_of_the_users_own_that_fails(estimator: BaseEstimator, message: str) -> None:
     pipeline = make_pipeline_for(estimator, {"age": "number"})
     with pytest.raises(ConfigError) as error:
-        fit(pipeline, convert(TRAINING, {"age": "number"}, "q.sql"), OUTCOME, PLACE)
+        fit(pipeline, convert(TRAINING, {"age": "number"}), OUTCOME, PLACE)
     assert str(error.value).startswith(message)
 
 
@@ -483,7 +481,7 @@ def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> Non
         ConfigError,
         match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories",
     ) as error:
-        predict_probability(pipeline, convert(CANDIDATES, types, "q.sql"))
+        predict_probability(pipeline, convert(CANDIDATES, types))
     assert str(error.value).endswith(
         "Mend its code so that it takes nulls and unseen categories, and train anew."
     )

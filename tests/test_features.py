@@ -18,6 +18,9 @@ from abatch.modelling.features import (
     convert,
     infer_types,
 )
+from abatch.queries import Query
+
+QUERY = Query("q.sql", "")
 
 
 def read(values: Sequence[object]) -> pd.DataFrame:
@@ -42,7 +45,7 @@ def read(values: Sequence[object]) -> pd.DataFrame:
     ],
 )
 def test_infer_types_by_value(values: list[object], expected: str) -> None:
-    assert infer_types(read(values), "q.sql") == {"x": expected}
+    assert infer_types(read(values)) == {"x": expected}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,8 @@ def test_infer_types_by_value(values: list[object], expected: str) -> None:
     ],
 )
 def test_infer_types_unusable(values: list[object], fault: str) -> None:
-    with pytest.raises(DataError) as error:
-        infer_types(read(values), "q.sql")
+    with pytest.raises(DataError) as error, QUERY.named():
+        infer_types(read(values))
     assert (
         str(error.value)
         == "q.sql: these columns cannot be features. Mend or leave them out in the query.\n  x:"
@@ -74,15 +77,15 @@ def test_infer_types_unusable(values: list[object], fault: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["str", "object", "string"])
 def test_infer_types_text_of_any_dtype(dtype: str) -> None:
-    assert infer_types(pd.DataFrame({"x": pd.Series(["a", None], dtype=dtype)}), "q.sql") == {
+    assert infer_types(pd.DataFrame({"x": pd.Series(["a", None], dtype=dtype)})) == {
         "x": "category"
     }
 
 
 def test_infer_types_lists_all_faults() -> None:
     frame = pd.DataFrame({"good": [1], "empty": [None], "day": [date(2026, 1, 1)]})
-    with pytest.raises(DataError) as error:
-        infer_types(frame, "q.sql")
+    with pytest.raises(DataError) as error, QUERY.named():
+        infer_types(frame)
     assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
         "empty",
         "day",
@@ -90,18 +93,16 @@ def test_infer_types_lists_all_faults() -> None:
 
 
 def test_infer_types_no_columns() -> None:
-    with pytest.raises(
-        DataError,
-        match=r"^q\.sql: returns no feature columns\. Name at least one beside candidate_id",
-    ):
-        infer_types(pd.DataFrame(index=range(3)), "q.sql")
+    message = r"^q\.sql: returns no feature columns\. Name at least one beside candidate_id"
+    with pytest.raises(DataError, match=message), QUERY.named():
+        infer_types(pd.DataFrame(index=range(3)))
 
 
 def test_check_columns_as_a_diff() -> None:
     types = {"age": "number", "region": "category"}
-    check_columns(["region", "age"], types, "modelA_v1.0_2026-11-23", "q.sql")
-    with pytest.raises(DataError) as error:
-        check_columns(["age", "regio", "limit"], types, "modelA_v1.0_2026-11-23", "q.sql")
+    check_columns(["region", "age"], types, "modelA_v1.0_2026-11-23")
+    with pytest.raises(DataError) as error, QUERY.named():
+        check_columns(["age", "regio", "limit"], types, "modelA_v1.0_2026-11-23")
     assert str(error.value).splitlines() == [
         (
             "q.sql: the columns differ from what modelA_v1.0_2026-11-23 was trained on."
@@ -122,7 +123,7 @@ def test_check_columns_as_a_diff() -> None:
     ],
 )
 def test_convert_category(values: list[object], expected: list[str | None]) -> None:
-    found = convert(read(values), {"x": "category"}, "q.sql")["x"]
+    found = convert(read(values), {"x": "category"})["x"]
     assert found.dtype == object
     assert found.astype(object).where(found.notna(), None).tolist() == expected
     assert all(
@@ -143,7 +144,7 @@ def test_convert_category(values: list[object], expected: list[str | None]) -> N
     ],
 )
 def test_convert_number(values: list[object], expected: list[float]) -> None:
-    found = convert(read(values), {"x": "number"}, "q.sql")["x"]
+    found = convert(read(values), {"x": "number"})["x"]
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, expected)
 
@@ -159,8 +160,8 @@ def test_convert_number(values: list[object], expected: list[float]) -> None:
     ],
 )
 def test_convert_no_category(values: list[object], fault: str) -> None:
-    with pytest.raises(DataError) as error:
-        convert(read(values), {"x": "category"}, "q.sql")
+    with pytest.raises(DataError) as error, QUERY.named():
+        convert(read(values), {"x": "category"})
     assert (
         str(error.value)
         == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
@@ -191,8 +192,8 @@ def test_convert_no_category(values: list[object], fault: str) -> None:
     ],
 )
 def test_convert_no_number(values: list[object], fault: str) -> None:
-    with pytest.raises(DataError) as error:
-        convert(read(values), {"x": "number"}, "q.sql")
+    with pytest.raises(DataError) as error, QUERY.named():
+        convert(read(values), {"x": "number"})
     assert (
         str(error.value)
         == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
@@ -202,7 +203,7 @@ def test_convert_no_number(values: list[object], fault: str) -> None:
 
 def test_convert_order_and_index_of_the_model() -> None:
     frame = pd.DataFrame({"extra": [0, 0], "region": ["a", None], "age": [30, 40]}, index=[7, 3])
-    found = convert(frame, {"age": "number", "region": "category"}, "q.sql")
+    found = convert(frame, {"age": "number", "region": "category"})
     assert list(found.columns) == ["age", "region"] and list(found.index) == [7, 3]
 
 
@@ -220,9 +221,7 @@ def test_convert_does_not_depend_on_the_chunk(chunk_rows: int) -> None:
     ]
     types = {"amount": "number", "region": "category", "code": "category", "flag": "number"}
     chunks = [
-        convert(
-            pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types, "q.sql"
-        )
+        convert(pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types)
         for i in range(0, len(rows), chunk_rows)
     ]
     assert {tuple(chunk.dtypes) for chunk in chunks} == {
@@ -246,16 +245,16 @@ def test_infer_types_of_chunks_put_together() -> None:
         [read(part) for part in ([None, None], [1, 2], [Decimal("1.5")], [True, None])],
         ignore_index=True,
     )
-    assert infer_types(whole, "q.sql") == {"x": "number"}
+    assert infer_types(whole) == {"x": "number"}
     whole = pd.concat([read(part) for part in ([None], ["a", None], ["b"])], ignore_index=True)
-    assert infer_types(whole, "q.sql") == {"x": "category"}
+    assert infer_types(whole) == {"x": "category"}
 
 
 def test_check_null_columns() -> None:
-    check_null_columns(19, {"age": 0}, "q.sql")  # so few rows may be chance
-    check_null_columns(20, {"age": 1, "region": 20}, "q.sql")
-    with pytest.raises(DataError) as error:
-        check_null_columns(20, {"age": 0, "region": 20, "limit": 0}, "q.sql")
+    check_null_columns(19, {"age": 0})  # so few rows may be chance
+    check_null_columns(20, {"age": 1, "region": 20})
+    with pytest.raises(DataError) as error, QUERY.named():
+        check_null_columns(20, {"age": 0, "region": 20, "limit": 0})
     assert (
         str(error.value)
         == "q.sql: only nulls in age, limit in all 20 rows, where training had values. Mend the"

@@ -141,7 +141,7 @@ def write_experiment(
 
 def make_pipeline(frame: pd.DataFrame, model: dict[str, Any]) -> tuple[Pipeline, pd.DataFrame]:
     """A pipeline as train makes it, and the features as it gets them."""
-    types = features.infer_types(frame, "the file")
+    types = features.infer_types(frame)
     estimator = estimators.make_estimator(model["estimator"], model["params"], 0, "the test")
     return estimators.make_pipeline_for(estimator, types), features.convert(
         frame, types, "the file"

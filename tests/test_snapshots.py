@@ -58,7 +58,8 @@ def make_frame() -> pd.DataFrame:
 
 
 def arrange(frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    return snapshots.arrange(make_frame() if frame is None else frame, PLACE)
+    with Query("training.sql", "").named():
+        return snapshots.arrange(make_frame() if frame is None else frame)
 
 
 def hash_of(frame: pd.DataFrame) -> str:

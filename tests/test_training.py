@@ -30,6 +30,7 @@ from abatch.modelling.training import (
     prepare_rows,
     split_newest,
 )
+from abatch.queries import Query
 from abatch.statistics import drift
 
 FIRST = date(2026, 6, 1)
@@ -68,23 +69,23 @@ def prepare(
     window: dict[str, date] = WINDOW,
     **columns: list[str],
 ) -> Rows:
-    return prepare_rows(
-        snapshots.arrange(frame, PLACE, kind),
-        **window,
-        validation_share=validation_share,
-        salt="card_offer",
-        kind=kind,
-        cap=cap,
-        place=PLACE,
-        **columns,
-    )
+    with Query(PLACE, "").named():
+        return prepare_rows(
+            snapshots.arrange(frame, kind),
+            **window,
+            validation_share=validation_share,
+            salt="card_offer",
+            kind=kind,
+            cap=cap,
+            **columns,
+        )
 
 
 @given(st.lists(st.integers(2, 9), min_size=2, max_size=15), st.floats(0.05, 0.95))
 def test_split_newest_cuts_between_days(counts: list[int], share: float) -> None:
     days = make_days(*counts)
     outcome = np.concatenate([np.arange(count) % 2 for count in counts])
-    newest = split_newest(days, outcome, share, PLACE)
+    newest = split_newest(days, outcome, share)
     assert days[~newest].max() < days[newest].min()
     # About the share: the day on the cut goes to validation, without it there would be too few; the
     # first day is always for the fit.
@@ -97,14 +98,14 @@ def test_split_newest_cuts_between_days(counts: list[int], share: float) -> None
     ("share", "n_newest"), [(0.1, 10), (0.2, 20), (0.29, 30), (0.3, 30), (0.9, 90), (0.99, 90)]
 )
 def test_split_newest_share_of_ten_equal_days(share: float, n_newest: int) -> None:
-    newest = split_newest(make_days(*[10] * 10), np.arange(100) % 2, share, PLACE)
+    newest = split_newest(make_days(*[10] * 10), np.arange(100) % 2, share)
     assert np.flatnonzero(newest).tolist() == list(range(100 - n_newest, 100))
 
 
 def test_split_newest_any_order_and_one_large_day() -> None:
     days = make_days(4, 90, 6)
     order = np.random.default_rng(0).permutation(100)
-    newest = split_newest(days.iloc[order].reset_index(drop=True), np.arange(100) % 2, 0.2, PLACE)
+    newest = split_newest(days.iloc[order].reset_index(drop=True), np.arange(100) % 2, 0.2)
     assert (
         newest == (order >= 4)
     ).all()  # the large day is needed for a fifth of the rows, and is not cut in two
@@ -115,8 +116,8 @@ def test_split_newest_one_day() -> None:
         r"^training\.sql: all rows are of one day, 2026-06-01; validation needs newer rows than the"
         r" fit\. Widen the window\.$"
     )
-    with pytest.raises(DataError, match=message):
-        split_newest(make_days(10), np.arange(10) % 2, 0.2, PLACE)
+    with pytest.raises(DataError, match=message), Query(PLACE, "").named():
+        split_newest(make_days(10), np.arange(10) % 2, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_split_newest_one_day() -> None:
 )
 def test_split_newest_one_outcome(outcome: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words + "; both 0 and 1 are needed"):
-        split_newest(make_days(2, 2), np.array(outcome), 0.5, PLACE)
+        split_newest(make_days(2, 2), np.array(outcome), 0.5)
 
 
 def test_prepare_rows_sorted_and_split() -> None:
@@ -415,7 +416,7 @@ def make_live(
     """
     frame = make_frame(n_days, per_day).drop(columns="region")
     noise = np.random.default_rng(3).normal(size=(len(frame), 5))
-    frame = snapshots.arrange(frame.assign(**dict(zip(SHUFFLED, noise.T, strict=True))), PLACE)
+    frame = snapshots.arrange(frame.assign(**dict(zip(SHUFFLED, noise.T, strict=True))))
     training = {"validation_share": validation_share, "not_features": [], "subgroups": []}
     return {
         "model_name": "modelA_v1.0_2026-06-11",
@@ -426,7 +427,12 @@ def make_live(
         "columns": dict.fromkeys(["income", *SHUFFLED], "number"),
         "from_date": str(FIRST),
         "to_date": str(FIRST + timedelta(days=n_days)),
-        "config": {"training": training, "outcome": {"kind": "binary", "cap": None}},
+        "query": "select 1",
+        "config": {
+            "queries": {"training": PLACE},
+            "training": training,
+            "outcome": {"kind": "binary", "cap": None},
+        },
     }, frame
 
 
@@ -439,7 +445,7 @@ def fit_plainly(rows: Rows) -> Any:
 
 def test_prepare_again_is_what_was_prepared() -> None:
     card, frame = make_live()
-    rows, again = prepare(frame, validation_share=0.3), prepare_again(card, frame, PLACE)
+    rows, again = prepare(frame, validation_share=0.3), prepare_again(card, frame)
     pd.testing.assert_frame_equal(rows.X, again.X)
     for name in ("y", "newest", "bucket", "reference"):
         assert getattr(rows, name).tolist() == getattr(again, name).tolist()

@@ -20,9 +20,8 @@ DATES = "dates; turn them into a number of days in the query"
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
-def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
-    """The type of each feature column of the training rows, by its values rather than by the
-    driver's type.
+def infer_types(frame: pd.DataFrame) -> dict[str, str]:
+    """The type of each feature column of the training rows, by its values, not by the driver's.
 
     Raises
     ------
@@ -39,12 +38,12 @@ def infer_types(frame: pd.DataFrame, place: str) -> dict[str, str]:
             faults.append(f"  {name}: {kind}")
     if faults:
         raise DataError(
-            f"{place}: these columns cannot be features. Mend or leave them out in the query.\n"
+            "these columns cannot be features. Mend or leave them out in the query.\n"
             + "\n".join(faults)
         )
     if not types:
         raise DataError(
-            f"{place}: returns no feature columns. Name at least one beside candidate_id,"
+            "returns no feature columns. Name at least one beside candidate_id,"
             " event_date and outcome."
         )
     return types
@@ -64,33 +63,30 @@ def _infer_type(column: pd.Series) -> str:
         return NUMBER
     if values.map(lambda value: isinstance(value, (date, datetime))).all():
         return DATES
-    found = sorted({type(value).__name__ for value in values})
-    return f"values of type {', '.join(found)}; cast them to numbers or to text in the query"
+    kinds = sorted({type(value).__name__ for value in values})
+    return f"values of type {', '.join(kinds)}; cast them to numbers or to text in the query"
 
 
-def check_columns(
-    found: Sequence[str], types: Mapping[str, str], model_name: str, place: str
-) -> None:
-    """Raise DataError, as a diff, unless the features found are those that the model was trained
-    on.
-    """
-    missing = [name for name in types if name not in found]
-    additional = [name for name in found if name not in types]
+def check_columns(names: Sequence[str], types: Mapping[str, str], model_name: str) -> None:
+    """Raise DataError, as a diff, unless the features are those that a model was trained on."""
+    missing = [name for name in types if name not in names]
+    additional = [name for name in names if name not in types]
     if missing or additional:
         lines = [
             f"  - {name} (trained on, now missing){suggest(name, additional)}" for name in missing
         ]
         lines += [f"  + {name} (additional)" for name in additional]
         raise DataError(
-            f"{place}: the columns differ from what {model_name} was trained on."
+            f"the columns differ from what {model_name} was trained on."
             " Mend the query, or train anew with the same columns in both queries.\n"
             + "\n".join(lines)
         )
 
 
-def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The features in the order and with the dtypes that a model was trained on, whatever the
-    driver made of this chunk.
+def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
+    """The features in the order and of the dtypes that a model was trained on.
+
+    It does not depend on what the driver made of this chunk.
 
     Returns
     -------
@@ -106,61 +102,59 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str], place: str) -> pd.Dat
     """
     columns, faults = {}, []
     for name, kind in types.items():
-        column = frame[name]
-        filled = column.notna().to_numpy()
-        if kind == CATEGORY:
-            wrong = [value for value in column[filled] if not isinstance(value, str)]
-            if wrong:
-                faults.append(
-                    f"  {name}: expected text, found {wrong[0]!r} in {len(wrong)} of {len(column)}"
-                    " rows"
-                )
-                continue
-            values = np.where(filled, column.astype(object), np.nan)
-        else:
-            # float() would also take text, bytes and dates; the driver's own numbers need no look
-            # at each value.
-            wrong = (
-                []
-                if pd.api.types.is_numeric_dtype(column)
-                else [value for value in column[filled] if not _is_number(value)]
-            )
-            if wrong:
-                faults.append(
-                    f"  {name}: expected numbers, found {wrong[0]!r} in {len(wrong)} of"
-                    f" {len(column)} rows"
-                )
-                continue
-            try:
-                values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-            except OverflowError:  # a whole number beyond 1.8e308
-                values = np.array([np.inf])
-            if np.isinf(values).any():
-                faults.append(
-                    f"  {name}: infinity in {int(np.isinf(values).sum())} of {len(column)} rows"
-                )
-        columns[name] = pd.Series(
-            values, index=frame.index, dtype=values.dtype
-        )  # else pandas infers str, but not of all nulls
+        try:
+            values = (_convert_text if kind == CATEGORY else _convert_number)(frame[name])
+        except DataError as fault:
+            faults.append(f"  {name}: {fault}")
+            continue
+        # With the dtype, else pandas infers str, but not of all nulls.
+        columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
     if faults:
         raise DataError(
-            f"{place}: these columns are not of the type that was trained on. Mend the query.\n"
+            "these columns are not of the type that was trained on. Mend the query.\n"
             + "\n".join(faults)
         )
     return pd.DataFrame(columns, index=frame.index)
+
+
+def _convert_text(column: pd.Series) -> np.ndarray:
+    filled = column.notna().to_numpy()
+    _refuse("text", column, [value for value in column[filled] if not isinstance(value, str)])
+    return np.where(filled, column.astype(object), np.nan)
+
+
+def _convert_number(column: pd.Series) -> np.ndarray:
+    # float() would also take text, bytes and dates; the driver's own numbers need no look at each.
+    if not pd.api.types.is_numeric_dtype(column):
+        _refuse("numbers", column, [value for value in column.dropna() if not _is_number(value)])
+    try:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except OverflowError:  # a whole number beyond 1.8e308
+        values = np.array([np.inf])
+    if n_infinite := int(np.isinf(values).sum()):
+        raise DataError(f"infinity in {n_infinite} of {len(column)} rows")
+    return values
+
+
+def _refuse(expected: str, column: pd.Series, wrong: Sequence[object]) -> None:
+    if wrong:
+        raise DataError(
+            f"expected {expected}, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows"
+        )
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (Real, Decimal, np.bool_))
 
 
-def check_null_columns(n_rows: int, n_filled: Mapping[str, int], place: str) -> None:
-    """Raise DataError if a column holds only nulls in a whole night: a broken join more likely than
-    a fact.
+def check_null_columns(n_rows: int, n_filled: Mapping[str, int]) -> None:
+    """Raise DataError if a column holds only nulls in a whole night.
+
+    A broken join is more likely than a fact.
     """
     empty = [name for name, filled in n_filled.items() if filled == 0]
     if empty and n_rows >= FEW_ROWS:
         raise DataError(
-            f"{place}: only nulls in {', '.join(empty)} in all {n_rows} rows, where training had"
+            f"only nulls in {', '.join(empty)} in all {n_rows} rows, where training had"
             " values. Mend the query or the load."
         )

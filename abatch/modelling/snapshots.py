@@ -20,7 +20,6 @@ from abatch import files
 from abatch.database.tables import models, promotions, runs, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
-from abatch.queries import Query
 
 FILE_MODE, FOLDER_MODE = (
     0o600,
@@ -66,7 +65,7 @@ class Difference(NamedTuple):
         return ", ".join(parts) + (f" ({by_column})" if by_column else "")
 
 
-def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFrame:
+def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     """Training rows as every run sees them, whatever the driver and in whatever order: ids as text,
     outcomes as float, rows sorted.
 
@@ -83,8 +82,7 @@ def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
     """
     if frame.empty:
         return frame
-    with Query(place, "").named():
-        rows = outcomes.prepare(frame, kind)
+    rows = outcomes.prepare(frame, kind)
     faults = []
     for name in rows.columns.difference([*KEY, "outcome"], sort=False):
         column = rows[name]
@@ -95,7 +93,7 @@ def arrange(frame: pd.DataFrame, place: str, kind: str = "binary") -> pd.DataFra
             )
     if faults:
         raise DataError(
-            f"{place}: these columns cannot be features. Mend or leave them out in the query.\n"
+            "these columns cannot be features. Mend or leave them out in the query.\n"
             + "\n".join(faults)
         )
     rows["candidate_id"] = rows["candidate_id"].astype("str")

@@ -86,7 +86,6 @@ def prepare_rows(
     cap: float | None,
     not_features: Sequence[str] = (),
     subgroups: Sequence[str] = (),
-    place: str,
 ) -> Rows:
     """Check what the training query returned and split it by date.
 
@@ -109,11 +108,10 @@ def prepare_rows(
     """
     if frame.empty:
         raise DataError(
-            f"{place}: returned no rows for [{from_date}, {to_date})."
+            f"returned no rows for [{from_date}, {to_date})."
             " Check the query, its binds, training.days, and whether the tables are filled."
         )
-    with Query(place, "").named():
-        require_columns(frame, [*not_features, *subgroups])
+    require_columns(frame, [*not_features, *subgroups])
     outside = frame.loc[
         ~frame["event_date"].between(
             pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"
@@ -122,24 +120,24 @@ def prepare_rows(
     ]
     if len(outside):
         raise DataError(
-            f"{place}: {len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}),"
+            f"{len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}),"
             f" for example {outside.iloc[0].date()}; later outcomes are not complete yet. Let the"
             " query keep event_date >= :from_date and event_date < :to_date."
         )
     types = features.infer_types(
-        frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features]), place
+        frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features])
     )
     outcome = frame["outcome"].to_numpy()
     y = (outcome > 0).astype(np.int64)
     if cap is not None:
         outcome = np.clip(outcome, -cap, cap)
-    newest = split_newest(frame["event_date"], y, validation_share, place)
+    newest = split_newest(frame["event_date"], y, validation_share)
     bucket = assign(frame["candidate_id"], salt, {"all": 1.0}).bucket
     reference = bucket < N_REFERENCE_BUCKETS
     if reference.sum() < MIN_REFERENCE or len(np.unique(y[~reference])) < 2:
         reference = np.zeros(len(y), dtype=bool)
     return Rows(
-        X=features.convert(frame, types, place),
+        X=features.convert(frame, types),
         event_date=frame["event_date"].to_numpy(),
         y=y,
         newest=newest,
@@ -153,9 +151,7 @@ def prepare_rows(
     )
 
 
-def split_newest(
-    event_date: pd.Series, outcome: np.ndarray, share: float, place: str
-) -> np.ndarray:
+def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float) -> np.ndarray:
     """Mark the newest rows, about `share` of all, cut between two days: never at random, and no day
     on both sides.
 
@@ -172,7 +168,7 @@ def split_newest(
     later = days[days > days[0]]
     if len(later) == 0:
         raise DataError(
-            f"{place}: all rows are of one day, {event_date.iloc[0].date()}; validation needs newer"
+            f"all rows are of one day, {event_date.iloc[0].date()}; validation needs newer"
             " rows than the fit. Widen the window."
         )
     cut = max(days[min(int(len(days) * (1 - share)), len(days) - 1)], later[0])
@@ -180,7 +176,7 @@ def split_newest(
     for side, what in ((~newest, "fit"), (newest, "validate")):
         if len(np.unique(outcome[side])) < 2:
             raise DataError(
-                f"{place}: the {side.sum()} rows to {what} on (from {event_date[side].min().date()}"
+                f"the {side.sum()} rows to {what} on (from {event_date[side].min().date()}"
                 f" to {event_date[side].max().date()}) all have outcome {outcome[side][0]}; both 0"
                 " and 1 are needed. Widen the window or check the outcome."
             )
@@ -279,23 +275,23 @@ def _restore_keys(value: Any) -> Any:
     return {int(key) if are_numbers else key: _restore_keys(one) for key, one in value.items()}
 
 
-def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame, place: str) -> Rows:
+def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame) -> Rows:
     """The rows that a dated model was trained on, from its snapshot, as its own config has them
     split.
     """
     config = card["config"]
-    return prepare_rows(
-        frame,
-        from_date=date.fromisoformat(card["from_date"]),
-        to_date=date.fromisoformat(card["to_date"]),
-        validation_share=config["training"]["validation_share"],
-        salt=card["experiment"],
-        kind=config["outcome"]["kind"],
-        cap=config["outcome"]["cap"],
-        not_features=config["training"]["not_features"],
-        subgroups=config["training"]["subgroups"],
-        place=place,
-    )
+    with Query(config["queries"]["training"], card["query"]).named():
+        return prepare_rows(
+            frame,
+            from_date=date.fromisoformat(card["from_date"]),
+            to_date=date.fromisoformat(card["to_date"]),
+            validation_share=config["training"]["validation_share"],
+            salt=card["experiment"],
+            kind=config["outcome"]["kind"],
+            cap=config["outcome"]["cap"],
+            not_features=config["training"]["not_features"],
+            subgroups=config["training"]["subgroups"],
+        )
 
 
 def compare_with_live(
@@ -319,7 +315,7 @@ def compare_with_live(
         return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
     try:
         estimator = make_estimator_again(card, place)
-        own = rows if frame is None else prepare_again(card, frame, place)
+        own = rows if frame is None else prepare_again(card, frame)
         live = fit_older(estimator, own, columns, card["seed"], place)
         both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))
         few = (
