@@ -31,6 +31,7 @@ from abatch.experiment import assignment, predictions, registrations, scores
 from abatch.modelling import estimators, features, registry
 from abatch.queries import Window
 from abatch.statistics import drift
+from abatch.statistics.sums import add_by_key
 
 
 def predict(
@@ -105,9 +106,7 @@ def predict(
                         X = features.convert(columns[own], model.card["columns"])
                     prediction[own] = estimators.predict_probability(model.pipeline, X)
                     found = drift.count_features(X, references[model.model_name])
-                    seen[model.model_name] = drift.merge_feature_counts(
-                        [seen.get(model.model_name, {}), found]
-                    )
+                    seen[model.model_name] = add_by_key(seen.get(model.model_name, {}), found)
             staged = pd.DataFrame(
                 {
                     "run_id": run.run_id,

@@ -1,6 +1,8 @@
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
+from functools import reduce
 from itertools import chain
 from math import isnan, log, nan
 
@@ -26,9 +28,9 @@ from abatch.statistics.drift import (
     make_feature_references,
     make_reference,
     measure_features,
-    merge_feature_counts,
     psi_noise,
 )
+from abatch.statistics.sums import add_by_key
 
 TYPES = {"amount": "number", "town": "category"}
 
@@ -260,7 +262,7 @@ ROW = st.tuples(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(ROW, max_size=8), min_size=1, max_size=4))
-def test_merge_feature_counts_equals_one_pass(chunks: list[list[tuple[float, object]]]) -> None:
+def test_feature_counts_add_up_to_one_pass(chunks: list[list[tuple[float, object]]]) -> None:
     references = make_feature_references(
         frame([-1, 0, 0, 1, 2, nan], ["a", "a", "b", "b", "c", nan]), TYPES
     )
@@ -268,24 +270,23 @@ def test_merge_feature_counts_equals_one_pass(chunks: list[list[tuple[float, obj
     parts = [count_features(frame(*columns(chunk)), references) for chunk in chunks]
     running: dict[str, FeatureCounts] = {}
     for part in parts:
-        running = merge_feature_counts([running, part])
-    assert merge_feature_counts(parts) == running == whole
+        running = add_by_key(running, part)
+    assert reduce(add_by_key, reversed(parts)) == running == whole
 
 
 def columns(rows: list[tuple[float, object]]) -> tuple[list[float], list[object]]:
     return [amount for amount, _ in rows], [town for _, town in rows]
 
 
-def test_merge_feature_counts_of_nothing() -> None:
-    assert merge_feature_counts([]) == merge_feature_counts([{}, {}]) == {}
+def test_add_by_key_of_nothing() -> None:
+    assert add_by_key({}, {}) == {}
 
 
-def test_merge_feature_counts_keeps_the_most_common_new_categories() -> None:
+def test_feature_counts_keep_the_most_common_new_categories() -> None:
     references = {"town": refer(["a"])}
     chunks = [["x"] * 3 + [f"{part}-{i:02}" for i in range(30)] for part in "pq"]
-    found = merge_feature_counts(
-        [count_features(frame(np.zeros(33), chunk), references) for chunk in chunks]
-    )["town"]
+    parts = [count_features(frame(np.zeros(33), chunk), references)["town"] for chunk in chunks]
+    found = parts[0] + parts[1]
     assert found.n_new == found.counts[-2] == 66
     assert len(found.new) == N_NEW_CATEGORIES
     assert list(found.new.items())[:3] == [("x", 6), ("p-00", 1), ("p-01", 1)]
@@ -300,7 +301,7 @@ def test_references_and_counts_as_json() -> None:
     )
     assert {name: FeatureReference(**found) for name, found in again.items()} == references
     again = json.loads(
-        json.dumps({name: found._asdict() for name, found in counts.items()}, allow_nan=False)
+        json.dumps({name: asdict(found) for name, found in counts.items()}, allow_nan=False)
     )
     assert {name: FeatureCounts(**found) for name, found in again.items()} == counts
 

@@ -14,6 +14,7 @@ from abatch.database import tables
 from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
 from abatch.statistics.drift import Reference
+from abatch.statistics.sums import add_by_key
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
 OLD, NEW, OTHER = "modelA_v1.0_2026-08-01", "modelA_v1.0_2026-09-05_2", "modelB_v1.0_2026-08-01"
@@ -42,7 +43,7 @@ def summarise(
     """Each cohort is condensed by itself, as nights are, and added to what there is."""
     parts: dict[Key, Part] = {}
     for cohort, frame in cohorts:
-        parts = scores.merge_all(
+        parts = add_by_key(
             parts, scores.summarise(frame.assign(cohort=cohort), references or {}, 64)
         )
     return parts

@@ -94,7 +94,7 @@ def read_words(
 ) -> tuple[np.ndarray, Comparison]:
     """The word of each look, as score.py finds it; sides are the variants that are pooled."""
     sides = treatment, control
-    means = [stats.estimate_mean(stats.add_moments(*side), kind, exposure) for side in sides]
+    means = [stats.estimate_mean(sum(side, Moments()), kind, exposure) for side in sides]
     found = stats.compare(means[0], means[1], abs(effect), alpha)
     is_late = np.logical_and.reduce(
         [stats.is_burnt_in(moments, kind) for side in sides for moments in side]
@@ -392,15 +392,15 @@ UNITS = st.lists(st.tuples(st.integers(1, 9), st.integers(-1000, 1000)), max_siz
 
 
 @given(st.lists(UNITS, max_size=4))
-def test_add_moments_of_parts_equals_the_whole(parts: list[list[tuple[int, int]]]) -> None:
+def test_moments_of_parts_add_up_to_the_whole(parts: list[list[tuple[int, int]]]) -> None:
     def condense(units: list[tuple[int, int]]) -> Moments:
         return stats.compute_moments(*np.array(units, dtype=float).reshape(-1, 2).T)
 
     whole = condense([unit for part in parts for unit in part])
-    assert stats.add_moments(*map(condense, parts)) == whole
+    assert sum(map(condense, parts), Moments()) == whole
     for part, rest in zip(parts, range(len(parts)), strict=True):
         others = condense([unit for i, other in enumerate(parts) if i != rest for unit in other])
-        assert stats.subtract_moments(whole, condense(part)) == others
+        assert whole - condense(part) == others
 
 
 def test_estimate_mean_binary_first_by_hand() -> None:

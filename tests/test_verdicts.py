@@ -3,6 +3,7 @@ ratio.
 """
 
 from collections import defaultdict
+from dataclasses import astuple
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -67,7 +68,7 @@ def assert_equal(found: verdicts.Tally, expected: verdicts.Tally) -> None:
     assert (found.n_distinct, found.n_mixed) == (expected.n_distinct, expected.n_mixed)
     assert found.moments.keys() == expected.moments.keys()
     for key, moments in expected.moments.items():
-        assert found.moments[key] == pytest.approx(moments, rel=1e-9)
+        assert astuple(found.moments[key]) == pytest.approx(astuple(moments), rel=1e-9)
 
 
 def empty() -> pd.DataFrame:
@@ -88,16 +89,14 @@ def test_count_equals_a_loop(rng: np.random.Generator, exposure: str) -> None:
 
 
 @pytest.mark.parametrize("exposure", ["first", "all"])
-def test_replace_night_by_night_equals_all_at_once(rng: np.random.Generator, exposure: str) -> None:
+def test_tally_night_by_night_equals_all_at_once(rng: np.random.Generator, exposure: str) -> None:
     frame = make_exposures(rng, 900, 300)
     known, tally = empty(), verdicts.NOTHING
     for _, night in frame.groupby("run_date"):
         touched = known["candidate_id"].isin(night["candidate_id"])
         before = known[touched]
         after = verdicts.add_exposures(before, night, exposure)
-        tally = verdicts.replace(
-            tally, verdicts.count(before, METRICS), verdicts.count(after, METRICS)
-        )
+        tally = tally - verdicts.count(before, METRICS) + verdicts.count(after, METRICS)
         known = pd.concat([known[~touched], after]) if len(known) else after
     assert_equal(tally, count_by_hand(frame, exposure))
     assert_equal(verdicts.unpack(verdicts.pack(tally)), tally)

@@ -19,6 +19,7 @@ from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.queries import Window
 from abatch.statistics import drift
+from abatch.statistics.sums import add_by_key
 
 DAY = timedelta(days=1)
 VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
@@ -117,7 +118,7 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
                 rows[metric.name] = outcomes.attach(rows, found, source.window_days, metric)
             rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
             rows["cohort"] = rows["run_date"].map(cohorts)
-            parts = scores.merge_all(parts, scores.summarise(rows, source.references, N_BUCKETS))
+            parts = add_by_key(parts, scores.summarise(rows, source.references, N_BUCKETS))
             exposures.append(rows.loc[rows["run_date"] >= pd.Timestamp(source.start_date), columns])
             n_read += len(rows)
     counted = pd.concat(exposures, ignore_index=True)
@@ -218,15 +219,11 @@ class Total(NamedTuple):
 
 def add(connection: sa.Connection, source: Source, reading: Reading) -> Total:
     """Add a reading to the closed sums; nothing is written."""
-    parts = scores.merge_all(
-        scores.load(connection, source.experiment, reading.parts), reading.parts
-    )
+    parts = add_by_key(scores.load(connection, source.experiment, reading.parts), reading.parts)
     whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
     known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
     units = verdicts.add_exposures(known, reading.exposures, source.exposure)
-    tally = verdicts.replace(
-        whole, verdicts.count(known, source.names), verdicts.count(units, source.names)
-    )
+    tally = whole - verdicts.count(known, source.names) + verdicts.count(units, source.names)
     return Total(parts, tally, units, len(known))
 
 

@@ -4,6 +4,7 @@ nights.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 
 import numpy as np
@@ -193,7 +194,7 @@ def write_feature_counts(
         )
     )
     content = {
-        name: {feature: found._asdict() for feature, found in features.items()}
+        name: {feature: asdict(found) for feature, found in features.items()}
         for name, features in counts.items()
     }
     rows = [

@@ -8,8 +8,10 @@ run reads the nights that are still open and no others.
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,16 +31,19 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.statistics import drift, metrics
+from abatch.statistics.sums import add_by_key
 
 ALL = "all"
+S = TypeVar("S", metrics.Histogram, np.ndarray)
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
 Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty for the variant itself
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Part:
     """Mature predictions of one variant in one cohort, or of one of its models, condensed.
 
-    Parts add up.
+    Parts add up with +.
 
     Attributes
     ----------
@@ -51,6 +56,18 @@ class Part(NamedTuple):
     counts: np.ndarray
     histogram: metrics.Histogram | None = None
     bins: np.ndarray | None = None
+
+    def __add__(self, other: "Part") -> "Part":
+        return Part(
+            self.counts + other.counts,
+            _add(self.histogram, other.histogram),
+            _add(self.bins, other.bins),
+        )
+
+
+def _add(a: S | None, b: S | None) -> S | None:
+    """The sum of what there is."""
+    return b if a is None else a if b is None else a + b
 
 
 def summarise(
@@ -69,20 +86,21 @@ def summarise(
     undated = frame["model_name"].map(lambda name: DATE_SUFFIX.sub("", name), na_action="ignore")
     parts: dict[Key, Part] = {}
     for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
-        _add(parts, (str(cohort), str(variant), ""), Part(_count(rows)))
+        parts[str(cohort), str(variant), ""] = Part(_count(rows))
     for names in (frame["model_name"], undated):
-        for (cohort, variant, name), rows in frame.groupby(
-            ["cohort", "variant", names]
-        ):  # rows without a model fall out
+        # Rows without a model fall out.
+        for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):
             prediction = rows["prediction"].to_numpy()
             histogram = metrics.make_histogram(
                 prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets
             )
-            bins = (
-                drift.count_bins(prediction, references[name].edges) if name in references else None
-            )
-            _add(parts, (str(cohort), str(variant), str(name)), Part(_count(rows), histogram, bins))
-    return parts
+            edges = references[name].edges if name in references else None
+            bins = None if edges is None else drift.count_bins(prediction, edges)
+            parts[str(cohort), str(variant), str(name)] = Part(_count(rows), histogram, bins)
+    totals: dict[Key, Part] = {}
+    for (_, variant, model_name), part in parts.items():
+        totals = add_by_key(totals, {(ALL, variant, model_name): part})
+    return parts | totals
 
 
 def _count(rows: pd.DataFrame) -> np.ndarray:
@@ -100,50 +118,17 @@ def _count(rows: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _add(parts: dict[Key, Part], key: Key, part: Part) -> None:
-    """Add a part to its cohort's and to that of all cohorts."""
-    for cohort in (key[0], ALL):
-        whole = (cohort, *key[1:])
-        parts[whole] = merge(parts[whole], part) if whole in parts else part
-
-
-def merge(a: Part, b: Part) -> Part:
-    """The part of all the predictions behind two."""
-    histograms = [part.histogram for part in (a, b) if part.histogram is not None]
-    bins = [part.bins for part in (a, b) if part.bins is not None]
-    return Part(
-        a.counts + b.counts,
-        metrics.merge_histograms(histograms) if histograms else None,
-        np.sum(bins, axis=0) if bins else None,
-    )
-
-
-def merge_all(parts: Mapping[Key, Part], others: Mapping[Key, Part]) -> dict[Key, Part]:
-    """Parts of two sets of predictions, by key."""
-    return {
-        key: (
-            merge(parts[key], others[key])
-            if key in parts and key in others
-            else parts.get(key) or others[key]
-        )
-        for key in {*parts, *others}
-    }
-
-
 def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> list[dict[str, Any]]:
     """Rows for the table `scores` of one model in one cohort, without experiment and run_id."""
     assert part.histogram is not None
-    found = metrics.measure(part.histogram)
+    figures = metrics.measure(part.histogram)
     if part.bins is not None and reference is not None:
         n = int(part.bins.sum())
         psi = drift.compute_psi(reference.counts, part.bins.tolist())
-        found.append(metrics.Metric("psi", psi, np.nan, np.nan, n))
         n_bins = int(np.count_nonzero(part.bins + reference.counts))
-        found.append(
-            metrics.Metric(
-                "psi_noise", drift.psi_noise(sum(reference.counts), n, n_bins), np.nan, np.nan, n
-            )
-        )
+        noise = drift.psi_noise(sum(reference.counts), n, n_bins)
+        figures.append(metrics.Metric("psi", psi, n_obs=n))
+        figures.append(metrics.Metric("psi_noise", noise, n_obs=n))
     row = {"model_name": key[2], "cohort": key[0]}
     return [
         {
@@ -154,7 +139,7 @@ def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> li
             "upper": _null(upper),
             "n": n,
         }
-        for name, value, lower, upper, n in found
+        for name, value, lower, upper, n in figures
         if np.isfinite(value)
     ]
 
@@ -216,7 +201,7 @@ def measure_features(
                 ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None
             ),
         }
-        for found in drift.measure_features(known, drift.merge_feature_counts(nights))
+        for found in drift.measure_features(known, reduce(add_by_key, nights, {}))
     ]
 
 

@@ -5,6 +5,7 @@ The formulas are those of abatch.statistics.stats.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from abatch.database.tables import (
     views,
 )
 from abatch.statistics import stats
+from abatch.statistics.sums import add_by_key, subtract_by_key
 
 OUTCOME = "outcome"  # the metric that is no guardrail
 ASSIGNED, MATURE = "assigned", "mature"
@@ -31,8 +33,11 @@ UNIT = ["candidate_id", "variant"]
 current_verdicts = views.tables["current_verdicts"]
 
 
-class Tally(NamedTuple):
+@dataclass(frozen=True)
+class Tally:
     """All that verdicts need to know of the units so far.
+
+    Tallies of other candidates add up with +; - takes out what is a part.
 
     Attributes
     ----------
@@ -44,6 +49,20 @@ class Tally(NamedTuple):
     moments: dict[tuple[str, str], stats.Moments]
     n_distinct: dict[str, int]
     n_mixed: int
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            add_by_key(self.moments, other.moments),
+            add_by_key(self.n_distinct, other.n_distinct),
+            self.n_mixed + other.n_mixed,
+        )
+
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(
+            subtract_by_key(self.moments, other.moments),
+            subtract_by_key(self.n_distinct, other.n_distinct),
+            self.n_mixed - other.n_mixed,
+        )
 
 
 NOTHING = Tally({}, {}, 0)
@@ -84,34 +103,11 @@ def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
     return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
 
 
-def replace(whole: Tally, before: Tally, after: Tally) -> Tally:
-    """`whole` once the part of it that was counted as `before` is counted as `after`."""
-    zero = stats.Moments()
-    return Tally(
-        {
-            key: stats.add_moments(
-                stats.subtract_moments(whole.moments.get(key, zero), before.moments.get(key, zero)),
-                after.moments.get(key, zero),
-            )
-            for key in {*whole.moments, *after.moments}
-        },
-        {
-            variant: (
-                whole.n_distinct.get(variant, 0)
-                - before.n_distinct.get(variant, 0)
-                + after.n_distinct.get(variant, 0)
-            )
-            for variant in {*whole.n_distinct, *after.n_distinct}
-        },
-        whole.n_mixed - before.n_mixed + after.n_mixed,
-    )
-
-
 def pack(tally: Tally) -> dict[str, np.ndarray]:
     """As arrays by name, to be stored."""
     return {
         **{
-            f"moments.{metric}.{variant}": np.array(moments)
+            f"moments.{metric}.{variant}": np.array(astuple(moments))
             for (metric, variant), moments in tally.moments.items()
         },
         **{f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()},
@@ -186,7 +182,7 @@ def _compare(
         return [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
 
     sides = [gather(comparison[side]) for side in ("treatment", "control")]
-    treatment, control = (stats.add_moments(*side) for side in sides)
+    treatment, control = (sum(side, stats.Moments()) for side in sides)
     is_early = not all(stats.is_burnt_in(moments, kind) for side in sides for moments in side)
     mean, mean_control = (
         stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control)

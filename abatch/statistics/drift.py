@@ -1,4 +1,4 @@
-"""Drift: how far scores and features have moved from the ones that a model was trained with.
+"""Drift: how far scores and features have moved from those that a model was trained with.
 
 A reference is made in training and kept in the model's card. Counts of its bins add up over chunks
 and nights; the population stability index (PSI) compares the two, beside a noise line that says
@@ -7,6 +7,7 @@ what chance alone would give.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +18,17 @@ N_BINS = 10
 N_CATEGORIES = 20  # bins of a category; the less common share one more
 N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the model's card
 N_NEW_CATEGORIES = 20  # that are kept by name
-SOME, MUCH = (
-    0.1,
-    0.25,
-)  # of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006)
+# Of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006).
+SOME, MUCH = 0.1, 0.25
 
 
 class Reference(NamedTuple):
-    """The scores of a model's validation rows: inner edges of their deciles, shape (b - 1,), and
-    counts, shape (b,).
+    """The scores of a model's validation rows.
+
+    Attributes
+    ----------
+    edges : inner edges of their deciles, shape (b - 1,)
+    counts : shape (b,)
     """
 
     edges: list[float]
@@ -51,8 +54,12 @@ class FeatureReference(NamedTuple):
     others: list[str] | None
 
 
-class FeatureCounts(NamedTuple):
-    """One feature of some predicted rows; `_asdict()` is its JSON.
+@dataclass(frozen=True)
+class FeatureCounts:
+    """One feature of some predicted rows, counted by the bins of its reference.
+
+    Counts add up with +, exactly but for the rows of a new category by name: those of a summand in
+    which it was not among the 20 most common are in `n_new` alone.
 
     Attributes
     ----------
@@ -64,6 +71,11 @@ class FeatureCounts(NamedTuple):
     counts: list[int]
     n_new: int
     new: dict[str, int]
+
+    def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
+        counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        new = _keep_common(Counter(self.new) + Counter(other.new))
+        return FeatureCounts(counts, self.n_new + other.n_new, new)
 
 
 class FeatureDrift(NamedTuple):
@@ -100,8 +112,7 @@ def count_bins(scores: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 
 
 def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """Population stability index between two sets of counts of the same bins, 0.5 added to each
-    cell.
+    """Population stability index of counts of the same bins, 0.5 added to each cell.
 
     Banks customarily read .1 as some drift and .25 as much (Siddiqi, Credit Risk Scorecards, 2006);
     see also `psi_noise`.
@@ -113,8 +124,9 @@ def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
 
 
 def psi_noise(n_reference: int, n_obs: int, n_bins: int) -> float:
-    """The PSI that is exceeded in 5 % of cases without any drift: (1/n + 1/m) times the chi-squared
-    quantile.
+    """The PSI that is exceeded in 5 % of cases without any drift.
+
+    It is (1/n + 1/m) times the chi-squared quantile.
     """
     if n_bins < 2:
         return 0.0
@@ -162,13 +174,13 @@ def _refer_number(column: pd.Series) -> FeatureReference:
 
 
 def _refer_category(column: pd.Series) -> FeatureReference:
-    known = chosen = _count_values(column)
-    if len(known) > N_CATEGORIES:
+    n_by_value = chosen = _count_values(column)
+    if len(n_by_value) > N_CATEGORIES:
         # The most common owe it partly to chance and would be less common tomorrow: choose by every
         # other row, count the rest.
         chosen, column = _count_values(column[::2]), column[1::2]
     bins = [value for value, _ in _sort_by_count(chosen)[:N_CATEGORIES]]
-    others = sorted(known.keys() - set(bins))
+    others = sorted(n_by_value.keys() - set(bins))
     counts = _count_category(column, _count_values(column), bins)
     return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
 
@@ -186,16 +198,13 @@ def count_features(
 def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCounts:
     if reference.kind == "number":
         return FeatureCounts(_count_number(column, reference.bins), 0, {})
-    found = _count_values(column)
-    unknown = (
-        set()
-        if reference.others is None
-        else found.keys() - set(reference.bins) - set(reference.others)
-    )
-    new = Counter({value: found[value] for value in unknown})
-    return FeatureCounts(
-        _count_category(column, found, reference.bins), new.total(), _keep_common(new)
-    )
+    n_by_value = _count_values(column)
+    new: Counter[str] = Counter()
+    if reference.others is not None:
+        unknown = n_by_value.keys() - set(reference.bins) - set(reference.others)
+        new.update({value: n_by_value[value] for value in unknown})
+    counts = _count_category(column, n_by_value, reference.bins)
+    return FeatureCounts(counts, new.total(), _keep_common(new))
 
 
 def _count_number(column: pd.Series, edges: Sequence[float]) -> list[int]:
@@ -207,50 +216,26 @@ def _count_values(column: pd.Series) -> Counter[str]:
     return Counter(column.value_counts().to_dict())  # without nulls
 
 
-def _count_category(column: pd.Series, found: Counter[str], categories: Sequence[str]) -> list[int]:
-    counts = [found[value] for value in categories]
-    return [*counts, found.total() - sum(counts), len(column) - found.total()]
+def _count_category(
+    column: pd.Series, n_by_value: Counter[str], categories: Sequence[str]
+) -> list[int]:
+    counts = [n_by_value[value] for value in categories]
+    return [*counts, n_by_value.total() - sum(counts), len(column) - n_by_value.total()]
 
 
-def _sort_by_count(found: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(
-        found.items(), key=lambda item: (-item[1], item[0])
-    )  # by name where equal: the same rows give the same card
+def _sort_by_count(n_by_value: Mapping[str, int]) -> list[tuple[str, int]]:
+    """By name where equal: the same rows give the same card."""
+    return sorted(n_by_value.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _keep_common(new: Mapping[str, int]) -> dict[str, int]:
     return dict(_sort_by_count(new)[:N_NEW_CATEGORIES])
 
 
-def merge_feature_counts(
-    several: Sequence[Mapping[str, FeatureCounts]],
-) -> dict[str, FeatureCounts]:
-    """The counts of all the rows behind several, all of the same references or empty: nothing
-    counted yet.
-
-    Sums are exact, but for the rows of a new category by name: those of a part in which it was not
-    among the 20 most common are in `n_new` alone.
-    """
-    counted = [counts for counts in several if counts]
-    return {
-        name: _merge([counts[name] for counts in counted])
-        for name in (counted[0] if counted else {})
-    }
-
-
-def _merge(several: Sequence[FeatureCounts]) -> FeatureCounts:
-    new: Counter[str] = Counter()
-    for part in several:
-        new.update(part.new)
-    counts = [sum(cell) for cell in zip(*(part.counts for part in several), strict=True)]
-    return FeatureCounts(counts, sum(part.n_new for part in several), _keep_common(new))
-
-
 def measure_features(
     references: Mapping[str, FeatureReference], counts: Mapping[str, FeatureCounts]
 ) -> list[FeatureDrift]:
-    """PSI and rate of nulls of each feature that was counted, and its new categories, the most
-    common first.
+    """PSI, rate of nulls and new categories, the most common first, of each counted feature.
 
     Without drift PSI exceeds its noise line in about 5 % of cases; in fewer where many cells are
     nearly empty, in up to 17 % where 100 rows meet a large reference with many rare categories
@@ -263,25 +248,25 @@ def measure_features(
     ]
 
 
-def _measure_feature(name: str, reference: FeatureReference, found: FeatureCounts) -> FeatureDrift:
-    n_reference, n_obs = sum(reference.counts), sum(found.counts)
+def _measure_feature(
+    name: str, reference: FeatureReference, counted: FeatureCounts
+) -> FeatureDrift:
+    n_reference, n_obs = sum(reference.counts), sum(counted.counts)
     # Nulls, others or a decile that are empty on both sides are no cells: no chance is at work in
     # them.
-    cells = [(a, b) for a, b in zip(reference.counts, found.counts, strict=True) if a or b]
+    cells = [(a, b) for a, b in zip(reference.counts, counted.counts, strict=True) if a or b]
     psi = noise = np.nan
     if n_reference and n_obs:
-        psi, noise = (
-            compute_psi(*zip(*cells, strict=True)),
-            psi_noise(n_reference, n_obs, len(cells)),
-        )
+        psi = compute_psi(*zip(*cells, strict=True))
+        noise = psi_noise(n_reference, n_obs, len(cells))
     return FeatureDrift(
-        name,
-        reference.kind,
-        n_obs,
-        psi,
-        noise,
-        found.counts[-1] / n_obs if n_obs else np.nan,
-        reference.counts[-1] / n_reference if n_reference else np.nan,
-        found.n_new,
-        _sort_by_count(found.new),
+        feature=name,
+        kind=reference.kind,
+        n_obs=n_obs,
+        psi=psi,
+        psi_noise=noise,
+        null_rate=counted.counts[-1] / n_obs if n_obs else np.nan,
+        null_rate_reference=reference.counts[-1] / n_reference if n_reference else np.nan,
+        n_new=counted.n_new,
+        new_categories=_sort_by_count(counted.new),
     )

@@ -1,5 +1,4 @@
-"""How good predictions were, with intervals: from histograms that add up, so that chunks and
-cohorts can be merged.
+"""How good predictions were, with intervals: from histograms that add up over chunks and cohorts.
 
 A histogram counts outcomes by log-odds bin of the prediction and by jackknife bucket of the
 candidate. Intervals are delete-one-bucket jackknife with Student's t: one method for every metric,
@@ -8,6 +7,7 @@ and it respects candidates that come again (Efron & Tibshirani, An Introduction 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ SLICE = 8  # buckets left out at a time: all at once would hold gigabytes
 _EPSILON = np.finfo(np.float64).eps
 
 
-class Histogram(NamedTuple):
-    """Mature predictions of one model, condensed.
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Mature predictions of one model, condensed; histograms add up with +.
 
     Attributes
     ----------
@@ -36,15 +37,26 @@ class Histogram(NamedTuple):
     counts: np.ndarray
     losses: np.ndarray
 
+    def __add__(self, other: "Histogram") -> "Histogram":
+        bins = np.union1d(self.bins, other.bins)
+        totals = np.zeros((self.losses.size, len(bins)), dtype=np.int64)
+        for histogram in (self, other):
+            position = np.searchsorted(bins, histogram.bins)
+            parts = histogram.counts.reshape(len(totals), -1)
+            for total, part in zip(totals, parts, strict=True):
+                total[position] += part  # faster than all rows in one statement
+        counts = totals.reshape(*self.losses.shape, len(bins))
+        return Histogram(bins, counts, self.losses + other.losses)
+
 
 class Metric(NamedTuple):
     """One figure; lower and upper are nan where it has no interval."""
 
     name: str
     value: float
-    lower: float
-    upper: float
-    n_obs: int
+    lower: float = np.nan
+    upper: float = np.nan
+    n_obs: int = 0
 
 
 def make_histogram(
@@ -70,27 +82,8 @@ def make_histogram(
     losses = [
         np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)
     ]
-    return Histogram(
-        bins, counts, np.stack(losses, axis=1, dtype=np.float64)
-    )  # of no rows numpy's sums are integers
-
-
-def merge_histograms(histograms: Sequence[Histogram]) -> Histogram:
-    """The histogram of all the predictions behind several."""
-    bins = np.unique(np.concatenate([histogram.bins for histogram in histograms]))
-    shape = histograms[0].losses.shape
-    totals = np.zeros((shape[0] * shape[1], len(bins)), dtype=np.int64)
-    for histogram in histograms:
-        position = np.searchsorted(bins, histogram.bins)
-        for total, part in zip(
-            totals, histogram.counts.reshape(len(totals), -1), strict=True
-        ):  # faster than all rows in one statement
-            total[position] += part
-    return Histogram(
-        bins,
-        totals.reshape(*shape, len(bins)),
-        np.sum([histogram.losses for histogram in histograms], axis=0),
-    )
+    # Of no rows numpy's sums are integers.
+    return Histogram(bins, counts, np.stack(losses, axis=1, dtype=np.float64))
 
 
 def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
@@ -141,42 +134,40 @@ def measure(histogram: Histogram) -> list[Metric]:
     totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = (int(count) for count in totals.sum(axis=1))
     n = n_negative + n_positive
-    found = [Metric("n", n, np.nan, np.nan, n), Metric("n_positive", n_positive, np.nan, np.nan, n)]
+    figures = [Metric("n", n, n_obs=n), Metric("n_positive", n_positive, n_obs=n)]
     if min(n_negative, n_positive) < MIN_CASES:
-        return found
+        return figures
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
     slices = []
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # without some bucket an outcome may be missing: no interval, nan
+    # Without some bucket an outcome may be missing: no interval, nan.
+    with np.errstate(divide="ignore", invalid="ignore"):
         # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too
         # sure.
         values = _compute(
             totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0)
         )
         calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
-        for some in np.split(filled, range(SLICE, len(filled), SLICE)):
-            left_out = totals - histogram.counts[some]
-            slices.append(
-                _compute(left_out, total_loss - histogram.losses[some], log_odds, calibration)
-            )
+        for buckets in np.split(filled, range(SLICE, len(filled), SLICE)):
+            counts = totals - histogram.counts[buckets]
+            losses = total_loss - histogram.losses[buckets]
+            slices.append(_compute(counts, losses, log_odds, calibration))
     for name, value in values.items():
         without = np.concatenate([part[name] for part in slices])
-        found.append(Metric(name, value.item(), *jackknife_interval(value.item(), without), n))
-    found += [Metric(name, value, np.nan, np.nan, n) for name, value in _bracket(totals).items()]
-    return found + _reliability(histogram.counts, log_odds)
+        figures.append(Metric(name, value.item(), *jackknife_interval(value.item(), without), n))
+    figures += [Metric(name, value, n_obs=n) for name, value in _bracket(totals).items()]
+    return figures + _reliability(histogram.counts, log_odds)
 
 
-def to_dict(found: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
+def to_dict(figures: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
     """Metrics by name as JSON holds them: nan becomes None."""
-    figures = {
-        metric.name: {"value": metric.value, "lower": metric.lower, "upper": metric.upper}
-        for metric in found
-    }
+    names = ("value", "lower", "upper")
     return {
-        name: {key: None if np.isnan(value) else value for key, value in figure.items()}
-        for name, figure in figures.items()
+        figure.name: {
+            name: None if np.isnan(getattr(figure, name)) else getattr(figure, name)
+            for name in names
+        }
+        for figure in figures
     }
 
 
@@ -302,13 +293,13 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
         f[with_positive],
         negative[with_positive],
     )
-    found, best = p * t / (t + f), p * t / (t + f - n)
+    value, best = p * t / (t + f), p * t / (t + f - n)
     worst = p - f * (special.digamma(t + f + 1) - special.digamma(t - p + f + 1))
     return {
         "roc_auc_bracket": float((positive * negative).sum() / (2 * n_positive * n_negative)),
         "ks_bracket": float(apart.max() - ks),
         "average_precision_bracket": float(
-            max((best - found).sum(), (found - worst).sum()) / n_positive
+            max((best - value).sum(), (value - worst).sum()) / n_positive
         ),
     }
 
@@ -326,7 +317,7 @@ def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
     parts = np.add.reduceat(counts, first, axis=2)  # (g, 2, up to 10)
     means = np.add.reduceat(size * probability, first) / parts.sum(axis=(0, 1))
     without = parts.sum(axis=0) - parts[parts.any(axis=(1, 2))]
-    found = []
+    figures = []
     for index, mean, (n_negative, n_positive), left_out in zip(
         indices + 1, means, parts.sum(axis=0).T, np.moveaxis(without, 2, 0), strict=True
     ):
@@ -336,8 +327,7 @@ def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
         rates = np.divide(
             left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0
         )
-        found.append(Metric(f"reliability_prediction_{index:02}", float(mean), np.nan, np.nan, n))
-        found.append(
-            Metric(f"reliability_rate_{index:02}", rate, *jackknife_interval(rate, rates), n)
-        )
-    return found
+        figures.append(Metric(f"reliability_prediction_{index:02}", float(mean), n_obs=n))
+        interval = jackknife_interval(rate, rates)
+        figures.append(Metric(f"reliability_rate_{index:02}", rate, *interval, n))
+    return figures

@@ -1,5 +1,6 @@
-"""Statistics of the verdict: a confidence sequence on the difference between two variants, which
-holds however often somebody looks.
+"""Statistics of the verdict: a confidence sequence on the difference between two variants.
+
+It holds however often somebody looks.
 
 A normal mixture, tuned by the effect that was registered beforehand (Robbins 1970; Howard, Ramdas,
 McAuliffe, Sekhon, Annals of Statistics 49(2), 2021, arXiv 1810.08240; Waudby-Smith, Arbour, Sinha,
@@ -8,7 +9,10 @@ outcomes all enter through a difference and its standard error. Formulas take ar
 floats, so that one call serves one look or a thousand simulated ones.
 """
 
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from math import ceil, log
+from operator import add, sub
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +29,8 @@ MIN_NONZERO = 100  # numeric
 SRM_WEIGHT = 1000  # of the registered shares in the prior, in candidates
 SRM_ALPHA = 0.01
 
-BETTER, WORSE, NO_DIFFERENCE, NOT_YET = (
-    "better",
-    "worse",
-    "no difference larger than d",
-    "not yet known",
-)
+BETTER, WORSE = "better", "worse"
+NO_DIFFERENCE, NOT_YET = "no difference larger than d", "not yet known"
 TOO_EARLY, INVALID = "too early", "invalid"
 KEPT, BROKEN = "kept", "broken"  # guardrails, beside NOT_YET, TOO_EARLY and INVALID
 DECIDED = (BETTER, WORSE, NO_DIFFERENCE)
@@ -47,15 +47,16 @@ LOOK_FACTORS = {
     6: (2.32, 1.49),
 }
 
-_ROUNDING = (
-    1e-12  # a sum of squares that is a smaller part of its terms is what their rounding left
-)
+# A sum of squares that is a smaller part of its terms is what their rounding left.
+_ROUNDING = 1e-12
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     """Sums over the units, the candidates, of one variant.
 
-    They add up, so that nights and variants can be pooled.
+    They add up with + over groups that have no unit in common, so that nights and variants can be
+    pooled; - takes a part out again.
 
     Attributes
     ----------
@@ -72,6 +73,15 @@ class Moments(NamedTuple):
     sum_nn: float = 0.0
     sum_ny: float = 0.0
     sum_yy: float = 0.0
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return self._combine(add, other)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return self._combine(sub, other)
+
+    def _combine(self, operation: Callable[[float, float], float], other: "Moments") -> "Moments":
+        return Moments(*map(operation, astuple(self), astuple(other)))
 
 
 class Mean(NamedTuple):
@@ -126,22 +136,10 @@ class Plan(NamedTuple):
 
 def compute_moments(n: np.ndarray, y: np.ndarray) -> Moments:
     """Sum up units, one for each element of the arrays n and y, shape (u,)."""
-    n, y = (
-        np.asarray(n, dtype=np.float64),
-        np.asarray(y, dtype=np.float64),
-    )  # whose squares do not overflow
+    # As floats, whose squares do not overflow.
+    n, y = (np.asarray(values, dtype=np.float64) for values in (n, y))
     sums = (n.sum(), y.sum(), (n * n).sum(), (n * y).sum(), (y * y).sum())
     return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, sums))
-
-
-def add_moments(*moments: Moments) -> Moments:
-    """The sums over several groups of units that have none in common."""
-    return Moments(*map(sum, zip(*moments, strict=True)))
-
-
-def subtract_moments(a: Moments, b: Moments) -> Moments:
-    """The sums over the units of `a` that are not in `b`, which are all in `a`."""
-    return Moments(*(whole - part for whole, part in zip(a, b, strict=True)))
 
 
 def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
@@ -161,7 +159,7 @@ def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
         so that no events is not certainty. nan without exposures, and the variance with fewer than
         two units.
     """
-    u, _, n, y, nn, ny, yy = (np.asarray(value, dtype=np.float64) for value in moments)
+    u, _, n, y, nn, ny, yy = (np.asarray(value, dtype=np.float64) for value in astuple(moments))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = _keep(n > 0, y / n)
         if kind == "binary" and exposure == "first":
@@ -218,8 +216,9 @@ def plan_se(effect: float, alpha: float) -> float:
 
 
 def naive_interval(estimate: float, se: float) -> tuple[float, float]:
-    """The interval of one look at a fixed horizon, for contrast only: who looks every day finds too
-    much with it.
+    """The interval of one look at a fixed horizon, for contrast only.
+
+    Who looks every day finds too much with it.
     """
     half = norm.ppf(1 - ALPHA / 2) * se
     return estimate - half, estimate + half
@@ -306,8 +305,7 @@ def plan_sample(
     effect: float,
     n_verdicts: int,
 ) -> Plan:
-    """How many candidates it takes to find the registered effect, if it is just as large as
-    registered.
+    """How many candidates it takes to find the effect, if it is as large as registered.
 
     Parameters
     ----------
@@ -324,8 +322,9 @@ def plan_sample(
 
 
 def _find_look_factors(n_verdicts: int) -> tuple[float, float]:
-    """Beyond the table a line in ln m, for x* grows like 2 ln m: within .04 of the same simulation
-    at m = 50.
+    """The factors of the table, and beyond it a line in ln m, for x* grows like 2 ln m.
+
+    At m = 50 within .04 of the same simulation.
     """
     last = max(LOOK_FACTORS)
     if n_verdicts <= last:
@@ -336,10 +335,9 @@ def _find_look_factors(n_verdicts: int) -> tuple[float, float]:
 
 
 def log_bayes_factor(counts: np.ndarray, shares: np.ndarray, prior: np.ndarray) -> float:
-    """Evidence that candidates do not come in the registered shares: Dirichlet-multinomial against
-    multinomial.
+    """Evidence that candidates do not come in the registered shares; to be looked at every day.
 
-    It may be looked at every day (Lindon, Malek, NeurIPS 2022, arXiv 2011.03567).
+    Dirichlet-multinomial against multinomial (Lindon, Malek, NeurIPS 2022, arXiv 2011.03567).
 
     Parameters
     ----------
