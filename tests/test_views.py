@@ -1,11 +1,13 @@
 """The views for analysts: columns as declared, and rows worked out by hand."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.database.migrations.views import FOLDER
 from abatch.database.tables import (
     models,
     predictions,
@@ -99,6 +101,14 @@ def test_views_have_the_declared_columns(experiment: Experiment, engine: sa.Engi
                 column.type._type_affinity for column in table.c
             ]
         assert read(engine, name) == []
+
+
+def test_views_are_files_that_say_what_they_read() -> None:
+    files = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.sql")}
+    assert files.keys() == views.tables.keys()
+    for text in files.values():
+        said = re.search(r"One row per .+\n-- Reads:  (.+)\n", text)
+        assert said and set(said[1].split(", ")) == set(re.findall(r"\{schema\}(\w+)", text))
 
 
 def test_current_and_latest_predictions(engine: sa.Engine) -> None:

@@ -1,4 +1,4 @@
-"""What revisions do beside alembic's own operations: views, and comments where they are kept."""
+"""What revisions do beside alembic's own operations: comments where they are kept."""
 
 from collections.abc import Mapping
 
@@ -6,22 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 
 
-def create_view(name: str, query: str, comments: Mapping[str, str]) -> None:
-    """Create a view and comment on it.
-
-    Parameters
-    ----------
-    query : the select, with {schema} before each table
-    comments : by column; that of the view itself under the empty name
-    """
-    create = f"create view {_prefix()}{name} as{query.replace('{schema}', _prefix())}"
-    # T-SQL wants a view to be created alone in its batch.
-    _execute(f"exec(N{_quote(create)})" if op.get_context().dialect.name == "mssql" else create)
-    comment_on("view", name, comments)
-
-
 def comment_on(kind: str, name: str, comments: Mapping[str, str]) -> None:
-    """Comment on a table or view and its columns; `comments` as in `create_view`."""
+    """Comment on a table or view and its columns; `comments` by column, that of the table itself under the empty name."""
     dialect = op.get_context().dialect
     schema = op.get_context().version_table_schema
     for column, comment in comments.items() if dialect.supports_comments else ():  # SQLite does not

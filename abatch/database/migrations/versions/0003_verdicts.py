@@ -6,71 +6,9 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mssql
 
-from abatch.database.migrations.ddl import create_view
-
 revision = "0003"
 down_revision = "0002"
 
-CURRENT_VERDICTS = """
--- What is known today: the newest look of each experiment. One row per experiment, comparison and metric.
--- Reads:  looks, verdicts
-select
-    v.experiment,
-    v.comparison,
-    v.metric,
-    v.run_date as look_date,
-    v.word,
-    v.estimate,
-    v.lower,
-    v.upper,
-    v.lift,
-    v.lift_lower,
-    v.lift_upper,
-    v.n_treatment,
-    v.n_control,
-    decided.first_decided_date,
-    looks.mature_date
-from {schema}looks as looks
-inner join (
-    select
-        experiment,
-        max(run_date) as look_date
-    from {schema}looks
-    group by experiment
-) as newest on newest.experiment = looks.experiment and newest.look_date = looks.run_date
-inner join {schema}verdicts as v on v.experiment = looks.experiment and v.run_date = looks.run_date
-left join (
-    select
-        experiment,
-        comparison,
-        metric,
-        min(run_date) as first_decided_date
-    from {schema}verdicts
-    where word in ('better', 'worse', 'no difference larger than d', 'broken')
-    group by experiment, comparison, metric
-) as decided on decided.experiment = v.experiment and decided.comparison = v.comparison and decided.metric = v.metric"""
-VIEW_COMMENTS = {
-    "": (
-        "what is known today: the newest look of each experiment, one row per comparison and metric"
-    ),
-    "experiment": "name of the experiment in ml_config.yaml",
-    "comparison": "treatment vs control: 'models vs control', 'B vs A'",
-    "metric": "'outcome', or the name of a guardrail",
-    "look_date": "the day of the newest look",
-    "word": "better, worse, no difference larger than d, not yet known, too early, invalid",
-    "estimate": "difference of the means, first minus second; null while unknown",
-    "lower": "lower end of the interval that holds on all looks together",
-    "upper": "upper end of the interval",
-    "lift": "relative difference of the means",
-    "lift_lower": "lower end of its interval; null where it has no bounds",
-    "lift_upper": "upper end of its interval",
-    "n_treatment": "units (candidates) in the first of the two",
-    "n_control": "units in the second of the two",
-    "first_decided_date": (
-        "the first look whose word was better, worse, no difference or broken; null if none was"
-    ),
-    "mature_date": "newest night whose outcome window was closed; null if none was",
-}
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
 
@@ -476,4 +414,3 @@ def upgrade() -> None:
         comment="sum of the mature outcomes, capped; null if written before revision 0003",
     )
     op.add_column("variant_scores", column, schema=op.get_context().version_table_schema)
-    create_view("current_verdicts", CURRENT_VERDICTS, VIEW_COMMENTS)

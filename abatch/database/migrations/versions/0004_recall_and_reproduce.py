@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mssql
 
+from abatch.database.migrations.views import create_views
+
 revision = "0004"
 down_revision = "0003"
 
@@ -105,3 +107,4 @@ def upgrade() -> None:
         op.add_column(
             "models", sa.Column(name, kind, nullable=True, comment=comment), schema=schema
         )
+    create_views()
