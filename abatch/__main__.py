@@ -28,7 +28,7 @@ from abatch.queries import Window
 def init(
     experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
 ) -> str:
-    """create abatch's tables and views, or bring them to the newest revision; harmless to repeat"""
+    """create abatch's tables and views; harmless to repeat"""
     from abatch.database import migrations  # alembic, for which no other command need wait
 
     migrations.upgrade(engine)
@@ -649,12 +649,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                     " nothing"
                 ),
             )
-            sub.add_argument(
-                "--from",
-                dest="start",
-                metavar="REVISION",
-                help="with --sql: only what follows this revision, which is installed",
-            )
         else:
             sub.add_argument(
                 "--date",
@@ -776,8 +770,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     commands.add_parser("dictionary", help=about, description=about, epilog=EXIT_CODES)
     arguments = parser.parse_args(argv)
-    if arguments.command == "init" and arguments.start and not arguments.sql:
-        parser.error("--from goes with --sql; without it, init finds the revision out")
     if arguments.command == "rollback" and (arguments.model is None) == (arguments.to is None):
         parser.error(
             "rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to"
@@ -807,7 +799,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_script(
                     first.environment.database.get_secret_value(),
                     first.environment.schema,
-                    arguments.start,
                     place,
                 ),
                 end="",

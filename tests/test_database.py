@@ -126,7 +126,7 @@ def test_check_ready_other_revision(engine: sa.Engine) -> None:
         connection.execute(version.update().values(version_num="0000"))
     with pytest.raises(
         DatabaseError,
-        match=r"at revision 0000, expected \d{4}\. Run: python -m abatch init --env test",
+        match=rf"at revision 0000, expected {tables.REVISION}: .* Run: python -m abatch init --env test",
     ):
         connections.check_ready(engine, "test")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -22,8 +21,10 @@ from pydantic import SecretStr
 
 from abatch.config import Experiment
 from abatch.database import connections, faults, migrations, tables
+from abatch.database.migrations import views
 from abatch.database.migrations.script import write_script
-from abatch.errors import ConfigError, DatabaseError, UsageError
+from abatch.errors import ConfigError, DatabaseError
+from tests import revision
 from tests.conftest import ROOT, open_engine
 
 URLS = {
@@ -116,19 +117,37 @@ def test_revision_is_that_of_the_newest_script() -> None:
     )
 
 
+def test_revision_is_written_from_the_tables() -> None:
+    """And its name changes with them, so that `check_ready` tells another commit's database."""
+    name, content = revision.write()
+    assert (name, content) == (tables.REVISION, revision.FILE.read_text(encoding="utf-8")), (
+        "python -m tests.revision"
+    )
+
+
+def test_revision_is_named_after_what_it_makes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    metadata = sa.MetaData()
+    for table in tables.metadata.sorted_tables:
+        table.to_metadata(metadata)
+    metadata.tables["runs"].append_column(sa.Column("extra", sa.Integer))
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "metadata", metadata)
+        assert re.fullmatch(r"0001_[0-9a-f]{8}", revision.write()[0])
+        assert revision.write()[0] != tables.REVISION
+    for path in views.FOLDER.glob("*.sql"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8").replace("'done'", "'x'"))
+    monkeypatch.setattr(views, "FOLDER", tmp_path)
+    assert revision.write()[0] != tables.REVISION
+
+
 def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
-    row = {
-        "experiment": "e",
-        "hash": "0",
-        "content": "{}",
-        "registered_at": sa.func.current_timestamp(),
-        "run_id": "r",
-    }
-    with engine.begin() as connection:
-        connection.execute(tables.registrations.insert().values(**row))
+    fill(engine)
+    before = read_all(engine)
+    assert {len(rows) for rows in before.values()} == {4}
     migrations.upgrade(engine)
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(tables.registrations.c.experiment)).all() == [("e",)]
+    assert read_all(engine) == before
     assert compare(engine) == []
 
 
@@ -183,17 +202,6 @@ def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     engine.dispose()
 
 
-def upgrade_to(engine: sa.Engine, revision: str) -> None:
-    """As far as an older abatch would have come."""
-    schema = connections.find_schema(engine)
-    if not schema:
-        engine.raw_connection().close()
-    with engine.begin() as connection:
-        if schema:
-            connection.execute(sa.schema.CreateSchema(schema))
-        command.upgrade(migrations.make_config(connection=connection, schema=schema), revision)
-
-
 def make_value(column: sa.Column, i: int) -> Any:
     """Some value of the column's type; where it may be null, every other one is."""
     if column.nullable and i % 2:
@@ -213,86 +221,59 @@ def make_value(column: sa.Column, i: int) -> Any:
     return i + 0.1 if isinstance(column.type, tables.FiniteDouble) else i
 
 
-Columns = dict[str, list[sa.Column]]
-
-
-def find_columns(engine: sa.Engine) -> Columns:
-    """The columns of abatch/database/tables.py that the database has, by table: at an older revision some
-    are not there yet.
-    """
-    found = sa.inspect(engine)
-    schema = connections.find_schema(engine)
-    present = set(found.get_table_names(schema=schema)) & set(tables.metadata.tables)
-    names = {
-        name: {column["name"] for column in found.get_columns(name, schema=schema)}
-        for name in present
-    }
-    return {
-        name: [
-            column for column in tables.metadata.tables[name].columns if column.name in names[name]
-        ]
-        for name in sorted(present)
-    }
-
-
 def fill(engine: sa.Engine) -> None:
-    for name, columns in find_columns(engine).items():
+    for table in tables.metadata.sorted_tables:
         with engine.begin() as connection:
-            rows = [{column.name: make_value(column, i) for column in columns} for i in range(4)]
-            connection.execute(tables.metadata.tables[name].insert(), rows)
+            rows = [{c.name: make_value(c, i) for c in table.columns} for i in range(4)]
+            connection.execute(table.insert(), rows)
 
 
-def read_all(engine: sa.Engine, columns: Columns) -> dict[str, list[tuple]]:
+def read_all(engine: sa.Engine) -> dict[str, list[tuple]]:
     with engine.connect() as connection:
-        found = {
-            name: [tuple(row) for row in connection.execute(sa.select(*wanted))]
-            for name, wanted in columns.items()
+        rows = {
+            table.name: [tuple(row) for row in connection.execute(sa.select(table))]
+            for table in tables.metadata.sorted_tables
         }
-    return {name: sorted(rows, key=str) for name, rows in found.items()}
+    return {name: sorted(of_table, key=str) for name, of_table in rows.items()}
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
-def test_upgrade_keeps_the_rows(experiment: Experiment, revision: str) -> None:
-    engine = open_engine(experiment)
-    upgrade_to(engine, revision)
-    with pytest.raises(
-        DatabaseError,
-        match=(
-            rf"the tables are at revision {revision}, expected 0004\. Run: python -m abatch init"
-            r" --env dev$"
-        ),
-    ):
-        connections.check_ready(engine, "dev")
+def set_revision(engine: sa.Engine, name: str) -> None:
+    schema = connections.find_schema(engine)
+    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
+    with engine.begin() as connection:
+        connection.execute(version.update().values(version_num=name))
+
+
+@pytest.mark.parametrize("name", ["0001", "0004", "0001_00000000", "0002"])
+def test_another_commits_tables_are_refused(
+    experiment: Experiment, engine: sa.Engine, name: str
+) -> None:
     fill(engine)
-    columns = find_columns(engine)
-    before = read_all(engine, columns)
-    assert {len(rows) for rows in before.values()} == {4} and len(before) == (
-        9 if revision < "0003" else 17
+    before = read_all(engine)
+    set_revision(engine, name)
+    where = "a new file" if engine.dialect.name == "sqlite" else "an empty schema"
+    message = (
+        rf"^\S+: the tables are at revision {name}, expected {tables.REVISION}: another commit of"
+        r" abatch made them, before its first release, and they cannot be upgraded\. Name"
+        rf" {where} in the config\. "
     )
-    migrations.upgrade(engine)
-    assert read_all(engine, columns) == before
-    assert compare(engine) == []
-    engine.dispose()
+    with pytest.raises(DatabaseError, match=rf"{message}Run: python -m abatch init --env dev$"):
+        connections.check_ready(engine, "dev")
+    with pytest.raises(DatabaseError, match=rf"{message}Then run init again\.$"):
+        migrations.upgrade(engine)
+    assert read_all(engine) == before
+    set_revision(engine, tables.REVISION)
+    connections.check_ready(engine, "dev")
 
 
 @pytest.mark.parametrize(
-    ("revision", "words"),
-    [(None, "variant_scores ("), ("0001", "view abatch.run_history"), ("0001", "set version_num")],
+    "words", ["variant_scores (", "view abatch.run_history", "INSERT INTO abatch.abatch_version"]
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-def test_init_killed_and_run_again(
-    experiment: Experiment, revision: str | None, words: str
-) -> None:
+def test_init_killed_and_run_again(experiment: Experiment, words: str) -> None:
     engine = open_engine(experiment)
-    before, columns = {}, {}
-    if revision:
-        upgrade_to(engine, revision)
-        fill(engine)
-        columns = find_columns(engine)
-        before = read_all(engine, columns)
     if not experiment.environment.schema:
         words = words.replace("abatch.", "")
-    words = words.replace("set version_num", "SET version_num")
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_INIT, str(experiment.environment.file), words],
         cwd=ROOT,
@@ -309,16 +290,9 @@ def test_init_killed_and_run_again(
             connection.execute(sa.text(f"select pg_terminate_backend(pid, 30000) {others}"))
     found = sa.inspect(engine)
     assert found.get_view_names(schema=experiment.environment.schema) == []
-    if revision:
-        assert [
-            index["name"]
-            for index in found.get_indexes("runs", schema=experiment.environment.schema)
-        ] == ["runs_one_done"]
-        assert read_all(engine, columns) == before
-    else:
-        assert found.get_table_names(schema=experiment.environment.schema) == []
+    assert found.get_table_names(schema=experiment.environment.schema) == []
     migrations.upgrade(engine)
-    assert compare(engine) == [] and read_all(engine, columns) == before
+    assert compare(engine) == []
     engine.dispose()
 
 
@@ -386,13 +360,9 @@ def run_script(engine: sa.Engine, script: str) -> list[str]:
     return errors
 
 
-def write(experiment: Experiment, start: str | None = None) -> str:
-    return write_script(
-        experiment.environment.database.get_secret_value(),
-        experiment.environment.schema,
-        start,
-        "here",
-    )
+def write(experiment: Experiment) -> str:
+    environment = experiment.environment
+    return write_script(environment.database.get_secret_value(), environment.schema, "here")
 
 
 def test_script_makes_what_upgrade_makes(experiment: Experiment) -> None:
@@ -410,28 +380,20 @@ def test_script_makes_what_upgrade_makes(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
 )
-def test_script_stops_at_its_first_statement(experiment: Experiment) -> None:
-    engine = open_engine(experiment)
-    (error,) = run_script(engine, write(experiment, "0001"))
-    assert (
-        "abatch: found revision none, expected 0001, from which this script starts. Print the one"
-        " that it needs:" in error
-    )
-    assert not sa.inspect(engine).has_schema("abatch")
-    upgrade_to(engine, "0001")
+def test_script_stops_at_its_first_statement(experiment: Experiment, engine: sa.Engine) -> None:
     fill(engine)
-    columns = find_columns(engine)
-    before = read_all(engine, columns)
+    before = read_all(engine)
     (error,) = run_script(engine, write(experiment))
-    assert "abatch: found revision 0001, expected none, from which this script starts." in error
-    with pytest.raises(DatabaseError, match="at revision 0001, expected 0004"):
-        connections.check_ready(engine, "dev")
-    assert run_script(engine, write(experiment, "0001")) == []
-    for start in (None, "0001"):
-        (error,) = run_script(engine, write(experiment, start))
-        assert "abatch: revision 0004 is installed already; nothing to do." in error
-    assert read_all(engine, columns) == before and compare(engine) == []
-    engine.dispose()
+    assert f"abatch: revision {tables.REVISION} is installed already; nothing to do." in error
+    set_revision(engine, "0004")
+    (error,) = run_script(engine, write(experiment))
+    assert (
+        "abatch: found revision 0004, expected none: another commit of abatch made it, before its"
+        " first release, and it cannot be upgraded. Name an empty schema in the config and print"
+        " this script again." in error
+    )
+    set_revision(engine, tables.REVISION)
+    assert read_all(engine) == before and compare(engine) == []
 
 
 @pytest.mark.parametrize(
@@ -453,15 +415,14 @@ def test_script_that_fails_leaves_nothing(experiment: Experiment) -> None:
 def test_script_again_on_sqlite(experiment: Experiment) -> None:
     engine = open_engine(experiment)
     run_script(engine, write(experiment))
-    for start, there in ((None, "table abatch_version"), ("0001", "index models_experiment")):
-        with pytest.raises(sqlite3.OperationalError, match=f"{there} already exists"):
-            run_script(engine, write(experiment, start))
+    with pytest.raises(sqlite3.OperationalError, match="table abatch_version already exists"):
+        run_script(engine, write(experiment))
     assert compare(engine) == []
     engine.dispose()
 
 
 def test_script_for_sql_server() -> None:
-    script = write_script(URLS["mssql"], "abatch", None, "here")
+    script = write_script(URLS["mssql"], "abatch", "here")
     assert script.isascii() and script.endswith("\nGO\n")
     options, first, *batches = split_batches(script)
     expected = [
@@ -486,7 +447,7 @@ def test_script_for_sql_server() -> None:
     )
     assert {batch.splitlines()[0] for batch in batches} == {"if @@trancount = 0 return;"}
     assert batches[-1].endswith(
-        "commit transaction;\nprint N'abatch: revision 0004 is installed.';"
+        f"commit transaction;\nprint N'abatch: revision {tables.REVISION} is installed.';"
     )
     assert not re.search(r"\b(NTEXT|TEXT|DATETIME|TIMESTAMP)\b", script)
     assert (
@@ -496,58 +457,39 @@ def test_script_for_sql_server() -> None:
     assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(
         tables.views.tables
     )
-    upgrade = write_script(URLS["mssql"], "Loan", "0001", "here")
-    assert (
-        "CREATE TABLE [Loan].runs" not in upgrade
-        and "CREATE TABLE [Loan].verdicts" in upgrade
-        and "if @found <> '0001'" in upgrade
-        and "abatch." not in upgrade.replace("-- abatch.", "")
-    )
+    elsewhere = write_script(URLS["mssql"], "Loan", "here")
+    assert "CREATE TABLE [Loan].runs" in elsewhere
+    assert "abatch." not in elsewhere
 
 
 @pytest.mark.parametrize("kind", URLS)
 def test_script_quotes_a_reserved_word(kind: str) -> None:
-    script = write_script(URLS[kind], "Order", None, "here")
+    script = write_script(URLS[kind], "Order", "here")
     quoted = "[Order]." if kind == "mssql" else '"Order".'
     assert f"CREATE TABLE {quoted}runs (" in script and f"from {quoted}predictions as p" in script
 
 
 @pytest.mark.parametrize(
-    ("url", "schema", "start", "error", "message"),
+    ("url", "schema", "message"),
     [
         (
             "mssql+pyodbc://",
             None,
-            None,
-            ConfigError,
             "here.schema: this key is missing, and a script for SQL Server must name it.",
         ),
         (
             "mysql://u:hunter2@h/d",
             "abatch",
-            None,
-            ConfigError,
             "here.database: the value is not a database URL of SQL Server,",
         ),
         (
             "hunter2",
             "abatch",
-            None,
-            ConfigError,
             "here.database: the value is not a database URL of SQL Server,",
-        ),
-        (
-            "sqlite://",
-            None,
-            "0004",
-            UsageError,
-            "there is no revision '0004' to upgrade from; expected one of 0001, 0002, 0003.",
         ),
     ],
 )
-def test_script_refuses(
-    url: str, schema: str | None, start: str | None, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=re.escape(message)) as caught:
-        write_script(url, schema, start, "here")
+def test_script_refuses(url: str, schema: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        write_script(url, schema, "here")
     assert "hunter2" not in str(caught.value)

@@ -277,9 +277,7 @@ def _commit(transaction: sa.RootTransaction, place: str) -> None:
 
 
 def check_ready(engine: sa.Engine, environment: str) -> None:
-    """Raise DatabaseError unless the database can be reached and holds abatch's tables at today's
-    revision.
-    """
+    """Raise DatabaseError unless the database can be reached and holds this abatch's tables."""
     mend = f"Run: python -m abatch init --env {environment}"
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
         raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
@@ -296,17 +294,30 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
                 )
     if tables.VERSION_TABLE not in found_tables:
         raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
-    if found != tables.REVISION:
-        raise DatabaseError(
-            f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}."
-            f" {mend}"
-        )
+    check_revision(engine, found, mend)
     missing = sorted({table.name for table in tables.metadata.sorted_tables} - found_tables)
     if missing:
         raise DatabaseError(
             f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}, or this"
             " login has no right on it. Bring it back from a backup, or ask for the right;"
             " docs/permissions.md has the scripts."
+        )
+
+
+def check_revision(engine: sa.Engine, found: str | None, mend: str) -> None:
+    """Raise DatabaseError unless this commit of abatch made the tables.
+
+    Parameters
+    ----------
+    found : the revision that the database tells
+    mend : the command that creates the tables
+    """
+    if found != tables.REVISION:
+        empty = "a new file" if engine.dialect.name == "sqlite" else "an empty schema"
+        raise DatabaseError(
+            f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}:"
+            " another commit of abatch made them, before its first release, and they cannot be"
+            f" upgraded. Name {empty} in the config. {mend}"
         )
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0004"
+REVISION = "0001_ceb5dc44"
 VERSION_TABLE = "abatch_version"
 DATE_SUFFIX = re.compile(
     r"_\d{4}-\d\d-\d\d(_\d+)?$"
@@ -26,14 +26,16 @@ Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
 
 
 class FiniteDouble(sa.types.TypeDecorator[float]):
-    """A double that is a number or null: SQL Server refuses nan and infinity late, PostgreSQL and
-    SQLite store them.
+    """A double that is a number or null.
+
+    SQL Server refuses nan and infinity late, PostgreSQL and SQLite store them.
     """
 
     impl = sa.Double
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Refuse what is no finite number."""
         if value is None:
             return None
         if not math.isfinite(value):
@@ -208,12 +210,12 @@ models = sa.Table(
     sa.Column(
         "snapshot",
         sa.String(64),
-        comment="content hash of the training rows as kept; null if trained before revision 0004",
+        comment="content hash of the training rows as kept",
     ),
     sa.Column(
         "decision",
         sa.UnicodeText,
-        comment="whether it went live when it was trained, and why; null as for snapshot",
+        comment="whether it went live when it was trained, and why",
     ),
     sa.Index("models_experiment", "experiment"),
     comment="one dated model; its file lies in the models folder, and neither is ever changed",
@@ -439,7 +441,7 @@ variant_scores = sa.Table(
     sa.Column(
         "outcome_sum",
         FiniteDouble,
-        comment="sum of the mature outcomes, capped; null if written before revision 0003",
+        comment="sum of the mature outcomes, capped",
     ),
     comment="one variant in one cohort, as the newest score run found it",
 )

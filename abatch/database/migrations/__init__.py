@@ -9,8 +9,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 
 from abatch.database import connections, faults
+from abatch.database.tables import VERSION_TABLE
 from abatch.errors import DatabaseError
 
 
@@ -31,7 +33,8 @@ def upgrade(engine: sa.Engine) -> None:
     Raises
     ------
     DatabaseError
-        If the database cannot be reached, or refuses, or if another process is doing the same.
+        If the database cannot be reached, or refuses, if another commit of abatch made its tables,
+        or if another process is doing the same.
     """
     schema = connections.find_schema(engine)
     place = faults.show_url(engine)
@@ -49,8 +52,16 @@ def upgrade(engine: sa.Engine) -> None:
                 with attempt as connection:
                     if schema and not sa.inspect(connection).has_schema(schema):
                         connection.execute(sa.schema.CreateSchema(schema))
+                    if installed := find_revision(connection, schema):
+                        connections.check_revision(engine, installed, "Then run init again.")
                     command.upgrade(make_config(connection=connection, schema=schema), "head")
     connections.check_ready(engine, "")
+
+
+def find_revision(connection: sa.Connection, schema: str | None) -> str | None:
+    """The revision of abatch's tables in a schema, None if there are none."""
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
 def _prepare_file(engine: sa.Engine, path: Path) -> None:

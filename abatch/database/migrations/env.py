@@ -1,5 +1,6 @@
-"""Run by alembic: connection and schema come from `abatch.database.migrations`, of a script also the buffer
-that it is written to.
+"""Run by alembic.
+
+Connection and schema come from `abatch.database.migrations`, and for a script the buffer too.
 """
 
 from alembic import context

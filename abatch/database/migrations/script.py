@@ -1,6 +1,4 @@
-"""The migrations as a script that a DBA can read, and run without Python: `python -m abatch init
---sql`.
-"""
+"""The migrations as a script that a DBA reads, and runs without Python: `init --sql`."""
 
 import io
 import re
@@ -10,23 +8,22 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
-from alembic.script import ScriptDirectory
 
 from abatch.database.connections import make_sql_server_dialect
 from abatch.database.migrations import make_config
 from abatch.database.tables import REVISION, VERSION_TABLE
-from abatch.errors import ConfigError, UsageError, suggest
+from abatch.errors import ConfigError
 
 # A batch that comes after one that stopped is run all the same, so each looks whether the
 # transaction is open: it is not if the first batch did not begin it, or if an error rolled it back
 # (xact_abort).
 _GUARD = "if @@trancount = 0 return;"
-_MEND = (
-    "Print the one that it needs: python -m abatch init --sql, with --from REVISION if one is"
-    " found."
+_OTHER = (
+    "another commit of abatch made it, before its first release, and it cannot be upgraded. Name"
+    " an empty schema in the config and print this script again."
 )
 _SQL_SERVER = """\
--- {title}
+-- abatch: creates its tables{into}, revision {target}.
 -- Run:  sqlcmd -S SERVER -d DATABASE -i init.sql
 -- All of it happens, in one transaction, or nothing. Run a second time, it changes nothing and says so.
 set ansi_nulls on;
@@ -50,9 +47,9 @@ begin
     raiserror(N'abatch: revision %s is installed already; nothing to do.', 16, 1, @found);
     return;
 end
-if @found <> '{start}'
+if @found <> 'none'
 begin
-    raiserror(N'abatch: found revision %s, expected {start}, from which this script starts. {mend}', 16, 1, @found);
+    raiserror(N'abatch: found revision %s, expected none: {other}', 16, 1, @found);
     return;
 end
 begin transaction;
@@ -69,7 +66,7 @@ print N'abatch: revision {target} is installed.';
 GO
 """
 _POSTGRESQL = """\
--- {title}
+-- abatch: creates its tables{into}, revision {target}.
 -- Run:  psql -v ON_ERROR_STOP=1 -d DATABASE -f init.sql
 -- All of it happens, in one transaction, or nothing. Run a second time, it changes nothing and says so.
 begin;
@@ -84,8 +81,8 @@ begin
     if installed = '{target}' then
         raise exception 'abatch: revision % is installed already; nothing to do.', installed;
     end if;
-    if installed <> '{start}' then
-        raise exception 'abatch: found revision %, expected {start}, from which this script starts. {mend}', installed;
+    if installed <> 'none' then
+        raise exception 'abatch: found revision %, expected none: {other}', installed;
     end if;{create_schema}
 end $$;
 
@@ -94,9 +91,9 @@ end $$;
 commit;
 """
 _SQLITE = """\
--- {title}
+-- abatch: creates its tables{into}, revision {target}.
 -- Run:  sqlite3 -bail FILE < init.sql
--- All of it happens, in one transaction, or nothing: run a second time, it stops at a table or index that is there already.
+-- All of it happens, in one transaction, or nothing: run a second time, it stops at a table that is there already.
 pragma journal_mode = wal;
 
 begin immediate;
@@ -108,9 +105,8 @@ commit;
 _TEMPLATES = {"mssql": _SQL_SERVER, "postgresql": _POSTGRESQL, "sqlite": _SQLITE}
 
 
-def write_script(url: str, schema: str | None, start: str | None, place: str) -> str:
-    """The script that creates abatch's tables, or upgrades them from the revision `start`, for the
-    kind of database of `url`.
+def write_script(url: str, schema: str | None, place: str) -> str:
+    """The script that creates abatch's tables and views, for the kind of database of `url`.
 
     Parameters
     ----------
@@ -121,8 +117,6 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
     ------
     ConfigError
         If the URL is of no known kind, or if SQL Server's schema is not named.
-    UsageError
-        If there is no such revision, or nothing after it.
     """
     try:
         kind = sa.make_url(url).get_backend_name() if url else "mssql"
@@ -138,37 +132,23 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
             f"{place}.schema: this key is missing, and a script for SQL Server must name it. Add"
             " it: schema: abatch."
         )
-    older = [
-        script.revision for script in ScriptDirectory.from_config(make_config()).walk_revisions()
-    ][:0:-1]
-    if start not in (None, *older):
-        raise UsageError(
-            f"there is no revision {start!r} to upgrade from; expected one of"
-            f" {', '.join(older)}.{suggest(str(start), older)}"
-        )
     dialect = _make_dialect(kind, schema)
     buffer = io.StringIO()
     config = make_config(connection=SimpleNamespace(dialect=dialect), schema=schema, buffer=buffer)
-    command.upgrade(config, f"{start}:head" if start else "head", sql=True)
+    command.upgrade(config, "head", sql=True)
     text = re.sub(r" +$|^-- Running.*\n\n", "", buffer.getvalue(), flags=re.MULTILINE)
     statements = [f"{statement};" for statement in text.strip().removesuffix(";").split(";\n\n")]
     quoted = dialect.identifier_preparer.quote_schema(schema) if schema else ""
-    into = f" in schema {schema}" * bool(schema)
     create = (
         f"\n    if to_regnamespace('{quoted}') is null then\n        create schema {quoted};\n   "
         " end if;"
     )
     return _TEMPLATES[kind].format(
-        title=(
-            "abatch:"
-            f" {f'brings its tables{into} from revision {start}' if start else f'creates its tables{into}, up'}"
-            f" to {REVISION}."
-        ),
+        into=f" in schema {schema}" * bool(schema),
         prefix=f"{quoted}." * bool(schema),
         version_table=VERSION_TABLE,
         target=REVISION,
-        start=start or "none",
-        mend=_MEND,
+        other=_OTHER,
         guard=_GUARD,
         schema=schema,
         quoted_schema=quoted,
@@ -178,9 +158,7 @@ def write_script(url: str, schema: str | None, start: str | None, place: str) ->
 
 
 def _make_dialect(kind: str, schema: str | None) -> Any:
-    """A dialect that puts what has no schema into `schema`, as the engine's schema_translate_map
-    does when it is connected.
-    """
+    """A dialect that puts what has no schema into `schema`, as a connected engine does."""
     if kind == "mssql":
         dialect = make_sql_server_dialect()
     else:
