@@ -33,7 +33,16 @@ from abatch.database import connections, reading
 from abatch.errors import DataError
 from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS
-from abatch.modelling import code, estimators, gate, libraries, registry, snapshots, training
+from abatch.modelling import (
+    code,
+    estimators,
+    gate,
+    inspection,
+    libraries,
+    registry,
+    snapshots,
+    training,
+)
 from abatch.pages import cards
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
@@ -226,10 +235,10 @@ def train(
                 "estimator": model.estimator,
                 "params": model.params,
                 "metrics": metrics.to_dict(found.metrics),
-                "importances": cards.measure_importances(
+                "importances": inspection.measure_importances(
                     found.validated, X, y, experiment.training.seed
                 ),
-                "subgroups": cards.measure_subgroups(
+                "subgroups": inspection.measure_subgroups(
                     rows.subgroups[rows.newest],
                     y,
                     found.scores,

@@ -1,7 +1,4 @@
-"""The model card: figures against scikit-learn and counts by hand.
-
-A page that says what is recorded, and is safe to open anywhere.
-"""
+"""The page of a model card says what is recorded, and is safe to open anywhere."""
 
 import json
 import subprocess
@@ -10,19 +7,15 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
-from abatch.modelling import estimators, features
+from abatch.modelling import estimators, inspection
 from abatch.pages import cards
 from abatch.statistics import drift, metrics
 from tests.conftest import ROOT
+from tests.test_inspection import TYPES, fit, make_rows
 from tests.test_report import NASTY, Page, find_dots, find_svgs
 
-TYPES = {"income": "number", "noise": "number", "region": "category"}
 NOTHING = {"value": None, "lower": None, "upper": None}
 SECTIONS = (
     "Hypothesis",
@@ -151,205 +144,6 @@ OLD += (
     "code_version",
     "libraries",
 )
-
-
-def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows whose outcome income decides but for chance, with nulls, as `features.convert` gives
-    them.
-    """
-    income = rng.normal(size=n)
-    y = (income + 0.5 * rng.normal(size=n) > 1.2).astype(np.int64)
-    income[rng.random(n) < 0.1] = np.nan
-    frame = pd.DataFrame(
-        {
-            "income": income,
-            "noise": rng.normal(size=n),
-            "region": rng.choice(["north", "south", None], n),
-        }
-    )
-    return features.convert(frame, TYPES), y
-
-
-def fit(
-    X: pd.DataFrame,
-    y: np.ndarray,
-    path: str = "sklearn.linear_model.LogisticRegression",
-    **params: Any,
-) -> Any:
-    return estimators.make_pipeline_for(
-        estimators.make_estimator(path, params, 0, "ml_config.yaml"), TYPES
-    ).fit(X, y)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"],
-)
-def test_measure_importances_equals_scikit_learn(rng: np.random.Generator, path: str) -> None:
-    X, y = make_rows(rng, 1000)
-    pipeline = fit(X, y, path)
-    found = cards.measure_importances(pipeline, X, y, 7)
-    expected = permutation_importance(
-        pipeline, X, y, scoring="roc_auc", n_repeats=cards.N_REPEATS, random_state=7
-    )
-    assert [row["feature"] for row in found] == [
-        X.columns[i] for i in np.argsort(-expected.importances_mean)
-    ]
-    by_name = {row["feature"]: (row["importance"], row["sd"]) for row in found}
-    for name, mean, sd in zip(
-        X.columns, expected.importances_mean, expected.importances_std, strict=True
-    ):
-        assert by_name[name] == pytest.approx((mean, sd), abs=1e-12)
-    assert (
-        found[0]["feature"] == "income" and json.loads(json.dumps(found, allow_nan=False)) == found
-    )
-
-
-def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -> None:
-    """Shuffled, what decides all ranks like a coin: ROC AUC drops from 1 to about 0.5.
-
-    What the model does not read: by exactly 0.
-    """
-    X = pd.DataFrame(
-        {
-            "noise": np.zeros(4000),
-            "income": np.repeat([0.0, 1.0], 2000),
-            "also noise": np.zeros(4000),
-        }
-    )
-    y = X["income"].to_numpy().astype(np.int64)
-    pipeline = estimators.make_pipeline_for(LogisticRegression(), {"income": "number"}).fit(X, y)
-    first, *others = cards.measure_importances(pipeline, X, y, 0)
-    assert first["feature"] == "income" and first["importance"] == pytest.approx(0.5, abs=0.03)
-    assert others == [
-        {"feature": name, "importance": 0.0, "sd": 0.0} for name in ("also noise", "noise")
-    ]
-
-
-def test_measure_importances_many_rows_and_a_rare_outcome(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    X, y = make_rows(rng, 20_000)
-    y[rng.random(len(y)) < 0.8] = 0
-    seen: list[np.ndarray] = []
-    monkeypatch.setattr(
-        cards,
-        "permutation_importance",
-        lambda p, X, y, **kw: seen.append(y) or permutation_importance(p, X, y, **kw),
-    )
-    pipeline = fit(X, y)
-    found = cards.measure_importances(pipeline, X, y, 3)
-    assert len(seen[0]) == cards.N_ROWS and seen[0].sum() == min(y.sum(), cards.N_ROWS // 2)
-    exact = permutation_importance(
-        pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0
-    ).importances_mean
-    assert found[0]["importance"] == pytest.approx(exact[0], abs=0.05)
-    assert (
-        cards.measure_importances(pipeline, X, y, 3)
-        == found
-        != cards.measure_importances(pipeline, X, y, 4)
-    )
-
-
-def test_measure_importances_too_few_outcomes(rng: np.random.Generator) -> None:
-    X, y = make_rows(rng, 500)
-    pipeline = fit(X, y)
-    few = np.zeros(500, dtype=np.int64)
-    few[:19] = 1
-    assert (
-        cards.measure_importances(pipeline, X, few, 0)
-        == cards.measure_importances(pipeline, X, 1 - few, 0)
-        == []
-    )
-    few[19] = 1
-    assert len(cards.measure_importances(pipeline, X, few, 0)) == 3
-
-
-def measure(column: Any, y: Any = None, prediction: Any = None) -> list[dict[str, Any]]:
-    n = len(column)
-    y = np.zeros(n, dtype=np.int64) if y is None else y
-    prediction = np.full(n, 0.5) if prediction is None else prediction
-    return cards.measure_subgroups(
-        pd.DataFrame({"c": column}), y, prediction, np.arange(n) % 64, 64
-    )
-
-
-def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
-    X, y = make_rows(rng, 3000)
-    prediction = rng.uniform(0.01, 0.3, 3000) + 0.5 * y * rng.random(3000)
-    bucket = rng.integers(0, 64, 3000)
-    found = cards.measure_subgroups(X[["region", "income"]], y, prediction, bucket, 64)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    regions, incomes = (
-        [row for row in found if row["column"] == name] for name in ("region", "income")
-    )
-    assert sum(row["n"] for row in regions) == sum(row["n"] for row in incomes) == 3000
-    for row in regions:
-        own = X["region"].fillna("(null)").eq(row["value"]).to_numpy()
-        assert (row["n"], row["n_positive"]) == (own.sum(), y[own].sum())
-        assert (row["base_rate"], row["mean_prediction"]) == pytest.approx(
-            (y[own].mean(), prediction[own].mean())
-        )
-        assert row["roc_auc"] == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
-        assert row["lower"] < row["roc_auc"] < row["upper"]
-    assert regions[-1]["value"] == incomes[-1]["value"] == "(null)"
-
-
-def test_measure_subgroups_too_few_outcomes_are_counted() -> None:
-    y = np.repeat([0, 1], [100, 19])
-    (row,) = measure(["a"] * 119, y, np.linspace(0.1, 0.9, 119))
-    assert row["roc_auc"] is row["lower"] is row["upper"] is None
-    assert (row["n"], row["n_positive"], row["base_rate"]) == (119, 19, pytest.approx(19 / 119))
-    (row,) = measure(["a"] * 120, np.repeat([0, 1], [100, 20]), np.linspace(0.1, 0.9, 120))
-    assert row["roc_auc"] == 1.0
-
-
-def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
-    values = [
-        letter for i, letter in enumerate("abcdefghijklmn") for _ in range(20 - i)
-    ]  # 20 of a, ... 7 of n
-    column = pd.Series([*values, "o", "o", np.nan, None], dtype=object)
-    found = {row["value"]: row["n"] for row in measure(column)}
-    assert [*found] == [*"abcdefghijkl", "(other)", "(null)"]
-    assert [*found.values()] == [*range(20, 8, -1), 8 + 7 + 2, 2]
-    assert [row["value"] for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == [
-        "c",
-        "a",
-        "b",
-    ]  # by name where equal
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (list(range(18, 74)), {"18 to 31": 14, "32 to 45": 14, "46 to 59": 14, "60 to 73": 14}),
-        ([0.0] * 9 + [1.0], {"0": 9, "1": 1}),  # three quartiles are equal
-        ([7.0] * 5, {"7": 5}),
-        ([1.5, 2.25, np.nan, 1_234_567.0], {"1.5": 1, "2.25": 1, "1,234,567": 1, "(null)": 1}),
-        ([np.nan] * 3, {"(null)": 3}),
-        ([-1e300, 123_456.789], {"-1e+300": 1, "123,457": 1}),
-        ([], {}),
-    ],
-)
-def test_measure_subgroups_number_by_quartiles(
-    values: list[float], expected: dict[str, int]
-) -> None:
-    assert {
-        row["value"]: row["n"] for row in measure(np.array(values, dtype=np.float64))
-    } == expected
-
-
-def test_measure_subgroups_no_columns() -> None:
-    assert (
-        cards.measure_subgroups(
-            pd.DataFrame(index=range(3)),
-            np.zeros(3, dtype=int),
-            np.ones(3),
-            np.zeros(3, dtype=int),
-            64,
-        )
-        == []
-    )
 
 
 def tell(**changes: Any) -> str:
@@ -676,8 +470,8 @@ def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> Non
     found = metrics.measure(metrics.make_histogram(prediction, y[2000:], bucket, 64))
     made = {
         "metrics": metrics.to_dict(found),
-        "importances": cards.measure_importances(pipeline, X[2000:], y[2000:], 0),
-        "subgroups": cards.measure_subgroups(
+        "importances": inspection.measure_importances(pipeline, X[2000:], y[2000:], 0),
+        "subgroups": inspection.measure_subgroups(
             X.loc[2000:, ["region", "noise"]], y[2000:], prediction, bucket, 64
         ),
         "features": {

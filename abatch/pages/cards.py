@@ -1,10 +1,8 @@
-"""The model card: what one dated model is for, what it was trained on, how good it is and for whom,
-as one HTML page.
+"""The page of a model card: what one dated model is for, trained on, how good it is and for whom.
 
-`measure_importances` and `measure_subgroups` give figures for the card while the rows are at hand;
-`render` makes the page of the card alone, which is the content of models/<model_name>.json. The
-page has no script, no link and no time of its own: the same card gives the same bytes. Its
-sentences stand in card.html.j2, but for the limits, which are sentences that follow from figures.
+It is made of the card alone, which is the content of models/<model_name>.json. It has no script, no
+link and no time of its own: the same card gives the same bytes. Its sentences stand in
+card.html.j2, but for the limits, which are sentences that follow from figures.
 """
 
 import json
@@ -12,22 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from sklearn.inspection import permutation_importance
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline
-
-from abatch.modelling import estimators
 from abatch.pages.html import load_template, show_number, show_percent
 from abatch.pages.plots import PALETTE, plot_reliability
-from abatch.statistics import metrics
 from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
 
-N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
-N_VALUES = 12  # of a text column that are subgroups of their own
-QUARTERS = (0.25, 0.5, 0.75)
-NULL, OTHER = "(null)", "(other)"
 # with fewer, the interval of a ROC AUC of 0.75 is wider than 0.08 (Hanley & McNeil, Radiology 143,
 # 1982, 29-36)
 FEW_CASES = 200
@@ -72,156 +58,6 @@ KEYS = (  # of a card; an older card lacks some, and then the page says so
     ),
     *("lock", "machine"),
 )
-
-
-def measure_importances(
-    pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, seed: int
-) -> list[dict[str, Any]]:
-    """Permutation importance: by how much ROC AUC drops when one column's values are shuffled, the
-    largest first, ties by name.
-
-    It is measured on at most 2,000 rows, three times a column: half a second for ten columns. Where
-    there are more, up to half of them are of the rarer outcome, for ROC AUC does not depend on the
-    shares of the outcomes and is surer when neither is rare.
-
-    Parameters
-    ----------
-    pipeline : fitted, on other rows
-    X : DataFrame, shape (n, p), the features as `features.convert` gives them
-    y : array of int, shape (n,), 0 or 1
-    seed : of the choice of rows and of the shuffling: the same seed gives the same figures
-
-    Returns
-    -------
-    list of dict
-        feature; importance, the mean drop, below 0 if shuffling helped; sd, over the repeats. Empty
-        with fewer than 20 of either outcome.
-    """
-    if min(np.bincount(y, minlength=2)) < MIN_CASES:
-        return []
-    chosen = _choose_rows(y, np.random.default_rng(seed))
-    found = permutation_importance(
-        pipeline, X.iloc[chosen], y[chosen], scoring=_score, n_repeats=N_REPEATS, random_state=seed
-    )
-    columns = zip(
-        map(str, X.columns),
-        found.importances_mean.tolist(),
-        found.importances_std.tolist(),
-        strict=True,
-    )
-    ranked = sorted(columns, key=lambda column: (-column[1], column[0]))
-    return [{"feature": name, "importance": mean, "sd": sd} for name, mean, sd in ranked]
-
-
-def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:
-    return float(roc_auc_score(y, estimators.predict_probability(pipeline, X)))
-
-
-def _choose_rows(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions, in order, of at most N_ROWS rows: of the rarer outcome all, or half of these."""
-    rare, common = sorted((np.flatnonzero(y == outcome) for outcome in (0, 1)), key=len)
-    n_rare = len(rare) if len(y) <= N_ROWS else min(len(rare), N_ROWS // 2)
-    n_common = min(len(common), N_ROWS - n_rare)
-    return np.sort(
-        np.concatenate(
-            [rng.choice(rare, n_rare, replace=False), rng.choice(common, n_common, replace=False)]
-        )
-    )
-
-
-def measure_subgroups(
-    columns: pd.DataFrame, y: np.ndarray, prediction: np.ndarray, bucket: np.ndarray, n_buckets: int
-) -> list[dict[str, Any]]:
-    """How good predictions were for each value of each column.
-
-    A text column has its 12 most common values, the rest together as (other), and nulls as (null);
-    a number has four parts, cut at its quartiles and named by their smallest and largest value,
-    fewer where quartiles are equal.
-
-    Parameters
-    ----------
-    columns : DataFrame, shape (n, k), as `features.convert` gives them: float64 for a number,
-        object (text) for a category
-    y : array of int, shape (n,), 0 or 1
-    prediction : array of float, shape (n,), probabilities in [0, 1]
-    bucket : array of int, shape (n,), in [0, n_buckets), the jackknife bucket
-
-    Returns
-    -------
-    list of dict
-        column, value, n, n_positive, base_rate, mean_prediction, and roc_auc with its 95 %
-        jackknife interval, lower and upper: None with fewer than 20 of either outcome.
-    """
-    return [
-        {
-            "column": str(name),
-            "value": value,
-            **_measure_group(y[rows], prediction[rows], bucket[rows], n_buckets),
-        }
-        for name in columns.columns
-        for value, rows in _split_column(columns[name])
-    ]
-
-
-def _measure_group(
-    y: np.ndarray, prediction: np.ndarray, bucket: np.ndarray, n_buckets: int
-) -> dict[str, Any]:
-    found = metrics.to_dict(
-        metrics.measure(metrics.make_histogram(prediction, y, bucket, n_buckets))
-    )
-    figures = {
-        "n": len(y),
-        "n_positive": int(y.sum()),
-        "base_rate": float(y.mean()),
-        "mean_prediction": float(prediction.mean()),
-    }
-    roc_auc = found.get("roc_auc", {"value": None, "lower": None, "upper": None})
-    return {
-        **figures,
-        "roc_auc": roc_auc["value"],
-        "lower": roc_auc["lower"],
-        "upper": roc_auc["upper"],
-    }
-
-
-def _split_column(column: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and rows, positions, of each subgroup that is not empty; nulls last."""
-    filled = column.notna().to_numpy()
-    split = _split_number if pd.api.types.is_numeric_dtype(column) else _split_text
-    rows = np.flatnonzero(filled)
-    for value, own in split(column.to_numpy()[filled]):
-        yield value, rows[own]
-    if not filled.all():
-        yield NULL, np.flatnonzero(~filled)
-
-
-def _split_text(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    code, found = pd.factorize(values)
-    ranked = sorted(
-        zip((-np.bincount(code)).tolist(), map(str, found), range(len(found)), strict=True)
-    )  # by name where equal
-    common = ranked[:N_VALUES]
-    for _, value, number in common:
-        yield value, code == number
-    if len(found) > N_VALUES:
-        yield OTHER, ~np.isin(code, [number for _, _, number in common])
-
-
-def _split_number(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    if len(values) == 0:
-        return
-    edges = np.unique(np.quantile(values, QUARTERS, method="inverted_cdf"))
-    part = np.searchsorted(edges, values, side="left")
-    for i in np.unique(part):
-        ends = dict.fromkeys(
-            _show_end(float(end)) for end in (values[part == i].min(), values[part == i].max())
-        )
-        yield " to ".join(ends), part == i
-
-
-def _show_end(value: float) -> str:
-    is_long = value.is_integer() or abs(value) >= 1e5
-    return f"{value:,.0f}" if is_long and abs(value) < 1e15 else f"{value:,.5g}"
 
 
 def render(card: Mapping[str, Any]) -> str:
