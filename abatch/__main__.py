@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import job, lifecycle, simulate
+from abatch import job, lifecycle
 from abatch.arguments import EXIT_CODES, add_common_options, parse_date, parse_moment
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
@@ -33,21 +33,6 @@ def init(
 
     migrations.upgrade(engine)
     return f"{faults.show_url(engine)}: abatch's tables are ready"
-
-
-def run_simulation(
-    experiments: dict[str, Experiment], engine: sa.Engine, arguments: argparse.Namespace
-) -> str:
-    """create a simulated card bank in this database, or let it live on until --date"""
-    experiment = next(
-        iter(experiments.values())
-    )  # whose split a plant may break; --experiment names another
-    bank = {"plant": arguments.plant, "salt": experiment.name, "split": experiment.split}
-    n_mornings = simulate.simulate(engine, arguments.date, seed=arguments.seed, **bank)
-    return (
-        f"{faults.show_url(engine)}: the simulated bank played {n_mornings} mornings, until"
-        f" {arguments.date}"
-    )
 
 
 def status(
@@ -613,7 +598,6 @@ COMMANDS = {
     "experiments": list_experiments,
     "conclude": conclude,
     "init": init,
-    "simulate": run_simulation,
     "status": status,
     "models": list_models,
     "promote": promote,
@@ -655,17 +639,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 type=parse_date,
                 metavar="YYYY-MM-DD",
                 help="the day in question (default: today)",
-            )
-        if name == "simulate":
-            about = "; ".join(f"{plant}: {text}" for plant, text in simulate.PLANTS.items())
-            sub.add_argument(
-                "--plant",
-                choices=simulate.PLANTS,
-                default="effect",
-                help=f"what is true in the bank ({about})",
-            )
-            sub.add_argument(
-                "--seed", type=int, default=0, help="of the bank, when it is created (default: 0)"
             )
         if name in ("promote", "delete", "reproduce"):
             sub.add_argument("model", metavar="MODEL", help="modelA_v1.0_2026-11-23")

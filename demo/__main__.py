@@ -4,6 +4,7 @@ what was planted.
 python -m demo                    sixty nights that end today
 python -m demo --nights 30 --end 2026-11-23
 python -m demo --plant harm       a bank in which calling does harm; --help lists the others
+python -m demo.bank               the bank alone, in the database of an environment
 """
 
 import argparse
@@ -21,14 +22,15 @@ from tqdm import tqdm
 import predict
 import score
 import train
-from abatch import job, simulate
+from abatch import job
 from abatch.arguments import DEFAULT_CONFIG, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
-from abatch.database.tables import metadata, models, sample_ratios, scores, variant_scores, views
+from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions
 from abatch.statistics.stats import SRM_ALPHA
+from demo import simulate
 
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
@@ -73,17 +75,14 @@ def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
     path = Path(str(engine.url.database))
     if not path.exists():
         return
-    tables = sa.inspect(engine).get_table_names()
-    ours = {*metadata.tables, *simulate.metadata.tables, "abatch_version"}
-    foreign = sorted(set(tables) - ours)
-    if foreign:
+    if foreign := simulate.find_foreign(engine):
         raise AbatchError(
             f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file"
             " away, then run again."
         )
     files = []
-    if models.name in tables:
-        with engine.connect() as connection:
+    with engine.connect() as connection:
+        if sa.inspect(connection).has_table(models.name):
             files = list(connection.scalars(sa.select(models.c.file)))
     engine.dispose()
     for name in files:
@@ -193,13 +192,10 @@ def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    plants = "\n".join(
-        ["plants:", *(f"  {name:<16} {line}" for name, line in simulate.PLANTS.items())]
-    )
     parser = argparse.ArgumentParser(
         prog="python -m demo",
         description=__doc__,
-        epilog=plants,
+        epilog=simulate.describe_plants(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

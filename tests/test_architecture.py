@@ -19,7 +19,7 @@ LEVELS = [
     {"modelling"},
     {"pages"},
     {"job"},
-    {"lifecycle", "simulate"},
+    {"lifecycle"},
     {"reproduction"},
     {"stories", "__main__"},
     {"demo"},

@@ -21,7 +21,6 @@ import yaml
 
 import predict
 import train
-from abatch import simulate
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import (
@@ -33,6 +32,7 @@ from abatch.database.tables import (
     runs,
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 # Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line

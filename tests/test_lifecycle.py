@@ -17,11 +17,12 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import job, lifecycle, reproduction, simulate
+from abatch import job, lifecycle, reproduction
 from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.modelling import code, registry, retraining, snapshots
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, open_engine, write_config
 
 DAY = timedelta(days=1)

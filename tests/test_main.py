@@ -1,4 +1,4 @@
-"""python -m abatch: init, simulate, status, models, promote, rollback, experiments, conclude,
+"""python -m abatch: init, status, models, promote, rollback, experiments, conclude,
 dictionary; what a first predict prints.
 """
 
@@ -17,12 +17,12 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import simulate
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
 from abatch.errors import RegistryError
 from abatch.experiment import registrations
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 
 DAY = timedelta(days=1)
@@ -105,7 +105,7 @@ def predicted_with(bank: Experiment, engine: sa.Engine, night: date) -> str | No
 def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     experiment = load_experiments(file, "dev")["card_offer"]
-    for name in ("status", "simulate", "models"):
+    for name in ("status", "models"):
         code, out, err = call(capsys, experiment, name)
         assert (code, out) == (1, "") and err.endswith(
             "there is no such file. Run: python -m abatch init --env dev\n"
@@ -116,10 +116,6 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
         "",
     )
     assert call(capsys, experiment, "init")[0] == 0
-    code, out, err = run(file, "simulate", "--date", "2026-09-01", "--seed", "1")
-    assert (code, err) == (0, "") and out.endswith(
-        "the simulated bank played 181 mornings, until 2026-09-01\n"
-    )
     code, out, err = run(file, "status", "--date", "2026-09-01")
     assert (
         (code, err) == (0, "")
@@ -258,7 +254,6 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         ["conclude", "card_offer"],
         ["conclude", "--because", "x"],
         ["conclude", "card_offer", "--because", " \n"],
-        ["simulate", "--plant", "effects"],
         ["status", "--date", "1/9"],
     ):
         with pytest.raises(SystemExit) as caught:
@@ -436,36 +431,6 @@ def test_models_dir_is_a_file(
 def count(engine: sa.Engine, table: sa.Table) -> int:
     with engine.connect() as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-
-
-def test_simulate_plant(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The plant reaches the bank, with the split of the config, and is kept when it lives on."""
-    experiment = load_experiments(write_config(tmp_path, "sqlite:///data/bank.db"), "dev")[
-        "card_offer"
-    ]
-    assert call(capsys, experiment, "init")[0] == 0
-    code, out, err = call(
-        capsys, experiment, "simulate", "--date", "2026-09-01", "--plant", "broken_split"
-    )
-    assert (code, err) == (0, "") and out.endswith(
-        "the simulated bank played 181 mornings, until 2026-09-01\n"
-    )
-    engine = open_engine(experiment)
-    with simulate.in_default_schema(engine).connect() as connection:
-        found = connection.execute(sa.select(simulate.bank)).one()
-        n_listed = connection.scalar(
-            sa.select(sa.func.count()).where(
-                simulate.candidates.c.candidate_date == date(2026, 9, 1)
-            )
-        )
-    engine.dispose()
-    assert (found.plant, found.salt) == ("broken_split", "card_offer")
-    assert (
-        n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES
-    )  # one in ten of B's 45 % is lost
-    assert call(capsys, experiment, "simulate", "--date", "2026-09-02")[0] == 0
-    code, out, err = call(capsys, experiment, "simulate", "--date", "2026-09-03", "--plant", "harm")
-    assert (code, out) == (2, "") and "was created with broken_split" in err
 
 
 def test_first_predict_says_what_it_commits_to(

@@ -18,9 +18,9 @@ import predict
 import score
 import train
 from abatch import __main__ as main
-from abatch import simulate
 from abatch.config import load_experiments
 from abatch.database import migrations, tables
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
 
 PAGE = (ROOT / "docs" / "permissions.md").read_text(encoding="utf-8")

@@ -15,12 +15,13 @@ import sqlalchemy as sa
 import yaml
 
 import train
-from abatch import reproduction, simulate
+from abatch import reproduction
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import models
 from abatch.errors import RegistryError
 from abatch.modelling import libraries, snapshots
+from demo import simulate
 from tests.conftest import (
     FIRST_NIGHT,
     QUICK_MODELS,

@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch import simulate
 from abatch.config import Experiment
 from abatch.database import connections, migrations, reading
 from abatch.database.tables import predictions
 from abatch.errors import UsageError
 from abatch.experiment import assignment
 from abatch.queries import Window
+from demo import simulate
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)

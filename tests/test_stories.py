@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 import predict
 import score
 import train
-from abatch import job, simulate
+from abatch import job
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.database.tables import (
@@ -33,6 +33,7 @@ from abatch.database.tables import (
 from abatch.errors import ConfigError, DataError
 from abatch.modelling import features, registry
 from abatch.queries import Window
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, alter
 
 DAY = timedelta(days=1)

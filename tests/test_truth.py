@@ -18,13 +18,14 @@ import sqlalchemy as sa
 import predict
 import score
 import train
-from abatch import job, simulate
+from abatch import job
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.experiment import assignment, looks
 from abatch.modelling import registry
 from abatch.pages import report
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
 from tests.test_real_data import write_experiment
 

@@ -15,9 +15,9 @@ import predict
 import score
 import train
 from abatch import __main__ as main
-from abatch import simulate
 from abatch.config import load_experiments
 from abatch.database import connections, tables
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import connections
+from abatch.database import connections, tables
 from abatch.database.tables import Instant, predictions
 from abatch.errors import UsageError, suggest
 from abatch.experiment import assignment
@@ -139,6 +139,32 @@ truth = sa.Table(
 def in_default_schema(engine: sa.Engine) -> sa.Engine:
     """An engine that finds the bank's own tables, which are not in abatch's schema."""
     return engine.execution_options(schema_translate_map=None)
+
+
+def find_foreign(engine: sa.Engine) -> list[str]:
+    """Tables and views of this database that neither abatch nor a simulated bank made.
+
+    abatch's are in the engine's schema alone, the bank's in the login's own, and there only if the
+    bank was created: a `card_candidates` without `simulated_bank` is somebody's own.
+    """
+    inspector = sa.inspect(engine)
+    default = inspector.default_schema_name
+    foreign = []
+    for schema in inspector.get_schema_names():
+        if schema.lower() in ("information_schema", "sys"):
+            continue
+        names = {*inspector.get_table_names(schema), *inspector.get_view_names(schema)}
+        if schema == (connections.find_schema(engine) or default):
+            names -= {*tables.metadata.tables, *tables.views.tables, tables.VERSION_TABLE}
+        if schema == default and bank.name in names:
+            names -= {*metadata.tables}
+        foreign += [name if schema == default else f"{schema}.{name}" for name in sorted(names)]
+    return foreign
+
+
+def describe_plants() -> str:
+    """The names of the plants with what each is, for --help."""
+    return "\n".join(["plants:", *(f"  {name:<16} {text}" for name, text in PLANTS.items())])
 
 
 def simulate(
