@@ -232,6 +232,8 @@ def train(
             card = {
                 **shared,
                 "variant": variant,
+                "name": model.name,
+                "version": model.version,
                 "estimator": model.estimator,
                 "params": model.params,
                 "metrics": metrics.to_dict(found.metrics),

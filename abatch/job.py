@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from abatch import arguments, files
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
-from abatch.database.tables import DATE_SUFFIX, predictions_staging, runs
+from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
 from abatch.experiment import outcomes, registrations
 from abatch.experiment.verdicts import OUTCOME
@@ -166,9 +166,9 @@ def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) 
     cards : of the experiment's dated models, by model_name
     """
     for variant, model in experiment.models.items():
-        stem = registry.stem_of(model.name, model.version)
         for model_name, card in cards.items():
-            if DATE_SUFFIX.sub("", model_name) == stem and card["variant"] != variant:
+            is_same = (card["name"], card["version"]) == (model.name, model.version)
+            if is_same and card["variant"] != variant:
                 raise ConfigError(
                     f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but"
                     f" {model_name} was trained for variant {card['variant']}. Give the model of"
@@ -192,9 +192,9 @@ def link_live(experiment: Experiment, engine: sa.Engine, run_date: date) -> None
     if not experiment.environment.models_dir.is_dir():
         return
     with engine.connect() as connection:
-        live = registry.find_live(connection, experiment.name, max(run_date, today(experiment)))
-        stems = registry.find_stems(connection, experiment.name)
-    registry.link_latest(experiment.environment.models_dir, stems, live.values())
+        on = max(run_date, today(experiment))
+        links = registry.find_links(connection, experiment.name, on)
+    registry.link_latest(experiment.environment.models_dir, links)
 
 
 def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:

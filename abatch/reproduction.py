@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database import reading
-from abatch.database.tables import DATE_SUFFIX
 from abatch.errors import AbatchError, RegistryError
 from abatch.experiment import registrations
 from abatch.modelling import code, estimators, libraries, registry, snapshots, training
@@ -278,7 +277,7 @@ def _open(
 
 
 def _build(card: Mapping[str, Any], frame: pd.DataFrame) -> tuple[Any, training.Rows]:
-    place = DATE_SUFFIX.sub("", card["model_name"])
+    place = registry.stem_of(card["name"], card["version"])
     estimator = training.make_estimator_again(card, place)
     rows = training.prepare_again(card, frame)
     return training.fit_final(estimator, rows, card["columns"], card["seed"], place), rows

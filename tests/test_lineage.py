@@ -95,6 +95,9 @@ def make_model(model_name: str, variant: str, **changes: object) -> dict:
         "model_name": model_name,
         "experiment": "card_offer",
         "variant": variant,
+        "name": f"model{variant}",
+        "version": "1.0",
+        "run_date": date.fromisoformat(model_name[12:22]),
         "file": f"{model_name}.pkl",
         "sha256": "a" * 64,
     }

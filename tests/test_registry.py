@@ -25,6 +25,9 @@ MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 
 CARD: dict[str, Any] = {
     "experiment": "card_offer",
     "variant": "A",
+    "name": "modelA",
+    "version": "1.0",
+    "run_date": MONDAY,
     "from_date": date(2026, 6, 1),
     "to_date": date(2026, 9, 1),
     "as_of": datetime(2026, 9, 1, 21, 59, 59, 999999),
@@ -71,7 +74,9 @@ def save(
     """Choose a name, write the files, write the row."""
     with engine.begin() as connection:
         name = registry.choose_model_name(connection, folder, stem, run_date)
-        card = registry.save_model(folder, name, pipeline or fit(), {**CARD, **changes})
+        card = {**CARD, "run_date": run_date, **changes}
+        card["name"], _, card["version"] = stem.rpartition("_v")
+        card = registry.save_model(folder, name, pipeline or fit(), card)
         registry.add_model(connection, card, "goes live: Ærø 日本")
     return name
 
@@ -125,6 +130,7 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
         "goes live: Ærø 日本",
     )
     assert (row.variant, row.rows, row.seed, row.code_version) == ("A", 4, 0, "0.1.0")
+    assert (row.name, row.version, row.run_date) == ("modelA", "1.0", MONDAY)
     content = (tmp_path / f"{name}.pkl").read_bytes()
     assert row.sha256 == model.card["sha256"] == hashlib.sha256(content).hexdigest()
     assert (
@@ -401,25 +407,36 @@ def test_link_latest_follows(tmp_path: Path) -> None:
         "modelA_v1.0_2026-09-07",
     ):
         (tmp_path / f"{name}.pkl").write_text(name)
-        registry.link_latest(tmp_path, [STEM, "modelB_v1.0"], ["modelB_v2.0_2026-09-07", name])
+        registry.link_latest(tmp_path, {STEM: name, "modelB_v1.0": None})
         assert (
             link.read_text() == name and os.readlink(link) == f"{name}.pkl"
         )  # relative: the folder may be moved
         assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
-    registry.link_latest(tmp_path, [STEM], ["modelA_v2.0_2026-09-09"])
+    registry.link_latest(tmp_path, {STEM: None})
     assert not link.is_symlink() and not list(tmp_path.glob(".*"))
 
 
 def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "modelA_v1.0_latest.pkl").write_text("a copy, not a link")
-    registry.link_latest(tmp_path, [STEM], ["modelA_v1.0_2026-09-07"])
+    registry.link_latest(tmp_path, {STEM: "modelA_v1.0_2026-09-07"})
     assert os.readlink(tmp_path / "modelA_v1.0_latest.pkl") == "modelA_v1.0_2026-09-07.pkl"
 
 
-def test_link_latest_stem_that_begins_another(tmp_path: Path) -> None:
-    registry.link_latest(
-        tmp_path, ["m_v1", "m_v1_x_v2"], ["m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2"]
-    )
+def test_link_latest_stem_that_begins_another(bank: sa.Engine, tmp_path: Path) -> None:
+    other = save(bank, tmp_path, MONDAY, stem="m_v1_x_v2")
+    names = [save(bank, tmp_path, TUESDAY, stem="m_v1") for _ in range(2)]
+    save(bank, tmp_path, TUESDAY, stem="modelA_v2.0", experiment="another")
+    save(bank, tmp_path, TUESDAY)
+    assert (other, names[1]) == ("m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2")
+    promote(bank, other, MONDAY, variant="B")
+    promote(bank, names[0], MONDAY)
+    promote(bank, names[1], WEDNESDAY)
+    with bank.connect() as connection:
+        before = registry.find_links(connection, "card_offer", TUESDAY)
+        links = registry.find_links(connection, "card_offer", WEDNESDAY)
+    assert before == {"m_v1": names[0], "m_v1_x_v2": other, STEM: None}
+    assert links == {**before, "m_v1": names[1]}
+    registry.link_latest(tmp_path, links)
     assert os.readlink(tmp_path / "m_v1_latest.pkl") == "m_v1_2026-09-08_2.pkl"
     assert os.readlink(tmp_path / "m_v1_x_v2_latest.pkl") == "m_v1_x_v2_2026-09-07.pkl"
 
@@ -427,4 +444,4 @@ def test_link_latest_stem_that_begins_another(tmp_path: Path) -> None:
 def test_link_latest_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
     with pytest.raises(FileError, match="cannot be written"):
-        registry.link_latest(tmp_path / "models", [STEM], ["modelA_v1.0_2026-09-07"])
+        registry.link_latest(tmp_path / "models", {STEM: "modelA_v1.0_2026-09-07"})

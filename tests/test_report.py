@@ -311,6 +311,9 @@ def model(model_name: str, roc_auc: float | None) -> Row:
     row = {
         "model_name": model_name,
         "variant": model_name[5],
+        "name": model_name[:6],
+        "version": "1.0",
+        "run_date": date.fromisoformat(model_name[-10:]),
         "file": f"{model_name}.pkl",
         "sha256": "0",
         "from_date": date(2025, 8, 1),

@@ -120,13 +120,16 @@ def test_judge_rules_that_are_off() -> None:
 )
 def test_find_last(run_date: date, expected: tuple[date, dict[str, int]] | None) -> None:
     names = [
-        "zoo_v9.9_2026-09-07",
-        "modelA_v1.0_2026-09-30",
-        "modelA_v1.0_2026-09-30_2",
-        "a_v1.0_2020-01-01_v2_2027-01-01",
+        ("zoo_v9.9_2026-09-07", "2026-09-07"),
+        ("modelA_v1.0_2026-09-30", "2026-09-30"),
+        ("modelA_v1.0_2026-09-30_2", "2026-09-30"),
+        ("a_v1.0_2020-01-01_v2_2027-01-01", "2027-01-01"),
     ]
-    cards = {name: {"n": n} for n, name in enumerate(names, 1)}
-    assert retraining.find_last(cards, run_date) == expected
+    cards = {
+        name: {"n": n, "run_date": day, "run_id": "r"} for n, (name, day) in enumerate(names, 1)
+    }
+    last = retraining.find_last(cards, run_date)
+    assert (last and (last[0], {"n": last[1]["n"]})) == expected
 
 
 def test_find_last_of_nothing() -> None:

@@ -113,6 +113,9 @@ def add_model(
 ) -> None:
     card = {
         "variant": "A",
+        "name": "modelA",
+        "version": "1.0",
+        "run_date": DAY,
         "file": f"{model_name}.pkl",
         "sha256": "0" * 64,
         "from_date": DAY,

@@ -8,7 +8,6 @@ dictionary: `python -m abatch dictionary`.
 """
 
 import math
-import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,11 +15,8 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_ceb5dc44"
+REVISION = "0001_670a224a"
 VERSION_TABLE = "abatch_version"
-DATE_SUFFIX = re.compile(
-    r"_\d{4}-\d\d-\d\d(_\d+)?$"
-)  # of a model_name; what is left is name and version
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
 
@@ -171,6 +167,11 @@ models = sa.Table(
         sa.String(64),
         nullable=False,
         comment="the variant that the model was trained for",
+    ),
+    sa.Column("name", sa.String(64), nullable=False, comment="of the model in the config: modelA"),
+    sa.Column("version", sa.String(20), nullable=False, comment="in the config: 1.0"),
+    sa.Column(
+        "run_date", sa.Date, nullable=False, comment="the business date that it was trained on"
     ),
     sa.Column(
         "file", sa.Unicode(255), nullable=False, comment="file name inside the models folder"

@@ -7,6 +7,7 @@ run reads the nights that are still open and no others.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -19,7 +20,6 @@ import sqlalchemy as sa
 from scipy import stats
 
 from abatch.database.tables import (
-    DATE_SUFFIX,
     cohort_sums,
     feature_drift,
     looks,
@@ -34,6 +34,7 @@ from abatch.statistics import drift, metrics
 from abatch.statistics.sums import add_by_key
 
 ALL = "all"
+_DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name
 S = TypeVar("S", metrics.Histogram, np.ndarray)
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
 Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty for the variant itself
@@ -83,7 +84,7 @@ def summarise(
     references : the score reference of each dated model, by model_name
     """
     frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
-    undated = frame["model_name"].map(lambda name: DATE_SUFFIX.sub("", name), na_action="ignore")
+    undated = frame["model_name"].map(lambda name: _DATE_SUFFIX.sub("", name), na_action="ignore")
     parts: dict[Key, Part] = {}
     for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
         parts[str(cohort), str(variant), ""] = Part(_count(rows))

@@ -5,7 +5,7 @@ live.
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.database.tables import DATE_SUFFIX, deletions, models, promotions, runs
+from abatch.database.tables import deletions, models, promotions, runs
 from abatch.errors import RegistryError, suggest
 from abatch.modelling import libraries
 
@@ -178,12 +178,18 @@ def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str
         yield row.model_name, json.loads(row.card)
 
 
-def find_stems(connection: sa.Connection, experiment: str) -> set[str]:
-    """Name and version of every model that an experiment has had: modelA_v1.0."""
-    names = connection.scalars(
-        sa.select(models.c.model_name).where(models.c.experiment == experiment)
-    )
-    return {DATE_SUFFIX.sub("", name) for name in names}
+def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str, str | None]:
+    """The model_name that is live on a date, None if none is, of each name and version.
+
+    Those of every model that the experiment has had: modelA_v1.0.
+    """
+    live = {*find_live(connection, experiment, on).values()}
+    links: dict[str, str | None] = {}
+    columns = (models.c.model_name, models.c.name, models.c.version)
+    for row in connection.execute(sa.select(*columns).where(models.c.experiment == experiment)):
+        stem = stem_of(row.name, row.version)
+        links[stem] = row.model_name if row.model_name in live else links.get(stem)
+    return links
 
 
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
@@ -320,7 +326,7 @@ def add_model(connection: sa.Connection, card: Mapping[str, Any], decision: str)
     card : as `save_model` returned it
     """
     row = {name: card[name] for name in models.columns.keys() if name in card}
-    row |= {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date")}
+    row |= {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date", "run_date")}
     row |= {
         "as_of": datetime.fromisoformat(card["as_of"]),
         "card": to_json(card),
@@ -347,23 +353,20 @@ def promote(
     connection.execute(promotions.insert().values(action=action, evidence=figures, **row))
 
 
-def link_latest(models_dir: Path, stems: Iterable[str], live: Collection[str]) -> None:
-    """Make <stem>_latest.pkl of each live model point at its file, and remove the links of stems
-    that are not live.
+def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
+    """Make <stem>_latest.pkl point at the file of the live model, or remove it if none is live.
 
     Parameters
     ----------
-    stems : name and version of the models whose links are looked after: modelA_v1.0
-    live : the model_names that are live now
+    links : as `find_links` returns them
 
     Raises
     ------
     FileError
         If the folder cannot be written.
     """
-    for stem in stems:
+    for stem, target in links.items():
         link = models_dir / f"{stem}_latest.pkl"
-        target = next((name for name in live if DATE_SUFFIX.sub("", name) == stem), None)
         try:
             if target is None:
                 link.unlink(missing_ok=True)

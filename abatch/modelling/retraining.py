@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.database.tables import DATE_SUFFIX, feature_drift, scores
+from abatch.database.tables import feature_drift, scores
 
 
 class Rules(NamedTuple):
@@ -43,15 +43,11 @@ def find_last(
     cards: Mapping[str, Mapping[str, Any]], run_date: date
 ) -> tuple[date, Mapping[str, Any]] | None:
     """Date and card of the newest dated model up to a day; None if there is none."""
-    dated = [(_find_date(name), cards[name].get("run_id", ""), name) for name in cards]
+    dated = [
+        (date.fromisoformat(card["run_date"]), card["run_id"], name) for name, card in cards.items()
+    ]
     day, _, name = max((one for one in dated if one[0] <= run_date), default=(run_date, "", ""))
     return (day, cards[name]) if name else None
-
-
-def _find_date(model_name: str) -> date:
-    found = DATE_SUFFIX.search(model_name)
-    assert found
-    return date.fromisoformat(found[0][1:11])
 
 
 def is_recipe(card: Mapping[str, Any], config: Mapping[str, Any], query: str) -> bool:

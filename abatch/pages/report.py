@@ -323,7 +323,7 @@ def render(figures: Figures) -> str:
 
 def _find_owners(figures: Figures) -> dict[str, str]:
     """The variant of each name and version."""
-    return {tables.DATE_SUFFIX.sub("", dated): row.variant for dated, row in figures.models.items()}
+    return {registry.stem_of(row.name, row.version): row.variant for row in figures.models.values()}
 
 
 def find_names(figures: Figures) -> list[str]:
@@ -502,8 +502,8 @@ def find_evidence(figures: Figures) -> Iterator[Evidence]:
                 )
         cards = [
             json.loads(row.card)
-            for dated, row in figures.models.items()
-            if tables.DATE_SUFFIX.sub("", dated) == name
+            for row in figures.models.values()
+            if registry.stem_of(row.name, row.version) == name
         ]
         validated = [
             value

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.views import create_views
 
-revision = "0001_ceb5dc44"
+revision = "0001_670a224a"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -94,6 +94,9 @@ def upgrade() -> None:
         sa.Column('model_name', sa.String(length=128), nullable=False, comment='model, version, date: modelA_v1.0_2026-11-23'),
         sa.Column('experiment', sa.String(length=64), nullable=False, comment='name of the experiment in ml_config.yaml'),
         sa.Column('variant', sa.String(length=64), nullable=False, comment='the variant that the model was trained for'),
+        sa.Column('name', sa.String(length=64), nullable=False, comment='of the model in the config: modelA'),
+        sa.Column('version', sa.String(length=20), nullable=False, comment='in the config: 1.0'),
+        sa.Column('run_date', sa.Date(), nullable=False, comment='the business date that it was trained on'),
         sa.Column('file', sa.Unicode(length=255), nullable=False, comment='file name inside the models folder'),
         sa.Column('sha256', sa.String(length=64), nullable=False, comment='of the file: a pickle is opened only when it matches'),
         sa.Column('from_date', sa.Date(), nullable=False, comment='first day of the training rows'),
