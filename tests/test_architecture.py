@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 # From the ground up. What stands in no house is named as a file.
 LEVELS = [
-    {"abatch", "arguments", "errors", "files", "queries", "config"},
+    {"abatch", "arguments", "errors", "files", "queries", "config", "text"},
     {"statistics"},
     {"database"},
     {"experiment"},

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
-from abatch.pages import report
+from abatch.pages import gaps, report
 from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
 
 RUN_DATE = date(2026, 10, 20)
@@ -1409,7 +1409,7 @@ def test_render_many_cohorts_and_long_names(read: Callable[..., report.Figures])
 )
 def test_describe_gaps(days: list[int], expected: list[str]) -> None:
     nights = [date(2026, 8, 31) + timedelta(days=day) for day in days]
-    found = report.describe_gaps(nights, date(2026, 9, 10))
+    found = gaps.describe_gaps(gaps.find_gaps(nights, date(2026, 9, 10)))
     assert found[:10] == expected
     assert found[10:] == ([] if len(expected) < 10 else ["and 7 earlier gaps"])
 

@@ -24,6 +24,7 @@ from abatch.experiment import registrations
 from abatch.experiment.scores import ALL
 from abatch.experiment.verdicts import OUTCOME
 from abatch.modelling import registry
+from abatch.pages.gaps import describe_gaps, find_gaps
 from abatch.pages.html import load_template, show_number, show_percent, show_pvalue
 from abatch.pages.plots import (
     DASHED,
@@ -43,14 +44,8 @@ from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS, N_GAPS = (
-    53,
-    12,
-    15,
-    10,
-    20,
-    10,
-)  # how many of the newest or largest are shown
+# How many of the newest or largest are shown.
+N_COHORTS, N_DRIFT, N_FEATURES, N_PROMOTIONS, N_RUNS = 53, 12, 15, 10, 20
 LATE_DAYS = 3  # a feed further behind than a weekend is called late
 PACE_DAYS = 28  # of the newest looks, by whose pace the days to wait are reckoned
 CAUSES = (  # that usually explain a finding that misses the expectation
@@ -305,7 +300,7 @@ def render(figures: Figures) -> str:
         colours=colours,
         plots=plots,
         known_from=_find_known_from(figures),
-        missed=describe_gaps(figures.nights, figures.run_date),
+        missed=describe_gaps(find_gaps(figures.nights, figures.run_date)),
         drifts=[
             (name, figures.scores[name, ALL, "psi"], figures.scores[name, ALL, "psi_noise"].value)
             for name in figures.models
@@ -583,20 +578,6 @@ def _find_known_from(figures: Figures) -> date | None:
         return None
     outcome = figures.content["outcome"]
     return figures.nights[0] + timedelta(days=outcome["window_days"] + outcome["lag_days"])
-
-
-def describe_gaps(nights: Sequence[date], run_date: date) -> list[str]:
-    """The nights without predictions between the first one and run_date, newest first, neighbours
-    as one range.
-    """
-    texts = []
-    for before, after in reversed([*pairwise([*nights, run_date])]):
-        first, last = before + timedelta(days=1), after - timedelta(days=1)
-        if first <= last:
-            texts.append(f"{first}" if first == last else f"{first} to {last}")
-    return texts[:N_GAPS] + (
-        [f"and {len(texts) - N_GAPS} earlier gaps"] if len(texts) > N_GAPS else []
-    )
 
 
 def _choose_colours(

@@ -1,0 +1,26 @@
+"""Text that is printed: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+
+
+def to_json(content: object) -> str:
+    """JSON for programs: days and instants, which are in UTC, as ISO text."""
+    return json.dumps(content, indent=2, ensure_ascii=False, default=_show_moment)
+
+
+def _show_moment(moment: date) -> str:
+    return f"{moment.isoformat()}Z" if isinstance(moment, datetime) else moment.isoformat()
+
+
+def show_table(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows of the same columns, at least one, under their names."""
+    first, *others = rows
+    names = [f" {name}" if isinstance(value, int) else name for name, value in first.items()]
+    lines = [names, *([str(row[name]) for name in first] for row in (first, *others))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        " ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    )
