@@ -7,72 +7,23 @@ import argparse
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
-DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
 EXIT_CODES = (
     "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage,\n3 a fault of abatch."
 )
 
 
-def parse(
-    job: str, about: str | None, argv: Sequence[str] | None = None, **switches: str
-) -> argparse.Namespace:
-    """The command line of a script, which leaves the process if it asks for help or is wrong.
+class Option(NamedTuple):
+    """One argument of a command line, in argparse's words."""
 
-    Parameters
-    ----------
-    job : name of the script without .py
-    about : its docstring
-    argv : the words after the script's name; None for those that the process was started with
-    switches : the story's own options that are on or off, with their help; they write, so they do
-        not go with --dry-run
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"{job}.py",
-        description=(about or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXIT_CODES,
-    )
-    add_common_options(parser)
-    parser.add_argument(
-        "--date",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="run_date (default: today in the config's timezone)",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="do a night again that is done; the old rows are kept as superseded",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="read and compute, write nothing, print what would be done",
-    )
-    for name, help_ in switches.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=help_)
-    options = parser.parse_args(argv)
-    if options.dry_run and any(getattr(options, name) for name in switches):
-        parser.error(
-            "--dry-run writes nothing, so it does not go with"
-            f" --{', --'.join(switches).replace('_', '-')}"
-        )
-    return options
+    names: tuple[str, ...]
+    settings: dict[str, Any]
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line choose environment, experiment and config."""
-    parser.add_argument(
-        "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="one experiment (default: all)")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=DEFAULT_CONFIG,
-        help="default: ml_config.yaml beside the scripts",
-    )
+def option(*names: str, **settings: Any) -> Option:
+    """One argument of a command line; names and settings are those of argparse."""
+    return Option(names, settings)
 
 
 def parse_date(text: str) -> date:
@@ -97,3 +48,70 @@ def parse_moment(text: str) -> date | datetime:
             f"found {text!r}, expected YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS in UTC"
         ) from None
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
+ENV = option(
+    "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
+)
+CONFIG = option(
+    "--config",
+    metavar="FILE",
+    type=Path,
+    default=DEFAULT_CONFIG,
+    help="default: ml_config.yaml beside the scripts",
+)
+EXPERIMENT = option("--experiment", metavar="NAME", help="one experiment (default: all)")
+RUN_DATE = option(
+    "--date",
+    type=parse_date,
+    metavar="YYYY-MM-DD",
+    help="run_date (default: today in the config's timezone)",
+)
+FORCE = option(
+    "--force",
+    action="store_true",
+    help="do a night again that is done; the old rows are kept as superseded",
+)
+DRY_RUN = option(
+    "--dry-run",
+    action="store_true",
+    help="read and compute, write nothing, print what would be done",
+)
+
+
+def parse(
+    job: str, about: str | None, argv: Sequence[str] | None = None, **switches: str
+) -> argparse.Namespace:
+    """The command line of a script, which leaves the process if it asks for help or is wrong.
+
+    Parameters
+    ----------
+    job : name of the script without .py
+    about : its docstring
+    argv : the words after the script's name; None for those that the process was started with
+    switches : the story's own options that are on or off, with their help; they write, so they do
+        not go with --dry-run
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"{job}.py",
+        description=(about or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXIT_CODES,
+    )
+    flags = {name: f"--{name.replace('_', '-')}" for name in switches}
+    add_options(parser, ENV, EXPERIMENT, CONFIG, RUN_DATE, FORCE, DRY_RUN)
+    for name, flag in flags.items():
+        parser.add_argument(flag, action="store_true", help=switches[name])
+    options = parser.parse_args(argv)
+    if options.dry_run and any(getattr(options, name) for name in switches):
+        parser.error(
+            f"--dry-run writes nothing, so it does not go with {', '.join(flags.values())}"
+        )
+    return options
+
+
+def add_options(parser: argparse.ArgumentParser, *options: Option) -> None:
+    """Let a command line take some options."""
+    for names, settings in options:
+        parser.add_argument(*names, **settings)

@@ -23,7 +23,7 @@ import predict
 import score
 import train
 from abatch import job
-from abatch.arguments import DEFAULT_CONFIG, parse_date
+from abatch.arguments import CONFIG, add_options, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
@@ -214,12 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="what to plant (default: effect)",
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=DEFAULT_CONFIG,
-        help="default: ml_config.yaml beside the scripts",
-    )
+    add_options(parser, CONFIG)
     arguments = parser.parse_args(argv)
     if arguments.nights < FEWEST_NIGHTS:
         parser.error(

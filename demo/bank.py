@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from abatch import job
-from abatch.arguments import EXIT_CODES, add_common_options, parse_date
+from abatch.arguments import CONFIG, ENV, EXIT_CODES, EXPERIMENT, add_options, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, UsageError
@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"{simulate.describe_plants()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_common_options(parser)
+    add_options(parser, ENV, EXPERIMENT, CONFIG)
     parser.add_argument(
         "--date",
         type=parse_date,

@@ -21,7 +21,8 @@ LEVELS = [
     {"job"},
     {"lifecycle"},
     {"reproduction"},
-    {"stories", "__main__"},
+    {"stories", "commands"},
+    {"__main__"},
     {"demo"},
 ]
 LEVEL_OF = {house: number for number, level in enumerate(LEVELS) for house in level}

@@ -2,7 +2,11 @@
 dictionary; what a first predict prints.
 """
 
+import importlib
+import inspect
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +18,12 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+import abatch
 import predict
 import train
 from abatch import __main__ as main
+from abatch.commands import GROUPS
+from abatch.commands.command import COMMANDS
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
@@ -233,17 +240,16 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         [sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and all(
-        name in done.stdout for name in (*main.COMMANDS, "Exit codes: 0 done")
+        name in done.stdout for name in (*main.GROUP_OF, "Exit codes: 0 done")
     )
-    for name in main.COMMANDS:
+    for name, group in main.GROUP_OF.items():
         with pytest.raises(SystemExit) as caught:
             main.main([name, "--help"])
         out = capsys.readouterr().out
         assert (
             caught.value.code == 0
-            and "--env" in out
-            and (main.COMMANDS[name].__doc__ or "").split(";")[0].split(",")[0]
-            in " ".join(out.split())
+            and ("--env" in out or name == "dictionary")
+            and GROUPS[group][name] in " ".join(out.split())
         )
     for wrong in (
         [],
@@ -260,6 +266,52 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
             main.main(wrong)
         out, err = capsys.readouterr()
         assert caught.value.code == 2 and out == "" and err.startswith("usage: python -m abatch")
+
+
+def test_help_has_the_commands_in_groups_within_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], *([name] for name in main.GROUP_OF)):
+        with pytest.raises(SystemExit, match="0"):
+            main.main([*words, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        if not words:
+            heads = [line.split()[0].rstrip(":") for line in lines if re.match(r"(  )?[a-z]", line)]
+            listed = [word for group, names in GROUPS.items() for word in (group, *names)]
+            assert heads[1 : len(listed) + 1] == listed
+
+
+def test_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["rolback", "modelA"])
+    err = capsys.readouterr().err
+    assert "there is no command 'rolback'; expected one of status, models, " in err
+    assert err.endswith("Did you mean 'rollback'?\n")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main.main(["--version"])
+    assert capsys.readouterr().out == f"abatch {abatch.__version__}\n"
+
+
+def test_options_belong_to_the_commands_that_read_them() -> None:
+    """Of each command its own, and every one is a parameter of the function."""
+    takes: dict[str, set[str]] = {}
+    for name, group in main.GROUP_OF.items():
+        importlib.import_module(f"abatch.commands.{group}")
+        declared = {flag for names, _ in COMMANDS[name].options for flag in names}
+        takes[name] = declared & {"--date", "--experiment", "--json"}
+        parameters = inspect.signature(COMMANDS[name].function).parameters
+        n_given = 2 if COMMANDS[name].is_on_database else 0
+        assert len(parameters) == n_given + len(COMMANDS[name].options)
+    dated = {"status", "models", "explain", "promote", "rollback"}
+    narrowed = {*dated - {"promote"}, "experiments", "snapshots"}
+    in_json = {"status", "models", "snapshots"}
+    for option, names in (("--date", dated), ("--experiment", narrowed), ("--json", in_json)):
+        assert {name for name, options in takes.items() if option in options} == names
 
 
 def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Experiment) -> None:
@@ -660,3 +712,90 @@ def test_experiments_of_one_says_nothing_false_of_the_others(
     code, out, err = call(capsys, bank, "experiments", "--experiment", "second")
     assert (code, out, err) == (0, "second: not registered yet; its first predict does it\n", "")
     assert call(capsys, bank, "experiments")[1].startswith("card_offer: running, registered 20")
+
+
+def test_status_as_json(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    predict.predict(bank, engine, FIRST_NIGHT)
+    capsys.readouterr()
+    code, out, err = call(capsys, bank, "status", "--date", "2026-09-03", "--json")
+    (state,) = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (state["experiment"], state["environment"], state["date"]) == (
+        "card_offer",
+        "dev",
+        "2026-09-03",
+    )
+    assert state["database"] == f"sqlite:///{engine.url.database}"
+    assert state["variants"] == [
+        {"variant": "A", "has_model": True, "model_name": A3},
+        {"variant": "B", "has_model": True, "model_name": A3.replace("A", "B")},
+        {"variant": "control", "has_model": False, "model_name": None},
+    ]
+    trained, predicted, scored = state["jobs"]
+    assert (trained["job"], trained["missed"]) == ("train", None)
+    assert predicted["missed"] == [{"from": "2026-09-02", "to": "2026-09-02"}]
+    assert predicted["last_run"].keys() == {
+        *("run_id", "run_date", "status", "started_at", "finished_at", "host", "error")
+    }
+    assert predicted["last_run"]["status"] == "done"
+    assert datetime.fromisoformat(predicted["last_run"]["started_at"]).tzinfo is not None
+    assert scored == {"job": "score", "last_run": None, "missed": None}
+
+
+def test_models_as_json(capsys: pytest.CaptureFixture[str], bank: Experiment) -> None:
+    code, out, err = call(capsys, bank, "models", "--date", "2026-09-03", "--json")
+    found = {row["model_name"]: row for row in json.loads(out)}
+    assert (code, err, len(found)) == (0, "", 6)
+    assert [name for name, row in found.items() if row["is_live"]] == [A3, A3.replace("A", "B")]
+    roc_auc = found[A1].pop("roc_auc")
+    assert 0.5 < roc_auc < 1
+    assert found[A1] == {
+        "model_name": A1,
+        "experiment": "card_offer",
+        "variant": "A",
+        "is_live": False,
+        "is_deleted": False,
+        "from_date": "2025-08-16",
+        "to_date": "2026-08-16",
+        "rows": found[A1]["rows"],
+    }
+    _, out, _ = call(capsys, bank, "models", "--date", "2026-09-03")
+    assert f"{roc_auc:.4f}" in next(line for line in out.splitlines() if A1 in line)
+
+
+def test_json_of_nothing_is_an_empty_list(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = write_config(tmp_path, "sqlite:///data/bank.db")
+    experiment = load_experiments(file, "dev")["card_offer"]
+    assert call(capsys, experiment, "init")[0] == 0
+    for name in ("models", "snapshots"):
+        assert call(capsys, experiment, name, "--json") == (0, "[]\n", "")
+
+
+def test_snapshots_as_json(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    code, out, err = call(capsys, bank, "snapshots", "--json")
+    first, *_, last = json.loads(out)
+    assert (code, err) == (0, "")
+    assert first.keys() == {
+        *("content_hash", "experiment", "from_date", "to_date", "as_of", "rows", "n_bytes"),
+        *("sha256", "run_id", "pulled_at", "file", "is_needed"),
+    }
+    assert (first["experiment"], first["file"], first["is_needed"]) == ("card_offer", "there", True)
+    path = bank.environment.snapshots_dir / f"{last['content_hash']}.parquet"
+    path.write_bytes(b"another")
+    code, out, err = call(capsys, bank, "snapshots", "verify", "--json")
+    assert (code, err) == (1, "")
+    assert [row["file"] == "whole" for row in json.loads(out)] == [True, True, False]
+    code, out, err = call(capsys, bank, "snapshots", "show", A1, "--json")
+    shown = json.loads(out)
+    assert (code, err) == (0, "")
+    assert shown["columns"][0].keys() == {"name", "type", "nulls", "fingerprint"}
+    assert shown["query"] == bank.query("training").text
+    with pytest.raises(SystemExit, match="2"):
+        call(capsys, bank, "snapshots", "purge", "--json")
+    assert "--json goes with list, show and verify" in capsys.readouterr().err

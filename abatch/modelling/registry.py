@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from abatch import files
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.errors import RegistryError, suggest
-from abatch.modelling import libraries
+from abatch.modelling import code, libraries
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
@@ -105,6 +105,28 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
             f"{models_dir / row.file}: cannot be opened ({error}). Install what it was trained"
             " with, see the .json beside it."
         ) from None
+
+
+def check_model(connection: sa.Connection, models_dir: Path, row: sa.Row) -> str:
+    """Whether `load_model` can open a dated model, without the wait for its libraries.
+
+    Only a model that has code of the user's is opened: nothing else tells whether that is here.
+
+    Returns
+    -------
+    str
+        A warning if libraries differ; else empty.
+
+    Raises
+    ------
+    RegistryError
+        As `load_model` does.
+    """
+    card = json.loads(row.card)
+    if set(card["code_files"]) - set(code.TRAINING_CODE):
+        return load_model(connection, models_dir, row.model_name).warning
+    read_model_file(connection, models_dir, row)
+    return libraries.check(card["libraries"], f"{models_dir / row.file}")
 
 
 def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row) -> bytes:

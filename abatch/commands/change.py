@@ -1,0 +1,337 @@
+"""Commands by which a person changes what is recorded."""
+
+import argparse
+import getpass
+import os
+import platform
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from abatch import job, lifecycle
+from abatch.arguments import CONFIG, ENV, option, parse_date
+from abatch.commands.command import DATE, ONE_EXPERIMENT, Experiments, command, connect
+from abatch.config import Experiment, load_experiments
+from abatch.database import connections, faults
+from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
+from abatch.experiment import verdicts
+from abatch.modelling import registry
+
+PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, or deletes
+
+
+def whoami(name: str = "") -> str:
+    """Who changes something, as records name them: the user and the host unless a name is given."""
+    if name:
+        return name
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have
+        user = f"user {os.getuid()}"
+    return f"{user}@{platform.node()}"
+
+
+def _parse_reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a reason; it is kept for good")
+    return text.strip()
+
+
+REASON = option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+BY = option("--by", type=whoami, default="", help="who (default: the user and host)")
+MODEL = option("model", metavar="MODEL", help="modelA_v1.0_2026-11-23")
+ALLOW_DIRTY = option(
+    "--allow-dirty",
+    action="store_true",
+    help="in prod, also a model from a dirty tree that was never live; recorded",
+)
+
+
+@command(
+    "init",
+    ENV,
+    CONFIG,
+    option(
+        "--sql",
+        action="store_true",
+        help="print the script instead, for somebody else to read and run; connects to nothing",
+    ),
+    is_on_database=False,
+)
+def init(env: str | None, config: Path, sql: bool) -> str:
+    """Create abatch's tables and views, or return the script that does."""
+    from abatch.database import migrations  # alembic, for which no other command need wait
+    from abatch.database.migrations.script import write_script
+
+    experiment = next(iter(load_experiments(config, env, need_database=not sql).values()))
+    environment = experiment.environment
+    if sql:
+        place = f"{environment.file}, environments.{environment.name}"
+        url = environment.database.get_secret_value()
+        return write_script(url, environment.schema, place).rstrip("\n")
+    with connect(experiment) as engine:
+        migrations.upgrade(engine)
+        return f"{faults.show_url(engine)}: abatch's tables are ready"
+
+
+class Change(NamedTuple):
+    """What a person wants of the models that are live, from which day on, and what is kept of it.
+
+    Attributes
+    ----------
+    action : promote or rollback
+    """
+
+    action: str
+    on: date
+    reason: str
+    by: str
+    allow_dirty: bool
+
+
+@command("promote", MODEL, REASON, BY, ALLOW_DIRTY, DATE)
+def promote(
+    experiments: Experiments,
+    engine: sa.Engine,
+    model: str,
+    reason: str,
+    by: str,
+    allow_dirty: bool,
+    on: date,
+) -> str:
+    """Make a dated model live from a day on."""
+    change = Change("promote", on, reason, by, allow_dirty)
+    return "\n".join(_make_live(experiments, engine, change, lambda connection: [model]))
+
+
+def _check_rollback(model: str | None, to: date | None, **_: object) -> str:
+    if (model is None) != (to is None):
+        return ""
+    return (
+        "rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to"
+        " YYYY-MM-DD)"
+    )
+
+
+@command(
+    "rollback",
+    option(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="modelA, or a dated name such as modelA_v1.0_2026-11-23",
+    ),
+    option(
+        "--to",
+        type=parse_date,
+        metavar="YYYY-MM-DD",
+        help="in place of MODEL: to all that was live on this day",
+    ),
+    REASON,
+    BY,
+    ALLOW_DIRTY,
+    ONE_EXPERIMENT,
+    DATE,
+    check=_check_rollback,
+)
+def roll_back(
+    experiments: Experiments,
+    engine: sa.Engine,
+    model: str | None,
+    to: date | None,
+    reason: str,
+    by: str,
+    allow_dirty: bool,
+    only: str | None,
+    on: date,
+) -> str:
+    """Go back to what was live before, to a dated model, or to all that was live on a day."""
+    chosen = job.choose(experiments, only)
+    if to and to > on:
+        raise UsageError(f"--to {to} lies after {on}, from which on it would be live")
+
+    def find_names(connection: sa.Connection) -> list[str]:
+        if model is None:
+            assert to is not None  # by _check_rollback
+            return _find_live(connection, chosen, to)
+        for experiment in chosen.values():
+            for variant, configured in experiment.models.items():
+                if model == configured.name:
+                    return [registry.find_previous(connection, experiment.name, variant, on)]
+        return [model]
+
+    change = Change("rollback", on, reason, by, allow_dirty)
+    done = _make_live(chosen, engine, change, find_names)
+    if not done:
+        raise NothingToDo(f"what was live on {to} is live on {on} already")
+    return "\n".join(done)
+
+
+def _find_live(connection: sa.Connection, experiments: Experiments, on: date) -> list[str]:
+    live = [
+        name
+        for experiment in experiments
+        for name in registry.find_live(connection, experiment, on).values()
+    ]
+    if not live:
+        raise RegistryError(f"no model was live on {on}. See: python -m abatch models --at {on}")
+    return live
+
+
+def _make_live(
+    experiments: Experiments,
+    engine: sa.Engine,
+    change: Change,
+    find_names: Callable[[sa.Connection], list[str]],
+) -> list[str]:
+    """Append rows to promotions, all or none; returns what each has changed."""
+    with connections.lock(engine, PROMOTIONS) as acquired:
+        _require(acquired)
+        for attempt in connections.transactions(engine):
+            with attempt as connection:
+                names = find_names(connection)
+                done = [_append(connection, experiments, change, name) for name in names]
+    if names and not any(done) and len(names) == 1:
+        raise NothingToDo(f"{names[0]} is live on {change.on} already")
+    for experiment in experiments.values():
+        job.link_live(experiment, engine, change.on)
+    return [text for text in done if text]
+
+
+def _append(connection: sa.Connection, experiments: Experiments, change: Change, name: str) -> str:
+    """Append one row to promotions; returns what it changed, empty if the model is live already."""
+    on, model = change.on, registry.find_model(connection, name)
+    experiment = _choose_config(experiments, model)
+    if model.variant not in experiment.models:
+        raise AbatchError(
+            f"{experiment.key('models')}: variant {model.variant}, for which {name} was trained,"
+            " has no model here."
+        )
+    warning = registry.check_model(connection, experiment.environment.models_dir, model)
+    before = registry.find_live(connection, model.experiment, on).get(model.variant)
+    if before == name:
+        return ""
+    allowed = lifecycle.check_dirt(connection, experiment, model, change.allow_dirty)
+    overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+    today = job.today(experiment)
+    live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
+    registry.promote(
+        connection,
+        experiment=model.experiment,
+        variant=model.variant,
+        model_name=name,
+        action=change.action,
+        effective_date=on,
+        reason=change.reason,
+        evidence=allowed,
+        promoted_by=change.by,
+        promoted_at=job.utc_now(),
+    )
+    text = f"{model.experiment}, variant {model.variant}: {name} is live from {on} on"
+    text += f" (before: {before or 'none'})"
+    if overruled:
+        text += f"; this overrules {overruled}, which was to be live from a later date on"
+    if on < today and live_today != before:
+        text += f"; today's live model changes with it (before: {live_today})"
+    return text + (f"\n  {warning}" if warning else "")
+
+
+def _choose_config(experiments: Experiments, model: sa.Row) -> Experiment:
+    if model.experiment not in experiments:
+        raise UsageError(
+            f"{model.model_name} belongs to experiment {model.experiment}; expected one of"
+            f" {', '.join(experiments)}."
+        )
+    return experiments[model.experiment]
+
+
+def _require(acquired: bool) -> None:
+    if not acquired:
+        raise AbatchError(
+            "somebody else is promoting, rolling back or deleting a model just now. Run it again."
+        )
+
+
+@command("delete", MODEL, REASON, BY)
+def delete(
+    experiments: Experiments,
+    engine: sa.Engine,
+    model: str,
+    reason: str,
+    by: str,
+) -> str:
+    """Delete the files of a dated model that is not live; its record stays."""
+    with connections.lock(engine, PROMOTIONS) as acquired:
+        _require(acquired)
+        for attempt in connections.transactions(engine):
+            with attempt as connection:
+                row = registry.find_model(connection, model)
+                experiment = _choose_config(experiments, row)
+                today = job.today(experiment)
+                live = {
+                    *registry.find_live(connection, row.experiment, today).values(),
+                    *registry.find_later(connection, row.experiment, today).values(),
+                }
+                if model in live:
+                    raise RegistryError(
+                        f"{model} is live, or will be, and is not deleted. Make another one live"
+                        " first."
+                    )
+                registry.write_deletion(
+                    connection, registry.MODEL, model, reason, by, job.utc_now()
+                )
+                was_live = model in registry.find_kept(connection, row.experiment)
+    lifecycle.remove_deleted(experiment, engine)
+    lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
+    return f"{model}: its files are deleted; its record stays{lost}"
+
+
+@command(
+    "conclude",
+    option(
+        "experiment",
+        metavar="NAME",
+        help="of the experiment, also of one that is no longer in the config",
+    ),
+    option(
+        "--because",
+        required=True,
+        type=_parse_reason,
+        help="what is concluded, and why; it is kept for good",
+    ),
+    BY,
+)
+def conclude(
+    experiments: Experiments,
+    engine: sa.Engine,
+    experiment: str,
+    because: str,
+    by: str,
+) -> str:
+    """Write down what a person concludes from an experiment, beside what abatch found."""
+    for attempt in connections.transactions(engine):
+        with attempt as connection:
+            records = {record.experiment: record for record in verdicts.read_records(connection)}
+            if experiment not in records:
+                expected = (
+                    f"expected one of {', '.join(records)}"
+                    if records
+                    else "the first predict of an experiment registers it"
+                )
+                raise UsageError(
+                    f"there is no registered experiment {experiment!r}; {expected}."
+                    f"{suggest(experiment, records)}"
+                )
+            finding = "; ".join(records[experiment].findings) or "no look yet"
+            verdicts.conclude(
+                connection,
+                experiment,
+                because=because,
+                finding=finding,
+                concluded_by=by,
+                concluded_at=job.utc_now(),
+            )
+    return f"{experiment}: concluded. The finding kept beside it: {finding}"

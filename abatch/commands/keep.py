@@ -1,0 +1,263 @@
+"""Commands on what is kept: training rows as they were pulled, and models made of them again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch import job, lifecycle, reproduction
+from abatch.arguments import option, parse_date, parse_moment
+from abatch.commands.change import MODEL, whoami
+from abatch.commands.command import JSON, ONE_EXPERIMENT, Experiments, Reply, command
+from abatch.config import Experiment
+from abatch.database import reading
+from abatch.errors import NothingToDo, RegistryError, UsageError
+from abatch.experiment import registrations
+from abatch.modelling import registry, snapshots
+from abatch.queries import Window
+from abatch.text import show_table, to_json
+
+WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
+FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
+
+
+def _check_snapshots(action: str, as_json: bool, **_: object) -> str:
+    return "--json goes with list, show and verify" if as_json and action == "purge" else ""
+
+
+@command(
+    "snapshots",
+    option(
+        "action",
+        nargs="?",
+        choices=["list", "show", "verify", "purge"],
+        default="list",
+        help="default: list",
+    ),
+    option(
+        "name",
+        nargs="?",
+        metavar="SNAPSHOT",
+        help="a hash, the beginning of one, or a dated model",
+    ),
+    ONE_EXPERIMENT,
+    JSON,
+    check=_check_snapshots,
+)
+def do_snapshots(
+    experiments: Experiments,
+    engine: sa.Engine,
+    action: str,
+    name: str | None,
+    only: str | None,
+    as_json: bool,
+) -> Reply:
+    """Training rows as they were pulled: list, show, verify, or purge."""
+    chosen = job.choose(experiments, only)
+    experiment = next(iter(chosen.values()))
+    if action == "purge":
+        done = lifecycle.apply_retention(experiment, engine, whoami())
+        return "\n".join(done) or "nothing to delete; see retention in the config"
+    with engine.connect() as connection:
+        if action == "show":
+            return _show_snapshot(connection, name, as_json)
+        pulls = [
+            row
+            for row in snapshots.list_snapshots(connection)
+            if only is None or row.experiment in chosen
+        ]
+        if name:
+            pulls = [snapshots.choose_snapshot(connection, name)]
+        kept = _tell_snapshots(
+            connection, pulls, experiment.environment.snapshots_dir, is_read=action == "verify"
+        )
+    if as_json:
+        text = to_json(kept)
+    elif not kept:
+        raise NothingToDo("there are no snapshots yet. Train: python train.py")
+    else:
+        text = _describe_check(kept) if action == "verify" else show_table(map(_make_line, kept))
+    is_broken = action == "verify" and not all(_is_in_order(pull) for pull in kept)
+    return text, job.MENDABLE if is_broken else job.DONE
+
+
+def _show_snapshot(connection: sa.Connection, name: str | None, as_json: bool) -> str:
+    if not name:
+        raise UsageError("show: name a hash, the beginning of one, or a dated model")
+    row = snapshots.choose_snapshot(connection, name)
+    if not as_json:
+        return describe_snapshot(row)
+    return to_json(_tell(row) | {"columns": json.loads(row.columns), "query": row.query})
+
+
+def _tell(row: sa.Row) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in FACTS.split()}
+
+
+def _tell_snapshots(
+    connection: sa.Connection, pulls: Sequence[sa.Row], folder: Path, *, is_read: bool
+) -> list[dict[str, Any]]:
+    """Pulls, with the state of their files by a look at the folder, or by reading them."""
+    needed = snapshots.find_needed(connection)
+    deleted = registry.find_deleted(connection, registry.SNAPSHOT)
+    files = {row.content_hash: row for row in pulls}
+    states = {name: _look_at(folder, row, deleted, is_read) for name, row in files.items()}
+    return [
+        _tell(row) | {"file": states[row.content_hash], "is_needed": row.content_hash in needed}
+        for row in pulls
+    ]
+
+
+def _look_at(folder: Path, row: sa.Row, deleted: set[str], is_read: bool) -> str:
+    path = snapshots.path_of(folder, row.content_hash)
+    if not path.exists() and row.content_hash in deleted:
+        return DROPPED
+    if not is_read:
+        return "there" if path.exists() else "missing"
+    try:
+        snapshots.load(folder, row)
+    except RegistryError as error:
+        return str(error)
+    return WHOLE
+
+
+def _is_in_order(pull: Mapping[str, Any]) -> bool:
+    return pull["file"] in (WHOLE, DROPPED)
+
+
+def _describe_check(kept: Sequence[Mapping[str, Any]]) -> str:
+    states = {pull["content_hash"]: pull["file"] for pull in kept}
+    broken = [state for state in states.values() if state not in (WHOLE, DROPPED)]
+    n_whole = sum(state == WHOLE for state in states.values())
+    return "\n".join([*broken, f"{n_whole} of {len(states)} snapshots are what was pulled"])
+
+
+def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
+    """A row of the table that `snapshots` prints."""
+    return {
+        "snapshot": pull["content_hash"][:12],
+        "experiment": pull["experiment"],
+        "from": pull["from_date"],
+        "to": pull["to_date"],
+        "as of (UTC)": f"{pull['as_of']:%Y-%m-%d %H:%M}",
+        "rows": pull["rows"],
+        "MB": f"{pull['n_bytes'] / 1e6:.1f}",
+        "file": pull["file"] + " (needed)" * pull["is_needed"],
+    }
+
+
+def describe_snapshot(row: sa.Row) -> str:
+    """One pull in full: binds, columns with their fingerprints, and the query."""
+    pulled = f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"
+    binds = f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"
+    facts = [
+        ("hash", row.content_hash),
+        ("pulled", pulled),
+        ("binds", binds),
+        ("rows", f"{row.rows:,}"),
+        ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
+    ]
+    columns = show_table(json.loads(row.columns))
+    return "\n".join([*registrations.wrap_facts(facts), "", columns, "", row.query.rstrip()])
+
+
+MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
+
+
+@command(
+    "recall",
+    option("experiment", metavar="EXPERIMENT", help="whose training query is asked"),
+    option(
+        "--from",
+        dest="from_date",
+        required=True,
+        type=parse_date,
+        metavar="D1",
+        help="first event_date",
+    ),
+    option(
+        "--to",
+        dest="to_date",
+        required=True,
+        type=parse_date,
+        metavar="D2",
+        help="last event_date, excluded",
+    ),
+    option(
+        "--as-of",
+        dest="moment",
+        required=True,
+        type=parse_moment,
+        metavar="T",
+        help=f"as known when: {MOMENT}",
+    ),
+    option(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the rows as Parquet, which only you can read",
+    ),
+    option(
+        "--diff",
+        type=parse_moment,
+        metavar="T2",
+        help="what was added, removed, changed until then",
+    ),
+)
+def recall(
+    experiments: Experiments,
+    engine: sa.Engine,
+    experiment: str,
+    from_date: date,
+    to_date: date,
+    moment: date | datetime,
+    out: Path | None,
+    diff: date | datetime | None,
+) -> str:
+    """Training rows of any window as they were known at any time, the same that train would see."""
+    asked, window = job.choose(experiments, experiment)[experiment], Window(from_date, to_date)
+    if from_date >= to_date:
+        raise UsageError(f"--from {from_date} is not before --to {to_date}, which is excluded")
+    if out and out.suffix != ".parquet":
+        raise UsageError(
+            f"--out {out}: expected a name that ends in .parquet, for that is what is written"
+        )
+    as_of = job.parse_as_of(asked, moment)
+    frame = _pull(engine, asked, window, as_of)
+    head = f"{experiment}: {len(frame):,} rows of {window}, as of {as_of} UTC"
+    if frame.empty:
+        raise NothingToDo(f"{head}. Nothing is written")
+    if out:
+        snapshots.write_rows(out, frame)
+        head += f", written as Parquet into {out}"
+    if diff:
+        other_as_of = job.parse_as_of(asked, diff)
+        other = _pull(engine, asked, window, other_as_of)
+        difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
+        text = f"as of {other_as_of} UTC: {difference}"
+        text += f"\n  for example {difference.example}" if difference.example else ""
+        return f"{head}\n{text}"
+    columns = snapshots.describe_columns(frame)
+    content_hash = snapshots.hash_content(columns, len(frame))
+    lines = [column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in columns]
+    return f"{head}\ncontent hash {content_hash}\n\n{show_table(lines)}"
+
+
+def _pull(
+    engine: sa.Engine, experiment: Experiment, window: Window, as_of: datetime
+) -> pd.DataFrame:
+    query = experiment.query("training")
+    rows = reading.read_query(engine, query, window, as_of)
+    with query.named():
+        return snapshots.arrange(rows, experiment.outcome.kind)
+
+
+@command("reproduce", MODEL)
+def reproduce(experiments: Experiments, engine: sa.Engine, model: str) -> Reply:
+    """Build a dated model again, compare what it predicts, and say what has moved."""
+    verdict = reproduction.reproduce(engine, experiments, model)
+    return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
