@@ -16,6 +16,7 @@ import yaml
 import predict
 import train
 from abatch import job
+from abatch.commands import GROUPS
 from abatch.config import Guardrail, load_experiments
 from abatch.errors import AbatchError
 from abatch.statistics import stats
@@ -89,6 +90,15 @@ def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             (checkout / content.split()[1]).write_text(content, encoding="utf-8")
     return folder
+
+
+def test_readme_lists_the_commands_by_group() -> None:
+    """Under each group's heading its commands, in the order of --help."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for group, commands in GROUPS.items():
+        rows = text.partition(f"\n| {group} | ")[2].partition("\n\n")[0]
+        listed = re.findall(r"^\| `(\w+)", rows, re.MULTILINE)
+        assert list(dict.fromkeys(listed)) == list(commands)
 
 
 @needs_credit_csv
