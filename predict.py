@@ -49,7 +49,7 @@ def predict(
     query = experiment.query("candidates")
     with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
         with engine.connect() as connection:
-            job.check_registration(experiment, connection)
+            registrations.check(connection, experiment)
             live = registry.load_live(
                 connection,
                 experiment.environment.models_dir,
@@ -84,7 +84,7 @@ def predict(
             if not source:
                 source = "recorded" if "variant" in chunk else "hash"
                 with engine.connect() as connection:
-                    registration, is_new = job.check_registration(experiment, connection, source)
+                    registered = registrations.check(connection, experiment, source)
             with query.named():
                 reading.require_columns(chunk, ["candidate_id"])
                 columns = chunk.drop(columns=["candidate_id", "variant"], errors="ignore")
@@ -143,19 +143,21 @@ def predict(
             f" {n_selected.get(name, 0)} selected)"
             for name in experiment.split
         ]
-        if is_new:
+        new = None
+        if registered is None:
             card = next(iter(live.values())).card  # all are trained on the same rows
-            registration |= {
-                "start_date": str(run_date),
-                "plan": registrations.make_plan(registration, card, run.rows_read),
-            }
+            rate = card["metrics"].get("base_rate", {}).get("value")
+            trained = registrations.TrainingOutcome(card["outcome_mean"], card["outcome_sd"], rate)
+            new = registrations.make_registration(
+                experiment, source, run_date, trained, run.rows_read
+            )
         summary = (
             f"predict {experiment.name} {run_date}{', dry run' if dry_run else ''}:"
             f" {run.rows_read} candidates; {', '.join(shares)}"
         )
         if dry_run:
-            if is_new:
-                run.announce(registrations.describe_plan(experiment.name, registration))
+            if new is not None:
+                run.announce(registrations.describe_plan(new))
             return summary
 
         for attempt in connections.transactions(engine):
@@ -164,10 +166,8 @@ def predict(
                     predictions.check_staged(
                         connection, run.run_id, experiment.name, run.rows_read, checksum
                     )
-                if is_new:
-                    registrations.register(
-                        connection, experiment.name, registration, run.started_at, run.run_id
-                    )
+                if new is not None:
+                    registrations.register(connection, new, run.started_at, run.run_id)
                 scores.forget(connection, experiment.name, run_date)
                 predictions.write_feature_counts(
                     connection, run.run_id, experiment.name, run_date, seen
@@ -177,8 +177,8 @@ def predict(
                 )
                 run.finish(connection)
         run.log(summary)
-        if is_new:
-            run.announce(registrations.describe_plan(experiment.name, registration))
+        if new is not None:
+            run.announce(registrations.describe_plan(new))
         return summary
 
 

@@ -28,7 +28,7 @@ from abatch import files, job
 from abatch.config import Experiment
 from abatch.database import connections
 from abatch.errors import NothingToDo
-from abatch.experiment import looks, outcomes, scores, verdicts
+from abatch.experiment import looks, outcomes, registrations, scores, verdicts
 from abatch.modelling import registry
 from abatch.pages import report
 from abatch.statistics import drift
@@ -59,7 +59,8 @@ def score(
     ) as run:
         with engine.connect() as connection:
             is_latest = job.is_latest(connection, run, job.today(experiment))
-            registered, _ = job.check_registration(experiment, connection)
+            registration = registrations.check(connection, experiment)
+            assert registration is not None  # there are nights
             cards = dict(registry.read_cards(connection, experiment.name))
         if not is_latest:
             for attempt in connections.transactions(engine) if not dry_run else ():
@@ -90,8 +91,8 @@ def score(
             window_days=outcome.window_days,
             cohort=experiment.cohort,
             as_of=run.as_of,
-            exposure=registered["exposure"],
-            start_date=date.fromisoformat(registered.get("start_date") or str(nights[0])),
+            exposure=registration.exposure,
+            start_date=registration.start_date,
             references={
                 name: drift.Reference(**card["reference"])
                 for name, card in cards.items()
@@ -136,7 +137,7 @@ def score(
                 connection, source, parts, cards, closed_date or date.min, run_date
             )
             look = looks.take(
-                connection, source, registered, tally, figures, watermark, mature_date, run_date
+                connection, source, registration, tally, figures, watermark, mature_date, run_date
             )
         summary = (
             f"score {experiment.name} {run_date}{', dry run' if dry_run else ''}:"
@@ -150,7 +151,7 @@ def score(
             with attempt as connection:
                 looks.check(connection, source, reading)
                 before = verdicts.find_words(connection, experiment.name, run_date)
-                found = looks.write(connection, look, figures, registered, tally, run.run_id)
+                found = looks.write(connection, look, figures, registration, tally, run.run_id)
                 run.rows_written = figures.n_rows + len(found)
                 run.finish(connection)
                 if (

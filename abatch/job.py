@@ -26,7 +26,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, ConfigError, DatabaseError, NothingToDo, UsageError, suggest
-from abatch.experiment import outcomes, registrations
+from abatch.experiment import outcomes
 from abatch.experiment.verdicts import OUTCOME
 from abatch.modelling import code, registry
 
@@ -120,41 +120,6 @@ def as_of(experiment: Experiment, run_date: date) -> datetime:
 def hash_config(experiment: Experiment) -> str:
     """SHA-256 of all that the experiment's settings and queries say; no secret is among them."""
     return files.hash_bytes(json.dumps(experiment.describe(), sort_keys=True).encode())
-
-
-def check_registration(
-    experiment: Experiment, connection: sa.Connection, assignment: str | None = None
-) -> tuple[dict[str, Any], bool]:
-    """What the experiment has registered, or will, and whether it is the first time.
-
-    Parameters
-    ----------
-    assignment : hash, or recorded if the candidates query brings its own variant; None before that
-        is known
-
-    Raises
-    ------
-    ConfigError
-        With a diff, if it is registered and something that the verdict depends on has changed.
-    """
-    wanted = (
-        experiment.name,
-        experiment.model_dump(),
-        experiment.sql,
-        experiment.environment.timezone,
-    )
-    asked = registrations.describe(*wanted)
-    if assignment is not None:
-        asked["assignment"] = assignment
-    registered = registrations.find_registration(connection, experiment.name)
-    if registered is None:
-        return asked, True
-    content = registrations.complete(registered, *wanted)
-    known = {key: value for key, value in content.items() if key in asked}
-    registrations.check_registration(
-        known, asked, experiment.name, str(experiment.environment.file)
-    )
-    return content, False
 
 
 def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
-from abatch.experiment import outcomes, predictions
+from abatch.experiment import outcomes, predictions, registrations
 from abatch.statistics.stats import SRM_ALPHA
 from demo import simulate
 
@@ -122,7 +122,8 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
                 sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all")
             )
         }
-        compared = job.check_registration(experiment, connection)[0]["comparisons"]
+        registration = registrations.check(connection, experiment)
+        assert registration is not None  # the first night did it
         seen = sa.select(current_verdicts).where(current_verdicts.c.metric == "outcome")
         verdict = {row.comparison: row for row in connection.execute(seen)}
         c = sample_ratios.c
@@ -156,12 +157,12 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
         "",
         f"{'difference per 100':<28}{'planted':>9}{'found':>8}   interval on all looks together",
     ]
-    for comparison in compared:
+    for comparison in registration.comparisons:
         sides = [
-            units.loc[units["variant"].isin(comparison[side]), "p"].mean()
-            for side in ("treatment", "control")
+            units.loc[units["variant"].isin(variants), "p"].mean()
+            for variants in (comparison.treatment, comparison.control)
         ]
-        row = verdict[comparison["comparison"]]
+        row = verdict[comparison.name]
         figures = f"{100 * (sides[0] - sides[1]):>9.2f}{100 * row.estimate:>8.2f}   "
         if row.lower is not None:
             figures += f"{100 * row.lower:.2f} to {100 * row.upper:.2f}"

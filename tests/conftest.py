@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, migrations
+from abatch.experiment.registrations import Registration
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -278,3 +279,52 @@ def open_engine(experiment: Experiment) -> sa.Engine:
         experiment.environment.file.parent,
         "ml_config.yaml",
     )
+
+
+REGISTERED: dict[str, Any] = {  # the content of a registration
+    "hypothesis": "Calling the ranked brings one more answer per hundred.",
+    "outcome": {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01},
+    "direction": "increase",
+    "baseline": None,
+    "baseline_sd": None,
+    "cap": None,
+    "exposure": "first",
+    "comparisons": [
+        {"comparison": "models vs control", "treatment": ["A", "B"], "control": ["control"]},
+        {"comparison": "B vs A", "treatment": ["B"], "control": ["A"]},
+    ],
+    "alpha": 0.05,
+    "power": 0.8,
+    "burn_in": {"units": 100, "cases": 10, "nonzero": 100},
+    "sample_ratio": {"weight": 1000, "alpha": 0.01},
+    "guardrails": {},
+    "salt": "card_offer",
+    "variants": [
+        {"variant": "A", "share": 0.45, "hash_up_to": "7333333333333332", "has_model": True},
+        {"variant": "B", "share": 0.45, "hash_up_to": "e666666666666665", "has_model": True},
+        {"variant": "control", "share": 0.1, "hash_up_to": "f" * 16, "has_model": False},
+    ],
+    "select_top": 0.2,
+    "outcomes_query": "select 1",
+    "watermark_query": "select 1",
+    "timezone": "UTC",
+    "assignment": "hash",
+    "start_date": "2026-09-01",
+    "plan": {
+        "mean": 0.05,
+        "sd": 0.21795,
+        "source": "training rows",
+        "n_candidates": 300,
+        "samples": {
+            "models vs control": {"n_fixed": 8000, "n_most": 15_600, "n_median": 9520},
+            "B vs A": {"n_fixed": 6000, "n_most": 11_700, "n_median": 7140},
+        },
+        "days_most": 52,
+        "days_median": 32,
+    },
+}
+
+
+def make_registration(**changes: Any) -> Registration:
+    """What card_offer registered, with other content."""
+    return Registration.model_validate({**REGISTERED, **changes})

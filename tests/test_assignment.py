@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
+from abatch.config import Experiment
 from abatch.database.tables import predictions
 from abatch.errors import DataError
 from abatch.experiment import registrations
@@ -24,28 +25,11 @@ from abatch.experiment.assignment import (
     split_thresholds,
 )
 from abatch.queries import Query
+from tests.conftest import make_registration
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 CANDIDATES = Query("candidates.sql", "")
 SPLIT = {"A": 0.45, "B": 0.45, "control": 0.10}
-OUTCOME = {
-    "kind": "binary",
-    "window_days": 14,
-    "lag_days": 1,
-    "expected_effect": 0.01,
-    "baseline": None,
-    "baseline_sd": None,
-    "cap": None,
-}
-ASKED = {
-    "hypothesis": "Any.",
-    "outcome": OUTCOME,
-    "split": SPLIT,
-    "models": ["A", "B"],
-    "select_top": 0.2,
-    "exposure": "first",
-}
-ASKED |= {"champion": None, "verdicts": None, "guardrails": {}}
 EXACT = {"A": Fraction(45, 100), "B": Fraction(45, 100), "control": Fraction(10, 100)}
 
 
@@ -67,10 +51,7 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    content = registrations.describe(
-        "card_offer", ASKED, {"outcomes": "select 1", "watermark": "select 1"}, "UTC"
-    )
-    registrations.register(connection, "card_offer", content, datetime(2026, 9, 1), "run")
+    registrations.register(connection, make_registration(), datetime(2026, 9, 1), "run")
 
 
 @pytest.mark.parametrize(
@@ -108,11 +89,10 @@ def test_assign_published_vectors() -> None:
         )
 
 
-def test_assign_page_limits_are_registered_ones() -> None:
-    content = registrations.describe("card_offer", ASKED, {"outcomes": "", "watermark": ""}, "UTC")
+def test_assign_page_limits_are_registered_ones(experiment: Experiment) -> None:
     registered = [
-        [part["variant"], f"{part['share']:.2f}", part["hash_up_to"]]
-        for part in content["variants"]
+        [variant.name, f"{variant.share:.2f}", variant.hash_up_to]
+        for variant in registrations.describe(experiment).variants
     ]
     assert read_table("| variant | share | hash_up_to |") == registered
 

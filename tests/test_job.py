@@ -20,7 +20,7 @@ from abatch.database import connections, faults, migrations
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions, registrations
-from tests.conftest import as_stored, open_engine, write_config
+from tests.conftest import as_stored, make_registration, open_engine, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
@@ -535,11 +535,12 @@ def test_warn_is_printed_and_logged(
 
 
 def test_check_registration_first_then_changed(experiment: Experiment, engine: sa.Engine) -> None:
+    terms = registrations.describe(experiment)
+    registration = make_registration(**terms.model_dump())
     with engine.begin() as connection:
-        asked, is_new = job.check_registration(experiment, connection)
-        assert is_new
-        registrations.register(connection, experiment.name, asked, NIGHT_AT, "run1")
-        assert job.check_registration(experiment, connection) == (asked, False)
+        assert registrations.check(connection, experiment) is None
+        registrations.register(connection, registration, NIGHT_AT, "run1")
+        assert registrations.check(connection, experiment) == registration
         changed = load_experiments(
             write_config(
                 experiment.environment.file.parent,
@@ -552,7 +553,7 @@ def test_check_registration_first_then_changed(experiment: Experiment, engine: s
         with pytest.raises(
             ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"
         ):
-            job.check_registration(changed["card_offer"], connection)
+            registrations.check(connection, changed["card_offer"])
 
 
 def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.Engine) -> None:

@@ -24,6 +24,7 @@ from abatch.errors import DataError
 from abatch.experiment import registrations
 from abatch.modelling import registry
 from abatch.pages import lineage
+from tests.conftest import make_registration
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 
@@ -136,12 +137,10 @@ def promote(
 
 
 def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> None:
-    content = registrations.describe(
-        "card_offer", experiment.model_dump(), experiment.sql, experiment.environment.timezone
-    )
-    content |= {"assignment": "hash", "select_top": 0.5, **changes}
+    terms = registrations.describe(experiment).model_dump()
+    registration = make_registration(**{**terms, "select_top": 0.5, **changes})
     with engine.begin() as connection:
-        registrations.register(connection, "card_offer", content, EVENING, "predict1")
+        registrations.register(connection, registration, EVENING, "predict1")
 
 
 @pytest.fixture
@@ -439,6 +438,7 @@ def test_explain_of_several_experiments(bank: sa.Engine, experiment: Experiment)
     # The split of renewal is independent: docs/assignment.md has 75... for its 1, which is B too.
     add(bank, predictions, {**make_prediction("1", "B", B1, 0.5, 1, 0), "experiment": "renewal"})
     other = experiment.model_copy(update={"name": "renewal"})
+    register(bank, other)
     blocks = lineage.explain(bank, {"card_offer": experiment, "renewal": other}, "1", NIGHT).split(
         "\n\n"
     )

@@ -513,11 +513,11 @@ def test_first_predict_says_what_it_commits_to(
         and max(map(len, lines)) < 80
     )
     with engine.connect() as connection:
-        content = registrations.find_registration(connection, "card_offer")
-    assert content is not None and content["start_date"] == str(FIRST_NIGHT)
+        registration = registrations.find(connection, "card_offer")
+    assert registration is not None and registration.start_date == FIRST_NIGHT
     words = " ".join(rehearsed.split())
-    for comparison, sample in content["plan"]["samples"].items():
-        assert f"{comparison}: {sample['n_most']:,} candidates at most" in words
+    for comparison, sample in registration.plan.samples.items():
+        assert f"{comparison}: {sample.n_most:,} candidates at most" in words
     assert "if every night brings 1,000 new candidates" in words
     assert all(
         line

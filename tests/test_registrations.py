@@ -2,95 +2,91 @@
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import date, datetime
 from math import ceil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from abatch import job
-from abatch.config import Experiment
+from abatch.config import Experiment, Guardrail, ModelConfig, Outcome
 from abatch.errors import ConfigError
 from abatch.experiment import registrations
+from abatch.experiment.registrations import Sample, Terms, TrainingOutcome
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"
-ASKED: dict[str, Any] = {
-    "experiment": "card_offer",
-    "hypothesis": "Ringer vi til Ærø, får vi svar.",
-    "outcome": {
-        "kind": "binary",
-        "window_days": 14,
-        "lag_days": 1,
-        "grace_days": 7,
-        "expected_effect": 0.01,
-        "baseline": 0.02,
-        "baseline_sd": None,
-        "cap": None,
-    },
-    "exposure": "first",
-    "champion": None,
-    "verdicts": None,
-    "guardrails": {
-        "calls": {
-            "query": "sql/calls.sql",
-            "kind": "binary",
-            "direction": "decrease",
-            "margin": 0.02,
-            "cap": None,
-        }
-    },
-    "guardrail_query": "select customer_id as candidate_id, 1 as outcome from complaints",
-    "split": {"A": 0.45, "B": 0.45, "control": 0.1},
-    "modelled": ["A", "B"],
-    "select_top": 0.2,
-    "outcomes_query": QUERY,
-    "watermark_query": "select max(day) from feed",
-    "timezone": "Europe/Oslo",
-}
+GUARDRAIL_QUERY = "select customer_id as candidate_id, 1 as outcome from complaints"
+CALLS = Guardrail(query="sql/calls.sql", kind="binary", direction="decrease", margin=0.02)
+OUTCOME = Outcome(
+    kind="binary", window_days=14, lag_days=1, grace_days=7, expected_effect=0.01, baseline=0.02
+)
+MODEL = ModelConfig(
+    name="model", version="1.0", estimator="sklearn.linear_model.LogisticRegression"
+)
+NOTHING_KNOWN = TrainingOutcome(None, None, None)
+AT = datetime(2026, 9, 1, 3, 0)
 
 
-def describe(**changes: object) -> dict[str, Any]:
-    X = {**ASKED, **changes}
-    same = (
-        "hypothesis",
-        "outcome",
-        "split",
-        "select_top",
-        "exposure",
-        "champion",
-        "verdicts",
-        "guardrails",
-    )
-    settings = {**{name: X[name] for name in same}, "models": X["modelled"]}
-    sql = {
-        "outcomes": X["outcomes_query"],
-        "watermark": X["watermark_query"],
-        "calls": X["guardrail_query"],
+def make_experiment(**changes: Any) -> Experiment:
+    """The experiment card_offer; `outcomes`, `watermark` and `calls` are texts of queries."""
+    sql = {"outcomes": QUERY, "watermark": "select max(day) from feed", "calls": GUARDRAIL_QUERY}
+    sql |= {name: changes.pop(name) for name in [*changes] if name in sql}
+    settings = {
+        "name": "card_offer",
+        "hypothesis": "Ringer vi til Ærø, får vi svar.",
+        "outcome": OUTCOME,
+        "exposure": "first",
+        "champion": None,
+        "verdicts": None,
+        "guardrails": {"calls": CALLS},
+        "split": {"A": 0.45, "B": 0.45, "control": 0.1},
+        "models": {"A": MODEL, "B": MODEL},
+        "select_top": 0.2,
+        "environment": SimpleNamespace(timezone=changes.pop("timezone", "Europe/Oslo")),
     }
-    return registrations.describe(X["experiment"], settings, sql, X["timezone"])
+    return Experiment.model_construct(sql=sql, **{**settings, **changes})
+
+
+def describe(**changes: Any) -> Terms:
+    return registrations.describe(make_experiment(**changes))
+
+
+def dump(terms: Terms) -> Any:
+    return terms.model_dump(mode="json")
 
 
 def change_outcome(**changes: object) -> dict[str, Any]:
-    return {"outcome": {**ASKED["outcome"], **changes}}
+    return {"outcome": OUTCOME.model_copy(update=changes)}
 
 
 def change_guardrail(**changes: object) -> dict[str, Any]:
-    return {"guardrails": {"calls": {**ASKED["guardrails"]["calls"], **changes}}}
+    return {"guardrails": {"calls": CALLS.model_copy(update=changes)}}
+
+
+def make_plan(
+    n_candidates: int, trained: TrainingOutcome = NOTHING_KNOWN, **changes: Any
+) -> registrations.Plan:
+    return registrations.make_plan(describe(**changes), trained, n_candidates)
+
+
+def make_registration(
+    trained: TrainingOutcome = NOTHING_KNOWN, n_candidates: int = 1000, **changes: Any
+) -> registrations.Registration:
+    experiment = make_experiment(**changes)
+    return registrations.make_registration(experiment, "hash", AT.date(), trained, n_candidates)
 
 
 def refused(**changes: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        registrations.check_registration(
-            describe(), describe(**changes), "card_offer", "ml_config.yaml"
-        )
+        registrations.refuse_changes(describe(), describe(**changes), "ml_config.yaml")
     return str(caught.value)
 
 
 def test_describe_thresholds_by_hand() -> None:
     # .45 * 2**64 = 8301034833169298227.2; .9 * 2**64 = 16602069666338596454.4; the last part ends
     # with 2**64 - 1
-    assert describe()["variants"] == [
+    assert dump(describe())["variants"] == [
         {"variant": "A", "share": 0.45, "hash_up_to": "7333333333333332", "has_model": True},
         {"variant": "B", "share": 0.45, "hash_up_to": "e666666666666665", "has_model": True},
         {"variant": "control", "share": 0.1, "hash_up_to": "ffffffffffffffff", "has_model": False},
@@ -101,7 +97,7 @@ def test_describe_holds_the_rules() -> None:
     """The numbers are those that docs of the method name: alpha, power, burn-in, the prior and
     alarm of the sample ratio.
     """
-    found = describe()
+    found = dump(describe())
     assert found["outcome"] == {
         "kind": "binary",
         "window_days": 14,
@@ -116,31 +112,30 @@ def test_describe_holds_the_rules() -> None:
         {"weight": 1000, "alpha": 0.01},
     )
     assert found["burn_in"] == {"units": 100, "cases": 10, "nonzero": 100}
-    query = ASKED["guardrail_query"]
     assert found["guardrails"] == {
         "calls": {
             "kind": "binary",
             "direction": "decrease",
             "margin": 0.02,
             "cap": None,
-            "query": query,
+            "query": GUARDRAIL_QUERY,
         }
     }
-    assert describe(**change_outcome(expected_effect=-0.01))["direction"] == "decrease"
+    assert describe(**change_outcome(expected_effect=-0.01)).direction == "decrease"
 
 
 def compare(
     models: str, split: str, champion: str | None = None, verdicts: list[str] | None = None
 ) -> list[tuple[str, str, str]]:
-    settings = {
-        "split": dict.fromkeys(split.split(), 0.1),
-        "models": models.split(),
-        "champion": champion,
-        "verdicts": verdicts,
-    }
-    found = registrations.list_comparisons(settings)
+    experiment = make_experiment(
+        split=dict.fromkeys(split.split(), 0.1),
+        models=dict.fromkeys(models.split(), MODEL),
+        champion=champion,
+        verdicts=verdicts,
+    )
     return [
-        (row["comparison"], " ".join(row["treatment"]), " ".join(row["control"])) for row in found
+        (comparison.name, " ".join(comparison.treatment), " ".join(comparison.control))
+        for comparison in registrations.list_comparisons(experiment)
     ]
 
 
@@ -203,23 +198,20 @@ def test_list_comparisons(
     assert compare(models, split, champion, chosen) == expected
 
 
-NO_MODEL: dict[str, Any] = {}
-HALVES = {"split": {"A": 0.5, "control": 0.5}, "modelled": ["A"]}
+HALVES: dict[str, Any] = {"split": {"A": 0.5, "control": 0.5}, "models": {"A": MODEL}}
 
 
 def test_make_plan_textbook_sample() -> None:
     """5 % against 6 % at 50/50: (.05 * .95 + .06 * .94) / .5 * (2.8015852 / .01)**2 = 16,310, and
     1.69 times that for daily looks.
     """
-    plan = registrations.make_plan(
-        describe(**HALVES, **change_outcome(baseline=0.05)), NO_MODEL, 1000
-    )
-    assert plan["samples"] == {
-        "models vs control": {"n_fixed": 16_310, "n_most": 27_564, "n_median": 16_310}
+    plan = make_plan(1000, **HALVES, **change_outcome(baseline=0.05))
+    assert plan.samples == {
+        "models vs control": Sample(n_fixed=16_310, n_most=27_564, n_median=16_310)
     }
-    assert (plan["mean"], plan["source"], plan["n_candidates"]) == (0.05, "the config", 1000)
-    assert plan["sd"] == pytest.approx(0.217945, abs=1e-6)  # the root of .05 * .95
-    assert (plan["days_most"], plan["days_median"]) == (
+    assert (plan.mean, plan.source, plan.n_candidates) == (0.05, "the config", 1000)
+    assert plan.sd == pytest.approx(0.217945, abs=1e-6)  # the root of .05 * .95
+    assert (plan.days_most, plan.days_median) == (
         28 + 15,
         17 + 15,
     )  # the nights, then a window of 14 days and a lag of 1
@@ -229,41 +221,40 @@ def test_make_plan_two_verdicts_by_hand() -> None:
     """Shares .45, .45, .1, 2 % against 3 %: pooled .0291 / .9 + .0196 / .1, B against A .0291 / .45
     + .0196 / .45.
     """
-    plan = registrations.make_plan(describe(), NO_MODEL, 1000)
+    plan = make_plan(1000)
     square = 2.801585218 / 0.01
     fixed = {
         "models vs control": (0.0291 / 0.9 + 0.196) * square**2,
         "B vs A": 0.0487 / 0.45 * square**2,
     }
-    assert {name: sample["n_fixed"] for name, sample in plan["samples"].items()} == {
+    assert {name: sample.n_fixed for name, sample in plan.samples.items()} == {
         name: ceil(n) for name, n in fixed.items()
     }
-    assert plan["samples"]["models vs control"]["n_most"] == ceil(1.95 * fixed["models vs control"])
-    assert plan["samples"]["B vs A"]["n_median"] == ceil(1.19 * fixed["B vs A"])
+    assert plan.samples["models vs control"].n_most == ceil(1.95 * fixed["models vs control"])
+    assert plan.samples["B vs A"].n_median == ceil(1.19 * fixed["B vs A"])
     assert (
-        plan["days_most"] == ceil(1.95 * fixed["models vs control"] / 1000) + 15
+        plan.days_most == ceil(1.95 * fixed["models vs control"] / 1000) + 15
     )  # the slower of the two
 
 
 def test_make_plan_numeric_by_hand() -> None:
     """An sd of 100 and an effect of 10 at 50/50: 4 * (2.8015852 * 100 / 10)**2 = 3,139.55."""
-    content = describe(
-        **HALVES,
-        **change_outcome(kind="numeric", expected_effect=-10.0, baseline=None, baseline_sd=100.0),
-    )
-    plan = registrations.make_plan(content, {"outcome_mean": 42.0, "outcome_sd": 7.0}, 100)
-    assert plan["samples"]["models vs control"]["n_fixed"] == 3140
-    assert (plan["mean"], plan["sd"], plan["source"]) == (42.0, 100.0, "the config")
-    known = {"outcome_mean": 42.0, "outcome_sd": 100.0}
-    plan = registrations.make_plan({**content, "baseline": 40.0, "baseline_sd": None}, known, 100)
-    assert plan["samples"]["models vs control"]["n_fixed"] == 3140
-    assert (plan["mean"], plan["sd"], plan["source"]) == (40.0, 100.0, "the training rows")
+    numeric = {"kind": "numeric", "expected_effect": -10.0}
+    rows = TrainingOutcome(42.0, 7.0, None)
+    given = change_outcome(**numeric, baseline=None, baseline_sd=100.0)
+    plan = make_plan(100, rows, **HALVES, **given)
+    assert plan.samples["models vs control"].n_fixed == 3140
+    assert (plan.mean, plan.sd, plan.source) == (42.0, 100.0, "the config")
+    rows = TrainingOutcome(42.0, 100.0, None)
+    plan = make_plan(100, rows, **HALVES, **change_outcome(**numeric, baseline=40.0))
+    assert plan.samples["models vs control"].n_fixed == 3140
+    assert (plan.mean, plan.sd, plan.source) == (40.0, 100.0, "the training rows")
 
 
 def test_make_plan_training_rows_stand_in() -> None:
-    content = describe(**HALVES, **change_outcome(baseline=None))
-    plan = registrations.make_plan(content, {"outcome_mean": 0.05, "outcome_sd": 0.22}, 1000)
-    assert (plan["samples"]["models vs control"]["n_fixed"], plan["source"]) == (
+    rows = TrainingOutcome(0.05, 0.22, 0.05)
+    plan = make_plan(1000, rows, **HALVES, **change_outcome(baseline=None))
+    assert (plan.samples["models vs control"].n_fixed, plan.source) == (
         16_310,
         "the training rows",
     )
@@ -271,9 +262,9 @@ def test_make_plan_training_rows_stand_in() -> None:
 
 @pytest.mark.parametrize("kind", ["binary", "numeric"])
 def test_make_plan_of_nothing_known_is_none(kind: str) -> None:
-    content = describe(**HALVES, **change_outcome(kind=kind, baseline=None))
-    plan = registrations.make_plan(content, NO_MODEL, 1000)
-    assert (plan["mean"], plan["sd"], plan["samples"], plan["days_most"], plan["days_median"]) == (
+    registration = make_registration(**HALVES, **change_outcome(kind=kind, baseline=None))
+    plan = registration.plan
+    assert (plan.mean, plan.sd, plan.samples, plan.days_most, plan.days_median) == (
         None,
         None,
         {},
@@ -281,7 +272,7 @@ def test_make_plan_of_nothing_known_is_none(kind: str) -> None:
         None,
     )
     key = {"binary": "outcome.baseline", "numeric": "outcome.baseline_sd"}[kind]
-    text = " ".join(registrations.describe_plan("card_offer", {**content, "plan": plan}).split())
+    text = " ".join(registrations.describe_plan(registration).split())
     assert text.endswith(
         f"sample cannot be told: the mean outcome is unknown; set {key} in the config under a new"
         " experiment name"
@@ -292,20 +283,19 @@ def test_make_plan_is_never_less_than_the_burn_in() -> None:
     """Ten outcomes at 1 in 1,000 take 10,000 candidates, of which the smaller variant gets one in
     twenty.
     """
-    content = describe(
+    plan = make_plan(
+        1000,
         split={"A": 0.95, "control": 0.05},
-        modelled=["A"],
+        models={"A": MODEL},
         **change_outcome(baseline=0.001, expected_effect=0.005),
     )
-    sample = registrations.make_plan(content, NO_MODEL, 1000)["samples"]["models vs control"]
-    assert set(sample.values()) == {200_000}
+    assert {n for _, n in plan.samples["models vs control"]} == {200_000}
 
 
 def test_make_plan_nothing_compared() -> None:
-    content = describe(split={"A": 1.0}, modelled=["A"])
-    plan = registrations.make_plan(content, NO_MODEL, 1000)
-    assert (plan["samples"], plan["days_most"]) == ({}, None)
-    text = registrations.describe_plan("card_offer", {**content, "plan": plan})
+    registration = make_registration(split={"A": 1.0}, models={"A": MODEL})
+    assert (registration.plan.samples, registration.plan.days_most) == ({}, None)
+    text = registrations.describe_plan(registration)
     assert (
         "verdicts   none: there is nothing to compare" in text
         and "sample" not in text
@@ -314,14 +304,12 @@ def test_make_plan_nothing_compared() -> None:
 
 
 def test_describe_plan_words_and_width() -> None:
-    content = describe(
+    registration = make_registration(
         **HALVES,
         **change_outcome(baseline=0.05),
         hypothesis="Calling those who rank highest " + "helps " * 20,
     )
-    text = registrations.describe_plan(
-        "card_offer", {**content, "plan": registrations.make_plan(content, NO_MODEL, 1000)}
-    )
+    text = registrations.describe_plan(registration)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 79
     assert lines[0] == "card_offer: a new experiment. Its first predict registers for good:"
@@ -354,9 +342,9 @@ def test_describe_plan_words_and_width() -> None:
 
 def test_describe_plan_numeric_names_what_it_plans_with() -> None:
     change = change_outcome(kind="numeric", expected_effect=-10.0, baseline=None, baseline_sd=100.0)
-    content = describe(**HALVES, **change, exposure="all")
-    plan = registrations.make_plan(content, {"outcome_mean": 42.0, "outcome_sd": 7.0}, 100)
-    words = " ".join(registrations.describe_plan("card_offer", {**content, "plan": plan}).split())
+    rows = TrainingOutcome(42.0, 7.0, None)
+    registration = make_registration(rows, 100, **HALVES, **change, exposure="all")
+    words = " ".join(registrations.describe_plan(registration).split())
     assert (
         "expected -10 in the mean outcome per prediction; decrease is good; planned with a standard"
         " deviation of 100 (the config)" in words
@@ -364,16 +352,16 @@ def test_describe_plan_numeric_names_what_it_plans_with() -> None:
     assert "counted all mature predictions of each candidate" in words and "42" not in words
 
 
-def test_check_registration_form_does_not_count() -> None:
+def test_refuse_changes_form_does_not_count() -> None:
     commented = (
         "-- answers\nselect   customer_id as candidate_id, /* always */\n  1 as outcome\nfrom"
         " answers where day >= :from_date;\n"
     )
-    same = describe(outcomes_query=commented, hypothesis="  Ringer vi\n til Ærø, får vi svar. \n")
-    registrations.check_registration(describe(), same, "card_offer", "ml_config.yaml")
+    same = describe(outcomes=commented, hypothesis="  Ringer vi\n til Ærø, får vi svar. \n")
+    registrations.refuse_changes(describe(), same, "ml_config.yaml")
 
 
-def test_check_registration_says_what_changed() -> None:
+def test_refuse_changes_says_what_changed() -> None:
     assert (
         refused(hypothesis="Ringer vi til 日本, får vi svar.")
         == "ml_config.yaml: experiment card_offer is registered, and its verdict depends on what"
@@ -402,23 +390,23 @@ def test_check_registration_says_what_changed() -> None:
         (change_guardrail(direction="increase"), "guardrails", '"direction": "increase"'),
         (change_guardrail(kind="numeric", cap=9.0), "guardrails", '"cap": 9.0'),
         (
-            {"guardrail_query": "select 1 as outcome"},
+            {"calls": "select 1 as outcome"},
             "guardrails",
             '"query": "select 1 as outcome"',
         ),
-        ({"outcomes_query": QUERY.replace(">=", ">")}, "outcomes_query", "day > :from_date"),
-        ({"watermark_query": "select min(day) from feed"}, "watermark_query", "min(day)"),
+        ({"outcomes": QUERY.replace(">=", ">")}, "outcomes_query", "day > :from_date"),
+        ({"watermark": "select min(day) from feed"}, "watermark_query", "min(day)"),
         ({"timezone": "UTC"}, "timezone", '"UTC"'),
-        ({"experiment": "card_offer_2"}, "salt", '"card_offer_2"'),
+        ({"name": "card_offer_2"}, "salt", '"card_offer_2"'),
     ],
 )
-def test_check_registration_each_change(change: dict[str, Any], key: str, now: str) -> None:
+def test_refuse_changes_each_change(change: dict[str, Any], key: str, now: str) -> None:
     lines = refused(**change).splitlines()
     assert lines[1] == f"  {key}" and len(lines) == 4
     assert now not in lines[2] and now in lines[3]
 
 
-def test_check_registration_lists_all_changes() -> None:
+def test_refuse_changes_lists_all_changes() -> None:
     assert [
         line.strip() for line in refused(timezone="UTC", select_top=0.1).splitlines()[1::3]
     ] == ["select_top", "timezone"]
@@ -432,14 +420,12 @@ def test_check_registration_lists_all_changes() -> None:
             ('"comparison": "A vs B"', '[{"variant": "B"'),
         ),  # the first is the champion
         (
-            {"modelled": ["A"]},
+            {"models": {"A": MODEL}},
             ('"control": ["B", "control"]', '"hash_up_to": "e666666666666665", "has_model": false'),
         ),
     ],
 )
-def test_check_registration_change_of_variants(
-    change: dict[str, Any], now: tuple[str, str]
-) -> None:
+def test_refuse_changes_change_of_variants(change: dict[str, Any], now: tuple[str, str]) -> None:
     lines = refused(**change).splitlines()
     assert (lines[1], lines[4], len(lines)) == ("  comparisons", "  variants", 7)
     assert all(
@@ -448,18 +434,18 @@ def test_check_registration_change_of_variants(
     )
 
 
-def test_check_registration_sign_of_the_effect() -> None:
+def test_refuse_changes_sign_of_the_effect() -> None:
     assert [
         line.strip() for line in refused(**change_outcome(expected_effect=-0.01)).splitlines()[1::3]
     ] == ["direction", "outcome"]
 
 
-def test_check_registration_what_it_does_not_depend_on() -> None:
+def test_refuse_changes_what_it_does_not_depend_on() -> None:
     """How long corrections are waited for, where a guardrail's query lies, and a champion that is
     named for the first time.
     """
     moved = change_guardrail(query="sql/moved.sql")
-    commented = {"guardrail_query": f"-- complaints\n{ASKED['guardrail_query']};"}
+    commented = {"calls": f"-- complaints\n{GUARDRAIL_QUERY};"}
     for change in (
         change_outcome(grace_days=0),
         moved,
@@ -467,56 +453,21 @@ def test_check_registration_what_it_does_not_depend_on() -> None:
         {"champion": "A"},
         {"verdicts": POOLED + PAIRS},
     ):
-        registrations.check_registration(
-            describe(), describe(**change), "card_offer", "ml_config.yaml"
-        )
+        registrations.refuse_changes(describe(), describe(**change), "ml_config.yaml")
 
 
-# What versions before the verdicts registered.
-OLD_KEYS = (
-    "hypothesis",
-    "outcome",
-    "salt",
-    "variants",
-    "select_top",
-    "outcomes_query",
-    "watermark_query",
-    "timezone",
-)
-
-
-def test_check_registration_by_an_older_version() -> None:
-    older = {key: describe()[key] for key in OLD_KEYS}
-    registrations.check_registration(older, describe(), "card_offer", "ml_config.yaml")
-    with pytest.raises(ConfigError, match="select_top"):
-        registrations.check_registration(
-            older, describe(select_top=0.3), "card_offer", "ml_config.yaml"
-        )
-
-
-def test_check_registration_by_an_older_version_in_a_run(
-    experiment: Experiment, engine: sa.Engine
-) -> None:
-    """A run takes what is missing from the config, and keeps to what is there, such as the day of
-    the start.
-    """
+def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.Engine) -> None:
+    """Such as the day of the start, and whether the hash assigns."""
+    registration = registrations.make_registration(
+        experiment, "hash", date(2026, 8, 1), NOTHING_KNOWN, 1000
+    )
     with engine.begin() as connection:
-        asked, is_new = job.check_registration(experiment, connection)
-        older = {
-            **{key: asked[key] for key in OLD_KEYS},
-            "assignment": "hash",
-            "start_date": "2026-08-01",
-        }
-        registrations.register(connection, "card_offer", older, datetime(2026, 9, 1), "run1")
-    assert is_new
+        assert registrations.check(connection, experiment) is None
+        registrations.register(connection, registration, AT, "run1")
     with engine.connect() as connection:
-        found, is_new = job.check_registration(experiment, connection, "hash")
-        assert (found, is_new) == (
-            {**asked, "assignment": "hash", "start_date": "2026-08-01"},
-            False,
-        )
+        assert registrations.check(connection, experiment, "hash") == registration
         with pytest.raises(ConfigError, match="assignment"):
-            job.check_registration(experiment, connection, "recorded")
+            registrations.check(connection, experiment, "recorded")
 
 
 def test_normalise_query_white_space_in_a_literal_counts() -> None:
@@ -531,23 +482,70 @@ def test_normalise_query_white_space_in_a_literal_counts() -> None:
 
 
 def test_register_round_trip(engine: sa.Engine) -> None:
-    at = datetime(2026, 9, 1, 3, 0)
+    registration = make_registration(**change_outcome(baseline=0.05))
     with engine.begin() as connection:
-        assert registrations.find_registration(connection, "card_offer") is None
-        registrations.register(connection, "card_offer", describe(), at, "run1")
+        assert registrations.find(connection, "card_offer") is None
+        registrations.register(connection, registration, AT, "run1")
     with engine.connect() as connection:
         row = connection.execute(sa.select(registrations.registrations)).one()
-        found = registrations.find_registration(connection, "card_offer")
-    assert found == describe() == json.loads(row.content)
+        found = registrations.find(connection, "card_offer")
+    assert found == registration and dump(registration) == json.loads(row.content)
     assert row.hash == hashlib.sha256(row.content.encode("utf-8")).hexdigest()
-    assert (row.registered_at, row.run_id) == (at, "run1")
-    registrations.check_registration(found, describe(), "card_offer", "ml_config.yaml")
+    assert (row.registered_at, row.run_id) == (AT, "run1")
+    registrations.refuse_changes(found, describe(**change_outcome(baseline=0.05)), "ml_config.yaml")
 
 
 def test_register_is_for_good(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        registrations.register(connection, "card_offer", describe(), datetime(2026, 9, 1), "run1")
+        registrations.register(connection, make_registration(), datetime(2026, 9, 1), "run1")
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
-        registrations.register(
-            connection, "card_offer", describe(select_top=0.9), datetime(2026, 9, 2), "run2"
-        )
+        again = make_registration(select_top=0.9)
+        registrations.register(connection, again, datetime(2026, 9, 2), "run2")
+
+
+def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
+    """Whoever keeps the hash elsewhere can still compare it; the text was written by 30e3e31."""
+    experiment = make_experiment(
+        outcome=Outcome(
+            kind="numeric",
+            window_days=30,
+            expected_effect=-2.5,
+            baseline=41.0,
+            baseline_sd=100.0,
+            cap=500.0,
+        ),
+        exposure="all",
+        guardrails={
+            "calls": Guardrail(
+                query="c.sql", kind="numeric", direction="decrease", margin=1.0, cap=9.0
+            )
+        },
+    )
+    trained = TrainingOutcome(0.021, 0.2, 0.3)
+    registration = registrations.make_registration(
+        experiment, "recorded", date(2026, 9, 1), trained, 1234
+    )
+    with engine.begin() as connection:
+        registrations.register(connection, registration, AT, "run1")
+        text = connection.scalar(sa.select(registrations.registrations.c.content))
+    assert text == (
+        '{"alpha": 0.05, "assignment": "recorded", "baseline": 41.0, "baseline_sd": 100.0, "b'
+        'urn_in": {"cases": 10, "nonzero": 100, "units": 100}, "cap": 500.0, "comparisons": ['
+        '{"comparison": "models vs control", "control": ["control"], "treatment": ["A", "B"]}'
+        ', {"comparison": "B vs A", "control": ["A"], "treatment": ["B"]}], "direction": "dec'
+        'rease", "exposure": "all", "guardrails": {"calls": {"cap": 9.0, "direction": "decrea'
+        'se", "kind": "numeric", "margin": 1.0, "query": "select customer_id as candidate_id,'
+        ' 1 as outcome from complaints"}}, "hypothesis": "Ringer vi til Ærø, får vi svar.", "'
+        'outcome": {"expected_effect": -2.5, "kind": "numeric", "lag_days": 0, "window_days":'
+        ' 30}, "outcomes_query": "select customer_id as candidate_id, 1 as outcome from answe'
+        'rs where day >= :from_date", "plan": {"days_median": 165, "days_most": 251, "mean": '
+        '41.0, "n_candidates": 1234, "samples": {"B vs A": {"n_fixed": 55815, "n_median": 664'
+        '19, "n_most": 108838}, "models vs control": {"n_fixed": 139536, "n_median": 166048, '
+        '"n_most": 272095}}, "sd": 100.0, "source": "the config"}, "power": 0.8, "salt": "car'
+        'd_offer", "sample_ratio": {"alpha": 0.01, "weight": 1000}, "select_top": 0.2, "start'
+        '_date": "2026-09-01", "timezone": "Europe/Oslo", "variants": [{"has_model": true, "h'
+        'ash_up_to": "7333333333333332", "share": 0.45, "variant": "A"}, {"has_model": true, '
+        '"hash_up_to": "e666666666666665", "share": 0.45, "variant": "B"}, {"has_model": fals'
+        'e, "hash_up_to": "ffffffffffffffff", "share": 0.1, "variant": "control"}], "watermar'
+        'k_query": "select max(day) from feed"}'
+    )

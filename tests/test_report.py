@@ -20,7 +20,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.pages import gaps, report
-from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, REGISTERED, ROOT, open_engine, write_config
 
 RUN_DATE = date(2026, 10, 20)
 DAY = timedelta(days=1)
@@ -38,54 +38,6 @@ METRICS = {  # name: value, lower, upper
     "reliability_rate_10": (0.25, 0.2, 0.3),
     "roc_auc_bracket": (0.0002, None, None),
 }
-CONTENT: dict[str, Any] = {  # of a registration
-    "hypothesis": "Calling the ranked brings one more answer per hundred.",
-    "outcome": {"kind": "binary", "window_days": 14, "lag_days": 1, "expected_effect": 0.01},
-    "salt": "card_offer",
-    "variants": [
-        {"variant": name, "share": share, "has_model": name != "control"}
-        for name, share in (("A", 0.45), ("B", 0.45), ("control", 0.1))
-    ],
-    "select_top": 0.2,
-    "outcomes_query": "select 1",
-    "watermark_query": "select 1",
-    "timezone": "UTC",
-    "direction": "increase",
-    "comparisons": [
-        {"comparison": "models vs control", "treatment": ["A", "B"], "control": ["control"]},
-        {"comparison": "B vs A", "treatment": ["B"], "control": ["A"]},
-    ],
-    "alpha": 0.05,
-    "power": 0.8,
-    "cap": None,
-    "exposure": "first",
-    "burn_in": {"units": 100, "cases": 10, "nonzero": 100},
-    "sample_ratio": {"weight": 1000, "alpha": 0.01},
-    "guardrails": {},
-    "start_date": "2026-09-01",
-    "plan": {
-        "mean": 0.05,
-        "variance": 0.0475,
-        "source": "training rows",
-        "n_candidates": 300,
-        "samples": {
-            "models vs control": {"n_fixed": 8000, "n_most": 15_600, "n_median": 9520},
-            "B vs A": {"n_fixed": 6000, "n_most": 11_700, "n_median": 7140},
-        },
-        "days_most": 52,
-        "days_median": 32,
-    },
-}
-OLD = (
-    "hypothesis",
-    "outcome",
-    "salt",
-    "variants",
-    "select_top",
-    "outcomes_query",
-    "watermark_query",
-    "timezone",
-)
 Row = tuple[sa.Table, Mapping[str, Any]]
 
 
@@ -136,10 +88,9 @@ class Page(HTMLParser):
 
 
 def register(**changes: Any) -> Row:
-    content = {**CONTENT, **changes}
     row = {
         "hash": "f00d",
-        "content": json.dumps(content),
+        "content": json.dumps({**REGISTERED, **changes}),
         "registered_at": datetime(2026, 9, 1, 2),
         "run_id": "r1",
     }
@@ -480,7 +431,7 @@ def html(figures: report.Figures) -> str:
 
 
 def outcome(effect: float, kind: str = "binary") -> dict[str, Any]:
-    return {**CONTENT["outcome"], "expected_effect": effect, "kind": kind}
+    return {**REGISTERED["outcome"], "expected_effect": effect, "kind": kind}
 
 
 UP, DOWN, WIDE = (
@@ -676,7 +627,13 @@ def test_render_pace_unknown_or_no_plan(read: Callable[..., report.Figures]) -> 
     rows = [*NIGHTS, verdict("not yet known", *WIDE), look(RUN_DATE - 10 * DAY)]
     text = Page(report.render(read(*rows, register(), look()))).text
     assert "are usually enough at most." in text and "pace" not in text  # as many as ten days ago
-    plan = {**CONTENT["plan"], "mean": None, "samples": {}, "days_most": None, "days_median": None}
+    plan = {
+        **REGISTERED["plan"],
+        "mean": None,
+        "samples": {},
+        "days_most": None,
+        "days_median": None,
+    }
     text = Page(report.render(read(*rows, register(plan=plan), look()))).text
     assert (
         "Wait. How long cannot be told, for nothing was planned with." in text
@@ -882,7 +839,7 @@ def test_render_causes_not_measured(tell: Callable[..., str]) -> None:
     for cause in ("plan", "training", "own variant", "validation", "Sample ratio"):
         assert f"{cause} not measured" in text
     numeric = variant_score("control", 500, 400, 14, 0.0209, 0.0579, 80, 2, outcome_sum=1200.0)
-    plan = {**CONTENT["plan"], "mean": 4.0}
+    plan = {**REGISTERED["plan"], "mean": 4.0}
     text = tell(
         verdict("worse", -0.3, -0.4, -0.2), numeric, outcome=outcome(0.4, "numeric"), plan=plan
     )
@@ -1254,26 +1211,6 @@ def test_render_no_look_yet(read: Callable[..., report.Figures]) -> None:
     )
 
 
-def test_render_old_registration(read: Callable[..., report.Figures]) -> None:
-    table, row = register()
-    content = {key: value for key, value in json.loads(row["content"]).items() if key in OLD}
-    earlier = [(table, {**row, "content": json.dumps(content)}), *MODELS, *NIGHTS, *SCORES]
-    variant = variant_score("A", 4400, 2000, 100, 0.0413, 0.0605, 400, 50, outcome_sum=None)
-    text = Page(report.render(read(*earlier, variant))).text
-    assert (
-        "models vs control: too early" in text and "B vs A: too early" in text
-    )  # an older version's questions are the customary ones
-    assert (
-        CONTENT["hypothesis"] in text
-        and "5.00 % 4.13 % to 6.05 % 100" in text
-        and "Lift by decile" in text
-    )
-    assert (
-        "Expected effect 1.00 more outcomes per hundred candidates" in text
-        and "Planned with no base rate" in text
-    )
-
-
 def test_render_empty_tables(read: Callable[..., report.Figures]) -> None:
     text = Page(report.render(read())).text
     assert (
@@ -1304,6 +1241,7 @@ def test_render_a_year_of_nights_is_small(read: Callable[..., report.Figures]) -
                     "direction": "decrease",
                     "margin": 0.005,
                     "cap": None,
+                    "query": "",
                 }
             }
         )

@@ -435,7 +435,7 @@ def test_score_night_by_night_equals_rebuild(played: Played) -> None:
     last = played.looks[-1].day
     found, units = read_figures(played.engine, last), read(played.engine, tables.units)
     assert_weeks_add_up(found)
-    score.score(played.config, played.engine, last, draw=False, rebuild=True)
+    score.score(played.experiment, played.engine, last, draw=False, rebuild=True)
     assert_equal_figures(found, read_figures(played.engine, last))
     order = ["metric", "candidate_id", "variant"]
     units, again = (

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from abatch.database import tables
 from abatch.experiment import verdicts
 from abatch.statistics import stats
+from tests.conftest import REGISTERED, make_registration
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
@@ -148,26 +149,6 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         )
 
 
-def make_registered(**changes: Any) -> dict[str, Any]:
-    return {
-        "outcome": {"kind": "binary", "expected_effect": 0.01},
-        "alpha": 0.05,
-        "exposure": "first",
-        "comparisons": [
-            {"comparison": "models vs control", "treatment": ["A", "B"], "control": ["control"]},
-            {"comparison": "B vs A", "treatment": ["B"], "control": ["A"]},
-        ],
-        "guardrails": {},
-        "variants": [
-            {"variant": "A", "share": 0.45},
-            {"variant": "B", "share": 0.45},
-            {"variant": "control", "share": 0.1},
-        ],
-        "sample_ratio": {"weight": 1000, "alpha": 0.01},
-        **changes,
-    }
-
-
 def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> verdicts.Tally:
     """Binary outcomes of the first exposure: events and units by variant."""
     moments = {
@@ -184,7 +165,7 @@ def by_comparison(rows: list[dict[str, Any]], metric: str = "outcome") -> dict[s
 def test_judge_pools_the_models() -> None:
     rows = by_comparison(
         verdicts.judge(
-            make_registered(),
+            make_registration(),
             make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)),
             False,
         )
@@ -208,11 +189,9 @@ def test_judge_pools_the_models() -> None:
 
 def test_judge_shares_alpha_between_verdicts() -> None:
     tally = make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000))
-    both = by_comparison(verdicts.judge(make_registered(), tally, False))["B vs A"]
+    both = by_comparison(verdicts.judge(make_registration(), tally, False))["B vs A"]
     one = by_comparison(
-        verdicts.judge(
-            make_registered(comparisons=make_registered()["comparisons"][1:]), tally, False
-        )
+        verdicts.judge(make_registration(comparisons=REGISTERED["comparisons"][1:]), tally, False)
     )["B vs A"]
     # x* of statistics.md's table: 9.752938 at .025, 8.211968 at .05; SE_plan by hand from quantiles
     # of the normal distribution.
@@ -226,7 +205,7 @@ def test_judge_shares_alpha_between_verdicts() -> None:
 
 def test_judge_where_less_is_good() -> None:
     tally = make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000))
-    registered = make_registered(outcome={"kind": "binary", "expected_effect": -0.01})
+    registered = make_registration(outcome={**REGISTERED["outcome"], "expected_effect": -0.01})
     assert {row["word"] for row in verdicts.judge(registered, tally, False)} == {"worse"}
 
 
@@ -234,7 +213,9 @@ def test_judge_where_less_is_good() -> None:
 def test_judge_too_early(control: tuple[int, int]) -> None:
     rows = by_comparison(
         verdicts.judge(
-            make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=control), False
+            make_registration(),
+            make_tally(A=(400, 10_000), B=(560, 10_000), control=control),
+            False,
         )
     )
     early = rows["models vs control"]
@@ -247,7 +228,7 @@ def test_judge_too_early(control: tuple[int, int]) -> None:
 
 
 def test_judge_nothing_yet() -> None:
-    for row in verdicts.judge(make_registered(), verdicts.NOTHING, False):
+    for row in verdicts.judge(make_registration(), verdicts.NOTHING, False):
         assert (row["word"], row["n_treatment"], row["estimate"], row["se"]) == (
             "too early",
             0,
@@ -258,7 +239,7 @@ def test_judge_nothing_yet() -> None:
 
 def test_judge_invalid_blocks_every_word() -> None:
     rows = verdicts.judge(
-        make_registered(), make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)), True
+        make_registration(), make_tally(A=(400, 10_000), B=(560, 10_000), control=(40, 2_000)), True
     )
     assert {row["word"] for row in rows} == {"invalid"}
 
@@ -274,8 +255,8 @@ def test_judge_invalid_blocks_every_word() -> None:
     ],
 )
 def test_judge_guardrail(direction: str, events: int, word: str) -> None:
-    guardrail = {"kind": "binary", "direction": direction, "margin": 0.01}
-    registered = make_registered(guardrails={"complaint": guardrail})
+    guardrail = {"kind": "binary", "direction": direction, "margin": 0.01, "cap": None, "query": ""}
+    registered = make_registration(guardrails={"complaint": guardrail})
     tally = make_tally("complaint", A=(500, 10_000), B=(events, 10_000), control=(500, 10_000))
     row = by_comparison(verdicts.judge(registered, tally, False), "complaint")["B vs A"]
     assert row["word"] == word
@@ -289,7 +270,7 @@ def test_check_ratios_says_who_is_over() -> None:
         "assigned": {"A": 4_500, "B": 4_500, "control": 1_000},
         "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
     }
-    rows = verdicts.check_ratios(make_registered(), stages)
+    rows = verdicts.check_ratios(make_registration(), stages)
     even = [row for row in rows if row["stage"] == "assigned"]
     assert [(row["variant"], row["n"], row["expected"]) for row in even] == [
         ("A", 4_500, 4_500),
@@ -299,7 +280,7 @@ def test_check_ratios_says_who_is_over() -> None:
     assert {row["pvalue"] for row in even} == {1.0}
     short = {row["variant"]: row for row in rows if row["stage"] == "mature"}
     assert short["B"]["expected"] == pytest.approx(4_275) and short["B"]["pvalue"] < 1e-4
-    assert verdicts.check_ratios(make_registered(), {"mature": {}})[0]["pvalue"] == 1
+    assert verdicts.check_ratios(make_registration(), {"mature": {}})[0]["pvalue"] == 1
 
 
 def write_looks(
@@ -316,8 +297,8 @@ def write_looks(
             "run_id": f"r{i}",
         }
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
-        ratios = verdicts.check_ratios(make_registered(), {"assigned": tally.n_distinct})
-        written.append(verdicts.write_look(connection, row, ratios, make_registered(), tally))
+        ratios = verdicts.check_ratios(make_registration(), {"assigned": tally.n_distinct})
+        written.append(verdicts.write_look(connection, row, ratios, make_registration(), tally))
     return written
 
 
@@ -378,7 +359,7 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 def test_describe_news_tells_only_what_is_new() -> None:
     ratios = verdicts.check_ratios(
-        make_registered(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}
+        make_registration(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}
     )
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
@@ -408,7 +389,7 @@ def test_read_records(engine: sa.Engine) -> None:
             row = {
                 "experiment": name,
                 "hash": "0",
-                "content": '{"hypothesis": "h"}',
+                "content": make_registration().model_dump_json(),
                 "run_id": "r",
                 "registered_at": datetime(2026, 9, 1),
             }

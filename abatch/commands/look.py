@@ -184,13 +184,13 @@ def list_experiments(experiments: Experiments, engine: sa.Engine, only: str | No
 
 def describe_record(record: verdicts.Record, is_configured: bool) -> str:
     """One experiment as lines."""
-    content, outcome = record.content, record.content["outcome"]
-    unit = "prediction" if content.get("exposure") == "all" else "candidate"
-    effect = f"{outcome['expected_effect']:+g} in the mean outcome per {unit}"
+    registration, outcome = record.registration, record.registration.outcome
+    unit = "prediction" if registration.exposure == "all" else "candidate"
+    effect = f"{outcome.expected_effect:+g} in the mean outcome per {unit}"
     conclusion = record.conclusion
     facts = [
-        ("asked", content["hypothesis"]),
-        ("expected", f"{effect}, within {outcome['window_days']} days"),
+        ("asked", registration.hypothesis),
+        ("expected", f"{effect}, within {outcome.window_days} days"),
         *(("found", finding) for finding in record.findings or ["no look yet: run score.py"]),
     ]
     if conclusion:

@@ -17,6 +17,7 @@ from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.experiment.registrations import Terms
 from abatch.queries import Window
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key
@@ -321,7 +322,7 @@ class Look(NamedTuple):
 def take(
     connection: sa.Connection,
     source: Source,
-    registered: Mapping[str, Any],
+    terms: Terms,
     tally: verdicts.Tally,
     figures: Figures,
     watermark: date | None,
@@ -356,7 +357,7 @@ def take(
     return Look(
         row,
         verdicts.check_ratios(
-            registered, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
+            terms, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
         ),
     )
 
@@ -365,7 +366,7 @@ def write(
     connection: sa.Connection,
     look: Look,
     figures: Figures,
-    registered: Mapping[str, Any],
+    terms: Terms,
     tally: verdicts.Tally,
     run_id: str,
 ) -> list[dict[str, Any]]:
@@ -388,5 +389,5 @@ def write(
     scores.remove_others(connection, experiment, figures.keys)
     scores.mark_published(connection, experiment, run_id)
     return verdicts.write_look(
-        connection, {**look.row, "run_id": run_id}, look.ratios, registered, tally
+        connection, {**look.row, "run_id": run_id}, look.ratios, terms, tally
     )

@@ -4,13 +4,15 @@ import hashlib
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
 from math import ceil
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field
 
+from abatch.config import Experiment
 from abatch.database.tables import registrations
 from abatch.errors import ConfigError
 from abatch.experiment.assignment import split_thresholds
@@ -20,273 +22,354 @@ from abatch.statistics import stats
 _LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
 
 
-def describe(
-    experiment: str, settings: Mapping[str, Any], sql: Mapping[str, str], timezone: str
-) -> dict[str, Any]:
-    """All that the experiment's verdict will depend on, as JSON holds it.
+class Part(BaseModel):
+    """A part of a registration, as its JSON names it."""
 
-    Parameters
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+
+class Outcome(Part):
+    kind: Literal["binary", "numeric"]
+    window_days: int
+    lag_days: int
+    expected_effect: float
+
+
+class Comparison(Part):
+    """One registered verdict: variants, pooled, against variants, pooled."""
+
+    name: str = Field(alias="comparison")
+    treatment: list[str]
+    control: list[str]
+
+
+class BurnIn(Part):
+    units: int
+    cases: int
+    nonzero: int
+
+
+class SampleRatio(Part):
+    weight: int
+    alpha: float
+
+
+class Guardrail(Part):
+    kind: Literal["binary", "numeric"]
+    direction: Literal["increase", "decrease"]
+    margin: float
+    cap: float | None
+    query: str
+
+
+class Variant(Part):
+    name: str = Field(alias="variant")
+    share: float
+    hash_up_to: str
+    has_model: bool
+
+
+class Terms(Part):
+    """All that an experiment's verdict depends on and that the config says.
+
+    Attributes
     ----------
-    settings : the experiment's part of the config as plain values
-    sql : text of the queries by name
+    direction : of the outcome, the good one
+    baseline, baseline_sd, cap : of the outcome, as in the config
+    alpha : of all comparisons together
+    salt : of the split: the experiment's name
+    outcomes_query, watermark_query : as `normalise_query` makes them
     """
-    limits, outcome = split_thresholds(settings["split"]), settings["outcome"]
-    return {
-        "hypothesis": " ".join(settings["hypothesis"].split()),
-        "outcome": {
-            name: outcome[name] for name in ("kind", "window_days", "lag_days", "expected_effect")
-        },
-        "direction": "increase" if outcome["expected_effect"] > 0 else "decrease",
-        **{name: outcome[name] for name in ("baseline", "baseline_sd", "cap")},
-        "exposure": settings["exposure"],
-        "comparisons": list_comparisons(settings),
-        "alpha": stats.ALPHA,
-        "power": stats.POWER,
-        "burn_in": {
-            "units": stats.MIN_UNITS,
-            "cases": stats.MIN_CASES,
-            "nonzero": stats.MIN_NONZERO,
-        },
-        "sample_ratio": {"weight": stats.SRM_WEIGHT, "alpha": stats.SRM_ALPHA},
-        "guardrails": {
-            name: {
-                **{key: guardrail[key] for key in ("kind", "direction", "margin", "cap")},
-                "query": normalise_query(sql[name]),
-            }
-            for name, guardrail in settings["guardrails"].items()
-        },
-        "salt": experiment,
-        "variants": [
-            {
-                "variant": variant,
-                "share": share,
-                "hash_up_to": f"{limits[variant] - 1:016x}",
-                "has_model": variant in settings["models"],
-            }
-            for variant, share in settings["split"].items()
-        ],
-        "select_top": settings["select_top"],
-        **{f"{name}_query": normalise_query(sql[name]) for name in ("outcomes", "watermark")},
-        "timezone": timezone,
-    }
+
+    hypothesis: str
+    outcome: Outcome
+    direction: Literal["increase", "decrease"]
+    baseline: float | None
+    baseline_sd: float | None
+    cap: float | None
+    exposure: Literal["first", "all"]
+    comparisons: list[Comparison]
+    alpha: float
+    power: float
+    burn_in: BurnIn
+    sample_ratio: SampleRatio
+    guardrails: dict[str, Guardrail]
+    salt: str
+    variants: list[Variant]
+    select_top: float
+    outcomes_query: str
+    watermark_query: str
+    timezone: str
 
 
-def complete(
-    registered: Mapping[str, Any],
-    experiment: str,
-    settings: Mapping[str, Any],
-    sql: Mapping[str, str],
-    timezone: str,
-) -> dict[str, Any]:
-    """What is registered, with the defaults of what an earlier version did not register.
+class Sample(Part):
+    """Candidates that a comparison takes, as `stats.Plan`, but never less than the burn-in."""
 
-    Parameters as in `describe`.
-    """
-    outcome = {
-        **settings["outcome"],
-        "cap": None,
-    }  # the baseline is but for the plan, which is made once
-    plain = {
-        **settings,
-        "outcome": outcome,
-        "exposure": "first",
-        "champion": None,
-        "verdicts": None,
-        "guardrails": {},
-    }
-    return {**describe(experiment, plain, sql, timezone), **registered}
+    n_fixed: int
+    n_most: int
+    n_median: int
 
 
-def list_comparisons(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The registered verdicts: the models pooled against control, and each challenger against the
-    champion.
-
-    Returns
-    -------
-    list of dict
-        comparison (its name), treatment and control (lists of variants); empty if there is nothing
-        to compare with.
-    """
-    modelled = [variant for variant in settings["split"] if variant in settings["models"]]
-    champion = settings["champion"] or modelled[0]
-    wanted = settings["verdicts"] or ["models_vs_control", "challenger_vs_champion"]
-    found = []
-    controls = [variant for variant in settings["split"] if variant not in settings["models"]]
-    if controls and "models_vs_control" in wanted:
-        found.append(
-            {"comparison": "models vs control", "treatment": modelled, "control": controls}
-        )
-    if "challenger_vs_champion" in wanted:
-        challengers = [variant for variant in modelled if variant != champion]
-        found += [
-            {
-                "comparison": f"{variant} vs {champion}",
-                "treatment": [variant],
-                "control": [champion],
-            }
-            for variant in challengers
-        ]
-    return found
-
-
-def make_plan(
-    content: Mapping[str, Any], card: Mapping[str, Any], n_candidates: int
-) -> dict[str, Any]:
+class Plan(Part):
     """How many candidates and days the registered verdicts will take.
 
-    Parameters
+    Attributes
     ----------
-    content : of the registration
-    card : of a model, whose training rows stand in for what the config does not say
+    mean, sd : of the outcome; None where unknown
+    source : the config, or the training rows
     n_candidates : of the first night
-
-    Returns
-    -------
-    dict
-        mean and sd of the outcome that it plans with and their source, samples by comparison (see
-        stats.Plan), days_most and days_median until the slowest verdict; null where nothing is
-        known to plan with.
+    samples : by comparison; empty where nothing is known to plan with
+    days_most, days_median : until the slowest verdict
     """
-    outcome, shares = (
-        content["outcome"],
-        {variant["variant"]: variant["share"] for variant in content["variants"]},
-    )
-    mean = content["baseline"] if content["baseline"] is not None else card.get("outcome_mean")
-    sd = content["baseline_sd"] if content["baseline_sd"] is not None else card.get("outcome_sd")
-    is_binary = outcome["kind"] == "binary"
-    given = (
-        content["baseline" if is_binary else "baseline_sd"] is not None
-    )  # the figure that the sample rests on
-    plan: dict[str, Any] = {
-        "mean": mean,
-        "sd": sd,
-        "source": "the config" if given else "the training rows",
-    }
-    plan |= {"n_candidates": n_candidates, "samples": {}, "days_most": None, "days_median": None}
-    if is_binary and mean is not None and 0 < mean + outcome["expected_effect"] < 1:
-        moved, rate = mean + outcome["expected_effect"], mean
-        variances = [moved * (1 - moved), mean * (1 - mean)]
-        plan["sd"] = variances[1] ** 0.5
-    elif not is_binary and sd is not None:
-        rate = (
-            card.get("metrics", {}).get("base_rate", {}).get("value") or 1.0
-        )  # of amounts above 0
-        variances = [sd**2, sd**2]
-    else:
-        return plan
-    for comparison in content["comparisons"]:
-        treatment, control = (
-            sum(shares[variant] for variant in comparison[side])
-            for side in ("treatment", "control")
-        )
-        sample = stats.plan_sample(
-            variances[0],
-            treatment,
-            variances[1],
-            control,
-            abs(outcome["expected_effect"]),
-            len(content["comparisons"]),
-        )
-        smallest = min(
-            shares[variant] for side in ("treatment", "control") for variant in comparison[side]
-        )
-        burn_in = stats.plan_burn_in(outcome["kind"], rate) / smallest
-        plan["samples"][comparison["comparison"]] = {
-            name: max(n, ceil(burn_in)) for name, n in sample._asdict().items()
-        }
-    wait = outcome["window_days"] + outcome["lag_days"]
-    for name in ("most", "median") if plan["samples"] else ():
-        slowest = max(sample[f"n_{name}"] for sample in plan["samples"].values())
-        plan[f"days_{name}"] = -(-slowest // n_candidates) + wait
-    return plan
+
+    mean: float | None
+    sd: float | None
+    source: str
+    n_candidates: int
+    samples: dict[str, Sample]
+    days_most: int | None
+    days_median: int | None
 
 
-def describe_plan(experiment: str, content: Mapping[str, Any]) -> str:
-    """What a new experiment commits to, as lines of at most 80 columns where names are short."""
-    outcome, plan, comparisons = content["outcome"], content["plan"], content["comparisons"]
-    names = [comparison["comparison"] for comparison in comparisons]
-    unit = "candidate" if content["exposure"] == "first" else "prediction"
-    effect = (
-        f"{outcome['expected_effect']:+g} in the mean outcome per {unit}; {content['direction']} is"
-        " good"
+class Registration(Terms):
+    """What the first predict wrote down for good.
+
+    Attributes
+    ----------
+    assignment : hash, or recorded if the candidates query brings the variants
+    start_date : the first night
+    """
+
+    assignment: str
+    start_date: date
+    plan: Plan
+
+
+class TrainingOutcome(NamedTuple):
+    """The outcome in the training rows: it stands in for what the config does not say.
+
+    Attributes
+    ----------
+    mean, sd : capped
+    rate : share of the rows in which it is above 0
+    """
+
+    mean: float | None
+    sd: float | None
+    rate: float | None
+
+
+def describe(experiment: Experiment) -> Terms:
+    """The terms that the config and the queries set."""
+    outcome, limits = experiment.outcome, split_thresholds(experiment.split)
+    queries = {name: normalise_query(text) for name, text in experiment.sql.items()}
+    return Terms(
+        hypothesis=" ".join(experiment.hypothesis.split()),
+        outcome=Outcome.model_validate(outcome, from_attributes=True),
+        direction="increase" if outcome.expected_effect > 0 else "decrease",
+        baseline=outcome.baseline,
+        baseline_sd=outcome.baseline_sd,
+        cap=outcome.cap,
+        exposure=experiment.exposure,
+        comparisons=list_comparisons(experiment),
+        alpha=stats.ALPHA,
+        power=stats.POWER,
+        burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
+        sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
+        guardrails={
+            name: Guardrail(**{**guardrail.model_dump(), "query": queries[name]})
+            for name, guardrail in experiment.guardrails.items()
+        },
+        salt=experiment.name,
+        variants=[
+            Variant(
+                variant=variant,
+                share=share,
+                hash_up_to=f"{limits[variant] - 1:016x}",
+                has_model=variant in experiment.models,
+            )
+            for variant, share in experiment.split.items()
+        ],
+        select_top=experiment.select_top,
+        outcomes_query=queries["outcomes"],
+        watermark_query=queries["watermark"],
+        timezone=experiment.environment.timezone,
     )
-    used, name = ("mean", "mean") if outcome["kind"] == "binary" else ("sd", "standard deviation")
-    if plan[used] is not None:
-        effect += f"; planned with a {name} of {plan[used]:.4g} ({plan['source']})"
-    counted = (
-        "the first mature prediction"
-        if content["exposure"] == "first"
-        else "all mature predictions"
-    )
-    facts = [
-        ("asked", content["hypothesis"]),
-        ("expected", effect),
-        ("counted", f"{counted} of each candidate, outcomes within {outcome['window_days']} days"),
-        (
-            "verdicts",
-            f"{len(names)}: {'; '.join(names)}" if names else "none: there is nothing to compare",
-        ),
-        *(
-            ("guardrail", f"{name}: {g['direction']} is good, margin {g['margin']:g}")
-            for name, g in content["guardrails"].items()
-        ),
-    ]
-    if names:
-        sure = (
-            f"{1 - content['alpha']:.0%} for all of them together, on all days, however often"
-            " somebody looks"
+
+
+def list_comparisons(experiment: Experiment) -> list[Comparison]:
+    """The models pooled against control, and each challenger against the champion, as chosen.
+
+    Empty if there is nothing to compare with.
+    """
+    modelled = [variant for variant in experiment.split if variant in experiment.models]
+    controls = [variant for variant in experiment.split if variant not in experiment.models]
+    champion = experiment.champion or modelled[0]
+    chosen = experiment.verdicts or ["models_vs_control", "challenger_vs_champion"]
+    comparisons = []
+    if controls and "models_vs_control" in chosen:
+        comparisons.append(
+            Comparison(comparison="models vs control", treatment=modelled, control=controls)
         )
-        facts.append(("how sure", sure))
-    for name, sample in plan["samples"].items():
-        about = (
-            f"{name}: {sample['n_most']:,} {unit}s at most for {content['power']:.0%} power, half"
-            " of the time"
-        )
-        facts.append(
-            (
-                "sample",
-                f"{about} {sample['n_median']:,} or fewer (read once: {sample['n_fixed']:,})",
+    if "challenger_vs_champion" in chosen:
+        comparisons += [
+            Comparison(
+                comparison=f"{variant} vs {champion}", treatment=[variant], control=[champion]
             )
-        )
-    if plan["days_most"]:
-        pace = f"if every night brings {plan['n_candidates']:,} new candidates as this one does"
-        about = (
-            f"{plan['days_most']:,} days at most for {content['power']:.0%} power, half of the time"
-            f" {plan['days_median']:,} or fewer"
-        )
-        facts.append(("time", f"{about}, {pace}"))
-        if content["exposure"] == "all":
-            facts.append(
-                (
-                    "",
-                    (
-                        "sample and time are larger where the same candidates come again: they know"
-                        " little new"
-                    ),
-                )
-            )
-    elif names:
-        missing = "outcome.baseline" if outcome["kind"] == "binary" else "outcome.baseline_sd"
-        reason = (
-            "is unknown"
-            if plan["mean"] is None
-            else f"{plan['mean']:.4g} in the training rows does not allow such an effect"
-        )
-        facts.append(
-            (
-                "sample",
-                (
-                    f"cannot be told: the mean outcome {reason}; set {missing} in the config under"
-                    " a new experiment name"
-                ),
-            )
-        )
-    return "\n".join(
-        [
-            f"{experiment}: a new experiment. Its first predict registers for good:",
-            *wrap_facts(facts),
+            for variant in modelled
+            if variant != champion
         ]
+    return comparisons
+
+
+def make_registration(
+    experiment: Experiment,
+    assignment: str,
+    start_date: date,
+    trained: TrainingOutcome,
+    n_candidates: int,
+) -> Registration:
+    """What the first predict registers; n_candidates are those of its night, start_date."""
+    terms = describe(experiment)
+    return Registration(
+        **terms.model_dump(),
+        assignment=assignment,
+        start_date=start_date,
+        plan=make_plan(terms, trained, n_candidates),
     )
+
+
+def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan:
+    """How many candidates and days the verdicts will take, if every night brings n_candidates."""
+    is_binary, effect = terms.outcome.kind == "binary", terms.outcome.expected_effect
+    mean = trained.mean if terms.baseline is None else terms.baseline
+    sd = trained.sd if terms.baseline_sd is None else terms.baseline_sd
+    rests_on = terms.baseline if is_binary else terms.baseline_sd
+    samples: dict[str, Sample] = {}
+    if is_binary and mean is not None and 0 < mean + effect < 1:
+        moved, variance = mean + effect, mean * (1 - mean)
+        sd = variance**0.5
+        samples = _plan_samples(terms, moved * (1 - moved), variance, mean)
+    elif not is_binary and sd is not None:
+        samples = _plan_samples(terms, sd**2, sd**2, trained.rate or 1.0)
+    days_most = days_median = None
+    if samples:
+        wait = terms.outcome.window_days + terms.outcome.lag_days
+        days_most, days_median = (
+            -(-max(getattr(sample, name) for sample in samples.values()) // n_candidates) + wait
+            for name in ("n_most", "n_median")
+        )
+    return Plan(
+        mean=mean,
+        sd=sd,
+        source="the training rows" if rests_on is None else "the config",
+        n_candidates=n_candidates,
+        samples=samples,
+        days_most=days_most,
+        days_median=days_median,
+    )
+
+
+def _plan_samples(
+    terms: Terms, variance_treatment: float, variance_control: float, rate: float
+) -> dict[str, Sample]:
+    """The sample of each comparison, from variances of one candidate's outcome; rate: above 0."""
+    shares = {variant.name: variant.share for variant in terms.variants}
+    samples = {}
+    for comparison in terms.comparisons:
+        treatment = [shares[variant] for variant in comparison.treatment]
+        control = [shares[variant] for variant in comparison.control]
+        plan = stats.plan_sample(
+            variance_treatment,
+            sum(treatment),
+            variance_control,
+            sum(control),
+            abs(terms.outcome.expected_effect),
+            len(terms.comparisons),
+        )
+        burn_in = ceil(stats.plan_burn_in(terms.outcome.kind, rate) / min(*treatment, *control))
+        samples[comparison.name] = Sample(
+            **{name: max(n, burn_in) for name, n in plan._asdict().items()}
+        )
+    return samples
+
+
+def describe_plan(registration: Registration) -> str:
+    """What a new experiment commits to, as lines of at most 80 columns where names are short."""
+    head = f"{registration.salt}: a new experiment. Its first predict registers for good:"
+    facts = [*_list_terms(registration), *_list_samples(registration)]
+    return "\n".join([head, *wrap_facts(facts)])
+
+
+def _list_terms(registration: Registration) -> Iterator[tuple[str, str]]:
+    outcome, plan, is_first = (
+        registration.outcome,
+        registration.plan,
+        registration.exposure == "first",
+    )
+    yield "asked", registration.hypothesis
+    effect = (
+        f"{outcome.expected_effect:+g} in the mean outcome per"
+        f" {_unit(registration)}; {registration.direction} is good"
+    )
+    name, figure = ("mean", plan.mean)
+    if outcome.kind == "numeric":
+        name, figure = "standard deviation", plan.sd
+    if figure is not None:
+        effect += f"; planned with a {name} of {figure:.4g} ({plan.source})"
+    yield "expected", effect
+    counted = "the first mature prediction" if is_first else "all mature predictions"
+    yield "counted", f"{counted} of each candidate, outcomes within {outcome.window_days} days"
+    names = [comparison.name for comparison in registration.comparisons]
+    yield (
+        "verdicts",
+        f"{len(names)}: {'; '.join(names)}" if names else "none: there is nothing to compare",
+    )
+    for name, guardrail in registration.guardrails.items():
+        yield "guardrail", f"{name}: {guardrail.direction} is good, margin {guardrail.margin:g}"
+    if names:
+        yield (
+            "how sure",
+            f"{1 - registration.alpha:.0%} for all of them together, on all days, however often"
+            " somebody looks",
+        )
+
+
+def _unit(terms: Terms) -> str:
+    return "candidate" if terms.exposure == "first" else "prediction"
+
+
+def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
+    plan, unit, power = registration.plan, _unit(registration), f"{registration.power:.0%}"
+    for name, sample in plan.samples.items():
+        yield (
+            "sample",
+            f"{name}: {sample.n_most:,} {unit}s at most for {power} power, half of the time"
+            f" {sample.n_median:,} or fewer (read once: {sample.n_fixed:,})",
+        )
+    if plan.samples:
+        yield (
+            "time",
+            f"{plan.days_most:,} days at most for {power} power, half of the time"
+            f" {plan.days_median:,} or fewer, if every night brings {plan.n_candidates:,} new"
+            " candidates as this one does",
+        )
+        if registration.exposure == "all":
+            yield (
+                "",
+                "sample and time are larger where the same candidates come again: they know little"
+                " new",
+            )
+    elif registration.comparisons:
+        missing = "baseline" if registration.outcome.kind == "binary" else "baseline_sd"
+        reason = "is unknown"
+        if plan.mean is not None:
+            reason = f"{plan.mean:.4g} in the training rows does not allow such an effect"
+        yield (
+            "sample",
+            f"cannot be told: the mean outcome {reason}; set outcome.{missing} in the config under"
+            " a new experiment name",
+        )
 
 
 def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
@@ -311,47 +394,68 @@ def normalise_query(sql: str) -> str:
     return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))
 
 
-def find_registration(connection: sa.Connection, experiment: str) -> dict[str, Any] | None:
+def find(connection: sa.Connection, experiment: str) -> Registration | None:
     """What was registered, or None before the first predict."""
     content = connection.scalar(
         sa.select(registrations.c.content).where(registrations.c.experiment == experiment)
     )
-    return None if content is None else json.loads(content)
+    return None if content is None else Registration.model_validate_json(content)
 
 
-def check_registration(
-    registered: Mapping[str, Any], content: Mapping[str, Any], experiment: str, place: str
+def check(
+    connection: sa.Connection, experiment: Experiment, assignment: str | None = None
+) -> Registration | None:
+    """What was registered, or None before the first predict.
+
+    Parameters
+    ----------
+    assignment : hash, or recorded if the candidates query brings its own variant; None before that
+        is known
+
+    Raises
+    ------
+    ConfigError
+        With a diff, if something that the verdict depends on has changed since.
+    """
+    registration = find(connection, experiment.name)
+    if registration is not None:
+        place = str(experiment.environment.file)
+        refuse_changes(registration, describe(experiment), place, assignment)
+    return registration
+
+
+def refuse_changes(
+    registered: Terms, asked: Terms, place: str, assignment: str | None = None
 ) -> None:
-    """Raise ConfigError, with a diff, if anything registered has changed since."""
-    changed = [key for key in sorted(registered) if registered.get(key) != content.get(key)]
+    """Raise ConfigError, with a diff, if what is asked, at `place`, is not what is registered."""
+    before, now = registered.model_dump(mode="json"), asked.model_dump(mode="json")
+    if assignment is not None:
+        now["assignment"] = assignment
+    changed = [key for key in sorted(now) if before[key] != now[key]]
     if changed:
         lines = [
-            f"  {key}\n    registered {_show(registered.get(key))}\n    now       "
-            f" {_show(content.get(key))}"
+            f"  {key}\n    registered {_show(before[key])}\n    now        {_show(now[key])}"
             for key in changed
         ]
         raise ConfigError(
-            f"{place}: experiment {experiment} is registered, and its verdict depends on what has"
+            f"{place}: experiment {asked.salt} is registered, and its verdict depends on what has"
             " changed here. Set it back, or ask the new question under a new experiment name.\n"
             + "\n".join(lines)
         )
 
 
 def register(
-    connection: sa.Connection,
-    experiment: str,
-    content: Mapping[str, Any],
-    registered_at: datetime,
-    run_id: str,
+    connection: sa.Connection, registration: Registration, registered_at: datetime, run_id: str
 ) -> None:
     """Write the experiment's one row, which is never changed.
 
     The hash is that of the UTF-8 text in `content`.
     """
+    content = registration.model_dump(mode="json")
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     connection.execute(
         registrations.insert().values(
-            experiment=experiment,
+            experiment=registration.salt,
             hash=hashlib.sha256(text.encode()).hexdigest(),
             content=text,
             registered_at=registered_at,
@@ -360,5 +464,5 @@ def register(
     )
 
 
-def _show(value: object) -> str:
+def _show(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)

@@ -3,8 +3,7 @@
 The formulas are those of abatch.statistics.stats.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from abatch.database.tables import (
     verdicts,
     views,
 )
+from abatch.experiment.registrations import Comparison, Registration, Terms
 from abatch.statistics import stats
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
@@ -129,92 +129,89 @@ def unpack(arrays: Mapping[str, np.ndarray] | None) -> Tally:
     return Tally(moments, n_distinct, int(arrays["n_mixed"]))
 
 
-def judge(registered: Mapping[str, Any], tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
+class Criterion(NamedTuple):
+    """What a metric of a comparison is judged by.
+
+    Attributes
+    ----------
+    metric : outcome, or the guardrail's name
+    effect : that matters; its sign says what is good
+    alpha : of this verdict
+    """
+
+    metric: str
+    kind: str
+    effect: float
+    alpha: float
+
+
+def list_criteria(terms: Terms) -> list[Criterion]:
+    """Those of the outcome and of each guardrail.
+
+    A guardrail is a question of its own: whether it is kept says nothing for or against the
+    outcome. No correction.
+    """
+    outcome, alpha = terms.outcome, terms.alpha / max(1, len(terms.comparisons))
+    signs = {"increase": 1, "decrease": -1}
+    return [
+        Criterion(OUTCOME, outcome.kind, outcome.expected_effect, alpha),
+        *(
+            Criterion(name, rule.kind, signs[rule.direction] * rule.margin, terms.alpha)
+            for name, rule in terms.guardrails.items()
+        ),
+    ]
+
+
+def judge(terms: Terms, tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
     """One row for each registered comparison and metric, as the table `verdicts` has them.
 
     Parameters
     ----------
-    registered : the registration's content
     is_invalid : whether the sample ratio forbids a verdict
     """
-    outcome, alpha = registered["outcome"], registered["alpha"]
-    comparisons = registered["comparisons"]
-    asked = [
-        (OUTCOME, outcome["kind"], outcome["expected_effect"], alpha / max(1, len(comparisons)))
+    return [
+        {"comparison": comparison.name, "metric": criterion.metric}
+        | _compare(comparison, criterion, terms.exposure, tally, is_invalid)
+        for comparison in terms.comparisons
+        for criterion in list_criteria(terms)
     ]
-    # A guardrail is a question of its own: whether it is kept says nothing for or against the
-    # outcome. No correction.
-    signs = {"increase": 1, "decrease": -1}
-    asked += [
-        (name, g["kind"], signs[g["direction"]] * g["margin"], alpha)
-        for name, g in registered["guardrails"].items()
-    ]
-    rows = []
-    for comparison in comparisons:
-        for metric, kind, effect, share in asked:
-            rows.append(
-                {"comparison": comparison["comparison"], "metric": metric}
-                | _compare(
-                    comparison,
-                    metric,
-                    kind,
-                    effect,
-                    share,
-                    registered["exposure"],
-                    tally,
-                    is_invalid,
-                )
-            )
-    return rows
 
 
 def _compare(
-    comparison: Mapping[str, Any],
-    metric: str,
-    kind: str,
-    effect: float,
-    alpha: float,
-    exposure: str,
-    tally: Tally,
-    is_invalid: bool,
+    comparison: Comparison, criterion: Criterion, exposure: str, tally: Tally, is_invalid: bool
 ) -> dict[str, Any]:
-    def gather(variants: Iterable[str]) -> list[stats.Moments]:
-        return [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
-
-    sides = [gather(comparison[side]) for side in ("treatment", "control")]
-    treatment, control = (sum(side, stats.Moments()) for side in sides)
+    metric, kind, effect, alpha = criterion
+    sides = [
+        [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
+        for variants in (comparison.treatment, comparison.control)
+    ]
     is_early = not all(stats.is_burnt_in(moments, kind) for side in sides for moments in side)
-    mean, mean_control = (
-        stats.estimate_mean(moments, kind, exposure) for moments in (treatment, control)
-    )
-    found = stats.compare(mean, mean_control, abs(effect), alpha)
-    lift = stats.compute_lift(mean, mean_control, found.multiplier)
+    treatment, control = (sum(side, stats.Moments()) for side in sides)
+    mean = stats.estimate_mean(treatment, kind, exposure)
+    mean_control = stats.estimate_mean(control, kind, exposure)
+    difference = stats.compare(mean, mean_control, abs(effect), alpha)
+    lift = stats.compute_lift(mean, mean_control, difference.multiplier)
+    interval = {
+        "x": difference.x,
+        "lower": difference.lower,
+        "upper": difference.upper,
+        "pvalue": difference.pvalue,
+        "lift": lift.value,
+        "lift_lower": lift.lower,
+        "lift_upper": lift.upper,
+    }
+    if is_early:  # an interval would promise more than it can hold
+        interval = dict.fromkeys(interval, np.nan)
+    figures = {"estimate": difference.estimate, "se": difference.se, **interval}
     if is_invalid:
         word = stats.INVALID
     elif is_early:
         word = stats.TOO_EARLY
     elif metric == OUTCOME:
-        word = stats.choose_word(found, effect)
+        word = stats.choose_word(difference, effect)
     else:
-        word = stats.choose_guardrail_word(
-            found, abs(effect), "increase" if effect > 0 else "decrease"
-        )
-    figures = {
-        "estimate": found.estimate,
-        "se": found.se,
-        # During burn-in an interval would promise more than it can hold.
-        **dict.fromkeys(
-            ("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper"), np.nan
-        ),
-    }
-    if not is_early:
-        figures |= {
-            "x": found.x,
-            "lower": found.lower,
-            "upper": found.upper,
-            "pvalue": found.pvalue,
-        }
-        figures |= {"lift": lift.value, "lift_lower": lift.lower, "lift_upper": lift.upper}
+        direction = "increase" if effect > 0 else "decrease"
+        word = stats.choose_guardrail_word(difference, abs(effect), direction)
     return {
         "n_treatment": int(treatment.n_units),
         "n_control": int(control.n_units),
@@ -227,22 +224,20 @@ def _compare(
     }
 
 
-def check_ratios(
-    registered: Mapping[str, Any], stages: Mapping[str, Mapping[str, int]]
-) -> list[dict[str, Any]]:
+def check_ratios(terms: Terms, stages: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """One row per stage and variant, as the table `sample_ratios` has them, without pvalue_min.
 
     Parameters
     ----------
     stages : distinct candidates by variant, by stage
     """
-    shares = {variant["variant"]: variant["share"] for variant in registered["variants"]}
+    shares = {variant.name: variant.share for variant in terms.variants}
     theta = np.array(list(shares.values()))
     rows = []
     for stage, counts in stages.items():
         n = np.array([counts.get(variant, 0) for variant in shares])
         pvalue = stats.sample_ratio_pvalue(
-            stats.log_bayes_factor(n, theta, registered["sample_ratio"]["weight"] * theta)
+            stats.log_bayes_factor(n, theta, terms.sample_ratio.weight * theta)
         )
         for variant, n_variant, share in zip(shares, n.tolist(), theta.tolist(), strict=True):
             row = {
@@ -325,7 +320,7 @@ def write_look(
     connection: sa.Connection,
     look: Mapping[str, Any],
     ratios: Sequence[Mapping[str, Any]],
-    registered: Mapping[str, Any],
+    terms: Terms,
     tally: Tally,
 ) -> list[dict[str, Any]]:
     """Write one look: the row of `looks`, those of `sample_ratios` and `verdicts`.
@@ -344,11 +339,11 @@ def write_look(
     smallest = _find_smallest(connection, sample_ratios, ["stage"], **key)
     for row in ratios:
         pvalue_min = min(row["pvalue"], smallest.get((row["stage"],), 1.0))
-        is_invalid |= pvalue_min < registered["sample_ratio"]["alpha"]
+        is_invalid |= pvalue_min < terms.sample_ratio.alpha
         ratio_rows.append({**key, **row, "pvalue_min": pvalue_min, "run_id": look["run_id"]})
     smallest = _find_smallest(connection, verdicts, ["comparison", "metric"], **key)
     verdict_rows = []
-    for row in judge(registered, tally, is_invalid):
+    for row in judge(terms, tally, is_invalid):
         known = [
             pvalue
             for pvalue in (row["pvalue"], smallest.get((row["comparison"], row["metric"])))
@@ -457,14 +452,13 @@ class Record(NamedTuple):
 
     Attributes
     ----------
-    content : of the registration
     findings : a sentence for each verdict of the newest look; empty before the first
     conclusion : the newest row of `conclusions`, or None
     """
 
     experiment: str
     registered_at: datetime
-    content: dict[str, Any]
+    registration: Registration
     findings: list[str]
     conclusion: sa.Row | None
 
@@ -489,7 +483,7 @@ def read_records(connection: sa.Connection) -> list[Record]:
         Record(
             row.experiment,
             row.registered_at,
-            json.loads(row.content),
+            Registration.model_validate_json(row.content),
             found.get(row.experiment, []),
             concluded.get(row.experiment),
         )

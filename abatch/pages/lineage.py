@@ -7,7 +7,6 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,6 +21,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.experiment import assignment, registrations
+from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
 
 N_NIGHTS = 5  # of a candidate, that a message names
@@ -65,20 +65,13 @@ def _list_facts(
     earlier = _find_predictions(
         connection, predictions_superseded, experiment.name, candidate_id, on
     )
-    wanted = (
-        experiment.name,
-        experiment.model_dump(),
-        experiment.sql,
-        experiment.environment.timezone,
-    )
-    content = registrations.complete(
-        registrations.find_registration(connection, experiment.name) or {}, *wanted
-    )
+    registration = registrations.find(connection, experiment.name)
     for row in rows:
-        yield from _describe_prediction(connection, content, row)
-        yield "variant", describe_assignment(content, candidate_id, row.variant)
+        assert registration is not None  # the first predict wrote it
+        yield from _describe_prediction(connection, registration, row)
+        yield "variant", describe_assignment(registration, candidate_id, row.variant)
         if row.model_name is None:
-            key = _hash(content, candidate_id)[16:32]
+            key = _hash(registration, candidate_id)[16:32]
             yield (
                 "model",
                 (
@@ -114,9 +107,9 @@ def _find_predictions(
 
 
 def _describe_prediction(
-    connection: sa.Connection, content: Mapping[str, Any], row: sa.Row
+    connection: sa.Connection, registration: Registration, row: sa.Row
 ) -> Iterator[Fact]:
-    p, share = predictions.c, content["select_top"]
+    p, share = predictions.c, registration.select_top
     night = (p.experiment == row.experiment, p.run_date == row.run_date, p.variant == row.variant)
     n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
     score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
@@ -129,32 +122,31 @@ def _describe_prediction(
     yield "predicted", _show(row.predicted_at)
 
 
-def _hash(content: Mapping[str, Any], candidate_id: str) -> str:
-    return hashlib.sha256(f"{content['salt']}:{candidate_id}".encode("ascii")).hexdigest()
+def _hash(registration: Registration, candidate_id: str) -> str:
+    return hashlib.sha256(f"{registration.salt}:{candidate_id}".encode("ascii")).hexdigest()
 
 
-def describe_assignment(content: Mapping[str, Any], candidate_id: str, variant: str) -> str:
+def describe_assignment(registration: Registration, candidate_id: str, variant: str) -> str:
     """Why a candidate is in its variant, by what was registered, and whether the hash agrees.
 
     Parameters
     ----------
-    content : of the registration
     variant : as it was written
     """
-    first = _hash(content, candidate_id)[:16]
+    first = _hash(registration, candidate_id)[:16]
     start, by_hash, limit = 0, "", ""
-    for part in content["variants"]:
-        by_hash, limit = part["variant"], part["hash_up_to"]
+    for part in registration.variants:
+        by_hash, limit = part.name, part.hash_up_to
         if first <= limit:
             break
         start = int(limit, 16) + 1
     share = f"{start / 2**64:.6g} to {(int(limit, 16) + 1) / 2**64:.6g}"
     hashed = (
-        f"SHA-256 of {content['salt']}:{candidate_id} begins with {first},"
+        f"SHA-256 of {registration.salt}:{candidate_id} begins with {first},"
         f" {int(first, 16) / 2**64:.6f} of 2**64"
     )
     interval = f"within {start:016x} to {limit} ({share}), registered for {by_hash}"
-    if content.get("assignment") == "recorded":
+    if registration.assignment == "recorded":
         agrees = "would give the same" if by_hash == variant else f"would give {by_hash}"
         return (
             f"{variant}, recorded by the candidates query; the hash {agrees} and does not count:"

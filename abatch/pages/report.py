@@ -21,6 +21,7 @@ from abatch import files
 from abatch.config import Experiment
 from abatch.database import tables
 from abatch.experiment import registrations
+from abatch.experiment.registrations import Registration, Terms
 from abatch.experiment.scores import ALL
 from abatch.experiment.verdicts import OUTCOME
 from abatch.modelling import registry
@@ -74,7 +75,9 @@ class Figures(NamedTuple):
     run_date: date
     variants: list[str]  # in the order of the split
     modelled: dict[str, str]  # variant -> name and version of its model today
-    content: dict[str, Any] | None  # of the registration, with its hash and registered_at
+    terms: Terms  # as registered; before that, as the config has them
+    registration: Registration | None
+    registered: sa.Row | None  # its row
     looks: Sequence[sa.Row]  # oldest first
     verdicts: dict[tuple[str, str], list[sa.Row]]  # by comparison and metric, oldest first
     ratios: Sequence[sa.Row]  # sample_ratios of the newest look
@@ -162,7 +165,7 @@ def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> F
 
     names = ("runs", "scores", "looks", "verdicts", "sample_ratios", "feature_drift", "models")
     run, score, look, verdict, ratio, feature, model = (getattr(tables, name).c for name in names)
-    registered = next(iter(rows(tables.registrations)), None)
+    registration = registrations.find(connection, experiment.name)
     looked = rows(tables.looks, look.run_date <= run_date, by=[look.run_date])
     history = defaultdict(list)
     for row in rows(tables.verdicts, verdict.run_date <= run_date, by=[verdict.run_date]):
@@ -183,7 +186,9 @@ def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> F
             variant: registry.stem_of(model.name, model.version)
             for variant, model in experiment.models.items()
         },
-        content=None if registered is None else _read_content(registered, experiment),
+        terms=registration or registrations.describe(experiment),
+        registration=registration,
+        registered=next(iter(rows(tables.registrations)), None),
         looks=looked,
         verdicts=dict(history),
         ratios=(
@@ -230,30 +235,15 @@ def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> F
     )
 
 
-def _read_content(registered: sa.Row, experiment: Experiment) -> dict[str, Any]:
-    content = {"start_date": str(registered.registered_at.date()), **json.loads(registered.content)}
-    settings = experiment.model_dump()
-    return {
-        **registrations.complete(
-            content, experiment.name, settings, experiment.sql, experiment.environment.timezone
-        ),
-        **registered._mapping,
-    }
-
-
 def render(figures: Figures) -> str:
     """The page, which depends on nothing but the figures."""
-    content = figures.content or {}
-    outcome = content.get("outcome", {"kind": "binary", "expected_effect": 0.01})
-    rules = {OUTCOME: (outcome["kind"], outcome["expected_effect"])}
-    rules |= {
-        name: (rule["kind"], rule["margin"]) for name, rule in content.get("guardrails", {}).items()
+    terms, outcome = figures.terms, figures.terms.outcome
+    scales = {OUTCOME: find_scale(outcome.kind, outcome.expected_effect, terms.exposure)}
+    scales |= {
+        name: find_scale(guardrail.kind, guardrail.margin, terms.exposure)
+        for name, guardrail in terms.guardrails.items()
     }
-    scales = {
-        metric: find_scale(*rule, content.get("exposure", "first"))
-        for metric, rule in rules.items()
-    }
-    ratio_alpha = content.get("sample_ratio", {}).get("alpha", stats.SRM_ALPHA)
+    ratio_alpha = terms.sample_ratio.alpha
     watermark = figures.looks[-1].watermark if figures.looks else None
     findings = find_findings(figures)
     names = find_names(figures)
@@ -261,7 +251,7 @@ def render(figures: Figures) -> str:
     measured = [name for name in names if (name, ALL, "roc_auc") in figures.scores]
     colours = _choose_colours(figures, names, owner)
     plots = {
-        f.name: _plot_sequence(f, outcome["expected_effect"], scales[OUTCOME], f"s{i}")
+        f.name: _plot_sequence(f, outcome.expected_effect, scales[OUTCOME], f"s{i}")
         for i, f in enumerate(findings)
         if f.drawn
     }
@@ -286,7 +276,7 @@ def render(figures: Figures) -> str:
         causes=CAUSES,
         evidence=[*find_evidence(figures)] if any(finding.misses for finding in findings) else [],
         strips={
-            f.name: place_strip(f.told, outcome["expected_effect"])
+            f.name: place_strip(f.told, outcome.expected_effect)
             for f in findings
             if f.told is not None
         },
@@ -346,19 +336,17 @@ def find_scale(kind: str, effect: float, exposure: str) -> Scale:
 
 def find_findings(figures: Figures) -> list[Finding]:
     """What is known of each registered comparison."""
-    content = figures.content or {}
-    samples = (content.get("plan") or {}).get("samples") or {}
-    found = []
-    for asked in content.get("comparisons", []):
-        name, effect = asked["comparison"], content["outcome"]["expected_effect"]
+    registration, findings = figures.registration, []
+    if registration is None:
+        return []
+    for comparison in registration.comparisons:
+        name, effect = comparison.name, registration.outcome.expected_effect
         history = figures.verdicts.get((name, OUTCOME), [])
         today = history[-1] if history else None
-        n_most = (samples.get(name) or {}).get("n_most")
-        n_left = (
-            None
-            if n_most is None
-            else max(0, n_most - (figures.looks[-1].n_units if figures.looks else 0))
-        )
+        sample = registration.plan.samples.get(name)
+        n_left = None
+        if sample is not None:
+            n_left = max(0, sample.n_most - (figures.looks[-1].n_units if figures.looks else 0))
         told = (
             None
             if today is None
@@ -366,18 +354,18 @@ def find_findings(figures: Figures) -> list[Finding]:
             or today.word in (stats.TOO_EARLY, stats.INVALID)
             else today
         )
-        found.append(
+        findings.append(
             Finding(
                 name=name,
-                treatment=_join(asked["treatment"]),
-                control=_join(asked["control"]),
+                treatment=_join(comparison.treatment),
+                control=_join(comparison.control),
                 history=history,
                 drawn=[row for row in history if row.estimate is not None],
                 today=today,
                 first=next((row for row in history if row.word in stats.DECIDED), None),
                 guardrails=[
                     figures.verdicts[name, rule][-1]
-                    for rule in content.get("guardrails", {})
+                    for rule in registration.guardrails
                     if (name, rule) in figures.verdicts
                 ],
                 n_left=n_left,
@@ -387,7 +375,7 @@ def find_findings(figures: Figures) -> list[Finding]:
                 and misses_expectation(told, effect, is_beyond_plan=n_left == 0),
             )
         )
-    return found
+    return findings
 
 
 def _join(variants: Sequence[str]) -> str:
@@ -440,14 +428,12 @@ def find_evidence(figures: Figures) -> Iterator[Evidence]:
     """The evidence for the usual causes of a finding that misses the expectation: figures of the
     tables and no others.
     """
-    content, found = figures.content or {}, figures.scores
+    registration, found = figures.registration, figures.scores
+    assert registration is not None
     base_rate, mix, calibration, ranking, ratio, immature = CAUSES
-    planned, is_binary = (
-        (content.get("plan") or {}).get("mean"),
-        content["outcome"]["kind"] == "binary",
-    )
+    planned, is_binary = registration.plan.mean, registration.outcome.kind == "binary"
     show = show_percent if is_binary else show_number
-    for variant in content["comparisons"][0]["control"]:
+    for variant in registration.comparisons[0].control:
         row = figures.variant_scores.get(variant)
         if (
             row is not None
@@ -513,7 +499,7 @@ def find_evidence(figures: Figures) -> Iterator[Evidence]:
             yield Evidence(
                 ranking, name, f"ROC AUC {_tell(row.value, row)}", f"{span}, on validation", below
             )
-    alpha = content["sample_ratio"]["alpha"]
+    alpha = registration.sample_ratio.alpha
     for stage, pvalue in {row.stage: row.pvalue_min for row in figures.ratios}.items():
         yield Evidence(
             ratio,
@@ -574,10 +560,10 @@ def _find_known_from(figures: Figures) -> date | None:
 
     None if there is no night or registration.
     """
-    if figures.content is None or not figures.nights:
+    if figures.registration is None or not figures.nights:
         return None
-    outcome = figures.content["outcome"]
-    return figures.nights[0] + timedelta(days=outcome["window_days"] + outcome["lag_days"])
+    outcome = figures.registration.outcome
+    return figures.nights[0] + timedelta(days=outcome.window_days + outcome.lag_days)
 
 
 def _choose_colours(
