@@ -50,7 +50,8 @@ def parse_moment(text: str) -> date | datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-DEFAULT_CONFIG = Path(__file__).parent.parent / "ml_config.yaml"
+_BESIDE = Path(__file__).parent.parent / "ml_config.yaml"  # in a checkout
+DEFAULT_CONFIG = _BESIDE if _BESIDE.exists() else Path("ml_config.yaml")
 ENV = option(
     "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
 )
@@ -59,7 +60,7 @@ CONFIG = option(
     metavar="FILE",
     type=Path,
     default=DEFAULT_CONFIG,
-    help="default: ml_config.yaml beside the scripts",
+    help="default: ml_config.yaml beside the scripts, else in the current folder",
 )
 EXPERIMENT = option("--experiment", metavar="NAME", help="one experiment (default: all)")
 RUN_DATE = option(

@@ -1,10 +1,14 @@
-"""pyproject.toml, requirements.lock, requirements-dev.lock and environment.yml name the same
-packages.
-"""
+"""The wheel, and pyproject.toml, requirements*.lock and environment.yml, which name the same."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import abatch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_config
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
@@ -92,8 +96,64 @@ def test_environment_names_the_same_packages_and_floors() -> None:
     assert Version(found["python"].removeprefix("=")) in SpecifierSet(PROJECT["requires-python"])
 
 
-def test_version_is_one() -> None:
-    assert PROJECT["version"] == abatch.__version__
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built of a copy of the tree without a package registry."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "abatch", source / "abatch", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    command = [sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", str(folder)]
+    subprocess.run([*command, str(source)], check=True, cwd=folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_has_all_of_the_package_and_nothing_else(wheel: Path) -> None:
+    tracked = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "abatch").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == tracked
+    suffixes = {Path(name).suffix for name in names}
+    assert suffixes >= {".py", ".j2", ".sql"}
+    assert "abatch/py.typed" in names
+
+
+def test_version_is_one(wheel: Path) -> None:
+    assert PROJECT["dynamic"] == ["version"]
+    assert wheel.name == f"abatch-{abatch.__version__}-py3-none-any.whl"
+
+
+def test_installed_wheel_runs_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
+    """The console script: its version, and init by the ml_config.yaml of the current folder."""
+    site, folder = tmp_path / "site", tmp_path / "folder"
+    folder.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*install, "--target", str(site), str(wheel)], check=True, cwd=tmp_path)
+    write_config(folder, "sqlite:///data/bank.db")
+
+    def run(*arguments: str, script: Path | None = site / "bin" / "abatch") -> str:
+        command = [sys.executable, *([str(script)] if script else []), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(site), "ABATCH_ENV": "dev"}
+        return subprocess.run(
+            command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
+    asked = "from abatch.modelling import code; print(code.code_version())"
+    assert run("-c", asked, script=None) == f"{abatch.__version__}\n"  # not that repository's
+    assert run("--version") == f"abatch {abatch.__version__}\n"
+    assert run("init") == f"sqlite:///{folder}/data/bank.db: abatch's tables are ready\n"
+    assert run("status").startswith("card_offer in dev (sqlite:///")
 
 
 def test_crontab_names_what_exists() -> None:

@@ -27,6 +27,8 @@ TRAINING_CODE = [
 @cache
 def code_version() -> str:
     """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
+    if not (ROOT / "train.py").exists():  # installed, perhaps in a folder of somebody's repository
+        return abatch.__version__
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
