@@ -19,156 +19,123 @@ SWITCHES = {"rebuild": "forget the sums of closed nights and read every night ag
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
     arguments.parse("score", __doc__, **SWITCHES)
 
-from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
+from typing import Any
 
 import sqlalchemy as sa
 
-from abatch import files, job
-from abatch.config import Experiment
-from abatch.database import connections
+from abatch import files
 from abatch.errors import NothingToDo
 from abatch.experiment import looks, outcomes, registrations, scores, verdicts
+from abatch.job import nightly
 from abatch.modelling import registry
+from abatch.night import DAY, Night, find_nights, is_latest, today
 from abatch.pages import report
 from abatch.statistics import drift
 
-DAY = timedelta(days=1)
+
+def require_nights(night: Night) -> None:
+    """Raise NothingToDo if nothing has been predicted yet."""
+    if not night.read(find_nights, night.experiment.name, night.run_date):
+        raise NothingToDo(f"{night}: there are no predictions yet")
 
 
-def score(
-    experiment: Experiment,
-    engine: sa.Engine,
-    run_date: date,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    rebuild: bool = False,
-    draw: bool = True,
-) -> str:
-    """Close the nights whose outcomes are final, read the open ones, measure, judge, write one
-    look, draw the report.
-    """
-    outcome = experiment.outcome
-    with engine.connect() as connection:
-        nights = job.find_nights(connection, experiment.name, run_date)
-    if not nights:
-        raise NothingToDo(f"score {experiment.name} {run_date}: there are no predictions yet")
-    with job.open_run(
-        "score", experiment, engine, run_date, force=force or rebuild, dry_run=dry_run
-    ) as run:
-        with engine.connect() as connection:
-            is_latest = job.is_latest(connection, run, job.today(experiment))
-            registration = registrations.check(connection, experiment)
-            assert registration is not None  # there are nights
-            cards = dict(registry.read_cards(connection, experiment.name))
-        if not is_latest:
-            for attempt in connections.transactions(engine) if not dry_run else ():
-                with attempt as connection:
-                    run.finish(connection)
-            return (
-                f"score {experiment.name} {run_date}: a later night is scored already, so tables"
-                " and report stay those of that night"
-            )
-        if draw and not dry_run:
-            files.check_writable(experiment.environment.reports_dir)
-
-        # How far outcomes are complete; a feed that is late leaves nights open, and never turns
-        # into zeros.
-        watermark = outcomes.read_watermark(
-            engine, experiment.query("watermark"), run_date, run.as_of
+@nightly(before=require_nights, **SWITCHES)
+def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
+    """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
+    experiment, outcome, name = night.experiment, night.experiment.outcome, night.experiment.name
+    registration = night.read(registrations.check, experiment)
+    assert registration is not None  # there are nights
+    if not night.read(is_latest, night, today(experiment.environment)):
+        return night.finish(
+            "a later night is scored already, so tables and report stay those of that night"
         )
-        mature_date = (
-            outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
-            if watermark
-            else date.min
-        )
-        source = looks.Source(
-            engine=engine,
-            experiment=experiment.name,
-            split=experiment.split,
-            metrics=job.list_metrics(experiment),
-            window_days=outcome.window_days,
-            cohort=experiment.cohort,
-            as_of=run.as_of,
-            exposure=registration.exposure,
-            start_date=registration.start_date,
-            references={
-                name: drift.Reference(**card["reference"])
-                for name, card in cards.items()
-                if card["reference"]
-            },
-            chunk_rows=experiment.environment.chunk_rows,
-        )
-        with engine.connect() as connection:
-            with experiment.query("watermark").named():
-                scores.check_watermark(
-                    connection, experiment.name, watermark and mature_date, is_rebuilt=rebuild
-                )
-            is_stale = rebuild or looks.has_other_cohorts(connection, source)
-        for attempt in connections.transactions(engine) if is_stale and not dry_run else ():
-            with attempt as connection:
-                scores.forget(connection, experiment.name)
-        with engine.connect() as connection:
-            closed_date = scores.find_closed_date(connection, experiment.name)
-        to_read = [night for night in nights if (closed_date or date.min) < night <= mature_date]
+    nights = night.read(find_nights, name, night.run_date)
+    cards = night.read(lambda connection: dict(registry.read_cards(connection, name)))
+    if draw and not night.dry_run:
+        files.check_writable(experiment.environment.reports_dir)
 
-        # Close nights for good once no correction is waited for: a cohort at a time, lest a first
-        # run hold them all in memory.
-        final = [
-            night
-            for night in to_read
-            if night <= mature_date - outcome.grace_days * DAY and not dry_run
-        ]
-        for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
-            reading = looks.read(source, members, closed_date)
-            for attempt in connections.transactions(engine):
-                with attempt as connection:
-                    looks.close(connection, source, reading, run.run_id)
-            run.rows_read += reading.n_read
-            closed_date = members[-1]
+    # How far outcomes are complete; a late feed leaves nights open, and never turns into zeros.
+    watermark = outcomes.read_watermark(
+        night._engine, experiment.query("watermark"), night.run_date, night.as_of
+    )
+    mature_date = (
+        outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
+        if watermark
+        else date.min
+    )
+    source = looks.Source(
+        engine=night._engine,
+        experiment=name,
+        split=experiment.split,
+        metrics=outcomes.list_metrics(experiment),
+        window_days=outcome.window_days,
+        cohort=experiment.cohort,
+        as_of=night.as_of,
+        exposure=registration.exposure,
+        start_date=registration.start_date,
+        references={
+            name: drift.Reference(**card["reference"])
+            for name, card in cards.items()
+            if card["reference"]
+        },
+        chunk_rows=experiment.environment.chunk_rows,
+    )
+    with experiment.query("watermark").named():
+        night.read(scores.check_watermark, name, watermark and mature_date, is_rebuilt=rebuild)
+    if rebuild or night.read(looks.has_other_cohorts, source):
+        night.write(scores.forget, name)
+    closed_date = night.read(scores.find_closed_date, name)
+    to_read = [one for one in nights if (closed_date or date.min) < one <= mature_date]
 
-        # The nights that are mature but open are added for today's figures only.
-        reading = looks.read(source, to_read[len(final) :], closed_date)
-        run.rows_read += reading.n_read
-        with engine.connect() as connection:
-            parts, tally, *_ = looks.add(connection, source, reading)
-            figures = looks.measure(
-                connection, source, parts, cards, closed_date or date.min, run_date
-            )
-            look = looks.take(
-                connection, source, registration, tally, figures, watermark, mature_date, run_date
-            )
-        summary = (
-            f"score {experiment.name} {run_date}{', dry run' if dry_run else ''}:"
-            f" {look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete"
-            f" to {watermark or 'no date yet'})"
-        )
-        if dry_run:
-            return f"{summary}; {figures.n_rows} figures"
-        page = ""
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                looks.check(connection, source, reading)
-                before = verdicts.find_words(connection, experiment.name, run_date)
-                found = looks.write(connection, look, figures, registration, tally, run.run_id)
-                run.rows_written = figures.n_rows + len(found)
-                run.finish(connection)
-                if (
-                    draw
-                ):  # a report that cannot be written undoes the run, so that it can be done again
-                    page = f"; report {report.write_report(connection, experiment, run_date)}"
-        for news in verdicts.describe_news(found, look.ratios, before):
-            run.warn(news)
-        summary += f"{page}; {verdicts.describe(found)}"
-        run.log(summary)
-        return summary
+    # Close nights for good once no correction is waited for: a cohort at a time, lest a first run
+    # hold them all in memory.
+    n_read = 0
+    final_date = mature_date - outcome.grace_days * DAY if to_read else date.min
+    final = [one for one in to_read if one <= final_date and not night.dry_run]
+    for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
+        reading = looks.read(source, members, closed_date)
+        night.write(looks.close, source, reading, night.run_id)
+        n_read += reading.n_read
+        closed_date = members[-1]
+
+    # The nights that are mature but open are added for today's figures only.
+    reading = looks.read(source, to_read[len(final) :], closed_date)
+    n_read += reading.n_read
+    parts, tally, *_ = night.read(looks.add, source, reading)
+    figures = night.read(
+        looks.measure, source, parts, cards, closed_date or date.min, night.run_date
+    )
+    look = night.read(
+        looks.take, source, registration, tally, figures, watermark, mature_date, night.run_date
+    )
+    before = night.read(verdicts.find_words, name, night.run_date)
+    words = (
+        f"{look.row['n_mature']} mature predictions of {len(nights)} nights"
+        f" (outcomes complete to {watermark or 'no date yet'})"
+    )
+    if night.dry_run:
+        return night.finish(f"{words}; {figures.n_rows} figures")
+
+    found: list[dict[str, Any]] = []
+
+    def publish(connection: sa.Connection) -> None:
+        looks.check(connection, source, reading)
+        found[:] = looks.write(connection, look, figures, registration, tally, night.run_id)
+        if draw:  # a report that cannot be written undoes the run, so that it can be done again
+            report.write_report(connection, experiment, night.run_date)
+
+    n_written = figures.n_rows + len(registration.comparisons) * len(source.metrics)
+    page = experiment.environment.reports_dir / f"{name}.html"
+    summary = night.finish(
+        words + f"; report {page}" * draw, publish, rows_read=n_read, rows_written=n_written
+    )
+    for news in verdicts.describe_news(found, look.ratios, before):
+        night.warn(news)
+    return f"{summary}; {verdicts.describe(found)}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    return job.main("score", score, argv, **SWITCHES)
-
+main = score.main
 
 if __name__ == "__main__":
     sys.exit(main())

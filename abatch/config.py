@@ -2,6 +2,7 @@
 where.
 """
 
+import json
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from pydantic import (
 )
 
 from abatch.errors import ConfigError, UsageError, suggest
+from abatch.files import hash_bytes
 from abatch.queries import Query
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
@@ -409,6 +411,10 @@ class Experiment(ExperimentSection):
         """The settings, queries and time zone as JSON holds them; no secret is among them."""
         section = self.model_dump(mode="json", include=set(ExperimentSection.model_fields))
         return {**section, "sql": self.sql, "timezone": self.environment.timezone}
+
+    def hash(self) -> str:
+        """SHA-256 of all that `describe` tells."""
+        return hash_bytes(json.dumps(self.describe(), sort_keys=True).encode())
 
 
 def load_experiments(

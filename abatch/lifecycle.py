@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import job
 from abatch.config import Experiment
 from abatch.database import connections, reading
 from abatch.errors import RegistryError
 from abatch.modelling import code, gate, registry, retraining, snapshots
+from abatch.night import Night, logger, utc_now
 from abatch.queries import Window
 
 PROD = "prod"  # the environment in which models come from committed code only
@@ -72,7 +72,7 @@ def check_dirt(
 def decide_retraining(
     experiment: Experiment,
     engine: sa.Engine,
-    run: job.Run,
+    run: Night,
     live: Mapping[str, str],
     cards: Mapping[str, Mapping[str, Any]],
     to_date: date,
@@ -120,7 +120,7 @@ def decide_retraining(
 
 
 def load_snapshot(
-    experiment: Experiment, engine: sa.Engine, card: Mapping[str, Any], run: job.Run
+    experiment: Experiment, engine: sa.Engine, card: Mapping[str, Any], run: Night
 ) -> pd.DataFrame | None:
     """The rows that a model was trained on.
 
@@ -145,7 +145,7 @@ def apply_retention(experiment: Experiment, engine: sa.Engine, by: str) -> list[
     Never what is or was live, and never the snapshot of such a model. The row of a deletion is
     written before the file goes, so that a job that dies between the two is finished by the next.
     """
-    keep, now = experiment.environment.retention, job.utc_now()
+    keep, now = experiment.environment.retention, utc_now()
     chosen: list[tuple[str, str, str]] = []
     for attempt in connections.transactions(engine):
         with attempt as connection:
@@ -163,14 +163,14 @@ def apply_retention(experiment: Experiment, engine: sa.Engine, by: str) -> list[
             for kind, name, reason in chosen:
                 registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
     for kind, name, reason in chosen:
-        job.logger.info("%s %s deleted: %s", kind, name, reason)
+        logger.info("%s %s deleted: %s", kind, name, reason)
     remove_deleted(experiment, engine)
     with engine.connect() as connection:
         known = {row.content_hash for row in snapshots.list_snapshots(connection)}
     for path in snapshots.remove_strays(
         experiment.environment.snapshots_dir, known, now - timedelta(days=1)
     ):
-        job.logger.info("%s removed: it belongs to no pull", path)
+        logger.info("%s removed: it belongs to no pull", path)
     return [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
 
 

@@ -29,6 +29,7 @@ from abatch.database import connections, faults, migrations
 from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, registrations
+from abatch.night import as_of, today, utc_now
 from abatch.statistics.stats import SRM_ALPHA
 from demo import simulate
 
@@ -101,7 +102,7 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
         engine,
         experiment.query("watermark"),
         last_night,
-        job.as_of(experiment, last_night),
+        as_of(experiment.environment, last_night),
     )
     assert watermark is not None
     outcome = experiment.outcome
@@ -224,16 +225,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     try:
         experiment = load_experiments(arguments.config, "dev")["card_offer"]
-        engine = job.connect(experiment)
+        engine = job.connect(experiment.environment)
         if engine.dialect.name != "sqlite":
             raise AbatchError(
                 f"{experiment.environment.file}, environments.dev.database: the demo plays on an"
                 " SQLite file only,"
                 f" found {faults.show_url(engine)}."
             )
-        today = job.today(experiment)
+        present = today(experiment.environment)
         end = arguments.end or (
-            today if job.utc_now() >= simulate.morning(today) else today - DAY
+            present if utc_now() >= simulate.morning(present) else present - DAY
         )  # the bank loads in the morning
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             start_afresh(experiment, engine)
             migrations.upgrade(engine)
-            job.start_log(experiment, "demo")
+            job.start_log(experiment.environment, "demo")
             print(
                 f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}",
                 flush=True,

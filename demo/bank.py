@@ -18,6 +18,7 @@ from abatch.arguments import CONFIG, ENV, EXIT_CODES, EXPERIMENT, add_options, p
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, UsageError
+from abatch.night import today
 from demo import simulate
 
 
@@ -46,7 +47,7 @@ def live(experiment: Experiment, engine: sa.Engine, arguments: argparse.Namespac
             " simulated bank made, so the bank is not played here. Name a database that is empty"
             f" but for abatch's tables: {place}.database."
         )
-    until = arguments.date or job.today(experiment)
+    until = arguments.date or today(experiment.environment)
     plan = {"plant": arguments.plant, "salt": experiment.name, "split": experiment.split}
     n_mornings = simulate.simulate(engine, until, seed=arguments.seed, **plan)
     return (
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         experiments = load_experiments(arguments.config, arguments.env)
         # whose split a plant may break: the first unless --experiment names another
         experiment = next(iter(job.choose(experiments, arguments.experiment).values()))
-        engine = job.connect(experiment)
+        engine = job.connect(experiment.environment)
         try:
             print(live(experiment, engine, arguments))
         finally:

@@ -40,12 +40,12 @@ from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_c
 DRIVER = """
 import os, signal, sys
 import predict, train
-from abatch import job
+from abatch import night
 from abatch.experiment import predictions
 from abatch.modelling import registry, training
 script, place, name, nth, action, *arguments = sys.argv[1:]
 owners = {"predictions": predictions, "registry": registry, "training": training}
-owner = {**owners, "Run": job.Run}[place]
+owner = {**owners, "night": night, "Night": night.Night}[place]
 real, calls = getattr(owner, name), []
 
 def stop(*args, **kwargs):
@@ -249,8 +249,8 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
             "kill",
             False,
         ),  # the rows are moved, and nothing is committed
-        ("Run", "finish", 1, "kill", False),
-        ("Run", "log", 2, "kill", True),  # all is committed, and nobody was told
+        ("night", "_end_run", 1, "kill", False),
+        ("Night", "log", 2, "kill", True),  # all is committed, and nobody was told
     ],
 )
 def test_predict_killed_and_run_again(
@@ -276,7 +276,7 @@ def test_predict_killed_and_run_again(
 def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -> None:
     experiment = use_quick_models(experiment.environment.file)
     prepare(experiment, engine)
-    kill("predict", experiment, "Run", "finish")
+    kill("predict", experiment, "night", "_end_run")
     # The server sees the broken connection soon, not at once: wait for it to end the dead run's
     # transaction and lock.
     others = (
@@ -294,7 +294,7 @@ def test_predict_forced_and_killed_keeps_the_old_night(
 ) -> None:
     predict.predict(bank, bank_engine, FIRST_NIGHT)
     before = sorted(read(bank_engine, *predictions.c))
-    kill("predict", bank, "Run", "finish", 1, "kill", "--force")
+    kill("predict", bank, "night", "_end_run", 1, "kill", "--force")
     assert (
         sorted(read(bank_engine, *predictions.c)) == before
         and read(bank_engine, predictions_superseded.c.run_id) == []

@@ -20,6 +20,8 @@ from abatch.database import connections, faults, migrations
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions, registrations
+from abatch.job import nightly
+from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
 from tests.conftest import as_stored, make_registration, open_engine, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
@@ -52,15 +54,10 @@ def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def finish(run: job.Run, engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        run.finish(connection)
-
-
 def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: bool) -> str:
-    with job.open_run("predict", experiment, engine, run_date, **options) as run:
-        finish(run, engine)
-    return run.run_id
+    with open_night("predict", experiment, engine, run_date, **options) as night:
+        night.finish("nothing")
+    return night.run_id
 
 
 def read_ledger(engine: sa.Engine) -> list[sa.Row]:
@@ -82,11 +79,11 @@ def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> Non
         "prediction": 0.5,
         "selection_key": "0" * 16,
     }
-    predictions.stage(engine, pd.DataFrame([row]))
+    connections.write(engine, predictions.stage, pd.DataFrame([row]))
 
 
 def test_open_run_done_is_not_done_again(experiment: Experiment, engine: sa.Engine) -> None:
-    before = as_stored(engine, job.utc_now())
+    before = as_stored(engine, utc_now())
     run_id = do(experiment, engine)
     with pytest.raises(
         NothingToDo,
@@ -105,7 +102,7 @@ def test_open_run_done_is_not_done_again(experiment: Experiment, engine: sa.Engi
         "done",
         None,
     )
-    assert before <= first.started_at <= first.finished_at <= job.utc_now()
+    assert before <= first.started_at <= first.finished_at <= utc_now()
     assert f"(process {os.getpid()})" in first.host and len(first.config_hash) == 64
 
 
@@ -123,7 +120,7 @@ def test_open_run_force_that_fails_leaves_the_night_done(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
     first = do(experiment, engine)
-    with pytest.raises(DataError), job.open_run("predict", experiment, engine, NIGHT, force=True):
+    with pytest.raises(DataError), open_night("predict", experiment, engine, NIGHT, force=True):
         raise DataError("broken")
     assert {row.run_id: row.status for row in read_ledger(engine)}[first] == "done"
     with pytest.raises(NothingToDo, match=first):
@@ -178,23 +175,15 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
                 r" Nothing was written"
             ),
         ),
-        job.open_run("predict", experiment, engine, NIGHT) as run,
+        open_night("predict", experiment, engine, NIGHT) as night,
     ):
-        stage(engine, run.run_id)
+        stage(engine, night.run_id)
         with engine.begin() as connection:
             connection.execute(
                 runs.update().values(status="failed", error="died; cleaned up by the next run")
             )
-        with engine.begin() as connection:
-            predictions.publish(
-                connection,
-                run_id=run.run_id,
-                experiment="card_offer",
-                run_date=NIGHT,
-                n_selected={"A": 1},
-                predicted_at=job.utc_now(),
-            )
-            run.finish(connection)
+        key = (night.run_id, "card_offer", NIGHT)
+        night.finish("one", predictions.publish, *key, {"A": 1}, utc_now())
     assert [(row.status, row.error) for row in read_ledger(engine)] == [
         ("failed", "died; cleaned up by the next run")
     ]
@@ -214,8 +203,8 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
 def test_open_run_failure_is_in_the_ledger(
     experiment: Experiment, engine: sa.Engine, error: BaseException, reason: str
 ) -> None:
-    with pytest.raises(type(error)), job.open_run("predict", experiment, engine, NIGHT) as run:
-        stage(engine, run.run_id)
+    with pytest.raises(type(error)), open_night("predict", experiment, engine, NIGHT) as night:
+        stage(engine, night.run_id)
         raise error
     assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", reason)]
     with engine.connect() as connection:
@@ -227,34 +216,34 @@ def test_open_run_dry_writes_nothing(
     experiment: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with job.open_run("predict", experiment, engine, NIGHT, dry_run=True) as run:
-        assert run.dry_run
+    with open_night("predict", experiment, engine, NIGHT, dry_run=True) as night:
+        assert night.dry_run
     assert read_ledger(engine) == [] and sorted(tmp_path.rglob("*")) == before
     do(experiment, engine)
     with (
         pytest.raises(NothingToDo, match="already done"),
-        job.open_run("predict", experiment, engine, NIGHT, dry_run=True),
+        open_night("predict", experiment, engine, NIGHT, dry_run=True),
     ):
         pass
-    with job.open_run("predict", experiment, engine, NIGHT, dry_run=True, force=True):
+    with open_night("predict", experiment, engine, NIGHT, dry_run=True, force=True):
         pass
     assert len(read_ledger(engine)) == 1
 
 
 def test_open_run_names_the_holder(experiment: Experiment, engine: sa.Engine) -> None:
-    with job.open_run("predict", experiment, engine, NIGHT) as run:
+    with open_night("predict", experiment, engine, NIGHT) as night:
         message = (
             rf"is already being done by .* \(process {os.getpid()}\) since 20.* UTC \(run"
-            rf" {run.run_id}\)"
+            rf" {night.run_id}\)"
         )
         with (
             pytest.raises(NothingToDo, match=message),
-            job.open_run("predict", experiment, engine, NIGHT),
+            open_night("predict", experiment, engine, NIGHT),
         ):
             pass
-        with job.open_run("score", experiment, engine, NIGHT) as other:
-            finish(other, engine)
-        finish(run, engine)
+        with open_night("score", experiment, engine, NIGHT) as other:
+            other.finish("nothing")
+        night.finish("nothing")
     assert [row.status for row in read_ledger(engine)] == ["done", "done"]
 
 
@@ -273,55 +262,36 @@ def test_open_run_names_the_holder(experiment: Experiment, engine: sa.Engine) ->
 def test_open_run_as_of_past_date(
     bank: Experiment, bank_engine: sa.Engine, run_date: date, as_of: datetime
 ) -> None:
-    with job.open_run("predict", bank, bank_engine, run_date, dry_run=True) as run:
-        assert run.as_of == as_of
+    with open_night("predict", bank, bank_engine, run_date, dry_run=True) as night:
+        assert night.as_of == as_of
 
 
 def test_open_run_as_of_today(bank: Experiment, bank_engine: sa.Engine) -> None:
-    before = job.utc_now()
-    with job.open_run("predict", bank, bank_engine, job.today(bank), dry_run=True) as run:
-        assert before <= run.as_of <= job.utc_now()
+    before = utc_now()
+    with open_night("predict", bank, bank_engine, today(bank.environment), dry_run=True) as night:
+        assert before <= night.as_of <= utc_now()
 
 
-def nothing(
-    experiment: Experiment,
-    engine: sa.Engine,
-    run_date: date,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-) -> str:
+def nothing(night: Night) -> str:
     """A story that begins a run and ends it."""
-    with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run) as run:
-        if not dry_run:
-            finish(run, engine)
-    return f"predict {experiment.name} {run_date}: nothing"
+    return night.finish("nothing")
 
 
 def failing(error: BaseException) -> Callable[..., str]:
     """A story that fails for the experiment card_offer alone."""
 
-    def story(
-        experiment: Experiment,
-        engine: sa.Engine,
-        run_date: date,
-        *,
-        force: bool = False,
-        dry_run: bool = False,
-    ) -> str:
-        if experiment.name != "card_offer":
-            return nothing(experiment, engine, run_date, force=force, dry_run=dry_run)
-        with job.open_run("predict", experiment, engine, run_date, force=force, dry_run=dry_run):
-            raise error
+    def story(night: Night) -> str:
+        if night.experiment.name != "card_offer":
+            return nothing(night)
+        raise error
 
-    story.__module__ = __name__
     return story
 
 
 def call(bank: Experiment, *arguments: str, story: Callable[..., str] = nothing) -> int:
-    return job.main(
-        "predict", story, ["--config", str(bank.environment.file), "--date", str(NIGHT), *arguments]
-    )
+    story.__name__, story.__module__ = "predict", __name__
+    words = ["--config", str(bank.environment.file), "--date", str(NIGHT), *arguments]
+    return nightly()(story).main(words)
 
 
 def read_log(bank: Experiment) -> list[str]:
@@ -371,7 +341,7 @@ def test_main_dry_run_prints_and_writes_nothing(
     bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(bank, "--dry-run", "--experiment", "second") == 0
-    assert capfd.readouterr() == ("predict second 2026-09-01: nothing\n", "")
+    assert capfd.readouterr() == ("predict second 2026-09-01, dry run: nothing\n", "")
     assert read_ledger(bank_engine) == [] and not bank.environment.logs_dir.exists()
 
 
@@ -512,18 +482,9 @@ def test_main_locked_database(
 def test_warn_is_printed_and_logged(
     bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def story(
-        experiment: Experiment,
-        engine: sa.Engine,
-        run_date: date,
-        *,
-        force: bool = False,
-        dry_run: bool = False,
-    ) -> str:
-        with job.open_run("predict", experiment, engine, run_date) as run:
-            run.warn("look at this")
-            finish(run, engine)
-        return ""
+    def story(night: Night) -> str:
+        night.warn("look at this")
+        return night.finish("nothing")
 
     assert call(bank, "--experiment", "second", story=story) == 0
     assert capfd.readouterr() == ("", "predict second 2026-09-01: look at this\n")
@@ -558,52 +519,41 @@ def test_check_registration_first_then_changed(experiment: Experiment, engine: s
 
 def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.Engine) -> None:
     for days in (2, 0, 1):
-        with (
-            job.open_run("predict", experiment, engine, NIGHT + timedelta(days=days)) as run,
-            engine.begin() as connection,
-        ):
-            run.finish(connection)
+        do(experiment, engine, NIGHT + timedelta(days=days))
     with (
         pytest.raises(KeyboardInterrupt),
-        job.open_run("predict", experiment, engine, NIGHT + timedelta(days=3)),
+        open_night("predict", experiment, engine, NIGHT + timedelta(days=3)),
     ):
         raise KeyboardInterrupt
-    with (
-        job.open_run("predict", experiment, engine, NIGHT, force=True) as run,
-        engine.begin() as connection,
-    ):
-        run.finish(connection)  # in the place of the first
+    do(experiment, engine, NIGHT, force=True)  # in the place of the first
     with engine.connect() as connection:
         expected = [NIGHT, NIGHT + timedelta(days=1)]
-        assert job.find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
-        assert job.find_nights(connection, "card_offer", date.max) == [
+        assert find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
+        assert find_nights(connection, "card_offer", date.max) == [
             *expected,
             NIGHT + timedelta(days=2),
         ]
-        assert job.find_nights(connection, "another", date.max) == []
+        assert find_nights(connection, "another", date.max) == []
 
 
 def test_is_latest(experiment: Experiment, engine: sa.Engine) -> None:
     """A night that was done for the future by mistake does not freeze the figures."""
     for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
-        with (
-            job.open_run(
-                "score", experiment, engine, NIGHT + timedelta(days=days), force=True
-            ) as run,
-            engine.begin() as connection,
-        ):
-            assert job.is_latest(connection, run, NIGHT + timedelta(days=5)) == expected
-            run.finish(connection)
+        run_date = NIGHT + timedelta(days=days)
+        with open_night("score", experiment, engine, run_date, force=True) as night:
+            with engine.connect() as connection:
+                assert is_latest(connection, night, NIGHT + timedelta(days=5)) == expected
+            night.finish("nothing")
 
 
 def test_hash_config_changes_with_settings_and_queries(bank: Experiment) -> None:
     experiments = load_experiments(bank.environment.file, "dev")
-    first = job.hash_config(experiments["card_offer"])
+    first = experiments["card_offer"].hash()
     assert (
         first
-        == job.hash_config(load_experiments(bank.environment.file, "dev")["card_offer"])
-        != job.hash_config(experiments["second"])
+        == load_experiments(bank.environment.file, "dev")["card_offer"].hash()
+        != experiments["second"].hash()
     )
     query = bank.environment.file.parent / bank.query("candidates").file
     query.write_text(query.read_text(encoding="utf-8") + "\n-- another", encoding="utf-8")
-    assert job.hash_config(load_experiments(bank.environment.file, "dev")["card_offer"]) != first
+    assert load_experiments(bank.environment.file, "dev")["card_offer"].hash() != first

@@ -1,6 +1,7 @@
 """Staged rows are checked and ranked by the database, and readers see whole nights only."""
 
 import math
+from collections import Counter
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -38,6 +39,16 @@ def make_frame(
             for variant, model in zip(frame["variant"], has_model, strict=True)
         ],
     )
+
+
+def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
+    """Stage rows; returns their checksum."""
+    connections.write(engine, predictions.stage, frame)
+    return predictions.summarise(frame, frame[[]], {}).checksum
+
+
+def sent(n_rows: int, checksum: int) -> predictions.Batch:
+    return predictions.Batch(Counter({"A": n_rows}), checksum=checksum)
 
 
 def publish(
@@ -84,10 +95,10 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("c2", "control", NAN, "a000000000000000"),
         ("c3", "control", NAN, "0a00000000000000"),
     ]
-    checksum = sum(predictions.stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
+    checksum = sum(stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
     assert count(engine, predictions.predictions) == 0
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", 9, checksum)
+        predictions.check_staged(connection, "run1", "card_offer", sent(9, checksum))
     assert publish(engine, A=2, B=0, control=1) == 9
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
@@ -112,7 +123,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
 
 
 def test_publish_ties_of_key_by_id(engine: sa.Engine) -> None:
-    predictions.stage(engine, make_frame([("x2", "A", 0.5, "0" * 16), ("x1", "A", 0.5, "0" * 16)]))
+    stage(engine, make_frame([("x2", "A", 0.5, "0" * 16), ("x1", "A", 0.5, "0" * 16)]))
     publish(engine, A=1)
     assert read(engine, "candidate_id", "selected") == [("x1", 1), ("x2", 0)]
 
@@ -126,7 +137,7 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
     frame = make_frame(
         list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True))
     )
-    predictions.stage(engine, frame)
+    stage(engine, frame)
     n_selected = {
         name: count_selected(int((assigned.variant == name).sum()), 0.2) for name in split
     }
@@ -158,16 +169,14 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
 
 def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
     for run_id, night in (("run0", date(2026, 8, 31)), ("run1", NIGHT)):
-        predictions.stage(
+        stage(
             engine,
             make_frame([("a1", "A", 0.25, "0" * 16), ("a2", "A", 0.5, "1" * 16)], run_id, night),
         )
         publish(engine, run_id, night, A=1)
-    predictions.stage(engine, make_frame([("a1", "A", 0.75, "0" * 16)], "run0", NIGHT, "another"))
+    stage(engine, make_frame([("a1", "A", 0.75, "0" * 16)], "run0", NIGHT, "another"))
     publish(engine, "run0", NIGHT, "another", A=1)
-    predictions.stage(
-        engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2")
-    )
+    stage(engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2"))
     assert publish(engine, "run2", A=1) == 2
     columns = (
         "experiment",
@@ -192,10 +201,8 @@ def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
 
 
 def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
-    predictions.stage(engine, make_frame([("a1", "A", 0.25, "0" * 16)], "run1"))
-    predictions.stage(
-        engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2")
-    )
+    stage(engine, make_frame([("a1", "A", 0.25, "0" * 16)], "run1"))
+    stage(engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2"))
     assert publish(engine, "run1", A=1) == 1
     with engine.connect() as connection:
         staged = predictions_staging.c
@@ -208,15 +215,15 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
         [("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)],
         [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)],
     ):
-        checksum += predictions.stage(engine, make_frame(rows))
-    predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
-    checksum += predictions.stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
+        checksum += stage(engine, make_frame(rows))
+    stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
+    checksum += stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
     with (
         engine.connect() as connection,
         pytest.raises(DataError) as caught,
         Query("sql/c.sql", "").named(),
     ):
-        predictions.check_staged(connection, "run1", "card_offer", 5, checksum % 2**64)
+        predictions.check_staged(connection, "run1", "card_offer", sent(5, checksum % 2**64))
     assert (
         str(caught.value)
         == "sql/c.sql: 2 candidates are returned more than once, for example 'a1'. Expected one row"
@@ -227,14 +234,12 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
 
 @pytest.mark.parametrize("n_sent", [1, 3])
 def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
-    checksum = predictions.stage(
-        engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)])
-    )
+    checksum = stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
     with (
         engine.connect() as connection,
         pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"),
     ):
-        predictions.check_staged(connection, "run1", "card_offer", n_sent, checksum)
+        predictions.check_staged(connection, "run1", "card_offer", sent(n_sent, checksum))
 
 
 def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
@@ -250,14 +255,14 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
         ("m", "A", -0.0, "1" * 16),
         ("t", "A", 5e-300, "2" * 16),
     ]
-    checksum = predictions.stage(engine, make_frame(rows))
+    checksum = stage(engine, make_frame(rows))
     assert (
         checksum
         == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
     )
     staged = predictions_staging.c
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum)
+        predictions.check_staged(connection, "run1", "card_offer", sent(len(rows), checksum))
     changes: list[dict[str, object]] = [
         {"prediction": math.nextafter(7 / n, 1)},
         {"prediction": None},
@@ -280,16 +285,16 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
                     r" predictions_staging"
                 ),
             ):
-                predictions.check_staged(connection, "run1", "card_offer", len(rows), checksum)
+                predictions.check_staged(
+                    connection, "run1", "card_offer", sent(len(rows), checksum)
+                )
             connection.rollback()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
     with pytest.raises(StatementError) as caught:
-        predictions.stage(
-            engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)])
-        )
+        stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)]))
     assert "inf" in faults.describe(caught.value) and "cannot be stored" in faults.describe(
         caught.value
     )
@@ -298,7 +303,7 @@ def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
 
 def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
     for day in (1, 2, 3):
-        predictions.stage(
+        stage(
             engine, make_frame([("c1", "control", NAN, "0" * 16)], f"run{day}", date(2026, 9, day))
         )
         publish(engine, f"run{day}", date(2026, 9, day), control=0)
@@ -372,7 +377,7 @@ def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
             for who, variant in zip(ids, variants, strict=True)
         ]
         for experiment in ("card_offer", "another"):
-            predictions.stage(
+            stage(
                 engine,
                 make_frame(
                     rows if experiment == "card_offer" else rows[:7], f"run{i}", night, experiment
@@ -399,7 +404,7 @@ def test_count_open_equals_pandas(engine: sa.Engine, many_nights: pd.DataFrame) 
 
 def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
     nights = [NIGHT + timedelta(days=day) for day in range(4)]
-    predictions.stage(engine, make_frame([("c1", "A", 0.5, "0" * 16)], "again", nights[2]))
+    stage(engine, make_frame([("c1", "A", 0.5, "0" * 16)], "again", nights[2]))
     publish(engine, "again", nights[2], A=0)
     with engine.connect() as connection:
         found = predictions.find_run_ids(connection, "card_offer", nights[1], nights[3])

@@ -14,11 +14,12 @@ from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from abatch.config import load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.errors import FileError, RegistryError
 from abatch.modelling import registry
-from tests.conftest import as_stored
+from tests.conftest import alter, as_stored, write_config
 
 STEM = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
@@ -297,17 +298,18 @@ def test_remove_files_that_cannot_be(tmp_path: Path) -> None:
 def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     promote(bank, name, TUESDAY)
+    path = write_config(tmp_path, str(bank.url))
+    both = alter(load_experiments(path, "dev")["card_offer"], models_dir=tmp_path)
+    of_a = alter(both, models={"A": both.models["A"]})
     with bank.connect() as connection:
-        assert (
-            registry.load_live(connection, tmp_path, "card_offer", ["A"], TUESDAY)["A"].model_name
-            == name
-        )
-        for variants, on in ((["A"], MONDAY), (["A", "B"], TUESDAY)):
+        assert registry.load_live(connection, of_a, TUESDAY)["A"].model_name == name
+        for experiment, on in ((of_a, MONDAY), (both, TUESDAY)):
             with pytest.raises(
                 RegistryError,
-                match=rf"card_offer, variant {variants[-1]}: no model is live on {on}\. Train one",
+                match=rf"card_offer, variant {[*experiment.models][-1]}: no model is live on {on}\."
+                r" Train one",
             ):
-                registry.load_live(connection, tmp_path, "card_offer", variants, on)
+                registry.load_live(connection, experiment, on)
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from abatch import job, lifecycle
+from abatch import job, lifecycle, night
 from abatch.arguments import CONFIG, ENV, option, parse_date
 from abatch.commands.command import DATE, ONE_EXPERIMENT, Experiments, command, connect
 from abatch.config import Experiment, load_experiments
@@ -197,7 +197,8 @@ def _make_live(
     if names and not any(done) and len(names) == 1:
         raise NothingToDo(f"{names[0]} is live on {change.on} already")
     for experiment in experiments.values():
-        job.link_live(experiment, engine, change.on)
+        on = max(change.on, night.today(experiment.environment))
+        connections.read(engine, registry.link_live, experiment, on)
     return [text for text in done if text]
 
 
@@ -216,7 +217,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
         return ""
     allowed = lifecycle.check_dirt(connection, experiment, model, change.allow_dirty)
     overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
-    today = job.today(experiment)
+    today = night.today(experiment.environment)
     live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
     registry.promote(
         connection,
@@ -228,7 +229,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
         reason=change.reason,
         evidence=allowed,
         promoted_by=change.by,
-        promoted_at=job.utc_now(),
+        promoted_at=night.utc_now(),
     )
     text = f"{model.experiment}, variant {model.variant}: {name} is live from {on} on"
     text += f" (before: {before or 'none'})"
@@ -270,7 +271,7 @@ def delete(
             with attempt as connection:
                 row = registry.find_model(connection, model)
                 experiment = _choose_config(experiments, row)
-                today = job.today(experiment)
+                today = night.today(experiment.environment)
                 live = {
                     *registry.find_live(connection, row.experiment, today).values(),
                     *registry.find_later(connection, row.experiment, today).values(),
@@ -281,7 +282,7 @@ def delete(
                         " first."
                     )
                 registry.write_deletion(
-                    connection, registry.MODEL, model, reason, by, job.utc_now()
+                    connection, registry.MODEL, model, reason, by, night.utc_now()
                 )
                 was_live = model in registry.find_kept(connection, row.experiment)
     lifecycle.remove_deleted(experiment, engine)
@@ -332,6 +333,6 @@ def conclude(
                 because=because,
                 finding=finding,
                 concluded_by=by,
-                concluded_at=job.utc_now(),
+                concluded_at=night.utc_now(),
             )
     return f"{experiment}: concluded. The finding kept beside it: {finding}"

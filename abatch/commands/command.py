@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from abatch import job
+from abatch import job, night
 from abatch.arguments import CONFIG, ENV, EXIT_CODES, Option, add_options, option, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections
@@ -102,7 +102,7 @@ def _call_on_database(
     experiments = load_experiments(config, env)
     experiment = next(iter(experiments.values()))  # all are in one environment
     if "on" in options:
-        options["on"] = options["on"] or job.today(experiment)
+        options["on"] = options["on"] or night.today(experiment.environment)
     with connect(experiment) as engine:
         connections.check_ready(engine, experiment.environment.name)
         return function(experiments, engine, **options)
@@ -111,7 +111,7 @@ def _call_on_database(
 @contextmanager
 def connect(experiment: Experiment) -> Iterator[sa.Engine]:
     """An engine of the experiment's database, closed at the end."""
-    engine = job.connect(experiment)
+    engine = job.connect(experiment.environment)
     try:
         yield engine
     finally:

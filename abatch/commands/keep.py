@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import job, lifecycle, reproduction
+from abatch import job, lifecycle, night, reproduction
 from abatch.arguments import option, parse_date, parse_moment
 from abatch.commands.change import MODEL, whoami
 from abatch.commands.command import JSON, ONE_EXPERIMENT, Experiments, Reply, command
@@ -226,7 +226,7 @@ def recall(
         raise UsageError(
             f"--out {out}: expected a name that ends in .parquet, for that is what is written"
         )
-    as_of = job.parse_as_of(asked, moment)
+    as_of = _find_moment(asked, moment)
     frame = _pull(engine, asked, window, as_of)
     head = f"{experiment}: {len(frame):,} rows of {window}, as of {as_of} UTC"
     if frame.empty:
@@ -235,7 +235,7 @@ def recall(
         snapshots.write_rows(out, frame)
         head += f", written as Parquet into {out}"
     if diff:
-        other_as_of = job.parse_as_of(asked, diff)
+        other_as_of = _find_moment(asked, diff)
         other = _pull(engine, asked, window, other_as_of)
         difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
         text = f"as of {other_as_of} UTC: {difference}"
@@ -245,6 +245,13 @@ def recall(
     content_hash = snapshots.hash_content(columns, len(frame))
     lines = [column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in columns]
     return f"{head}\ncontent hash {content_hash}\n\n{show_table(lines)}"
+
+
+def _find_moment(experiment: Experiment, moment: date | datetime) -> datetime:
+    """The moment whose knowledge is asked for, naive UTC: of a day its end, of today now."""
+    if isinstance(moment, datetime):
+        return moment
+    return night.as_of(experiment.environment, moment)
 
 
 def _pull(

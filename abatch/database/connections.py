@@ -4,11 +4,11 @@ wrong.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,6 +22,8 @@ from abatch.database import faults, tables
 from abatch.database.faults import attempts, described, show_url
 from abatch.errors import ConfigError, DatabaseError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
 # How a server takes a lock of a name in the current database, without waiting (0 or more: taken),
 # and gives it back.
@@ -213,6 +215,43 @@ def make_sql_server_dialect() -> Any:
 def find_schema(engine: sa.Engine) -> str | None:
     """The schema of abatch's own tables; None means the connection's own."""
     return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+
+
+def read(
+    engine: sa.Engine,
+    find: Callable[Concatenate[sa.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """What `find(connection, *args, **kwargs)` returns on a connection of its own."""
+    with engine.connect() as connection:
+        return find(connection, *args, **kwargs)
+
+
+def write(
+    engine: sa.Engine,
+    work: Callable[Concatenate[sa.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Do `work(connection, *args, **kwargs)` in one transaction that writes.
+
+    After a transient error it is done again as a whole, so it must not change what it closes over.
+
+    Returns
+    -------
+    object
+        What the work returned the last time.
+
+    Raises
+    ------
+    DatabaseError
+        If the link is lost while committing: nobody knows then whether the transaction arrived.
+    """
+    for attempt in transactions(engine):
+        with attempt as connection:
+            result = work(connection, *args, **kwargs)
+    return result
 
 
 def transactions(engine: sa.Engine) -> Iterator[AbstractContextManager[sa.Connection]]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from abatch.config import Experiment
+from abatch.database.reading import require_columns
 from abatch.errors import DataError
 
 N_BUCKETS = 64
@@ -33,6 +35,43 @@ class Assignment(NamedTuple):
     variant: np.ndarray
     selection_key: np.ndarray
     bucket: np.ndarray
+
+
+class Candidates(NamedTuple):
+    """Candidates to predict, each with its variant.
+
+    Attributes
+    ----------
+    ids : list of str, shape (n,)
+    features : DataFrame, n rows, what the query returned beside id and variant
+    variant, selection_key : arrays of str, shape (n,), see Assignment
+    source : of the variant: hash, or recorded if the query brings it
+    """
+
+    ids: list[str]
+    features: pd.DataFrame
+    variant: np.ndarray
+    selection_key: np.ndarray
+    source: str
+
+
+def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates:
+    """Assign what the candidates query returned: by hash, unless it brings the variant itself.
+
+    Raises
+    ------
+    DataError
+        If there is no candidate_id, or an id or a variant cannot be used.
+    """
+    require_columns(frame, ["candidate_id"])
+    ids = [normalise_id(value) for value in frame["candidate_id"]]
+    variant, selection_key, _ = assign(ids, experiment.name, experiment.split)
+    is_recorded = "variant" in frame
+    if is_recorded:
+        variant = check_variants(frame["variant"], experiment.split)
+    features = frame.drop(columns=["candidate_id", "variant"], errors="ignore")
+    source = "recorded" if is_recorded else "hash"
+    return Candidates(ids, features, variant, selection_key, source)
 
 
 def normalise_id(value: Any) -> str:

@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from abatch.config import Experiment
 from abatch.database import reading
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
 from abatch.queries import Query, Window
+
+OUTCOME = "outcome"  # the metric that is no guardrail
 
 
 class Metric(NamedTuple):
@@ -33,6 +36,16 @@ class Metric(NamedTuple):
     query: Query
     kind: str
     cap: float | None
+
+
+def list_metrics(experiment: Experiment) -> list[Metric]:
+    """What is measured of each prediction: the outcome, then the guardrails."""
+    outcome = experiment.outcome
+    guardrails = experiment.guardrails.items()
+    return [
+        Metric(OUTCOME, experiment.query("outcomes"), outcome.kind, outcome.cap),
+        *(Metric(name, experiment.query(name), g.kind, g.cap) for name, g in guardrails),
+    ]
 
 
 def read_watermark(engine: sa.Engine, query: Query, run_date: date, as_of: datetime) -> date | None:

@@ -3,14 +3,17 @@ nights.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from abatch.config import Experiment
 from abatch.database import connections
 from abatch.database.tables import (
     feature_counts,
@@ -19,28 +22,118 @@ from abatch.database.tables import (
     predictions_superseded,
 )
 from abatch.errors import DatabaseError, DataError
+from abatch.experiment import assignment
+from abatch.experiment.assignment import Candidates
 from abatch.statistics import drift
+from abatch.statistics.sums import add_by_key
 
 STAGED = list(predictions_staging.columns.keys())
 
 
-def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
-    """Write a chunk to the staging table, where no reader looks.
+@dataclass(frozen=True)
+class Batch:
+    """What is known of staged rows; batches add up.
 
-    Returns its checksum, to be added to those of other chunks.
+    Attributes
+    ----------
+    n_candidates : by variant
+    n_filled : by feature, rows in which it is not null
+    feature_counts : by model_name and feature
+    checksum : sum of a hash of each row, modulo 2**64
+    """
+
+    n_candidates: Counter[str] = field(default_factory=Counter)
+    n_filled: Counter[str] = field(default_factory=Counter)
+    feature_counts: Mapping[str, dict[str, drift.FeatureCounts]] = field(default_factory=dict)
+    checksum: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        return self.n_candidates.total()
+
+    def __add__(self, other: "Batch") -> "Batch":
+        filled = self.n_filled.copy()
+        filled.update(other.n_filled)  # unlike +, it keeps what is 0
+        counts = {
+            name: add_by_key(self.feature_counts.get(name, {}), other.feature_counts.get(name, {}))
+            for name in (*self.feature_counts, *other.feature_counts)
+        }
+        checksum = (self.checksum + other.checksum) % 2**64
+        return Batch(self.n_candidates + other.n_candidates, filled, counts, checksum)
+
+
+def make_rows(
+    run_id: str, run_date: date, experiment: Experiment, candidates: Candidates, inferred: Any
+) -> pd.DataFrame:
+    """Rows of predictions_staging, one per candidate; a prediction without a model is nan.
 
     Parameters
     ----------
-    frame : the columns of predictions_staging; a prediction without a model is nan
+    inferred : model_names and prediction, shape (n,) both
     """
+    return pd.DataFrame(
+        {
+            "run_id": run_id,
+            "experiment": experiment.name,
+            "run_date": run_date,
+            "candidate_id": candidates.ids,
+            "variant": candidates.variant,
+            "assignment_probability": [experiment.split[name] for name in candidates.variant],
+            "model_name": inferred.model_names,
+            "prediction": inferred.prediction,
+            "selection_key": candidates.selection_key,
+        }
+    )
+
+
+def summarise(
+    rows: pd.DataFrame,
+    features: pd.DataFrame,
+    feature_counts: Mapping[str, dict[str, drift.FeatureCounts]],
+) -> Batch:
+    """The sums of some rows that are staged, and of the features that they were predicted from."""
+    return Batch(
+        Counter(rows["variant"].tolist()),
+        Counter(features.notna().sum().to_dict()),
+        feature_counts,
+        compute_checksum(rows),
+    )
+
+
+def stage(connection: sa.Connection, frame: pd.DataFrame) -> None:
+    """Write rows, as `make_rows` has them, to the staging table, where no reader looks."""
     rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None).to_dict("records")
-    for attempt in connections.transactions(engine):
-        with attempt as connection:
-            for start in range(0, len(rows), connections.WRITE_ROWS):
-                connection.execute(
-                    predictions_staging.insert(), rows[start : start + connections.WRITE_ROWS]
-                )
-    return compute_checksum(frame)
+    for start in range(0, len(rows), connections.WRITE_ROWS):
+        part = rows[start : start + connections.WRITE_ROWS]
+        connection.execute(predictions_staging.insert(), part)
+
+
+def require_candidates(total: Batch, run_date: date) -> None:
+    """Raise DataError if there is nobody to predict."""
+    if not total.n_rows:
+        raise DataError(
+            f"returned no candidates for {run_date}. Check the query, and whether the night's table"
+            " is loaded."
+        )
+
+
+def count_selected(total: Batch, select_top: float) -> dict[str, int]:
+    """How many of each variant are selected."""
+    counts = total.n_candidates.items()
+    return {variant: assignment.count_selected(n, select_top) for variant, n in counts}
+
+
+def describe(
+    experiment: Experiment, total: Batch, n_selected: Mapping[str, int], models: Mapping[str, Any]
+) -> str:
+    """A night as one line: candidates, model and selected of each variant."""
+    variants = [
+        f"{variant} {total.n_candidates[variant]}"
+        f" ({models[variant].model_name if variant in models else 'no model'},"
+        f" {n_selected.get(variant, 0)} selected)"
+        for variant in experiment.split
+    ]
+    return f"{total.n_rows} candidates; {', '.join(variants)}"
 
 
 def compute_checksum(frame: pd.DataFrame) -> int:
@@ -54,19 +147,13 @@ def compute_checksum(frame: pd.DataFrame) -> int:
     return int(pd.util.hash_pandas_object(values, index=False).sum())
 
 
-def check_staged(
-    connection: sa.Connection,
-    run_id: str,
-    experiment: str,
-    n_sent: int,
-    checksum_sent: int,
-) -> None:
+def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: Batch) -> None:
     """Look at all staged rows at once: did all arrive as they were sent, and is every candidate
     there once?
 
     Parameters
     ----------
-    n_sent, checksum_sent : rows given to `stage`, and the sum of what it returned, modulo 2**64
+    sent : the sum of all that was given to `stage`
 
     Raises
     ------
@@ -86,16 +173,16 @@ def check_staged(
         frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
         n_found += len(frame)
         checksum_found = (checksum_found + compute_checksum(frame)) % 2**64
-    if n_found != n_sent:
+    if n_found != sent.n_rows:
         raise DatabaseError(
-            f"{n_sent} predictions were sent and {n_found} arrived in predictions_staging. Nothing"
-            " was published."
+            f"{sent.n_rows} predictions were sent and {n_found} arrived in predictions_staging."
+            " Nothing was published."
         )
-    if checksum_found != checksum_sent:
+    if checksum_found != sent.checksum:
         raise DatabaseError(
-            f"{n_sent} predictions were sent, and other values arrived in predictions_staging than"
-            " were sent. Nothing was published. Look for a trigger on the table; if there is none,"
-            " the database's driver changes values: take another version of it."
+            f"{sent.n_rows} predictions were sent, and other values arrived in predictions_staging"
+            " than were sent. Nothing was published. Look for a trigger on the table; if there is"
+            " none, the database's driver changes values: take another version of it."
         )
     twice = (
         sa.select(sa.func.min(staged.candidate_id).label("candidate_id"))

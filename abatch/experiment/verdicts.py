@@ -23,11 +23,11 @@ from abatch.database.tables import (
     verdicts,
     views,
 )
+from abatch.experiment.outcomes import OUTCOME
 from abatch.experiment.registrations import Comparison, Registration, Terms
 from abatch.statistics import stats
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
-OUTCOME = "outcome"  # the metric that is no guardrail
 ASSIGNED, MATURE = "assigned", "mature"
 UNIT = ["candidate_id", "variant"]
 current_verdicts = views.tables["current_verdicts"]

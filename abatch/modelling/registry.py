@@ -5,7 +5,7 @@ live.
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
+from abatch.config import Experiment
 from abatch.database.tables import deletions, models, promotions, runs
-from abatch.errors import RegistryError, suggest
+from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
@@ -172,24 +173,22 @@ def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
     return row
 
 
-def load_live(
-    connection: sa.Connection, models_dir: Path, experiment: str, variants: Iterable[str], on: date
-) -> dict[str, Model]:
-    """Open the model that is live on a date, for each of the variants.
+def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> dict[str, Model]:
+    """Open the model that is live on a date, for each variant that has one.
 
     Raises
     ------
     RegistryError
         If a variant has none, or its file is not what the table says.
     """
-    live = find_live(connection, experiment, on)
-    for variant in variants:
+    live, models_dir = find_live(connection, experiment.name, on), experiment.environment.models_dir
+    for variant in experiment.models:
         if variant not in live:
             raise RegistryError(
-                f"experiment {experiment}, variant {variant}: no model is live on {on}."
+                f"experiment {experiment.name}, variant {variant}: no model is live on {on}."
                 " Train one (python train.py) or promote one (python -m abatch promote)."
             )
-    return {variant: load_model(connection, models_dir, live[variant]) for variant in variants}
+    return {name: load_model(connection, models_dir, live[name]) for name in experiment.models}
 
 
 def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -198,6 +197,33 @@ def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str
         sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
     ):
         yield row.model_name, json.loads(row.card)
+
+
+def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError if a model bears the name of one that was trained for another variant.
+
+    Figures are kept by that name.
+
+    Parameters
+    ----------
+    cards : of the experiment's dated models, by model_name
+    """
+    for variant, model in experiment.models.items():
+        for model_name, card in cards.items():
+            is_same = (card["name"], card["version"]) == (model.name, model.version)
+            if is_same and card["variant"] != variant:
+                raise ConfigError(
+                    f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but"
+                    f" {model_name} was trained for variant {card['variant']}. Give the model of"
+                    f" variant {variant} a name or version of its own."
+                )
+
+
+def link_live(connection: sa.Connection, experiment: Experiment, on: date) -> None:
+    """Let the `latest` links, if there is a folder for them, follow what is live on a date."""
+    if experiment.environment.models_dir.is_dir():
+        links = find_links(connection, experiment.name, on)
+        link_latest(experiment.environment.models_dir, links)
 
 
 def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str, str | None]:

@@ -147,6 +147,11 @@ def hash_content(columns: Sequence[Column], n_rows: int) -> str:
     return files.hash_bytes(json.dumps(content).encode())
 
 
+def hash_rows(frame: pd.DataFrame) -> str:
+    """The content hash of arranged rows."""
+    return hash_content(describe_columns(frame), len(frame))
+
+
 def to_parquet(frame: pd.DataFrame) -> bytes:
     """Arranged rows as one Parquet file, compressed by zstd."""
     import pyarrow as pa

@@ -1,0 +1,335 @@
+"""One run of a job for one experiment and one date: clock, lock, ledger and transactions."""
+
+import logging
+import os
+import platform
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from abatch.config import Environment, Experiment
+from abatch.database import connections, faults
+from abatch.database.tables import predictions_staging, runs
+from abatch.errors import AbatchError, DatabaseError, NothingToDo
+from abatch.modelling import code
+from abatch.queries import Query, Window
+
+DAY = timedelta(days=1)
+if TYPE_CHECKING:
+    import pandas as pd
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger("abatch")
+logger.addHandler(logging.NullHandler())
+
+
+def utc_now() -> datetime:
+    """The present instant as naive UTC, as the tables hold it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def today(environment: Environment) -> date:
+    """The business day now, in the configured time zone."""
+    return environment.today(datetime.now(UTC))
+
+
+def as_of(environment: Environment, run_date: date) -> datetime:
+    """The moment whose knowledge a run for `run_date` may use if it starts now, as naive UTC."""
+    return environment.as_of(run_date, datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Night:
+    """One execution of a job for one experiment and one run_date, as in the table `runs`.
+
+    Attributes
+    ----------
+    as_of : the moment whose knowledge may be used, naive UTC
+    force : do what is done already, or not due
+    dry_run : read and compute alone: `write` and `finish` write nothing
+    """
+
+    job: str
+    experiment: Experiment
+    run_date: date
+    run_id: str
+    started_at: datetime
+    as_of: datetime
+    force: bool
+    dry_run: bool
+    _engine: sa.Engine
+
+    def __str__(self) -> str:
+        return f"{self.job} {self.experiment.name} {self.run_date}"
+
+    def read(
+        self, find: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `find(connection, *args, **kwargs)` returns."""
+        return connections.read(self._engine, find, *args, **kwargs)
+
+    def pull(self, query: Query, window: Window) -> "pd.DataFrame":
+        """All rows of a query of the user's, as known at the night's moment."""
+        from abatch.database import reading  # pandas, which commands have no need of
+
+        return reading.read_query(self._engine, query, window, self.as_of)
+
+    def stream(self, query: Query, window: Window) -> Iterator["pd.DataFrame"]:
+        """The same in chunks of at most the environment's chunk_rows."""
+        from abatch.database import reading
+
+        chunk_rows = self.experiment.environment.chunk_rows
+        return reading.stream_query(self._engine, query, window, self.as_of, chunk_rows=chunk_rows)
+
+    def write(
+        self,
+        work: Callable[Concatenate[sa.Connection, P], object],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do `work(connection, *args, **kwargs)` in one transaction; nothing in a dry run.
+
+        After a transient error it is done again as a whole, so it must not change what it closes
+        over.
+        """
+        if not self.dry_run:
+            connections.write(self._engine, work, *args, **kwargs)
+
+    def finish(
+        self,
+        words: str,
+        work: Callable[..., object] | None = None,
+        *args: Any,
+        rows_read: int = 0,
+        rows_written: int = 0,
+    ) -> str:
+        """Do the work that makes the night's rows visible, and end the run, in one transaction.
+
+        Parameters
+        ----------
+        words : what was done; in a dry run, what would be
+        work : called as `write` calls it
+
+        Returns
+        -------
+        str
+            The job's closing line.
+
+        Raises
+        ------
+        DatabaseError
+            If the run is no longer `running`: another process took it for dead, and may have done
+            the work.
+        """
+
+        def publish(connection: sa.Connection) -> None:
+            if work is not None:
+                work(connection, *args)
+            _end_run(connection, self, rows_read, rows_written)
+
+        self.write(publish)
+        if self.dry_run:
+            return f"{self}, dry run: {words}"
+        self.log(f"done, {rows_read} rows read, {rows_written} written: {words}")
+        return f"{self}: {words}"
+
+    def log(self, message: str) -> None:
+        """Write a line into the job's log."""
+        logger.info("%s %s: %s", self.run_id, self, message)
+
+    def warn(self, message: str) -> None:
+        """Log, and print where cron's mail finds it: somebody should act."""
+        logger.warning("%s %s: %s", self.run_id, self, message)
+        if not sys.stdout.isatty():  # there the closing line says it
+            print(f"{self}: {message}", file=sys.stderr)
+
+    def announce(self, text: str) -> None:
+        """Log, and print wherever the job runs: it is said once in an experiment's life."""
+        for line in text.splitlines():
+            self.log(line)
+        print(text, flush=True)
+
+
+def is_latest(connection: sa.Connection, night: Night, present: date) -> bool:
+    """Whether no later run_date of the same job is done; one after `present` does not count."""
+    later = (runs.c.run_date > night.run_date, runs.c.run_date <= max(night.run_date, present))
+    return connection.execute(_select_runs(night, "done", *later)).first() is None
+
+
+def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
+    """The nights up to a day that have predictions, in order."""
+    done = (runs.c.experiment == experiment, runs.c.job == "predict", runs.c.status == "done")
+    query = sa.select(runs.c.run_date).where(*done, runs.c.run_date <= until)
+    return list(connection.scalars(query.order_by(runs.c.run_date)))
+
+
+@contextmanager
+def open_night(
+    job: str,
+    experiment: Experiment,
+    engine: sa.Engine,
+    run_date: date,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    before: Callable[[Night], None] = lambda night: None,
+) -> Iterator[Night]:
+    """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
+
+    The block ends a run that did its work by `night.finish`; a block that raises leaves the run
+    `failed` with the reason. Runs that died are marked and cleaned up after here.
+
+    Parameters
+    ----------
+    before : called before all that; it may raise NothingToDo
+
+    Raises
+    ------
+    NothingToDo
+        If the night is done already and not `force`, or if another process is at it.
+    AbatchError
+        If another process is at another night of the same job: this night is not being done.
+    """
+    started_at = utc_now()
+    night = Night(
+        job=job,
+        experiment=experiment,
+        run_date=run_date,
+        run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+        started_at=started_at,
+        as_of=as_of(experiment.environment, run_date),
+        force=force,
+        dry_run=dry_run,
+        _engine=engine,
+    )
+    before(night)
+    name = f"{job}-{experiment.name}"
+    with nullcontext(True) if dry_run else connections.lock(engine, name) as acquired:
+        if not acquired:
+            raise _describe_holder(night)
+        night.write(_fail_abandoned_runs, night)
+        done = night.read(_find_done, night)
+        if done and not force:
+            raise NothingToDo(
+                f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
+                f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+            )
+        night.write(_begin_run, night)
+        if dry_run:
+            yield night
+            return
+        night.log(f"started, code {code.code_version()}, as of {night.as_of} UTC")
+        try:
+            yield night
+        except BaseException as error:
+            _fail(night, error)
+            raise
+
+
+def _describe_holder(night: Night) -> Exception:
+    """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
+    holder = night.read(_find_running, night)
+    what = f"{night.job} of {night.experiment.name}"
+    if holder is None:
+        return NothingToDo(
+            f"{what} is already being done by a process that is just starting or ending"
+        )
+    who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
+    if holder.run_date == night.run_date:
+        return NothingToDo(f"{what} for {night.run_date} is already being done {who}")
+    return AbatchError(
+        f"{what} is being done for another date, {holder.run_date}, {who}. Run this one after it."
+    )
+
+
+def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> sa.Select:
+    """Runs of the same job and experiment."""
+    c = runs.c
+    same = (c.job == night.job, c.experiment == night.experiment.name, c.status == status)
+    return sa.select(runs).where(*same, *where)
+
+
+def _find_running(connection: sa.Connection, night: Night) -> sa.Row | None:
+    query = _select_runs(night, "running").order_by(runs.c.started_at.desc())
+    return connection.execute(query).first()
+
+
+def _find_done(connection: sa.Connection, night: Night) -> sa.Row | None:
+    query = _select_runs(night, "done", runs.c.run_date == night.run_date)
+    return connection.execute(query).first()
+
+
+def _fail_abandoned_runs(connection: sa.Connection, night: Night) -> None:
+    """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
+    for dead in connection.execute(_select_runs(night, "running")).all():
+        reason = "died; cleaned up by the next run"
+        _fail_run(connection, night.experiment.name, dead.run_id, reason)
+    if night.job == "predict":  # also what a run staged that was taken for dead and was not
+        staged = predictions_staging.c.experiment == night.experiment.name
+        connection.execute(predictions_staging.delete().where(staged))
+
+
+def _fail_run(connection: sa.Connection, experiment: str, run_id: str, reason: str) -> None:
+    staged = predictions_staging.c
+    own = (staged.experiment == experiment, staged.run_id == run_id)
+    connection.execute(predictions_staging.delete().where(*own))
+    still_running = (runs.c.run_id == run_id, runs.c.status == "running")
+    ended = {"status": "failed", "finished_at": utc_now(), "error": reason}
+    connection.execute(runs.update().where(*still_running).values(ended))
+
+
+def _begin_run(connection: sa.Connection, night: Night) -> None:
+    connection.execute(
+        runs.insert().values(
+            run_id=night.run_id,
+            job=night.job,
+            experiment=night.experiment.name,
+            run_date=night.run_date,
+            started_at=night.started_at,
+            status="running",
+            code_version=code.code_version(),
+            config_hash=night.experiment.hash(),
+            host=f"{platform.node()} (process {os.getpid()})",
+        )
+    )
+
+
+def _end_run(connection: sa.Connection, night: Night, rows_read: int, rows_written: int) -> None:
+    """Mark the run done, and what it replaces superseded."""
+    c = runs.c
+    same_night = (
+        c.job == night.job,
+        c.experiment == night.experiment.name,
+        c.run_date == night.run_date,
+    )
+    replaced = runs.update().where(*same_night, c.status == "done")
+    connection.execute(replaced.values(status="superseded"))
+    ended = {"status": "done", "finished_at": utc_now()}
+    running = runs.update().where(c.run_id == night.run_id, c.status == "running")
+    updated = connection.execute(
+        running.values(**ended, rows_read=rows_read, rows_written=rows_written)
+    )
+    if updated.rowcount != 1:
+        raise DatabaseError(
+            f"run {night.run_id}: is no longer running in the table runs; another process took it"
+            " for dead. Nothing was written. Run the job again."
+        )
+
+
+def _fail(night: Night, error: BaseException) -> None:
+    """Write the failure down; if that fails too, the first error is still the one reported."""
+    is_database = isinstance(error, SQLAlchemyError)
+    reason = faults.describe(error) if is_database else str(error) or type(error).__name__
+    night.log(f"failed: {reason}")
+    try:
+        night.write(_fail_run, night.experiment.name, night.run_id, reason)
+    except SQLAlchemyError as second:
+        night.log(f"the failure could not be written into runs: {faults.describe(second)}")
