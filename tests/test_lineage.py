@@ -566,6 +566,55 @@ def test_describe_live_of_predictions_without_a_promotion(
     )
 
 
+def test_explain_as_json(bank: sa.Engine, experiment: Experiment) -> None:
+    """The content of the text, under the names of the tables' columns."""
+    experiments = {"card_offer": experiment}
+    (told,) = json.loads(lineage.explain(bank, experiments, "6", NIGHT, as_json=True))
+    assert (told["experiment"], told["environment"], told["superseded"]) == (
+        "card_offer",
+        "dev",
+        [],
+    )
+    row = predictions.columns.keys()
+    assert told["prediction"].keys() == {*row, "n_in_variant", "n_selected"}
+    assert (told["prediction"]["prediction"], told["prediction"]["n_in_variant"]) == (0.75, 2)
+    assert told["prediction"]["predicted_at"] == "2026-09-02T20:15:30Z"
+    assert told["assignment"] == {
+        "source": "hash",
+        "by_hash": "A",
+        "hash": hashlib.sha256(b"card_offer:6").hexdigest(),
+        "hash_from": "0000000000000000",
+        "hash_up_to": "7333333333333332",
+    }
+    facts = {"config_hash", "run", "deletion", "snapshot_deletion"}
+    assert told["model"].keys() == {*models.columns.keys(), *facts} - {"card"}
+    assert (told["model"]["model_name"], told["model"]["deletion"]) == (A1, None)
+    assert (told["model"]["run"]["run_id"], told["run"]["run_id"]) == ("train1", "predict1")
+    assert told["promotion"].keys() == set(promotions.columns.keys())
+    assert told["overruled_by"] is None
+    (control,) = json.loads(lineage.explain(bank, experiments, "2", NIGHT, as_json=True))
+    assert (control["model"], control["promotion"]) == (None, None)
+
+
+def test_describe_live_as_json(bank: sa.Engine, experiment: Experiment) -> None:
+    (told,) = json.loads(
+        lineage.describe_live(bank, {"card_offer": experiment}, NIGHT, as_json=True)
+    )
+    assert (told["experiment"], told["date"]) == ("card_offer", "2026-09-02")
+    first, _, control = told["variants"]
+    assert first["promotion"]["model_name"] == first["model"]["model_name"] == A1
+    assert first["predicted"] == [
+        {"model_name": A1, "n": 2, "predicted_at": "2026-09-02T20:15:30Z"}
+    ]
+    assert control == {
+        "variant": "control",
+        "has_model": False,
+        "promotion": None,
+        "model": None,
+        "predicted": [{"model_name": None, "n": 2, "predicted_at": "2026-09-02T20:15:30Z"}],
+    }
+
+
 def test_only_reads_and_speaks_tsql(bank: sa.Engine, experiment: Experiment) -> None:
     def count() -> dict[str, int]:
         with bank.connect() as connection:

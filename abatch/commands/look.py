@@ -126,7 +126,7 @@ def list_models(
     """The dated models, and which of them are live; `at` tells what was live on a day."""
     chosen = job.choose(experiments, only)
     if at:
-        return lineage.describe_live(engine, chosen, at)
+        return lineage.describe_live(engine, chosen, at, as_json=as_json)
     with engine.connect() as connection:
         found = [row for name in chosen for row in find_models(connection, name, on)]
     if as_json:
@@ -212,12 +212,19 @@ def describe_record(record: verdicts.Record, is_configured: bool) -> str:
     option("--candidate", required=True, metavar="ID", help="candidate_id"),
     ONE_EXPERIMENT,
     DATE,
+    JSON,
 )
 def explain(
-    experiments: Experiments, engine: sa.Engine, candidate: str, only: str | None, on: date
+    experiments: Experiments,
+    engine: sa.Engine,
+    candidate: str,
+    only: str | None,
+    on: date,
+    as_json: bool,
 ) -> str:
     """How one candidate's prediction of one night came to be."""
-    return lineage.explain(engine, job.choose(experiments, only), candidate, on)
+    chosen = job.choose(experiments, only)
+    return lineage.explain(engine, chosen, candidate, on, as_json=as_json)
 
 
 @command("dictionary", is_on_database=False)

@@ -1,5 +1,6 @@
-"""What lies behind a prediction, and behind a night: the model, its rows, code, config, runs, and
-who made it live. Only reads.
+"""What lies behind a prediction, and behind a night: model, rows, code, config, runs, promotions.
+
+Only reads.
 """
 
 import hashlib
@@ -7,6 +8,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,16 +25,77 @@ from abatch.errors import DataError
 from abatch.experiment import assignment, registrations
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
+from abatch.text import to_json
 
 N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
 
 
+class Assignment(NamedTuple):
+    """Why a candidate is in its variant, by what was registered.
+
+    Attributes
+    ----------
+    source : hash, or recorded by the candidates query
+    by_hash : the variant that the hash gives
+    hash : SHA-256 of salt:candidate_id, in hex
+    hash_from, hash_up_to : the ends of what was registered for `by_hash`, of the first 16 digits
+    """
+
+    source: str
+    by_hash: str
+    hash: str
+    hash_from: str
+    hash_up_to: str
+
+
+class Making(NamedTuple):
+    """The dated model that made a prediction: its row, run, and what was deleted of it since."""
+
+    model: sa.Row
+    config_hash: str
+    run: sa.Row | None
+    deletion: sa.Row | None
+    snapshot_deletion: sa.Row | None
+
+
+class Lineage(NamedTuple):
+    """What lies behind a candidate's prediction of one night in one experiment.
+
+    Attributes
+    ----------
+    n_in_variant, n_selected : predictions of its variant and night, and how many by rank are chosen
+    making : None without a model, or if the table models does not have it
+    promotion : what made the model live for the night
+    overruled_by : the newest promotion, if by now another model is live for the night
+    """
+
+    prediction: sa.Row
+    n_in_variant: int
+    select_top: float
+    n_selected: int
+    salt: str
+    assignment: Assignment
+    run: sa.Row | None
+    making: Making | None
+    promotion: sa.Row | None
+    overruled_by: sa.Row | None
+
+
 def explain(
-    engine: sa.Engine, experiments: Mapping[str, Experiment], candidate: str, on: date
+    engine: sa.Engine,
+    experiments: Mapping[str, Experiment],
+    candidate: str,
+    on: date,
+    *,
+    as_json: bool = False,
 ) -> str:
-    """The lineage of a candidate's prediction of one night, in each experiment that has one, as
-    lines of at most 80 columns.
+    """The lineage of a candidate's prediction of one night, in each experiment that has one.
+
+    Returns
+    -------
+    str
+        Lines of at most 80 columns, or JSON, whose keys are columns of the tables.
 
     Raises
     ------
@@ -43,190 +106,237 @@ def explain(
         candidate_id = assignment.normalise_id(candidate)
     except DataError as error:
         raise DataError(f"--candidate: {error}") from None
-    blocks = []
+    blocks, told = [], []
     with engine.connect() as connection:
         for experiment in experiments.values():
-            facts = list(_list_facts(connection, experiment, candidate_id, on))
-            title = (
-                f"{experiment.name} in {experiment.environment.name}, night of {on}, candidate"
-                f" {candidate_id}"
+            key = (experiment.name, candidate_id, on)
+            lineage = find_lineage(connection, *key)
+            superseded = _find_predictions(connection, predictions_superseded, *key)
+            if lineage is None and not superseded:
+                continue
+            place = f"{experiment.name} in {experiment.environment.name}"
+            facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
+            title = f"{place}, night of {on}, candidate {candidate_id}"
+            blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
+            told.append(
+                {
+                    "experiment": experiment.name,
+                    "environment": experiment.environment.name,
+                    **_tell_lineage(lineage),
+                    "superseded": [row._asdict() for row in superseded],
+                }
             )
-            if facts:
-                blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
         if not blocks:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
-    return "\n\n".join(blocks)
+    return to_json(told) if as_json else "\n\n".join(blocks)
 
 
-def _list_facts(
-    connection: sa.Connection, experiment: Experiment, candidate_id: str, on: date
-) -> Iterator[Fact]:
-    rows = _find_predictions(connection, predictions, experiment.name, candidate_id, on)
-    earlier = _find_predictions(
-        connection, predictions_superseded, experiment.name, candidate_id, on
+def find_lineage(
+    connection: sa.Connection, experiment: str, candidate_id: str, on: date
+) -> Lineage | None:
+    """What lies behind a prediction, None if there is none (any more)."""
+    rows = _find_predictions(connection, predictions, experiment, candidate_id, on)
+    if not rows:
+        return None
+    row, registration = rows[0], registrations.find(connection, experiment)
+    assert registration is not None  # the first predict wrote it
+    p = predictions.c
+    night = (p.experiment == experiment, p.run_date == on, p.variant == row.variant)
+    n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
+    promotion, overruled_by = _find_promotions(connection, row)
+    return Lineage(
+        prediction=row,
+        n_in_variant=n,
+        select_top=registration.select_top,
+        n_selected=assignment.count_selected(n, registration.select_top),
+        salt=registration.salt,
+        assignment=find_assignment(registration, candidate_id),
+        run=_find_run(connection, row.run_id),
+        making=_find_making(connection, row.model_name),
+        promotion=promotion,
+        overruled_by=overruled_by,
     )
-    registration = registrations.find(connection, experiment.name)
-    for row in rows:
-        assert registration is not None  # the first predict wrote it
-        yield from _describe_prediction(connection, registration, row)
-        yield "variant", describe_assignment(registration, candidate_id, row.variant)
-        if row.model_name is None:
-            key = _hash(registration, candidate_id)[16:32]
-            yield (
-                "model",
-                (
-                    f"none: variant {row.variant} selects at random, by selection_key {key} (bytes"
-                    " 8 to 15 of the hash), lower first"
-                ),
-            )
-        yield from _describe_making(connection, row)
-        yield "run", _describe_run(connection, row.run_id)
-        yield from _describe_promotions(connection, row)
-    if earlier and not rows:
-        yield "prediction", "none any more: the night was done again without this candidate"
-    for row in earlier:
-        score = "no prediction" if row.prediction is None else repr(row.prediction)
-        chosen = "selected" if row.selected else "not selected"
-        made = f"{row.model_name or 'no model'}, {score}, {chosen}, {_show(row.predicted_at)}"
-        yield "superseded", f"{made} by run {row.run_id}; replaced by run {row.superseded_by}"
 
 
 def _find_predictions(
     connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date
 ) -> list[sa.Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    own = (
-        table.c.experiment == experiment,
-        table.c.run_date == on,
-        table.c.candidate_id == candidate_id,
-    )
-    found = connection.execute(
-        sa.select(table).where(*own).order_by(table.c.predicted_at, table.c.run_id)
-    )
-    return [row for row in found if row.candidate_id == candidate_id]
+    c = table.c
+    key = (c.experiment == experiment, c.run_date == on, c.candidate_id == candidate_id)
+    query = sa.select(table).where(*key).order_by(c.predicted_at, c.run_id)
+    return [row for row in connection.execute(query) if row.candidate_id == candidate_id]
 
 
-def _describe_prediction(
-    connection: sa.Connection, registration: Registration, row: sa.Row
-) -> Iterator[Fact]:
-    p, share = predictions.c, registration.select_top
-    night = (p.experiment == row.experiment, p.run_date == row.run_date, p.variant == row.variant)
-    n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
-    score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
-    rule = (
-        f"the first {assignment.count_selected(n, share):,} of {n:,} by rank are (select_top"
-        f" {share})"
-    )
-    yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
-    yield "selected", f"{'yes' if row.selected else 'no'}; {rule}"
-    yield "predicted", _show(row.predicted_at)
-
-
-def _hash(registration: Registration, candidate_id: str) -> str:
-    return hashlib.sha256(f"{registration.salt}:{candidate_id}".encode("ascii")).hexdigest()
-
-
-def describe_assignment(registration: Registration, candidate_id: str, variant: str) -> str:
-    """Why a candidate is in its variant, by what was registered, and whether the hash agrees.
-
-    Parameters
-    ----------
-    variant : as it was written
-    """
-    first = _hash(registration, candidate_id)[:16]
+def find_assignment(registration: Registration, candidate_id: str) -> Assignment:
+    """Which variant the hash of a candidate gives by what was registered."""
+    digest = hashlib.sha256(f"{registration.salt}:{candidate_id}".encode("ascii")).hexdigest()
     start, by_hash, limit = 0, "", ""
     for part in registration.variants:
         by_hash, limit = part.name, part.hash_up_to
-        if first <= limit:
+        if digest[:16] <= limit:
             break
         start = int(limit, 16) + 1
-    share = f"{start / 2**64:.6g} to {(int(limit, 16) + 1) / 2**64:.6g}"
-    hashed = (
-        f"SHA-256 of {registration.salt}:{candidate_id} begins with {first},"
-        f" {int(first, 16) / 2**64:.6f} of 2**64"
+    return Assignment(registration.assignment, by_hash, digest, f"{start:016x}", limit)
+
+
+def _find_making(connection: sa.Connection, model_name: str | None) -> Making | None:
+    query = sa.select(models).where(models.c.model_name == model_name)
+    model = connection.execute(query).first() if model_name else None
+    if model is None:
+        return None
+    run = _find_run(connection, model.run_id)
+    config_hash = json.loads(model.card).get("config_hash") or (
+        run.config_hash if run else "unknown"
     )
-    interval = f"within {start:016x} to {limit} ({share}), registered for {by_hash}"
-    if registration.assignment == "recorded":
-        agrees = "would give the same" if by_hash == variant else f"would give {by_hash}"
+    deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
+    return Making(model, config_hash, run, deletion, _find_snapshot_deletion(connection, model))
+
+
+def _find_snapshot_deletion(connection: sa.Connection, model: sa.Row) -> sa.Row | None:
+    """Unless another run pulled the same rows since."""
+    if model.snapshot is None:
+        return None
+    deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
+    pulls = sa.select(sa.func.max(snapshots.c.pulled_at))
+    pulled_at = connection.scalar(pulls.where(snapshots.c.content_hash == model.snapshot))
+    if deletion is not None and pulled_at is not None and pulled_at > deletion.deleted_at:
+        return None
+    return deletion
+
+
+def _find_run(connection: sa.Connection, run_id: str) -> sa.Row | None:
+    return connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).first()
+
+
+def _find_promotions(connection: sa.Connection, row: sa.Row) -> tuple[sa.Row | None, sa.Row | None]:
+    """What made the model live for the night of a prediction, and what has overruled that since."""
+    if row.model_name is None:
+        return None, None
+    p = promotions.c
+    until = (
+        p.experiment == row.experiment,
+        p.variant == row.variant,
+        p.effective_date <= row.run_date,
+    )
+    query = sa.select(promotions).where(*until).order_by(p.promotion_id)
+    history = connection.execute(query).all()
+    named = [promotion for promotion in history if promotion.model_name == row.model_name]
+    before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
+    newest = history[-1] if history and history[-1].model_name != row.model_name else None
+    return next(reversed(before or named), None), newest
+
+
+def _tell_lineage(lineage: Lineage | None) -> dict[str, Any]:
+    """As JSON holds it, named as in the tables."""
+    if lineage is None:
+        return {"prediction": None}
+    made = lineage.making
+    model = made and {
+        **_tell_model(made.model),
+        "config_hash": made.config_hash,
+        "run": _tell(made.run),
+        "deletion": _tell(made.deletion),
+        "snapshot_deletion": _tell(made.snapshot_deletion),
+    }
+    return {
+        "prediction": lineage.prediction._asdict()
+        | {"n_in_variant": lineage.n_in_variant, "n_selected": lineage.n_selected},
+        "select_top": lineage.select_top,
+        "assignment": lineage.assignment._asdict(),
+        "run": _tell(lineage.run),
+        "model": model,
+        "promotion": _tell(lineage.promotion),
+        "overruled_by": _tell(lineage.overruled_by),
+    }
+
+
+def _tell_model(model: sa.Row) -> dict[str, Any]:
+    """Without the card, which is a page of its own."""
+    return {name: value for name, value in model._asdict().items() if name != "card"}
+
+
+def _tell(row: sa.Row | None) -> dict[str, Any] | None:
+    return None if row is None else row._asdict()
+
+
+def _describe_lineage(lineage: Lineage | None) -> Iterator[Fact]:
+    if lineage is None:
+        yield "prediction", "none any more: the night was done again without this candidate"
+        return
+    row, n = lineage.prediction, lineage.n_in_variant
+    score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
+    rule = f"the first {lineage.n_selected:,} of {n:,} by rank are"
+    yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
+    yield (
+        "selected",
+        f"{'yes' if row.selected else 'no'}; {rule} (select_top {lineage.select_top})",
+    )
+    yield "predicted", _show(row.predicted_at)
+    yield "variant", _describe_assignment(lineage)
+    if row.model_name is None:
+        key = lineage.assignment.hash[16:32]
+        yield (
+            "model",
+            f"none: variant {row.variant} selects at random, by selection_key {key} (bytes 8 to 15"
+            " of the hash), lower first",
+        )
+    yield from _describe_making(lineage)
+    yield "run", _describe_run(lineage.run, row.run_id)
+    if row.model_name:
+        yield "promotion", _describe_cause(lineage)
+    if lineage.overruled_by:
+        yield (
+            "overruled",
+            f"by now {lineage.overruled_by.model_name} is live for that night; the prediction"
+            f" stands. {_describe_promotion(lineage.overruled_by)}",
+        )
+
+
+def _describe_assignment(lineage: Lineage) -> str:
+    why, variant = lineage.assignment, lineage.prediction.variant
+    first, start = why.hash[:16], int(why.hash_from, 16) / 2**64
+    share = f"{start:.6g} to {(int(why.hash_up_to, 16) + 1) / 2**64:.6g}"
+    hashed = (
+        f"SHA-256 of {lineage.salt}:{lineage.prediction.candidate_id} begins with {first},"
+        f" {int(first, 16) / 2**64:.6f} of 2**64, within {why.hash_from} to {why.hash_up_to}"
+        f" ({share}), registered for {why.by_hash}"
+    )
+    is_same = why.by_hash == variant
+    if why.source == "recorded":
+        agrees = "would give the same" if is_same else f"would give {why.by_hash}"
         return (
             f"{variant}, recorded by the candidates query; the hash {agrees} and does not count:"
-            f" {hashed}, {interval}"
+            f" {hashed}"
         )
-    if by_hash == variant:
-        return f"{variant}, by hash, recomputed: {hashed}, {interval}"
-    return f"{variant} was written, BUT THE HASH GIVES {by_hash}: {hashed}, {interval}"
+    if is_same:
+        return f"{variant}, by hash, recomputed: {hashed}"
+    return f"{variant} was written, BUT THE HASH GIVES {why.by_hash}: {hashed}"
 
 
-def _describe_making(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
+def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     """What made the prediction: the model, its rows, and the code and config of either run."""
-    predicted = _find_run(connection, row.run_id)
-    code, predicted_under = (
-        ("unknown", "unknown")
-        if predicted is None
-        else (predicted.code_version, predicted.config_hash)
-    )
-    model = (
-        connection.execute(sa.select(models).where(models.c.model_name == row.model_name)).first()
-        if row.model_name
-        else None
-    )
-    if model is None:
-        if row.model_name:
-            yield "model", f"{row.model_name}, which the table models does not have"
+    run, made = lineage.run, lineage.making
+    code, config = (run.code_version, run.config_hash) if run else ("unknown", "unknown")
+    if made is None:
+        if lineage.prediction.model_name:
+            name = lineage.prediction.model_name
+            yield "model", f"{name}, which the table models does not have"
         yield "code", f"predicted by {code}"
-        yield "config", f"predicted under {predicted_under}"
+        yield "config", f"predicted under {config}"
         return
-    deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
-    yield (
-        "model",
-        (
-            f"{model.model_name}, file {model.file}, {_describe_deletion(deletion)}, SHA-256"
-            f" {model.sha256}"
-        ),
-    )
-    known = f"as known at {_show(model.as_of)}"
-    yield (
-        "trained on",
-        (
-            f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), {known};"
-            f" {_describe_snapshot(connection, model)}"
-        ),
-    )
-    trained = _find_run(connection, model.run_id)
-    trained_under = json.loads(model.card).get("config_hash") or (
-        trained.config_hash if trained else "unknown"
-    )
-    yield (
-        "code",
-        (
-            f"trained by {model.code_version}; predicted by"
-            f" {'the same' if code == model.code_version else code}"
-        ),
-    )
-    yield (
-        "config",
-        (
-            f"trained under {trained_under}; predicted under"
-            f" {'the same' if predicted_under == trained_under else predicted_under}"
-        ),
-    )
-    yield "train run", _describe_run(connection, model.run_id)
-
-
-def _describe_snapshot(connection: sa.Connection, model: sa.Row) -> str:
+    model = made.model
+    state = _describe_deletion(made.deletion)
+    yield "model", f"{model.model_name}, file {model.file}, {state}, SHA-256 {model.sha256}"
+    snapshot = f"snapshot {model.snapshot}, {_describe_deletion(made.snapshot_deletion)}"
     if model.snapshot is None:
-        return "snapshot not kept"
-    deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
-    pulled_at = connection.scalar(
-        sa.select(sa.func.max(snapshots.c.pulled_at)).where(
-            snapshots.c.content_hash == model.snapshot
-        )
-    )
-    if (
-        deletion is not None and pulled_at is not None and pulled_at > deletion.deleted_at
-    ):  # another run pulled the same rows since
-        deletion = None
-    return f"snapshot {model.snapshot}, {_describe_deletion(deletion)}"
+        snapshot = "snapshot not kept"
+    yield "trained on", f"{_describe_window(model)}; {snapshot}"
+    same_code = "the same" if code == model.code_version else code
+    yield "code", f"trained by {model.code_version}; predicted by {same_code}"
+    same_config = "the same" if config == made.config_hash else config
+    yield "config", f"trained under {made.config_hash}; predicted under {same_config}"
+    yield "train run", _describe_run(made.run, model.run_id)
 
 
 def _describe_deletion(deletion: sa.Row | None) -> str:
@@ -235,12 +345,7 @@ def _describe_deletion(deletion: sa.Row | None) -> str:
     return f"deleted {_show(deletion.deleted_at)} by {deletion.deleted_by} ({deletion.reason})"
 
 
-def _find_run(connection: sa.Connection, run_id: str) -> sa.Row | None:
-    return connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).first()
-
-
-def _describe_run(connection: sa.Connection, run_id: str) -> str:
-    run = _find_run(connection, run_id)
+def _describe_run(run: sa.Row | None, run_id: str) -> str:
     if run is None:
         return f"{run_id}, which the table runs does not have"
     ended = f"finished {_show(run.finished_at)}" if run.finished_at else "not finished"
@@ -250,40 +355,13 @@ def _describe_run(connection: sa.Connection, run_id: str) -> str:
     )
 
 
-def _describe_promotions(connection: sa.Connection, row: sa.Row) -> Iterator[Fact]:
-    """What made the model live for the night, and what has overruled that since."""
-    if row.model_name is None:
-        return
-    p = promotions.c
-    own = (
-        p.experiment == row.experiment,
-        p.variant == row.variant,
-        p.effective_date <= row.run_date,
-    )
-    history = connection.execute(sa.select(promotions).where(*own).order_by(p.promotion_id)).all()
-    named = [promotion for promotion in history if promotion.model_name == row.model_name]
-    before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
-    if before:
-        yield "promotion", _describe_promotion(before[-1])
-    elif named:
-        yield (
-            "promotion",
-            f"{_describe_promotion(named[-1])}. Its row was written after the prediction",
-        )
-    else:
-        yield (
-            "promotion",
-            f"none: the table promotions never had {row.model_name} live on {row.run_date}",
-        )
-    if history and history[-1].model_name != row.model_name:
-        newest = history[-1]
-        yield (
-            "overruled",
-            (
-                f"by now {newest.model_name} is live for that night; the prediction stands."
-                f" {_describe_promotion(newest)}"
-            ),
-        )
+def _describe_cause(lineage: Lineage) -> str:
+    """What made the model live for the night."""
+    row, promotion = lineage.prediction, lineage.promotion
+    if promotion is None:
+        return f"none: the table promotions never had {row.model_name} live on {row.run_date}"
+    late = ". Its row was written after the prediction"
+    return _describe_promotion(promotion) + late * (promotion.promoted_at > row.predicted_at)
 
 
 def _describe_promotion(promotion: sa.Row) -> str:
@@ -294,21 +372,23 @@ def _describe_promotion(promotion: sa.Row) -> str:
     )
 
 
+def _describe_superseded(row: sa.Row) -> Fact:
+    score = "no prediction" if row.prediction is None else repr(row.prediction)
+    chosen = "selected" if row.selected else "not selected"
+    made = f"{row.model_name or 'no model'}, {score}, {chosen}, {_show(row.predicted_at)}"
+    return "superseded", f"{made} by run {row.run_id}; replaced by run {row.superseded_by}"
+
+
 def _describe_absence(
     connection: sa.Connection, experiments: Mapping[str, Experiment], candidate_id: str, on: date
 ) -> str:
     nights = {name: _find_nights(connection, name, candidate_id) for name in experiments}
-    lines = [
-        f"--candidate {candidate_id}: there is no prediction of {on} in"
-        f" {', '.join(experiments) or 'any experiment'}."
-    ]
-    for name, found in nights.items():
-        if found:
-            newest = "the newest are " if len(found) == N_NIGHTS else ""
-            lines.append(
-                f"{name} has it on other nights: {newest}{', '.join(map(str, found))}. Name one by"
-                " --date."
-            )
+    where = ", ".join(experiments) or "any experiment"
+    lines = [f"--candidate {candidate_id}: there is no prediction of {on} in {where}."]
+    for name, days in nights.items():
+        if days:
+            newest = "the newest are " * (len(days) == N_NIGHTS) + ", ".join(map(str, days))
+            lines.append(f"{name} has it on other nights: {newest}. Name one by --date.")
     if not any(nights.values()):
         lines.append(
             "It was never predicted there. Write the id as the candidates query returns it: outside"
@@ -318,98 +398,133 @@ def _describe_absence(
 
 
 def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) -> list[date]:
-    """The newest nights for which a candidate was predicted, also those whose prediction was
-    superseded; newest first.
-    """
-    found: set[date] = set()
+    """The newest nights for which a candidate was predicted, superseded ones too; newest first."""
+    nights: set[date] = set()
     for c in (predictions.c, predictions_superseded.c):
         own = (c.experiment == experiment, c.candidate_id == candidate_id)
-        query = (
-            sa.select(c.run_date, c.candidate_id)
-            .where(*own)
-            .distinct()
-            .order_by(c.run_date.desc(), c.candidate_id)
-            .limit(N_NIGHTS)
-        )
-        found |= {
-            row.run_date for row in connection.execute(query) if row.candidate_id == candidate_id
+        query = sa.select(c.run_date, c.candidate_id).where(*own).distinct()
+        newest = query.order_by(c.run_date.desc(), c.candidate_id).limit(N_NIGHTS)
+        nights |= {
+            row.run_date for row in connection.execute(newest) if row.candidate_id == candidate_id
         }
-    return sorted(found, reverse=True)[:N_NIGHTS]
+    return sorted(nights, reverse=True)[:N_NIGHTS]
 
 
-def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: date) -> str:
-    """Which model of each variant is live on a date by the table promotions, why, and which model
-    made that night's predictions.
+class Live(NamedTuple):
+    """What is live of a variant on a day.
+
+    Attributes
+    ----------
+    promotion : what makes it live; None if no model is
+    model : its row in the table models, if that has it
+    predicted : model_name, n and predicted_at of the night's predictions
     """
-    blocks = []
+
+    variant: str
+    has_model: bool
+    promotion: sa.Row | None
+    model: sa.Row | None
+    predicted: list[sa.Row]
+
+
+def describe_live(
+    engine: sa.Engine, experiments: Mapping[str, Experiment], on: date, *, as_json: bool = False
+) -> str:
+    """Which model of each variant is live on a day, why, and which made that night's predictions.
+
+    Returns
+    -------
+    str
+        Lines of at most 80 columns, or JSON, whose keys are columns of the tables.
+    """
+    blocks, told = [], []
     with engine.connect() as connection:
         for experiment in experiments.values():
-            in_force = registry.find_in_force(connection, experiment.name, on)
-            made = _count_made(connection, experiment.name, on)
-            facts: list[Fact] = []
-            for variant in experiment.split:
-                row = in_force.get(variant) if variant in experiment.models else None
-                none = (
-                    "no model was live"
-                    if variant in experiment.models
-                    else "no model (selects at random)"
-                )
-                facts.append(("variant", f"{variant}: {row.model_name if row else none}"))
-                if row:
-                    facts.append(("promotion", _describe_promotion(row)))
-                    facts.append(("trained on", _describe_window(connection, row.model_name)))
-                facts.append(("predicted", _describe_made(made.get(variant, []), row, on)))
+            live = find_live(connection, experiment, on)
+            facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             title = f"{experiment.name} in {experiment.environment.name}, live on {on}"
             blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
-    return "\n\n".join(blocks)
+            told.append(
+                {
+                    "experiment": experiment.name,
+                    "environment": experiment.environment.name,
+                    "date": on,
+                    "variants": [_tell_live(variant) for variant in live],
+                }
+            )
+    return to_json(told) if as_json else "\n\n".join(blocks)
 
 
-def _count_made(connection: sa.Connection, experiment: str, on: date) -> dict[str, list[sa.Row]]:
-    """model_name, n and predicted_at of a night's predictions, by variant."""
+def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
+    """What is live of each variant on a day."""
+    in_force = registry.find_in_force(connection, experiment.name, on)
     p = predictions.c
-    query = sa.select(
-        p.variant,
-        p.model_name,
-        sa.func.count().label("n"),
-        sa.func.max(p.predicted_at).label("predicted_at"),
+    counts = (sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
+    night = sa.select(p.variant, p.model_name, *counts).where(
+        p.experiment == experiment.name, p.run_date == on
     )
-    query = query.where(p.experiment == experiment, p.run_date == on).group_by(
-        p.variant, p.model_name
-    )
-    found: dict[str, list[sa.Row]] = {}
-    for row in connection.execute(query.order_by(p.variant, p.model_name)):
-        found.setdefault(row.variant, []).append(row)
-    return found
+    query = night.group_by(p.variant, p.model_name).order_by(p.variant, p.model_name)
+    rows = connection.execute(query).all()
+    live = []
+    for variant in experiment.split:
+        has_model = variant in experiment.models
+        promotion = in_force.get(variant) if has_model else None
+        model = None
+        if promotion:
+            chosen = sa.select(models).where(models.c.model_name == promotion.model_name)
+            model = connection.execute(chosen).first()
+        predicted = [row for row in rows if row.variant == variant]
+        live.append(Live(variant, has_model, promotion, model, predicted))
+    return live
 
 
-def _describe_window(connection: sa.Connection, model_name: str) -> str:
-    model = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
-    if model is None:
-        return "unknown: the table models does not have it"
-    return (
-        f"{model.rows:,} rows of [{model.from_date}, {model.to_date}), as known at"
-        f" {_show(model.as_of)}"
-    )
+def _tell_live(live: Live) -> dict[str, Any]:
+    """As JSON holds it, named as in the tables."""
+    return {
+        "variant": live.variant,
+        "has_model": live.has_model,
+        "promotion": _tell(live.promotion),
+        "model": None if live.model is None else _tell_model(live.model),
+        "predicted": [
+            {"model_name": row.model_name, "n": row.n, "predicted_at": row.predicted_at}
+            for row in live.predicted
+        ],
+    }
 
 
-def _describe_made(made: list[sa.Row], in_force: sa.Row | None, on: date) -> str:
-    """Who made a variant's predictions of a night and, if that is not who is live by the table,
-    since when it says otherwise.
-    """
-    if not made:
+def _describe_variant(live: Live, on: date) -> Iterator[Fact]:
+    none = "no model was live" if live.has_model else "no model (selects at random)"
+    yield "variant", f"{live.variant}: {live.promotion.model_name if live.promotion else none}"
+    if live.promotion:
+        yield "promotion", _describe_promotion(live.promotion)
+        unknown = "unknown: the table models does not have it"
+        yield "trained on", unknown if live.model is None else _describe_window(live.model)
+    yield "predicted", _describe_predicted(live, on)
+
+
+def _describe_window(model: sa.Row) -> str:
+    window = f"[{model.from_date}, {model.to_date})"
+    return f"{model.rows:,} rows of {window}, as known at {_show(model.as_of)}"
+
+
+def _describe_predicted(live: Live, on: date) -> str:
+    """Who made a variant's predictions of a night, and since when the table says otherwise."""
+    if not live.predicted:
         return f"nobody for {on}"
-    parts = [f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in made]
-    live = in_force.model_name if in_force else None
-    others = [row for row in made if row.model_name != live]
+    made = "; ".join(
+        f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in live.predicted
+    )
+    name = live.promotion.model_name if live.promotion else None
+    others = [row.predicted_at for row in live.predicted if row.model_name != name]
     if not others:
-        return "; ".join(parts)
-    said = f"the table says that {live or 'no model'} is live, but that is not what made them"
-    if in_force and in_force.promoted_at > max(row.predicted_at for row in others):
-        said += (
+        return made
+    note = f"the table says that {name or 'no model'} is live, but that is not what made them"
+    if live.promotion and live.promotion.promoted_at > max(others):
+        note += (
             ": it was made live for this night only after they were written, on"
-            f" {_show(max(row.predicted_at for row in others))}"
+            f" {_show(max(others))}"
         )
-    return f"{'; '.join(parts)}. Note that {said}"
+    return f"{made}. Note that {note}"
 
 
 def _wrap(title: str) -> list[str]:
