@@ -103,6 +103,27 @@ class Night:
         if not self.dry_run:
             connections.write(self._engine, work, *args, **kwargs)
 
+    @contextmanager
+    def hold(self, name: str, what: str) -> Iterator[None]:
+        """Keep a lock that others take too; nothing in a dry run.
+
+        Parameters
+        ----------
+        name, what : of the lock, and what its other holders do, in words
+
+        Raises
+        ------
+        AbatchError
+            If somebody else holds it and does not let go.
+        """
+        if self.dry_run:
+            yield
+            return
+        with connections.lock(self._engine, name, wait_seconds=faults.LOCK_WAIT_SECONDS) as held:
+            if not held:
+                raise AbatchError(f"{self}: somebody else is {what}. Run it again.")
+            yield
+
     def finish(
         self,
         words: str,

@@ -1,4 +1,4 @@
-"""Runs and their ledger, the lock, the log, and what the command line returns and prints."""
+"""Jobs: the log, and what the command line returns and prints."""
 
 import logging
 import os
@@ -6,10 +6,9 @@ import pty
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -17,12 +16,12 @@ import yaml
 from abatch import job
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
-from abatch.database.tables import predictions_staging, runs
-from abatch.errors import ConfigError, DatabaseError, DataError, NothingToDo
-from abatch.experiment import predictions, registrations
+from abatch.database.tables import runs
+from abatch.errors import ConfigError, DataError
+from abatch.experiment import registrations
 from abatch.job import nightly
-from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import as_stored, make_registration, open_engine, write_config
+from abatch.night import Night
+from tests.conftest import make_registration, open_engine, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
@@ -54,222 +53,9 @@ def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: bool) -> str:
-    with open_night("predict", experiment, engine, run_date, **options) as night:
-        night.finish("nothing")
-    return night.run_id
-
-
 def read_ledger(engine: sa.Engine) -> list[sa.Row]:
     with engine.connect() as connection:
         return list(connection.execute(sa.select(runs).order_by(runs.c.started_at, runs.c.run_id)))
-
-
-def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> None:
-    row = {
-        "run_id": run_id,
-        "experiment": experiment,
-        "run_date": NIGHT,
-        "candidate_id": "1",
-        "variant": "A",
-    }
-    row |= {
-        "assignment_probability": 0.45,
-        "model_name": "m",
-        "prediction": 0.5,
-        "selection_key": "0" * 16,
-    }
-    connections.write(engine, predictions.stage, pd.DataFrame([row]))
-
-
-def test_open_run_done_is_not_done_again(experiment: Experiment, engine: sa.Engine) -> None:
-    before = as_stored(engine, utc_now())
-    run_id = do(experiment, engine)
-    with pytest.raises(
-        NothingToDo,
-        match=(
-            rf"predict of card_offer for 2026-09-01 is already done \(run {run_id}, .* To do it"
-            r" again: --force"
-        ),
-    ):
-        do(experiment, engine)
-    do(experiment, engine, NIGHT + timedelta(days=1))
-    first, _ = read_ledger(engine)
-    assert (first.job, first.experiment, first.run_date, first.status, first.error) == (
-        "predict",
-        "card_offer",
-        NIGHT,
-        "done",
-        None,
-    )
-    assert before <= first.started_at <= first.finished_at <= utc_now()
-    assert f"(process {os.getpid()})" in first.host and len(first.config_hash) == 64
-
-
-def test_open_run_force_supersedes(experiment: Experiment, engine: sa.Engine) -> None:
-    first, second = do(experiment, engine), do(experiment, engine, force=True)
-    assert {row.run_id: row.status for row in read_ledger(engine)} == {
-        first: "superseded",
-        second: "done",
-    }
-    with pytest.raises(NothingToDo, match=second):
-        do(experiment, engine)
-
-
-def test_open_run_force_that_fails_leaves_the_night_done(
-    experiment: Experiment, engine: sa.Engine
-) -> None:
-    first = do(experiment, engine)
-    with pytest.raises(DataError), open_night("predict", experiment, engine, NIGHT, force=True):
-        raise DataError("broken")
-    assert {row.run_id: row.status for row in read_ledger(engine)}[first] == "done"
-    with pytest.raises(NothingToDo, match=first):
-        do(experiment, engine)
-
-
-def test_open_run_buries_the_dead(experiment: Experiment, engine: sa.Engine) -> None:
-    dead = {
-        "run_date": NIGHT,
-        "status": "running",
-        "started_at": datetime(2026, 8, 31),
-        "code_version": "0",
-        "config_hash": "0",
-        "host": "h",
-    }
-    with engine.begin() as connection:
-        for run_id, kind, name in (
-            ("dead", "predict", "card_offer"),
-            ("alive", "predict", "other"),
-            ("train", "train", "card_offer"),
-        ):
-            connection.execute(
-                runs.insert().values(run_id=run_id, job=kind, experiment=name, **dead)
-            )
-    stage(engine, "dead")
-    stage(engine, "taken for dead, went on, and was killed")
-    stage(engine, "alive", "other")
-    run_id = do(experiment, engine, NIGHT + timedelta(days=1))
-    ledger = {row.run_id: row for row in read_ledger(engine)}
-    assert {name: row.status for name, row in ledger.items()} == {
-        "dead": "failed",
-        "alive": "running",
-        "train": "running",
-        run_id: "done",
-    }
-    assert (
-        ledger["dead"].error == "died; cleaned up by the next run"
-        and ledger["dead"].finished_at >= ledger[run_id].started_at
-    )
-    with engine.connect() as connection:
-        assert connection.scalars(sa.select(predictions_staging.c.run_id)).all() == ["alive"]
-
-
-def test_finish_of_a_run_taken_for_dead_publishes_nothing(
-    experiment: Experiment, engine: sa.Engine
-) -> None:
-    with (
-        pytest.raises(
-            DatabaseError,
-            match=(
-                r"is no longer running in the table runs; another process took it for dead\."
-                r" Nothing was written"
-            ),
-        ),
-        open_night("predict", experiment, engine, NIGHT) as night,
-    ):
-        stage(engine, night.run_id)
-        with engine.begin() as connection:
-            connection.execute(
-                runs.update().values(status="failed", error="died; cleaned up by the next run")
-            )
-        key = (night.run_id, "card_offer", NIGHT)
-        night.finish("one", predictions.publish, *key, {"A": 1}, utc_now())
-    assert [(row.status, row.error) for row in read_ledger(engine)] == [
-        ("failed", "died; cleaned up by the next run")
-    ]
-    with engine.connect() as connection:
-        assert predictions.read_predictions(connection, "card_offer", date.min, date.max).empty
-        assert connection.execute(sa.select(predictions_staging)).all() == []
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (DataError("Ærø: 日本"), "Ærø: 日本"),
-        (ZeroDivisionError("by 0"), "by 0"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-    ],
-)
-def test_open_run_failure_is_in_the_ledger(
-    experiment: Experiment, engine: sa.Engine, error: BaseException, reason: str
-) -> None:
-    with pytest.raises(type(error)), open_night("predict", experiment, engine, NIGHT) as night:
-        stage(engine, night.run_id)
-        raise error
-    assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", reason)]
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(predictions_staging)).all() == []
-    do(experiment, engine)  # and the lock is free
-
-
-def test_open_run_dry_writes_nothing(
-    experiment: Experiment, engine: sa.Engine, tmp_path: Path
-) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    with open_night("predict", experiment, engine, NIGHT, dry_run=True) as night:
-        assert night.dry_run
-    assert read_ledger(engine) == [] and sorted(tmp_path.rglob("*")) == before
-    do(experiment, engine)
-    with (
-        pytest.raises(NothingToDo, match="already done"),
-        open_night("predict", experiment, engine, NIGHT, dry_run=True),
-    ):
-        pass
-    with open_night("predict", experiment, engine, NIGHT, dry_run=True, force=True):
-        pass
-    assert len(read_ledger(engine)) == 1
-
-
-def test_open_run_names_the_holder(experiment: Experiment, engine: sa.Engine) -> None:
-    with open_night("predict", experiment, engine, NIGHT) as night:
-        message = (
-            rf"is already being done by .* \(process {os.getpid()}\) since 20.* UTC \(run"
-            rf" {night.run_id}\)"
-        )
-        with (
-            pytest.raises(NothingToDo, match=message),
-            open_night("predict", experiment, engine, NIGHT),
-        ):
-            pass
-        with open_night("score", experiment, engine, NIGHT) as other:
-            other.finish("nothing")
-        night.finish("nothing")
-    assert [row.status for row in read_ledger(engine)] == ["done", "done"]
-
-
-@pytest.mark.parametrize(
-    ("run_date", "as_of"),
-    [
-        (date(2026, 3, 28), datetime(2026, 3, 28, 22, 59, 59, 999999)),  # winter, UTC+1
-        (
-            date(2026, 3, 29),
-            datetime(2026, 3, 29, 21, 59, 59, 999999),
-        ),  # the day of 23 hours ends in summer time, UTC+2
-        (date(2026, 10, 24), datetime(2026, 10, 24, 21, 59, 59, 999999)),
-        (date(2026, 10, 25), datetime(2026, 10, 25, 22, 59, 59, 999999)),  # the day of 25 hours
-    ],
-)
-def test_open_run_as_of_past_date(
-    bank: Experiment, bank_engine: sa.Engine, run_date: date, as_of: datetime
-) -> None:
-    with open_night("predict", bank, bank_engine, run_date, dry_run=True) as night:
-        assert night.as_of == as_of
-
-
-def test_open_run_as_of_today(bank: Experiment, bank_engine: sa.Engine) -> None:
-    before = utc_now()
-    with open_night("predict", bank, bank_engine, today(bank.environment), dry_run=True) as night:
-        assert before <= night.as_of <= utc_now()
 
 
 def nothing(night: Night) -> str:
@@ -515,35 +301,6 @@ def test_check_registration_first_then_changed(experiment: Experiment, engine: s
             ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"
         ):
             registrations.check(connection, changed["card_offer"])
-
-
-def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.Engine) -> None:
-    for days in (2, 0, 1):
-        do(experiment, engine, NIGHT + timedelta(days=days))
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_night("predict", experiment, engine, NIGHT + timedelta(days=3)),
-    ):
-        raise KeyboardInterrupt
-    do(experiment, engine, NIGHT, force=True)  # in the place of the first
-    with engine.connect() as connection:
-        expected = [NIGHT, NIGHT + timedelta(days=1)]
-        assert find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
-        assert find_nights(connection, "card_offer", date.max) == [
-            *expected,
-            NIGHT + timedelta(days=2),
-        ]
-        assert find_nights(connection, "another", date.max) == []
-
-
-def test_is_latest(experiment: Experiment, engine: sa.Engine) -> None:
-    """A night that was done for the future by mistake does not freeze the figures."""
-    for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
-        run_date = NIGHT + timedelta(days=days)
-        with open_night("score", experiment, engine, run_date, force=True) as night:
-            with engine.connect() as connection:
-                assert is_latest(connection, night, NIGHT + timedelta(days=5)) == expected
-            night.finish("nothing")
 
 
 def test_hash_config_changes_with_settings_and_queries(bank: Experiment) -> None:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import SecretStr
 from sqlalchemy.dialects import mssql
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from tenacity import AttemptManager
+from tenacity import AttemptManager, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from abatch.database import faults, tables
 from abatch.database.faults import attempts, described, show_url
@@ -374,19 +375,31 @@ def _read_first_row(connection: sa.Connection, statement: str, *values: object) 
         return cursor.fetchone()
 
 
+def _wait(seconds: float, take: Callable[[], Any]) -> bool:
+    """Whether a lock is taken, now or within some seconds; it is if 0 or more is returned."""
+    return (
+        Retrying(
+            retry=retry_if_result(lambda row: row[0] < 0),
+            stop=stop_after_delay(seconds),
+            wait=wait_fixed(0.2),
+            retry_error_callback=lambda state: state.outcome.result(),
+        )(take)[0]
+        >= 0
+    )
+
+
 @contextmanager
-def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
+def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool]:
     """Hold the lock `name` among all that use this database.
 
-    Yields False if somebody else holds it.
-
-    The lock belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL,
-    SQL Server), and dies with it: nothing is left behind to be cleaned up by hand.
+    Yields False if somebody else holds it, and goes on holding it for `wait_seconds`. The lock
+    belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL, SQL
+    Server), and dies with it: nothing is left behind to be cleaned up by hand.
     """
     if engine.dialect.name == "sqlite":
         held = FileLock(f"{engine.url.database}.{name}.lock")
         try:
-            held.acquire(blocking=False)
+            held.acquire(timeout=wait_seconds)
         except Timeout:
             yield False
             return
@@ -410,7 +423,8 @@ def lock(engine: sa.Engine, name: str) -> Iterator[bool]:
                 connection.detach()  # closed for real at the end, and the lock with it
                 schema = find_schema(engine) or connection.dialect.default_schema_name
                 resource = f"{schema}.{name}".lower()
-                acquired = _read_first_row(connection, get, resource)[0] >= 0
+                take = partial(_read_first_row, connection, get, resource)
+                acquired = _wait(wait_seconds, take)
                 stack.pop_all()
     with connection:
         try:
