@@ -61,7 +61,7 @@ def predict(night: Night) -> str:
             predictions.check_staged(connection, night.run_id, experiment.name, total)
         if new is not None:
             registrations.register(connection, new, night.started_at, night.run_id)
-        scores.forget(connection, experiment.name, night.run_date)
+        scores.drop_sums(connection, experiment.name, night.run_date)
         key = (night.run_id, experiment.name, night.run_date)
         predictions.write_feature_counts(connection, *key, total.feature_counts)
         predictions.publish(connection, *key, n_selected, utc_now())

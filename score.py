@@ -84,7 +84,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     with experiment.query("watermark").named():
         night.read(scores.check_watermark, name, watermark and mature_date, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, source):
-        night.write(scores.forget, name)
+        night.write(scores.drop_sums, name)
     closed_date = night.read(scores.find_closed_date, name)
     to_read = [one for one in nights if (closed_date or date.min) < one <= mature_date]
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +24,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, reading, tables
 from abatch.errors import ConfigError, DatabaseError
 from abatch.queries import Query, Window
-from tests.conftest import MSSQL_URL, ROOT, is_babelfish
+from tests.conftest import MSSQL_URL, ROOT, is_babelfish, open_engine
 
 Make = Callable[..., sa.Engine]
 HOLD_LOCK = """
@@ -616,6 +618,79 @@ def test_lock_released_after_an_error(experiment: Experiment, engine: sa.Engine)
 def test_lock_is_free_at_once(make: Make, database_url: str) -> None:
     engine = make(database_url)
     assert all(try_lock(engine) for _ in range(20))
+
+
+def test_lock_in_transaction_waits_for_the_other_session(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
+    """The second transaction begins its work when the first has ended, and not before."""
+    other, order = open_engine(experiment), []
+
+    def work() -> None:
+        for attempt in connections.transactions(other):
+            with attempt as connection:
+                connections.lock_in_transaction(connection, "nights")
+                order.append("second")
+
+    for attempt in connections.transactions(engine):
+        with attempt as connection:
+            connections.lock_in_transaction(connection, "nights")
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join(0.3)
+            order.append("first")
+            assert thread.is_alive()
+    thread.join()
+    other.dispose()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "database_url",
+    ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)],
+    indirect=True,
+)
+def test_lock_in_transaction_waits_as_long_as_for_a_table(
+    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
+    engine, other = make(database_url), make(database_url)
+    with engine.begin() as connection, other.begin() as second:
+        connections.lock_in_transaction(connection, "nights")
+        connections.lock_in_transaction(second, "days")
+        with pytest.raises(sa.exc.DBAPIError) as caught:
+            connections.lock_in_transaction(second, "nights")
+    assert faults.is_transient(caught.value)
+    assert faults.describe(caught.value) == (
+        "a table is locked by another session (waited 1 s). End that session, or run this job again"
+        " later."
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "words", "is_transient"),
+    [
+        (-1, "a table is locked by another session", True),
+        (-3, "(deadlock)", True),
+        (-999, "sp_getapplock returned -999", False),
+    ],
+)
+def test_lock_in_transaction_says_what_sp_getapplock_does(
+    make: Make,
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    result: int,
+    words: str,
+    is_transient: bool,
+) -> None:
+    """It returns a number where a table's lock would raise an error."""
+    dialect = SimpleNamespace(name="mssql", default_schema_name="dbo", loaded_dbapi=sqlite3)
+    connection: Any = SimpleNamespace(dialect=dialect, engine=make(sqlite_url))
+    monkeypatch.setattr(connections, "_read_first_row", lambda *_: (result,))
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        connections.lock_in_transaction(connection, "nights")
+    assert words in faults.describe(caught.value)
+    assert faults.is_transient(caught.value) == is_transient
 
 
 def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> None:

@@ -256,11 +256,11 @@ def test_save_and_load_round_trip(engine: sa.Engine) -> None:
         assert {key: part.counts.tolist() for key, part in loaded.items()} == {
             key: part.counts.tolist() for key, part in parts.items()
         }
-        scores.forget(
+        scores.drop_sums(
             connection, "card_offer", date(2026, 9, 5)
         )  # an open night: the sums do not hold it
         assert scores.find_keys(connection, "card_offer") == parts.keys()
-        scores.forget(connection, "card_offer", date(2026, 9, 4))
+        scores.drop_sums(connection, "card_offer", date(2026, 9, 4))
         assert scores.find_keys(connection, "card_offer") == set()
 
 

@@ -45,6 +45,17 @@ _LOCKS = {
         ),
     ),
 }
+# The same, but to the end of the transaction, and waiting. An implicit transaction begins with the
+# first statement that reads a table.
+_TRANSACTION_LOCKS = {
+    "postgresql": "select pg_advisory_xact_lock(hashtextextended(%s, 0))",
+    "mssql": (
+        "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?;"
+        " select @result = count(*) from sys.schemas;"
+        " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive',"
+        " @LockOwner = 'Transaction'; select @result as result"
+    ),
+}
 
 
 def make_engine(
@@ -421,8 +432,7 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
                     isolation_level="AUTOCOMMIT"
                 )
                 connection.detach()  # closed for real at the end, and the lock with it
-                schema = find_schema(engine) or connection.dialect.default_schema_name
-                resource = f"{schema}.{name}".lower()
+                resource = _name_resource(connection, name)
                 take = partial(_read_first_row, connection, get, resource)
                 acquired = _wait(wait_seconds, take)
                 stack.pop_all()
@@ -435,3 +445,33 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
             if acquired:
                 with suppress(SQLAlchemyError):
                     connection.exec_driver_sql(release, (resource,))
+
+
+def lock_in_transaction(connection: sa.Connection, name: str) -> None:
+    """Wait for the lock `name` among all that use this database; it ends with the transaction.
+
+    On SQLite a transaction that writes excludes all others from its beginning, so there is nothing
+    to do.
+
+    Raises
+    ------
+    DBAPIError
+        If somebody else holds it for longer than the lock time-out, as where a table is locked.
+    """
+    dialect = connection.dialect
+    if dialect.name == "sqlite":
+        return
+    result = _read_first_row(
+        connection, _TRANSACTION_LOCKS[dialect.name], _name_resource(connection, name)
+    )[0]
+    if dialect.name == "mssql" and result < 0:
+        words = {-1: "Lock request time out", -3: "deadlock victim"}
+        message = words.get(result, f"sp_getapplock returned {result}")
+        dbapi: Any = dialect.loaded_dbapi
+        with faults.as_dbapi_error(dbapi.Error):
+            raise dbapi.OperationalError(message)
+
+
+def _name_resource(connection: sa.Connection, name: str) -> str:
+    schema = find_schema(connection.engine) or connection.dialect.default_schema_name
+    return f"{schema}.{name}".lower()

@@ -158,7 +158,7 @@ def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
 
     Predict may run at the same time.
     """
-    scores.hold(connection, source.experiment)
+    scores.lock_nights(connection, source.experiment)
     run_ids, closed_date = set(), reading.closed_date
     if reading.nights:
         run_ids = predictions.find_run_ids(

@@ -19,11 +19,11 @@ import pandas as pd
 import sqlalchemy as sa
 from scipy import stats
 
+from abatch.database import connections
 from abatch.database.tables import (
     cohort_sums,
     feature_drift,
     looks,
-    registrations,
     runs,
     scores,
     units,
@@ -244,12 +244,12 @@ def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
     )
 
 
-def forget(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
+def drop_sums(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
     """Drop all sums, so that the next score reads every night anew.
 
     With a run_date, only if it lies in the closed part.
     """
-    hold(connection, experiment)
+    lock_nights(connection, experiment)
     closed = find_closed_date(connection, experiment)
     if run_date is None or (closed is not None and run_date <= closed):
         for table in (cohort_sums, units):
@@ -339,19 +339,12 @@ def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def hold(connection: sa.Connection, experiment: str) -> None:
-    """Let whoever else changes the experiment's nights or sums wait until this transaction ends, or
-    wait for him.
+def lock_nights(connection: sa.Connection, experiment: str) -> None:
+    """Let whoever else changes the experiment's nights or sums wait for this transaction, or wait.
 
-    By the row in `runs` of the run that registered the experiment, which is there as long as the
-    experiment is.
+    Whoever writes nights and whoever writes sums calls this first.
     """
-    first = (
-        sa.select(registrations.c.run_id)
-        .where(registrations.c.experiment == experiment)
-        .scalar_subquery()
-    )
-    connection.execute(runs.update().where(runs.c.run_id == first).values(host=runs.c.host))
+    connections.lock_in_transaction(connection, f"nights-{experiment}")
 
 
 def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
