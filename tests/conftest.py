@@ -8,7 +8,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
@@ -24,9 +23,11 @@ import sqlalchemy as sa
 import yaml
 from pydantic import SecretStr
 
+import train
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, migrations
 from abatch.experiment.registrations import Registration
+from demo import simulate
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -45,8 +46,6 @@ QUICK_MODELS = {  # which are fitted at once
     },
 }
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
 
 
 def find_postgres_binaries() -> Path | None:
@@ -106,7 +105,18 @@ def postgres_url() -> Iterator[str]:
         "UTF8",
         "-N",
     )
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+    # Nothing must outlive the tests, so nothing waits for the disk.
+    settings = (
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "wal_level=minimal",
+        "max_wal_senders=0",
+        "autovacuum=off",
+    )
+    options = " ".join([f"-p {port}", *(f"-c {setting}" for setting in settings)])
     subprocess.run(
         [
             *as_user,
@@ -131,35 +141,133 @@ def postgres_url() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mssql", marks=pytest.mark.mssql)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database of each kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'bank.db'}"
-        return
-    name, drop = f"test_{os.urandom(6).hex()}", "drop database {}"
-    if request.param == "postgresql":
-        boss, drop = (
-            sa.make_url(request.getfixturevalue("postgres_url")),
-            "drop database {} with (force)",
-        )
-    elif MSSQL_URL:
-        boss = sa.make_url(MSSQL_URL)
-    else:
+class Server:
+    """A PostgreSQL or SQL Server, by its superuser's URL, on which tests make databases."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        place = "the tests' server"
+        self.engine = connections.make_engine(SecretStr(url), None, ROOT, place)
+
+    def execute(self, *statements: str) -> None:
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def create(self, template: str | None = None) -> str:
+        """URL of a new database, empty or a copy of another."""
+        name = f"test_{os.urandom(6).hex()}"
+        self.execute(f"create database {name}" + (f" template {template}" if template else ""))
+        return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        name = sa.make_url(url).database
+        if self.engine.dialect.name == "postgresql":
+            self.execute(f"drop database {name} with (force)")
+        elif is_babelfish(self.engine):
+            self.execute(f"drop database {name}")
+        else:
+            alone = f"alter database {name} set single_user with rollback immediate"
+            self.execute(alone, f"drop database {name}")
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgres_url: str) -> Iterator[Server]:
+    server = Server(postgres_url)
+    yield server
+    server.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def mssql() -> Iterator[Server]:
+    if not MSSQL_URL:
         pytest.skip("ABATCH_TEST_MSSQL_URL does not name a SQL Server")
-    server = connections.make_engine(
-        SecretStr(boss.render_as_string(hide_password=False)), None, ROOT, "the tests' server"
-    )
-    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"create database {name}")
-    yield boss.set(database=name).render_as_string(hide_password=False)
-    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if request.param == "mssql" and not is_babelfish(server):
-            connection.exec_driver_sql(
-                f"alter database {name} set single_user with rollback immediate"
-            )
-        connection.exec_driver_sql(drop.format(name))
-    server.dispose()
+    server = Server(MSSQL_URL)
+    yield server
+    server.engine.dispose()
+
+
+class Templates:
+    """Databases that are made once for all tests of a worker, and copied for each.
+
+    There are three stages: `tables`, abatch's own, empty; `simulated`, a simulated bank with a past
+    of 60 days besides; `trained`, quick models of the first night besides.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self.request, self.folder = request, folder
+        self.urls: dict[tuple[str, str], str] = {}
+
+    def copy(self, kind: str, stage: str | None, folder: Path) -> str:
+        """URL of a database of a test's own.
+
+        Parameters
+        ----------
+        kind : sqlite, postgresql or mssql
+        stage : tables, simulated or trained; None for an empty database
+        folder : for the SQLite file, bank.db, and for the models and snapshots of the stage
+        """
+        if kind == "mssql":  # which copies no database; a stage is built each time
+            url = self._new(kind, None, folder)
+            if stage:
+                self._build(url, stage, folder)
+            return url
+        if stage and (kind, stage) not in self.urls:
+            home = self.folder / kind / stage
+            home.mkdir(parents=True)
+            self.urls[kind, stage] = self._new(kind, None, home)
+            self._build(self.urls[kind, stage], stage, home)
+        template = self.urls[kind, stage] if stage else None
+        if stage == "trained":
+            for name in ("models", "snapshots"):
+                shutil.copytree(self.folder / kind / stage / name, folder / name, symlinks=True)
+        return self._new(kind, template, folder)
+
+    def find_server(self, kind: str) -> Server | None:
+        """Where databases of a kind are; SQLite has none."""
+        return None if kind == "sqlite" else self.request.getfixturevalue(kind)
+
+    def _new(self, kind: str, template: str | None, folder: Path) -> str:
+        if kind == "sqlite":
+            if template:
+                shutil.copy(sa.make_url(template).database or "", folder / "bank.db")
+            return f"sqlite:///{folder / 'bank.db'}"
+        server = self.find_server(kind)
+        assert server
+        return server.create(sa.make_url(template).database if template else None)
+
+    def _build(self, url: str, stage: str, folder: Path) -> None:
+        engine = open_engine(experiment := write_experiment(folder, url))
+        migrations.upgrade(engine)
+        if stage in ("simulated", "trained"):
+            simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+        if stage == "trained":
+            train.train(experiment, engine, FIRST_NIGHT)
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def templates(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Templates:
+    return Templates(request, tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mssql", marks=pytest.mark.mssql)])
+def database_url(
+    request: pytest.FixtureRequest, templates: Templates, tmp_path: Path
+) -> Iterator[str]:
+    """URL of a database of each kind, empty unless the test takes `engine` too.
+
+    With the mark `bank`, simulated or trained, it holds that bank.
+    """
+    marked = request.node.get_closest_marker("bank")
+    stage = marked.args[0] if marked else "tables" if "engine" in request.fixturenames else None
+    url = templates.copy(request.param, stage, tmp_path)
+    server = templates.find_server(request.param)
+    yield url
+    if server:
+        server.drop(url)
 
 
 @pytest.fixture
@@ -235,21 +343,26 @@ def alter(experiment: Experiment, **changes: Any) -> Experiment:
     return experiment.model_copy(update={**changes, "environment": environment})
 
 
-@pytest.fixture
-def experiment(database_url: str, tmp_path: Path) -> Experiment:
-    """The experiment card_offer on an empty database.
+def write_experiment(folder: Path, url: str) -> Experiment:
+    """The experiment card_offer with quick models, in a folder of its own.
 
     On a server abatch's tables are in the schema abatch.
     """
-    schema = None if database_url.startswith("sqlite") else "abatch"
-    return load_experiments(write_config(tmp_path, database_url, schema), "dev")["card_offer"]
+    schema = None if url.startswith("sqlite") else "abatch"
+    file = write_config(folder, url, schema, models=QUICK_MODELS)
+    return load_experiments(file, "dev")["card_offer"]
+
+
+@pytest.fixture
+def experiment(database_url: str, tmp_path: Path) -> Experiment:
+    """The experiment card_offer with quick models on the database of `database_url`."""
+    return write_experiment(tmp_path, database_url)
 
 
 @pytest.fixture
 def engine(experiment: Experiment) -> Iterator[sa.Engine]:
-    """abatch's tables, empty, in the database of `config`."""
+    """The database of `experiment`, with abatch's tables."""
     engine = open_engine(experiment)
-    migrations.upgrade(engine)
     yield engine
     engine.dispose()
 

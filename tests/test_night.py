@@ -212,6 +212,7 @@ def test_open_night_failure_is_in_the_ledger(
 def test_open_night_dry_writes_nothing(
     experiment: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:
+    assert read_ledger(engine) == []  # SQLite now has all its files
     before = sorted(tmp_path.rglob("*"))
     with open_night("predict", experiment, engine, NIGHT, dry_run=True) as night:
         assert night.dry_run

@@ -18,7 +18,7 @@ import predict
 import score
 import train
 from abatch import job
-from abatch.config import Experiment
+from abatch.config import Experiment, load_experiments
 from abatch.database import reading
 from abatch.database.tables import (
     metadata,
@@ -34,7 +34,7 @@ from abatch.errors import ConfigError, DataError
 from abatch.modelling import features, registry
 from abatch.queries import Window
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, alter
+from tests.conftest import FIRST_NIGHT, ROOT, alter
 
 DAY = timedelta(days=1)
 # of which three are mature at the end: window 14, lag 1, and a feed that is complete to the day
@@ -64,14 +64,16 @@ def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str
     return rows, files
 
 
+@pytest.mark.bank("trained")
 def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engine) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     for days in range(N_NIGHTS):
         night = FIRST_NIGHT + days * DAY
         simulate.simulate(engine, night)
         predict.predict(experiment, engine, night)
         score.score(experiment, engine, night, draw=False)
+        if engine.dialect.name == "postgresql":
+            with engine.begin() as connection:  # which autovacuum does on a server
+                connection.exec_driver_sql("analyze abatch.predictions")
 
     made = read(engine, predictions)
     assert len(made) == N_NIGHTS * simulate.N_CANDIDATES
@@ -113,8 +115,8 @@ def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engin
     }
 
 
+@pytest.mark.bank("simulated")
 def test_dry_run_writes_nothing(experiment: Experiment, engine: sa.Engine, tmp_path: Path) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     before = snapshot(engine, tmp_path)
     assert "goes live" in train.train(experiment, engine, FIRST_NIGHT, dry_run=True)
     assert snapshot(engine, tmp_path) == before
@@ -128,9 +130,8 @@ def test_dry_run_writes_nothing(experiment: Experiment, engine: sa.Engine, tmp_p
     assert snapshot(engine, tmp_path) == before
 
 
+@pytest.mark.bank("trained")
 def test_train_card_and_table_agree(experiment: Experiment, engine: sa.Engine) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     row = read(engine, models).set_index("model_name").loc["modelA_v1.0_2026-09-01"]
     path = experiment.environment.models_dir / row["file"]
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -149,8 +150,10 @@ def test_train_card_and_table_agree(experiment: Experiment, engine: sa.Engine) -
     assert 0 < latest.predict_proba(features.convert(frame, card["columns"]))[0, 1] < 1
 
 
+@pytest.mark.bank("simulated")
 def test_train_same_rows_same_model(experiment: Experiment, engine: sa.Engine) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    whole = load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"]
+    experiment = alter(experiment, models=whole.models)  # boosting too
     train.train(experiment, engine, FIRST_NIGHT)
     train.train(experiment, engine, FIRST_NIGHT, force=True)
     frame = reading.read_query(
@@ -176,11 +179,10 @@ def config_end(experiment: Experiment) -> pd.Timestamp:
     return pd.Timestamp(FIRST_NIGHT + DAY)
 
 
+@pytest.mark.bank("trained")
 def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     model = experiment.models["A"].model_copy(
         update={"estimator": "sklearn.dummy.DummyClassifier", "params": {}}
     )
@@ -201,10 +203,10 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     )
 
 
+@pytest.mark.bank("simulated")
 def test_train_of_an_earlier_date_does_not_overrule_a_later_one(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     simulate.simulate(engine, FIRST_NIGHT + DAY)
     train.train(experiment, engine, FIRST_NIGHT + DAY)
     train.train(experiment, engine, FIRST_NIGHT)
@@ -214,8 +216,8 @@ def test_train_of_an_earlier_date_does_not_overrule_a_later_one(
     ]
 
 
+@pytest.mark.bank("simulated")
 def test_train_refuses_a_feed_that_has_not_begun(experiment: Experiment, engine: sa.Engine) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     empty = alter(
         experiment,
         sql={**experiment.sql, "watermark": "select max(complete_to) from card_feed where 1 = 0"},
@@ -227,9 +229,8 @@ def test_train_refuses_a_feed_that_has_not_begun(experiment: Experiment, engine:
     assert list(read(engine, runs)["status"]) == ["failed"]
 
 
+@pytest.mark.bank("trained")
 def test_predict_takes_a_recorded_variant(experiment: Experiment, engine: sa.Engine) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     recorded = "case when customer_id % 2 = 0 then 'A' else 'control' end as variant"
     query = experiment.sql["candidates"].replace(
         "customer_id as candidate_id,", f"customer_id as candidate_id, {recorded},"
@@ -254,14 +255,13 @@ def test_predict_takes_a_recorded_variant(experiment: Experiment, engine: sa.Eng
     assert len(read(engine, predictions)) == 1000
 
 
+@pytest.mark.bank("trained")
 def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     experiment: Experiment,
     engine: sa.Engine,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     train.train(experiment, engine, FIRST_NIGHT, force=True)
     save_model = registry.save_model
 
@@ -295,11 +295,10 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
 
 
+@pytest.mark.bank("trained")
 def test_predict_refuses_another_source_of_variants(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     predict.predict(experiment, engine, FIRST_NIGHT)
     query = experiment.sql["candidates"].replace(
         "customer_id as candidate_id,", "customer_id as candidate_id, 'A' as variant,"
@@ -312,11 +311,10 @@ def test_predict_refuses_another_source_of_variants(
     assert len(read(engine, predictions)) == 1000
 
 
+@pytest.mark.bank("trained")
 def test_score_keeps_its_figures_when_the_feed_is_emptied(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     predict.predict(experiment, engine, FIRST_NIGHT)
     empty = alter(
         experiment,
@@ -342,11 +340,10 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)
 
 
+@pytest.mark.bank("trained")
 def test_predict_refuses_what_was_registered_otherwise(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     predict.predict(experiment, engine, FIRST_NIGHT)
     assert list(read(engine, registrations)["experiment"]) == ["card_offer"]
     changed = alter(experiment, select_top=0.3)
@@ -356,11 +353,10 @@ def test_predict_refuses_what_was_registered_otherwise(
         score.score(changed, engine, FIRST_NIGHT + DAY)
 
 
+@pytest.mark.bank("trained")
 def test_predict_in_small_chunks_gives_the_same_night(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     predict.predict(experiment, engine, FIRST_NIGHT)
     columns = ["candidate_id", "variant", "model_name", "rank_in_variant", "selected", "prediction"]
     whole = read(engine, predictions)[columns].sort_values("candidate_id", ignore_index=True)
@@ -372,11 +368,10 @@ def test_predict_in_small_chunks_gives_the_same_night(
     )
 
 
+@pytest.mark.bank("trained")
 def test_score_made_up_later_keeps_the_newest_figures(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-    train.train(experiment, engine, FIRST_NIGHT)
     predict.predict(experiment, engine, FIRST_NIGHT)
     simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
     score.score(experiment, engine, FIRST_NIGHT + 18 * DAY, draw=False)
