@@ -62,18 +62,13 @@ def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_na
     Raises
     ------
     RegistryError
-        If there is no such model, or if it was trained before snapshots were kept.
+        If there is no such model.
     """
     place = next(iter(experiments.values()))  # of the folders, which all experiments share
     with engine.connect() as connection:
         row = registry.find_model(connection, model_name)
         card = json.loads(row.card)
-        pull = snapshots.find_snapshot(connection, row.snapshot or "")
-        if pull is None or "config" not in card:
-            raise RegistryError(
-                f"{model_name}: was trained before snapshots were kept, so it cannot be built"
-                " again. Train anew."
-            )
+        pull = snapshots.choose_snapshot(connection, row.snapshot)
         kept, snapshot_check = _check_snapshot(connection, place, pull)
     found, database_check = _check_database(engine, card, pull, kept)
     differences = libraries.find_differences(

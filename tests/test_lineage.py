@@ -115,7 +115,12 @@ def make_model(model_name: str, variant: str, **changes: object) -> dict:
         "run_id": "train1",
         "snapshot": "5" * 64,
     }
-    return {**row, "card": json.dumps({"config_hash": "c" * 64}), "decision": None, **changes}
+    return {
+        **row,
+        "card": json.dumps({"config_hash": "c" * 64}),
+        "decision": "goes live",
+        **changes,
+    }
 
 
 def promote(
@@ -154,7 +159,7 @@ def bank(experiment: Experiment, engine: sa.Engine) -> sa.Engine:
         make_run("train1", "train", date(2026, 9, 1), trained_at),
         make_run("predict1", "predict", NIGHT, EVENING),
     )
-    add(engine, models, make_model(A1, "A"), make_model(B1, "B", snapshot=None))
+    add(engine, models, make_model(A1, "A"), make_model(B1, "B"))
     add(engine, predictions, *(make_prediction(*row) for row in WRITTEN))
     promote(engine, A1, date(2026, 9, 1), trained_at)
     promote(
@@ -227,19 +232,14 @@ def test_explain_of_a_model(bank: sa.Engine, experiment: Experiment) -> None:
     }
 
 
-def test_explain_of_another_variant_and_a_snapshot_that_was_not_kept(
-    bank: sa.Engine, experiment: Experiment
-) -> None:
+def test_explain_of_another_variant(bank: sa.Engine, experiment: Experiment) -> None:
     facts = explain(bank, experiment, "1")
     assert hashlib.sha256(b"card_offer:1").hexdigest().startswith("b7f3c4694cf6d2a1")
     assert (
         "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to"
         " 0.9), regis" in facts["variant"]
     )
-    assert (
-        facts["trained on"].endswith("; snapshot not kept")
-        and facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
-    )
+    assert facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
     assert facts["promotion"].startswith("rollback, effective") and facts["promotion"].endswith(
         "by Kari: Ærlig talt bedre"
     )

@@ -281,6 +281,8 @@ def model(model_name: str, roc_auc: float | None) -> Row:
         "environment_hash": "0",
         "card": json.dumps({"metrics": {"roc_auc": {"value": roc_auc}}}),
         "run_id": "t1",
+        "snapshot": "5" * 64,
+        "decision": "goes live",
     }
 
 

@@ -18,8 +18,6 @@ import train
 from abatch import reproduction
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
-from abatch.database.tables import models
-from abatch.errors import RegistryError
 from abatch.modelling import libraries, snapshots
 from demo import simulate
 from tests.conftest import (
@@ -347,13 +345,6 @@ def test_reproduce_after_an_upgrade_of_scikit_learn(
         and "model file same: SHA-256 as recorded, but it is not opened here"
         in " ".join(out.split())
     )
-
-
-def test_reproduce_of_an_older_abatch(bank: Experiment, engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(models.update().values(snapshot=None))
-    with pytest.raises(RegistryError, match=f"{B}: was trained before snapshots were kept"):
-        reproduce(bank, engine)
 
 
 def test_reproduce_uci_default(tmp_path: Path) -> None:

@@ -108,9 +108,7 @@ def add_pull(
         connection.execute(tables.snapshots.insert().values({**PULL, **row}))
 
 
-def add_model(
-    engine: sa.Engine, model_name: str, content_hash: str | None, promote: bool = False
-) -> None:
+def add_model(engine: sa.Engine, model_name: str, content_hash: str, promote: bool = False) -> None:
     card = {
         "variant": "A",
         "name": "modelA",
@@ -130,6 +128,7 @@ def add_model(
         "card": "{}",
         "run_id": "run1",
         "snapshot": content_hash,
+        "decision": "goes live",
     }
     row = {"experiment": "card_offer", "model_name": model_name}
     said = {
@@ -566,7 +565,6 @@ def test_choose_snapshot(engine: sa.Engine) -> None:
     add_pull(engine, one, days_ago=2, run_id="r2")
     add_pull(engine, two, days_ago=1, run_id="r3")
     add_model(engine, "modelA_v1.0_2026-09-07", one)
-    add_model(engine, "modelA_v1.0_2026-01-01", None)  # trained before snapshots were kept
     with engine.connect() as connection:
         for name in (one, "abc1", "modelA_v1.0_2026-09-07"):
             assert snapshots.choose_snapshot(connection, name).run_id == "r2"
@@ -664,9 +662,6 @@ def test_choose_to_drop_by_both(engine: sa.Engine, kept: Path) -> None:
 
 
 def test_find_needed(engine: sa.Engine, kept: Path) -> None:
-    add_model(
-        engine, "modelA_v1.0_2026-01-01", None, promote=True
-    )  # trained before snapshots were kept
     with engine.connect() as connection:
         assert snapshots.find_needed(connection) == {"live"}
 

@@ -177,6 +177,8 @@ def test_model_performance(engine: sa.Engine) -> None:
         "seed": 0,
         "card": "{}",
         "run_id": "t",
+        "snapshot": "5" * 64,
+        "decision": "goes live",
     }
     insert(engine, models, model)
     insert(engine, runs, make_run("sa9", "score", 9), make_run("sb8", "score", 8, experiment="b"))
@@ -301,7 +303,7 @@ def test_experiment_status(engine: sa.Engine) -> None:
         "n_selected_positive",
         "selected_rate",
     )
-    score = {"experiment": "a", "run_id": "sa5"}
+    score = {"experiment": "a", "run_id": "sa5", "outcome_sum": 1.0}
     by_variant = {
         "A": (4, 2, 1, 0.5, 0.1, 0.9, 1, 1, 1.0),
         "B": (1, 0, 0, None, None, None, 0, 0, None),

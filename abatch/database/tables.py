@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_670a224a"
+REVISION = "0001_6ac2bee6"
 VERSION_TABLE = "abatch_version"
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -211,11 +211,13 @@ models = sa.Table(
     sa.Column(
         "snapshot",
         sa.String(64),
+        nullable=False,
         comment="content hash of the training rows as kept",
     ),
     sa.Column(
         "decision",
         sa.UnicodeText,
+        nullable=False,
         comment="whether it went live when it was trained, and why",
     ),
     sa.Index("models_experiment", "experiment"),
@@ -442,6 +444,7 @@ variant_scores = sa.Table(
     sa.Column(
         "outcome_sum",
         FiniteDouble,
+        nullable=False,
         comment="sum of the mature outcomes, capped",
     ),
     comment="one variant in one cohort, as the newest score run found it",

@@ -195,8 +195,6 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
 
 def _find_snapshot_deletion(connection: sa.Connection, model: sa.Row) -> sa.Row | None:
     """Unless another run pulled the same rows since."""
-    if model.snapshot is None:
-        return None
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
     pulls = sa.select(sa.func.max(snapshots.c.pulled_at))
     pulled_at = connection.scalar(pulls.where(snapshots.c.content_hash == model.snapshot))
@@ -329,8 +327,6 @@ def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     state = _describe_deletion(made.deletion)
     yield "model", f"{model.model_name}, file {model.file}, {state}, SHA-256 {model.sha256}"
     snapshot = f"snapshot {model.snapshot}, {_describe_deletion(made.snapshot_deletion)}"
-    if model.snapshot is None:
-        snapshot = "snapshot not kept"
     yield "trained on", f"{_describe_window(model)}; {snapshot}"
     same_code = "the same" if code == model.code_version else code
     yield "code", f"trained by {model.code_version}; predicted by {same_code}"

@@ -435,12 +435,7 @@ def find_evidence(figures: Figures) -> Iterator[Evidence]:
     show = show_percent if is_binary else show_number
     for variant in registration.comparisons[0].control:
         row = figures.variant_scores.get(variant)
-        if (
-            row is not None
-            and row.n_mature
-            and planned is not None
-            and (is_binary or row.outcome_sum is not None)
-        ):
+        if row is not None and row.n_mature and planned is not None:
             told = _tell(row.rate, row, show) if is_binary else show(row.outcome_sum / row.n_mature)
             yield Evidence(
                 base_rate,

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.views import create_views
 
-revision = "0001_670a224a"
+revision = "0001_6ac2bee6"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -108,8 +108,8 @@ def upgrade() -> None:
         sa.Column('seed', sa.Integer(), nullable=False, comment='of every random_state that the estimator leaves open'),
         sa.Column('card', sa.UnicodeText(), nullable=False, comment="the model's .json: columns, metrics, reference, versions"),
         sa.Column('run_id', sa.String(length=40), nullable=False, comment='the train run that made the model'),
-        sa.Column('snapshot', sa.String(length=64), nullable=True, comment='content hash of the training rows as kept'),
-        sa.Column('decision', sa.UnicodeText(), nullable=True, comment='whether it went live when it was trained, and why'),
+        sa.Column('snapshot', sa.String(length=64), nullable=False, comment='content hash of the training rows as kept'),
+        sa.Column('decision', sa.UnicodeText(), nullable=False, comment='whether it went live when it was trained, and why'),
         sa.PrimaryKeyConstraint('model_name'),
         comment='one dated model; its file lies in the models folder, and neither is ever changed'
     )
@@ -268,7 +268,7 @@ def upgrade() -> None:
         sa.Column('n_selected_positive', sa.Integer(), nullable=False, comment='of the mature and selected, with the outcome'),
         sa.Column('selected_rate', sa.Double(), nullable=True, comment='n_selected_positive / n_selected; null if none is selected'),
         sa.Column('run_id', sa.String(length=40), nullable=False, comment='the score run that wrote the row'),
-        sa.Column('outcome_sum', sa.Double(), nullable=True, comment='sum of the mature outcomes, capped'),
+        sa.Column('outcome_sum', sa.Double(), nullable=False, comment='sum of the mature outcomes, capped'),
         sa.PrimaryKeyConstraint('experiment', 'variant', 'cohort'),
         comment='one variant in one cohort, as the newest score run found it'
     )
