@@ -17,7 +17,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
-from abatch.experiment import assignment, predictions, registrations, scores
+from abatch.experiment import assignment, predictions, registrations, scores, terms
 from abatch.job import nightly
 from abatch.modelling import features, inference, registry
 from abatch.night import DAY, Night, utc_now
@@ -28,7 +28,7 @@ from abatch.queries import Window
 def predict(night: Night) -> str:
     """Stream candidates, assign by hash, predict, stage; check, rank and publish the night."""
     experiment, query = night.experiment, night.experiment.query("candidates")
-    night.read(registrations.check, experiment)
+    night.read(terms.check, experiment)
     models = night.read(registry.load_live, experiment, night.run_date)
     for model in models.values():
         if model.warning:
@@ -40,7 +40,7 @@ def predict(night: Night) -> str:
         with query.named():
             candidates = assignment.assign_candidates(chunk, experiment)
             inferred = inference.predict(models, candidates)
-        registered = night.read(registrations.check, experiment, candidates.source)
+        registered = night.read(terms.check, experiment, candidates.source)
         rows = predictions.make_rows(night.run_id, night.run_date, experiment, candidates, inferred)
         night.write(predictions.stage, rows)
         total += predictions.summarise(rows, candidates.features, inferred.feature_counts)
@@ -52,7 +52,7 @@ def predict(night: Night) -> str:
     new = None
     if registered is None:
         trained = inference.find_training_outcome(models)
-        new = registrations.make_registration(
+        new = terms.make_registration(
             experiment, candidates.source, night.run_date, trained, total.n_rows
         )
 

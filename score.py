@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.errors import NothingToDo
-from abatch.experiment import looks, outcomes, registrations, scores, verdicts
+from abatch.experiment import looks, outcomes, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
 from abatch.night import DAY, Night, find_nights, is_latest, today
@@ -44,7 +44,7 @@ def require_nights(night: Night) -> None:
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, outcome, name = night.experiment, night.experiment.outcome, night.experiment.name
-    registration = night.read(registrations.check, experiment)
+    registration = night.read(terms.check, experiment)
     assert registration is not None  # there are nights
     if not night.read(is_latest, night, today(experiment.environment)):
         return night.finish(

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.errors import AbatchError, RegistryError
-from abatch.experiment import registrations
 from abatch.modelling import code, estimators, libraries, registry, snapshots, training
 from abatch.queries import Query, Window
+from abatch.text import wrap_facts
 
 TOLERANCE = 1e-9
 SAME, MOVED, BROKEN = "same", "moved", "broken"
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
         moved = list(dict.fromkeys(check.thing for check in self.checks if check.state != SAME))
         closing = f"moved: {', '.join(moved)}" if moved else "nothing has moved"
         facts = [(check.thing, f"{check.state}: {check.words}") for check in self.checks]
-        return "\n".join([f"{self.headline}; {closing}", *registrations.wrap_facts(facts)])
+        return "\n".join([f"{self.headline}; {closing}", *wrap_facts(facts)])
 
 
 def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:

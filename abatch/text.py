@@ -1,6 +1,7 @@
-"""Text that is printed: tables for people, JSON for programs."""
+"""Text that is printed: facts and tables for people, JSON for programs."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 
@@ -24,3 +25,17 @@ def show_table(rows: Iterable[Mapping[str, object]]) -> str:
         " ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
         for line in lines
     )
+
+
+def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """Facts, each a word and a text, as lines for a terminal of 80 columns."""
+    lines: list[str] = []
+    for word, text in facts:
+        lines += textwrap.wrap(
+            text,
+            79,
+            initial_indent=f"  {word:<10} ",
+            subsequent_indent=" " * 13,
+            break_on_hyphens=False,
+        )
+    return lines

@@ -28,7 +28,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
-from abatch.experiment import outcomes, predictions, registrations
+from abatch.experiment import outcomes, predictions, terms
 from abatch.night import as_of, today, utc_now
 from abatch.statistics.stats import SRM_ALPHA
 from demo import simulate
@@ -123,7 +123,7 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
                 sa.select(scores).where(scores.c.metric == "roc_auc", scores.c.cohort == "all")
             )
         }
-        registration = registrations.check(connection, experiment)
+        registration = terms.check(connection, experiment)
         assert registration is not None  # the first night did it
         seen = sa.select(current_verdicts).where(current_verdicts.c.metric == "outcome")
         verdict = {row.comparison: row for row in connection.execute(seen)}

@@ -15,15 +15,9 @@ from scipy import stats
 from abatch.config import Experiment
 from abatch.database.tables import predictions
 from abatch.errors import DataError
-from abatch.experiment import registrations
-from abatch.experiment.assignment import (
-    N_BUCKETS,
-    assign,
-    check_variants,
-    count_selected,
-    normalise_id,
-    split_thresholds,
-)
+from abatch.experiment import registrations, terms
+from abatch.experiment.assignment import N_BUCKETS, assign, check_variants, normalise_id
+from abatch.experiment.split import count_selected, split_thresholds
 from abatch.queries import Query
 from tests.conftest import make_registration
 
@@ -92,7 +86,7 @@ def test_assign_published_vectors() -> None:
 def test_assign_page_limits_are_registered_ones(experiment: Experiment) -> None:
     registered = [
         [variant.name, f"{variant.share:.2f}", variant.hash_up_to]
-        for variant in registrations.describe(experiment).variants
+        for variant in terms.describe(experiment).variants
     ]
     assert read_table("| variant | share | hash_up_to |") == registered
 

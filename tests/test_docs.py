@@ -19,7 +19,7 @@ from abatch import job
 from abatch.commands import GROUPS
 from abatch.config import Guardrail, load_experiments
 from abatch.errors import AbatchError
-from abatch.statistics import stats
+from abatch.statistics import words
 from tests.conftest import ROOT, SHARED_DATA
 
 OWN_TABLES = ROOT / "docs" / "own-tables.md"
@@ -177,12 +177,12 @@ def test_own_tables_explains_every_word_and_key() -> None:
         .partition("\n## ")[0]
     )
     known = (
-        *stats.DECIDED,
-        stats.NOT_YET,
-        stats.TOO_EARLY,
-        stats.INVALID,
-        stats.KEPT,
-        stats.BROKEN,
+        *words.DECIDED,
+        words.NOT_YET,
+        words.TOO_EARLY,
+        words.INVALID,
+        words.KEPT,
+        words.BROKEN,
     )
     assert [word for word in known if f"`{word}`" not in section] == []
     keys = {"kind", "grace_days", "expected_effect", "baseline", "cap"}

@@ -18,7 +18,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import runs
 from abatch.errors import ConfigError, DataError
-from abatch.experiment import registrations
+from abatch.experiment import registrations, terms
 from abatch.job import nightly
 from abatch.night import Night
 from tests.conftest import make_registration, open_engine, write_config
@@ -282,12 +282,11 @@ def test_warn_is_printed_and_logged(
 
 
 def test_check_registration_first_then_changed(experiment: Experiment, engine: sa.Engine) -> None:
-    terms = registrations.describe(experiment)
-    registration = make_registration(**terms.model_dump())
+    registration = make_registration(**terms.describe(experiment).model_dump())
     with engine.begin() as connection:
-        assert registrations.check(connection, experiment) is None
+        assert terms.check(connection, experiment) is None
         registrations.register(connection, registration, NIGHT_AT, "run1")
-        assert registrations.check(connection, experiment) == registration
+        assert terms.check(connection, experiment) == registration
         changed = load_experiments(
             write_config(
                 experiment.environment.file.parent,
@@ -300,7 +299,7 @@ def test_check_registration_first_then_changed(experiment: Experiment, engine: s
         with pytest.raises(
             ConfigError, match=r"(?s)select_top\n    registered 0\.2\n    now        0\.3"
         ):
-            registrations.check(connection, changed["card_offer"])
+            terms.check(connection, changed["card_offer"])
 
 
 def test_hash_config_changes_with_settings_and_queries(bank: Experiment) -> None:

@@ -21,7 +21,7 @@ from abatch.database.tables import (
     snapshots,
 )
 from abatch.errors import DataError
-from abatch.experiment import registrations
+from abatch.experiment import registrations, terms
 from abatch.modelling import registry
 from abatch.pages import lineage
 from tests.conftest import make_registration
@@ -142,8 +142,8 @@ def promote(
 
 
 def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> None:
-    terms = registrations.describe(experiment).model_dump()
-    registration = make_registration(**{**terms, "select_top": 0.5, **changes})
+    asked = terms.describe(experiment).model_dump()
+    registration = make_registration(**{**asked, "select_top": 0.5, **changes})
     with engine.begin() as connection:
         registrations.register(connection, registration, EVENING, "predict1")
 

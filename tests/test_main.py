@@ -309,7 +309,7 @@ def test_options_belong_to_the_commands_that_read_them() -> None:
         assert len(parameters) == n_given + len(COMMANDS[name].options)
     dated = {"status", "models", "explain", "promote", "rollback"}
     narrowed = {*dated - {"promote"}, "experiments", "snapshots"}
-    in_json = {"status", "models", "explain", "snapshots"}
+    in_json = {"status", "models", "experiments", "explain", "snapshots"}
     for option, names in (("--date", dated), ("--experiment", narrowed), ("--json", in_json)):
         assert {name for name, options in takes.items() if option in options} == names
 

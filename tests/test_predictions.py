@@ -14,7 +14,8 @@ from abatch.database import connections, faults
 from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import predictions
-from abatch.experiment.assignment import assign, count_selected
+from abatch.experiment.assignment import assign
+from abatch.experiment.split import count_selected
 from abatch.queries import Query
 from abatch.statistics import drift
 from tests.conftest import as_stored

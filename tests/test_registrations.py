@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment, Guardrail, ModelConfig, Outcome
 from abatch.errors import ConfigError
-from abatch.experiment import registrations
-from abatch.experiment.registrations import Sample, Terms, TrainingOutcome
+from abatch.experiment import registrations, terms
+from abatch.experiment.registrations import Sample, Terms
+from abatch.experiment.terms import TrainingOutcome
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"
 GUARDRAIL_QUERY = "select customer_id as candidate_id, 1 as outcome from complaints"
@@ -49,7 +50,7 @@ def make_experiment(**changes: Any) -> Experiment:
 
 
 def describe(**changes: Any) -> Terms:
-    return registrations.describe(make_experiment(**changes))
+    return terms.describe(make_experiment(**changes))
 
 
 def dump(terms: Terms) -> Any:
@@ -67,19 +68,19 @@ def change_guardrail(**changes: object) -> dict[str, Any]:
 def make_plan(
     n_candidates: int, trained: TrainingOutcome = NOTHING_KNOWN, **changes: Any
 ) -> registrations.Plan:
-    return registrations.make_plan(describe(**changes), trained, n_candidates)
+    return terms.make_plan(describe(**changes), trained, n_candidates)
 
 
 def make_registration(
     trained: TrainingOutcome = NOTHING_KNOWN, n_candidates: int = 1000, **changes: Any
 ) -> registrations.Registration:
     experiment = make_experiment(**changes)
-    return registrations.make_registration(experiment, "hash", AT.date(), trained, n_candidates)
+    return terms.make_registration(experiment, "hash", AT.date(), trained, n_candidates)
 
 
 def refused(**changes: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        registrations.refuse_changes(describe(), describe(**changes), "ml_config.yaml")
+        terms.refuse_changes(describe(), describe(**changes), "ml_config.yaml")
     return str(caught.value)
 
 
@@ -135,7 +136,7 @@ def compare(
     )
     return [
         (comparison.name, " ".join(comparison.treatment), " ".join(comparison.control))
-        for comparison in registrations.list_comparisons(experiment)
+        for comparison in terms.list_comparisons(experiment)
     ]
 
 
@@ -358,7 +359,7 @@ def test_refuse_changes_form_does_not_count() -> None:
         " answers where day >= :from_date;\n"
     )
     same = describe(outcomes=commented, hypothesis="  Ringer vi\n til Ærø, får vi svar. \n")
-    registrations.refuse_changes(describe(), same, "ml_config.yaml")
+    terms.refuse_changes(describe(), same, "ml_config.yaml")
 
 
 def test_refuse_changes_says_what_changed() -> None:
@@ -453,32 +454,28 @@ def test_refuse_changes_what_it_does_not_depend_on() -> None:
         {"champion": "A"},
         {"verdicts": POOLED + PAIRS},
     ):
-        registrations.refuse_changes(describe(), describe(**change), "ml_config.yaml")
+        terms.refuse_changes(describe(), describe(**change), "ml_config.yaml")
 
 
 def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.Engine) -> None:
     """Such as the day of the start, and whether the hash assigns."""
-    registration = registrations.make_registration(
+    registration = terms.make_registration(
         experiment, "hash", date(2026, 8, 1), NOTHING_KNOWN, 1000
     )
     with engine.begin() as connection:
-        assert registrations.check(connection, experiment) is None
+        assert terms.check(connection, experiment) is None
         registrations.register(connection, registration, AT, "run1")
     with engine.connect() as connection:
-        assert registrations.check(connection, experiment, "hash") == registration
+        assert terms.check(connection, experiment, "hash") == registration
         with pytest.raises(ConfigError, match="assignment"):
-            registrations.check(connection, experiment, "recorded")
+            terms.check(connection, experiment, "recorded")
 
 
 def test_normalise_query_white_space_in_a_literal_counts() -> None:
-    assert registrations.normalise_query("select 'a  b'") != registrations.normalise_query(
-        "select 'a b'"
-    )
+    assert terms.normalise_query("select 'a  b'") != terms.normalise_query("select 'a b'")
     quoted = "select [it's  b] from t where c = ' ''  '"
-    assert registrations.normalise_query(quoted) == quoted
-    assert registrations.normalise_query("select 'a' -- 'x'\n ;") == registrations.normalise_query(
-        "select\n\t'a'"
-    )
+    assert terms.normalise_query(quoted) == quoted
+    assert terms.normalise_query("select 'a' -- 'x'\n ;") == terms.normalise_query("select\n\t'a'")
 
 
 def test_register_round_trip(engine: sa.Engine) -> None:
@@ -492,7 +489,7 @@ def test_register_round_trip(engine: sa.Engine) -> None:
     assert found == registration and dump(registration) == json.loads(row.content)
     assert row.hash == hashlib.sha256(row.content.encode("utf-8")).hexdigest()
     assert (row.registered_at, row.run_id) == (AT, "run1")
-    registrations.refuse_changes(found, describe(**change_outcome(baseline=0.05)), "ml_config.yaml")
+    terms.refuse_changes(found, describe(**change_outcome(baseline=0.05)), "ml_config.yaml")
 
 
 def test_register_is_for_good(engine: sa.Engine) -> None:
@@ -522,9 +519,7 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
         },
     )
     trained = TrainingOutcome(0.021, 0.2, 0.3)
-    registration = registrations.make_registration(
-        experiment, "recorded", date(2026, 9, 1), trained, 1234
-    )
+    registration = terms.make_registration(experiment, "recorded", date(2026, 9, 1), trained, 1234)
     with engine.begin() as connection:
         registrations.register(connection, registration, AT, "run1")
         text = connection.scalar(sa.select(registrations.registrations.c.content))

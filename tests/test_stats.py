@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, multinomial, sem
 
 from abatch.statistics import stats
-from abatch.statistics.stats import (
+from abatch.statistics.stats import Comparison, Mean, Moments
+from abatch.statistics.words import (
     BETTER,
     BROKEN,
     KEPT,
@@ -23,9 +24,6 @@ from abatch.statistics.stats import (
     NOT_YET,
     TOO_EARLY,
     WORSE,
-    Comparison,
-    Mean,
-    Moments,
 )
 
 N_LOOKS = 60

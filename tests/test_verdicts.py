@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.database import tables
-from abatch.experiment import verdicts
+from abatch.experiment import records, verdicts
 from abatch.statistics import stats
 from tests.conftest import REGISTERED, make_registration
 
@@ -396,7 +396,7 @@ def test_read_records(engine: sa.Engine) -> None:
             connection.execute(tables.registrations.insert().values(row))
         write_looks(connection, [tally])
         for because in ("too soon", "B calls better"):
-            verdicts.conclude(
+            records.conclude(
                 connection,
                 "e",
                 because=because,
@@ -404,7 +404,7 @@ def test_read_records(engine: sa.Engine) -> None:
                 concluded_by="me",
                 concluded_at=datetime(2026, 9, 2),
             )
-        first, second = verdicts.read_records(connection)
+        first, second = records.read_records(connection)
     assert (
         first.experiment,
         first.conclusion.because,

@@ -17,7 +17,7 @@ from abatch.commands.command import DATE, ONE_EXPERIMENT, Experiments, command, 
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
-from abatch.experiment import verdicts
+from abatch.experiment import records
 from abatch.modelling import registry
 
 PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, or deletes
@@ -315,19 +315,19 @@ def conclude(
     """Write down what a person concludes from an experiment, beside what abatch found."""
     for attempt in connections.transactions(engine):
         with attempt as connection:
-            records = {record.experiment: record for record in verdicts.read_records(connection)}
-            if experiment not in records:
+            registered = {record.experiment: record for record in records.read_records(connection)}
+            if experiment not in registered:
                 expected = (
-                    f"expected one of {', '.join(records)}"
-                    if records
+                    f"expected one of {', '.join(registered)}"
+                    if registered
                     else "the first predict of an experiment registers it"
                 )
                 raise UsageError(
                     f"there is no registered experiment {experiment!r}; {expected}."
-                    f"{suggest(experiment, records)}"
+                    f"{suggest(experiment, registered)}"
                 )
-            finding = "; ".join(records[experiment].findings) or "no look yet"
-            verdicts.conclude(
+            finding = "; ".join(registered[experiment].findings) or "no look yet"
+            records.conclude(
                 connection,
                 experiment,
                 because=because,

@@ -16,10 +16,9 @@ from abatch.commands.command import JSON, ONE_EXPERIMENT, Experiments, Reply, co
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.errors import NothingToDo, RegistryError, UsageError
-from abatch.experiment import registrations
 from abatch.modelling import registry, snapshots
 from abatch.queries import Window
-from abatch.text import show_table, to_json
+from abatch.text import show_table, to_json, wrap_facts
 
 WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
@@ -162,7 +161,7 @@ def describe_snapshot(row: sa.Row) -> str:
         ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
     ]
     columns = show_table(json.loads(row.columns))
-    return "\n".join([*registrations.wrap_facts(facts), "", columns, "", row.query.rstrip()])
+    return "\n".join([*wrap_facts(facts), "", columns, "", row.query.rstrip()])
 
 
 MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"

@@ -13,11 +13,11 @@ from abatch.config import Experiment
 from abatch.database import connections, faults, tables
 from abatch.database.tables import runs
 from abatch.errors import NothingToDo
-from abatch.experiment import registrations, verdicts
+from abatch.experiment import records
 from abatch.modelling import registry
 from abatch.pages import lineage
 from abatch.pages.gaps import describe_gaps, find_gaps
-from abatch.text import show_table, to_json
+from abatch.text import show_table, to_json, wrap_facts
 
 AT_RANDOM = "no model (selects at random)"
 
@@ -166,23 +166,39 @@ def _show_model(row: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-@command("experiments", ONE_EXPERIMENT)
-def list_experiments(experiments: Experiments, engine: sa.Engine, only: str | None) -> str:
+@command("experiments", ONE_EXPERIMENT, JSON)
+def list_experiments(
+    experiments: Experiments, engine: sa.Engine, only: str | None, as_json: bool
+) -> str:
     """Every experiment that was ever registered: asked, expected, known, concluded."""
     chosen = job.choose(experiments, only)
     with engine.connect() as connection:
-        records = [
-            record
-            for record in verdicts.read_records(connection)
-            if only is None or record.experiment in chosen
-        ]
-    waiting = [name for name in chosen if name not in {record.experiment for record in records}]
-    blocks = [describe_record(record, record.experiment in chosen) for record in records]
+        known = {record.experiment: record for record in records.read_records(connection)}
+    shown = [name for name in known if only is None or name in chosen]
+    waiting = [name for name in chosen if name not in known]
+    if as_json:
+        names = [*shown, *waiting]
+        return to_json([_tell_experiment(name, known.get(name), name in chosen) for name in names])
+    blocks = [describe_record(known[name], name in chosen) for name in shown]
     blocks += [f"{name}: not registered yet; its first predict does it" for name in waiting]
     return "\n\n".join(blocks) or "there are no experiments yet"
 
 
-def describe_record(record: verdicts.Record, is_configured: bool) -> str:
+def _tell_experiment(
+    name: str, record: records.Record | None, is_configured: bool
+) -> dict[str, Any]:
+    told = {"experiment": name, "is_configured": is_configured}
+    if record is None:
+        return told | {"registration": None, "verdicts": [], "conclusion": None}
+    registration = record.registration.model_dump(mode="json")
+    return told | {
+        "registration": {"registered_at": record.registered_at, **registration},
+        "verdicts": [row._asdict() for row in record.verdicts],
+        "conclusion": record.conclusion and record.conclusion._asdict(),
+    }
+
+
+def describe_record(record: records.Record, is_configured: bool) -> str:
     """One experiment as lines."""
     registration, outcome = record.registration, record.registration.outcome
     unit = "prediction" if registration.exposure == "all" else "candidate"
@@ -204,7 +220,7 @@ def describe_record(record: verdicts.Record, is_configured: bool) -> str:
         else "no longer in the config, not concluded"
     )
     head = f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}"
-    return "\n".join([head, *registrations.wrap_facts(facts)])
+    return "\n".join([head, *wrap_facts(facts)])
 
 
 @command(

@@ -3,10 +3,8 @@ finds the same.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +13,9 @@ import pandas as pd
 from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
+from abatch.experiment.split import check_id, split_thresholds
 
 N_BUCKETS = 64
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _WHOLE_FLOATS = 2**53  # above this, neighbouring integers share one float
 
 
@@ -99,27 +97,7 @@ def normalise_id(value: Any) -> str:
         if not value.is_finite() or value != value.to_integral_value():
             raise DataError(f"candidate_id {value!r}: expected a whole number.")
         value = int(value)
-    text = str(value)
-    if not (
-        1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")
-    ):
-        raise DataError(
-            f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer"
-            " spaces."
-        )
-    return text.lower() if _UUID.fullmatch(text) else text
-
-
-def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
-    """Upper ends, excluded, of each variant's part of [0, 2**64), in the order of the config.
-
-    A share counts as the decimal number that is written in the config, so that .1 + .2 is .3.
-    """
-    thresholds, total = {}, Fraction(0)
-    for variant, share in split.items():
-        total += Fraction(str(share))
-        thresholds[variant] = int(total * 2**64)
-    return thresholds
+    return check_id(str(value))
 
 
 def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) -> Assignment:
@@ -161,8 +139,3 @@ def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np
             f" of {', '.join(split)}."
         )
     return variants
-
-
-def count_selected(n_candidates: int, select_top: float) -> int:
-    """floor(select_top * n), with the share as the decimal number that is written in the config."""
-    return int(Fraction(str(select_top)) * n_candidates)

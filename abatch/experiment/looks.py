@@ -17,7 +17,7 @@ from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.experiment.registrations import Terms
+from abatch.experiment.registrations import OUTCOME, Terms
 from abatch.queries import Window
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key
@@ -349,7 +349,7 @@ def take(
             sum(
                 moments.n_units
                 for (metric, _), moments in tally.moments.items()
-                if metric == verdicts.OUTCOME
+                if metric == OUTCOME
             )
         ),
         "n_mixed": tally.n_mixed,

@@ -16,9 +16,8 @@ from abatch.database import reading
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
+from abatch.experiment.registrations import OUTCOME
 from abatch.queries import Query, Window
-
-OUTCOME = "outcome"  # the metric that is no guardrail
 
 
 class Metric(NamedTuple):

@@ -22,7 +22,7 @@ from abatch.database.tables import (
     predictions_superseded,
 )
 from abatch.errors import DatabaseError, DataError
-from abatch.experiment import assignment
+from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key
@@ -120,7 +120,7 @@ def require_candidates(total: Batch, run_date: date) -> None:
 def count_selected(total: Batch, select_top: float) -> dict[str, int]:
     """How many of each variant are selected."""
     counts = total.n_candidates.items()
-    return {variant: assignment.count_selected(n, select_top) for variant, n in counts}
+    return {variant: split.count_selected(n, select_top) for variant, n in counts}
 
 
 def describe(

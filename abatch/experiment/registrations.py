@@ -2,24 +2,17 @@
 
 import hashlib
 import json
-import re
-import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date, datetime
-from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
-from abatch.config import Experiment
 from abatch.database.tables import registrations
-from abatch.errors import ConfigError
-from abatch.experiment.assignment import split_thresholds
-from abatch.queries import clean_query
-from abatch.statistics import stats
+from abatch.text import wrap_facts
 
-_LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
+OUTCOME = "outcome"  # the metric that is no guardrail
 
 
 class Part(BaseModel):
@@ -145,155 +138,6 @@ class Registration(Terms):
     plan: Plan
 
 
-class TrainingOutcome(NamedTuple):
-    """The outcome in the training rows: it stands in for what the config does not say.
-
-    Attributes
-    ----------
-    mean, sd : capped
-    rate : share of the rows in which it is above 0
-    """
-
-    mean: float | None
-    sd: float | None
-    rate: float | None
-
-
-def describe(experiment: Experiment) -> Terms:
-    """The terms that the config and the queries set."""
-    outcome, limits = experiment.outcome, split_thresholds(experiment.split)
-    queries = {name: normalise_query(text) for name, text in experiment.sql.items()}
-    return Terms(
-        hypothesis=" ".join(experiment.hypothesis.split()),
-        outcome=Outcome.model_validate(outcome, from_attributes=True),
-        direction="increase" if outcome.expected_effect > 0 else "decrease",
-        baseline=outcome.baseline,
-        baseline_sd=outcome.baseline_sd,
-        cap=outcome.cap,
-        exposure=experiment.exposure,
-        comparisons=list_comparisons(experiment),
-        alpha=stats.ALPHA,
-        power=stats.POWER,
-        burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
-        sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
-        guardrails={
-            name: Guardrail(**{**guardrail.model_dump(), "query": queries[name]})
-            for name, guardrail in experiment.guardrails.items()
-        },
-        salt=experiment.name,
-        variants=[
-            Variant(
-                variant=variant,
-                share=share,
-                hash_up_to=f"{limits[variant] - 1:016x}",
-                has_model=variant in experiment.models,
-            )
-            for variant, share in experiment.split.items()
-        ],
-        select_top=experiment.select_top,
-        outcomes_query=queries["outcomes"],
-        watermark_query=queries["watermark"],
-        timezone=experiment.environment.timezone,
-    )
-
-
-def list_comparisons(experiment: Experiment) -> list[Comparison]:
-    """The models pooled against control, and each challenger against the champion, as chosen.
-
-    Empty if there is nothing to compare with.
-    """
-    modelled = [variant for variant in experiment.split if variant in experiment.models]
-    controls = [variant for variant in experiment.split if variant not in experiment.models]
-    champion = experiment.champion or modelled[0]
-    chosen = experiment.verdicts or ["models_vs_control", "challenger_vs_champion"]
-    comparisons = []
-    if controls and "models_vs_control" in chosen:
-        comparisons.append(
-            Comparison(comparison="models vs control", treatment=modelled, control=controls)
-        )
-    if "challenger_vs_champion" in chosen:
-        comparisons += [
-            Comparison(
-                comparison=f"{variant} vs {champion}", treatment=[variant], control=[champion]
-            )
-            for variant in modelled
-            if variant != champion
-        ]
-    return comparisons
-
-
-def make_registration(
-    experiment: Experiment,
-    assignment: str,
-    start_date: date,
-    trained: TrainingOutcome,
-    n_candidates: int,
-) -> Registration:
-    """What the first predict registers; n_candidates are those of its night, start_date."""
-    terms = describe(experiment)
-    return Registration(
-        **terms.model_dump(),
-        assignment=assignment,
-        start_date=start_date,
-        plan=make_plan(terms, trained, n_candidates),
-    )
-
-
-def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan:
-    """How many candidates and days the verdicts will take, if every night brings n_candidates."""
-    is_binary, effect = terms.outcome.kind == "binary", terms.outcome.expected_effect
-    mean = trained.mean if terms.baseline is None else terms.baseline
-    sd = trained.sd if terms.baseline_sd is None else terms.baseline_sd
-    rests_on = terms.baseline if is_binary else terms.baseline_sd
-    samples: dict[str, Sample] = {}
-    if is_binary and mean is not None and 0 < mean + effect < 1:
-        moved, variance = mean + effect, mean * (1 - mean)
-        sd = variance**0.5
-        samples = _plan_samples(terms, moved * (1 - moved), variance, mean)
-    elif not is_binary and sd is not None:
-        samples = _plan_samples(terms, sd**2, sd**2, trained.rate or 1.0)
-    days_most = days_median = None
-    if samples:
-        wait = terms.outcome.window_days + terms.outcome.lag_days
-        days_most, days_median = (
-            -(-max(getattr(sample, name) for sample in samples.values()) // n_candidates) + wait
-            for name in ("n_most", "n_median")
-        )
-    return Plan(
-        mean=mean,
-        sd=sd,
-        source="the training rows" if rests_on is None else "the config",
-        n_candidates=n_candidates,
-        samples=samples,
-        days_most=days_most,
-        days_median=days_median,
-    )
-
-
-def _plan_samples(
-    terms: Terms, variance_treatment: float, variance_control: float, rate: float
-) -> dict[str, Sample]:
-    """The sample of each comparison, from variances of one candidate's outcome; rate: above 0."""
-    shares = {variant.name: variant.share for variant in terms.variants}
-    samples = {}
-    for comparison in terms.comparisons:
-        treatment = [shares[variant] for variant in comparison.treatment]
-        control = [shares[variant] for variant in comparison.control]
-        plan = stats.plan_sample(
-            variance_treatment,
-            sum(treatment),
-            variance_control,
-            sum(control),
-            abs(terms.outcome.expected_effect),
-            len(terms.comparisons),
-        )
-        burn_in = ceil(stats.plan_burn_in(terms.outcome.kind, rate) / min(*treatment, *control))
-        samples[comparison.name] = Sample(
-            **{name: max(n, burn_in) for name, n in plan._asdict().items()}
-        )
-    return samples
-
-
 def describe_plan(registration: Registration) -> str:
     """What a new experiment commits to, as lines of at most 80 columns where names are short."""
     head = f"{registration.salt}: a new experiment. Its first predict registers for good:"
@@ -372,76 +216,12 @@ def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
         )
 
 
-def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """Facts, each a word and a text, as lines for a terminal of 80 columns."""
-    lines: list[str] = []
-    for word, text in facts:
-        lines += textwrap.wrap(
-            text,
-            79,
-            initial_indent=f"  {word:<10} ",
-            subsequent_indent=" " * 13,
-            break_on_hyphens=False,
-        )
-    return lines
-
-
-def normalise_query(sql: str) -> str:
-    """A query as far as its meaning goes: without comments, with single spaces outside literals and
-    quoted names.
-    """
-    pieces = _LITERAL.split(clean_query(sql))
-    return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))
-
-
 def find(connection: sa.Connection, experiment: str) -> Registration | None:
     """What was registered, or None before the first predict."""
     content = connection.scalar(
         sa.select(registrations.c.content).where(registrations.c.experiment == experiment)
     )
     return None if content is None else Registration.model_validate_json(content)
-
-
-def check(
-    connection: sa.Connection, experiment: Experiment, assignment: str | None = None
-) -> Registration | None:
-    """What was registered, or None before the first predict.
-
-    Parameters
-    ----------
-    assignment : hash, or recorded if the candidates query brings its own variant; None before that
-        is known
-
-    Raises
-    ------
-    ConfigError
-        With a diff, if something that the verdict depends on has changed since.
-    """
-    registration = find(connection, experiment.name)
-    if registration is not None:
-        place = str(experiment.environment.file)
-        refuse_changes(registration, describe(experiment), place, assignment)
-    return registration
-
-
-def refuse_changes(
-    registered: Terms, asked: Terms, place: str, assignment: str | None = None
-) -> None:
-    """Raise ConfigError, with a diff, if what is asked, at `place`, is not what is registered."""
-    before, now = registered.model_dump(mode="json"), asked.model_dump(mode="json")
-    if assignment is not None:
-        now["assignment"] = assignment
-    changed = [key for key in sorted(now) if before[key] != now[key]]
-    if changed:
-        lines = [
-            f"  {key}\n    registered {_show(before[key])}\n    now        {_show(now[key])}"
-            for key in changed
-        ]
-        raise ConfigError(
-            f"{place}: experiment {asked.salt} is registered, and its verdict depends on what has"
-            " changed here. Set it back, or ask the new question under a new experiment name.\n"
-            + "\n".join(lines)
-        )
 
 
 def register(
@@ -462,7 +242,3 @@ def register(
             run_id=run_id,
         )
     )
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)

@@ -5,7 +5,7 @@ The formulas are those of abatch.statistics.stats.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,23 +14,19 @@ import sqlalchemy as sa
 
 from abatch.database import connections
 from abatch.database.tables import (
-    conclusions,
     looks,
     predictions,
-    registrations,
     sample_ratios,
     units,
     verdicts,
-    views,
 )
-from abatch.experiment.outcomes import OUTCOME
-from abatch.experiment.registrations import Comparison, Registration, Terms
-from abatch.statistics import stats
+from abatch.experiment.records import name_verdict
+from abatch.experiment.registrations import OUTCOME, Comparison, Terms
+from abatch.statistics import stats, words
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
 ASSIGNED, MATURE = "assigned", "mature"
 UNIT = ["candidate_id", "variant"]
-current_verdicts = views.tables["current_verdicts"]
 
 
 @dataclass(frozen=True)
@@ -204,9 +200,9 @@ def _compare(
         interval = dict.fromkeys(interval, np.nan)
     figures = {"estimate": difference.estimate, "se": difference.se, **interval}
     if is_invalid:
-        word = stats.INVALID
+        word = words.INVALID
     elif is_early:
-        word = stats.TOO_EARLY
+        word = words.TOO_EARLY
     elif metric == OUTCOME:
         word = stats.choose_word(difference, effect)
     else:
@@ -399,7 +395,9 @@ def find_words(
 
 def describe(found: Sequence[Mapping[str, Any]]) -> str:
     """Verdicts as one line."""
-    return "; ".join(f"{_name(row)}: {row['word']}" for row in found) or "nothing is compared"
+    return (
+        "; ".join(f"{name_verdict(row)}: {row['word']}" for row in found) or "nothing is compared"
+    )
 
 
 def describe_news(
@@ -416,87 +414,20 @@ def describe_news(
     """
     over = max(ratios, key=lambda row: row["n"] - row["expected"], default=None)
     cause = {
-        stats.INVALID: (
+        words.INVALID: (
             f"; {over['variant']} is over by {over['n'] - over['expected']:,.0f} candidates"
             f" ({over['stage']})"
             if over
             else ""
         )
     }
-    calm = (stats.TOO_EARLY, stats.NOT_YET, stats.KEPT)
+    calm = (words.TOO_EARLY, words.NOT_YET, words.KEPT)
     changed = [
-        (row, before.get((row["comparison"], row["metric"]), stats.TOO_EARLY)) for row in found
+        (row, before.get((row["comparison"], row["metric"]), words.TOO_EARLY)) for row in found
     ]
     return [
-        f"{_name(row)}: {row['word']} (before: {old}){cause.get(row['word'], '')}; see the report"
+        f"{name_verdict(row)}: {row['word']} (before: {old}){cause.get(row['word'], '')}; see the"
+        " report"
         for row, old in changed
         if row["word"] not in (old, *calm)
     ]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return (
-        row["comparison"]
-        if row["metric"] == OUTCOME
-        else f"{row['comparison']}, guardrail {row['metric']}"
-    )
-
-
-def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:
-    """Append what a person concluded: because, finding, concluded_by, concluded_at."""
-    connection.execute(conclusions.insert().values(experiment=experiment, **row))
-
-
-class Record(NamedTuple):
-    """One experiment, for the list of all.
-
-    Attributes
-    ----------
-    findings : a sentence for each verdict of the newest look; empty before the first
-    conclusion : the newest row of `conclusions`, or None
-    """
-
-    experiment: str
-    registered_at: datetime
-    registration: Registration
-    findings: list[str]
-    conclusion: sa.Row | None
-
-
-def read_records(connection: sa.Connection) -> list[Record]:
-    """All experiments in the order of their registration."""
-    found: dict[str, list[str]] = {}
-    for row in connection.execute(
-        sa.select(current_verdicts).order_by(
-            *(current_verdicts.c[name] for name in ("comparison", "metric"))
-        )
-    ):
-        found.setdefault(row.experiment, []).append(describe_finding(row))
-    concluded = {
-        row.experiment: row
-        for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))
-    }
-    rows = connection.execute(
-        sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment)
-    )
-    return [
-        Record(
-            row.experiment,
-            row.registered_at,
-            Registration.model_validate_json(row.content),
-            found.get(row.experiment, []),
-            concluded.get(row.experiment),
-        )
-        for row in rows
-    ]
-
-
-def describe_finding(row: sa.Row) -> str:
-    """One row of the view `current_verdicts` as a sentence."""
-    text = f"{_name(row._asdict())}: {row.word}"
-    if row.word == stats.INVALID:
-        return f"{text} on {row.look_date}: the sample ratio is off, see the report"
-    if row.lower is not None:
-        text += f", {row.estimate:+.4g} ({row.lower:+.4g} to {row.upper:+.4g})"
-    text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"
-    return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")

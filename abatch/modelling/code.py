@@ -17,6 +17,7 @@ TRAINING_CODE = [
     "abatch/database/reading.py",
     "abatch/experiment/assignment.py",
     "abatch/experiment/outcomes.py",
+    "abatch/experiment/split.py",
     *(
         f"abatch/modelling/{name}.py"
         for name in ("estimators", "features", "snapshots", "training")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abatch.experiment.assignment import Candidates
-from abatch.experiment.registrations import TrainingOutcome
+from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import estimators, features
 from abatch.modelling.registry import Model
 from abatch.statistics import drift

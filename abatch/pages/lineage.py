@@ -22,10 +22,10 @@ from abatch.database.tables import (
     snapshots,
 )
 from abatch.errors import DataError
-from abatch.experiment import assignment, registrations
+from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
-from abatch.text import to_json
+from abatch.text import to_json, wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
@@ -103,7 +103,7 @@ def explain(
         If no experiment has one; the message names the nights that have.
     """
     try:
-        candidate_id = assignment.normalise_id(candidate)
+        candidate_id = split.check_id(candidate)
     except DataError as error:
         raise DataError(f"--candidate: {error}") from None
     blocks, told = [], []
@@ -117,7 +117,7 @@ def explain(
             place = f"{experiment.name} in {experiment.environment.name}"
             facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
             title = f"{place}, night of {on}, candidate {candidate_id}"
-            blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
+            blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
             told.append(
                 {
                     "experiment": experiment.name,
@@ -148,7 +148,7 @@ def find_lineage(
         prediction=row,
         n_in_variant=n,
         select_top=registration.select_top,
-        n_selected=assignment.count_selected(n, registration.select_top),
+        n_selected=split.count_selected(n, registration.select_top),
         salt=registration.salt,
         assignment=find_assignment(registration, candidate_id),
         run=_find_run(connection, row.run_id),
@@ -439,7 +439,7 @@ def describe_live(
             live = find_live(connection, experiment, on)
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             title = f"{experiment.name} in {experiment.environment.name}, live on {on}"
-            blocks.append("\n".join([*_wrap(title), *registrations.wrap_facts(facts)]))
+            blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
             told.append(
                 {
                     "experiment": experiment.name,

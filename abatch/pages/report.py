@@ -20,10 +20,9 @@ import sqlalchemy as sa
 from abatch import files
 from abatch.config import Experiment
 from abatch.database import tables
-from abatch.experiment import registrations
-from abatch.experiment.registrations import Registration, Terms
+from abatch.experiment import registrations, terms
+from abatch.experiment.registrations import OUTCOME, Registration, Terms
 from abatch.experiment.scores import ALL
-from abatch.experiment.verdicts import OUTCOME
 from abatch.modelling import registry
 from abatch.pages.gaps import describe_gaps, find_gaps
 from abatch.pages.html import load_template, show_number, show_percent, show_pvalue
@@ -39,7 +38,7 @@ from abatch.pages.plots import (
     plot_reliability,
     set_limits,
 )
-from abatch.statistics import drift, stats
+from abatch.statistics import drift, stats, words
 from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> F
             variant: registry.stem_of(model.name, model.version)
             for variant, model in experiment.models.items()
         },
-        terms=registration or registrations.describe(experiment),
+        terms=registration or terms.describe(experiment),
         registration=registration,
         registered=next(iter(rows(tables.registrations)), None),
         looks=looked,
@@ -268,7 +267,7 @@ def render(figures: Figures) -> str:
     return load_template("report.html.j2").render(
         f=figures,
         all=ALL,
-        stats=stats,
+        words=words,
         outcome=outcome,
         scale=scales[OUTCOME],
         scales=scales,
@@ -351,7 +350,7 @@ def find_findings(figures: Figures) -> list[Finding]:
             None
             if today is None
             or today.lower is None
-            or today.word in (stats.TOO_EARLY, stats.INVALID)
+            or today.word in (words.TOO_EARLY, words.INVALID)
             else today
         )
         findings.append(
@@ -362,7 +361,7 @@ def find_findings(figures: Figures) -> list[Finding]:
                 history=history,
                 drawn=[row for row in history if row.estimate is not None],
                 today=today,
-                first=next((row for row in history if row.word in stats.DECIDED), None),
+                first=next((row for row in history if row.word in words.DECIDED), None),
                 guardrails=[
                     figures.verdicts[name, rule][-1]
                     for rule in registration.guardrails
@@ -408,8 +407,8 @@ def misses_expectation(row: sa.Row, effect: float, *, is_beyond_plan: bool) -> b
     falls_short = row.upper < effect if effect > 0 else row.lower > effect
     return (
         falls_short
-        or row.word in (stats.WORSE, stats.NO_DIFFERENCE)
-        or (row.word == stats.NOT_YET and is_beyond_plan)
+        or row.word in (words.WORSE, words.NO_DIFFERENCE)
+        or (row.word == words.NOT_YET and is_beyond_plan)
     )
 
 
@@ -627,7 +626,7 @@ def _plot_sequence(finding: Finding, effect: float, scale: Scale, key: str) -> P
 
 def _find_bounds(row: sa.Row) -> tuple[float | None, ...]:
     """Estimate, interval (none before the burn-in is over) and naive interval of a verdict."""
-    bounds = (None, None) if row.word == stats.TOO_EARLY else (row.lower, row.upper)
+    bounds = (None, None) if row.word == words.TOO_EARLY else (row.lower, row.upper)
     return (
         row.estimate,
         *bounds,

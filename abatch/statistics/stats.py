@@ -19,6 +19,8 @@ import numpy as np
 from scipy.special import gammaln, lambertw, xlogy
 from scipy.stats import norm
 
+from abatch.statistics.words import BETTER, BROKEN, KEPT, NO_DIFFERENCE, NOT_YET, WORSE
+
 ALPHA = 0.05  # of all verdicts of an experiment together
 POWER = 0.8
 # Burn-in, of each variant: an asymptotic interval is not to be believed before (Bibaut, Kallus,
@@ -29,11 +31,6 @@ MIN_NONZERO = 100  # numeric
 SRM_WEIGHT = 1000  # of the registered shares in the prior, in candidates
 SRM_ALPHA = 0.01
 
-BETTER, WORSE = "better", "worse"
-NO_DIFFERENCE, NOT_YET = "no difference larger than d", "not yet known"
-TOO_EARLY, INVALID = "too early", "invalid"
-KEPT, BROKEN = "kept", "broken"  # guardrails, beside NOT_YET, TOO_EARLY and INVALID
-DECIDED = (BETTER, WORSE, NO_DIFFERENCE)
 
 # By number of verdicts: how many times the sample of one look at a fixed horizon it takes to find
 # the registered effect with a chance of POWER, and of one half. Quantiles of the first decision in

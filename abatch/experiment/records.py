@@ -1,0 +1,81 @@
+"""Records: what is known of each experiment, and what a person concluded."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from abatch.database.tables import conclusions, registrations, views
+from abatch.experiment.registrations import OUTCOME, Registration
+from abatch.statistics import words
+
+current_verdicts = views.tables["current_verdicts"]
+
+
+class Record(NamedTuple):
+    """One experiment, for the list of all.
+
+    Attributes
+    ----------
+    verdicts : rows of the view `current_verdicts`, of the newest look; empty before the first
+    conclusion : the newest row of `conclusions`, or None
+    """
+
+    experiment: str
+    registered_at: datetime
+    registration: Registration
+    verdicts: list[sa.Row]
+    conclusion: sa.Row | None
+
+    @property
+    def findings(self) -> list[str]:
+        """A sentence for each verdict."""
+        return [describe_finding(row) for row in self.verdicts]
+
+
+def read_records(connection: sa.Connection) -> list[Record]:
+    """All experiments in the order of their registration."""
+    c = current_verdicts.c
+    verdicts: dict[str, list[sa.Row]] = {}
+    for row in connection.execute(sa.select(current_verdicts).order_by(c.comparison, c.metric)):
+        verdicts.setdefault(row.experiment, []).append(row)
+    concluded = {
+        row.experiment: row
+        for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))
+    }
+    rows = connection.execute(
+        sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment)
+    )
+    return [
+        Record(
+            row.experiment,
+            row.registered_at,
+            Registration.model_validate_json(row.content),
+            verdicts.get(row.experiment, []),
+            concluded.get(row.experiment),
+        )
+        for row in rows
+    ]
+
+
+def describe_finding(row: sa.Row) -> str:
+    """One row of the view `current_verdicts` as a sentence."""
+    text = f"{name_verdict(row._asdict())}: {row.word}"
+    if row.word == words.INVALID:
+        return f"{text} on {row.look_date}: the sample ratio is off, see the report"
+    if row.lower is not None:
+        text += f", {row.estimate:+.4g} ({row.lower:+.4g} to {row.upper:+.4g})"
+    text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"
+    return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
+
+
+def name_verdict(row: Mapping[str, Any]) -> str:
+    """What a row of `verdicts` is about: a comparison, or one and its guardrail."""
+    guardrail = "" if row["metric"] == OUTCOME else f", guardrail {row['metric']}"
+    return f"{row['comparison']}{guardrail}"
+
+
+def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:
+    """Append what a person concluded: because, finding, concluded_by, concluded_at."""
+    connection.execute(conclusions.insert().values(experiment=experiment, **row))

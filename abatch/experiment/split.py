@@ -1,0 +1,44 @@
+"""The split as exact numbers and ids as text: what needs no arrays."""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+
+from abatch.errors import DataError
+
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def check_id(text: str) -> str:
+    """The text that stands for a candidate: ASCII of at most 64 characters, UUIDs in lower case.
+
+    Raises
+    ------
+    DataError
+        If the text is empty, longer, not printable ASCII, or has outer spaces.
+    """
+    if not (
+        1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")
+    ):
+        raise DataError(
+            f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer"
+            " spaces."
+        )
+    return text.lower() if _UUID.fullmatch(text) else text
+
+
+def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
+    """Upper ends, excluded, of each variant's part of [0, 2**64), in the order of the config.
+
+    A share counts as the decimal number that is written in the config, so that .1 + .2 is .3.
+    """
+    thresholds, total = {}, Fraction(0)
+    for variant, share in split.items():
+        total += Fraction(str(share))
+        thresholds[variant] = int(total * 2**64)
+    return thresholds
+
+
+def count_selected(n_candidates: int, select_top: float) -> int:
+    """floor(select_top * n), with the share as the decimal number that is written in the config."""
+    return int(Fraction(str(select_top)) * n_candidates)
