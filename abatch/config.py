@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
@@ -416,6 +416,42 @@ class Experiment(ExperimentSection):
         """SHA-256 of all that `describe` tells."""
         return hash_bytes(json.dumps(self.describe(), sort_keys=True).encode())
 
+    @classmethod
+    def restore(
+        cls, described: Mapping[str, Any], name: str, environment: Environment
+    ) -> "Experiment":
+        """The experiment that `describe` told of, in an environment of today.
+
+        Raises
+        ------
+        ConfigError
+            If this abatch would not take such a config.
+        """
+        settings = {key: described[key] for key in ExperimentSection.model_fields}
+        try:
+            section = ExperimentSection.model_validate_json(json.dumps(settings))
+        except ValidationError as error:
+            faults = [_describe(Path("its config"), item) for item in error.errors()]
+            raise ConfigError("\n".join(faults)) from None
+        models = {
+            variant: model.model_copy(update={"params": _restore_keys(model.params)})
+            for variant, model in section.models.items()
+        }
+        fields = {key: getattr(section, key) for key in ExperimentSection.model_fields}
+        own = {"models": models, "name": name, "environment": environment, "sql": described["sql"]}
+        return cls(**{**fields, **own})
+
+
+def _restore_keys(value: Any) -> Any:
+    """Parameters as YAML had them: JSON has made texts of the whole numbers that were keys.
+
+    Such as in class_weight: {0: 1, 1: 5}.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    are_numbers = all(str(key).removeprefix("-").isdecimal() for key in value)
+    return {int(key) if are_numbers else key: _restore_keys(part) for key, part in value.items()}
+
 
 def load_experiments(
     path: str | Path, environment: str | None = None, *, need_database: bool = True
@@ -492,9 +528,9 @@ def _make_environment(
 
 def _read_queries(base: Path, section: ExperimentSection, place: str) -> dict[str, str]:
     """Text of the four queries and of the guardrails', by name."""
-    files = {name: getattr(section.queries, name) for name in Queries.model_fields}
+    paths = {name: getattr(section.queries, name) for name in Queries.model_fields}
     sql = {
-        name: _read_query(base / file, f"{place}.queries.{name}") for name, file in files.items()
+        name: _read_query(base / file, f"{place}.queries.{name}") for name, file in paths.items()
     }
     for name, guardrail in section.guardrails.items():
         sql[name] = _read_query(base / guardrail.query, f"{place}.guardrails.{name}.query")

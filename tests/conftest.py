@@ -3,6 +3,7 @@ and a SQL Server if one is named.
 """
 
 import dataclasses
+import json
 import os
 import pwd
 import shutil
@@ -27,6 +28,7 @@ import train
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, migrations
 from abatch.experiment.registrations import Registration
+from abatch.modelling.card import Card
 from demo import simulate
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,47 @@ QUICK_MODELS = {  # which are fitted at once
         "estimator": "sklearn.tree.DecisionTreeClassifier",
         "params": {"max_depth": 3},
     },
+}
+CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trained
+    "model_name": "modelA_v1.0_2026-09-01",
+    "name": "modelA",
+    "version": "1.0",
+    "file": "modelA_v1.0_2026-09-01.pkl",
+    "sha256": "5ha",
+    "experiment": "card_offer",
+    "variant": "A",
+    "run_date": "2026-09-01",
+    "run_id": "r1",
+    "trained_because": "there is no model yet",
+    "estimator": "sklearn.linear_model.LogisticRegression",
+    "params": {},
+    "seed": 0,
+    "columns": {"age": "number"},
+    "query": "select 1",
+    "from_date": "2025-08-16",
+    "to_date": "2026-08-16",
+    "as_of": "2026-09-01T21:59:59.999999",
+    "rows": 31970,
+    "n_positive": 1599,
+    "snapshot": "5nap",
+    "validation_from": "2026-06-07",
+    "rows_validation": 6394,
+    "outcome_mean": 0.05,
+    "outcome_sd": 0.218,
+    "metrics": {},
+    "importances": [],
+    "subgroups": [],
+    "features": {"age": {"kind": "number", "bins": [40.0], "counts": [50, 50, 0], "others": []}},
+    "reference": {"edges": [0.1], "counts": [5, 5]},
+    "checked": [0.05],
+    "gate": {"promote": True, "reason": "the first model of its variant", "evidence": {}},
+    "config": {},
+    "config_hash": "c0f",
+    "code_version": "0.1.0+05bad64",
+    "code_files": {},
+    "libraries": {},
+    "lock": {},
+    "machine": "Linux x86_64",
 }
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 
@@ -341,6 +384,11 @@ def alter(experiment: Experiment, **changes: Any) -> Experiment:
     }
     environment = dataclasses.replace(experiment.environment, **of_environment)
     return experiment.model_copy(update={**changes, "environment": environment})
+
+
+def make_card(**changes: Any) -> Card:
+    """The card of a model that nobody trained."""
+    return Card.model_validate_json(json.dumps({**CARD, **changes}, default=str))
 
 
 def write_experiment(folder: Path, url: str) -> Experiment:

@@ -8,11 +8,13 @@ what chance alone would give.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from abatch.statistics.references import FeatureReference, Reference
 
 N_BINS = 10
 N_CATEGORIES = 20  # bins of a category; the less common share one more
@@ -20,38 +22,6 @@ N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the 
 N_NEW_CATEGORIES = 20  # that are kept by name
 # Of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006).
 SOME, MUCH = 0.1, 0.25
-
-
-class Reference(NamedTuple):
-    """The scores of a model's validation rows.
-
-    Attributes
-    ----------
-    edges : inner edges of their deciles, shape (b - 1,)
-    counts : shape (b,)
-    """
-
-    edges: list[float]
-    counts: list[int]
-
-
-class FeatureReference(NamedTuple):
-    """One feature of a model's training rows; `_asdict()` is its JSON.
-
-    Attributes
-    ----------
-    kind : "number" or "category"
-    bins : inner edges of a number's deciles, or the 20 most common values of a category
-    counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other;
-        in the last cell nulls
-    others : the known values of a category beside `bins`, sorted; None if they are more than
-        N_OTHERS, and no value is called new
-    """
-
-    kind: str
-    bins: list[Any]
-    counts: list[int]
-    others: list[str] | None
 
 
 @dataclass(frozen=True)

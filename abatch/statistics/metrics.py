@@ -59,6 +59,21 @@ class Metric(NamedTuple):
     n_obs: int = 0
 
 
+class AucDifference(NamedTuple):
+    """ROC AUC of a new and of the live model on the same rows, which neither was fitted on.
+
+    Attributes
+    ----------
+    lower, upper : 95 % interval of their difference
+    """
+
+    new: float
+    live: float
+    lower: float
+    upper: float
+    n_rows: int
+
+
 def make_histogram(
     prediction: np.ndarray, outcome: np.ndarray, bucket: np.ndarray, n_buckets: int
 ) -> Histogram:
@@ -187,6 +202,45 @@ def jackknife_interval(
     se = np.sqrt((g - 1) / g * np.sum((left_out - left_out.mean()) ** 2))
     half = stats.t.ppf((1 + confidence_level) / 2, g - 1) * se
     return float(value - half), float(value + half)
+
+
+def compare_auc(
+    y: np.ndarray, new: np.ndarray, live: np.ndarray, bucket: np.ndarray
+) -> AucDifference | None:
+    """The difference of two models on the same rows, paired.
+
+    Its interval is a delete-one-bucket jackknife over the candidates' hash.
+
+    Parameters
+    ----------
+    y, new, live, bucket : arrays of shape (n,): outcomes, the two models' scores, jackknife buckets
+
+    Returns
+    -------
+    AucDifference or None
+        None with fewer than 20 of either outcome.
+    """
+    if min(y.sum(), (1 - y).sum()) < MIN_CASES:
+        return None
+
+    def difference(rows: np.ndarray) -> float:
+        return _roc_auc(y[rows], new[rows]) - _roc_auc(y[rows], live[rows])
+
+    everything = np.ones(len(y), dtype=bool)
+    left_out = np.array([difference(bucket != number) for number in np.unique(bucket)])
+    lower, upper = jackknife_interval(difference(everything), left_out)
+    return AucDifference(_roc_auc(y, new), _roc_auc(y, live), lower, upper, len(y))
+
+
+def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
+    """From ranks, as Mann and Whitney (1947) have it.
+
+    scikit-learn's takes fifty times as long to check what it is given.
+    """
+    n_positive = int(y.sum())
+    n_pairs = n_positive * (len(y) - n_positive)
+    rank_sum = stats.rankdata(scores)[y == 1].sum()
+    return float((rank_sum - n_positive * (n_positive + 1) / 2) / n_pairs) if n_pairs else np.nan
 
 
 def _compute(

@@ -1,0 +1,35 @@
+"""References: what a model's training rows looked like, for later rows to be compared with."""
+
+from typing import Any, NamedTuple
+
+
+class Reference(NamedTuple):
+    """Scores of rows that the model was not fitted on.
+
+    Attributes
+    ----------
+    edges : inner edges of their deciles, shape (b - 1,)
+    counts : shape (b,)
+    """
+
+    edges: list[float]
+    counts: list[int]
+
+
+class FeatureReference(NamedTuple):
+    """One feature of a model's training rows; `_asdict()` is its JSON.
+
+    Attributes
+    ----------
+    kind : "number" or "category"
+    bins : inner edges of a number's deciles, or the 20 most common values of a category
+    counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other;
+        in the last cell nulls
+    others : the known values of a category beside `bins`, sorted; None if they are more than
+        1,000, and no value is called new
+    """
+
+    kind: str
+    bins: list[Any]
+    counts: list[int]
+    others: list[str] | None
