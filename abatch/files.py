@@ -57,6 +57,20 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
         raise cannot_write(path, error) from None
 
 
+def remove(path: Path) -> None:
+    """Remove a file; harmless to repeat.
+
+    Raises
+    ------
+    FileError
+        If it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def hash_bytes(content: bytes) -> str:
     """SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest()

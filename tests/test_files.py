@@ -127,3 +127,13 @@ def test_hash_bytes_as_published() -> None:
     assert (
         files.hash_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     )
+
+
+def test_remove_harmless_to_repeat(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").touch()
+    files.remove(tmp_path / "a.parquet")
+    files.remove(tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "b.parquet").mkdir()
+    with pytest.raises(FileError, match=rf"^{tmp_path / 'b.parquet'}: cannot be written"):
+        files.remove(tmp_path / "b.parquet")

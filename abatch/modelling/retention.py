@@ -1,0 +1,158 @@
+"""Retention: which snapshots and models are deleted, and how their files go.
+
+Never what is or was live, nor the snapshot of such a model.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from abatch import files
+from abatch.config import Environment
+from abatch.database import connections, tables
+from abatch.database.tables import models, promotions, runs
+from abatch.modelling import registry, snapshots
+
+logger = logging.getLogger("abatch")
+
+
+def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -> list[str]:
+    """Delete the snapshots and models that the environment's retention no longer keeps.
+
+    The row of a deletion is written before the file goes, so that a job that dies between the two
+    is finished by the next.
+
+    Parameters
+    ----------
+    now : naive UTC
+    by : who deletes
+
+    Returns
+    -------
+    list of str
+        What was deleted, in words.
+    """
+    keep, chosen = environment.retention, list[tuple[str, str, str]]()
+    for attempt in connections.transactions(engine):
+        with attempt as connection:
+            drops = choose_snapshots(
+                connection,
+                environment.snapshots_dir,
+                now,
+                keep.snapshot_days,
+                keep.snapshot_gigabytes,
+            )
+            chosen = [(registry.SNAPSHOT, *drop) for drop in drops]
+            drops = choose_models(connection, now, keep.model_days)
+            chosen += [(registry.MODEL, *drop) for drop in drops]
+            for kind, name, reason in chosen:
+                registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
+    deleted = [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
+    for words in deleted:
+        logger.info("%s", words)
+    remove_deleted(environment, engine)
+    with engine.connect() as connection:
+        kept = {row.content_hash for row in snapshots.list_snapshots(connection)}
+    for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
+        logger.info("%s removed: it belongs to no pull", path)
+    return deleted
+
+
+def remove_deleted(environment: Environment, engine: sa.Engine) -> None:
+    """Remove the files of what is deleted; harmless to repeat.
+
+    Of models for good, of snapshots unless they were pulled again since.
+    """
+    with engine.connect() as connection:
+        for name in registry.find_deleted(connection, registry.MODEL):
+            registry.remove_files(environment.models_dir, name)
+        pulls = snapshots.list_snapshots(connection)
+        pulled_at = {row.content_hash: row.pulled_at for row in pulls}
+        for name in registry.find_deleted(connection, registry.SNAPSHOT):
+            deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
+            if deletion and pulled_at.get(name, deletion.deleted_at) <= deletion.deleted_at:
+                files.remove(snapshots.path_of(environment.snapshots_dir, name))
+
+
+def choose_models(
+    connection: sa.Connection, now: datetime, days: int | None
+) -> Iterator[tuple[str, str]]:
+    """Which dated models go, and why: those never promoted, trained so many days ago.
+
+    Parameters
+    ----------
+    days : None for no limit
+    """
+    if days is None:
+        return
+    kept = {*registry.find_deleted(connection, registry.MODEL)}
+    kept |= set(connection.scalars(sa.select(promotions.c.model_name)))
+    query = sa.select(models.c.model_name, runs.c.started_at)
+    for row in connection.execute(query.join(runs, runs.c.run_id == models.c.run_id)):
+        if row.model_name not in kept and (now - row.started_at).days >= days:
+            yield row.model_name, f"never live, and older than {days} days"
+
+
+def find_needed(connection: sa.Connection) -> set[str]:
+    """Content hashes that never go: of models ever promoted, and of runs that may yet promote."""
+    promoted = sa.select(models.c.snapshot).join(
+        promotions, promotions.c.model_name == models.c.model_name
+    )
+    running = (
+        sa.select(tables.snapshots.c.content_hash)
+        .join(runs, runs.c.run_id == tables.snapshots.c.run_id)
+        .where(runs.c.status == "running")
+    )
+    return {*connection.scalars(promoted), *connection.scalars(running)} - {None}
+
+
+def choose_snapshots(
+    connection: sa.Connection,
+    folder: Path,
+    now: datetime,
+    days: int | None,
+    gigabytes: float | None,
+) -> Iterator[tuple[str, str]]:
+    """Which contents go, and why: the oldest first, until what is left obeys both limits.
+
+    Parameters
+    ----------
+    days : age of the newest pull of a content from which on it goes; None for no limit
+    gigabytes : 1e9 bytes that all files together may have; None for no limit
+    """
+    newest: dict[str, sa.Row] = {}
+    for row in snapshots.list_snapshots(connection):  # the newest pull decides, and comes last
+        newest.pop(row.content_hash, None)
+        newest[row.content_hash] = row
+    present = [row for name, row in newest.items() if snapshots.path_of(folder, name).exists()]
+    needed, total = find_needed(connection), sum(row.n_bytes for row in present)
+    for row in present:
+        is_old = days is not None and (now - row.pulled_at).days >= days
+        is_much = gigabytes is not None and total > gigabytes * 1e9
+        if row.content_hash not in needed and (is_old or is_much):
+            total -= row.n_bytes
+            age = f"older than {days} days"
+            yield row.content_hash, age if is_old else f"all together larger than {gigabytes:g} GB"
+
+
+def remove_strays(folder: Path, kept: Collection[str], before: datetime) -> list[Path]:
+    """Remove files older than an instant that belong to no pull: a run that died left them.
+
+    Parameters
+    ----------
+    kept : content hashes of the pulls
+    before : naive UTC
+    """
+    oldest = before.replace(tzinfo=UTC).timestamp()
+    strays = sorted(
+        path
+        for path in folder.glob("*.parquet*")
+        if path.name.rpartition(".parquet")[0].lstrip(".") not in kept
+        and path.stat().st_mtime < oldest
+    )
+    for path in strays:
+        files.remove(path)
+    return strays

@@ -1,0 +1,152 @@
+"""Retention: what goes by age and size, and never what is or was live."""
+
+import os
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from abatch.database.tables import runs
+from abatch.modelling import retention
+from tests.test_registry import MONDAY, delete, promote, save
+from tests.test_snapshots import NOW, add_model, add_pull
+
+
+def drop(
+    engine: sa.Engine, folder: Path, days: int | None = None, gigabytes: float | None = None
+) -> list[tuple[str, str]]:
+    with engine.connect() as connection:
+        return list(retention.choose_snapshots(connection, folder, NOW, days, gigabytes))
+
+
+@pytest.fixture
+def kept(engine: sa.Engine, tmp_path: Path) -> Path:
+    """Folder of five snapshots of 1000 bytes: old, its model was live; old; pulled again; young.
+
+    And one whose file is gone.
+    """
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    for name, days_ago in (("live", 90), ("old", 60), ("again", 50), ("young", 9.99), ("gone", 80)):
+        add_pull(engine, name, days_ago)
+        (folder / f"{name}.parquet").touch()
+    (folder / "gone.parquet").unlink()
+    add_pull(engine, "again", days_ago=10, run_id="second")
+    add_model(engine, "modelA_v1.0_2026-09-07", "live", promote=True)
+    add_model(engine, "modelA_v1.0_2026-09-08", "live")
+    add_model(engine, "modelA_v1.0_2026-09-09", "old")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("days", "dropped"),
+    [
+        (None, []),
+        (61, []),
+        (60, ["old"]),
+        (11, ["old"]),
+        (10, ["old", "again"]),
+        (9, ["old", "again", "young"]),
+    ],
+)
+def test_choose_snapshots_by_days(
+    engine: sa.Engine, kept: Path, days: int | None, dropped: list[str]
+) -> None:
+    assert drop(engine, kept, days=days) == [(name, f"older than {days} days") for name in dropped]
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "dropped"),
+    [
+        (4000, []),
+        (3999, ["old"]),
+        (3000, ["old"]),
+        (2000, ["old", "again"]),
+        (1000, ["old", "again", "young"]),
+        (0, None),
+    ],
+)
+def test_choose_snapshots_by_gigabytes(
+    engine: sa.Engine, kept: Path, n_bytes: int, dropped: list[str] | None
+) -> None:
+    found = drop(engine, kept, gigabytes=n_bytes / 1e9)
+    expected = (
+        ["old", "again", "young"] if dropped is None else dropped
+    )  # never what was live, however little may stay
+    assert found == [(name, f"all together larger than {n_bytes / 1e9:g} GB") for name in expected]
+
+
+def test_choose_snapshots_by_both(engine: sa.Engine, kept: Path) -> None:
+    found = drop(engine, kept, days=60, gigabytes=2e-6)
+    assert found == [("old", "older than 60 days"), ("again", "all together larger than 2e-06 GB")]
+    assert drop(engine, kept, days=60, gigabytes=3e-6) == [
+        ("old", "older than 60 days")
+    ]  # which makes enough room
+
+
+def test_find_needed(engine: sa.Engine, kept: Path) -> None:
+    add_model(
+        engine, "modelA_v1.0_2026-01-01", None, promote=True
+    )  # trained before snapshots were kept
+    with engine.connect() as connection:
+        assert retention.find_needed(connection) == {"live"}
+
+
+def test_remove_strays_leaves_what_is_known_young_or_no_snapshot(tmp_path: Path) -> None:
+    names = ("b.parquet", ".a.parquet.123", "known.parquet", "young.parquet", "notes.txt")
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1e9, 1e9) if name != "young.parquet" else (2e9, 2e9))
+    before = datetime(2020, 1, 1)  # 1e9 seconds were over in 2001, 2e9 will be in 2033
+    assert retention.remove_strays(tmp_path, {"known"}, before) == [
+        tmp_path / ".a.parquet.123",
+        tmp_path / "b.parquet",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "known.parquet",
+        "notes.txt",
+        "young.parquet",
+    ]
+    assert retention.remove_strays(tmp_path / "no", set(), before) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "chosen"), [(None, []), (31, []), (30, [0]), (10, [0]), (9, [0, 3]), (0, [0, 3])]
+)
+def test_choose_models(
+    engine: sa.Engine, tmp_path: Path, days: int | None, chosen: list[int]
+) -> None:
+    """Never what was live or will be, and not twice.
+
+    Of a run that is in its tenth day, nine days count.
+    """
+    now = datetime(2026, 10, 1, 12)
+    ages = [
+        timedelta(days=30),
+        timedelta(days=60),
+        timedelta(days=60),
+        timedelta(days=10, seconds=-1),
+        timedelta(days=60),
+    ]
+    names = [save(engine, tmp_path, MONDAY, run_id=f"run{i}") for i in range(len(ages))]
+    run = {
+        "job": "train",
+        "experiment": "card_offer",
+        "status": "failed",
+        "code_version": "0.1.0",
+        "config_hash": "0" * 64,
+        "host": "h",
+    }
+    started = [
+        {"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age}
+        for i, age in enumerate(ages)
+    ]
+    with engine.begin() as connection:
+        connection.execute(runs.insert(), [{**run, **row} for row in started])
+    promote(engine, names[1], MONDAY)
+    promote(engine, names[2], date(2027, 1, 1))
+    delete(engine, names[4])
+    with engine.connect() as connection:
+        found = sorted(retention.choose_models(connection, now, days))
+    assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
