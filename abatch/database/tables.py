@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_6ac2bee6"
+REVISION = "0001_7c973223"
 VERSION_TABLE = "abatch_version"
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -47,6 +47,15 @@ views = sa.MetaData()
 _DONE: dict[str, Any] = {
     f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")
 }
+
+
+def column(
+    name: str, type_: Any, comment: str, *, null: bool = False, key: bool = False
+) -> sa.Column[Any]:
+    """A column with its comment; it is never null unless `null`."""
+    return sa.Column(name, type_, nullable=null, primary_key=key, comment=comment)
+
+
 _EXPERIMENT = "name of the experiment in ml_config.yaml"
 _COHORT = "first day of the week or month of run_date, or 'all'"
 _SCORE_RUN = "the score run that wrote the row"
@@ -55,35 +64,22 @@ _METRIC = "'outcome', or the name of a guardrail"
 
 def _prediction_columns() -> list[sa.Column]:
     return [
-        sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-        sa.Column("run_date", sa.Date, nullable=False, comment="the night, as a business date"),
-        sa.Column(
-            "candidate_id",
-            sa.String(64),
-            nullable=False,
-            comment="who is predicted, as the candidates query names it",
-        ),
-        sa.Column(
-            "variant",
-            sa.String(64),
-            nullable=False,
-            comment="A, B, control ...: by hash, or as recorded elsewhere",
-        ),
-        sa.Column(
-            "assignment_probability",
-            FiniteDouble,
-            nullable=False,
-            comment="the variant's registered share",
-        ),
-        sa.Column(
+        column("experiment", sa.String(64), _EXPERIMENT),
+        column("run_date", sa.Date, "the night, as a business date"),
+        column("candidate_id", sa.String(64), "who is predicted, as the candidates query names it"),
+        column("variant", sa.String(64), "A, B, control ...: by hash, or as recorded elsewhere"),
+        column("assignment_probability", FiniteDouble, "the variant's registered share"),
+        column(
             "model_name",
             sa.String(128),
-            comment="the dated model; null where the variant has no model",
+            "the dated model; null where the variant has no model",
+            null=True,
         ),
-        sa.Column(
+        column(
             "prediction",
             FiniteDouble,
-            comment="probability of the outcome, 0 to 1; null where there is no model",
+            "probability of the outcome, 0 to 1; null where there is no model",
+            null=True,
         ),
     ]
 
@@ -91,62 +87,45 @@ def _prediction_columns() -> list[sa.Column]:
 def _ranked_columns() -> list[sa.Column]:
     return [
         *_prediction_columns(),
-        sa.Column(
-            "rank_in_variant",
-            sa.Integer,
-            nullable=False,
-            comment="1 = highest prediction; in random order without a model",
+        column(
+            "rank_in_variant", sa.Integer, "1 = highest prediction; in random order without a model"
         ),
-        sa.Column(
-            "selected",
-            sa.SmallInteger,
-            nullable=False,
-            comment="1 if among the first floor(select_top * n) of its variant",
+        column(
+            "selected", sa.SmallInteger, "1 if among the first floor(select_top * n) of its variant"
         ),
-        sa.Column("run_id", sa.String(40), nullable=False, comment="the run that wrote the row"),
-        sa.Column("predicted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+        column("run_id", sa.String(40), "the run that wrote the row"),
+        column("predicted_at", Instant, "when the row was written, UTC"),
     ]
 
 
 runs = sa.Table(
     "runs",
     metadata,
-    sa.Column(
-        "run_id",
-        sa.String(40),
-        primary_key=True,
-        comment="when the run started, UTC, and a random part",
+    column("run_id", sa.String(40), "when the run started, UTC, and a random part", key=True),
+    column("job", sa.String(16), "train, predict or score"),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("run_date", sa.Date, "the business date that the run is for"),
+    column("status", sa.String(16), "running, done, failed or superseded"),
+    column("started_at", Instant, "when the run started, UTC"),
+    column("finished_at", Instant, "UTC; null while running", null=True),
+    column(
+        "rows_read",
+        sa.Integer,
+        "rows that its queries returned; null unless it was done",
+        null=True,
     ),
-    sa.Column("job", sa.String(16), nullable=False, comment="train, predict or score"),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column("run_date", sa.Date, nullable=False, comment="the business date that the run is for"),
-    sa.Column(
-        "status", sa.String(16), nullable=False, comment="running, done, failed or superseded"
-    ),
-    sa.Column("started_at", Instant, nullable=False, comment="when the run started, UTC"),
-    sa.Column("finished_at", Instant, comment="UTC; null while running"),
-    sa.Column(
-        "rows_read", sa.Integer, comment="rows that its queries returned; null unless it was done"
-    ),
-    sa.Column(
+    column(
         "rows_written",
         sa.Integer,
-        comment="models, predictions or figures written; null unless it was done",
+        "models, predictions or figures written; null unless it was done",
+        null=True,
     ),
-    sa.Column(
-        "code_version",
-        sa.String(64),
-        nullable=False,
-        comment="abatch's version and commit; -dirty if the code was changed",
+    column(
+        "code_version", sa.String(64), "abatch's version and commit; -dirty if the code was changed"
     ),
-    sa.Column(
-        "config_hash",
-        sa.String(64),
-        nullable=False,
-        comment="SHA-256 of the experiment's settings and queries",
-    ),
-    sa.Column("host", sa.Unicode(255), nullable=False, comment="host and process id"),
-    sa.Column("error", sa.UnicodeText, comment="why the run failed; null unless it did"),
+    column("config_hash", sa.String(64), "SHA-256 of the experiment's settings and queries"),
+    column("host", sa.Unicode(255), "host and process id"),
+    column("error", sa.UnicodeText, "why the run failed; null unless it did", null=True),
     sa.Index("runs_night", "experiment", "job", "run_date"),
     comment="one run of a job for one experiment and one night",
 )
@@ -155,71 +134,27 @@ sa.Index("runs_one_done", runs.c.job, runs.c.experiment, runs.c.run_date, unique
 models = sa.Table(
     "models",
     metadata,
-    sa.Column(
-        "model_name",
-        sa.String(128),
-        primary_key=True,
-        comment="model, version, date: modelA_v1.0_2026-11-23",
+    column("model_name", sa.String(128), "model, version, date: modelA_v1.0_2026-11-23", key=True),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("variant", sa.String(64), "the variant that the model was trained for"),
+    column("name", sa.String(64), "of the model in the config: modelA"),
+    column("version", sa.String(20), "in the config: 1.0"),
+    column("run_date", sa.Date, "the business date that it was trained on"),
+    column("file", sa.Unicode(255), "file name inside the models folder"),
+    column("sha256", sa.String(64), "of the file: a pickle is opened only when it matches"),
+    column("from_date", sa.Date, "first day of the training rows"),
+    column("to_date", sa.Date, "end of the training rows, excluded"),
+    column("as_of", Instant, "the moment whose knowledge was used, UTC"),
+    column("rows", sa.Integer, "training rows, validation included"),
+    column(
+        "code_version", sa.String(64), "abatch's version and commit; -dirty if the code was changed"
     ),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "variant",
-        sa.String(64),
-        nullable=False,
-        comment="the variant that the model was trained for",
-    ),
-    sa.Column("name", sa.String(64), nullable=False, comment="of the model in the config: modelA"),
-    sa.Column("version", sa.String(20), nullable=False, comment="in the config: 1.0"),
-    sa.Column(
-        "run_date", sa.Date, nullable=False, comment="the business date that it was trained on"
-    ),
-    sa.Column(
-        "file", sa.Unicode(255), nullable=False, comment="file name inside the models folder"
-    ),
-    sa.Column(
-        "sha256",
-        sa.String(64),
-        nullable=False,
-        comment="of the file: a pickle is opened only when it matches",
-    ),
-    sa.Column("from_date", sa.Date, nullable=False, comment="first day of the training rows"),
-    sa.Column("to_date", sa.Date, nullable=False, comment="end of the training rows, excluded"),
-    sa.Column("as_of", Instant, nullable=False, comment="the moment whose knowledge was used, UTC"),
-    sa.Column("rows", sa.Integer, nullable=False, comment="training rows, validation included"),
-    sa.Column(
-        "code_version",
-        sa.String(64),
-        nullable=False,
-        comment="abatch's version and commit; -dirty if the code was changed",
-    ),
-    sa.Column(
-        "environment_hash", sa.String(64), nullable=False, comment="SHA-256 of the library versions"
-    ),
-    sa.Column(
-        "seed",
-        sa.Integer,
-        nullable=False,
-        comment="of every random_state that the estimator leaves open",
-    ),
-    sa.Column(
-        "card",
-        sa.UnicodeText,
-        nullable=False,
-        comment="the model's .json: columns, metrics, reference, versions",
-    ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment="the train run that made the model"),
-    sa.Column(
-        "snapshot",
-        sa.String(64),
-        nullable=False,
-        comment="content hash of the training rows as kept",
-    ),
-    sa.Column(
-        "decision",
-        sa.UnicodeText,
-        nullable=False,
-        comment="whether it went live when it was trained, and why",
-    ),
+    column("environment_hash", sa.String(64), "SHA-256 of the library versions"),
+    column("seed", sa.Integer, "of every random_state that the estimator leaves open"),
+    column("card", sa.UnicodeText, "the model's .json: columns, metrics, reference, versions"),
+    column("run_id", sa.String(40), "the train run that made the model"),
+    column("snapshot", sa.String(64), "content hash of the training rows as kept"),
+    column("decision", sa.UnicodeText, "whether it went live when it was trained, and why"),
     sa.Index("models_experiment", "experiment"),
     comment="one dated model; its file lies in the models folder, and neither is ever changed",
 )
@@ -227,35 +162,21 @@ models = sa.Table(
 promotions = sa.Table(
     "promotions",
     metadata,
-    sa.Column(
-        "promotion_id",
-        sa.Integer,
-        primary_key=True,
-        autoincrement=True,
-        comment="of two that are effective, the higher counts",
-    ),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "variant",
-        sa.String(64),
-        nullable=False,
-        comment="the variant whose predictions the model makes",
-    ),
-    sa.Column(
-        "model_name", sa.String(128), nullable=False, comment="the dated model that becomes live"
-    ),
-    sa.Column("action", sa.String(16), nullable=False, comment="promote or rollback"),
-    sa.Column("effective_date", sa.Date, nullable=False, comment="live from this run_date on"),
-    sa.Column("reason", sa.Unicode(1000), nullable=False, comment="why"),
-    sa.Column(
+    column("promotion_id", sa.Integer, "of two that are effective, the higher counts", key=True),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("variant", sa.String(64), "the variant whose predictions the model makes"),
+    column("model_name", sa.String(128), "the dated model that becomes live"),
+    column("action", sa.String(16), "promote or rollback"),
+    column("effective_date", sa.Date, "live from this run_date on"),
+    column("reason", sa.Unicode(1000), "why"),
+    column(
         "evidence",
         sa.UnicodeText,
-        comment="the figures behind the reason, as JSON; null if done by hand",
+        "the figures behind the reason, as JSON; null if done by hand",
+        null=True,
     ),
-    sa.Column(
-        "promoted_by", sa.Unicode(255), nullable=False, comment="user and host, or the train run"
-    ),
-    sa.Column("promoted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    column("promoted_by", sa.Unicode(255), "user and host, or the train run"),
+    column("promoted_at", Instant, "when the row was written, UTC"),
     sa.Index("promotions_experiment", "experiment", "promotion_id"),
     comment="what became live, when, by whom and why; only ever appended",
 )
@@ -263,35 +184,24 @@ promotions = sa.Table(
 snapshots = sa.Table(
     "snapshots",
     metadata,
-    sa.Column(
-        "run_id", sa.String(40), primary_key=True, comment="the train run that pulled the rows"
+    column("run_id", sa.String(40), "the train run that pulled the rows", key=True),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column(
+        "content_hash", sa.String(64), "SHA-256 of names, types and values; the file is named by it"
     ),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "content_hash",
-        sa.String(64),
-        nullable=False,
-        comment="SHA-256 of names, types and values; the file is named by it",
-    ),
-    sa.Column(
+    column(
         "sha256",
         sa.String(64),
-        nullable=False,
-        comment="of the file; of several rows with one content_hash the newest counts",
+        "of the file; of several rows with one content_hash the newest counts",
     ),
-    sa.Column("n_bytes", sa.BigInteger, nullable=False, comment="size of the file"),
-    sa.Column("rows", sa.Integer, nullable=False, comment="rows that the query returned"),
-    sa.Column("from_date", sa.Date, nullable=False, comment="bind :from_date"),
-    sa.Column("to_date", sa.Date, nullable=False, comment="bind :to_date, excluded"),
-    sa.Column("as_of", Instant, nullable=False, comment="bind :as_of, UTC"),
-    sa.Column("query", sa.UnicodeText, nullable=False, comment="text of the training query"),
-    sa.Column(
-        "columns",
-        sa.UnicodeText,
-        nullable=False,
-        comment="name, type, nulls and SHA-256 of each column, as JSON",
-    ),
-    sa.Column("pulled_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    column("n_bytes", sa.BigInteger, "size of the file"),
+    column("rows", sa.Integer, "rows that the query returned"),
+    column("from_date", sa.Date, "bind :from_date"),
+    column("to_date", sa.Date, "bind :to_date, excluded"),
+    column("as_of", Instant, "bind :as_of, UTC"),
+    column("query", sa.UnicodeText, "text of the training query"),
+    column("columns", sa.UnicodeText, "name, type, nulls and SHA-256 of each column, as JSON"),
+    column("pulled_at", Instant, "when the row was written, UTC"),
     sa.Index("snapshots_content", "content_hash"),
     comment=(
         "training rows as one train run pulled them; their file lies in the snapshots folder, once"
@@ -302,25 +212,12 @@ snapshots = sa.Table(
 deletions = sa.Table(
     "deletions",
     metadata,
-    sa.Column(
-        "deletion_id",
-        sa.Integer,
-        primary_key=True,
-        autoincrement=True,
-        comment="in the order in which they were written",
-    ),
-    sa.Column("kind", sa.String(16), nullable=False, comment="model or snapshot"),
-    sa.Column(
-        "name",
-        sa.String(128),
-        nullable=False,
-        comment="model_name, or content_hash of the snapshot",
-    ),
-    sa.Column("reason", sa.Unicode(1000), nullable=False, comment="why"),
-    sa.Column(
-        "deleted_by", sa.Unicode(255), nullable=False, comment="user and host, or the train run"
-    ),
-    sa.Column("deleted_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    column("deletion_id", sa.Integer, "in the order in which they were written", key=True),
+    column("kind", sa.String(16), "model or snapshot"),
+    column("name", sa.String(128), "model_name, or content_hash of the snapshot"),
+    column("reason", sa.Unicode(1000), "why"),
+    column("deleted_by", sa.Unicode(255), "user and host, or the train run"),
+    column("deleted_at", Instant, "when the row was written, UTC"),
     sa.Index("deletions_name", "kind", "name"),
     comment="whose file was deleted, by retention or by hand; its record stays; only ever appended",
 )
@@ -328,28 +225,21 @@ deletions = sa.Table(
 registrations = sa.Table(
     "registrations",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("hash", sa.String(64), nullable=False, comment="SHA-256 of the content"),
-    sa.Column(
-        "content", sa.UnicodeText, nullable=False, comment="all that a verdict depends on, as JSON"
-    ),
-    sa.Column(
-        "registered_at", Instant, nullable=False, comment="when the first predict run started, UTC"
-    ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment="the first predict run"),
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("hash", sa.String(64), "SHA-256 of the content"),
+    column("content", sa.UnicodeText, "all that a verdict depends on, as JSON"),
+    column("registered_at", Instant, "when the first predict run started, UTC"),
+    column("run_id", sa.String(40), "the first predict run"),
     comment="what an experiment asks, written down before its first outcome and never changed",
 )
 
 predictions_staging = sa.Table(
     "predictions_staging",
     metadata,
-    sa.Column("run_id", sa.String(40), nullable=False, comment="the run that is writing the row"),
+    column("run_id", sa.String(40), "the run that is writing the row"),
     *_prediction_columns(),
-    sa.Column(
-        "selection_key",
-        sa.String(16),
-        nullable=False,
-        comment="bytes 8 to 15 of the hash, in hex: random order, and ties",
+    column(
+        "selection_key", sa.String(16), "bytes 8 to 15 of the hash, in hex: random order, and ties"
     ),
     # Clustered: without it SQL Server would look at the rows of other experiments too, and wait for
     # who writes them.
@@ -370,106 +260,87 @@ predictions_superseded = sa.Table(
     "predictions_superseded",
     metadata,
     *_ranked_columns(),
-    sa.Column(
-        "superseded_by", sa.String(40), nullable=False, comment="the run that replaced the row"
-    ),
+    column("superseded_by", sa.String(40), "the run that replaced the row"),
     comment="a prediction of a night that was done again with --force; it may have been acted on",
 )
 
 scores = sa.Table(
     "scores",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column(
         "model_name",
         sa.String(128),
-        primary_key=True,
-        comment="a dated model, or name and version for all its dates",
+        "a dated model, or name and version for all its dates",
+        key=True,
     ),
-    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
-    sa.Column(
+    column("cohort", sa.String(10), _COHORT, key=True),
+    column(
         "metric",
         sa.String(40),
-        primary_key=True,
-        comment="n, roc_auc, log_loss, psi ...; reliability_rate_01 to _10",
+        "n, roc_auc, log_loss, psi ...; reliability_rate_01 to _10",
+        key=True,
     ),
-    sa.Column(
-        "value",
-        FiniteDouble,
-        nullable=False,
-        comment="the figure; shares as 0 to 1, log loss in nats",
-    ),
-    sa.Column(
+    column("value", FiniteDouble, "the figure; shares as 0 to 1, log loss in nats"),
+    column(
         "lower",
         FiniteDouble,
-        comment="lower end of the 95 % jackknife interval; null where there is none",
+        "lower end of the 95 % jackknife interval; null where there is none",
+        null=True,
     ),
-    sa.Column("upper", FiniteDouble, comment="upper end of the interval; null where there is none"),
-    sa.Column("n", sa.Integer, nullable=False, comment="mature predictions behind the value"),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("upper", FiniteDouble, "upper end of the interval; null where there is none", null=True),
+    column("n", sa.Integer, "mature predictions behind the value"),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment="one metric of one model in one cohort, as the newest score run found it",
 )
 
 variant_scores = sa.Table(
     "variant_scores",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
-    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
-    sa.Column("n_predicted", sa.Integer, nullable=False, comment="predictions written"),
-    sa.Column(
-        "n_mature", sa.Integer, nullable=False, comment="of these, with a closed outcome window"
-    ),
-    sa.Column("n_positive", sa.Integer, nullable=False, comment="of the mature, with the outcome"),
-    sa.Column("rate", FiniteDouble, comment="n_positive / n_mature; null if none is mature"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("variant", sa.String(64), "A, B, control ...", key=True),
+    column("cohort", sa.String(10), _COHORT, key=True),
+    column("n_predicted", sa.Integer, "predictions written"),
+    column("n_mature", sa.Integer, "of these, with a closed outcome window"),
+    column("n_positive", sa.Integer, "of the mature, with the outcome"),
+    column("rate", FiniteDouble, "n_positive / n_mature; null if none is mature", null=True),
+    column(
         "lower",
         FiniteDouble,
-        comment="lower end of the rate's 95 % interval on one look; not for daily decisions",
+        "lower end of the rate's 95 % interval on one look; not for daily decisions",
+        null=True,
     ),
-    sa.Column("upper", FiniteDouble, comment="upper end of the interval; null if none is mature"),
-    sa.Column("n_selected", sa.Integer, nullable=False, comment="of the mature, selected"),
-    sa.Column(
-        "n_selected_positive",
-        sa.Integer,
-        nullable=False,
-        comment="of the mature and selected, with the outcome",
-    ),
-    sa.Column(
+    column("upper", FiniteDouble, "upper end of the interval; null if none is mature", null=True),
+    column("n_selected", sa.Integer, "of the mature, selected"),
+    column("n_selected_positive", sa.Integer, "of the mature and selected, with the outcome"),
+    column(
         "selected_rate",
         FiniteDouble,
-        comment="n_selected_positive / n_selected; null if none is selected",
+        "n_selected_positive / n_selected; null if none is selected",
+        null=True,
     ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
-    sa.Column(
-        "outcome_sum",
-        FiniteDouble,
-        nullable=False,
-        comment="sum of the mature outcomes, capped",
-    ),
+    column("run_id", sa.String(40), _SCORE_RUN),
+    column("outcome_sum", FiniteDouble, "sum of the mature outcomes, capped"),
     comment="one variant in one cohort, as the newest score run found it",
 )
 
 cohort_sums = sa.Table(
     "cohort_sums",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("cohort", sa.String(10), primary_key=True, comment=_COHORT),
-    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("cohort", sa.String(10), _COHORT, key=True),
+    column("variant", sa.String(64), "A, B, control ...", key=True),
+    column(
         "model_name",
         sa.String(128),
-        primary_key=True,
-        comment="as in scores; empty for the sums of the variant itself",
+        "as in scores; empty for the sums of the variant itself",
+        key=True,
     ),
-    sa.Column(
-        "closed_date",
-        sa.Date,
-        nullable=False,
-        comment="newest closed night when the row was written; the largest counts",
+    column(
+        "closed_date", sa.Date, "newest closed night when the row was written; the largest counts"
     ),
-    sa.Column("content", sa.LargeBinary, nullable=False, comment="arrays as numpy's .npz"),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("content", sa.LargeBinary, "arrays as numpy's .npz"),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment=(
         "sums and histograms of nights whose outcomes are final, so that score reads a night once;"
         " score --rebuild makes them anew"
@@ -479,146 +350,123 @@ cohort_sums = sa.Table(
 units = sa.Table(
     "units",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("metric", sa.String(64), primary_key=True, comment=_METRIC),
-    sa.Column("candidate_id", sa.String(64), primary_key=True, comment="who was predicted"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("metric", sa.String(64), _METRIC, key=True),
+    column("candidate_id", sa.String(64), "who was predicted", key=True),
+    column(
         "variant",
         sa.String(64),
-        primary_key=True,
-        comment="A, B, control ...; whoever is in two of them counts in none",
+        "A, B, control ...; whoever is in two of them counts in none",
+        key=True,
     ),
-    sa.Column(
-        "n_exposures",
-        sa.Integer,
-        nullable=False,
-        comment="predictions that count: 1 if only the first does",
-    ),
-    sa.Column(
-        "outcome", FiniteDouble, nullable=False, comment="sum of their outcomes, each capped"
-    ),
+    column("n_exposures", sa.Integer, "predictions that count: 1 if only the first does"),
+    column("outcome", FiniteDouble, "sum of their outcomes, each capped"),
     comment="what a candidate brought in the nights of cohort_sums; what verdicts are made of",
 )
 
 looks = sa.Table(
     "looks",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("run_date", sa.Date, "the day of the look", key=True),
+    column(
         "watermark",
         sa.Date,
-        comment="up to which outcomes were complete; null if the feed had not begun",
+        "up to which outcomes were complete; null if the feed had not begun",
+        null=True,
     ),
-    sa.Column(
+    column(
         "mature_date",
         sa.Date,
-        comment="newest night whose outcome window was closed; null if none was",
+        "newest night whose outcome window was closed; null if none was",
+        null=True,
     ),
-    sa.Column(
-        "n_predicted", sa.Integer, nullable=False, comment="predictions of all nights until then"
-    ),
-    sa.Column(
-        "n_mature", sa.Integer, nullable=False, comment="of these, with a closed outcome window"
-    ),
-    sa.Column("n_units", sa.Integer, nullable=False, comment="candidates that the verdicts count"),
-    sa.Column(
-        "n_mixed",
-        sa.Integer,
-        nullable=False,
-        comment="candidates left out because they were in more than one variant",
-    ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("n_predicted", sa.Integer, "predictions of all nights until then"),
+    column("n_mature", sa.Integer, "of these, with a closed outcome window"),
+    column("n_units", sa.Integer, "candidates that the verdicts count"),
+    column("n_mixed", sa.Integer, "candidates left out because they were in more than one variant"),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment="one day's reading of an experiment",
 )
 
 sample_ratios = sa.Table(
     "sample_ratios",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("run_date", sa.Date, "the day of the look", key=True),
+    column(
         "stage",
         sa.String(16),
-        primary_key=True,
-        comment="assigned: everybody predicted; mature: outcome window closed",
+        "assigned: everybody predicted; mature: outcome window closed",
+        key=True,
     ),
-    sa.Column("variant", sa.String(64), primary_key=True, comment="A, B, control ..."),
-    sa.Column("n", sa.Integer, nullable=False, comment="distinct candidates so far"),
-    sa.Column("expected", FiniteDouble, nullable=False, comment="what the registered share gives"),
-    sa.Column(
-        "pvalue",
-        FiniteDouble,
-        nullable=False,
-        comment="of the sequential test over all variants, on this look",
-    ),
-    sa.Column(
-        "pvalue_min",
-        FiniteDouble,
-        nullable=False,
-        comment="the smallest so far; under 0.01 the experiment is invalid",
-    ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("variant", sa.String(64), "A, B, control ...", key=True),
+    column("n", sa.Integer, "distinct candidates so far"),
+    column("expected", FiniteDouble, "what the registered share gives"),
+    column("pvalue", FiniteDouble, "of the sequential test over all variants, on this look"),
+    column("pvalue_min", FiniteDouble, "the smallest so far; under 0.01 the experiment is invalid"),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment="one variant on one look: is it as large as its registered share says",
 )
 
 verdicts = sa.Table(
     "verdicts",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("run_date", sa.Date, primary_key=True, comment="the day of the look"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("run_date", sa.Date, "the day of the look", key=True),
+    column(
         "comparison",
         sa.String(140),
-        primary_key=True,
-        comment="treatment vs control: 'models vs control', 'B vs A'",
+        "treatment vs control: 'models vs control', 'B vs A'",
+        key=True,
     ),
-    sa.Column("metric", sa.String(64), primary_key=True, comment=_METRIC),
-    sa.Column(
-        "n_treatment",
-        sa.Integer,
-        nullable=False,
-        comment="units (candidates) in the first of the two",
-    ),
-    sa.Column("n_control", sa.Integer, nullable=False, comment="units in the second of the two"),
-    sa.Column(
+    column("metric", sa.String(64), _METRIC, key=True),
+    column("n_treatment", sa.Integer, "units (candidates) in the first of the two"),
+    column("n_control", sa.Integer, "units in the second of the two"),
+    column(
         "exposures_treatment",
         sa.Integer,
-        nullable=False,
-        comment="their predictions that count; as many if only the first does",
+        "their predictions that count; as many if only the first does",
     ),
-    sa.Column("exposures_control", sa.Integer, nullable=False, comment="the same of the second"),
-    sa.Column("sum_treatment", FiniteDouble, nullable=False, comment="sum of the outcomes"),
-    sa.Column("sum_control", FiniteDouble, nullable=False, comment="sum of the outcomes"),
-    sa.Column(
+    column("exposures_control", sa.Integer, "the same of the second"),
+    column("sum_treatment", FiniteDouble, "sum of the outcomes"),
+    column("sum_control", FiniteDouble, "sum of the outcomes"),
+    column(
         "estimate",
         FiniteDouble,
-        comment="difference of the means (sum / exposures), first minus second; null while unknown",
+        "difference of the means (sum / exposures), first minus second; null while unknown",
+        null=True,
     ),
-    sa.Column("se", FiniteDouble, comment="standard error of the estimate"),
-    sa.Column("x", FiniteDouble, comment="how much is known, in the formula of the interval"),
-    sa.Column(
-        "lower", FiniteDouble, comment="lower end of the interval that holds on all looks together"
+    column("se", FiniteDouble, "standard error of the estimate", null=True),
+    column("x", FiniteDouble, "how much is known, in the formula of the interval", null=True),
+    column(
+        "lower",
+        FiniteDouble,
+        "lower end of the interval that holds on all looks together",
+        null=True,
     ),
-    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
-    sa.Column("pvalue", FiniteDouble, comment="of this look"),
-    sa.Column(
-        "pvalue_min", FiniteDouble, comment="the smallest so far; for the word, the interval counts"
+    column("upper", FiniteDouble, "upper end of the interval", null=True),
+    column("pvalue", FiniteDouble, "of this look", null=True),
+    column(
+        "pvalue_min",
+        FiniteDouble,
+        "the smallest so far; for the word, the interval counts",
+        null=True,
     ),
-    sa.Column("lift", FiniteDouble, comment="relative difference of the means"),
-    sa.Column(
+    column("lift", FiniteDouble, "relative difference of the means", null=True),
+    column(
         "lift_lower",
         FiniteDouble,
-        comment="lower end of its interval (Fieller); null where it has no bounds",
+        "lower end of its interval (Fieller); null where it has no bounds",
+        null=True,
     ),
-    sa.Column("lift_upper", FiniteDouble, comment="upper end of its interval"),
-    sa.Column(
+    column("lift_upper", FiniteDouble, "upper end of its interval", null=True),
+    column(
         "word",
         sa.String(40),
-        nullable=False,
-        comment="better, worse, no difference larger than d, not yet known, too early, invalid",
+        "better, worse, no difference larger than d, not yet known, too early, invalid",
     ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment=(
         "one comparison on one look; of a guardrail the word is kept, broken, not yet known, too"
         " early or invalid"
@@ -628,23 +476,12 @@ verdicts = sa.Table(
 conclusions = sa.Table(
     "conclusions",
     metadata,
-    sa.Column(
-        "conclusion_id",
-        sa.Integer,
-        primary_key=True,
-        autoincrement=True,
-        comment="of two, the higher counts",
-    ),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column("because", sa.UnicodeText, nullable=False, comment="what was concluded, and why"),
-    sa.Column(
-        "finding",
-        sa.UnicodeText,
-        nullable=False,
-        comment="what the newest look said when it was concluded",
-    ),
-    sa.Column("concluded_by", sa.Unicode(255), nullable=False, comment="user and host"),
-    sa.Column("concluded_at", Instant, nullable=False, comment="when the row was written, UTC"),
+    column("conclusion_id", sa.Integer, "of two, the higher counts", key=True),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("because", sa.UnicodeText, "what was concluded, and why"),
+    column("finding", sa.UnicodeText, "what the newest look said when it was concluded"),
+    column("concluded_by", sa.Unicode(255), "user and host"),
+    column("concluded_at", Instant, "when the row was written, UTC"),
     sa.Index("conclusions_experiment", "experiment", "conclusion_id"),
     comment="what a person concluded from an experiment; only ever appended",
 )
@@ -652,76 +489,40 @@ conclusions = sa.Table(
 feature_counts = sa.Table(
     "feature_counts",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column("run_date", sa.Date, primary_key=True, comment="the night, as a business date"),
-    sa.Column(
-        "model_name",
-        sa.String(128),
-        primary_key=True,
-        comment="the dated model whose candidates are counted",
-    ),
-    sa.Column(
-        "content",
-        sa.UnicodeText,
-        nullable=False,
-        comment="candidates per bin or category of each feature, as JSON",
-    ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment="the run that wrote the row"),
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column("run_date", sa.Date, "the night, as a business date", key=True),
+    column("model_name", sa.String(128), "the dated model whose candidates are counted", key=True),
+    column("content", sa.UnicodeText, "candidates per bin or category of each feature, as JSON"),
+    column("run_id", sa.String(40), "the run that wrote the row"),
     comment="what one model's candidates of one night looked like; what feature_drift is made of",
 )
 
 feature_drift = sa.Table(
     "feature_drift",
     metadata,
-    sa.Column("experiment", sa.String(64), primary_key=True, comment=_EXPERIMENT),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT, key=True),
+    column(
         "model_name",
         sa.String(128),
-        primary_key=True,
-        comment="the dated model whose training rows are compared with",
+        "the dated model whose training rows are compared with",
+        key=True,
     ),
-    sa.Column(
-        "cohort",
-        sa.String(10),
-        primary_key=True,
-        comment="first day of the week or month of run_date",
-    ),
-    sa.Column(
-        "feature", sa.Unicode(128), primary_key=True, comment="name of the column in the queries"
-    ),
-    sa.Column("kind", sa.String(16), nullable=False, comment="number or category"),
-    sa.Column("n", sa.Integer, nullable=False, comment="candidates, mature or not"),
-    sa.Column(
-        "psi",
-        FiniteDouble,
-        nullable=False,
-        comment="population stability index against the training rows",
-    ),
-    sa.Column(
-        "psi_noise",
-        FiniteDouble,
-        nullable=False,
-        comment="what chance alone exceeds in 5 % of cases",
-    ),
-    sa.Column("null_rate", FiniteDouble, nullable=False, comment="share of nulls"),
-    sa.Column(
-        "null_rate_training",
-        FiniteDouble,
-        nullable=False,
-        comment="share of nulls in the training rows",
-    ),
-    sa.Column(
-        "n_new",
-        sa.Integer,
-        nullable=False,
-        comment="candidates of a category that training never saw",
-    ),
-    sa.Column(
+    column("cohort", sa.String(10), "first day of the week or month of run_date", key=True),
+    column("feature", sa.Unicode(128), "name of the column in the queries", key=True),
+    column("kind", sa.String(16), "number or category"),
+    column("n", sa.Integer, "candidates, mature or not"),
+    column("psi", FiniteDouble, "population stability index against the training rows"),
+    column("psi_noise", FiniteDouble, "what chance alone exceeds in 5 % of cases"),
+    column("null_rate", FiniteDouble, "share of nulls"),
+    column("null_rate_training", FiniteDouble, "share of nulls in the training rows"),
+    column("n_new", sa.Integer, "candidates of a category that training never saw"),
+    column(
         "new_categories",
         sa.UnicodeText,
-        comment="these categories, the most common first; null if there are none",
+        "these categories, the most common first; null if there are none",
+        null=True,
     ),
-    sa.Column("run_id", sa.String(40), nullable=False, comment=_SCORE_RUN),
+    column("run_id", sa.String(40), _SCORE_RUN),
     comment=(
         "how far the candidates of one dated model have moved from its training rows, by feature"
         " and cohort"
@@ -745,124 +546,138 @@ sa.Table(
 sa.Table(
     "model_performance",
     views,
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "model_name",
-        sa.String(128),
-        nullable=False,
-        comment="a dated model, or name and version for all its dates",
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("model_name", sa.String(128), "a dated model, or name and version for all its dates"),
+    column(
+        "is_dated", sa.SmallInteger, "1 for a dated model, 0 for all dates of a version together"
     ),
-    sa.Column(
-        "is_dated",
-        sa.SmallInteger,
-        nullable=False,
-        comment="1 for a dated model, 0 for all dates of a version together",
+    column("cohort", sa.String(10), _COHORT),
+    column(
+        "cohort_date",
+        sa.Date,
+        "the cohort as a date, to sort and plot by; null for 'all'",
+        null=True,
     ),
-    sa.Column("cohort", sa.String(10), nullable=False, comment=_COHORT),
-    sa.Column(
-        "cohort_date", sa.Date, comment="the cohort as a date, to sort and plot by; null for 'all'"
-    ),
-    sa.Column("scored_date", sa.Date, comment="run_date of the score run that wrote the figures"),
-    sa.Column("n", sa.Integer, comment="mature predictions"),
-    sa.Column(
+    column("scored_date", sa.Date, "run_date of the score run that wrote the figures", null=True),
+    column("n", sa.Integer, "mature predictions", null=True),
+    column(
         "n_positive",
         sa.Integer,
-        comment="with the outcome; with fewer than 20 of either kind, metrics are null but for psi",
+        "with the outcome; with fewer than 20 of either kind, metrics are null but for psi",
+        null=True,
     ),
-    sa.Column("base_rate", FiniteDouble, comment="n_positive / n"),
-    sa.Column("roc_auc", FiniteDouble, comment="area under the ROC curve, 0 to 1; .5 is chance"),
-    sa.Column("roc_auc_lower", FiniteDouble, comment="lower end of its 95 % interval"),
-    sa.Column("roc_auc_upper", FiniteDouble, comment="upper end of its 95 % interval"),
-    sa.Column("gini", FiniteDouble, comment="2 * roc_auc - 1"),
-    sa.Column(
+    column("base_rate", FiniteDouble, "n_positive / n", null=True),
+    column("roc_auc", FiniteDouble, "area under the ROC curve, 0 to 1; .5 is chance", null=True),
+    column("roc_auc_lower", FiniteDouble, "lower end of its 95 % interval", null=True),
+    column("roc_auc_upper", FiniteDouble, "upper end of its 95 % interval", null=True),
+    column("gini", FiniteDouble, "2 * roc_auc - 1", null=True),
+    column(
         "ks",
         FiniteDouble,
-        comment="Kolmogorov-Smirnov distance between the two outcomes' predictions, 0 to 1",
+        "Kolmogorov-Smirnov distance between the two outcomes' predictions, 0 to 1",
+        null=True,
     ),
-    sa.Column(
+    column(
         "average_precision",
         FiniteDouble,
-        comment="area under the precision-recall curve, 0 to 1; base_rate is chance",
+        "area under the precision-recall curve, 0 to 1; base_rate is chance",
+        null=True,
     ),
-    sa.Column(
-        "lift_top_decile", FiniteDouble, comment="the top tenth's rate as a multiple of base_rate"
+    column(
+        "lift_top_decile",
+        FiniteDouble,
+        "the top tenth's rate as a multiple of base_rate",
+        null=True,
     ),
-    sa.Column(
+    column(
         "capture_top_decile",
         FiniteDouble,
-        comment="share of all outcomes that the top tenth holds, 0 to 1",
+        "share of all outcomes that the top tenth holds, 0 to 1",
+        null=True,
     ),
-    sa.Column("log_loss", FiniteDouble, comment="mean log loss in nats; lower is better"),
-    sa.Column(
+    column("log_loss", FiniteDouble, "mean log loss in nats; lower is better", null=True),
+    column(
         "brier",
         FiniteDouble,
-        comment="mean squared error of the prediction, 0 to 1; lower is better",
+        "mean squared error of the prediction, 0 to 1; lower is better",
+        null=True,
     ),
-    sa.Column(
+    column(
         "brier_skill",
         FiniteDouble,
-        comment="1 - brier / that of predicting base_rate for all; 0 is no skill",
+        "1 - brier / that of predicting base_rate for all; 0 is no skill",
+        null=True,
     ),
-    sa.Column(
+    column(
         "calibration_intercept",
         FiniteDouble,
-        comment="0 if predictions are right on average; in log-odds",
+        "0 if predictions are right on average; in log-odds",
+        null=True,
     ),
-    sa.Column(
+    column(
         "calibration_slope",
         FiniteDouble,
-        comment="1 if right; under 1, predictions are too extreme",
+        "1 if right; under 1, predictions are too extreme",
+        null=True,
     ),
-    sa.Column(
+    column(
         "psi",
         FiniteDouble,
-        comment=(
-            "population stability index against the training rows; null for all dates of a version"
-        ),
+        "population stability index against the training rows; null for all dates of a version",
+        null=True,
     ),
-    sa.Column("psi_noise", FiniteDouble, comment="what chance alone exceeds in 5 % of cases"),
+    column("psi_noise", FiniteDouble, "what chance alone exceeds in 5 % of cases", null=True),
     comment="one model in one cohort, its metrics side by side; from scores",
 )
 
 sa.Table(
     "experiment_status",
     views,
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column("variant", sa.String(64), nullable=False, comment="A, B, control ..."),
-    sa.Column("registered_at", Instant, comment="when the first predict run started, UTC"),
-    sa.Column("first_night", sa.Date, comment="run_date of the first night that is predicted"),
-    sa.Column("last_night", sa.Date, comment="run_date of the newest night that is predicted"),
-    sa.Column("n_nights", sa.Integer, comment="nights that are predicted"),
-    sa.Column(
-        "model_name", sa.String(128), comment="the dated model of last_night; null without a model"
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("variant", sa.String(64), "A, B, control ..."),
+    column("registered_at", Instant, "when the first predict run started, UTC", null=True),
+    column("first_night", sa.Date, "run_date of the first night that is predicted", null=True),
+    column("last_night", sa.Date, "run_date of the newest night that is predicted", null=True),
+    column("n_nights", sa.Integer, "nights that are predicted", null=True),
+    column(
+        "model_name",
+        sa.String(128),
+        "the dated model of last_night; null without a model",
+        null=True,
     ),
-    sa.Column(
-        "n_last_night", sa.Integer, comment="candidates of last_night; null if the variant had none"
+    column(
+        "n_last_night",
+        sa.Integer,
+        "candidates of last_night; null if the variant had none",
+        null=True,
     ),
-    sa.Column("n_selected_last_night", sa.Integer, comment="of these, selected"),
-    sa.Column(
+    column("n_selected_last_night", sa.Integer, "of these, selected", null=True),
+    column(
         "scored_date",
         sa.Date,
-        comment="run_date of the score run that counted what follows; null before the first",
+        "run_date of the score run that counted what follows; null before the first",
+        null=True,
     ),
-    sa.Column("n_predicted", sa.Integer, comment="predictions of all nights until then"),
-    sa.Column("n_mature", sa.Integer, comment="of these, with a closed outcome window"),
-    sa.Column("n_positive", sa.Integer, comment="of the mature, with the outcome"),
-    sa.Column("rate", FiniteDouble, comment="n_positive / n_mature; null if none is mature"),
-    sa.Column(
+    column("n_predicted", sa.Integer, "predictions of all nights until then", null=True),
+    column("n_mature", sa.Integer, "of these, with a closed outcome window", null=True),
+    column("n_positive", sa.Integer, "of the mature, with the outcome", null=True),
+    column("rate", FiniteDouble, "n_positive / n_mature; null if none is mature", null=True),
+    column(
         "lower",
         FiniteDouble,
-        comment="lower end of the rate's 95 % interval on one look; not for daily decisions",
+        "lower end of the rate's 95 % interval on one look; not for daily decisions",
+        null=True,
     ),
-    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
-    sa.Column("n_selected", sa.Integer, comment="of the mature, selected"),
-    sa.Column(
-        "n_selected_positive", sa.Integer, comment="of the mature and selected, with the outcome"
+    column("upper", FiniteDouble, "upper end of the interval", null=True),
+    column("n_selected", sa.Integer, "of the mature, selected", null=True),
+    column(
+        "n_selected_positive", sa.Integer, "of the mature and selected, with the outcome", null=True
     ),
-    sa.Column(
+    column(
         "selected_rate",
         FiniteDouble,
-        comment="n_selected_positive / n_selected; null if none is selected",
+        "n_selected_positive / n_selected; null if none is selected",
+        null=True,
     ),
     comment="one variant of one experiment: what was predicted, and what came of it so far",
 )
@@ -870,53 +685,49 @@ sa.Table(
 sa.Table(
     "current_verdicts",
     views,
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "comparison",
-        sa.String(140),
-        nullable=False,
-        comment="treatment vs control: 'models vs control', 'B vs A'",
-    ),
-    sa.Column("metric", sa.String(64), nullable=False, comment=_METRIC),
-    sa.Column("look_date", sa.Date, nullable=False, comment="the day of the newest look"),
-    sa.Column(
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("comparison", sa.String(140), "treatment vs control: 'models vs control', 'B vs A'"),
+    column("metric", sa.String(64), _METRIC),
+    column("look_date", sa.Date, "the day of the newest look"),
+    column(
         "word",
         sa.String(40),
-        nullable=False,
-        comment="better, worse, no difference larger than d, not yet known, too early, invalid",
+        "better, worse, no difference larger than d, not yet known, too early, invalid",
     ),
-    sa.Column(
+    column(
         "estimate",
         FiniteDouble,
-        comment="difference of the means, first minus second; null while unknown",
+        "difference of the means, first minus second; null while unknown",
+        null=True,
     ),
-    sa.Column(
-        "lower", FiniteDouble, comment="lower end of the interval that holds on all looks together"
+    column(
+        "lower",
+        FiniteDouble,
+        "lower end of the interval that holds on all looks together",
+        null=True,
     ),
-    sa.Column("upper", FiniteDouble, comment="upper end of the interval"),
-    sa.Column("lift", FiniteDouble, comment="relative difference of the means"),
-    sa.Column(
-        "lift_lower", FiniteDouble, comment="lower end of its interval; null where it has no bounds"
+    column("upper", FiniteDouble, "upper end of the interval", null=True),
+    column("lift", FiniteDouble, "relative difference of the means", null=True),
+    column(
+        "lift_lower",
+        FiniteDouble,
+        "lower end of its interval; null where it has no bounds",
+        null=True,
     ),
-    sa.Column("lift_upper", FiniteDouble, comment="upper end of its interval"),
-    sa.Column(
-        "n_treatment",
-        sa.Integer,
-        nullable=False,
-        comment="units (candidates) in the first of the two",
-    ),
-    sa.Column("n_control", sa.Integer, nullable=False, comment="units in the second of the two"),
-    sa.Column(
+    column("lift_upper", FiniteDouble, "upper end of its interval", null=True),
+    column("n_treatment", sa.Integer, "units (candidates) in the first of the two"),
+    column("n_control", sa.Integer, "units in the second of the two"),
+    column(
         "first_decided_date",
         sa.Date,
-        comment=(
-            "the first look whose word was better, worse, no difference or broken; null if none was"
-        ),
+        "the first look whose word was better, worse, no difference or broken; null if none was",
+        null=True,
     ),
-    sa.Column(
+    column(
         "mature_date",
         sa.Date,
-        comment="newest night whose outcome window was closed; null if none was",
+        "newest night whose outcome window was closed; null if none was",
+        null=True,
     ),
     comment=(
         "what is known today: the newest look of each experiment, one row per comparison and metric"
@@ -926,43 +737,43 @@ sa.Table(
 sa.Table(
     "run_history",
     views,
-    sa.Column("run_id", sa.String(40), comment="null for a missed night"),
-    sa.Column("job", sa.String(16), nullable=False, comment="train, predict or score"),
-    sa.Column("experiment", sa.String(64), nullable=False, comment=_EXPERIMENT),
-    sa.Column(
-        "run_date",
-        sa.Date,
-        nullable=False,
-        comment="the business date that the run is for, or that was missed",
-    ),
-    sa.Column(
+    column("run_id", sa.String(40), "null for a missed night", null=True),
+    column("job", sa.String(16), "train, predict or score"),
+    column("experiment", sa.String(64), _EXPERIMENT),
+    column("run_date", sa.Date, "the business date that the run is for, or that was missed"),
+    column(
         "status",
         sa.String(16),
-        nullable=False,
-        comment="running, done, failed, superseded; missed if no run is done for it",
+        "running, done, failed, superseded; missed if no run is done for it",
     ),
-    sa.Column("started_at", Instant, comment="when the run started, UTC"),
-    sa.Column("finished_at", Instant, comment="UTC; null while running"),
-    sa.Column(
+    column("started_at", Instant, "when the run started, UTC", null=True),
+    column("finished_at", Instant, "UTC; null while running", null=True),
+    column(
         "seconds",
         FiniteDouble,
-        comment="from start to finish, to the millisecond; null while running",
+        "from start to finish, to the millisecond; null while running",
+        null=True,
     ),
-    sa.Column(
-        "rows_read", sa.Integer, comment="rows that its queries returned; null unless it was done"
+    column(
+        "rows_read",
+        sa.Integer,
+        "rows that its queries returned; null unless it was done",
+        null=True,
     ),
-    sa.Column(
+    column(
         "rows_written",
         sa.Integer,
-        comment="models, predictions or figures written; null unless it was done",
+        "models, predictions or figures written; null unless it was done",
+        null=True,
     ),
-    sa.Column(
+    column(
         "code_version",
         sa.String(64),
-        comment="abatch's version and commit; -dirty if the code was changed",
+        "abatch's version and commit; -dirty if the code was changed",
+        null=True,
     ),
-    sa.Column("host", sa.Unicode(255), comment="host and process id"),
-    sa.Column("error", sa.UnicodeText, comment="why the run failed; null unless it did"),
+    column("host", sa.Unicode(255), "host and process id", null=True),
+    column("error", sa.UnicodeText, "why the run failed; null unless it did", null=True),
     comment=(
         "every run, and the nights from the first done one to yesterday (UTC) that predict or score"
         " has not done; a night that failed and was not done again is there as failed and as missed"

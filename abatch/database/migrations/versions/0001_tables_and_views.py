@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.views import create_views
 
-revision = "0001_6ac2bee6"
+revision = "0001_7c973223"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -30,7 +30,7 @@ def upgrade() -> None:
         comment='sums and histograms of nights whose outcomes are final, so that score reads a night once; score --rebuild makes them anew'
     )
     op.create_table('conclusions',
-        sa.Column('conclusion_id', sa.Integer(), autoincrement=True, nullable=False, comment='of two, the higher counts'),
+        sa.Column('conclusion_id', sa.Integer(), nullable=False, comment='of two, the higher counts'),
         sa.Column('experiment', sa.String(length=64), nullable=False, comment='name of the experiment in ml_config.yaml'),
         sa.Column('because', sa.UnicodeText(), nullable=False, comment='what was concluded, and why'),
         sa.Column('finding', sa.UnicodeText(), nullable=False, comment='what the newest look said when it was concluded'),
@@ -41,7 +41,7 @@ def upgrade() -> None:
     )
     op.create_index('conclusions_experiment', 'conclusions', ['experiment', 'conclusion_id'], unique=False)
     op.create_table('deletions',
-        sa.Column('deletion_id', sa.Integer(), autoincrement=True, nullable=False, comment='in the order in which they were written'),
+        sa.Column('deletion_id', sa.Integer(), nullable=False, comment='in the order in which they were written'),
         sa.Column('kind', sa.String(length=16), nullable=False, comment='model or snapshot'),
         sa.Column('name', sa.String(length=128), nullable=False, comment='model_name, or content_hash of the snapshot'),
         sa.Column('reason', sa.Unicode(length=1000), nullable=False, comment='why'),
@@ -159,7 +159,7 @@ def upgrade() -> None:
         comment='a prediction of a night that was done again with --force; it may have been acted on'
     )
     op.create_table('promotions',
-        sa.Column('promotion_id', sa.Integer(), autoincrement=True, nullable=False, comment='of two that are effective, the higher counts'),
+        sa.Column('promotion_id', sa.Integer(), nullable=False, comment='of two that are effective, the higher counts'),
         sa.Column('experiment', sa.String(length=64), nullable=False, comment='name of the experiment in ml_config.yaml'),
         sa.Column('variant', sa.String(length=64), nullable=False, comment='the variant whose predictions the model makes'),
         sa.Column('model_name', sa.String(length=128), nullable=False, comment='the dated model that becomes live'),
