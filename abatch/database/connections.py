@@ -393,7 +393,7 @@ def _wait(seconds: float, take: Callable[[], Any]) -> bool:
             retry=retry_if_result(lambda row: row[0] < 0),
             stop=stop_after_delay(seconds),
             wait=wait_fixed(0.2),
-            retry_error_callback=lambda state: state.outcome.result(),
+            retry_error_callback=lambda _: (-1,),
         )(take)[0]
         >= 0
     )
