@@ -31,7 +31,6 @@ from abatch.job import nightly
 from abatch.modelling import registry
 from abatch.night import DAY, Night, find_nights, is_latest, today
 from abatch.pages import report
-from abatch.statistics import drift
 
 
 def require_nights(night: Night) -> None:
@@ -51,7 +50,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
             "a later night is scored already, so tables and report stay those of that night"
         )
     nights = night.read(find_nights, name, night.run_date)
-    cards = night.read(lambda connection: dict(registry.read_cards(connection, name)))
+    cards = night.read(registry.read_cards, name)
     if draw and not night.dry_run:
         files.check_writable(experiment.environment.reports_dir)
 
@@ -74,11 +73,8 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         as_of=night.as_of,
         exposure=registration.exposure,
         start_date=registration.start_date,
-        references={
-            name: drift.Reference(**card["reference"])
-            for name, card in cards.items()
-            if card["reference"]
-        },
+        references={name: card.reference for name, card in cards.items() if card.reference},
+        features={name: card.features for name, card in cards.items()},
         chunk_rows=experiment.environment.chunk_rows,
     )
     with experiment.query("watermark").named():
@@ -103,9 +99,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     reading = looks.read(source, to_read[len(final) :], closed_date)
     n_read += reading.n_read
     parts, tally, *_ = night.read(looks.add, source, reading)
-    figures = night.read(
-        looks.measure, source, parts, cards, closed_date or date.min, night.run_date
-    )
+    figures = night.read(looks.measure, source, parts, closed_date or date.min, night.run_date)
     look = night.read(
         looks.take, source, registration, tally, figures, watermark, mature_date, night.run_date
     )

@@ -20,8 +20,6 @@ LEVELS = [
     {"pages"},
     {"night"},
     {"job"},
-    {"lifecycle"},
-    {"reproduction"},
     {"stories", "commands"},
     {"__main__"},
     {"demo"},

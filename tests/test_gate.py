@@ -9,12 +9,15 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from abatch.modelling.gate import AucDifference, Decision, Rules, compare_auc, decide, refuse
+from abatch.config import Training
+from abatch.modelling.card import Decision, Figure
+from abatch.modelling.gate import Evidence, decide
+from abatch.statistics.metrics import AucDifference, compare_auc
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
 T_3 = 3.182446305284263  # 0.975 quantile of Student's t, 3 degrees of freedom, as tables have it
-OFF = Rules(max_auc_drop=0.02, min_rows=None, calibration_slope=None, max_input_psi=None)
-SLOPE = {"value": 0.9, "lower": 0.7, "upper": 1.1}
+OFF = Training(max_auc_drop=0.02)
+SLOPE = Figure(value=0.9, lower=0.7, upper=1.1)
 BETTER = AucDifference(0.80, 0.75, 0.01, 0.09, 1234)
 FIGURES = (
     f"validation ROC AUC 0.8000 against 0.7500 of {LIVE} on the same 1,234 rows, +0.0500 (+0.0100"
@@ -36,15 +39,14 @@ def draw(rng: np.random.Generator, n: int, new: float, live: float) -> tuple[np.
     return y, *scores, rng.integers(0, 16, n)
 
 
-def judge(rules: Rules = OFF, **changes: Any) -> Decision:
+def judge(rules: Training = OFF, later: str | None = None, **changes: Any) -> Decision:
     """The decision on a new model that is better than the live one, but for the changes."""
-    given: dict[str, Any] = {
-        "n_rows": 5000,
-        "metrics": {"calibration_slope": SLOPE},
-        "live": LIVE,
-        "difference": BETTER,
-    }
-    return decide(rules, **{**given, "input_psi": ("income", 0.05, 0.01), "later": None, **changes})
+    evidence = Evidence(5000, SLOPE, LIVE, BETTER, ("income", 0.05, 0.01))
+    return decide(rules, evidence._replace(**changes), later)
+
+
+def loosen(**rules: Any) -> Training:
+    return OFF.model_copy(update=rules)
 
 
 def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> None:
@@ -137,13 +139,13 @@ def test_decide_non_inferiority_holds(rng: np.random.Generator) -> None:
     )  # of two normal scores, ROC AUC is Phi(shift / sqrt 2)
     worse = [
         judge(
-            OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 0.8, live))
+            loosen(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 0.8, live))
         ).promote
         for _ in range(200)
     ]
     as_good = [
         judge(
-            OFF._replace(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 1.0, live))
+            loosen(max_auc_drop=allowed), difference=compare_auc(*draw(rng, 600, 1.0, live))
         ).promote
         for _ in range(40)
     ]
@@ -181,14 +183,14 @@ def test_decide_max_auc_drop(difference: AucDifference, promote: bool) -> None:
 
 
 def test_decide_sentence_and_evidence() -> None:
-    rules = Rules(
+    rules = Training(
         max_auc_drop=0.02, min_rows=5000, calibration_slope=[0.5, 2.0], max_input_psi=0.25
     )
     decision = judge(rules)
-    assert decision == (
-        True,
-        FIGURES,
-        {
+    assert decision == Decision(
+        promote=True,
+        reason=FIGURES,
+        evidence={
             "rules": {
                 "max_auc_drop": 0.02,
                 "min_rows": 5000,
@@ -197,13 +199,13 @@ def test_decide_sentence_and_evidence() -> None:
             },
             "rows": 5000,
             "live": LIVE,
-            "calibration_slope": SLOPE,
+            "calibration_slope": SLOPE.model_dump(),
             "input_psi": ("income", 0.05, 0.01),
             "difference": {"new": 0.80, "live": 0.75, "lower": 0.01, "upper": 0.09, "n_rows": 1234},
         },
     )
     assert decision.sentence == f"goes live: {FIGURES}"
-    refused = refuse(decision, "somebody else did")
+    refused = decision.refuse("somebody else did")
     assert (
         refused.sentence == "does not go live: somebody else did"
         and refused.evidence == decision.evidence
@@ -233,7 +235,7 @@ def test_decide_sentence_and_evidence() -> None:
         ),
         (
             {"calibration_slope": [0.5, 2.0]},
-            {"metrics": {}},
+            {"calibration_slope": None},
             (
                 "its calibration slope cannot be measured (too few outcomes, or constant"
                 " predictions), expected 0.5 to 2"
@@ -241,7 +243,7 @@ def test_decide_sentence_and_evidence() -> None:
         ),
         (
             {"calibration_slope": [0.5, 2.0]},
-            {"metrics": {"calibration_slope": {"value": None, "lower": None, "upper": None}}},
+            {"calibration_slope": Figure(value=None, lower=None, upper=None)},
             (
                 "its calibration slope cannot be measured (too few outcomes, or constant"
                 " predictions), expected 0.5 to 2"
@@ -267,17 +269,20 @@ def test_decide_sentence_and_evidence() -> None:
 def test_decide_each_rule(
     rule: dict[str, Any], changes: dict[str, Any], reason: str | None
 ) -> None:
-    assert judge(OFF._replace(**rule), **changes)[:2] == (
+    decision = judge(loosen(**rule), **changes)
+    assert (decision.promote, decision.reason) == (
         (True, FIGURES) if reason is None else (False, reason)
     )
 
 
 def test_decide_rules_that_are_off() -> None:
-    assert judge(n_rows=1, metrics={}, input_psi=("income", 9.0, 0.0)).promote
+    assert judge(n_rows=1, calibration_slope=None, input_psi=("income", 9.0, 0.0)).promote
 
 
 def test_decide_tells_all_that_is_wrong() -> None:
-    rules = Rules(max_auc_drop=0.0, min_rows=6000, calibration_slope=[1.5, 2.0], max_input_psi=0.01)
+    rules = Training(
+        max_auc_drop=0.0, min_rows=6000, calibration_slope=[1.5, 2.0], max_input_psi=0.01
+    )
     worse = AucDifference(0.70, 0.75, -0.09, -0.01, 1234)
     reasons = judge(rules, difference=worse).reason.split("; ")
     assert [reason.split(",")[0] for reason in reasons] == [
@@ -290,9 +295,12 @@ def test_decide_tells_all_that_is_wrong() -> None:
 
 def test_decide_cannot_be_compared() -> None:
     decision = judge(difference="its columns are gone")
-    assert decision[:2] == (False, f"it cannot be compared with {LIVE}: its columns are gone")
+    assert (decision.promote, decision.reason) == (
+        False,
+        f"it cannot be compared with {LIVE}: its columns are gone",
+    )
     assert decision.evidence["difference"] == "its columns are gone"
-    both = judge(OFF._replace(min_rows=6000), difference="its columns are gone")
+    both = judge(loosen(min_rows=6000), difference="its columns are gone")
     assert both.reason.startswith("5,000 training rows, fewer") and both.reason.endswith(
         "; " + decision.reason
     )
@@ -302,14 +310,14 @@ def test_decide_first_model() -> None:
     first: dict[str, Any] = {"live": None, "difference": "it has no record", "input_psi": None}
     assert judge(**first).sentence == "goes live: the first model of its variant"
     assert judge(
-        **first, metrics={}
+        **first, calibration_slope=None
     ).promote  # without a rule for the slope nothing needs to be measured
-    refused = judge(OFF._replace(min_rows=6000), **first)
+    refused = judge(loosen(min_rows=6000), **first)
     assert (
         refused.sentence
         == "does not go live: 5,000 training rows, fewer than the 6,000 that are asked for"
     )
-    assert not judge(OFF._replace(calibration_slope=[0.5, 2.0]), **first, metrics={}).promote
+    assert not judge(loosen(calibration_slope=[0.5, 2.0]), **first, calibration_slope=None).promote
 
 
 @pytest.mark.parametrize("live", [LIVE, None])

@@ -11,8 +11,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from abatch.modelling import estimators, features, inspection
+from abatch.modelling.card import Importance, Subgroup
 
 TYPES = {"income": "number", "noise": "number", "region": "category"}
+
+
+def through_json(rows: list[Any]) -> list[Any]:
+    """The rows as a card brings them back; JSON has no nan."""
+    return [
+        type(row).model_validate_json(json.dumps(row.model_dump(), allow_nan=False)) for row in rows
+    ]
 
 
 def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -54,17 +62,15 @@ def test_measure_importances_equals_scikit_learn(rng: np.random.Generator, path:
     expected = permutation_importance(
         pipeline, X, y, scoring="roc_auc", n_repeats=inspection.N_REPEATS, random_state=7
     )
-    assert [row["feature"] for row in found] == [
+    assert [row.feature for row in found] == [
         X.columns[i] for i in np.argsort(-expected.importances_mean)
     ]
-    by_name = {row["feature"]: (row["importance"], row["sd"]) for row in found}
+    by_name = {row.feature: (row.importance, row.sd) for row in found}
     for name, mean, sd in zip(
         X.columns, expected.importances_mean, expected.importances_std, strict=True
     ):
         assert by_name[name] == pytest.approx((mean, sd), abs=1e-12)
-    assert (
-        found[0]["feature"] == "income" and json.loads(json.dumps(found, allow_nan=False)) == found
-    )
+    assert found[0].feature == "income" and through_json(found) == found
 
 
 def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -> None:
@@ -82,9 +88,9 @@ def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -
     y = X["income"].to_numpy().astype(np.int64)
     pipeline = estimators.make_pipeline_for(LogisticRegression(), {"income": "number"}).fit(X, y)
     first, *others = inspection.measure_importances(pipeline, X, y, 0)
-    assert first["feature"] == "income" and first["importance"] == pytest.approx(0.5, abs=0.03)
+    assert first.feature == "income" and first.importance == pytest.approx(0.5, abs=0.03)
     assert others == [
-        {"feature": name, "importance": 0.0, "sd": 0.0} for name in ("also noise", "noise")
+        Importance(feature=name, importance=0.0, sd=0.0) for name in ("also noise", "noise")
     ]
 
 
@@ -107,7 +113,7 @@ def test_measure_importances_many_rows_and_a_rare_outcome(
     exact = permutation_importance(
         pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0
     ).importances_mean
-    assert found[0]["importance"] == pytest.approx(exact[0], abs=0.05)
+    assert found[0].importance == pytest.approx(exact[0], abs=0.05)
     assert (
         inspection.measure_importances(pipeline, X, y, 3)
         == found
@@ -129,7 +135,7 @@ def test_measure_importances_too_few_outcomes(rng: np.random.Generator) -> None:
     assert len(inspection.measure_importances(pipeline, X, few, 0)) == 3
 
 
-def measure(column: Any, y: Any = None, prediction: Any = None) -> list[dict[str, Any]]:
+def measure(column: Any, y: Any = None, prediction: Any = None) -> list[Subgroup]:
     n = len(column)
     y = np.zeros(n, dtype=np.int64) if y is None else y
     prediction = np.full(n, 0.5) if prediction is None else prediction
@@ -143,29 +149,29 @@ def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
     prediction = rng.uniform(0.01, 0.3, 3000) + 0.5 * y * rng.random(3000)
     bucket = rng.integers(0, 64, 3000)
     found = inspection.measure_subgroups(X[["region", "income"]], y, prediction, bucket, 64)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert through_json(found) == found
     regions, incomes = (
-        [row for row in found if row["column"] == name] for name in ("region", "income")
+        [row for row in found if row.column == name] for name in ("region", "income")
     )
-    assert sum(row["n"] for row in regions) == sum(row["n"] for row in incomes) == 3000
+    assert sum(row.n for row in regions) == sum(row.n for row in incomes) == 3000
     for row in regions:
-        own = X["region"].fillna("(null)").eq(row["value"]).to_numpy()
-        assert (row["n"], row["n_positive"]) == (own.sum(), y[own].sum())
-        assert (row["base_rate"], row["mean_prediction"]) == pytest.approx(
+        own = X["region"].fillna("(null)").eq(row.value).to_numpy()
+        assert (row.n, row.n_positive) == (own.sum(), y[own].sum())
+        assert (row.base_rate, row.mean_prediction) == pytest.approx(
             (y[own].mean(), prediction[own].mean())
         )
-        assert row["roc_auc"] == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
-        assert row["lower"] < row["roc_auc"] < row["upper"]
-    assert regions[-1]["value"] == incomes[-1]["value"] == "(null)"
+        assert row.roc_auc == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
+        assert row.lower < row.roc_auc < row.upper
+    assert regions[-1].value == incomes[-1].value == "(null)"
 
 
 def test_measure_subgroups_too_few_outcomes_are_counted() -> None:
     y = np.repeat([0, 1], [100, 19])
     (row,) = measure(["a"] * 119, y, np.linspace(0.1, 0.9, 119))
-    assert row["roc_auc"] is row["lower"] is row["upper"] is None
-    assert (row["n"], row["n_positive"], row["base_rate"]) == (119, 19, pytest.approx(19 / 119))
+    assert row.roc_auc is row.lower is row.upper is None
+    assert (row.n, row.n_positive, row.base_rate) == (119, 19, pytest.approx(19 / 119))
     (row,) = measure(["a"] * 120, np.repeat([0, 1], [100, 20]), np.linspace(0.1, 0.9, 120))
-    assert row["roc_auc"] == 1.0
+    assert row.roc_auc == 1.0
 
 
 def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
@@ -173,10 +179,10 @@ def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
         letter for i, letter in enumerate("abcdefghijklmn") for _ in range(20 - i)
     ]  # 20 of a, ... 7 of n
     column = pd.Series([*values, "o", "o", np.nan, None], dtype=object)
-    found = {row["value"]: row["n"] for row in measure(column)}
+    found = {row.value: row.n for row in measure(column)}
     assert [*found] == [*"abcdefghijkl", "(other)", "(null)"]
     assert [*found.values()] == [*range(20, 8, -1), 8 + 7 + 2, 2]
-    assert [row["value"] for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == [
+    assert [row.value for row in measure(pd.Series(["b", "a", "c", "c"], dtype=object))] == [
         "c",
         "a",
         "b",
@@ -198,9 +204,7 @@ def test_measure_subgroups_text_common_values_others_and_nulls() -> None:
 def test_measure_subgroups_number_by_quartiles(
     values: list[float], expected: dict[str, int]
 ) -> None:
-    assert {
-        row["value"]: row["n"] for row in measure(np.array(values, dtype=np.float64))
-    } == expected
+    assert {row.value: row.n for row in measure(np.array(values, dtype=np.float64))} == expected
 
 
 def test_measure_subgroups_no_columns() -> None:

@@ -17,11 +17,18 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import job, lifecycle, reproduction
+from abatch import job
 from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import deletions, models, promotions, runs
-from abatch.modelling import code, registry, retraining, snapshots
+from abatch.modelling import (
+    code,
+    registry,
+    reproduction,
+    retention,
+    retraining,
+    snapshots,
+)
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, open_engine, write_config
 
@@ -295,29 +302,27 @@ def test_delete_never_what_is_live(
 def test_retention_keeps_what_was_ever_live(bank: Experiment, engine: sa.Engine) -> None:
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)  # never live
     keep = alter(bank, retention=Retention(model_days=1, snapshot_gigabytes=0))
-    assert [line.split()[0] for line in lifecycle.apply_retention(keep, engine, "me")] == [
-        "snapshot"
-    ]  # the model is of today
+    assert [
+        line.split()[0] for line in retention.apply(keep.environment, engine, job.utc_now(), "me")
+    ] == ["snapshot"]  # the model is of today
     with engine.begin() as connection:
         connection.execute(runs.update().values(started_at=job.utc_now() - 2 * DAY))
     assert (
-        len(lifecycle.apply_retention(keep, engine, "me")) == 2
+        len(retention.apply(keep.environment, engine, job.utc_now(), "me")) == 2
     )  # both variants' models of the later night
     assert sorted(path.name for path in bank.environment.models_dir.glob("*2026*.pkl")) == [
         f"{A1}.pkl",
         f"{A1.replace('A', 'B')}.pkl",
     ]
     assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
-    assert lifecycle.apply_retention(keep, engine, "me") == []
+    assert retention.apply(keep.environment, engine, job.utc_now(), "me") == []
     with engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {
             "model",
             "snapshot",
         }
-        assert (
-            retraining.find_last(dict(registry.read_cards(connection, "card_offer")), FIRST_NIGHT)
-            is not None
-        )
+        cards = registry.read_cards(connection, "card_offer").values()
+        assert retraining.find_last(cards, FIRST_NIGHT) is not None
 
 
 def test_retention_waits_for_a_run_that_may_promote_yet(
@@ -329,7 +334,21 @@ def test_retention_waits_for_a_run_that_may_promote_yet(
             runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
         )
     keep = alter(bank, retention=Retention(snapshot_gigabytes=0))
-    assert lifecycle.apply_retention(keep, engine, "me") == []
+    assert retention.apply(keep.environment, engine, job.utc_now(), "me") == []
+
+
+def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
+    bank: Experiment, engine: sa.Engine
+) -> None:
+    night = FIRST_NIGHT + 7 * DAY
+    train.train(with_training(bank, min_rows=10_000), engine, night)
+    none = alter(bank, retention=Retention(snapshot_gigabytes=0)).environment
+    retention.apply(none, engine, job.utc_now(), "me")
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
+    train.train(with_training(bank, min_rows=10_000), engine, night, force=True)
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
+    retention.remove_deleted(bank.environment, engine)
+    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
 
 
 def test_reproduce_parameters_with_whole_numbers_as_keys(
@@ -342,19 +361,6 @@ def test_reproduce_parameters_with_whole_numbers_as_keys(
     )
     train.train(weighted, engine, FIRST_NIGHT + 7 * DAY)
     assert reproduction.reproduce(engine, {"card_offer": weighted}, A8).is_reproduced
-
-
-def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
-    bank: Experiment, engine: sa.Engine
-) -> None:
-    night = FIRST_NIGHT + 7 * DAY
-    train.train(with_training(bank, min_rows=10_000), engine, night)
-    lifecycle.apply_retention(alter(bank, retention=Retention(snapshot_gigabytes=0)), engine, "me")
-    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
-    train.train(with_training(bank, min_rows=10_000), engine, night, force=True)
-    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
-    lifecycle.remove_deleted(bank, engine)
-    assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
 
 
 def test_snapshots_command(

@@ -24,7 +24,7 @@ from abatch.errors import DataError
 from abatch.experiment import registrations, terms
 from abatch.modelling import registry
 from abatch.pages import lineage
-from tests.conftest import make_registration
+from tests.conftest import make_card, make_registration
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 
@@ -117,7 +117,7 @@ def make_model(model_name: str, variant: str, **changes: object) -> dict:
     }
     return {
         **row,
-        "card": json.dumps({"config_hash": "c" * 64}),
+        "card": make_card(config_hash="c" * 64).to_json(),
         "decision": "goes live",
         **changes,
     }

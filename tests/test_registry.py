@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from abatch.config import load_experiments
 from abatch.database import connections, migrations
-from abatch.database.tables import deletions, models, promotions, runs
+from abatch.database.tables import deletions, models, promotions
 from abatch.errors import FileError, RegistryError
 from abatch.modelling import registry
-from tests.conftest import alter, as_stored, write_config
+from abatch.modelling.card import Card, Decision
+from tests.conftest import alter, as_stored, make_card, write_config
 
-STEM = "modelA_v1.0"
+UNDATED = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
 CARD: dict[str, Any] = {
     "experiment": "card_offer",
@@ -40,6 +41,7 @@ CARD: dict[str, Any] = {
     "run_id": "run1",
     "snapshot": "ab" * 32,
 }
+GOES_LIVE = Decision(promote=True, reason="Ærø 日本", evidence={})
 
 
 class CannotBeLoaded:
@@ -69,17 +71,24 @@ def save(
     folder: Path,
     run_date: date,
     pipeline: object = None,
-    stem: str = STEM,
+    undated: str = UNDATED,
     **changes: Any,
 ) -> str:
     """Choose a name, write the files, write the row."""
     with engine.begin() as connection:
-        name = registry.choose_model_name(connection, folder, stem, run_date)
-        card = {**CARD, "run_date": run_date, **changes}
-        card["name"], _, card["version"] = stem.rpartition("_v")
-        card = registry.save_model(folder, name, pipeline or fit(), card)
-        registry.add_model(connection, card, "goes live: Ærø 日本")
+        name = registry.choose_model_name(connection, folder, undated, run_date)
+        changes["name"], _, changes["version"] = undated.rpartition("_v")
+        card = write_files(folder, name, pipeline or fit(), run_date=run_date, **changes)
+        registry.add_model(connection, card, GOES_LIVE)
     return name
+
+
+def write_files(folder: Path, model_name: str, pipeline: Any, **changes: Any) -> Card:
+    file = registry.pickle_model(model_name, pipeline)
+    facts = {"model_name": model_name, "file": file.name, "sha256": file.sha256}
+    card = make_card(**{**CARD, **facts, **changes})
+    registry.save_model(folder, file, card)
+    return card
 
 
 def promote(
@@ -114,12 +123,13 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     model = load(engine, tmp_path, name)
     assert name == model.model_name == "modelA_v1.0_2026-09-07"
     assert model.pipeline.predict_proba([[0]]).tolist() == [[0.75, 0.25]]
-    assert model.card["query"] == CARD["query"] and model.card["to_date"] == "2026-09-01"
+    assert model.card.query == CARD["query"] and model.card.to_date == date(2026, 9, 1)
     assert (tmp_path / f"{name}.json").read_text(encoding="utf-8").count("Ærø") == 1
     with engine.connect() as connection:
         row = connection.execute(sa.select(models)).one()
-        assert [card["rows"] for _, card in registry.read_cards(connection, "card_offer")] == [4]
-        assert list(registry.read_cards(connection, "another")) == []
+        cards = registry.read_cards(connection, "card_offer")
+        assert [(name, card.rows) for name, card in cards.items()] == [(name, 4)]
+        assert registry.read_cards(connection, "another") == {}
     assert (row.as_of, row.from_date, row.file) == (
         as_stored(engine, CARD["as_of"]),
         CARD["from_date"],
@@ -133,7 +143,7 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     assert (row.variant, row.rows, row.seed, row.code_version) == ("A", 4, 0, "0.1.0")
     assert (row.name, row.version, row.run_date) == ("modelA", "1.0", MONDAY)
     content = (tmp_path / f"{name}.pkl").read_bytes()
-    assert row.sha256 == model.card["sha256"] == hashlib.sha256(content).hexdigest()
+    assert row.sha256 == model.card.sha256 == hashlib.sha256(content).hexdigest()
     assert (
         row.environment_hash
         == hashlib.sha256(f'{{"numpy": "{np.__version__}"}}'.encode()).hexdigest()
@@ -248,47 +258,6 @@ def test_find_deletion(engine: sa.Engine) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("days", "chosen"), [(None, []), (31, []), (30, [0]), (10, [0]), (9, [0, 3]), (0, [0, 3])]
-)
-def test_choose_to_delete(
-    bank: sa.Engine, tmp_path: Path, days: int | None, chosen: list[int]
-) -> None:
-    """Never what was live or will be, and not twice.
-
-    Of a run that is in its tenth day, nine days count.
-    """
-    now = datetime(2026, 10, 1, 12)
-    ages = [
-        timedelta(days=30),
-        timedelta(days=60),
-        timedelta(days=60),
-        timedelta(days=10, seconds=-1),
-        timedelta(days=60),
-    ]
-    names = [save(bank, tmp_path, MONDAY, run_id=f"run{i}") for i in range(len(ages))]
-    run = {
-        "job": "train",
-        "experiment": "card_offer",
-        "status": "failed",
-        "code_version": "0.1.0",
-        "config_hash": "0" * 64,
-        "host": "h",
-    }
-    started = [
-        {"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age}
-        for i, age in enumerate(ages)
-    ]
-    with bank.begin() as connection:
-        connection.execute(runs.insert(), [{**run, **row} for row in started])
-    promote(bank, names[1], MONDAY)
-    promote(bank, names[2], date(2027, 1, 1))
-    delete(bank, names[4])
-    with bank.connect() as connection:
-        found = sorted(registry.choose_to_delete(connection, now, days))
-    assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
-
-
 def test_remove_files_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "m1.json").mkdir()
     with pytest.raises(FileError, match=rf"^{tmp_path}/m1\.json: cannot be written"):
@@ -313,9 +282,7 @@ def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> N
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:
-    registry.save_model(
-        tmp_path, "modelA_v1.0_2026-09-07", fit(0.5), CARD
-    )  # died before its row was written
+    write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5))  # died before its row was written
     orphan = (tmp_path / "modelA_v1.0_2026-09-07.pkl").read_bytes()
     name = save(bank, tmp_path, MONDAY, fit(0.25))
     assert name == "modelA_v1.0_2026-09-07"
@@ -328,7 +295,7 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
     contents: dict[str, bytes] = {}
     for i, share in enumerate((0.1, 0.2, 0.3)):
         name = save(bank, tmp_path, MONDAY, fit(share))
-        assert name == STEM + "_2026-09-07" + ("" if i == 0 else f"_{i + 1}")
+        assert name == UNDATED + "_2026-09-07" + ("" if i == 0 else f"_{i + 1}")
         assert all((tmp_path / file).read_bytes() == content for file, content in contents.items())
         contents |= {
             file: (tmp_path / file).read_bytes() for file in (f"{name}.pkl", f"{name}.json")
@@ -338,9 +305,9 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
 
 def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
-    card = registry.save_model(tmp_path, name, fit(0.9), CARD)
+    card = write_files(tmp_path, name, fit(0.9), run_id="run2")
     with pytest.raises(sa.exc.IntegrityError), bank.begin() as connection:
-        registry.add_model(connection, {**card, "run_id": "run2"}, "goes live")
+        registry.add_model(connection, card, GOES_LIVE)
 
 
 def test_find_live_effective_dates(engine: sa.Engine) -> None:
@@ -409,25 +376,25 @@ def test_link_latest_follows(tmp_path: Path) -> None:
         "modelA_v1.0_2026-09-07",
     ):
         (tmp_path / f"{name}.pkl").write_text(name)
-        registry.link_latest(tmp_path, {STEM: name, "modelB_v1.0": None})
+        registry.link_latest(tmp_path, {UNDATED: name, "modelB_v1.0": None})
         assert (
             link.read_text() == name and os.readlink(link) == f"{name}.pkl"
         )  # relative: the folder may be moved
         assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
-    registry.link_latest(tmp_path, {STEM: None})
+    registry.link_latest(tmp_path, {UNDATED: None})
     assert not link.is_symlink() and not list(tmp_path.glob(".*"))
 
 
 def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "modelA_v1.0_latest.pkl").write_text("a copy, not a link")
-    registry.link_latest(tmp_path, {STEM: "modelA_v1.0_2026-09-07"})
+    registry.link_latest(tmp_path, {UNDATED: "modelA_v1.0_2026-09-07"})
     assert os.readlink(tmp_path / "modelA_v1.0_latest.pkl") == "modelA_v1.0_2026-09-07.pkl"
 
 
-def test_link_latest_stem_that_begins_another(bank: sa.Engine, tmp_path: Path) -> None:
-    other = save(bank, tmp_path, MONDAY, stem="m_v1_x_v2")
-    names = [save(bank, tmp_path, TUESDAY, stem="m_v1") for _ in range(2)]
-    save(bank, tmp_path, TUESDAY, stem="modelA_v2.0", experiment="another")
+def test_link_latest_name_that_begins_another(bank: sa.Engine, tmp_path: Path) -> None:
+    other = save(bank, tmp_path, MONDAY, undated="m_v1_x_v2")
+    names = [save(bank, tmp_path, TUESDAY, undated="m_v1") for _ in range(2)]
+    save(bank, tmp_path, TUESDAY, undated="modelA_v2.0", experiment="another")
     save(bank, tmp_path, TUESDAY)
     assert (other, names[1]) == ("m_v1_x_v2_2026-09-07", "m_v1_2026-09-08_2")
     promote(bank, other, MONDAY, variant="B")
@@ -436,7 +403,7 @@ def test_link_latest_stem_that_begins_another(bank: sa.Engine, tmp_path: Path) -
     with bank.connect() as connection:
         before = registry.find_links(connection, "card_offer", TUESDAY)
         links = registry.find_links(connection, "card_offer", WEDNESDAY)
-    assert before == {"m_v1": names[0], "m_v1_x_v2": other, STEM: None}
+    assert before == {"m_v1": names[0], "m_v1_x_v2": other, UNDATED: None}
     assert links == {**before, "m_v1": names[1]}
     registry.link_latest(tmp_path, links)
     assert os.readlink(tmp_path / "m_v1_latest.pkl") == "m_v1_2026-09-08_2.pkl"
@@ -446,4 +413,4 @@ def test_link_latest_stem_that_begins_another(bank: sa.Engine, tmp_path: Path) -
 def test_link_latest_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
     with pytest.raises(FileError, match="cannot be written"):
-        registry.link_latest(tmp_path / "models", {STEM: "modelA_v1.0_2026-09-07"})
+        registry.link_latest(tmp_path / "models", {UNDATED: "modelA_v1.0_2026-09-07"})

@@ -20,7 +20,14 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.pages import gaps, report
-from tests.conftest import FIRST_NIGHT, REGISTERED, ROOT, open_engine, write_config
+from tests.conftest import (
+    FIRST_NIGHT,
+    REGISTERED,
+    ROOT,
+    make_card,
+    open_engine,
+    write_config,
+)
 
 RUN_DATE = date(2026, 10, 20)
 DAY = timedelta(days=1)
@@ -279,7 +286,9 @@ def model(model_name: str, roc_auc: float | None) -> Row:
     return tables.models, {
         **row,
         "environment_hash": "0",
-        "card": json.dumps({"metrics": {"roc_auc": {"value": roc_auc}}}),
+        "card": make_card(
+            metrics={"roc_auc": {"value": roc_auc, "lower": None, "upper": None}}
+        ).to_json(),
         "run_id": "t1",
         "snapshot": "5" * 64,
         "decision": "goes live",

@@ -15,10 +15,9 @@ import sqlalchemy as sa
 import yaml
 
 import train
-from abatch import reproduction
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
-from abatch.modelling import libraries, snapshots
+from abatch.modelling import libraries, reproduction, snapshots
 from demo import simulate
 from tests.conftest import (
     FIRST_NIGHT,
@@ -248,7 +247,7 @@ def test_reproduce_code_edited(bank: Experiment, engine: sa.Engine, tmp_path: Pa
     source = copy / "abatch" / "modelling" / "training.py"
     source.write_text(
         source.read_text(encoding="utf-8").replace(
-            "N_REFERENCE_BUCKETS = 6", "N_REFERENCE_BUCKETS = 9"
+            "N_HOLDOUT_BUCKETS = 6", "N_HOLDOUT_BUCKETS = 9"
         ),
         encoding="utf-8",
     )

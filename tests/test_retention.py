@@ -86,9 +86,6 @@ def test_choose_snapshots_by_both(engine: sa.Engine, kept: Path) -> None:
 
 
 def test_find_needed(engine: sa.Engine, kept: Path) -> None:
-    add_model(
-        engine, "modelA_v1.0_2026-01-01", None, promote=True
-    )  # trained before snapshots were kept
     with engine.connect() as connection:
         assert retention.find_needed(connection) == {"live"}
 

@@ -7,18 +7,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from abatch.config import Experiment, Retrain, load_experiments
 from abatch.database import tables
 from abatch.modelling import retraining
-from abatch.modelling.retraining import Finding, Rules
+from abatch.modelling.card import Card
+from abatch.modelling.retraining import Finding
+from tests.conftest import QUICK_MODELS, alter, make_card, write_config
 
-ALL = Rules(min_days=7, max_days=30, new_rows=1000, psi=0.2, auc_drop=0.03)
-NONE = Rules(min_days=1, max_days=None, new_rows=None, psi=None, auc_drop=None)
+ALL = Retrain(min_days=7, max_days=30, new_rows=1000, psi=0.2, auc_drop=0.03)
+NONE = Retrain.model_construct(min_days=1, max_days=None, new_rows=None, psi=None, auc_drop=None)
 MODEL = "modelA_v1.0_2026-09-07"
 
 
 @pytest.mark.parametrize(("days", "is_due"), [(0, False), (29, False), (30, True), (31, True)])
 def test_judge_age(days: int, is_due: bool) -> None:
-    assert retraining.judge_age(ALL, days) == [
+    assert [*retraining.judge_age(ALL, days)] == [
         Finding(f"the last training is {days} days old (limit 30)", is_due)
     ]
 
@@ -28,7 +31,7 @@ def test_judge_age(days: int, is_due: bool) -> None:
     [(0, "0", False), (999, "999", False), (1000, "1,000", True), (25_000, "25,000", True)],
 )
 def test_judge_rows(n_new: int, words: str, is_due: bool) -> None:
-    assert retraining.judge_rows(ALL, n_new) == [
+    assert [*retraining.judge_rows(ALL, n_new)] == [
         Finding(f"{words} rows have matured since (limit 1,000)", is_due)
     ]
 
@@ -46,7 +49,7 @@ def test_judge_rows(n_new: int, words: str, is_due: bool) -> None:
 )
 def test_judge_drift(psi: float, noise: float, is_due: bool) -> None:
     words = f"PSI {psi:.3f} of income of {MODEL} (limit 0.2, noise {noise:.3f})"
-    assert retraining.judge_drift(ALL, (f"income of {MODEL}", psi, noise)) == [
+    assert [*retraining.judge_drift(ALL, (f"income of {MODEL}", psi, noise))] == [
         Finding(words, is_due)
     ]
 
@@ -63,20 +66,21 @@ def test_judge_drift(psi: float, noise: float, is_due: bool) -> None:
 )
 def test_judge_performance(value: float, upper: float | None, is_due: bool) -> None:
     words = f"ROC AUC {value:.3f} of {MODEL} against 0.755 when it was validated (limit -0.03)"
-    assert retraining.judge_performance(ALL, {MODEL: (value, upper)}, {MODEL: 0.755}) == [
+    assert [*retraining.judge_performance(ALL, {MODEL: (value, upper)}, {MODEL: 0.755})] == [
         Finding(words, is_due)
     ]
 
 
 def test_judge_performance_at_the_limit() -> None:
-    exact = ALL._replace(auc_drop=0.25)  # of which floats make no rounding
-    assert not retraining.judge_performance(exact, {MODEL: (0.4, 0.5)}, {MODEL: 0.75})[0].is_due
-    assert retraining.judge_performance(exact, {MODEL: (0.4, 0.4999)}, {MODEL: 0.75})[0].is_due
+    exact = ALL.model_copy(update={"auc_drop": 0.25})  # of which floats make no rounding
+    (at,) = retraining.judge_performance(exact, {MODEL: (0.4, 0.5)}, {MODEL: 0.75})
+    (below,) = retraining.judge_performance(exact, {MODEL: (0.4, 0.4999)}, {MODEL: 0.75})
+    assert not at.is_due and below.is_due
 
 
 def test_judge_performance_each_model() -> None:
     found = {"A": (0.7, 0.71), "B": (0.7, 0.71), "C": (0.7, 0.71), "D": (0.7, 0.71)}
-    findings = retraining.judge_performance(ALL, found, {"A": 0.8, "B": 0.72, "C": None})
+    findings = [*retraining.judge_performance(ALL, found, {"A": 0.8, "B": 0.72, "C": None})]
     assert [(finding.words[:16], finding.is_due) for finding in findings] == [
         ("ROC AUC 0.700 of", True),
         ("ROC AUC 0.700 of", False),
@@ -87,24 +91,22 @@ def test_judge_performance_each_model() -> None:
 
 
 def test_judge_nothing_measured_is_not_due() -> None:
-    assert retraining.judge_drift(ALL, None) == [Finding("no drift has been measured", False)]
+    assert [*retraining.judge_drift(ALL, None)] == [Finding("no drift has been measured", False)]
     for found, validated in (
         ({}, {MODEL: 0.7}),
         ({MODEL: (0.5, 0.5)}, {}),
         ({MODEL: (0.5, 0.5)}, {MODEL: None}),
     ):
-        assert retraining.judge_performance(ALL, found, validated) == [
+        assert [*retraining.judge_performance(ALL, found, validated)] == [
             Finding("no performance has been measured", False)
         ]
 
 
 def test_judge_rules_that_are_off() -> None:
-    assert retraining.judge_age(NONE, 9999) == retraining.judge_rows(NONE, 10**9) == []
-    assert (
-        retraining.judge_drift(NONE, ("income", 9.0, 0.0))
-        == retraining.judge_performance(NONE, {MODEL: (0.1, 0.1)}, {MODEL: 0.9})
-        == []
-    )
+    assert [*retraining.judge_age(NONE, 9999), *retraining.judge_rows(NONE, 10**9)] == []
+    drifted = retraining.judge_drift(NONE, ("income", 9.0, 0.0))
+    dropped = retraining.judge_performance(NONE, {MODEL: (0.1, 0.1)}, {MODEL: 0.9})
+    assert [*drifted, *dropped] == []
 
 
 @pytest.mark.parametrize(
@@ -125,53 +127,48 @@ def test_find_last(run_date: date, expected: tuple[date, dict[str, int]] | None)
         ("modelA_v1.0_2026-09-30_2", "2026-09-30"),
         ("a_v1.0_2020-01-01_v2_2027-01-01", "2027-01-01"),
     ]
-    cards = {
-        name: {"n": n, "run_date": day, "run_id": "r"} for n, (name, day) in enumerate(names, 1)
-    }
+    cards = [
+        make_card(model_name=name, rows=n, run_date=day) for n, (name, day) in enumerate(names, 1)
+    ]
     last = retraining.find_last(cards, run_date)
-    assert (last and (last[0], {"n": last[1]["n"]})) == expected
+    assert (last and (last.run_date, {"n": last.rows})) == expected
 
 
 def test_find_last_of_nothing() -> None:
-    assert retraining.find_last({}, date(2026, 9, 7)) is None
+    assert retraining.find_last([], date(2026, 9, 7)) is None
 
 
-CONFIG: dict[str, Any] = {
-    "models": {
-        "A": {
-            "name": "modelA",
-            "version": "1.0",
-            "estimator": "sklearn.linear_model.LogisticRegression",
-            "params": {"C": 1.0},
-        }
-    },
-    "training": {
-        "seed": 0,
-        "not_features": ["sex"],
-        "validation_share": 0.2,
-        "window": "rolling",
-        "days": 365,
-        "start_date": None,
-        "max_auc_drop": 0.02,
-        "subgroups": [],
-    },
-    "select_top": 0.1,
-}
+@pytest.fixture(scope="module")
+def offer(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """An experiment with one model, for tests that need no database."""
+    model = {**QUICK_MODELS["A"], "params": {"C": 1.0}}
+    path = write_config(
+        tmp_path_factory.mktemp("offer"),
+        "sqlite://",
+        models={"A": model},
+        split={"A": 0.9, "control": 0.1},
+        verdicts=["models_vs_control"],
+    )
+    offer = load_experiments(path, "dev")["card_offer"]
+    return alter(offer, training=offer.training.model_copy(update={"not_features": ["sex"]}))
 
 
-def test_is_recipe() -> None:
-    card = {"config": CONFIG, "query": "select 1"}
-    assert retraining.is_recipe(card, CONFIG, "select 1")
-    other = {
-        **CONFIG,
-        "select_top": 0.2,
-        "training": {**CONFIG["training"], "max_auc_drop": 0.5, "subgroups": ["sex"]},
-    }
-    assert retraining.is_recipe(card, other, "select 1")  # none of it makes another model
-    assert not retraining.is_recipe(card, CONFIG, "select 2")
-    assert not retraining.is_recipe(
-        {"query": "select 1"}, CONFIG, "select 1"
-    )  # a card of before configs were kept
+def describe(experiment: Experiment) -> Card:
+    """The card of a model that was trained so."""
+    config = {**experiment.describe(), "sql": None}
+    return make_card(config=config, query=experiment.query("training").text)
+
+
+def with_training(experiment: Experiment, **changes: Any) -> Experiment:
+    return alter(experiment, training=experiment.training.model_copy(update=changes))
+
+
+def test_is_recipe(offer: Experiment) -> None:
+    card = describe(offer)
+    assert retraining.is_recipe(card, offer)
+    other = with_training(alter(offer, select_top=0.1), max_auc_drop=0.5, subgroups=["sex"])
+    assert retraining.is_recipe(card, other)  # none of it makes another model
+    assert not retraining.is_recipe(card, alter(offer, sql={**offer.sql, "training": "select 2"}))
 
 
 @pytest.mark.parametrize(
@@ -180,15 +177,12 @@ def test_is_recipe() -> None:
         {"seed": 1},
         {"not_features": []},
         {"validation_share": 0.3},
-        {"window": "expanding", "start_date": "2024-01-01"},
+        {"window": "expanding", "start_date": date(2024, 1, 1)},
         {"days": 364},
     ],
 )
-def test_is_recipe_training_differs(change: dict[str, Any]) -> None:
-    card = {"config": CONFIG, "query": "select 1"}
-    assert not retraining.is_recipe(
-        card, {**CONFIG, "training": {**CONFIG["training"], **change}}, "select 1"
-    )
+def test_is_recipe_training_differs(offer: Experiment, change: dict[str, Any]) -> None:
+    assert not retraining.is_recipe(describe(offer), with_training(offer, **change))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +193,12 @@ def test_is_recipe_training_differs(change: dict[str, Any]) -> None:
         {"version": "1.1"},
     ],
 )
-def test_is_recipe_models_differ(change: dict[str, Any]) -> None:
-    card = {"config": CONFIG, "query": "select 1"}
-    assert not retraining.is_recipe(
-        card, {**CONFIG, "models": {"A": {**CONFIG["models"]["A"], **change}}}, "select 1"
-    )
-    assert not retraining.is_recipe(
-        card, {**CONFIG, "models": {**CONFIG["models"], "B": CONFIG["models"]["A"]}}, "select 1"
-    )
+def test_is_recipe_models_differ(offer: Experiment, change: dict[str, Any]) -> None:
+    model = offer.models["A"]
+    changed = {"A": model.model_copy(update=change)}
+    assert not retraining.is_recipe(describe(offer), alter(offer, models=changed))
+    added = {**offer.models, "B": model}
+    assert not retraining.is_recipe(describe(offer), alter(offer, models=added))
 
 
 def add_drift(

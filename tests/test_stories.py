@@ -169,7 +169,7 @@ def test_train_same_rows_same_model(experiment: Experiment, engine: sa.Engine) -
                 registry.load_model(connection, experiment.environment.models_dir, name + end)
                 for end in ("", "_2")
             )
-            X = features.convert(frame, first.card["columns"])
+            X = features.convert(frame, first.card.columns)
             assert (
                 abs(first.pipeline.predict_proba(X) - second.pipeline.predict_proba(X)).max() < 1e-9
             )

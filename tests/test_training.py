@@ -8,34 +8,40 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from abatch.config import Experiment, load_experiments
 from abatch.errors import DataError
 from abatch.experiment.assignment import assign
 from abatch.modelling import snapshots
+from abatch.modelling.card import Card
 from abatch.modelling.estimators import make_pipeline_for
-from abatch.modelling.gate import AucDifference
 from abatch.modelling.training import (
+    Fitted,
+    Recipe,
     Rows,
     choose_checked,
     compare_with_live,
     find_input_psi,
     fit_and_validate,
-    prepare_again,
     prepare_rows,
-    split_newest,
+    split_validation,
 )
-from abatch.queries import Query
+from abatch.queries import Query, Window
 from abatch.statistics import drift
+from abatch.statistics.metrics import AucDifference
+from abatch.statistics.references import FeatureReference
+from tests.conftest import ROOT, alter, make_card
 
 FIRST = date(2026, 6, 1)
-WINDOW = {"from_date": FIRST, "to_date": FIRST + timedelta(days=10)}
+WINDOW = Window(FIRST, FIRST + timedelta(days=10))
 PLACE = "training.sql"
+OFFER = load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"]
 CHANCE_1 = 3.841458820694124  # 0.95 quantile of chi-squared, 1 degree of freedom, as tables have it
 
 
@@ -61,31 +67,45 @@ def make_frame(n_days: int = 10, per_day: int = 20) -> pd.DataFrame:
     return frame.sample(frac=1, random_state=1, ignore_index=True)
 
 
-def prepare(
-    frame: pd.DataFrame,
+def configure(
     validation_share: float = 0.2,
     kind: str = "binary",
     cap: float | None = None,
-    window: dict[str, date] = WINDOW,
+    seed: int = 0,
     **columns: list[str],
-) -> Rows:
-    with Query(PLACE, "").named():
-        return prepare_rows(
-            snapshots.arrange(frame, kind),
-            **window,
-            validation_share=validation_share,
-            salt="card_offer",
-            kind=kind,
-            cap=cap,
-            **columns,
-        )
+) -> Experiment:
+    """The experiment card_offer of the repository, whose training query is training.sql."""
+    training = {"validation_share": validation_share, "seed": seed, **columns}
+    return alter(
+        OFFER,
+        outcome=OFFER.outcome.model_copy(update={"kind": kind, "cap": cap}),
+        training=OFFER.training.model_copy(update={"subgroups": [], **training}),
+        queries=OFFER.queries.model_copy(update={"training": PLACE}),
+    )
+
+
+def prepare(frame: pd.DataFrame, **settings: Any) -> Rows:
+    experiment = configure(**settings)
+    with experiment.query("training").named():
+        return prepare_rows(snapshots.arrange(frame, experiment.outcome.kind), WINDOW, experiment)
+
+
+def fit(rows: Rows, estimator: BaseEstimator | None = None, seed: int = 0) -> Fitted:
+    recipe = Recipe(
+        "A",
+        OFFER.models["A"],
+        LogisticRegression() if estimator is None else estimator,
+        seed,
+        PLACE,
+    )
+    return fit_and_validate(recipe, rows)
 
 
 @given(st.lists(st.integers(2, 9), min_size=2, max_size=15), st.floats(0.05, 0.95))
-def test_split_newest_cuts_between_days(counts: list[int], share: float) -> None:
+def test_split_validation_cuts_between_days(counts: list[int], share: float) -> None:
     days = make_days(*counts)
     outcome = np.concatenate([np.arange(count) % 2 for count in counts])
-    newest = split_newest(days, outcome, share)
+    newest = split_validation(days, outcome, share)
     assert days[~newest].max() < days[newest].min()
     # About the share: the day on the cut goes to validation, without it there would be too few; the
     # first day is always for the fit.
@@ -97,27 +117,27 @@ def test_split_newest_cuts_between_days(counts: list[int], share: float) -> None
 @pytest.mark.parametrize(
     ("share", "n_newest"), [(0.1, 10), (0.2, 20), (0.29, 30), (0.3, 30), (0.9, 90), (0.99, 90)]
 )
-def test_split_newest_share_of_ten_equal_days(share: float, n_newest: int) -> None:
-    newest = split_newest(make_days(*[10] * 10), np.arange(100) % 2, share)
+def test_split_validation_share_of_ten_equal_days(share: float, n_newest: int) -> None:
+    newest = split_validation(make_days(*[10] * 10), np.arange(100) % 2, share)
     assert np.flatnonzero(newest).tolist() == list(range(100 - n_newest, 100))
 
 
-def test_split_newest_any_order_and_one_large_day() -> None:
+def test_split_validation_any_order_and_one_large_day() -> None:
     days = make_days(4, 90, 6)
     order = np.random.default_rng(0).permutation(100)
-    newest = split_newest(days.iloc[order].reset_index(drop=True), np.arange(100) % 2, 0.2)
+    newest = split_validation(days.iloc[order].reset_index(drop=True), np.arange(100) % 2, 0.2)
     assert (
         newest == (order >= 4)
     ).all()  # the large day is needed for a fifth of the rows, and is not cut in two
 
 
-def test_split_newest_one_day() -> None:
+def test_split_validation_one_day() -> None:
     message = (
         r"^training\.sql: all rows are of one day, 2026-06-01; validation needs newer rows than the"
         r" fit\. Widen the window\.$"
     )
     with pytest.raises(DataError, match=message), Query(PLACE, "").named():
-        split_newest(make_days(10), np.arange(10) % 2, 0.2)
+        split_validation(make_days(10), np.arange(10) % 2, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +153,9 @@ def test_split_newest_one_day() -> None:
         ),
     ],
 )
-def test_split_newest_one_outcome(outcome: list[int], words: str) -> None:
+def test_split_validation_one_outcome(outcome: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words + "; both 0 and 1 are needed"):
-        split_newest(make_days(2, 2), np.array(outcome), 0.5)
+        split_validation(make_days(2, 2), np.array(outcome), 0.5)
 
 
 def test_prepare_rows_sorted_and_split() -> None:
@@ -147,7 +167,7 @@ def test_prepare_rows_sorted_and_split() -> None:
     assert rows.types == {"income": "number", "region": "category"}
     assert rows.X["income"].tolist() == expected["income"].tolist()
     assert rows.y.tolist() == expected["outcome"].tolist()
-    assert rows.newest.tolist() == [False] * 160 + [True] * 40
+    assert rows.validation.tolist() == [False] * 160 + [True] * 40
     assert rows.validation_from == FIRST + timedelta(days=8)
     # The same bucket as scoring gives the candidate, whatever the shares.
     assert (
@@ -251,19 +271,22 @@ def test_prepare_rows_refuses_column(column: str, value: object, message: str) -
 
 def test_fit_and_validate_measures_unseen_rows_and_fits_the_newest_too() -> None:
     rows = prepare(make_frame(per_day=60), validation_share=0.3)
-    found = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
+    found = fit(rows)
     older, everything = (make_pipeline_for(LogisticRegression(), rows.types) for _ in range(2))
-    older.fit(rows.X[~rows.newest], rows.y[~rows.newest])
-    scores = older.predict_proba(rows.X[rows.newest])[:, 1]
-    figures = {metric.name: metric.value for metric in found.metrics}
-    assert figures["roc_auc"] == pytest.approx(roc_auc_score(rows.y[rows.newest], scores), abs=1e-3)
+    older.fit(rows.X[~rows.validation], rows.y[~rows.validation])
+    scores = older.predict_proba(rows.X[rows.validation])[:, 1]
+    figures = {name: figure.value for name, figure in found.metrics.items()}
+    assert figures["roc_auc"] == pytest.approx(
+        roc_auc_score(rows.y[rows.validation], scores), abs=1e-3
+    )
     assert figures["n"] == 180
     assert found.scores == pytest.approx(scores, abs=1e-12)
     assert (
-        found.validated.predict_proba(rows.X[rows.newest])[:, 1].tolist() == found.scores.tolist()
+        found.validated.predict_proba(rows.X[rows.validation])[:, 1].tolist()
+        == found.scores.tolist()
     )
-    everything.fit(rows.X[~rows.reference], rows.y[~rows.reference])
-    assert found.reference is not None and sum(found.reference.counts) == rows.reference.sum() > 50
+    everything.fit(rows.X[~rows.holdout], rows.y[~rows.holdout])
+    assert found.reference is not None and sum(found.reference.counts) == rows.holdout.sum() > 50
     assert max(found.reference.counts) - min(found.reference.counts) <= 1
     assert found.pipeline.predict_proba(rows.X) == pytest.approx(
         everything.predict_proba(rows.X), abs=1e-12
@@ -272,8 +295,8 @@ def test_fit_and_validate_measures_unseen_rows_and_fits_the_newest_too() -> None
 
 def test_prepare_rows_few_have_no_reference() -> None:
     rows = prepare(make_frame())  # 200 rows, 1 in 11 of them
-    assert not rows.reference.any()
-    assert fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE).reference is None
+    assert not rows.holdout.any()
+    assert fit(rows).reference is None
 
 
 @pytest.mark.slow
@@ -292,9 +315,7 @@ def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
         rows = prepare(
             frame.assign(event_date=[FIRST + timedelta(days=i // 300) for i in range(3000)])
         )
-        fitted = fit_and_validate(
-            HistGradientBoostingClassifier(max_iter=20), rows, rows.types, 0, PLACE
-        )
+        fitted = fit(rows, HistGradientBoostingClassifier(max_iter=20))
         assert fitted.reference is not None
         scores = fitted.pipeline.predict_proba(
             pd.DataFrame(rng.normal(size=(1000, 3)), columns=["a", "b", "c"])
@@ -307,10 +328,7 @@ def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
 
 def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
     rows = prepare(make_frame())  # 10 positives among the newest
-    found = {
-        metric.name
-        for metric in fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE).metrics
-    }
+    found = {*fit(rows).metrics}
     assert "n" in found and not found & {"roc_auc", "calibration_slope"}
 
 
@@ -325,12 +343,12 @@ def test_fit_and_validate_column_without_values_in_the_older_rows(
     """
     rows = prepare(make_frame(per_day=60))
     added = {
-        "new_number": np.where(rows.newest, 1.5, np.nan),
-        "new_text": pd.Series(["x" if new else None for new in rows.newest], dtype=object),
+        "new_number": np.where(rows.validation, 1.5, np.nan),
+        "new_text": pd.Series(["x" if new else None for new in rows.validation], dtype=object),
     }
     types = {**rows.types, "new_number": "number", "new_text": "category"}
     rows = rows._replace(X=rows.X.assign(**added), types=types)
-    fitted = fit_and_validate(estimator, rows, types, 0, PLACE)
+    fitted = fit(rows, estimator)
     assert np.isfinite(fitted.pipeline.predict_proba(rows.X)).all()
     assert fitted.pipeline[:-1].feature_names_in_.tolist() == list(types)
 
@@ -340,10 +358,12 @@ def test_fit_and_validate_on_some_of_the_columns() -> None:
         make_frame(per_day=60).assign(noise=np.random.default_rng(5).normal(size=600)),
         validation_share=0.3,
     )
-    found = fit_and_validate(LogisticRegression(), rows, {"income": "number"}, 0, PLACE)
+    found = fit(rows._replace(types={"income": "number"}))
     # One feature that the outcome rises with: the model ranks as the feature does.
-    expected = roc_auc_score(rows.y[rows.newest], rows.X.loc[rows.newest, "income"])
-    assert roc_auc_score(rows.y[rows.newest], found.scores) == pytest.approx(expected, abs=1e-12)
+    expected = roc_auc_score(rows.y[rows.validation], rows.X.loc[rows.validation, "income"])
+    assert roc_auc_score(rows.y[rows.validation], found.scores) == pytest.approx(
+        expected, abs=1e-12
+    )
     assert (
         found.pipeline.feature_names_in_.tolist()
         == found.validated.feature_names_in_.tolist()
@@ -356,8 +376,7 @@ def test_fit_and_validate_same_seed_same_model(seed: int) -> None:
     """Of an estimator that draws from the global generator too."""
     rows = prepare(make_frame(per_day=60))
     one, again, other = (
-        fit_and_validate(RandomForestClassifier(5), rows, rows.types, chosen, PLACE)
-        for chosen in (seed, seed, seed + 7)
+        fit(rows, RandomForestClassifier(5), chosen) for chosen in (seed, seed, seed + 7)
     )
     np.random.seed(99)
     assert one.scores.tolist() == again.scores.tolist() != other.scores.tolist()
@@ -410,44 +429,45 @@ SHUFFLED = [f"noise_{i}" for i in range(5)]
 
 def make_live(
     n_days: int = 10, per_day: int = 60, validation_share: float = 0.3
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[Card, pd.DataFrame]:
     """Card, as train writes it, and snapshot of a live model: one feature that tells and five that
     do not.
     """
     frame = make_frame(n_days, per_day).drop(columns="region")
     noise = np.random.default_rng(3).normal(size=(len(frame), 5))
     frame = snapshots.arrange(frame.assign(**dict(zip(SHUFFLED, noise.T, strict=True))))
-    training = {"validation_share": validation_share, "not_features": [], "subgroups": []}
-    return {
-        "model_name": "modelA_v1.0_2026-06-11",
-        "experiment": "card_offer",
-        "estimator": "sklearn.linear_model.LogisticRegression",
-        "params": {},
-        "seed": 0,
-        "columns": dict.fromkeys(["income", *SHUFFLED], "number"),
-        "from_date": str(FIRST),
-        "to_date": str(FIRST + timedelta(days=n_days)),
-        "query": "select 1",
-        "config": {
-            "queries": {"training": PLACE},
-            "training": training,
-            "outcome": {"kind": "binary", "cap": None},
-        },
-    }, frame
+    experiment = configure(validation_share=validation_share)
+    model = experiment.models["A"].model_copy(update={"params": {}})
+    card = make_card(
+        model_name="modelA_v1.0_2026-06-11",
+        columns=dict.fromkeys(["income", *SHUFFLED], "number"),
+        from_date=FIRST,
+        to_date=FIRST + timedelta(days=n_days),
+        config=alter(experiment, models={**experiment.models, "A": model}).describe(),
+    )
+    return card, frame
+
+
+def compare(
+    card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted
+) -> AucDifference | str:
+    return compare_with_live(card, frame, rows, fitted, OFFER)
 
 
 def fit_plainly(rows: Rows) -> Any:
     """The same model by scikit-learn alone."""
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(
-        rows.X[~rows.newest], rows.y[~rows.newest]
+        rows.X[~rows.validation], rows.y[~rows.validation]
     )
 
 
-def test_prepare_again_is_what_was_prepared() -> None:
+def test_prepare_rows_again_is_what_was_prepared() -> None:
     card, frame = make_live()
-    rows, again = prepare(frame, validation_share=0.3), prepare_again(card, frame)
+    rows = prepare(frame, validation_share=0.3)
+    before = Experiment.restore(card.config, card.experiment, OFFER.environment)
+    again = prepare_rows(frame, card.window, before)
     pd.testing.assert_frame_equal(rows.X, again.X)
-    for name in ("y", "newest", "bucket", "reference"):
+    for name in ("y", "validation", "bucket", "holdout"):
         assert getattr(rows, name).tolist() == getattr(again, name).tolist()
     assert (rows.types, rows.validation_from, rows.outcome_mean) == (
         again.types,
@@ -462,15 +482,17 @@ def test_compare_with_live_new_one_learnt_nothing(is_at_hand: bool) -> None:
     card, frame = make_live()
     rows = prepare(frame, validation_share=0.3)
     y = rows.y.copy()
-    y[~rows.newest] = np.random.default_rng(4).permutation(y[~rows.newest])
-    fitted = fit_and_validate(LogisticRegression(), rows._replace(y=y), rows.types, 0, PLACE)
-    found = compare_with_live(card, frame if is_at_hand else None, rows, fitted, PLACE)
+    y[~rows.validation] = np.random.default_rng(4).permutation(y[~rows.validation])
+    fitted = fit(rows._replace(y=y))
+    found = compare(card, frame if is_at_hand else None, rows, fitted)
     assert isinstance(found, AucDifference) and found.n_rows == 180
     expected = roc_auc_score(
-        rows.y[rows.newest], fit_plainly(rows).predict_proba(rows.X[rows.newest])[:, 1]
+        rows.y[rows.validation], fit_plainly(rows).predict_proba(rows.X[rows.validation])[:, 1]
     )
     assert found.live == pytest.approx(expected, abs=1e-9)
-    assert found.new == pytest.approx(roc_auc_score(rows.y[rows.newest], fitted.scores), abs=1e-12)
+    assert found.new == pytest.approx(
+        roc_auc_score(rows.y[rows.validation], fitted.scores), abs=1e-12
+    )
     assert found.upper < -0.05 and found.new - found.live < -0.1
 
 
@@ -478,11 +500,11 @@ def test_compare_with_live_old_one_learnt_nothing() -> None:
     """The snapshot of the live model is what it is fitted on, not the new rows."""
     card, frame = make_live()
     rows = prepare(frame, validation_share=0.3)
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
+    fitted = fit(rows)
     shuffled = frame.assign(outcome=np.random.default_rng(4).permutation(frame["outcome"]))
-    found = compare_with_live(card, shuffled, rows, fitted, PLACE)
+    found = compare(card, shuffled, rows, fitted)
     assert isinstance(found, AucDifference) and found.lower > 0.05
-    same = compare_with_live(card, frame, rows, fitted, PLACE)
+    same = compare(card, frame, rows, fitted)
     assert (
         isinstance(same, AucDifference)
         and same.new == same.live
@@ -498,8 +520,8 @@ def test_compare_with_live_on_rows_that_neither_was_fitted_on(
 ) -> None:
     card, frame = make_live(validation_share=live_share)
     rows = prepare(frame, validation_share=share)
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
-    found = compare_with_live(card, frame, rows, fitted, PLACE)
+    fitted = fit(rows)
+    found = compare(card, frame, rows, fitted)
     assert isinstance(found, AucDifference) and found.n_rows == 60 * n_days
     last = rows.event_date >= np.datetime64(FIRST + timedelta(days=10 - n_days))
     live = fit_plainly(prepare(frame, validation_share=live_share))
@@ -507,7 +529,7 @@ def test_compare_with_live_on_rows_that_neither_was_fitted_on(
         roc_auc_score(rows.y[last], live.predict_proba(rows.X[last])[:, 1]), abs=1e-9
     )
     assert found.new == pytest.approx(
-        roc_auc_score(rows.y[last], fitted.scores[last[rows.newest]]), abs=1e-12
+        roc_auc_score(rows.y[last], fitted.scores[last[rows.validation]]), abs=1e-12
     )
 
 
@@ -541,17 +563,21 @@ def test_compare_with_live_on_rows_that_neither_was_fitted_on(
 def test_compare_with_live_cannot_be_told(change: dict[str, Any], words: str) -> None:
     card, frame = make_live()
     rows = prepare(frame, validation_share=0.3)
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
-    found = compare_with_live({**card, **change}, frame, rows, fitted, PLACE)
+    fitted = fit(rows)
+    columns = change.pop("columns", card.columns)
+    model = {**card.config["models"]["A"], **change}
+    config = {**card.config, "models": {**card.config["models"], "A": model}}
+    changed = card.model_copy(update={"columns": columns, "config": config})
+    found = compare(changed, frame, rows, fitted)
     assert isinstance(found, str) and found.startswith(words)
 
 
 def test_compare_with_live_unusable_snapshot() -> None:
     card, frame = make_live()
     rows = prepare(frame, validation_share=0.3)
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
+    fitted = fit(rows)
     one_day = frame[frame["event_date"] == frame["event_date"].min()]
-    found = compare_with_live(card, one_day, rows, fitted, PLACE)
+    found = compare(card, one_day, rows, fitted)
     assert isinstance(found, str) and found.startswith(
         "it could not be fitted again (training.sql: all rows are of one day"
     )
@@ -560,9 +586,9 @@ def test_compare_with_live_unusable_snapshot() -> None:
 def test_compare_with_live_few_outcomes() -> None:
     card, frame = make_live(per_day=20)  # 5 a day are positive
     rows = prepare(frame, validation_share=0.3)
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
+    fitted = fit(rows)
     expected = "fewer than 20 of either outcome in the 60 rows that neither was fitted on"
-    assert compare_with_live(card, frame, rows, fitted, PLACE) == expected
+    assert compare(card, frame, rows, fitted) == expected
 
 
 def test_compare_with_live_no_rows_in_common() -> None:
@@ -570,9 +596,9 @@ def test_compare_with_live_no_rows_in_common() -> None:
     rows = prepare(
         frame[frame["event_date"] < pd.Timestamp(FIRST + timedelta(days=5))], validation_share=0.3
     )
-    fitted = fit_and_validate(LogisticRegression(), rows, rows.types, 0, PLACE)
+    fitted = fit(rows)
     expected = "fewer than 20 of either outcome in the 0 rows that neither was fitted on"
-    assert compare_with_live(card, frame, rows, fitted, PLACE) == expected
+    assert compare(card, frame, rows, fitted) == expected
 
 
 def make_moved(n_low: int) -> Rows:
@@ -581,20 +607,20 @@ def make_moved(n_low: int) -> Rows:
     """
     rows = prepare(make_frame())
     income = np.zeros(200)
-    income[rows.newest] = np.repeat([-1.0, 1.0], [n_low, 40 - n_low])
+    income[rows.validation] = np.repeat([-1.0, 1.0], [n_low, 40 - n_low])
     region = np.where(np.arange(200) % 2, "x", "y").astype(object)
     return rows._replace(X=pd.DataFrame({"income": income, "region": region}))
 
 
 FEATURES = {
-    "income": {"kind": "number", "bins": [0.0], "counts": [100, 100, 0], "others": []},
-    "region": {"kind": "category", "bins": ["x", "y"], "counts": [100, 100, 0, 0], "others": []},
-    "gone": {"kind": "number", "bins": [0.0], "counts": [200, 0, 0], "others": []},
+    "income": FeatureReference("number", [0.0], [100, 100, 0], []),
+    "region": FeatureReference("category", ["x", "y"], [100, 100, 0, 0], []),
+    "gone": FeatureReference("number", [0.0], [200, 0, 0], []),
 }
 
 
 def test_find_input_psi_by_hand() -> None:
-    found = find_input_psi({"features": FEATURES}, make_moved(n_low=30), 0.0)
+    found = find_input_psi(FEATURES, make_moved(n_low=30), 0.0)
     assert found is not None and found[0] == "income"
     # Half of it counts in each cell: 100.5 of 201 twice against 30.5 and 10.5 of 41.
     low, high = 30.5 / 41, 10.5 / 41
@@ -605,14 +631,14 @@ def test_find_input_psi_by_hand() -> None:
 
 
 def test_find_input_psi_names_what_moved_most() -> None:
-    other = {**FEATURES, "region": {**FEATURES["region"], "counts": [190, 10, 0, 0]}}
-    found = find_input_psi({"features": other}, make_moved(n_low=20), 0.0)
+    other = {**FEATURES, "region": FEATURES["region"]._replace(counts=[190, 10, 0, 0])}
+    found = find_input_psi(other, make_moved(n_low=20), 0.0)
     assert found is not None and found[0] == "region" and found[1] > found[2]
 
 
-@pytest.mark.parametrize("card", [{}, {"features": {}}, {"features": {"gone": FEATURES["gone"]}}])
-def test_find_input_psi_nothing_to_compare(card: dict[str, Any]) -> None:
-    assert find_input_psi(card, make_moved(n_low=20), 0.0) is None
+@pytest.mark.parametrize("references", [{}, {"gone": FEATURES["gone"]}])
+def test_find_input_psi_nothing_to_compare(references: dict[str, FeatureReference]) -> None:
+    assert find_input_psi(references, make_moved(n_low=20), 0.0) is None
 
 
 @pytest.mark.parametrize("kinds", [{"income": "category"}, {"region": "number"}])
@@ -623,7 +649,7 @@ def test_find_input_psi_column_of_another_type(kinds: dict[str, str]) -> None:
     name, kind = next(iter(kinds.items()))
     numbers, texts = FEATURES["income"], FEATURES["region"]
     other = {**FEATURES, name: texts if kind == "category" else numbers}
-    found = find_input_psi({"features": other}, make_moved(n_low=30), 0.0)
+    found = find_input_psi(other, make_moved(n_low=30), 0.0)
     assert found is None or found[0] != name
 
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from abatch import job, lifecycle, night
+from abatch import job, night
 from abatch.arguments import CONFIG, ENV, option, parse_date
 from abatch.commands.command import DATE, ONE_EXPERIMENT, Experiments, command, connect
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
 from abatch.experiment import records
-from abatch.modelling import registry
+from abatch.modelling import gate, registry
 
 PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, or deletes
 
@@ -215,7 +215,8 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     before = registry.find_live(connection, model.experiment, on).get(model.variant)
     if before == name:
         return ""
-    allowed = lifecycle.check_dirt(connection, experiment, model, change.allow_dirty)
+    place = experiment.environment.name
+    allowed = gate.check_dirt(connection, place, model, allow_dirty=change.allow_dirty)
     overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
     today = night.today(experiment.environment)
     live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
@@ -284,8 +285,10 @@ def delete(
                 registry.write_deletion(
                     connection, registry.MODEL, model, reason, by, night.utc_now()
                 )
-                was_live = model in registry.find_kept(connection, row.experiment)
-    lifecycle.remove_deleted(experiment, engine)
+                was_live = model in registry.find_ever_live(connection, row.experiment)
+    from abatch.modelling import retention  # pandas, for which a promotion need not wait
+
+    retention.remove_deleted(experiment.environment, engine)
     lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
     return f"{model}: its files are deleted; its record stays{lost}"
 

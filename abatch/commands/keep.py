@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch import job, lifecycle, night, reproduction
+from abatch import job, night
 from abatch.arguments import option, parse_date, parse_moment
 from abatch.commands.change import MODEL, whoami
 from abatch.commands.command import JSON, ONE_EXPERIMENT, Experiments, Reply, command
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.errors import NothingToDo, RegistryError, UsageError
-from abatch.modelling import registry, snapshots
+from abatch.modelling import registry, reproduction, retention, snapshots
 from abatch.queries import Window
 from abatch.text import show_table, to_json, wrap_facts
 
@@ -59,7 +59,7 @@ def do_snapshots(
     chosen = job.choose(experiments, only)
     experiment = next(iter(chosen.values()))
     if action == "purge":
-        done = lifecycle.apply_retention(experiment, engine, whoami())
+        done = retention.apply(experiment.environment, engine, night.utc_now(), whoami())
         return "\n".join(done) or "nothing to delete; see retention in the config"
     with engine.connect() as connection:
         if action == "show":
@@ -101,7 +101,7 @@ def _tell_snapshots(
     connection: sa.Connection, pulls: Sequence[sa.Row], folder: Path, *, is_read: bool
 ) -> list[dict[str, Any]]:
     """Pulls, with the state of their files by a look at the folder, or by reading them."""
-    needed = snapshots.find_needed(connection)
+    needed = retention.find_needed(connection)
     deleted = registry.find_deleted(connection, registry.SNAPSHOT)
     files = {row.content_hash: row for row in pulls}
     states = {name: _look_at(folder, row, deleted, is_read) for name, row in files.items()}

@@ -144,13 +144,15 @@ def find_models(connection: sa.Connection, experiment: str, on: date) -> list[di
         {
             "model_name": name,
             "experiment": experiment,
-            "variant": card["variant"],
-            "is_live": live.get(card["variant"]) == name,
+            "variant": card.variant,
+            "is_live": live.get(card.variant) == name,
             "is_deleted": name in deleted,
-            **{key: card[key] for key in ("from_date", "to_date", "rows")},
-            "roc_auc": card["metrics"].get("roc_auc", {}).get("value"),
+            "from_date": str(card.from_date),
+            "to_date": str(card.to_date),
+            "rows": card.rows,
+            "roc_auc": card.roc_auc,
         }
-        for name, card in registry.read_cards(connection, experiment)
+        for name, card in registry.read_cards(connection, experiment).items()
     ]
 
 

@@ -37,6 +37,7 @@ class Source(NamedTuple):
     exposure : which predictions of a candidate the verdicts count: first or all
     start_date : the first night that the verdicts count
     references : the score reference of each dated model
+    features : what its training rows looked like, by model_name and feature
     chunk_rows : predictions to hold at once
     """
 
@@ -50,6 +51,7 @@ class Source(NamedTuple):
     exposure: str
     start_date: date
     references: Mapping[str, drift.Reference]
+    features: Mapping[str, Mapping[str, drift.FeatureReference]]
     chunk_rows: int
 
     @property
@@ -251,7 +253,6 @@ def measure(
     connection: sa.Connection,
     source: Source,
     parts: Mapping[scores.Key, scores.Part],
-    cards: Mapping[str, Mapping[str, Any]],
     closed_date: date,
     run_date: date,
 ) -> Figures:
@@ -261,7 +262,6 @@ def measure(
     Parameters
     ----------
     parts : what `add` returned
-    cards : of the dated models
     closed_date : the last closed night
     """
     n_predicted: Counter[tuple[str, str]] = Counter()
@@ -307,7 +307,7 @@ def measure(
             connection, source.experiment, first, last
         ).items():
             drift_rows += scores.measure_features(
-                model_name, cohort, cards.get(model_name, {}).get("features", {}), nights
+                model_name, cohort, source.features.get(model_name, {}), nights
             )
     return Figures(model_rows, variant_rows, drift_rows, known | changed)
 

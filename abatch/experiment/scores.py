@@ -175,17 +175,16 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
 def measure_features(
     model_name: str,
     cohort: str,
-    references: Mapping[str, Any],
+    references: Mapping[str, drift.FeatureReference],
     nights: Sequence[Mapping[str, drift.FeatureCounts]],
 ) -> list[dict[str, Any]]:
     """Rows for the table `feature_drift`, without experiment and run_id.
 
     Parameters
     ----------
-    references : the model's, by feature, as its card holds them
+    references : the model's, by feature
     nights : what was counted in each night, by feature
     """
-    known = {name: drift.FeatureReference(**reference) for name, reference in references.items()}
     return [
         {
             "model_name": model_name,
@@ -202,7 +201,7 @@ def measure_features(
                 ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None
             ),
         }
-        for found in drift.measure_features(known, reduce(add_by_key, nights, {}))
+        for found in drift.measure_features(references, reduce(add_by_key, nights, {}))
     ]
 
 

@@ -30,8 +30,7 @@ class Inference(NamedTuple):
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
     """What the training rows, the same for all models, say of the outcome."""
     card = next(iter(models.values())).card
-    rate = card["metrics"].get("base_rate", {}).get("value")
-    return TrainingOutcome(card["outcome_mean"], card["outcome_sd"], rate)
+    return TrainingOutcome(card.outcome_mean, card.outcome_sd, card.base_rate)
 
 
 def predict(models: Mapping[str, Model], candidates: Candidates) -> Inference:
@@ -49,18 +48,14 @@ def predict(models: Mapping[str, Model], candidates: Candidates) -> Inference:
         If an estimator cannot take these rows.
     """
     for model in models.values():
-        features.check_columns(list(candidates.features), model.card["columns"], model.model_name)
+        features.check_columns(list(candidates.features), model.card.columns, model.model_name)
     prediction = np.full(len(candidates.ids), np.nan)
     feature_counts = {}
     for variant, model in models.items():
         rows = candidates.variant == variant
         if rows.any():
-            X = features.convert(candidates.features[rows], model.card["columns"])
+            X = features.convert(candidates.features[rows], model.card.columns)
             prediction[rows] = estimators.predict_probability(model.pipeline, X)
-            references = {
-                name: drift.FeatureReference(**reference)
-                for name, reference in model.card.get("features", {}).items()
-            }
-            feature_counts[model.model_name] = drift.count_features(X, references)
+            feature_counts[model.model_name] = drift.count_features(X, model.card.features)
     names = {variant: model.model_name for variant, model in models.items()}
     return Inference([names.get(name) for name in candidates.variant], prediction, feature_counts)

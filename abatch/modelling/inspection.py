@@ -1,7 +1,6 @@
 """Inspection: which features a model rests on, and how good it is for whom, on validation rows."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 from abatch.modelling import estimators
+from abatch.modelling.card import Importance, Subgroup
 from abatch.statistics import metrics
 from abatch.statistics.metrics import MIN_CASES
 
@@ -21,13 +21,13 @@ NULL, OTHER = "(null)", "(other)"
 
 def measure_importances(
     pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, seed: int
-) -> list[dict[str, Any]]:
-    """Permutation importance: by how much ROC AUC drops when one column's values are shuffled, the
-    largest first, ties by name.
+) -> list[Importance]:
+    """Permutation importance: by how much ROC AUC drops when one column's values are shuffled.
 
-    It is measured on at most 2,000 rows, three times a column: half a second for ten columns. Where
-    there are more, up to half of them are of the rarer outcome, for ROC AUC does not depend on the
-    shares of the outcomes and is surer when neither is rare.
+    The largest come first, ties by name. It is measured on at most 2,000 rows, three times a
+    column: half a second for ten columns. Where there are more, up to half of them are of the rarer
+    outcome, for ROC AUC does not depend on the shares of the outcomes and is surer when neither is
+    rare.
 
     Parameters
     ----------
@@ -38,24 +38,20 @@ def measure_importances(
 
     Returns
     -------
-    list of dict
-        feature; importance, the mean drop, below 0 if shuffling helped; sd, over the repeats. Empty
-        with fewer than 20 of either outcome.
+    list of Importance
+        Of the mean drop, below 0 if shuffling helped. Empty with fewer than 20 of either outcome.
     """
     if min(np.bincount(y, minlength=2)) < MIN_CASES:
         return []
     chosen = _choose_rows(y, np.random.default_rng(seed))
-    found = permutation_importance(
+    drops = permutation_importance(
         pipeline, X.iloc[chosen], y[chosen], scoring=_score, n_repeats=N_REPEATS, random_state=seed
     )
-    columns = zip(
-        map(str, X.columns),
-        found.importances_mean.tolist(),
-        found.importances_std.tolist(),
-        strict=True,
-    )
-    ranked = sorted(columns, key=lambda column: (-column[1], column[0]))
-    return [{"feature": name, "importance": mean, "sd": sd} for name, mean, sd in ranked]
+    columns = zip(X.columns, drops.importances_mean, drops.importances_std, strict=True)
+    importances = [
+        Importance(feature=str(name), importance=mean, sd=sd) for name, mean, sd in columns
+    ]
+    return sorted(importances, key=lambda column: (-column.importance, column.feature))
 
 
 def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:
@@ -76,7 +72,7 @@ def _choose_rows(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def measure_subgroups(
     columns: pd.DataFrame, y: np.ndarray, prediction: np.ndarray, bucket: np.ndarray, n_buckets: int
-) -> list[dict[str, Any]]:
+) -> list[Subgroup]:
     """How good predictions were for each value of each column.
 
     A text column has its 12 most common values, the rest together as (other), and nulls as (null);
@@ -93,40 +89,28 @@ def measure_subgroups(
 
     Returns
     -------
-    list of dict
-        column, value, n, n_positive, base_rate, mean_prediction, and roc_auc with its 95 %
-        jackknife interval, lower and upper: None with fewer than 20 of either outcome.
+    list of Subgroup
+        Its ROC AUC, with a 95 % jackknife interval, is None with fewer than 20 of either outcome.
     """
-    return [
-        {
-            "column": str(name),
-            "value": value,
-            **_measure_group(y[rows], prediction[rows], bucket[rows], n_buckets),
-        }
-        for name in columns.columns
-        for value, rows in _split_column(columns[name])
-    ]
-
-
-def _measure_group(
-    y: np.ndarray, prediction: np.ndarray, bucket: np.ndarray, n_buckets: int
-) -> dict[str, Any]:
-    found = metrics.to_dict(
-        metrics.measure(metrics.make_histogram(prediction, y, bucket, n_buckets))
-    )
-    figures = {
-        "n": len(y),
-        "n_positive": int(y.sum()),
-        "base_rate": float(y.mean()),
-        "mean_prediction": float(prediction.mean()),
-    }
-    roc_auc = found.get("roc_auc", {"value": None, "lower": None, "upper": None})
-    return {
-        **figures,
-        "roc_auc": roc_auc["value"],
-        "lower": roc_auc["lower"],
-        "upper": roc_auc["upper"],
-    }
+    subgroups = []
+    for name in columns.columns:
+        for value, rows in _split_column(columns[name]):
+            histogram = metrics.make_histogram(prediction[rows], y[rows], bucket[rows], n_buckets)
+            roc_auc = metrics.to_dict(metrics.measure(histogram)).get("roc_auc", {})
+            subgroups.append(
+                Subgroup(
+                    column=str(name),
+                    value=value,
+                    n=len(rows),
+                    n_positive=int(y[rows].sum()),
+                    base_rate=float(y[rows].mean()),
+                    mean_prediction=float(prediction[rows].mean()),
+                    roc_auc=roc_auc.get("value"),
+                    lower=roc_auc.get("lower"),
+                    upper=roc_auc.get("upper"),
+                )
+            )
+    return subgroups
 
 
 def _split_column(column: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
@@ -134,21 +118,21 @@ def _split_column(column: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     filled = column.notna().to_numpy()
     split = _split_number if pd.api.types.is_numeric_dtype(column) else _split_text
     rows = np.flatnonzero(filled)
-    for value, own in split(column.to_numpy()[filled]):
-        yield value, rows[own]
+    for value, members in split(column.to_numpy()[filled]):
+        yield value, rows[members]
     if not filled.all():
         yield NULL, np.flatnonzero(~filled)
 
 
 def _split_text(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    code, found = pd.factorize(values)
+    code, names = pd.factorize(values)
     ranked = sorted(
-        zip((-np.bincount(code)).tolist(), map(str, found), range(len(found)), strict=True)
+        zip((-np.bincount(code)).tolist(), map(str, names), range(len(names)), strict=True)
     )  # by name where equal
     common = ranked[:N_VALUES]
     for _, value, number in common:
         yield value, code == number
-    if len(found) > N_VALUES:
+    if len(names) > N_VALUES:
         yield OTHER, ~np.isin(code, [number for _, _, number in common])
 
 

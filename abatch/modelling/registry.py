@@ -1,11 +1,9 @@
-"""The door to models/: dated files that never change, the record of them in SQL, and which one is
-live.
-"""
+"""The door to models/: dated files that never change, the record of them, and which is live."""
 
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +12,10 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
-from abatch.database.tables import deletions, models, promotions, runs
+from abatch.database.tables import deletions, models, promotions
 from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
+from abatch.modelling.card import Card, Decision, to_json
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
@@ -25,66 +24,127 @@ MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 
 
 class Model(NamedTuple):
-    """A dated model, opened: the fitted pipeline, the card that the table `models` holds, and a
-    warning if libraries differ.
+    """A dated model, opened.
+
+    Attributes
+    ----------
+    pipeline : fitted
+    card : that the table `models` holds
+    warning : if libraries differ
     """
 
     model_name: str
     pipeline: "Pipeline"
-    card: dict[str, Any]
+    card: Card
     warning: str = ""
 
 
+class ModelFile(NamedTuple):
+    """A fitted pipeline as it is saved: pickled, under the name of the dated model."""
+
+    model_name: str
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return f"{self.model_name}.pkl"
+
+    @property
+    def sha256(self) -> str:
+        """Of the content."""
+        return files.hash_bytes(self.content)
+
+
+class Standing(NamedTuple):
+    """The models of an experiment as they stand on a date.
+
+    Attributes
+    ----------
+    live : model_name by variant
+    later : of what becomes live after the date
+    cards : of all dated models, by model_name
+    """
+
+    live: dict[str, str]
+    later: dict[str, str]
+    cards: dict[str, Card]
+
+    def find_live_card(self, variant: str) -> Card | None:
+        """The card of a variant's live model."""
+        return self.cards.get(self.live.get(variant, ""))
+
+
+def read_standing(connection: sa.Connection, experiment: str, on: date) -> Standing:
+    """What is live on a date, what will be later, and what else there is."""
+    return Standing(
+        find_live(connection, experiment, on),
+        find_later(connection, experiment, on),
+        read_cards(connection, experiment),
+    )
+
+
+def check_names(experiment: Experiment, cards: Mapping[str, Card]) -> None:
+    """Raise ConfigError if a model bears the name of one that was trained for another variant.
+
+    Figures are kept by that name.
+
+    Parameters
+    ----------
+    cards : of the experiment's dated models, by model_name
+    """
+    for variant, model in experiment.models.items():
+        for name, card in cards.items():
+            is_same = (card.name, card.version) == (model.name, model.version)
+            if is_same and card.variant != variant:
+                raise ConfigError(
+                    f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but {name}"
+                    f" was trained for variant {card.variant}. Give the model of variant {variant}"
+                    " a name or version of its own."
+                )
+
+
 def choose_model_name(
-    connection: sa.Connection, models_dir: Path, stem: str, run_date: date
+    connection: sa.Connection, models_dir: Path, undated: str, run_date: date
 ) -> str:
-    """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if the table has
-    one already.
+    """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if there is one.
 
     A file without its row, left by a run that died between the two, is set aside rather than
     adopted.
     """
-    number, name = 1, f"{stem}_{run_date}"
+    number, name = 1, f"{undated}_{run_date}"
     while connection.scalar(sa.select(models.c.model_name).where(models.c.model_name == name)):
         number += 1
-        name = f"{stem}_{run_date}_{number}"
+        name = f"{undated}_{run_date}_{number}"
     for path in (models_dir / f"{name}.pkl", models_dir / f"{name}.json"):
         if path.exists():
             path.rename(path.with_name(f"{path.name}.orphan-{os.stat(path).st_mtime_ns}"))
     return name
 
 
-def save_model(
-    models_dir: Path, model_name: str, pipeline: "Pipeline", card: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write the pickle and its .json beside and rename them.
+def pickle_model(model_name: str, pipeline: "Pipeline") -> ModelFile:
+    """A fitted pipeline as it is saved."""
+    import joblib
 
-    Return the card with file name and SHA-256 added.
+    buffer = io.BytesIO()
+    joblib.dump(pipeline, buffer)
+    return ModelFile(model_name, buffer.getvalue())
+
+
+def save_model(models_dir: Path, file: ModelFile, card: Card) -> None:
+    """Write the pickle and its .json beside and rename them.
 
     Raises
     ------
     FileError
         If the folder cannot be written.
     """
-    import joblib
-
-    buffer = io.BytesIO()
-    joblib.dump(pipeline, buffer)
-    content = buffer.getvalue()
-    full = {
-        **card,
-        "model_name": model_name,
-        "file": f"{model_name}.pkl",
-        "sha256": files.hash_bytes(content),
-    }
-    files.write_file(models_dir / f"{model_name}.pkl", content)
-    files.write_file(models_dir / f"{model_name}.json", to_json(full, indent=2).encode())
-    return json.loads(to_json(full))
+    files.write_file(models_dir / file.name, file.content)
+    files.write_file(models_dir / f"{file.model_name}.json", card.to_json(indent=2).encode())
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
-    """Open a dated model, after comparing the file with the SHA-256 in the table `models`, and its
-    libraries with those here.
+    """Open a dated model whose file has the SHA-256 of the table, and whose libraries are here.
 
     Raises
     ------
@@ -96,8 +156,8 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
 
     row = find_model(connection, model_name)
     content = read_model_file(connection, models_dir, row)
-    card = json.loads(row.card)
-    warning = libraries.check(card["libraries"], f"{models_dir / row.file}")
+    card = Card.model_validate_json(row.card)
+    warning = libraries.check(card.libraries, f"{models_dir / row.file}")
     try:
         return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
     # the content is what was saved, so it is a library or a module of the user's that differs
@@ -123,11 +183,11 @@ def check_model(connection: sa.Connection, models_dir: Path, row: sa.Row) -> str
     RegistryError
         As `load_model` does.
     """
-    card = json.loads(row.card)
-    if set(card["code_files"]) - set(code.TRAINING_CODE):
+    card = Card.model_validate_json(row.card)
+    if set(card.code_files) - set(code.TRAINING_CODE):
         return load_model(connection, models_dir, row.model_name).warning
     read_model_file(connection, models_dir, row)
-    return libraries.check(card["libraries"], f"{models_dir / row.file}")
+    return libraries.check(card.libraries, f"{models_dir / row.file}")
 
 
 def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row) -> bytes:
@@ -152,10 +212,10 @@ def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row) ->
         raise RegistryError(
             f"{path}: the file of {row.model_name} cannot be read ({error.strerror}). {mend}"
         ) from None
-    found = files.hash_bytes(content)
-    if found != row.sha256:
+    sha256 = files.hash_bytes(content)
+    if sha256 != row.sha256:
         raise RegistryError(
-            f"{path}: has SHA-256 {found}, expected {row.sha256} from the table models. The file"
+            f"{path}: has SHA-256 {sha256}, expected {row.sha256} from the table models. The file"
             f" was changed and is not opened. {mend}"
         )
     return content
@@ -165,10 +225,10 @@ def find_model(connection: sa.Connection, model_name: str) -> sa.Row:
     """The row of a dated model; RegistryError if there is none."""
     row = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
     if row is None:
-        known = connection.scalars(sa.select(models.c.model_name)).all()
+        names = connection.scalars(sa.select(models.c.model_name)).all()
         raise RegistryError(
             f"there is no model {model_name!r}. See: python -m abatch"
-            f" models{suggest(model_name, known)}"
+            f" models{suggest(model_name, names)}"
         )
     return row
 
@@ -191,32 +251,15 @@ def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> di
     return {name: load_model(connection, models_dir, live[name]) for name in experiment.models}
 
 
-def read_cards(connection: sa.Connection, experiment: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and card of each dated model of an experiment."""
-    for row in connection.execute(
-        sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
-    ):
-        yield row.model_name, json.loads(row.card)
+def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
+    """The card of each dated model of an experiment, by model_name."""
+    query = sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
+    return {row.model_name: Card.model_validate_json(row.card) for row in connection.execute(query)}
 
 
-def check_names(experiment: Experiment, cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError if a model bears the name of one that was trained for another variant.
-
-    Figures are kept by that name.
-
-    Parameters
-    ----------
-    cards : of the experiment's dated models, by model_name
-    """
-    for variant, model in experiment.models.items():
-        for model_name, card in cards.items():
-            is_same = (card["name"], card["version"]) == (model.name, model.version)
-            if is_same and card["variant"] != variant:
-                raise ConfigError(
-                    f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but"
-                    f" {model_name} was trained for variant {card['variant']}. Give the model of"
-                    f" variant {variant} a name or version of its own."
-                )
+def undated_name(name: str, version: str) -> str:
+    """Name and version as they stand in a model_name: modelA_v1.0."""
+    return f"{name}_v{version}"
 
 
 def link_live(connection: sa.Connection, experiment: Experiment, on: date) -> None:
@@ -227,23 +270,21 @@ def link_live(connection: sa.Connection, experiment: Experiment, on: date) -> No
 
 
 def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str, str | None]:
-    """The model_name that is live on a date, None if none is, of each name and version.
+    """The model_name that is live on a date, None if none is, by undated name.
 
-    Those of every model that the experiment has had: modelA_v1.0.
+    Of every model that the experiment has had.
     """
     live = {*find_live(connection, experiment, on).values()}
     links: dict[str, str | None] = {}
     columns = (models.c.model_name, models.c.name, models.c.version)
     for row in connection.execute(sa.select(*columns).where(models.c.experiment == experiment)):
-        stem = stem_of(row.name, row.version)
-        links[stem] = row.model_name if row.model_name in live else links.get(stem)
+        undated = undated_name(row.name, row.version)
+        links[undated] = row.model_name if row.model_name in live else links.get(undated)
     return links
 
 
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that is live on a date, by variant: the newest promotion that is effective by
-    then.
-    """
+    """The model_name that is live on a date, by variant."""
     return {
         variant: row.model_name
         for variant, row in find_in_force(connection, experiment, on).items()
@@ -251,8 +292,9 @@ def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str,
 
 
 def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
-    """The model_name to go back to: what was live before the newest promotion that has not been
-    rolled back.
+    """The model_name to go back to.
+
+    It is what was live before the newest promotion that has not been rolled back.
 
     Raises
     ------
@@ -278,20 +320,21 @@ def find_previous(connection: sa.Connection, experiment: str, variant: str, on: 
 
 
 def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that becomes live after a date, by variant: the newest promotion, for it
-    overrules all before it.
+    """The model_name that becomes live after a date, by variant.
+
+    It is that of the newest promotion, which overrules all before it.
     """
     newest = {row.variant: row for row in _read_promotions(connection, experiment)}
     return {variant: row.model_name for variant, row in newest.items() if row.effective_date > on}
 
 
-def find_kept(connection: sa.Connection, experiment: str) -> set[str]:
+def find_ever_live(connection: sa.Connection, experiment: str) -> set[str]:
     """The model_names that were ever live, or will be."""
     return {row.model_name for row in _read_promotions(connection, experiment)}
 
 
 def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, sa.Row]:
-    """The promotion that makes each variant's model live on a date."""
+    """The promotion that makes each variant's model live on a date, the newest effective."""
     return {
         row.variant: row
         for row in _read_promotions(connection, experiment)
@@ -307,26 +350,6 @@ def find_deletion(connection: sa.Connection, kind: str, name: str) -> sa.Row | N
 
 def find_deleted(connection: sa.Connection, kind: str) -> set[str]:
     return set(connection.scalars(sa.select(deletions.c.name).where(deletions.c.kind == kind)))
-
-
-def choose_to_delete(
-    connection: sa.Connection, now: datetime, days: int | None
-) -> Iterator[tuple[str, str]]:
-    """Which dated models retention deletes, and why: those never promoted, trained so many days
-    ago; None for no limit.
-    """
-    if days is None:
-        return
-    gone = find_deleted(connection, MODEL) | set(
-        connection.scalars(sa.select(promotions.c.model_name))
-    )
-    for row in connection.execute(
-        sa.select(models.c.model_name, runs.c.started_at).join(
-            runs, runs.c.run_id == models.c.run_id
-        )
-    ):
-        if row.model_name not in gone and (now - row.started_at).days >= days:
-            yield row.model_name, f"never live, and older than {days} days"
 
 
 def write_deletion(
@@ -354,10 +377,7 @@ def write_deletion(
 def remove_files(models_dir: Path, model_name: str) -> None:
     """Remove what a deleted model left in the folder; harmless to repeat."""
     for suffix in (".pkl", ".json", ".html"):
-        try:
-            (models_dir / f"{model_name}{suffix}").unlink(missing_ok=True)
-        except OSError as error:
-            raise files.cannot_write(models_dir / f"{model_name}{suffix}", error) from None
+        files.remove(models_dir / f"{model_name}{suffix}")
 
 
 def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.Row]:
@@ -365,24 +385,15 @@ def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.
     return connection.execute(query.order_by(promotions.c.promotion_id)).all()
 
 
-def add_model(connection: sa.Connection, card: Mapping[str, Any], decision: str) -> None:
-    """Write the row of a saved model: the trusted copy of its card, the SHA-256 that its file must
-    have, and what was decided.
+def add_model(connection: sa.Connection, card: Card, decision: Decision) -> None:
+    """Write the row of a saved model.
 
-    Parameters
-    ----------
-    card : as `save_model` returned it
+    It holds the trusted copy of its card, the SHA-256 that its file must have, and the decision.
     """
-    row = {name: card[name] for name in models.columns.keys() if name in card}
-    row |= {name: date.fromisoformat(card[name]) for name in ("from_date", "to_date", "run_date")}
-    row |= {
-        "as_of": datetime.fromisoformat(card["as_of"]),
-        "card": to_json(card),
-        "decision": decision,
-    }
-    row["environment_hash"] = files.hash_bytes(
-        json.dumps(card["libraries"], sort_keys=True).encode()
-    )
+    row = card.model_dump(include={column.name for column in models.columns})
+    libraries_text = json.dumps(card.libraries, sort_keys=True)
+    row["environment_hash"] = files.hash_bytes(libraries_text.encode())
+    row |= {"card": card.to_json(), "decision": decision.sentence}
     connection.execute(models.insert().values(row))
 
 
@@ -402,7 +413,7 @@ def promote(
 
 
 def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
-    """Make <stem>_latest.pkl point at the file of the live model, or remove it if none is live.
+    """Make modelA_v1.0_latest.pkl point at the live model's file, or remove it if none is live.
 
     Parameters
     ----------
@@ -413,8 +424,8 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
     FileError
         If the folder cannot be written.
     """
-    for stem, target in links.items():
-        link = models_dir / f"{stem}_latest.pkl"
+    for undated, target in links.items():
+        link = models_dir / f"{undated}_latest.pkl"
         try:
             if target is None:
                 link.unlink(missing_ok=True)
@@ -425,22 +436,3 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
                 os.replace(beside, link)
         except OSError as error:
             raise files.cannot_write(link, error) from None
-
-
-def stem_of(name: str, version: str) -> str:
-    """Name and version as they stand in a model_name: modelA_v1.0."""
-    return f"{name}_v{version}"
-
-
-def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
-    """Text for a column or a file that holds JSON: sorted, so that equal content is equal text.
-
-    Days and instants as ISO text.
-    """
-    return json.dumps(
-        values,
-        sort_keys=True,
-        ensure_ascii=False,
-        indent=indent,
-        default=lambda moment: moment.isoformat(),
-    )

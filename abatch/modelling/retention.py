@@ -106,7 +106,7 @@ def find_needed(connection: sa.Connection) -> set[str]:
         .join(runs, runs.c.run_id == tables.snapshots.c.run_id)
         .where(runs.c.status == "running")
     )
-    return {*connection.scalars(promoted), *connection.scalars(running)} - {None}
+    return {*connection.scalars(promoted), *connection.scalars(running)}
 
 
 def choose_snapshots(

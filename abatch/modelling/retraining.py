@@ -1,35 +1,17 @@
-"""Retraining: whether an experiment's models are due, by age, new rows, drift or a drop in
-performance.
-"""
+"""Retraining: whether models are due, by age, new rows, drift or a drop in performance."""
 
-from collections.abc import Collection, Mapping
-from datetime import date
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date, datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from abatch.config import Experiment, Retrain
+from abatch.database import reading
 from abatch.database.tables import feature_drift, scores
-
-
-class Rules(NamedTuple):
-    """When to train; None switches a rule off.
-
-    Attributes
-    ----------
-    min_days : days since the last training before which none of the rules counts
-    max_days : days since the last training
-    new_rows : training rows that have matured since
-    psi : of a live model's scores or of one of its features in the newest cohort; it must exceed
-        its noise line too
-    auc_drop : of a live model's ROC AUC on mature predictions below that of its validation, in all
-        that its interval allows
-    """
-
-    min_days: int
-    max_days: int | None
-    new_rows: int | None
-    psi: float | None
-    auc_drop: float | None
+from abatch.modelling.card import Card
+from abatch.modelling.registry import Standing
+from abatch.queries import Window
 
 
 class Finding(NamedTuple):
@@ -39,37 +21,85 @@ class Finding(NamedTuple):
     is_due: bool
 
 
-def find_last(
-    cards: Mapping[str, Mapping[str, Any]], run_date: date
-) -> tuple[date, Mapping[str, Any]] | None:
-    """Date and card of the newest dated model up to a day; None if there is none."""
-    dated = [
-        (date.fromisoformat(card["run_date"]), card["run_id"], name) for name, card in cards.items()
-    ]
-    day, _, name = max((one for one in dated if one[0] <= run_date), default=(run_date, "", ""))
-    return (day, cards[name]) if name else None
+def judge(
+    engine: sa.Engine,
+    experiment: Experiment,
+    standing: Standing,
+    run_date: date,
+    to_date: date,
+    as_of: datetime,
+) -> Finding:
+    """Whether the models are due by the config's rules, and why or why not.
 
-
-def is_recipe(card: Mapping[str, Any], config: Mapping[str, Any], query: str) -> bool:
-    """Whether a model was trained as the config now says: estimators, parameters, seed, features
-    and training query.
+    Parameters
+    ----------
+    standing : on run_date
+    to_date : end of the window of training rows, excluded
+    as_of : the moment whose knowledge may be used, naive UTC
     """
-    known = card.get("config")
-    if known is None:
-        return False
+    rules, last = experiment.training.retrain, find_last(standing.cards.values(), run_date)
+    if rules is None:
+        return Finding("every run trains, for training.retrain has no rules", is_due=True)
+    if missing := [variant for variant in experiment.models if variant not in standing.live]:
+        return Finding(f"no model is live for variant {', '.join(missing)}", is_due=True)
+    if last is None:
+        return Finding("there is no model yet", is_due=True)
+    if not is_recipe(last, experiment):
+        words = f"models, features or training query are not those of {last.model_name}"
+        return Finding(f"the config's {words}", is_due=True)
+    days = (run_date - last.run_date).days
+    if days < rules.min_days:
+        words = f"the last training is {days} days old, and min_days is {rules.min_days}"
+        return Finding(words, is_due=False)
+    findings = [*judge_age(rules, days)]
+    if rules.new_rows is not None:
+        n_new = _count_rows(engine, experiment, Window(last.to_date, to_date), as_of)
+        findings += judge_rows(rules, n_new)
+    live = {name: standing.cards[name] for name in standing.live.values()}
+    with engine.connect() as connection:
+        drifted = read_drift(connection, experiment.name, live, rules.psi or 0)
+        performance = read_performance(connection, experiment.name, live)
+    findings += judge_drift(rules, drifted)
+    findings += judge_performance(
+        rules, performance, {name: card.roc_auc for name, card in live.items()}
+    )
+    due = [finding.words for finding in findings if finding.is_due]
+    return Finding("; ".join(due or [finding.words for finding in findings]), is_due=bool(due))
+
+
+def _count_rows(engine: sa.Engine, experiment: Experiment, window: Window, as_of: datetime) -> int:
+    if window.from_date >= window.to_date:
+        return 0
+    query = experiment.query("training")
+    return sum(map(len, reading.stream_query(engine, query, window, as_of)))
+
+
+def find_last(cards: Iterable[Card], run_date: date) -> Card | None:
+    """The newest dated model up to a day."""
+    dated = [card for card in cards if card.run_date <= run_date]
+    return max(dated, key=lambda card: (card.run_date, card.run_id, card.model_name), default=None)
+
+
+def is_recipe(card: Card, experiment: Experiment) -> bool:
+    """Whether a model was trained as the config now says.
+
+    By estimators, parameters, seed, features and training query.
+    """
+    config = experiment.describe()
     same = ("seed", "not_features", "validation_share", "window", "days", "start_date")
     return (
-        known["models"] == config["models"]
-        and all(known["training"].get(name) == config["training"][name] for name in same)
-        and card["query"] == query
+        card.config["models"] == config["models"]
+        and all(card.config["training"][name] == config["training"][name] for name in same)
+        and card.query == experiment.query("training").text
     )
 
 
 def read_drift(
     connection: sa.Connection, experiment: str, names: Collection[str], limit: float
 ) -> tuple[str, float, float] | None:
-    """What has drifted most of live models: words, PSI and noise line, of their scores and of
-    features in the newest cohort.
+    """What has drifted most of live models: words, PSI and noise line.
+
+    Of their scores, and of features in the newest cohort.
 
     Parameters
     ----------
@@ -82,87 +112,84 @@ def read_drift(
             c.experiment == experiment, c.cohort == newest, c.model_name.in_(names)
         )
     )
-    found = [(f"{row.feature} of {row.model_name}", row.psi, row.psi_noise) for row in rows]
-    query = sa.select(scores).where(
-        s.experiment == experiment, s.cohort == "all", s.model_name.in_(names)
-    )
+    drifted = [(f"{row.feature} of {row.model_name}", row.psi, row.psi_noise) for row in rows]
     values = {
         (row.model_name, row.metric): row.value
-        for row in connection.execute(query.where(s.metric.in_(["psi", "psi_noise"])))
+        for row in connection.execute(
+            _select_scores(experiment, names).where(s.metric.in_(["psi", "psi_noise"]))
+        )
     }
-    found += [
+    drifted += [
         (f"scores of {name}", values[name, "psi"], values[name, "psi_noise"])
         for name in names
         if (name, "psi") in values
     ]
-    return max(found, key=lambda one: one[1] - max(limit, one[2]), default=None)
+    return max(drifted, key=lambda drift: drift[1] - max(limit, drift[2]), default=None)
 
 
 def read_performance(
     connection: sa.Connection, experiment: str, names: Collection[str]
 ) -> dict[str, tuple[float, float | None]]:
-    """ROC AUC on mature predictions, and the upper end of its interval, of live models that have
-    one.
-    """
-    s = scores.c
-    query = sa.select(scores).where(
-        s.experiment == experiment,
-        s.cohort == "all",
-        s.metric == "roc_auc",
-        s.model_name.in_(names),
-    )
+    """ROC AUC on mature predictions, and the upper end of its interval, of models that have one."""
+    query = _select_scores(experiment, names).where(scores.c.metric == "roc_auc")
     return {row.model_name: (row.value, row.upper) for row in connection.execute(query)}
 
 
-def judge_age(rules: Rules, days: int) -> list[Finding]:
-    limit = rules.max_days
-    return (
-        []
-        if limit is None
-        else [Finding(f"the last training is {days} days old (limit {limit})", days >= limit)]
+def _select_scores(experiment: str, names: Collection[str]) -> sa.Select:
+    """Figures of dated models on all their mature predictions."""
+    s = scores.c
+    return sa.select(scores).where(
+        s.experiment == experiment, s.cohort == "all", s.model_name.in_(names)
     )
 
 
-def judge_rows(rules: Rules, n_new: int) -> list[Finding]:
-    limit = rules.new_rows
-    return (
-        []
-        if limit is None
-        else [Finding(f"{n_new:,} rows have matured since (limit {limit:,})", n_new >= limit)]
-    )
+def judge_age(rules: Retrain, days: int) -> Iterator[Finding]:
+    """By days since the last training."""
+    if (limit := rules.max_days) is not None:
+        yield Finding(f"the last training is {days} days old (limit {limit})", days >= limit)
 
 
-def judge_drift(rules: Rules, most: tuple[str, float, float] | None) -> list[Finding]:
+def judge_rows(rules: Retrain, n_new: int) -> Iterator[Finding]:
+    """By training rows that have matured since."""
+    if (limit := rules.new_rows) is not None:
+        yield Finding(f"{n_new:,} rows have matured since (limit {limit:,})", n_new >= limit)
+
+
+def judge_drift(rules: Retrain, drifted: tuple[str, float, float] | None) -> Iterator[Finding]:
+    """By what `read_drift` returned: a PSI must exceed its noise line, too."""
     if rules.psi is None:
-        return []
-    if most is None:
-        return [Finding("no drift has been measured", False)]
-    what, psi, noise = most
-    return [
-        Finding(
-            f"PSI {psi:.3f} of {what} (limit {rules.psi:g}, noise {noise:.3f})",
-            psi > max(rules.psi, noise),
-        )
-    ]
+        return
+    if drifted is None:
+        yield Finding("no drift has been measured", is_due=False)
+        return
+    what, psi, noise = drifted
+    words = f"PSI {psi:.3f} of {what} (limit {rules.psi:g}, noise {noise:.3f})"
+    yield Finding(words, psi > max(rules.psi, noise))
 
 
 def judge_performance(
-    rules: Rules,
-    found: Mapping[str, tuple[float, float | None]],
+    rules: Retrain,
+    performance: Mapping[str, tuple[float, float | None]],
     validated: Mapping[str, float | None],
-) -> list[Finding]:
-    """Parameters: `found` as `read_performance` returns it, `validated` the ROC AUC of each model's
-    validation.
+) -> Iterator[Finding]:
+    """By ROC AUC: below that of the validation in all that its interval allows.
+
+    Parameters
+    ----------
+    performance : as `read_performance` returns it
+    validated : ROC AUC of each model's validation
     """
     if rules.auc_drop is None:
-        return []
-    findings = []
-    for name, (value, upper) in found.items():
+        return
+    measured = False
+    for name, (value, upper) in performance.items():
         expected = validated.get(name)
         if expected is not None:
+            measured = True
             words = (
                 f"ROC AUC {value:.3f} of {name} against {expected:.3f} when it was validated (limit"
                 f" -{rules.auc_drop:g})"
             )
-            findings.append(Finding(words, upper is not None and upper < expected - rules.auc_drop))
-    return findings or [Finding("no performance has been measured", False)]
+            yield Finding(words, upper is not None and upper < expected - rules.auc_drop)
+    if not measured:
+        yield Finding("no performance has been measured", is_due=False)

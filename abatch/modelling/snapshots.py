@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.database.tables import models, promotions, runs, snapshots
+from abatch.database.tables import models, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
 
@@ -339,88 +339,6 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
     a, b = (column.astype(object).where(column.notna(), None) for column in (before, after))
     return ~(a.eq(b) | (a.isna() & b.isna())).to_numpy(dtype=bool)
-
-
-def find_needed(connection: sa.Connection) -> set[str]:
-    """Content hashes that retention never drops: of models that were ever promoted, and of runs
-    that may promote one yet.
-    """
-    promoted = sa.select(models.c.snapshot).join(
-        promotions, promotions.c.model_name == models.c.model_name
-    )
-    running = (
-        sa.select(snapshots.c.content_hash)
-        .join(runs, runs.c.run_id == snapshots.c.run_id)
-        .where(runs.c.status == "running")
-    )
-    return {found for query in (promoted, running) for found in connection.scalars(query) if found}
-
-
-def choose_to_drop(
-    connection: sa.Connection,
-    folder: Path,
-    now: datetime,
-    days: int | None,
-    gigabytes: float | None,
-) -> Iterator[tuple[str, str]]:
-    """Which contents retention drops, and why: the oldest first, until what is left obeys both
-    limits.
-
-    Parameters
-    ----------
-    days : age of the newest pull of a content from which on it goes; None for no limit
-    gigabytes : 1e9 bytes that all files together may have; None for no limit
-    """
-    newest: dict[str, sa.Row] = {}
-    for row in list_snapshots(connection):  # the newest pull decides, and comes last
-        newest.pop(row.content_hash, None)
-        newest[row.content_hash] = row
-    present = [row for row in newest.values() if path_of(folder, row.content_hash).exists()]
-    needed, total = find_needed(connection), sum(row.n_bytes for row in present)
-    for row in present:
-        is_old = days is not None and (now - row.pulled_at).days >= days
-        is_much = gigabytes is not None and total > gigabytes * 1e9
-        if row.content_hash not in needed and (is_old or is_much):
-            total -= row.n_bytes
-            yield (
-                row.content_hash,
-                (
-                    f"older than {days} days"
-                    if is_old
-                    else f"all together larger than {gigabytes:g} GB"
-                ),
-            )
-
-
-def remove_strays(folder: Path, known: Collection[str], before: datetime) -> list[Path]:
-    """Remove files older than an instant (naive UTC) that belong to no pull: a run that died left
-    them; returns them.
-    """
-    strays = [
-        path
-        for path in folder.glob("*")
-        if path.name.rpartition(".parquet")[0].lstrip(".") not in known
-    ]
-    old = sorted(
-        path
-        for path in strays
-        if path.stat().st_mtime < before.replace(tzinfo=UTC).timestamp() and ".parquet" in path.name
-    )
-    for path in old:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise files.cannot_write(path, error) from None
-    return old
-
-
-def remove(folder: Path, content_hash: str) -> None:
-    """Remove the file of a snapshot; harmless to repeat."""
-    path = path_of(folder, content_hash)
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise files.cannot_write(path, error) from None
 
 
 def write_rows(path: Path, frame: pd.DataFrame) -> None:

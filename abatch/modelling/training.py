@@ -1,28 +1,29 @@
-"""Training rows: pulled as known at one moment, checked, split by date.
+"""Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
-And what validation says of a new model.
-"""
-
-from collections.abc import Mapping, Sequence
-from datetime import date
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import sqlalchemy as sa
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
+from abatch.config import Experiment, ModelConfig
 from abatch.database.reading import require_columns
-from abatch.errors import AbatchError, DataError
+from abatch.errors import AbatchError, DataError, RegistryError
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.modelling import estimators, features
-from abatch.modelling.gate import AucDifference, compare_auc
-from abatch.queries import Query
+from abatch.modelling import code, estimators, features, inspection, libraries, snapshots
+from abatch.modelling.card import Card, Decision, Figure, Origin
+from abatch.modelling.gate import Evidence
+from abatch.modelling.registry import ModelFile
+from abatch.queries import Window
 from abatch.statistics import drift, metrics
 
 N_CHECKED = 100  # rows whose predictions the card keeps
-N_REFERENCE_BUCKETS = 6  # of 64
-MIN_REFERENCE = 50  # rows; five a decile
+N_HOLDOUT_BUCKETS = 6  # of 64
+MIN_HOLDOUT = 50  # rows; five a decile
 
 
 class Rows(NamedTuple):
@@ -33,27 +34,47 @@ class Rows(NamedTuple):
     X : DataFrame, shape (n, p), the features as `features.convert` gives them
     event_date : array of datetime64, shape (n,)
     y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
-    newest : array of bool, shape (n,), True for the validation rows
+    validation : array of bool, shape (n,), True for the newest rows
     bucket : array of int, shape (n,), the jackknife bucket of each candidate
-    reference : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved
+    holdout : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved
         model is not fitted on: its scores are what later scores are compared with
-    types : feature name to "number" or "category"
-    validation_from : the first day of validation
+    types : name to "number" or "category" of the features to use
     outcome_mean, outcome_sd : of the outcome itself, capped
     subgroups : DataFrame, shape (n, k), the columns to measure apart
+    window : the days that were asked for
     """
 
     X: pd.DataFrame
     event_date: np.ndarray
     y: np.ndarray
-    newest: np.ndarray
+    validation: np.ndarray
     bucket: np.ndarray
-    reference: np.ndarray
+    holdout: np.ndarray
     types: dict[str, str]
-    validation_from: date
     outcome_mean: float
     outcome_sd: float
     subgroups: pd.DataFrame
+    window: Window
+
+    @property
+    def validation_from(self) -> date:
+        """The first day of validation."""
+        return pd.Timestamp(self.event_date[self.validation].min()).date()
+
+
+class Recipe(NamedTuple):
+    """A model of the config, not fitted yet.
+
+    Attributes
+    ----------
+    key : where it stands in the config, for messages
+    """
+
+    variant: str
+    config: ModelConfig
+    estimator: BaseEstimator
+    seed: int
+    key: str
 
 
 class Fitted(NamedTuple):
@@ -61,44 +82,29 @@ class Fitted(NamedTuple):
 
     Attributes
     ----------
-    pipeline : fitted on all rows but the reference, the newest included
-    metrics : of the same estimator fitted without the newest rows, measured on them
-    validated : that same estimator
-    scores : its scores of the newest rows
-    reference : the pipeline's scores of the reference rows; None if these are few
+    pipeline : fitted on all rows but the holdout, the newest included
+    validated : the same estimator, fitted without the newest rows
+    scores : its scores of these
+    metrics : and how good they are
+    reference : the pipeline's scores of the holdout; None if these rows are few
     """
 
+    recipe: Recipe
     pipeline: Pipeline
-    metrics: list[metrics.Metric]
     validated: Pipeline
     scores: np.ndarray
+    metrics: dict[str, Figure]
     reference: drift.Reference | None
 
 
-def prepare_rows(
-    frame: pd.DataFrame,
-    *,
-    from_date: date,
-    to_date: date,
-    validation_share: float,
-    salt: str,
-    kind: str,
-    cap: float | None,
-    not_features: Sequence[str] = (),
-    subgroups: Sequence[str] = (),
-) -> Rows:
+def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) -> Rows:
     """Check what the training query returned and split it by date.
 
     Parameters
     ----------
     frame : as `snapshots.arrange` makes it: candidate_id, event_date, outcome and the features;
         without columns if there are no rows
-    from_date, to_date : the window that was asked for, upper end excluded
-    validation_share : share of the rows, the newest, to validate on
-    salt : the experiment's name
-    kind, cap : of the experiment's outcome
-    not_features : columns that no model may use
-    subgroups : columns to measure apart; they may be among not_features
+    window : that was asked for
 
     Raises
     ------
@@ -106,54 +112,56 @@ def prepare_rows(
         If there are no rows, rows outside the window, unusable columns, or too little to fit or
         validate on.
     """
+    section = experiment.training
     if frame.empty:
         raise DataError(
-            f"returned no rows for [{from_date}, {to_date})."
-            " Check the query, its binds, training.days, and whether the tables are filled."
+            f"returned no rows for {window}. Check the query, its binds, training.days, and whether"
+            " the tables are filled."
         )
-    require_columns(frame, [*not_features, *subgroups])
-    outside = frame.loc[
-        ~frame["event_date"].between(
-            pd.Timestamp(from_date), pd.Timestamp(to_date), inclusive="left"
-        ),
-        "event_date",
-    ]
-    if len(outside):
-        raise DataError(
-            f"{len(outside)} of {len(frame)} rows lie outside [{from_date}, {to_date}),"
-            f" for example {outside.iloc[0].date()}; later outcomes are not complete yet. Let the"
-            " query keep event_date >= :from_date and event_date < :to_date."
-        )
+    require_columns(frame, [*section.not_features, *section.subgroups])
+    _check_window(frame["event_date"], window)
     types = features.infer_types(
-        frame.drop(columns=["candidate_id", "event_date", "outcome", *not_features])
+        frame.drop(columns=["candidate_id", "event_date", "outcome", *section.not_features])
     )
-    outcome = frame["outcome"].to_numpy()
+    outcome, cap = frame["outcome"].to_numpy(), experiment.outcome.cap
     y = (outcome > 0).astype(np.int64)
     if cap is not None:
         outcome = np.clip(outcome, -cap, cap)
-    newest = split_newest(frame["event_date"], y, validation_share)
-    bucket = assign(frame["candidate_id"], salt, {"all": 1.0}).bucket
-    reference = bucket < N_REFERENCE_BUCKETS
-    if reference.sum() < MIN_REFERENCE or len(np.unique(y[~reference])) < 2:
-        reference = np.zeros(len(y), dtype=bool)
+    validation = split_validation(frame["event_date"], y, section.validation_share)
+    bucket = assign(frame["candidate_id"], experiment.name, {"all": 1.0}).bucket
+    holdout = bucket < N_HOLDOUT_BUCKETS
+    if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
+        holdout = np.zeros(len(y), dtype=bool)
     return Rows(
         X=features.convert(frame, types),
         event_date=frame["event_date"].to_numpy(),
         y=y,
-        newest=newest,
+        validation=validation,
         bucket=bucket,
-        reference=reference,
+        holdout=holdout,
         types=types,
-        validation_from=frame["event_date"][newest].min().date(),
         outcome_mean=float(outcome.mean()),
         outcome_sd=float(outcome.std(ddof=1)),
-        subgroups=frame[list(subgroups)],
+        subgroups=frame[section.subgroups],
+        window=window,
     )
 
 
-def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float) -> np.ndarray:
-    """Mark the newest rows, about `share` of all, cut between two days: never at random, and no day
-    on both sides.
+def _check_window(event_date: pd.Series, window: Window) -> None:
+    first, end = map(pd.Timestamp, window)
+    outside = event_date[~event_date.between(first, end, inclusive="left")]
+    if len(outside):
+        raise DataError(
+            f"{len(outside)} of {len(event_date)} rows lie outside {window}, for example"
+            f" {outside.iloc[0].date()}; later outcomes are not complete yet. Let the query keep"
+            " event_date >= :from_date and event_date < :to_date."
+        )
+
+
+def split_validation(event_date: pd.Series, outcome: np.ndarray, share: float) -> np.ndarray:
+    """Mark the newest rows, about `share` of all, cut between two days.
+
+    Never at random, and no day is on both sides.
 
     Returns
     -------
@@ -168,24 +176,43 @@ def split_newest(event_date: pd.Series, outcome: np.ndarray, share: float) -> np
     later = days[days > days[0]]
     if len(later) == 0:
         raise DataError(
-            f"all rows are of one day, {event_date.iloc[0].date()}; validation needs newer"
-            " rows than the fit. Widen the window."
+            f"all rows are of one day, {event_date.iloc[0].date()}; validation needs newer rows"
+            " than the fit. Widen the window."
         )
     cut = max(days[min(int(len(days) * (1 - share)), len(days) - 1)], later[0])
-    newest = event_date.to_numpy() >= cut
-    for side, what in ((~newest, "fit"), (newest, "validate")):
+    validation = event_date.to_numpy() >= cut
+    for side, what in ((~validation, "fit"), (validation, "validate")):
         if len(np.unique(outcome[side])) < 2:
             raise DataError(
-                f"the {side.sum()} rows to {what} on (from {event_date[side].min().date()}"
-                f" to {event_date[side].max().date()}) all have outcome {outcome[side][0]}; both 0"
-                " and 1 are needed. Widen the window or check the outcome."
+                f"the {side.sum()} rows to {what} on (from {event_date[side].min().date()} to"
+                f" {event_date[side].max().date()}) all have outcome {outcome[side][0]}; both 0 and"
+                " 1 are needed. Widen the window or check the outcome."
             )
-    return newest
+    return validation
 
 
-def fit_older(
-    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
-) -> Pipeline:
+def make_models(experiment: Experiment) -> dict[str, Recipe]:
+    """The config's models by variant, each with its estimator.
+
+    Raises
+    ------
+    ConfigError
+        If an estimator cannot be imported or called, or is none.
+    """
+    return {
+        variant: make_model(experiment, variant, experiment.key(f"models.{variant}"))
+        for variant in experiment.models
+    }
+
+
+def make_model(experiment: Experiment, variant: str, key: str) -> Recipe:
+    """One of `make_models`."""
+    model, seed = experiment.models[variant], experiment.training.seed
+    estimator = estimators.make_estimator(model.estimator, model.params, seed, key)
+    return Recipe(variant, model, estimator, seed, key)
+
+
+def fit_for_validation(recipe: Recipe, rows: Rows) -> Pipeline:
     """Fit on the rows that are older than the validation's.
 
     Raises
@@ -193,112 +220,105 @@ def fit_older(
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    older = ~rows.newest
-    return estimators.fit(
-        clone(make_pipeline(estimator, rows, types)),
-        rows.X.loc[older, list(types)],
-        rows.y[older],
-        place,
-        seed,
-    )
+    return _fit(recipe, clone(_make_pipeline(recipe, rows)), rows, ~rows.validation)
 
 
-def make_pipeline(estimator: BaseEstimator, rows: Rows, types: Mapping[str, str]) -> Pipeline:
-    """The estimator behind the preparation of the columns that have a value in the older rows: of
-    others nothing could be measured.
+def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
+    """Fit on all rows but the holdout, the newest included: this is the model that is saved.
+
+    The newest know most of tomorrow.
     """
-    known = {
-        name: kind for name, kind in types.items() if rows.X.loc[~rows.newest, name].notna().any()
-    }
-    return estimators.make_pipeline_for(estimator, known)
+    return _fit(recipe, _make_pipeline(recipe, rows), rows, ~rows.holdout)
 
 
-def fit_final(
-    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
-) -> Pipeline:
-    """Fit on all rows but the reference, the newest included, for they know most of tomorrow: this
-    is the model that is saved.
+def _make_pipeline(recipe: Recipe, rows: Rows) -> Pipeline:
+    """The estimator behind the preparation of the columns that have a value in the older rows.
+
+    Of others nothing could be measured.
     """
-    kept = ~rows.reference
-    return estimators.fit(
-        make_pipeline(estimator, rows, types),
-        rows.X.loc[kept, list(types)],
-        rows.y[kept],
-        place,
-        seed,
-    )
+    filled = rows.X[~rows.validation].notna().any()
+    types = {name: kind for name, kind in rows.types.items() if filled[name]}
+    return estimators.make_pipeline_for(recipe.estimator, types)
 
 
-def fit_and_validate(
-    estimator: BaseEstimator, rows: Rows, types: Mapping[str, str], seed: int, place: str
-) -> Fitted:
+def _fit(recipe: Recipe, pipeline: Pipeline, rows: Rows, chosen: np.ndarray) -> Pipeline:
+    X, y = rows.X.loc[chosen, list(rows.types)], rows.y[chosen]
+    return estimators.fit(pipeline, X, y, recipe.key, recipe.seed)
+
+
+def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     """Fit on the older rows, measure on the newest, then fit again for good.
-
-    Parameters
-    ----------
-    types : the features to use, and their types
 
     Raises
     ------
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    X, newest = rows.X[list(types)], rows.newest
-    validated = fit_older(estimator, rows, types, seed, place)
+    X, newest = rows.X[list(rows.types)], rows.validation
+    validated = fit_for_validation(recipe, rows)
     scores = estimators.predict_probability(validated, X[newest])
-    found = metrics.measure(
-        metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
-    )
-    pipeline = fit_final(estimator, rows, types, seed, place)
-    reference = (
-        drift.make_reference(estimators.predict_probability(pipeline, X[rows.reference]))
-        if rows.reference.any()
-        else None
-    )
-    return Fitted(pipeline, found, validated, scores, reference)
-
-
-def make_estimator_again(card: Mapping[str, Any], place: str) -> BaseEstimator:
-    """The estimator of a dated model, from its card."""
-    return estimators.make_estimator(
-        card["estimator"], _restore_keys(card["params"]), card["seed"], place
+    histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
+    figures = metrics.to_dict(metrics.measure(histogram))
+    pipeline = fit_for_good(recipe, rows)
+    reference = None
+    if rows.holdout.any():
+        reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))
+    return Fitted(
+        recipe,
+        pipeline,
+        validated,
+        scores,
+        {name: Figure(**figure) for name, figure in figures.items()},
+        reference,
     )
 
 
-def _restore_keys(value: Any) -> Any:
-    """Parameters as the config had them: JSON has made texts of the whole numbers that were keys,
-    as in class_weight: {0: 1, 1: 5}.
+def load_live_rows(
+    engine: sa.Engine, experiment: Experiment, card: Card | None, warn: Callable[[str], None]
+) -> pd.DataFrame | None:
+    """The snapshot of a live model; None, with a warning, if it is not at hand.
+
+    Parameters
+    ----------
+    card : None if no model is live
     """
-    if not isinstance(value, Mapping):
-        return value
-    are_numbers = all(str(key).removeprefix("-").isdecimal() for key in value)
-    return {int(key) if are_numbers else key: _restore_keys(one) for key, one in value.items()}
+    with engine.connect() as connection:
+        pull = snapshots.find_snapshot(connection, card.snapshot) if card else None
+    if card is None or pull is None:
+        return None
+    try:
+        return snapshots.load(experiment.environment.snapshots_dir, pull)
+    except RegistryError as error:
+        warn(f"{error} {card.model_name} is compared by its recipe, fitted on the new rows.")
+        return None
 
 
-def prepare_again(card: Mapping[str, Any], frame: pd.DataFrame) -> Rows:
-    """The rows that a dated model was trained on, from its snapshot, as its own config has them
-    split.
+def collect_evidence(
+    experiment: Experiment,
+    rows: Rows,
+    fitted: Fitted,
+    card: Card | None,
+    frame: pd.DataFrame | None,
+) -> Evidence:
+    """What the gate judges a new model by.
+
+    Parameters
+    ----------
+    card, frame : of the live model, if there is one, and its snapshot, if that is at hand
     """
-    config = card["config"]
-    with Query(config["queries"]["training"], card["query"]).named():
-        return prepare_rows(
-            frame,
-            from_date=date.fromisoformat(card["from_date"]),
-            to_date=date.fromisoformat(card["to_date"]),
-            validation_share=config["training"]["validation_share"],
-            salt=card["experiment"],
-            kind=config["outcome"]["kind"],
-            cap=config["outcome"]["cap"],
-            not_features=config["training"]["not_features"],
-            subgroups=config["training"]["subgroups"],
-        )
+    slope, n_rows = fitted.metrics.get("calibration_slope"), len(rows.y)
+    if card is None:
+        return Evidence(n_rows, slope, None, "it has no record", None)
+    difference = compare_with_live(card, frame, rows, fitted, experiment)
+    limit = experiment.training.max_input_psi or 0
+    input_psi = find_input_psi(card.features, rows, limit)
+    return Evidence(n_rows, slope, card.model_name, difference, input_psi)
 
 
 def compare_with_live(
-    card: Mapping[str, Any], frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, place: str
-) -> AucDifference | str:
-    """How a new model ranks rows that neither it nor the live one was fitted on, or why that cannot
-    be told.
+    card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, experiment: Experiment
+) -> metrics.AucDifference | str:
+    """How a new model ranks rows that neither it nor the live one was fitted on.
 
     The live model as it was validated, without the newest rows of its time, is fitted again from
     its snapshot. Both are measured on the rows that are newer than what either was fitted on then.
@@ -307,48 +327,58 @@ def compare_with_live(
     ----------
     card, frame : of the live model: its card and its snapshot; None if that is not at hand, then
         its recipe is fitted on `rows`
-    rows, fitted : of the new model
+    rows, fitted, experiment : of the new model
+
+    Returns
+    -------
+    AucDifference or str
+        Or why that cannot be told.
     """
-    columns = card["columns"]
-    missing = [name for name, kind in columns.items() if rows.types.get(name) != kind]
+    missing = [name for name, kind in card.columns.items() if rows.types.get(name) != kind]
     if missing:
         return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
     try:
-        estimator = make_estimator_again(card, place)
-        own = rows if frame is None else prepare_again(card, frame)
-        live = fit_older(estimator, own, columns, card["seed"], place)
-        both = rows.newest & (rows.event_date >= np.datetime64(own.validation_from))
+        before = Experiment.restore(card.config, card.experiment, experiment.environment)
+        recipe = make_model(before, card.variant, fitted.recipe.key)
+        with before.query("training").named():
+            old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
+        live = fit_for_validation(recipe, old_rows._replace(types=card.columns))
+        both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
         few = (
             f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
             " neither was fitted on"
         )
         if not both.any():
             return few
-        inside = both[rows.newest]
-        scores = estimators.predict_probability(live, rows.X.loc[both, list(columns)])
+        scores = estimators.predict_probability(live, rows.X.loc[both, list(card.columns)])
     except AbatchError as error:
         return f"it could not be fitted again ({error})"
-    found = compare_auc(rows.y[both], fitted.scores[inside], scores, rows.bucket[both])
-    return found or few
+    new_scores = fitted.scores[both[rows.validation]]
+    return metrics.compare_auc(rows.y[both], new_scores, scores, rows.bucket[both]) or few
 
 
 def find_input_psi(
-    card: Mapping[str, Any], rows: Rows, limit: float
+    references: Mapping[str, drift.FeatureReference], rows: Rows, limit: float
 ) -> tuple[str, float, float] | None:
-    """The feature of the newest rows that has moved most from a model's training rows, its PSI and
-    noise line; None without any.
+    """The feature of the newest rows that has moved most from a model's training rows.
 
     Parameters
     ----------
+    references : the model's, by feature
     limit : above which, and above its noise line, a PSI counts
+
+    Returns
+    -------
+    feature, PSI, noise line; None if nothing can be compared
     """
-    references = {
-        name: drift.FeatureReference(**found) for name, found in card.get("features", {}).items()
-    }
-    same = {name: found for name, found in references.items() if rows.types.get(name) == found.kind}
-    found = drift.measure_features(same, drift.count_features(rows.X[rows.newest], same))
-    known = [(one.feature, one.psi, one.psi_noise) for one in found if np.isfinite(one.psi)]
-    return max(known, key=lambda one: one[1] - max(limit, one[2]), default=None)
+    same = {name: ref for name, ref in references.items() if rows.types.get(name) == ref.kind}
+    counts = drift.count_features(rows.X[rows.validation], same)
+    moved = [
+        (drifted.feature, drifted.psi, drifted.psi_noise)
+        for drifted in drift.measure_features(same, counts)
+        if np.isfinite(drifted.psi)
+    ]
+    return max(moved, key=lambda drifted: drifted[1] - max(limit, drifted[2]), default=None)
 
 
 def choose_checked(n_rows: int) -> np.ndarray:
@@ -357,3 +387,77 @@ def choose_checked(n_rows: int) -> np.ndarray:
     Array of int.
     """
     return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))
+
+
+def describe_origin(
+    experiment: Experiment,
+    rows: Rows,
+    *,
+    run_id: str,
+    run_date: date,
+    as_of: datetime,
+    trained_because: str,
+    snapshot: str,
+) -> Origin:
+    """What the models of one training have in common."""
+    return Origin(
+        experiment=experiment.name,
+        run_date=run_date,
+        run_id=run_id,
+        trained_because=trained_because,
+        query=experiment.query("training").text,
+        from_date=rows.window.from_date,
+        to_date=rows.window.to_date,
+        as_of=as_of,
+        snapshot=snapshot,
+        rows=len(rows.y),
+        n_positive=int(rows.y.sum()),
+        validation_from=rows.validation_from,
+        rows_validation=int(rows.validation.sum()),
+        columns=rows.types,
+        features=drift.make_feature_references(rows.X, rows.types),
+        outcome_mean=rows.outcome_mean,
+        outcome_sd=rows.outcome_sd,
+        seed=experiment.training.seed,
+        config=experiment.describe(),
+        config_hash=experiment.hash(),
+        code_version=code.code_version(),
+        lock=libraries.list_installed(),
+        machine=libraries.describe_machine(),
+    )
+
+
+def make_card(
+    experiment: Experiment,
+    origin: Origin,
+    rows: Rows,
+    fitted: Fitted,
+    decision: Decision,
+    file: ModelFile,
+) -> Card:
+    """The card of a model that is about to be saved; figures of validation rows are measured."""
+    model, newest = fitted.recipe.config, rows.validation
+    checked = rows.X.iloc[choose_checked(len(rows.y))]
+    return Card(
+        **dict(origin),
+        model_name=file.model_name,
+        name=model.name,
+        version=model.version,
+        file=file.name,
+        sha256=file.sha256,
+        variant=fitted.recipe.variant,
+        estimator=model.estimator,
+        params=model.params,
+        metrics=fitted.metrics,
+        importances=inspection.measure_importances(
+            fitted.validated, rows.X[newest], rows.y[newest], origin.seed
+        ),
+        subgroups=inspection.measure_subgroups(
+            rows.subgroups[newest], rows.y[newest], fitted.scores, rows.bucket[newest], N_BUCKETS
+        ),
+        reference=fitted.reference,
+        checked=estimators.predict_probability(fitted.pipeline, checked).tolist(),
+        gate=decision,
+        code_files=code.hash_code(model.estimator, experiment.environment.folder),
+        libraries=libraries.find_libraries(estimators.list_parts(fitted.pipeline)),
+    )

@@ -4,7 +4,6 @@ Only reads.
 """
 
 import hashlib
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
@@ -25,6 +24,7 @@ from abatch.errors import DataError
 from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
+from abatch.modelling.card import Card
 from abatch.text import to_json, wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
@@ -186,9 +186,7 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     if model is None:
         return None
     run = _find_run(connection, model.run_id)
-    config_hash = json.loads(model.card).get("config_hash") or (
-        run.config_hash if run else "unknown"
-    )
+    config_hash = Card.model_validate_json(model.card).config_hash
     deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
     return Making(model, config_hash, run, deletion, _find_snapshot_deletion(connection, model))
 

@@ -5,7 +5,6 @@ both. The page has no script, no link and no time of its own: the same figures g
 Its sentences stand in report.html.j2.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import OUTCOME, Registration, Terms
 from abatch.experiment.scores import ALL
 from abatch.modelling import registry
+from abatch.modelling.card import Card
 from abatch.pages.gaps import describe_gaps, find_gaps
 from abatch.pages.html import load_template, show_number, show_percent, show_pvalue
 from abatch.pages.plots import (
@@ -182,7 +182,7 @@ def read(connection: sa.Connection, experiment: Experiment, run_date: date) -> F
         run_date=run_date,
         variants=list(experiment.split),
         modelled={
-            variant: registry.stem_of(model.name, model.version)
+            variant: registry.undated_name(model.name, model.version)
             for variant, model in experiment.models.items()
         },
         terms=registration or terms.describe(experiment),
@@ -307,7 +307,9 @@ def render(figures: Figures) -> str:
 
 def _find_owners(figures: Figures) -> dict[str, str]:
     """The variant of each name and version."""
-    return {registry.stem_of(row.name, row.version): row.variant for row in figures.models.values()}
+    return {
+        registry.undated_name(row.name, row.version): row.variant for row in figures.models.values()
+    }
 
 
 def find_names(figures: Figures) -> list[str]:
@@ -475,15 +477,11 @@ def find_evidence(figures: Figures) -> Iterator[Evidence]:
                     f"{right} is right",
                     _excludes(row, right),
                 )
-        cards = [
-            json.loads(row.card)
-            for row in figures.models.values()
-            if registry.stem_of(row.name, row.version) == name
-        ]
         validated = [
-            value
-            for card in cards
-            if (value := card.get("metrics", {}).get("roc_auc", {}).get("value")) is not None
+            roc_auc
+            for row in figures.models.values()
+            if registry.undated_name(row.name, row.version) == name
+            and (roc_auc := Card.model_validate_json(row.card).roc_auc) is not None
         ]
         if (row := found.get((name, ALL, "roc_auc"))) is not None and validated:
             span = " to ".join(

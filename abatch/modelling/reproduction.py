@@ -1,0 +1,260 @@
+"""Reproduction: a dated model built again from its snapshot and its own config.
+
+It is held against what the model predicts, and what has moved is told.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch.config import Environment, Experiment
+from abatch.database import reading
+from abatch.errors import AbatchError, RegistryError
+from abatch.modelling import code, estimators, libraries, registry, snapshots, training
+from abatch.modelling.card import Card
+from abatch.queries import Query
+from abatch.text import wrap_facts
+
+TOLERANCE = 1e-9
+N_CHANGES = 8  # of the config, that are told
+SAME, MOVED, BROKEN = "same", "moved", "broken"
+
+
+class Check(NamedTuple):
+    """One thing that a model depends on: same, moved, or broken (it must not change), and how."""
+
+    thing: str
+    state: str
+    words: str
+
+
+class Verdict(NamedTuple):
+    """Whether a model was built again.
+
+    Attributes
+    ----------
+    is_reproduced : its predictions are identical within 1e-9, and its file and its snapshot are
+        what was saved
+    """
+
+    headline: str
+    checks: list[Check]
+    is_reproduced: bool
+
+    def __str__(self) -> str:
+        moved = list(dict.fromkeys(check.thing for check in self.checks if check.state != SAME))
+        closing = f"moved: {', '.join(moved)}" if moved else "nothing has moved"
+        facts = [(check.thing, f"{check.state}: {check.words}") for check in self.checks]
+        return "\n".join([f"{self.headline}; {closing}", *wrap_facts(facts)])
+
+
+class Comparison(NamedTuple):
+    """Predictions of the model built again, beside those of then.
+
+    Attributes
+    ----------
+    gap : the largest difference
+    where : on which rows, in words
+    """
+
+    gap: float
+    where: str
+
+    def __str__(self) -> str:
+        return f"largest difference {self.gap:.3g}, allowed {TOLERANCE:g}"
+
+
+def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:
+    """Build a dated model again and say what has moved, each on its own.
+
+    That is data, code, configuration, environment, and its file. The rows are those of the
+    snapshot; if that is not at hand, those that the database returns as of then, provided that they
+    are the same. Nothing is written.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such model.
+    """
+    environment = next(iter(experiments.values())).environment
+    with engine.connect() as connection:
+        row = registry.find_model(connection, model_name)
+        card = Card.model_validate_json(row.card)
+        pull = snapshots.choose_snapshot(connection, card.snapshot)
+        kept, snapshot_check = _check_snapshot(connection, environment, pull)
+        model, file_check = _open(connection, environment, row)
+    then = Experiment.restore(card.config, card.experiment, environment)
+    pulled, database_check = _check_database(engine, then, card, pull, kept)
+    checks = [
+        snapshot_check,
+        database_check,
+        _check_code(environment, card),
+        _check_configuration(experiments, card),
+        _check_environment(card),
+        file_check,
+    ]
+    rows = kept if kept is not None else pulled
+    if rows is None:
+        reason = "its rows are neither in the snapshot nor in the database"
+        return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
+    try:
+        comparison = _compare(then, card, rows, model)
+    except AbatchError as error:
+        reason = f"it could not be built again ({error})"
+        return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
+    headline, is_reproduced = _judge(comparison, checks)
+    return Verdict(f"{model_name}: {headline}", checks, is_reproduced)
+
+
+def _judge(comparison: Comparison, checks: list[Check]) -> tuple[str, bool]:
+    """The headline, and whether the model is reproduced."""
+    if comparison.gap > TOLERANCE:
+        blind = (
+            "; the estimator does not give the same twice: seed all that it draws"
+            if all(check.state == SAME for check in checks)
+            else ""
+        )
+        return f"NOT identical predictions {comparison.where} ({comparison}{blind})", False
+    names = {"data": "the snapshot", "model file": "the model file"}
+    broken = dict.fromkeys(names[check.thing] for check in checks if check.state == BROKEN)
+    if broken:
+        return (
+            f"NOT whole, {' and '.join(broken)} is damaged or gone; built again, it gives identical"
+            f" predictions {comparison.where} ({comparison})",
+            False,
+        )
+    return f"identical predictions {comparison.where} ({comparison})", True
+
+
+def _compare(
+    then: Experiment, card: Card, frame: pd.DataFrame, model: registry.Model | None
+) -> Comparison:
+    """Build the model again of its rows and compare what it predicts.
+
+    With the model itself on all rows, or with what its card keeps of some.
+    """
+    key = registry.undated_name(card.name, card.version)
+    recipe = training.make_model(then, card.variant, key)
+    with Query(key, card.query).named():
+        rows = training.prepare_rows(frame, card.window, then)
+    built = training.fit_for_good(recipe, rows._replace(types=card.columns))
+    X = rows.X[list(card.columns)]
+    if model is None:
+        X = X.iloc[training.choose_checked(len(X))]
+        before, kept = np.array(card.checked), ", whose predictions its card keeps"
+    else:
+        before, kept = estimators.predict_probability(model.pipeline, X), ""
+    gap = float(np.abs(estimators.predict_probability(built, X) - before).max())
+    return Comparison(gap, f"on {len(X):,} rows of its snapshot{kept}")
+
+
+def _check_snapshot(
+    connection: sa.Connection, environment: Environment, pull: sa.Row
+) -> tuple[pd.DataFrame | None, Check]:
+    deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
+    try:
+        return snapshots.load(environment.snapshots_dir, pull), Check(
+            "data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled"
+        )
+    except RegistryError as error:
+        gone = (
+            f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})."
+            if deletion
+            else ""
+        )
+        return None, Check("data", BROKEN, f"{error}{gone}")
+
+
+def _check_database(
+    engine: sa.Engine, then: Experiment, card: Card, pull: sa.Row, kept: pd.DataFrame | None
+) -> tuple[pd.DataFrame | None, Check]:
+    """Pull again, as of then; the rows if they are the same, and what has moved if not."""
+    asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
+    query = Query("training query of then", card.query)
+    try:
+        frame = reading.read_query(engine, query, card.window, card.as_of)
+        with query.named():
+            frame = snapshots.arrange(frame, then.outcome.kind)
+    except AbatchError as error:
+        return None, Check("data", MOVED, f"{asked} does not answer ({error})")
+    if frame.empty:
+        return None, Check("data", MOVED, f"{asked} returns no rows any more")
+    columns = snapshots.describe_columns(frame)
+    if snapshots.hash_content(columns, len(frame)) == pull.content_hash:
+        return frame, Check("data", SAME, f"{asked} returns the same {len(frame):,} rows")
+    if kept is not None:
+        difference = snapshots.compare(kept, frame)
+        example = f", such as {difference.example}" if difference.example else ""
+        moved = f"returns other rows than the snapshot has: {difference}{example}"
+        return None, Check("data", MOVED, f"{asked} {moved}")
+    fingerprints = {column["name"]: column["fingerprint"] for column in json.loads(pull.columns)}
+    other = [c.name for c in columns if fingerprints.get(c.name) != c.fingerprint]
+    moved = f"returns other rows: {len(frame):,} instead of {pull.rows:,}; other in"
+    return None, Check("data", MOVED, f"{asked} {moved} {', '.join(other)}")
+
+
+def _check_code(environment: Environment, card: Card) -> Check:
+    then, now = card.code_files, code.hash_code(card.estimator, environment.folder)
+    other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    version = card.code_version
+    if version != code.code_version():
+        version += f", now {code.code_version()}"
+    if other:
+        return Check("code", MOVED, f"{', '.join(other)} (code version {version})")
+    words = f"code version {version}; the {len(now)} files that make a model are the same"
+    return Check("code", SAME, words)
+
+
+def _check_configuration(experiments: Mapping[str, Experiment], card: Card) -> Check:
+    experiment = experiments.get(card.experiment)
+    if experiment is None:
+        words = f"experiment {card.experiment} is no longer in the config"
+        return Check("configuration", MOVED, words)
+    changes = list(_diff("", card.config, experiment.describe()))
+    if not changes:
+        return Check("configuration", SAME, f"hash {card.config_hash[:12]}")
+    more = [f"and {len(changes) - N_CHANGES} more"] if len(changes) > N_CHANGES else []
+    return Check("configuration", MOVED, "; ".join([*changes[:N_CHANGES], *more]))
+
+
+def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
+    """Each key that differs, with both values."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*then, *now]):
+            yield from _diff(f"{path}.{name}".lstrip("."), then.get(name), now.get(name))
+    elif then != now:
+        shown = [" ".join(json.dumps(value, ensure_ascii=False).split()) for value in (then, now)]
+        yield (
+            f"{path} is another text"
+            if max(map(len, shown)) > 60
+            else f"{path} was {shown[0]}, is {shown[1]}"
+        )
+
+
+def _check_environment(card: Card) -> Check:
+    differences = libraries.find_differences(card.libraries, libraries.find_present(card.libraries))
+    if differences:
+        mend = libraries.tell_mend(differences)
+        return Check("environment", MOVED, f"{libraries.describe(differences)}. {mend}")
+    words = f"{len(card.libraries)} libraries as they were, on {card.machine}"
+    return Check("environment", SAME, words)
+
+
+def _open(
+    connection: sa.Connection, environment: Environment, row: sa.Row
+) -> tuple[registry.Model | None, Check]:
+    """The model, if its file is what was saved and may be opened under today's libraries."""
+    try:
+        registry.read_model_file(connection, environment.models_dir, row)
+    except RegistryError as error:
+        return None, Check("model file", BROKEN, str(error))
+    try:
+        model = registry.load_model(connection, environment.models_dir, row.model_name)
+    except RegistryError as error:
+        words = f"SHA-256 as recorded, but it is not opened here: {error}"
+        return None, Check("model file", SAME, words)
+    return model, Check("model file", SAME, "SHA-256 as recorded")
