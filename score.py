@@ -19,9 +19,6 @@ SWITCHES = {"rebuild": "forget the sums of closed nights and read every night ag
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
     arguments.parse("score", __doc__, **SWITCHES)
 
-from datetime import date
-from typing import Any
-
 import sqlalchemy as sa
 
 from abatch import files
@@ -29,7 +26,7 @@ from abatch.errors import NothingToDo
 from abatch.experiment import looks, outcomes, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
-from abatch.night import DAY, Night, find_nights, is_latest, today
+from abatch.night import Night, find_nights, is_latest, today
 from abatch.pages import report
 
 
@@ -42,7 +39,7 @@ def require_nights(night: Night) -> None:
 @nightly(before=require_nights, **SWITCHES)
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
-    experiment, outcome, name = night.experiment, night.experiment.outcome, night.experiment.name
+    experiment, name = night.experiment, night.experiment.name
     registration = night.read(terms.check, experiment)
     assert registration is not None  # there are nights
     if not night.read(is_latest, night, today(experiment.environment)):
@@ -55,78 +52,57 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         files.check_writable(experiment.environment.reports_dir)
 
     # How far outcomes are complete; a late feed leaves nights open, and never turns into zeros.
-    watermark = outcomes.read_watermark(
-        night._engine, experiment.query("watermark"), night.run_date, night.as_of
-    )
-    mature_date = (
-        outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
-        if watermark
-        else date.min
-    )
-    source = looks.Source(
-        engine=night._engine,
-        experiment=name,
-        split=experiment.split,
-        metrics=outcomes.list_metrics(experiment),
-        window_days=outcome.window_days,
-        cohort=experiment.cohort,
-        as_of=night.as_of,
-        exposure=registration.exposure,
-        start_date=registration.start_date,
-        references={name: card.reference for name, card in cards.items() if card.reference},
-        features={name: card.features for name, card in cards.items()},
-        chunk_rows=experiment.environment.chunk_rows,
-    )
-    with experiment.query("watermark").named():
-        night.read(scores.check_watermark, name, watermark and mature_date, is_rebuilt=rebuild)
-    if rebuild or night.read(looks.has_other_cohorts, source):
+    query = experiment.query("watermark")
+    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
+    mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
+    with query.named():
+        night.read(scores.check_watermark, name, mature_date, is_rebuilt=rebuild)
+    if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
-    closed_date = night.read(scores.find_closed_date, name)
-    to_read = [one for one in nights if (closed_date or date.min) < one <= mature_date]
 
     # Close nights for good once no correction is waited for: a cohort at a time, lest a first run
-    # hold them all in memory.
+    # hold them all in memory. A dry run closes none.
+    references = {name: card.reference for name, card in cards.items() if card.reference}
+    features = {name: card.features for name, card in cards.items()}
+    question = looks.Question(experiment, registration, references, features)
+    closed_date = night.read(scores.find_closed_date, name)
+    grace_days = None if night.dry_run else experiment.outcome.grace_days
+    final, mature = looks.split_nights(nights, closed_date, mature_date, grace_days)
     n_read = 0
-    final_date = mature_date - outcome.grace_days * DAY if to_read else date.min
-    final = [one for one in to_read if one <= final_date and not night.dry_run]
     for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
-        reading = looks.read(source, members, closed_date)
-        night.write(looks.close, source, reading, night.run_id)
+        feeds = looks.pull_feeds(night.pull, experiment, members)
+        reading = night.read(looks.read_nights, question, feeds, members, closed_date)
+        night.write(looks.close_nights, question, reading, night.run_id)
         n_read += reading.n_read
         closed_date = members[-1]
 
     # The nights that are mature but open are added for today's figures only.
-    reading = looks.read(source, to_read[len(final) :], closed_date)
-    n_read += reading.n_read
-    parts, tally, *_ = night.read(looks.add, source, reading)
-    figures = night.read(looks.measure, source, parts, closed_date or date.min, night.run_date)
-    look = night.read(
-        looks.take, source, registration, tally, figures, watermark, mature_date, night.run_date
-    )
-    before = night.read(verdicts.find_words, name, night.run_date)
-    words = (
-        f"{look.row['n_mature']} mature predictions of {len(nights)} nights"
-        f" (outcomes complete to {watermark or 'no date yet'})"
-    )
-    if night.dry_run:
-        return night.finish(f"{words}; {figures.n_rows} figures")
-
-    found: list[dict[str, Any]] = []
+    feeds = looks.pull_feeds(night.pull, experiment, mature)
+    reading = night.read(looks.read_nights, question, feeds, mature, closed_date)
+    total = night.read(looks.total_with, question, reading)
+    figures = night.read(looks.measure, question, total.parts, closed_date, night.run_date)
+    look = night.read(looks.count_look, question, total.tally, figures, watermark, night.run_date)
 
     def publish(connection: sa.Connection) -> None:
-        looks.check(connection, source, reading)
-        found[:] = looks.write(connection, look, figures, registration, tally, night.run_id)
+        looks.check_unchanged(connection, name, reading)
+        looks.write(connection, look, figures, night.run_id)
         if draw:  # a report that cannot be written undoes the run, so that it can be done again
             report.write_report(connection, experiment, night.run_date)
 
-    n_written = figures.n_rows + len(registration.comparisons) * len(source.metrics)
-    page = experiment.environment.reports_dir / f"{name}.html"
+    before = night.read(verdicts.find_words, name, night.run_date)
+    page = f"; report {experiment.environment.reports_dir / f'{name}.html'}" * draw
     summary = night.finish(
-        words + f"; report {page}" * draw, publish, rows_read=n_read, rows_written=n_written
+        f"{look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete to"
+        f" {watermark or 'no date yet'}){f'; {figures.n_rows} figures' if night.dry_run else page};"
+        f" {verdicts.describe(look.verdicts)}",
+        publish,
+        rows_read=n_read + reading.n_read,
+        rows_written=figures.n_rows + len(look.verdicts),
     )
-    for news in verdicts.describe_news(found, look.ratios, before):
-        night.warn(news)
-    return f"{summary}; {verdicts.describe(found)}"
+    if not night.dry_run:
+        for news in verdicts.describe_news(look.verdicts, look.ratios, before):
+            night.warn(news)
+    return summary
 
 
 main = score.main

@@ -55,21 +55,14 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         files.check_writable(experiment.environment.snapshots_dir, snapshots.FOLDER_MODE)
 
     # The window ends where outcomes are complete. Is anything due?
-    watermark = outcomes.read_watermark(
-        night._engine, experiment.query("watermark"), run_date, night.as_of
-    )
+    watermark = outcomes.read_watermark(night.pull, experiment.query("watermark"), run_date)
     if watermark is None:
         raise DataError(
             f"{experiment.query('watermark').file}: tells no date, so nothing is known to be"
             " complete. Load the feed, then train."
         )
     complete = min(watermark, run_date)
-    to_date = (
-        outcomes.last_mature_date(
-            complete, experiment.outcome.window_days, experiment.outcome.lag_days
-        )
-        + DAY
-    )
+    to_date = outcomes.last_mature_date(complete, experiment.outcome) + DAY
     from_date = experiment.training.start_date or to_date - experiment.training.days * DAY
     window = Window(from_date, to_date)
     standing = night.read(registry.read_standing, experiment.name, run_date)

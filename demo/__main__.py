@@ -26,6 +26,7 @@ from abatch import job
 from abatch.arguments import CONFIG, add_options, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
+from abatch.database.reading import read_query
 from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
@@ -98,15 +99,14 @@ def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
 
 def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
+    moment = as_of(experiment.environment, last_night)
     watermark = outcomes.read_watermark(
-        engine,
+        lambda query, window: read_query(engine, query, window, moment),
         experiment.query("watermark"),
         last_night,
-        as_of(experiment.environment, last_night),
     )
     assert watermark is not None
-    outcome = experiment.outcome
-    mature_until = outcomes.last_mature_date(watermark, outcome.window_days, outcome.lag_days)
+    mature_until = outcomes.last_mature_date(watermark, experiment.outcome)
     with engine.connect() as connection:
         made = predictions.read_predictions(
             connection, experiment.name, date.min, mature_until + DAY

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abatch.config import Outcome
+from abatch.database.reading import read_query
 from abatch.errors import DataError
 from abatch.experiment import outcomes
 from abatch.experiment.outcomes import (
@@ -21,11 +23,12 @@ from abatch.experiment.outcomes import (
     prepare,
     read_watermark,
 )
-from abatch.queries import Query
+from abatch.queries import Query, Window
 
 NIGHT = date(2026, 9, 1)
-BINARY = Metric("outcome", Query("outcomes.sql", "select 1"), "binary", None)
-NUMERIC = BINARY._replace(kind="numeric")
+QUERY = Query("outcomes.sql", "select 1")
+BINARY = Outcome(kind="binary", window_days=14, lag_days=1, expected_effect=0.01)
+NUMERIC = Outcome(kind="numeric", window_days=14, lag_days=1, expected_effect=0.01)
 
 
 def make_predictions(*rows: tuple[str, date]) -> pd.DataFrame:
@@ -41,13 +44,15 @@ def make_feed(*rows: tuple[object, object, object]) -> pd.DataFrame:
 def attach(
     predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric
 ) -> np.ndarray:
-    return outcomes.attach(predictions, outcomes.find_events(feed, metric), window_days, metric)
+    events = outcomes.find_events(feed, metric.kind)
+    return outcomes.attach(predictions, events, window_days, metric)
 
 
 def read(engine: sa.Engine, sql: str) -> date | None:
-    return read_watermark(
-        engine, Query("watermark.sql", sql), NIGHT, datetime(2026, 9, 7, 23, 59, 30)
-    )
+    def pull(query: Query, window: Window) -> pd.DataFrame:
+        return read_query(engine, query, window, datetime(2026, 9, 7, 23, 59, 30))
+
+    return read_watermark(pull, Query("watermark.sql", sql), NIGHT)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +110,9 @@ def test_read_watermark_refuses(engine: sa.Engine, sql: str, message: str) -> No
 def test_last_mature_date_window_and_lag() -> None:
     # The window of 1 September holds the fourteen days to 14 September; one day of lag after 15
     # September ends on the 16th.
-    assert last_mature_date(date(2026, 9, 16), window_days=14, lag_days=1) == NIGHT
-    assert last_mature_date(date(2026, 3, 1), window_days=1, lag_days=0) == date(2026, 2, 28)
+    assert last_mature_date(date(2026, 9, 16), BINARY) == NIGHT
+    short = BINARY.model_copy(update={"window_days": 1, "lag_days": 0})
+    assert last_mature_date(date(2026, 3, 1), short) == date(2026, 2, 28)
 
 
 @pytest.mark.parametrize(("day", "counts"), [(-1, 0), (0, 1), (1, 1), (13, 1), (14, 0), (15, 0)])
@@ -121,7 +127,7 @@ def test_find_twins_are_ids_of_other_case() -> None:
     Dropping the outcome in silence would be a zero too many.
     """
     events = outcomes.find_events(
-        make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), BINARY
+        make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), "binary"
     )
     assert outcomes.find_twins(pd.Series(["ab", "cd"]), events) == ["AB"]
     assert outcomes.find_twins(pd.Series(["ab", "AB"]), events) == []
@@ -219,7 +225,7 @@ def test_attach_cap_holds_the_sum_both_ways() -> None:
         ("4", NIGHT, 500),
         ("4", NIGHT, -450),
     )
-    assert attach(predictions, feed, 14, NUMERIC._replace(cap=100.0)).tolist() == [
+    assert attach(predictions, feed, 14, NUMERIC.model_copy(update={"cap": 100.0})).tolist() == [
         100.0,
         -100.0,
         99.5,
@@ -230,17 +236,14 @@ def test_attach_cap_holds_the_sum_both_ways() -> None:
 
 def test_attach_kind_decides_what_is_refused() -> None:
     predictions, feed = make_predictions(("1", NIGHT)), make_feed(("1", NIGHT, 2.5))
-    with pytest.raises(
-        DataError, match=r"^outcomes\.sql: outcome holds 2\.5 in 1 of 1 rows; expected 0 or 1\."
+    message = r"^outcomes\.sql: outcome holds 2\.5 in 1 of 1 rows; expected 0 or 1\."
+    with pytest.raises(DataError, match=message), QUERY.named():
+        attach(predictions, feed, 14, BINARY)
+    with (
+        pytest.raises(DataError, match=r"^calls\.sql: outcome holds 2\.5"),
+        Query("calls.sql", "select 1").named(),
     ):
         attach(predictions, feed, 14, BINARY)
-    with pytest.raises(DataError, match=r"^calls\.sql: outcome holds 2\.5"):
-        attach(
-            predictions,
-            feed,
-            14,
-            BINARY._replace(name="calls", query=Query("calls.sql", "select 1")),
-        )
     assert attach(predictions, feed, 14, NUMERIC).tolist() == [2.5]
 
 
@@ -267,7 +270,10 @@ def test_attach_numeric_equals_plain_loop(
         for who, day in units
     ]
     expected = [total if cap is None else max(-cap, min(cap, total)) for total in sums]
-    assert attach(predictions, feed, window_days, NUMERIC._replace(cap=cap)).tolist() == expected
+    assert (
+        attach(predictions, feed, window_days, NUMERIC.model_copy(update={"cap": cap})).tolist()
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,7 +368,7 @@ def test_parse_dates_refuses(value: object) -> None:
                 r" Expected a date or YYYY-MM-DD\.$"
             ),
         ),
-        BINARY.query.named(),
+        QUERY.named(),
     ):
         parse_dates(pd.Series([NIGHT, value], dtype=object, name="event_date"))
 
@@ -385,7 +391,7 @@ def test_parse_outcomes_refuses(value: object) -> None:
                 r" .*case when"
             ),
         ),
-        BINARY.query.named(),
+        QUERY.named(),
     ):
         parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"))
 
@@ -413,7 +419,7 @@ def test_parse_outcomes_numeric_refuses(value: object) -> None:
             DataError,
             match=r"^outcomes\.sql: outcome holds .* in \d of 3 rows; expected a number\.",
         ),
-        BINARY.query.named(),
+        QUERY.named(),
     ):
         parse_outcomes(pd.Series([1, value, 0.5], dtype=object, name="outcome"), "numeric")
 
@@ -435,6 +441,6 @@ def test_prepare_columns_and_missing_one() -> None:
                 r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"
             ),
         ),
-        BINARY.query.named(),
+        QUERY.named(),
     ):
         prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}))

@@ -325,7 +325,6 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
                 connection,
                 experiment,
                 tables.scores,
-                ("model_name", "cohort"),
                 measure_models(parts),
                 run_id,
             )
@@ -336,7 +335,6 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
                 connection,
                 experiment,
                 tables.variant_scores,
-                ("variant", "cohort"),
                 variants,
                 run_id,
             )
@@ -369,7 +367,6 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
                 connection,
                 experiment,
                 tables.feature_drift,
-                ("cohort",),
                 [{**drift_row, "cohort": cohort}],
                 "run-2",
             )

@@ -499,7 +499,7 @@ def test_score_reads_as_many_rows_every_night(tmp_path: Path) -> None:
 
 
 FAILURES = {
-    "closing the second week": (looks, "close", 2),
+    "closing the second week": (looks, "close_nights", 2),
     "writing the look": (looks, "write", 1),
     "the report": (report, "write_report", 1),
 }
@@ -661,7 +661,7 @@ def test_score_with_other_cohorts_from_one_night_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("function", "again", "missed"),
-    [("read", 1, None), ("take", 1, None), ("read", 4, 4)],
+    [("read_nights", 1, None), ("count_look", 1, None), ("read_nights", 4, 4)],
     ids=["closed, while reading", "closed, while measuring", "missed, while reading"],
 )
 def test_score_while_a_night_is_predicted(

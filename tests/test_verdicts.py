@@ -289,16 +289,13 @@ def write_looks(
     written = []
     for i, tally in enumerate(tallies):
         night = nights[i] if nights else NIGHT + timedelta(days=i)
-        row = {
-            "experiment": "e",
-            "run_date": night,
-            "watermark": None,
-            "mature_date": None,
-            "run_id": f"r{i}",
-        }
+        row = {"experiment": "e", "run_date": night, "watermark": None, "mature_date": None}
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
-        ratios = verdicts.check_ratios(make_registration(), {"assigned": tally.n_distinct})
-        written.append(verdicts.write_look(connection, row, ratios, make_registration(), tally))
+        smallest = verdicts.find_smallest(connection, "e", night)
+        stages = {"assigned": tally.n_distinct}
+        look = verdicts.make_look(row, make_registration(), tally, stages, smallest)
+        verdicts.write_look(connection, look, f"r{i}")
+        written.append(look.verdicts)
     return written
 
 

@@ -4,59 +4,51 @@ Nights whose outcomes are final are closed, the open ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from abatch.config import Experiment
 from abatch.database import tables
-from abatch.database.reading import read_query
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.experiment.registrations import OUTCOME, Terms
+from abatch.experiment.outcomes import Pull
+from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.queries import Window
-from abatch.statistics import drift
+from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 DAY = timedelta(days=1)
 VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
 
 
-class Source(NamedTuple):
-    """Where mature predictions and their outcomes come from.
+class Question(NamedTuple):
+    """What is asked of mature predictions.
 
     Attributes
     ----------
-    metrics : the experiment's outcome first, then its guardrails
-    cohort : week or month
-    as_of : the moment whose knowledge may be used, naive UTC
-    exposure : which predictions of a candidate the verdicts count: first or all
-    start_date : the first night that the verdicts count
-    references : the score reference of each dated model
-    features : what its training rows looked like, by model_name and feature
-    chunk_rows : predictions to hold at once
+    references, features : what the scores and the features of each dated model are compared with
     """
 
-    engine: sa.Engine
-    experiment: str
-    split: Mapping[str, float]
-    metrics: Sequence[outcomes.Metric]
-    window_days: int
-    cohort: str
-    as_of: datetime
-    exposure: str
-    start_date: date
-    references: Mapping[str, drift.Reference]
-    features: Mapping[str, Mapping[str, drift.FeatureReference]]
-    chunk_rows: int
+    experiment: Experiment
+    registration: Registration
+    references: Mapping[str, Reference]
+    features: Mapping[str, Mapping[str, FeatureReference]]
 
     @property
-    def names(self) -> list[str]:
-        return [metric.name for metric in self.metrics]
+    def name(self) -> str:
+        """The experiment's."""
+        return self.experiment.name
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of what is measured of each prediction, the outcome first."""
+        return list(outcomes.list_metrics(self.experiment))
 
 
 class Reading(NamedTuple):
@@ -81,9 +73,51 @@ class Reading(NamedTuple):
     n_read: int
 
 
-def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Reading:
-    """Read mature predictions, a chunk at a time, attach the outcome of each metric, and keep what
-    adds up.
+def split_nights(
+    nights: Sequence[date],
+    closed_date: date | None,
+    mature_date: date | None,
+    grace_days: int | None,
+) -> tuple[list[date], list[date]]:
+    """The nights to close for good, and those that are mature but stay open for corrections.
+
+    Parameters
+    ----------
+    closed_date, mature_date : the newest closed and the newest mature night, None if there is none
+    grace_days : for which a mature night stays open; None lets all of them
+    """
+    if mature_date is None:
+        return [], []
+    mature = [night for night in nights if (closed_date or date.min) < night <= mature_date]
+    if grace_days is None:
+        return [], mature
+    n_final = sum(night <= mature_date - grace_days * DAY for night in mature)
+    return mature[:n_final], mature[n_final:]
+
+
+def pull_feeds(
+    pull: Pull, experiment: Experiment, nights: Sequence[date]
+) -> dict[str, pd.DataFrame]:
+    """What the query of each metric returns of outcomes that belong to some nights, in order."""
+    if not nights:
+        return {}
+    window = Window(nights[0], nights[-1] + experiment.outcome.window_days * DAY)
+    metrics = outcomes.list_metrics(experiment)
+    return {name: pull(outcomes.find_query(experiment, name), window) for name in metrics}
+
+
+def read_nights(
+    connection: sa.Connection,
+    question: Question,
+    feeds: Mapping[str, pd.DataFrame],
+    nights: Sequence[date],
+    closed_date: date | None,
+) -> Reading:
+    """Read mature predictions, a chunk at a time, with their outcomes, and keep what adds up.
+
+    Parameters
+    ----------
+    feeds : what `pull_feeds` returned of these nights
 
     Raises
     ------
@@ -92,50 +126,63 @@ def read(source: Source, nights: Sequence[date], closed_date: date | None) -> Re
     DataError
         If an outcome's id is that of a prediction but for upper and lower case.
     """
-    columns = ["candidate_id", "variant", "run_date", *source.names]
+    columns = ["candidate_id", "variant", "run_date", *question.metrics]
     if not nights:
         return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
-    first, last = nights[0], nights[-1]
-    window = Window(first, last + source.window_days * DAY)
-    feeds = [
-        read_query(source.engine, metric.query, window, source.as_of) for metric in source.metrics
-    ]
-    events = [
-        outcomes.find_events(feed, metric)
-        for feed, metric in zip(feeds, source.metrics, strict=True)
-    ]
-    cohorts = {
-        pd.Timestamp(night): str(outcomes.find_cohort(night, source.cohort)) for night in nights
-    }
+    events = {name: _find_events(question.experiment, name, feed) for name, feed in feeds.items()}
+    after = closed_date or date.min
+    run_ids = predictions.find_run_ids(connection, question.name, after, nights[-1])
+    _check_nights(question.name, nights, {night for night, _ in run_ids})
+    start = pd.Timestamp(question.registration.start_date)
     parts: dict[scores.Key, scores.Part] = {}
-    exposures, n_read = [], sum(map(len, feeds))
-    with source.engine.connect() as connection:
-        run_ids = predictions.find_run_ids(
-            connection, source.experiment, closed_date or date.min, last
-        )
-        _check_nights(source, nights, {night for night, _ in run_ids})
-        for rows in predictions.stream_predictions(
-            connection, source.experiment, first, last + DAY, source.chunk_rows
-        ):
-            for metric, found in zip(source.metrics, events, strict=True):
-                rows[metric.name] = outcomes.attach(rows, found, source.window_days, metric)
-            rows["bucket"] = assign(rows["candidate_id"], source.experiment, source.split).bucket
-            rows["cohort"] = rows["run_date"].map(cohorts)
-            parts = add_by_key(parts, scores.summarise(rows, source.references, N_BUCKETS))
-            exposures.append(rows.loc[rows["run_date"] >= pd.Timestamp(source.start_date), columns])
-            n_read += len(rows)
+    exposures, n_read = [], sum(map(len, feeds.values()))
+    for rows in _stream_outcomes(connection, question, events, nights):
+        parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
+        exposures.append(rows.loc[rows["run_date"] >= start, columns])
+        n_read += len(rows)
     counted = pd.concat(exposures, ignore_index=True)
-    for metric, found in zip(source.metrics, events, strict=True):
-        with metric.query.named():
-            _check_case(source, outcomes.find_twins(counted["candidate_id"], found))
-    return Reading(parts, counted, (first, last), run_ids, closed_date, n_read)
+    for name in question.metrics:
+        with outcomes.find_query(question.experiment, name).named():
+            twins = outcomes.find_twins(counted["candidate_id"], events[name])
+            _check_case(connection, question.name, twins)
+    return Reading(parts, counted, (nights[0], nights[-1]), run_ids, closed_date, n_read)
 
 
-def _check_case(source: Source, twins: list[str]) -> None:
+def _find_events(experiment: Experiment, metric: str, feed: pd.DataFrame) -> pd.DataFrame:
+    with outcomes.find_query(experiment, metric).named():
+        return outcomes.find_events(feed, outcomes.list_metrics(experiment)[metric].kind)
+
+
+def _stream_outcomes(
+    connection: sa.Connection,
+    question: Question,
+    events: Mapping[str, pd.DataFrame],
+    nights: Sequence[date],
+) -> Iterator[pd.DataFrame]:
+    """Predictions in chunks, with a column for each metric, and with bucket and cohort."""
+    experiment = question.experiment
+    cohorts = {
+        pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
+    }
+    for rows in predictions.stream_predictions(
+        connection,
+        experiment.name,
+        nights[0],
+        nights[-1] + DAY,
+        experiment.environment.chunk_rows,
+    ):
+        for name, metric in outcomes.list_metrics(experiment).items():
+            window_days = experiment.outcome.window_days
+            rows[name] = outcomes.attach(rows, events[name], window_days, metric)
+        rows["bucket"] = assign(rows["candidate_id"], experiment.name, experiment.split).bucket
+        rows["cohort"] = rows["run_date"].map(cohorts)
+        yield rows
+
+
+def _check_case(connection: sa.Connection, experiment: str, twins: list[str]) -> None:
     if twins:
-        with source.engine.connect() as connection:
-            known = predictions.find_ids(connection, source.experiment, twins[:1000])
-        twins = [name for name in twins if name not in known]
+        predicted = predictions.find_ids(connection, experiment, twins[:1000])
+        twins = [name for name in twins if name not in predicted]
     if twins:
         raise DataError(
             f"{len(twins)} ids of outcomes were predicted in other upper and lower case, for"
@@ -144,63 +191,62 @@ def _check_case(source: Source, twins: list[str]) -> None:
         )
 
 
-def _check_nights(source: Source, nights: Sequence[date], written: set[date]) -> None:
+def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
     if gone := sorted(set(nights) - written):
         raise DataError(
-            f"predictions of {source.experiment}: {len(gone)} nights that were predicted, such as"
+            f"predictions of {experiment}: {len(gone)} nights that were predicted, such as"
             f" {gone[0]}, are no longer in the table. Restore them. Nights that are closed need not"
             " be there, unless with --rebuild."
         )
     if written != set(nights):
-        raise _predicted_meanwhile(source)
+        raise _predicted_meanwhile(experiment)
 
 
-def check(connection: sa.Connection, source: Source, reading: Reading) -> None:
+def check_unchanged(connection: sa.Connection, experiment: str, reading: Reading) -> None:
     """Raise DatabaseError if a night was predicted again, or made up for, since it was read.
 
-    Predict may run at the same time.
+    Predict may run at the same time; it waits from here to the end of the transaction.
     """
-    scores.lock_nights(connection, source.experiment)
+    scores.lock_nights(connection, experiment)
     run_ids, closed_date = set(), reading.closed_date
     if reading.nights:
-        run_ids = predictions.find_run_ids(
-            connection, source.experiment, closed_date or date.min, reading.nights[1]
-        )
-    if (
-        run_ids != reading.run_ids
-        or scores.find_closed_date(connection, source.experiment) != closed_date
-    ):
-        raise _predicted_meanwhile(source)
+        after = closed_date or date.min
+        run_ids = predictions.find_run_ids(connection, experiment, after, reading.nights[1])
+    if run_ids != reading.run_ids or scores.find_closed_date(connection, experiment) != closed_date:
+        raise _predicted_meanwhile(experiment)
 
 
-def _predicted_meanwhile(source: Source) -> DatabaseError:
+def _predicted_meanwhile(experiment: str) -> DatabaseError:
     return DatabaseError(
-        f"a night of {source.experiment} was predicted while it was being scored. Nothing was lost;"
-        " run score again."
+        f"a night of {experiment} was predicted while it was being scored. Nothing was lost; run"
+        " score again."
     )
 
 
-def has_other_cohorts(connection: sa.Connection, source: Source) -> bool:
+def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:
     """Whether the closed sums are by week and the config now says month, or the other way round."""
-    content = scores.load_arrays(connection, source.experiment, VERDICT_KEY)
-    return content is not None and str(content["cohort"]) != source.cohort
+    content = scores.load_arrays(connection, experiment.name, VERDICT_KEY)
+    return content is not None and str(content["cohort"]) != experiment.cohort
 
 
-def close(connection: sa.Connection, source: Source, reading: Reading, run_id: str) -> None:
+def close_nights(
+    connection: sa.Connection, question: Question, reading: Reading, run_id: str
+) -> None:
     """Add nights to the sums for good."""
     assert reading.nights
-    check(connection, source, reading)
-    total = add(connection, source, reading)
-    closed_date = reading.nights[1]
+    name, closed_date = question.name, reading.nights[1]
+    check_unchanged(connection, name, reading)
+    total = total_with(connection, question, reading)
     units = total.units
-    if source.exposure == "first":  # whoever is known stays as he is
-        units = units[total.n_known :]
+    if question.registration.exposure == "first":  # who was counted before stays as he is
+        units = units[total.n_earlier :]
     else:
-        verdicts.remove_units(connection, source.experiment, reading.nights)
-    verdicts.write_units(connection, source.experiment, source.names, units)
-    scores.save(connection, source.experiment, total.parts, closed_date, run_id)
-    content = {**verdicts.pack(total.tally), "cohort": np.array(source.cohort)}
-    scores.save_arrays(connection, source.experiment, VERDICT_KEY, content, closed_date, run_id)
+        verdicts.remove_units(connection, name, reading.nights)
+    verdicts.write_units(connection, name, question.metrics, units)
+    scores.save(connection, name, total.parts, closed_date, run_id)
+    cohort = np.array(question.experiment.cohort)
+    content = {**verdicts.pack(total.tally), "cohort": cohort}
+    scores.save_arrays(connection, name, VERDICT_KEY, content, closed_date, run_id)
 
 
 class Total(NamedTuple):
@@ -210,32 +256,33 @@ class Total(NamedTuple):
     ----------
     parts : those that the reading touches
     tally : of all units
-    units : those of the reading, the ones that were known before first
-    n_known : how many of them were known
+    units : those of the reading, the ones of closed nights first
+    n_earlier : how many are of closed nights
     """
 
     parts: dict[scores.Key, scores.Part]
     tally: verdicts.Tally
     units: pd.DataFrame
-    n_known: int
+    n_earlier: int
 
 
-def add(connection: sa.Connection, source: Source, reading: Reading) -> Total:
-    """Add a reading to the closed sums; nothing is written."""
-    parts = add_by_key(scores.load(connection, source.experiment, reading.parts), reading.parts)
-    whole = verdicts.unpack(scores.load_arrays(connection, source.experiment, VERDICT_KEY))
-    known = verdicts.read_units(connection, source.experiment, source.names, reading.nights)
-    units = verdicts.add_exposures(known, reading.exposures, source.exposure)
-    tally = whole - verdicts.count(known, source.names) + verdicts.count(units, source.names)
-    return Total(parts, tally, units, len(known))
+def total_with(connection: sa.Connection, question: Question, reading: Reading) -> Total:
+    """The closed sums with a reading added; nothing is written."""
+    name, metrics = question.name, question.metrics
+    parts = add_by_key(scores.load(connection, name, reading.parts), reading.parts)
+    closed = verdicts.unpack(scores.load_arrays(connection, name, VERDICT_KEY))
+    earlier = verdicts.read_units(connection, name, metrics, reading.nights)
+    units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
+    tally = closed - verdicts.count(earlier, metrics) + verdicts.count(units, metrics)
+    return Total(parts, tally, units, len(earlier))
 
 
 class Figures(NamedTuple):
-    """What a look writes beside its verdicts: rows of `scores`, `variant_scores` and
-    `feature_drift`, without experiment and run_id.
+    """What a look writes beside its verdicts, without experiment and run_id.
 
     Attributes
     ----------
+    models, variants, drift : rows of `scores`, `variant_scores` and `feature_drift`
     keys : of all figures that there are, changed or not
     """
 
@@ -246,148 +293,136 @@ class Figures(NamedTuple):
 
     @property
     def n_rows(self) -> int:
+        """How many rows are written."""
         return len(self.models) + len(self.variants) + len(self.drift)
 
 
 def measure(
     connection: sa.Connection,
-    source: Source,
+    question: Question,
     parts: Mapping[scores.Key, scores.Part],
-    closed_date: date,
+    closed_date: date | None,
     run_date: date,
 ) -> Figures:
-    """Figures of all that has changed: of the parts that the open nights touch, and of what was
-    closed since a run was done.
+    """Figures of all that has changed.
+
+    That is of the parts that the open nights touch, and of what was closed since a run was done.
 
     Parameters
     ----------
-    parts : what `add` returned
-    closed_date : the last closed night
+    parts : of `total_with`
+    closed_date : the last closed night, None if there is none
     """
-    n_predicted: Counter[tuple[str, str]] = Counter()
-    for (night, variant), n in predictions.count_open(
-        connection, source.experiment, closed_date, run_date
-    ).items():
-        for cohort in (str(outcomes.find_cohort(night, source.cohort)), scores.ALL):
-            n_predicted[cohort, variant] += n
-    counted = {
-        (cohort, variant, "")
-        for cohort, variant in (*n_predicted, *((scores.ALL, variant) for variant in source.split))
-    }
-    known = scores.find_keys(connection, source.experiment) - {VERDICT_KEY}
-    changed = {*parts, *scores.find_unpublished(connection, source.experiment), *counted} - {
-        VERDICT_KEY
-    }
+    name = question.name
+    n_open = _count_open(connection, question.experiment, closed_date, run_date)
+    counted = {(scores.ALL, variant) for variant in question.experiment.split} | n_open.keys()
+    changed = {*parts, *scores.find_unpublished(connection, name)}
+    changed |= {(cohort, variant, "") for cohort, variant in counted}
+    changed -= {VERDICT_KEY}
+    keys = scores.find_keys(connection, name) - {VERDICT_KEY} | changed
     # What the last run counted beyond the closed nights is gone if its nights were predicted again,
     # or the feed took days back.
-    published = scores.find_published(connection, source.experiment, run_date)
-    model_rows, variant_rows = [], []
-    for key in sorted(known | changed):
-        n_published = published.get((key[0], key[2] or key[1], bool(key[2])))
-        if key not in changed and n_published is None:
-            continue
-        closed = (
-            None
-            if key[2] and key in parts
-            else scores.load(connection, source.experiment, [key]).get(key)
-        )
-        if key not in changed and closed and closed.counts[0] == n_published:
+    published = scores.find_published(connection, name, run_date)
+    models, variants = [], []
+    for key in sorted(key for key in keys if key in changed or _publish_key(key) in published):
+        cohort, variant, model_name = key
+        closed = None
+        if not (model_name and key in parts):
+            closed = scores.load(connection, name, [key]).get(key)
+        if key not in changed and closed and closed.counts[0] == published[_publish_key(key)]:
             continue
         part = parts.get(key, closed)
-        if not key[2]:
+        if model_name and part:
+            models += scores.measure_model(key, part, question.references.get(model_name))
+        elif not model_name:
             n_closed = int(closed.counts[0]) if closed else 0
-            variant_rows.append(scores.measure_variant(key, part, n_closed + n_predicted[key[:2]]))
-        elif part:
-            model_rows += scores.measure_model(key, part, source.references.get(key[2]))
-    drift_rows = []
-    for cohort in sorted({key[0] for key in changed} - {scores.ALL}):
+            n_predicted = n_closed + n_open[cohort, variant]
+            variants.append(scores.measure_variant(key, part, n_predicted))
+    cohorts = sorted({cohort for cohort, _, _ in changed} - {scores.ALL})
+    return Figures(models, variants, _measure_drift(connection, question, cohorts, run_date), keys)
+
+
+def _publish_key(key: scores.Key) -> tuple[str, str, bool]:
+    """As `scores.find_published` names it."""
+    cohort, variant, model_name = key
+    return cohort, model_name or variant, bool(model_name)
+
+
+def _count_open(
+    connection: sa.Connection, experiment: Experiment, closed_date: date | None, run_date: date
+) -> Counter[tuple[str, str]]:
+    """Predictions of the nights that are not closed, by cohort and variant."""
+    after = closed_date or date.min
+    counts = predictions.count_open(connection, experiment.name, after, run_date)
+    n_open: Counter[tuple[str, str]] = Counter()
+    for (night, variant), n in counts.items():
+        for cohort in (str(outcomes.find_cohort(night, experiment.cohort)), scores.ALL):
+            n_open[cohort, variant] += n
+    return n_open
+
+
+def _measure_drift(
+    connection: sa.Connection, question: Question, cohorts: Sequence[str], run_date: date
+) -> list[dict[str, Any]]:
+    rows = []
+    for cohort in cohorts:
         first = date.fromisoformat(cohort)
-        last = min(run_date, outcomes.find_last_day(first, source.cohort))
-        for model_name, nights in predictions.read_feature_counts(
-            connection, source.experiment, first, last
-        ).items():
-            drift_rows += scores.measure_features(
-                model_name, cohort, source.features.get(model_name, {}), nights
-            )
-    return Figures(model_rows, variant_rows, drift_rows, known | changed)
+        last = min(run_date, outcomes.find_last_day(first, question.experiment.cohort))
+        counts = predictions.read_feature_counts(connection, question.name, first, last)
+        for model_name, nights in counts.items():
+            features = question.features.get(model_name, {})
+            rows += scores.measure_features(model_name, cohort, features, nights)
+    return rows
 
 
-class Look(NamedTuple):
-    """One look, before it is written: the row of `looks`, and rows of `sample_ratios`."""
-
-    row: dict[str, Any]
-    ratios: list[dict[str, Any]]
-
-
-def take(
+def count_look(
     connection: sa.Connection,
-    source: Source,
-    terms: Terms,
+    question: Question,
     tally: verdicts.Tally,
     figures: Figures,
     watermark: date | None,
-    mature_date: date,
     run_date: date,
-) -> Look:
-    """Count what the look saw, and hold both stages of assignment against the registered shares."""
+) -> verdicts.Look:
+    """Count what the look saw, and judge it by what was registered; nothing is written."""
+    name, registration = question.name, question.registration
+    mature_date = None
+    if watermark:
+        mature_date = outcomes.last_mature_date(watermark, question.experiment.outcome)
     newcomers = predictions.count_newcomers(
-        connection, source.experiment, source.start_date, mature_date, run_date
+        connection, name, registration.start_date, mature_date or date.min, run_date
     )
     assigned = {
         variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0)
-        for variant in source.split
+        for variant in question.experiment.split
     }
-    total = [row for row in figures.variants if row["cohort"] == scores.ALL]
+    whole = [row for row in figures.variants if row["cohort"] == scores.ALL]
+    n_units = sum(
+        moments.n_units for (metric, _), moments in tally.moments.items() if metric == OUTCOME
+    )
     row = {
-        "experiment": source.experiment,
+        "experiment": name,
         "run_date": run_date,
         "watermark": watermark,
-        "mature_date": mature_date if watermark else None,
-        "n_predicted": sum(row["n_predicted"] for row in total),
-        "n_mature": sum(row["n_mature"] for row in total),
-        "n_units": int(
-            sum(
-                moments.n_units
-                for (metric, _), moments in tally.moments.items()
-                if metric == OUTCOME
-            )
-        ),
+        "mature_date": mature_date,
+        "n_predicted": sum(row["n_predicted"] for row in whole),
+        "n_mature": sum(row["n_mature"] for row in whole),
+        "n_units": int(n_units),
         "n_mixed": tally.n_mixed,
     }
-    return Look(
-        row,
-        verdicts.check_ratios(
-            terms, {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
-        ),
-    )
+    stages = {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
+    smallest = verdicts.find_smallest(connection, name, run_date)
+    return verdicts.make_look(row, registration, tally, stages, smallest)
 
 
-def write(
-    connection: sa.Connection,
-    look: Look,
-    figures: Figures,
-    terms: Terms,
-    tally: verdicts.Tally,
-    run_id: str,
-) -> list[dict[str, Any]]:
-    """Write the look and all its figures; returns the rows of `verdicts`."""
+def write(connection: sa.Connection, look: verdicts.Look, figures: Figures, run_id: str) -> None:
+    """Write the look and all its figures."""
     experiment = look.row["experiment"]
-    scores.replace_rows(
-        connection, experiment, tables.scores, ("model_name", "cohort"), figures.models, run_id
-    )
-    scores.replace_rows(
-        connection,
-        experiment,
-        tables.variant_scores,
-        ("variant", "cohort"),
-        figures.variants,
-        run_id,
-    )
-    scores.replace_rows(
-        connection, experiment, tables.feature_drift, ("cohort",), figures.drift, run_id
-    )
+    for table, rows in (
+        (tables.scores, figures.models),
+        (tables.variant_scores, figures.variants),
+        (tables.feature_drift, figures.drift),
+    ):
+        scores.replace_rows(connection, experiment, table, rows, run_id)
     scores.remove_others(connection, experiment, figures.keys)
     scores.mark_published(connection, experiment, run_id)
-    return verdicts.write_look(
-        connection, {**look.row, "run_id": run_id}, look.ratios, terms, tally
-    )
+    verdicts.write_look(connection, look, run_id)

@@ -1,62 +1,46 @@
-"""Outcomes: what happened to candidates, when it may be counted, and to which prediction it
-belongs.
-"""
+"""Outcomes: what happened to candidates, when it counts, and to which prediction it belongs."""
 
 import calendar
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
-from abatch.config import Experiment
-from abatch.database import reading
+from abatch.config import Experiment, Guardrail, Outcome
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
 from abatch.experiment.registrations import OUTCOME
 from abatch.queries import Query, Window
 
-
-class Metric(NamedTuple):
-    """What is measured of each prediction: the experiment's outcome, or a guardrail.
-
-    Attributes
-    ----------
-    name : outcome, or the guardrail's name
-    query : returns candidate_id, event_date and outcome
-    kind : binary or numeric
-    cap : largest absolute value that counts, of a numeric one; None if there is no cap
-    """
-
-    name: str
-    query: Query
-    kind: str
-    cap: float | None
+Pull = Callable[[Query, Window], pd.DataFrame]
+Metric = Outcome | Guardrail
 
 
-def list_metrics(experiment: Experiment) -> list[Metric]:
-    """What is measured of each prediction: the outcome, then the guardrails."""
-    outcome = experiment.outcome
-    guardrails = experiment.guardrails.items()
-    return [
-        Metric(OUTCOME, experiment.query("outcomes"), outcome.kind, outcome.cap),
-        *(Metric(name, experiment.query(name), g.kind, g.cap) for name, g in guardrails),
-    ]
+def list_metrics(experiment: Experiment) -> dict[str, Metric]:
+    """What is measured of each prediction, by name: the outcome, then the guardrails."""
+    return {OUTCOME: experiment.outcome, **experiment.guardrails}
 
 
-def read_watermark(engine: sa.Engine, query: Query, run_date: date, as_of: datetime) -> date | None:
+def find_query(experiment: Experiment, metric: str) -> Query:
+    """The query of a metric, which returns candidate_id, event_date and outcome."""
+    return experiment.query("outcomes" if metric == OUTCOME else metric)
+
+
+def read_watermark(pull: Pull, query: Query, run_date: date) -> date | None:
     """The date up to which outcomes are complete, as the feed says; None if it has not begun.
+
+    Parameters
+    ----------
+    pull : returns the rows of a query in a window
 
     Raises
     ------
     DataError
         If the query returns anything but one date or one null.
     """
-    window = Window(run_date, run_date + timedelta(days=1))
-    frame = reading.read_query(engine, query, window, as_of)
+    frame = pull(query, Window(run_date, run_date + timedelta(days=1)))
     with query.named():
         return None if frame.empty else _parse_watermark(frame)
 
@@ -77,16 +61,18 @@ def _parse_watermark(frame: pd.DataFrame) -> date | None:
     return watermark
 
 
-def last_mature_date(watermark: date, window_days: int, lag_days: int) -> date:
-    """The newest run_date whose outcomes are complete: its window and the feed's lag end by the
-    watermark.
+def last_mature_date(watermark: date, outcome: Outcome) -> date:
+    """The newest run_date whose outcomes are complete.
+
+    Its window and the feed's lag end by the watermark.
     """
-    return watermark - timedelta(days=window_days + lag_days)
+    return watermark - timedelta(days=outcome.window_days + outcome.lag_days)
 
 
 def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
-    """The same frame with candidate_id as text, event_date as datetime64 and outcome as float,
-    whatever the driver made of them.
+    """The same frame, whatever the driver made of its columns.
+
+    candidate_id becomes text, event_date datetime64 and outcome float.
 
     Raises
     ------
@@ -101,14 +87,17 @@ def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     )
 
 
-def find_events(feed: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """What a metric's query returned, checked: candidate_id, event_date and outcome where it is not
-    0.
+def find_events(feed: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """What a metric's query returned, checked: candidates and days with an outcome other than 0.
+
+    Raises
+    ------
+    DataError
+        As `prepare`.
     """
     if feed.empty:
         return pd.DataFrame(columns=["candidate_id", "event_date", "outcome"])
-    with metric.query.named():
-        events = prepare(feed, metric.kind)
+    events = prepare(feed, kind)
     return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype(
         {"candidate_id": object}
     )
@@ -143,14 +132,15 @@ def attach(
     pairs = units.merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
-    found = inside.max() if metric.kind == "binary" else inside.sum()
-    outcome[found.index.to_numpy()] = found.to_numpy()
+    counted = inside.max() if metric.kind == "binary" else inside.sum()
+    outcome[counted.index.to_numpy()] = counted.to_numpy()
     return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
 
 
 def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
-    """Ids of events that are those of candidates but for upper and lower case: SQL may take the two
-    for one, abatch does not.
+    """Ids of events that are those of candidates but for upper and lower case.
+
+    SQL may take the two for one, abatch does not.
     """
     ids = pd.Index(candidate_ids.unique()).astype(object)
     strange = events.loc[~events["candidate_id"].isin(ids), "candidate_id"].drop_duplicates()

@@ -31,12 +31,18 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.statistics import drift, metrics
+from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 ALL = "all"
 _DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name
 S = TypeVar("S", metrics.Histogram, np.ndarray)
 COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
+REPLACED_BY = {  # columns by which figures are written anew
+    scores: ("model_name", "cohort"),
+    variant_scores: ("variant", "cohort"),
+    feature_drift: ("cohort",),
+}
 Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty for the variant itself
 
 
@@ -72,7 +78,7 @@ def _add(a: S | None, b: S | None) -> S | None:
 
 
 def summarise(
-    frame: pd.DataFrame, references: Mapping[str, drift.Reference], n_buckets: int
+    frame: pd.DataFrame, references: Mapping[str, Reference], n_buckets: int
 ) -> dict[Key, Part]:
     """Condense mature predictions, by cohort and for all cohorts, variant, and model (dated, and
     name and version for all dates).
@@ -119,7 +125,7 @@ def _count(rows: pd.DataFrame) -> np.ndarray:
     )
 
 
-def measure_model(key: Key, part: Part, reference: drift.Reference | None) -> list[dict[str, Any]]:
+def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dict[str, Any]]:
     """Rows for the table `scores` of one model in one cohort, without experiment and run_id."""
     assert part.histogram is not None
     figures = metrics.measure(part.histogram)
@@ -175,7 +181,7 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
 def measure_features(
     model_name: str,
     cohort: str,
-    references: Mapping[str, drift.FeatureReference],
+    references: Mapping[str, FeatureReference],
     nights: Sequence[Mapping[str, drift.FeatureCounts]],
 ) -> list[dict[str, Any]]:
     """Rows for the table `feature_drift`, without experiment and run_id.
@@ -408,64 +414,41 @@ def replace_rows(
     connection: sa.Connection,
     experiment: str,
     table: sa.Table,
-    by: tuple[str, ...],
     rows: list[dict[str, Any]],
     run_id: str,
 ) -> None:
-    """Write figures of `scores`, `variant_scores` or `feature_drift` in the place of those that are
-    equal in the columns `by`.
-    """
+    """Write figures in the place of those that are equal in the table's columns `REPLACED_BY`."""
     if rows:
-        _delete(
-            connection, experiment, table, by, {tuple(row[name] for name in by) for row in rows}
-        )
+        keys = {tuple(row[name] for name in REPLACED_BY[table]) for row in rows}
+        _delete(connection, experiment, table, keys)
         connection.execute(
             table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows]
         )
 
 
 def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) -> None:
-    """Remove figures of models, variants and cohorts that are no longer there: their nights were
-    predicted again.
+    """Remove figures of models, variants and cohorts that are no longer there.
+
+    Their nights were predicted again.
     """
-    for table, by, known in (
-        (
-            scores,
-            ("model_name", "cohort"),
-            {(model_name, cohort) for cohort, _, model_name in keys},
-        ),
-        (
-            variant_scores,
-            ("variant", "cohort"),
-            {(variant, cohort) for cohort, variant, model_name in keys if not model_name},
-        ),
-        (feature_drift, ("cohort",), {(cohort,) for cohort, _, _ in keys}),
-    ):
-        query = (
-            sa.select(*(table.c[name] for name in by))
-            .where(table.c.experiment == experiment)
-            .distinct()
-        )
-        _delete(
-            connection,
-            experiment,
-            table,
-            by,
-            {tuple(row) for row in connection.execute(query)} - known,
-        )
+    present: dict[sa.Table, set[tuple]] = {
+        scores: {(model_name, cohort) for cohort, _, model_name in keys},
+        variant_scores: {(variant, cohort) for cohort, variant, name in keys if not name},
+        feature_drift: {(cohort,) for cohort, _, _ in keys},
+    }
+    for table, names in REPLACED_BY.items():
+        columns = [table.c[name] for name in names]
+        query = sa.select(*columns).where(table.c.experiment == experiment).distinct()
+        written = {tuple(row) for row in connection.execute(query)}
+        _delete(connection, experiment, table, written - present[table])
 
 
-def _delete(
-    connection: sa.Connection,
-    experiment: str,
-    table: sa.Table,
-    by: tuple[str, ...],
-    keys: set[tuple],
-) -> None:
+def _delete(connection: sa.Connection, experiment: str, table: sa.Table, keys: set[tuple]) -> None:
     if keys:
-        matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in by)
+        names = REPLACED_BY[table]
+        matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in names)
         binds = [
-            {f"key_{name}": value for name, value in zip(by, key, strict=True)}
+            {f"key_{name}": value for name, value in zip(names, key, strict=True)}
             for key in sorted(keys)
         ]
         connection.execute(table.delete().where(table.c.experiment == experiment, *matches), binds)

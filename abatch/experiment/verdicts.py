@@ -220,31 +220,75 @@ def _compare(
     }
 
 
-def check_ratios(terms: Terms, stages: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """One row per stage and variant, as the table `sample_ratios` has them, without pvalue_min.
+class Smallest(NamedTuple):
+    """The smallest p-values of all looks until a day: by stage, and by comparison and metric."""
+
+    ratios: dict[str, float]
+    verdicts: dict[tuple[str, str], float]
+
+
+NO_LOOKS = Smallest({}, {})
+
+
+def check_ratios(
+    terms: Terms, stages: Mapping[str, Mapping[str, int]], smallest: Smallest = NO_LOOKS
+) -> list[dict[str, Any]]:
+    """One row per stage and variant, as the table `sample_ratios` has them.
 
     Parameters
     ----------
     stages : distinct candidates by variant, by stage
     """
-    shares = {variant.name: variant.share for variant in terms.variants}
-    theta = np.array(list(shares.values()))
+    shares = np.array([variant.share for variant in terms.variants])
     rows = []
     for stage, counts in stages.items():
-        n = np.array([counts.get(variant, 0) for variant in shares])
-        pvalue = stats.sample_ratio_pvalue(
-            stats.log_bayes_factor(n, theta, terms.sample_ratio.weight * theta)
-        )
-        for variant, n_variant, share in zip(shares, n.tolist(), theta.tolist(), strict=True):
-            row = {
+        n = np.array([counts.get(variant.name, 0) for variant in terms.variants])
+        evidence = stats.log_bayes_factor(n, shares, terms.sample_ratio.weight * shares)
+        pvalue = float(stats.sample_ratio_pvalue(evidence))
+        rows += [
+            {
                 "stage": stage,
-                "variant": variant,
-                "n": n_variant,
-                "expected": float(n.sum() * share),
-                "pvalue": float(pvalue),
+                "variant": variant.name,
+                "n": counts.get(variant.name, 0),
+                "expected": float(n.sum() * variant.share),
+                "pvalue": pvalue,
+                "pvalue_min": min(pvalue, smallest.ratios.get(stage, 1.0)),
             }
-            rows.append(row)
+            for variant in terms.variants
+        ]
     return rows
+
+
+class Look(NamedTuple):
+    """One day's look, before it is written.
+
+    Attributes
+    ----------
+    row : of the table `looks`, without run_id
+    ratios, verdicts : rows of `sample_ratios` and `verdicts`, without experiment, day and run_id
+    """
+
+    row: dict[str, Any]
+    ratios: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+
+
+def make_look(
+    row: dict[str, Any],
+    terms: Terms,
+    tally: Tally,
+    stages: Mapping[str, Mapping[str, int]],
+    smallest: Smallest,
+) -> Look:
+    """Judge what a look counted; an alarm of the sample ratio at any look forbids its verdicts."""
+    ratios = check_ratios(terms, stages, smallest)
+    is_invalid = any(ratio["pvalue_min"] < terms.sample_ratio.alpha for ratio in ratios)
+    rows = judge(terms, tally, is_invalid)
+    for verdict in rows:
+        earlier = smallest.verdicts.get((verdict["comparison"], verdict["metric"]))
+        pvalues = [pvalue for pvalue in (verdict["pvalue"], earlier) if pvalue is not None]
+        verdict["pvalue_min"] = min(pvalues, default=None)
+    return Look(row, ratios, rows)
 
 
 def read_units(
@@ -253,8 +297,11 @@ def read_units(
     metrics: Sequence[str],
     nights: tuple[date, date] | None,
 ) -> pd.DataFrame:
-    """What is known of the candidates that were predicted in some nights, both ends included, as in
-    `add_exposures`.
+    """What is known of the candidates predicted in some nights, as in `add_exposures`.
+
+    Parameters
+    ----------
+    nights : the first and the last, both included
     """
     if nights is None:
         return pd.DataFrame(columns=[*UNIT, "n_exposures", *metrics])
@@ -280,9 +327,7 @@ def read_units(
 
 
 def remove_units(connection: sa.Connection, experiment: str, nights: tuple[date, date]) -> None:
-    """Remove what was known of all candidates that were predicted in some nights, both ends
-    included.
-    """
+    """Remove what was known of all candidates predicted in some nights, both ends included."""
     connection.execute(
         units.delete().where(
             units.c.experiment == experiment,
@@ -312,66 +357,36 @@ def _select_ids(experiment: str, first: date, last: date) -> sa.Select:
     )
 
 
-def write_look(
-    connection: sa.Connection,
-    look: Mapping[str, Any],
-    ratios: Sequence[Mapping[str, Any]],
-    terms: Terms,
-    tally: Tally,
-) -> list[dict[str, Any]]:
-    """Write one look: the row of `looks`, those of `sample_ratios` and `verdicts`.
-
-    Returns the verdicts.
-
-    A look that is there for the same date is replaced.
-
-    Parameters
-    ----------
-    look : the row of `looks`
-    ratios : what `check_ratios` found
-    """
-    key = {name: look[name] for name in ("experiment", "run_date")}
-    ratio_rows, is_invalid = [], False
-    smallest = _find_smallest(connection, sample_ratios, ["stage"], **key)
-    for row in ratios:
-        pvalue_min = min(row["pvalue"], smallest.get((row["stage"],), 1.0))
-        is_invalid |= pvalue_min < terms.sample_ratio.alpha
-        ratio_rows.append({**key, **row, "pvalue_min": pvalue_min, "run_id": look["run_id"]})
-    smallest = _find_smallest(connection, verdicts, ["comparison", "metric"], **key)
-    verdict_rows = []
-    for row in judge(terms, tally, is_invalid):
-        known = [
-            pvalue
-            for pvalue in (row["pvalue"], smallest.get((row["comparison"], row["metric"])))
-            if pvalue is not None
-        ]
-        verdict_rows.append(
-            {**key, **row, "pvalue_min": min(known, default=None), "run_id": look["run_id"]}
-        )
-    for table, rows in ((looks, [look]), (sample_ratios, ratio_rows), (verdicts, verdict_rows)):
-        connection.execute(
-            table.delete().where(*(table.c[name] == value for name, value in key.items()))
-        )
+def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
+    """Write one look in the place of that of the same date, if there is one."""
+    key = {name: look.row[name] for name in ("experiment", "run_date")}
+    for table, rows in (
+        (looks, [look.row]),
+        (sample_ratios, look.ratios),
+        (verdicts, look.verdicts),
+    ):
+        same = (table.c[name] == value for name, value in key.items())
+        connection.execute(table.delete().where(*same))
         if rows:
-            connection.execute(table.insert(), rows)
-    return verdict_rows
+            connection.execute(table.insert(), [{**key, **row, "run_id": run_id} for row in rows])
 
 
-def _find_smallest(
-    connection: sa.Connection, table: sa.Table, by: list[str], experiment: str, run_date: date
-) -> dict[tuple, float]:
-    """The smallest p-value of all looks until then, that of the same day included, which may be
-    about to be replaced.
-    """
-    columns = [table.c[name] for name in by]
-    query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(
-        table.c.experiment == experiment, table.c.run_date <= run_date
+def find_smallest(connection: sa.Connection, experiment: str, run_date: date) -> Smallest:
+    """The smallest p-values of all looks until a day, its own included, which may be replaced."""
+
+    def find(table: sa.Table, *names: str) -> Sequence[sa.Row]:
+        columns = [table.c[name] for name in names]
+        query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(
+            table.c.experiment == experiment,
+            table.c.run_date <= run_date,
+            table.c.pvalue.is_not(None),
+        )
+        return connection.execute(query.group_by(*columns)).all()
+
+    return Smallest(
+        {stage: pvalue for stage, pvalue in find(sample_ratios, "stage")},
+        {(name, metric): pvalue for name, metric, pvalue in find(verdicts, "comparison", "metric")},
     )
-    return {
-        tuple(row[:-1]): row[-1]
-        for row in connection.execute(query.group_by(*columns))
-        if row[-1] is not None
-    }
 
 
 def find_words(
@@ -393,15 +408,14 @@ def find_words(
     return {(row.comparison, row.metric): row.word for row in connection.execute(query)}
 
 
-def describe(found: Sequence[Mapping[str, Any]]) -> str:
+def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     """Verdicts as one line."""
-    return (
-        "; ".join(f"{name_verdict(row)}: {row['word']}" for row in found) or "nothing is compared"
-    )
+    named = [f"{name_verdict(row)}: {row['word']}" for row in rows]
+    return "; ".join(named) or "nothing is compared"
 
 
 def describe_news(
-    found: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     ratios: Sequence[Mapping[str, Any]],
     before: Mapping[tuple[str, str], str],
 ) -> list[str]:
@@ -409,25 +423,18 @@ def describe_news(
 
     Parameters
     ----------
-    found, ratios : rows of `verdicts` and of `sample_ratios`
+    rows, ratios : of `verdicts` and of `sample_ratios`
     before : what `find_words` returned
     """
     over = max(ratios, key=lambda row: row["n"] - row["expected"], default=None)
-    cause = {
-        words.INVALID: (
-            f"; {over['variant']} is over by {over['n'] - over['expected']:,.0f} candidates"
-            f" ({over['stage']})"
-            if over
-            else ""
-        )
-    }
-    calm = (words.TOO_EARLY, words.NOT_YET, words.KEPT)
-    changed = [
-        (row, before.get((row["comparison"], row["metric"]), words.TOO_EARLY)) for row in found
-    ]
-    return [
-        f"{name_verdict(row)}: {row['word']} (before: {old}){cause.get(row['word'], '')}; see the"
-        " report"
-        for row, old in changed
-        if row["word"] not in (old, *calm)
-    ]
+    cause = ""
+    if over:
+        excess = f"{over['n'] - over['expected']:,.0f} candidates ({over['stage']})"
+        cause = f"; {over['variant']} is over by {excess}"
+    news = []
+    for row in rows:
+        word, old = row["word"], before.get((row["comparison"], row["metric"]), words.TOO_EARLY)
+        if word not in (old, words.TOO_EARLY, words.NOT_YET, words.KEPT):
+            why = cause if word == words.INVALID else ""
+            news.append(f"{name_verdict(row)}: {word} (before: {old}){why}; see the report")
+    return news
