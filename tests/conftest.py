@@ -4,6 +4,7 @@ and a SQL Server if one is named.
 
 import dataclasses
 import json
+import logging
 import os
 import pwd
 import shutil
@@ -26,9 +27,11 @@ from pydantic import SecretStr
 
 import train
 from abatch.config import Environment, Experiment, load_experiments
-from abatch.database import connections, migrations
+from abatch.database import connections, faults, migrations
 from abatch.experiment.registrations import Registration
+from abatch.modelling import inspection
 from abatch.modelling.card import Card
+from abatch.pages import cards
 from demo import simulate
 
 ROOT = Path(__file__).parent.parent
@@ -331,6 +334,29 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., sa.Engine]]:
     yield make_engine
     for engine in made:
         engine.dispose()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_cards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Model cards without a plot, and importances of one shuffling, but where these are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ not in ("tests.test_cards", "tests.test_inspection"):
+            patch.setattr(inspection, "N_REPEATS", 1)
+            patch.setattr(cards, "plot_reliability", lambda *_: "")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _close_logs() -> Iterator[None]:
+    """What a job's `main` opens in this process is closed at the end."""
+    yield
+    for name in ("abatch", "py.warnings", *faults.LOGGERS):
+        logger = logging.getLogger(name)
+        for handler in [*logger.handlers]:
+            if isinstance(handler, logging.FileHandler):
+                logger.removeHandler(handler)
+                handler.close()
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ import sqlalchemy as sa
 import yaml
 
 import predict
+import score
 import train
 from abatch.config import Experiment, load_experiments
-from abatch.database import migrations
 from abatch.database.tables import (
     models,
     predictions,
@@ -33,7 +34,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
 
 # Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line
 # arrives.
@@ -65,39 +66,19 @@ sys.exit({"predict": predict, "train": train}[script].main(arguments))
 """
 
 
-def prepare(experiment: Experiment, engine: sa.Engine) -> None:
-    """A bank with a short past, and models for its first night."""
-    simulate.simulate(engine, FIRST_NIGHT, history_days=45)
-    train.train(experiment, engine, FIRST_NIGHT)
-
-
-def use_quick_models(file: Path) -> Experiment:
-    """Models that are fitted at once, and 400 rows at a time, so that a night of 1,000 candidates
-    has three chunks.
-    """
+def use_chunks(file: Path) -> Experiment:
+    """400 rows at a time, so that a night of 1,000 candidates has three chunks."""
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw["chunk_rows"] = 400
-    raw["experiments"]["card_offer"]["models"] = QUICK_MODELS
     file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return load_experiments(file, "dev")["card_offer"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bank on SQLite and its models; copied, never used itself."""
-    folder = tmp_path_factory.mktemp("trained")
-    experiment = use_quick_models(write_config(folder, "sqlite:///data/bank.db"))
-    engine = open_engine(experiment)
-    migrations.upgrade(engine)
-    prepare(experiment, engine)
-    engine.dispose()
-    return folder
-
-
 @pytest.fixture
-def bank(trained: Path, tmp_path: Path) -> Experiment:
-    shutil.copytree(trained, tmp_path / "bank", symlinks=True)
-    return load_experiments(tmp_path / "bank" / "ml_config.yaml", "dev")["card_offer"]
+def bank(templates: Templates, tmp_path: Path) -> Experiment:
+    """A trained bank on SQLite."""
+    url = templates.copy("sqlite", "trained", tmp_path)
+    return use_chunks(write_experiment(tmp_path, url).environment.file)
 
 
 @pytest.fixture
@@ -122,6 +103,15 @@ def run(script: str, experiment: Experiment, *arguments: str) -> tuple[int, str,
         command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def call(
+    script: ModuleType, experiment: Experiment, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """The same in this process."""
+    common = ["--config", str(experiment.environment.file), "--date", str(FIRST_NIGHT)]
+    code = script.main([*common, *arguments])
+    return code, *capsys.readouterr()
 
 
 def drive(
@@ -272,10 +262,10 @@ def test_predict_killed_and_run_again(
     assert read_statuses(bank_engine) == (["done"] if published else ["failed", "done"])
 
 
+@pytest.mark.bank("trained")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -> None:
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     kill("predict", experiment, "night", "_end_run")
     # The server sees the broken connection soon, not at once: wait for it to end the dead run's
     # transaction and lock.
@@ -329,10 +319,10 @@ def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.E
     check_night(bank_engine)
 
 
+@pytest.mark.bank("trained")
 def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     """Two processes, as on two hosts: one works, the other says who holds the lock, and leaves."""
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     with drive("predict", experiment, "predictions", "stage", 1, "hold") as holder:
         assert holder.stdout and holder.stdout.readline() == "holding\n"
         assert run("predict", experiment) == (0, "", "")
@@ -353,6 +343,7 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     assert read_statuses(engine) == ["done"]
 
 
+@pytest.mark.bank("trained")
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -369,11 +360,14 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
 )
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_predict_rows_damaged_on_the_way(
-    experiment: Experiment, engine: sa.Engine, damage: str, said: str
+    experiment: Experiment,
+    engine: sa.Engine,
+    damage: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A trigger does to some rows what drivers did in silence: the night is refused whole."""
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     if engine.dialect.name == "sqlite":
         change = damage.format(table="predictions_staging")
         some = "new.candidate_id like '%77' and rowid = new.rowid"
@@ -393,7 +387,7 @@ def test_predict_rows_damaged_on_the_way(
         undo = "drop trigger damage on abatch.predictions_staging"
     with engine.begin() as connection:
         connection.connection.cursor().execute(trigger)
-    message = one_line(run("predict", experiment))
+    message = one_line(call(predict, experiment, capsys))
     assert (
         message.startswith("predict card_offer 2026-09-01: ")
         and said in message
@@ -405,14 +399,14 @@ def test_predict_rows_damaged_on_the_way(
     check_night(engine)
 
 
+@pytest.mark.bank("trained")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) -> None:
     """The server ends the job's sessions at a chunk: that transaction is done again, and the night
     is whole.
     """
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     with drive("predict", experiment, "predictions", "stage", nth, "hold") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
@@ -427,11 +421,11 @@ def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) 
     assert read_statuses(engine) == ["done"]
 
 
+@pytest.mark.bank("trained")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_train_link_lost_while_fitting(experiment: Experiment, engine: sa.Engine) -> None:
     """A firewall or a failover ends what lies idle while a model is fitted; the fit is not lost."""
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     with drive("train", experiment, "training", "fit_and_validate", 2, "hold", "--force") as job:
         assert job.stdout and job.stdout.readline() == "holding\n"
         others = "datname = current_database() and pid <> pg_backend_pid()"
@@ -483,10 +477,12 @@ def one_line(done: tuple[int, str, str]) -> str:
     return err.strip()
 
 
-def test_fault_models_folder_cannot_be_written(bank: Experiment, bank_engine: sa.Engine) -> None:
+def test_fault_models_folder_cannot_be_written(
+    bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(bank.environment.models_dir)
     bank.environment.models_dir.touch()  # rights do not bind root, a file in the folder's place does
-    message = one_line(run("train", bank, "--force"))
+    message = one_line(call(train, bank, capsys, "--force"))
     assert re.search(
         rf"{bank.environment.models_dir}: cannot be written \(File exists\)\. Check the folder's rights",
         message,
@@ -497,9 +493,11 @@ def test_fault_models_folder_cannot_be_written(bank: Experiment, bank_engine: sa
         predict.predict(bank, bank_engine, FIRST_NIGHT)
 
 
-def test_fault_no_candidates(bank: Experiment, bank_engine: sa.Engine) -> None:
+def test_fault_no_candidates(
+    bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     execute(bank_engine, "delete from card_candidates")
-    message = one_line(run("predict", bank))
+    message = one_line(call(predict, bank, capsys))
     assert message.startswith(
         "predict card_offer 2026-09-01: sql/card_offer/candidates.sql: returned no candidates for"
         " 2026-09-01."
@@ -517,12 +515,14 @@ def test_fault_missing_table(bank: Experiment, bank_engine: sa.Engine) -> None:
     assert read_failure(bank_engine) in message
 
 
-def test_fault_typo_in_config(bank: Experiment, bank_engine: sa.Engine) -> None:
+def test_fault_typo_in_config(
+    bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     bank.environment.file.write_text(
         bank.environment.file.read_text(encoding="utf-8").replace("window_days", "windows_days"),
         encoding="utf-8",
     )
-    message = one_line(run("score", bank))
+    message = one_line(call(score, bank, capsys))
     assert (
         f"{bank.environment.file}, experiments.card_offer.outcome" in message
         and "windows_days" in message
@@ -531,10 +531,12 @@ def test_fault_typo_in_config(bank: Experiment, bank_engine: sa.Engine) -> None:
     assert read_statuses(bank_engine, "score") == []
 
 
-def test_fault_wrong_password(postgres_url: str, tmp_path: Path) -> None:
+def test_fault_wrong_password(
+    postgres_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     url = sa.make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
     experiment = load_experiments(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
-    message = one_line(run("predict", experiment))
+    message = one_line(call(predict, experiment, capsys))
     assert (
         "boss:***@127.0.0.1" in message
         and "password authentication failed" in message
@@ -543,9 +545,9 @@ def test_fault_wrong_password(postgres_url: str, tmp_path: Path) -> None:
     assert not experiment.environment.logs_dir.exists()
 
 
+@pytest.mark.bank("trained")
 def test_predict_odd_candidates(experiment: Experiment, engine: sa.Engine) -> None:
-    experiment = use_quick_models(experiment.environment.file)
-    prepare(experiment, engine)
+    experiment = use_chunks(experiment.environment.file)
     columns = (
         "age",
         "income",

@@ -1,7 +1,6 @@
 """Nights: runs and their ledger, the lock, the clock, transactions."""
 
 import dataclasses
-import logging
 import os
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -12,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from abatch import job
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.tables import predictions_staging, runs
@@ -25,8 +23,8 @@ NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
 
 @pytest.fixture
-def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Experiment]:
-    """Two experiments, card_offer and second, on one SQLite file; the log is closed at the end."""
+def bank(sqlite_url: str, tmp_path: Path) -> Experiment:
+    """Two experiments, card_offer and second, on one SQLite file."""
     path = write_config(tmp_path, sqlite_url)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     second = yaml.safe_load(path.read_text(encoding="utf-8"))["experiments"]["card_offer"]
@@ -34,12 +32,7 @@ def bank(sqlite_url: str, tmp_path: Path) -> Iterator[Experiment]:
         model["name"] += "_second"
     raw["experiments"]["second"] = second
     path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    yield load_experiments(path, "dev")["card_offer"]
-    for handler in job.logger.handlers[1:]:
-        for name in ("abatch", "py.warnings"):
-            logging.getLogger(name).removeHandler(handler)
-        handler.close()
-    logging.captureWarnings(False)
+    return load_experiments(path, "dev")["card_offer"]
 
 
 @pytest.fixture
