@@ -25,29 +25,26 @@ from abatch import __main__ as main
 from abatch.commands import GROUPS
 from abatch.commands.command import COMMANDS
 from abatch.config import Experiment, load_experiments
-from abatch.database import migrations, tables
+from abatch.database import tables
 from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
 from abatch.errors import RegistryError
 from abatch.experiment import registrations
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
 
 DAY = timedelta(days=1)
 A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of three nights and models of each; copied, never used itself."""
     folder = tmp_path_factory.mktemp("trained")
-    experiment = load_experiments(
-        write_config(folder, "sqlite:///data/bank.db", models=QUICK_MODELS), "dev"
-    )["card_offer"]
+    templates.copy("sqlite", "trained", folder)
+    experiment = write_experiment(folder, "sqlite:///bank.db")
     engine = open_engine(experiment)
-    migrations.upgrade(engine)
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     simulate.simulate(engine, FIRST_NIGHT + 2 * DAY)
-    for days in range(3):
+    for days in (1, 2):
         train.train(experiment, engine, FIRST_NIGHT + days * DAY)
     engine.dispose()
     return folder
@@ -123,7 +120,7 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
         "",
     )
     assert call(capsys, experiment, "init")[0] == 0
-    code, out, err = run(file, "status", "--date", "2026-09-01")
+    code, out, err = call(capsys, experiment, "status", "--date", "2026-09-01")
     assert (
         (code, err) == (0, "")
         and out.count("has never run") == 3
@@ -148,17 +145,11 @@ def test_init_sql_connects_to_nothing(
         f"-- abatch: creates its tables in schema abatch, revision {tables.REVISION}.\n-- Run:  sqlcmd "
     )
     file = write_config(tmp_path, "sqlite:///data/bank.db")
-    code, out, err = run(file, "init", "--sql")
-    assert (
-        (code, err) == (0, "")
-        and "\nbegin immediate;\n" in out
-        and not (tmp_path / "data").exists()
-    )
-    code, out, err = run(
-        write_config(tmp_path, "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d", "abatch"),
-        "init",
-        "--sql",
-    )
+    assert main.main(["init", "--sql", "--config", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "\nbegin immediate;\n" in out and not (tmp_path / "data").exists()
+    url = "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d"
+    code, out, err = run(write_config(tmp_path, url, "abatch"), "init", "--sql")
     assert (code, err) == (0, "") and "\ndo $$\n" in out and "hunter2" not in out
 
 
@@ -170,7 +161,9 @@ def test_dictionary_needs_no_config(tmp_path: Path) -> None:
     assert done.stdout == (ROOT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
 
 
-def test_commands_on_a_trained_bank(bank: Experiment, engine: sa.Engine) -> None:
+def test_commands_on_a_trained_bank(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
     code, out, err = run(bank.environment.file, "models", "--date", "2026-09-03")
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
     assert (code, err) == (0, "") and len(lines) == 6
@@ -178,8 +171,9 @@ def test_commands_on_a_trained_bank(bank: Experiment, engine: sa.Engine) -> None
     assert (
         lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"
     )  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
-    code, out, err = run(
-        bank.environment.file,
+    code, out, err = call(
+        capsys,
+        bank,
         "promote",
         A2,
         "--reason",
@@ -191,8 +185,9 @@ def test_commands_on_a_trained_bank(bank: Experiment, engine: sa.Engine) -> None
     )
     assert (code, err) == (0, "")
     assert out == f"card_offer, variant A: {A2} is live from 2026-09-03 on (before: {A3})\n"
-    code, out, err = run(
-        bank.environment.file,
+    code, out, err = call(
+        capsys,
+        bank,
         "rollback",
         "modelA",
         "--reason",
@@ -221,8 +216,9 @@ def test_commands_on_a_trained_bank(bank: Experiment, engine: sa.Engine) -> None
     assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
     for earlier in (A2, A1):  # rollback after rollback goes on to what was live before
         assert (
-            run(
-                bank.environment.file,
+            call(
+                capsys,
+                bank,
                 "rollback",
                 "modelA",
                 "--reason",
