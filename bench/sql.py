@@ -67,14 +67,17 @@ def make_frame(first: int, n: int) -> pd.DataFrame:
     return frame
 
 
+def insert(connection: sa.Connection, table: sa.Table, rows: list[dict]) -> None:
+    for start in range(0, len(rows), connections.WRITE_ROWS):
+        connection.execute(table.insert(), rows[start : start + connections.WRITE_ROWS])
+
+
 def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
     """As abatch stages predictions: bounded batches in transactions that are tried again."""
     for first in range(0, n_rows, CHUNK_ROWS):
         rows = make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_dict("records")
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                for start in range(0, len(rows), connections.WRITE_ROWS):
-                    connection.execute(table.insert(), rows[start : start + connections.WRITE_ROWS])
+
+        connections.write(engine, insert, table, rows)
     return n_rows
 
 

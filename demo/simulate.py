@@ -206,14 +206,16 @@ def simulate(
     with plain.connect() as connection:
         exists = sa.inspect(connection).has_table(bank.name)
     if not exists:
-        for attempt in connections.transactions(plain):
-            with attempt as connection:
-                metadata.create_all(connection)
-                connection.execute(
-                    bank.insert().values({**wanted._asdict(), "split": json.dumps(wanted.split)})
-                )
-                for days in range(history_days, -1, -1):
-                    _play_morning(connection, until - days * DAY, wanted, set())
+
+        def work(connection: sa.Connection) -> None:
+            metadata.create_all(connection)
+            connection.execute(
+                bank.insert().values({**wanted._asdict(), "split": json.dumps(wanted.split)})
+            )
+            for days in range(history_days, -1, -1):
+                _play_morning(connection, until - days * DAY, wanted, set())
+
+        connections.write(plain, work)
         return history_days + 1
     with plain.connect() as connection:
         stored = connection.execute(sa.select(*(bank.c[name] for name in Plan._fields))).one()
@@ -231,9 +233,7 @@ def simulate(
             selected = set(
                 connection.scalars(sa.select(predictions.c.candidate_id).where(*yesterday))
             )
-        for attempt in connections.transactions(plain):
-            with attempt as connection:
-                _play_morning(connection, today, plan, selected)
+        connections.write(plain, _play_morning, today, plan, selected)
     return len(mornings)
 
 

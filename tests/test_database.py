@@ -144,9 +144,8 @@ def test_transaction_sqlite_locked_by_another_process(
     with (
         pytest.raises(DatabaseError) as caught,
         faults.described("bank.db"),
-        next(connections.transactions(engine)),
     ):
-        pass
+        connections.write(engine, lambda connection: None)
     holder.close()
     assert (
         str(caught.value)
@@ -198,13 +197,14 @@ def test_transactions_deadlock(
     }[engine.dialect.name]
 
     def run() -> None:
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                made.append(None)
-                add_one(connection, 2)
-                if len(made) == 1:
-                    waiter.start()  # the other now asks for 2, while it holds 1
-                add_one(connection, 1)
+        def work(connection: sa.Connection) -> None:
+            made.append(None)
+            add_one(connection, 2)
+            if len(made) == 1:
+                waiter.start()  # the other now asks for 2, while it holds 1
+            add_one(connection, 1)
+
+        connections.write(engine, work)
 
     with make(database_url).connect() as other:
         other.exec_driver_sql(others_rank)
@@ -239,13 +239,16 @@ def end_session(connection: sa.Connection, boss: sa.Engine) -> None:
 def test_transactions_link_lost(make: Make, database_url: str) -> None:
     engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
     make_counters(engine)
-    for attempt in connections.transactions(engine):
-        with attempt as connection:
-            n_attempts += 1
-            add_one(connection, 1)
-            if n_attempts == 1:
-                end_session(connection, boss)
-            add_one(connection, 2)
+
+    def work(connection: sa.Connection) -> None:
+        nonlocal n_attempts
+        n_attempts += 1
+        add_one(connection, 1)
+        if n_attempts == 1:
+            end_session(connection, boss)
+        add_one(connection, 2)
+
+    connections.write(engine, work)
     assert (n_attempts, read_counters(engine)) == (2, [1, 1])
 
 
@@ -262,10 +265,13 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
             r" again"
         ),
     ):
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                n_attempts += 1
-                add_one(connection, 1)
+
+        def work(connection: sa.Connection) -> None:
+            nonlocal n_attempts
+            n_attempts += 1
+            add_one(connection, 1)
+
+        connections.write(engine, work)
     assert (n_attempts, read_counters(boss)) == (1, [0, 0])
 
 
@@ -277,11 +283,14 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
         (ZeroDivisionError, ""),
     ):
         with pytest.raises(error):
-            for attempt in connections.transactions(engine):
-                with attempt as connection:
-                    n_attempts += 1
-                    add_one(connection, 1)
-                    connection.exec_driver_sql(statement) if statement else 1 // 0
+
+            def work(connection: sa.Connection, statement: str) -> None:
+                nonlocal n_attempts
+                n_attempts += 1
+                add_one(connection, 1)
+                connection.exec_driver_sql(statement) if statement else 1 // 0
+
+            connections.write(engine, work, statement)
     assert (n_attempts, read_counters(engine)) == (2, [0, 0])
 
 
@@ -303,9 +312,11 @@ def test_transactions_end_by_the_configured_time(
         )
         started = time.monotonic()
         with pytest.raises(sa.exc.OperationalError):
-            for attempt in connections.transactions(engine):
-                with attempt:
-                    raise AssertionError
+
+            def work(connection: sa.Connection) -> None:
+                raise AssertionError
+
+            connections.write(engine, work)
         assert time.monotonic() - started < 2
 
 
@@ -465,10 +476,13 @@ def test_transactions_tell_the_first_cause(
         ),
         faults.described("here"),
     ):
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                n_attempts += 1
-                connection.exec_driver_sql("insert into counters values (1, 5)")
+
+        def work(connection: sa.Connection) -> None:
+            nonlocal n_attempts
+            n_attempts += 1
+            connection.exec_driver_sql("insert into counters values (1, 5)")
+
+        connections.write(engine, work)
     assert n_attempts == 1 and capfd.readouterr().err == ""
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import yaml
 
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, migrations
+from abatch.database import faults, migrations
 from abatch.database.tables import runs
 from abatch.errors import ConfigError, DataError
 from abatch.experiment import registrations, terms
@@ -251,7 +251,7 @@ def test_main_locked_database(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(faults, "SQLITE_WAIT_SECONDS", 0.05)
-    with next(connections.transactions(bank_engine)):
+    with bank_engine.execution_options(writes=True).begin():
         assert call(bank, "--experiment", "second") == 1
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1

@@ -5,7 +5,7 @@ wrong.
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import SecretStr
 from sqlalchemy.dialects import mssql
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from tenacity import AttemptManager, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from abatch.database import faults, tables
 from abatch.database.faults import attempts, described, show_url
@@ -260,58 +260,22 @@ def write(
     DatabaseError
         If the link is lost while committing: nobody knows then whether the transaction arrived.
     """
-    for attempt in transactions(engine):
-        with attempt as connection:
-            result = work(connection, *args, **kwargs)
-    return result
+    return attempts(engine)(_transact, engine, lambda connection: work(connection, *args, **kwargs))
 
 
-def transactions(engine: sa.Engine) -> Iterator[AbstractContextManager[sa.Connection]]:
-    """Attempts at one transaction that writes.
-
-    The block runs again, whole, after a transient error.
-
-    for attempt in transactions(engine):
-        with attempt as connection:
-            ...
-
-    Raises
-    ------
-    DatabaseError
-        If the link is lost while committing: nobody knows then whether the transaction arrived.
-    """
-    for attempt in attempts(engine):
-        opened = None
-        with attempt:
-            opened = _begin(engine.execution_options(writes=True))
-        if opened is not None:  # else the next attempt, or the error
-            yield _transact(attempt, *opened)
-
-
-def _begin(engine: sa.Engine) -> tuple[sa.Connection, sa.RootTransaction]:
-    with ExitStack() as stack:
-        connection = stack.enter_context(engine.connect())
+def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    with engine.execution_options(writes=True).connect() as connection:
         transaction = connection.begin()
-        stack.pop_all()
-    return connection, transaction
-
-
-@contextmanager
-def _transact(
-    attempt: AttemptManager, connection: sa.Connection, transaction: sa.RootTransaction
-) -> Iterator[sa.Connection]:
-    with attempt, connection:
         try:
-            yield connection
-            _commit(transaction, show_url(connection.engine))
+            result = work(connection)
+            _commit(transaction, show_url(engine))
         except BaseException:
             try:
                 transaction.rollback()
-            except (
-                SQLAlchemyError
-            ):  # the server has rolled back already: the first error is the one to tell
+            except SQLAlchemyError:  # rolled back by the server: the first error is the one to tell
                 connection.invalidate()
             raise
+        return result
 
 
 def _commit(transaction: sa.RootTransaction, place: str) -> None:

@@ -48,13 +48,15 @@ def upgrade(engine: sa.Engine) -> None:
                 " it has ended."
             )
         with faults.described(place):
-            for attempt in connections.transactions(engine):
-                with attempt as connection:
-                    if schema and not sa.inspect(connection).has_schema(schema):
-                        connection.execute(sa.schema.CreateSchema(schema))
-                    if installed := find_revision(connection, schema):
-                        connections.check_revision(engine, installed, "Then run init again.")
-                    command.upgrade(make_config(connection=connection, schema=schema), "head")
+
+            def work(connection: sa.Connection) -> None:
+                if schema and not sa.inspect(connection).has_schema(schema):
+                    connection.execute(sa.schema.CreateSchema(schema))
+                if installed := find_revision(connection, schema):
+                    connections.check_revision(engine, installed, "Then run init again.")
+                command.upgrade(make_config(connection=connection, schema=schema), "head")
+
+            connections.write(engine, work)
     connections.check_ready(engine, "")
 
 
