@@ -4,7 +4,8 @@ import argparse
 import getpass
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,6 @@ from abatch.database import connections, faults
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import gate, registry
-
-PROMOTIONS = "promotions"  # the lock of whoever changes by hand what is live, or deletes
 
 
 def whoami(name: str = "") -> str:
@@ -188,18 +187,19 @@ def _make_live(
     find_names: Callable[[sa.Connection], list[str]],
 ) -> list[str]:
     """Append rows to promotions, all or none; returns what each has changed."""
-    with connections.lock(engine, PROMOTIONS) as acquired:
-        _require(acquired)
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                names = find_names(connection)
-                done = [_append(connection, experiments, change, name) for name in names]
-    if names and not any(done) and len(names) == 1:
-        raise NothingToDo(f"{names[0]} is live on {change.on} already")
+
+    def append(connection: sa.Connection) -> dict[str, str]:
+        names = find_names(connection)
+        return {name: _append(connection, experiments, change, name) for name in names}
+
+    with _hold_promotions(engine):
+        done = connections.write(engine, append)
+    if len(done) == 1 and not any(done.values()):
+        raise NothingToDo(f"{next(iter(done))} is live on {change.on} already")
     for experiment in experiments.values():
         on = max(change.on, night.today(experiment.environment))
         connections.read(engine, registry.link_live, experiment, on)
-    return [text for text in done if text]
+    return [text for text in done.values() if text]
 
 
 def _append(connection: sa.Connection, experiments: Experiments, change: Change, name: str) -> str:
@@ -250,11 +250,15 @@ def _choose_config(experiments: Experiments, model: sa.Row) -> Experiment:
     return experiments[model.experiment]
 
 
-def _require(acquired: bool) -> None:
-    if not acquired:
-        raise AbatchError(
-            "somebody else is promoting, rolling back or deleting a model just now. Run it again."
-        )
+@contextmanager
+def _hold_promotions(engine: sa.Engine) -> Iterator[None]:
+    with connections.lock(engine, registry.PROMOTIONS) as acquired:
+        if not acquired:
+            raise AbatchError(
+                "somebody else is promoting, rolling back or deleting a model just now."
+                " Run it again."
+            )
+        yield
 
 
 @command("delete", MODEL, REASON, BY)
@@ -266,26 +270,24 @@ def delete(
     by: str,
 ) -> str:
     """Delete the files of a dated model that is not live; its record stays."""
-    with connections.lock(engine, PROMOTIONS) as acquired:
-        _require(acquired)
-        for attempt in connections.transactions(engine):
-            with attempt as connection:
-                row = registry.find_model(connection, model)
-                experiment = _choose_config(experiments, row)
-                today = night.today(experiment.environment)
-                live = {
-                    *registry.find_live(connection, row.experiment, today).values(),
-                    *registry.find_later(connection, row.experiment, today).values(),
-                }
-                if model in live:
-                    raise RegistryError(
-                        f"{model} is live, or will be, and is not deleted. Make another one live"
-                        " first."
-                    )
-                registry.write_deletion(
-                    connection, registry.MODEL, model, reason, by, night.utc_now()
-                )
-                was_live = model in registry.find_ever_live(connection, row.experiment)
+
+    def write_deletion(connection: sa.Connection) -> tuple[Experiment, bool]:
+        row = registry.find_model(connection, model)
+        experiment = _choose_config(experiments, row)
+        today = night.today(experiment.environment)
+        live = {
+            *registry.find_live(connection, row.experiment, today).values(),
+            *registry.find_later(connection, row.experiment, today).values(),
+        }
+        if model in live:
+            raise RegistryError(
+                f"{model} is live, or will be, and is not deleted. Make another one live first."
+            )
+        registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
+        return experiment, model in registry.find_ever_live(connection, row.experiment)
+
+    with _hold_promotions(engine):
+        experiment, was_live = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 
     retention.remove_deleted(experiment.environment, engine)
@@ -316,26 +318,29 @@ def conclude(
     by: str,
 ) -> str:
     """Write down what a person concludes from an experiment, beside what abatch found."""
-    for attempt in connections.transactions(engine):
-        with attempt as connection:
-            registered = {record.experiment: record for record in records.read_records(connection)}
-            if experiment not in registered:
-                expected = (
-                    f"expected one of {', '.join(registered)}"
-                    if registered
-                    else "the first predict of an experiment registers it"
-                )
-                raise UsageError(
-                    f"there is no registered experiment {experiment!r}; {expected}."
-                    f"{suggest(experiment, registered)}"
-                )
-            finding = "; ".join(registered[experiment].findings) or "no look yet"
-            records.conclude(
-                connection,
-                experiment,
-                because=because,
-                finding=finding,
-                concluded_by=by,
-                concluded_at=night.utc_now(),
+
+    def write(connection: sa.Connection) -> str:
+        registered = {record.experiment: record for record in records.read_records(connection)}
+        if experiment not in registered:
+            expected = (
+                f"expected one of {', '.join(registered)}"
+                if registered
+                else "the first predict of an experiment registers it"
             )
+            raise UsageError(
+                f"there is no registered experiment {experiment!r}; {expected}."
+                f"{suggest(experiment, registered)}"
+            )
+        finding = "; ".join(registered[experiment].findings) or "no look yet"
+        records.conclude(
+            connection,
+            experiment,
+            because=because,
+            finding=finding,
+            concluded_by=by,
+            concluded_at=night.utc_now(),
+        )
+        return finding
+
+    finding = connections.write(engine, write)
     return f"{experiment}: concluded. The finding kept beside it: {finding}"

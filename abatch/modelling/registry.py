@@ -20,6 +20,7 @@ from abatch.modelling.card import Card, Decision, to_json
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
 
+PROMOTIONS = "promotions"  # the lock of whoever changes what is live, or deletes
 MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
 
 

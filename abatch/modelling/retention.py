@@ -35,21 +35,7 @@ def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -
     list of str
         What was deleted, in words.
     """
-    keep, chosen = environment.retention, list[tuple[str, str, str]]()
-    for attempt in connections.transactions(engine):
-        with attempt as connection:
-            drops = choose_snapshots(
-                connection,
-                environment.snapshots_dir,
-                now,
-                keep.snapshot_days,
-                keep.snapshot_gigabytes,
-            )
-            chosen = [(registry.SNAPSHOT, *drop) for drop in drops]
-            drops = choose_models(connection, now, keep.model_days)
-            chosen += [(registry.MODEL, *drop) for drop in drops]
-            for kind, name, reason in chosen:
-                registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
+    chosen = connections.write(engine, _write_deletions, environment, now, by)
     deleted = [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
     for words in deleted:
         logger.info("%s", words)
@@ -59,6 +45,20 @@ def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -
     for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
         logger.info("%s removed: it belongs to no pull", path)
     return deleted
+
+
+def _write_deletions(
+    connection: sa.Connection, environment: Environment, now: datetime, by: str
+) -> list[tuple[str, str, str]]:
+    """Write down what goes; returns kind, name and reason of each."""
+    keep, folder = environment.retention, environment.snapshots_dir
+    limits = (keep.snapshot_days, keep.snapshot_gigabytes)
+    drops = choose_snapshots(connection, folder, now, *limits)
+    chosen = [(registry.SNAPSHOT, *drop) for drop in drops]
+    chosen += [(registry.MODEL, *drop) for drop in choose_models(connection, now, keep.model_days)]
+    for kind, name, reason in chosen:
+        registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
+    return chosen
 
 
 def remove_deleted(environment: Environment, engine: sa.Engine) -> None:
