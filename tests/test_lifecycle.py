@@ -17,7 +17,6 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
-from abatch import job
 from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import migrations
 from abatch.database.tables import deletions, models, promotions, runs
@@ -303,19 +302,19 @@ def test_retention_keeps_what_was_ever_live(bank: Experiment, engine: sa.Engine)
     train.train(with_training(bank, min_rows=10_000), engine, FIRST_NIGHT + 7 * DAY)  # never live
     keep = alter(bank, retention=Retention(model_days=1, snapshot_gigabytes=0))
     assert [
-        line.split()[0] for line in retention.apply(keep.environment, engine, job.utc_now(), "me")
+        line.split()[0] for line in retention.apply(keep.environment, engine, utc_now(), "me")
     ] == ["snapshot"]  # the model is of today
     with engine.begin() as connection:
-        connection.execute(runs.update().values(started_at=job.utc_now() - 2 * DAY))
+        connection.execute(runs.update().values(started_at=utc_now() - 2 * DAY))
     assert (
-        len(retention.apply(keep.environment, engine, job.utc_now(), "me")) == 2
+        len(retention.apply(keep.environment, engine, utc_now(), "me")) == 2
     )  # both variants' models of the later night
     assert sorted(path.name for path in bank.environment.models_dir.glob("*2026*.pkl")) == [
         f"{A1}.pkl",
         f"{A1.replace('A', 'B')}.pkl",
     ]
     assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
-    assert retention.apply(keep.environment, engine, job.utc_now(), "me") == []
+    assert retention.apply(keep.environment, engine, utc_now(), "me") == []
     with engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {
             "model",
@@ -334,7 +333,7 @@ def test_retention_waits_for_a_run_that_may_promote_yet(
             runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
         )
     keep = alter(bank, retention=Retention(snapshot_gigabytes=0))
-    assert retention.apply(keep.environment, engine, job.utc_now(), "me") == []
+    assert retention.apply(keep.environment, engine, utc_now(), "me") == []
 
 
 def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
@@ -343,11 +342,11 @@ def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
     night = FIRST_NIGHT + 7 * DAY
     train.train(with_training(bank, min_rows=10_000), engine, night)
     none = alter(bank, retention=Retention(snapshot_gigabytes=0)).environment
-    retention.apply(none, engine, job.utc_now(), "me")
+    retention.apply(none, engine, utc_now(), "me")
     assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 1
     train.train(with_training(bank, min_rows=10_000), engine, night, force=True)
     assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
-    retention.remove_deleted(bank.environment, engine)
+    connections.read(engine, retention.remove_deleted, bank.environment)
     assert len(list(bank.environment.snapshots_dir.glob("*.parquet"))) == 2
 
 

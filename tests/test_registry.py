@@ -79,7 +79,7 @@ def save(
         name = registry.choose_model_name(connection, folder, undated, run_date)
         changes["name"], _, changes["version"] = undated.rpartition("_v")
         card = write_files(folder, name, pipeline or fit(), run_date=run_date, **changes)
-        registry.add_model(connection, card, GOES_LIVE)
+        registry.add_model(connection, card)
     return name
 
 
@@ -307,7 +307,7 @@ def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     card = write_files(tmp_path, name, fit(0.9), run_id="run2")
     with pytest.raises(sa.exc.IntegrityError), bank.begin() as connection:
-        registry.add_model(connection, card, GOES_LIVE)
+        registry.add_model(connection, card)
 
 
 def test_find_live_effective_dates(engine: sa.Engine) -> None:

@@ -74,8 +74,17 @@ def store(
     run_id: str = "run1",
     pulled_at: datetime = PULLED_AT,
 ) -> str:
+    snapshot = snapshots.make_snapshot(arrange(frame))
+    environment = SimpleNamespace(snapshots_dir=folder)
+    query = Query("training.sql", PULL["query"])
+    experiment: Any = SimpleNamespace(
+        name=PULL["experiment"], environment=environment, query=lambda name: query
+    )
+    run: Any = SimpleNamespace(run_id=run_id, as_of=PULL["as_of"], experiment=experiment)
+    window = Window(PULL["from_date"], PULL["to_date"])
     with engine.begin() as connection:
-        return snapshots.store(connection, folder, arrange(frame), pulled_at, run_id=run_id, **PULL)
+        snapshots.store(connection, run, window, snapshot, pulled_at)
+    return snapshot.content_hash
 
 
 def load(engine: sa.Engine, folder: Path, content_hash: str) -> pd.DataFrame:

@@ -290,7 +290,7 @@ def delete(
         experiment, was_live = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 
-    retention.remove_deleted(experiment.environment, engine)
+    connections.read(engine, retention.remove_deleted, experiment.environment)
     lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
     return f"{model}: its files are deleted; its record stays{lost}"
 

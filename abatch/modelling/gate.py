@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.config import Training
+from abatch.config import Experiment, Training
 from abatch.errors import RegistryError
-from abatch.modelling import registry
-from abatch.modelling.card import Decision, Figure
+from abatch.modelling import code, registry
+from abatch.modelling.card import Card, Decision, Figure
 
 if TYPE_CHECKING:  # SciPy takes half a second, for which a promotion by hand need not wait
     from abatch.statistics.metrics import AucDifference
@@ -123,6 +123,30 @@ def _judge_difference(rules: Training, evidence: Evidence) -> tuple[str, bool]:
 def is_dirty(code_version: str) -> bool:
     """Whether the code differed from its commit."""
     return code_version.endswith("-dirty")
+
+
+def judge(
+    experiment: Experiment, evidence: Evidence, later: str | None, allow_dirty: bool
+) -> Decision:
+    """Whether a new model goes live: by its evidence, and by the code that made it."""
+    decision = decide(experiment.training, evidence, later)
+    environment, version = experiment.environment.name, code.code_version()
+    return judge_dirt(decision, environment, version, allow_dirty=allow_dirty)
+
+
+def stand_back(decision: Decision, before: str | None, now: str | None) -> Decision:
+    """The decision where another model may have become live while this one was trained."""
+    if before == now:
+        return decision
+    return decision.refuse(f"{now} was made live in the meantime", f"to use the new one: {PROMOTE}")
+
+
+def tell(card: Card) -> str:
+    """What was decided on a new model, and what somebody can do who wants it otherwise."""
+    text = f"{card.model_name} {card.gate.sentence}"
+    if card.gate.promote or card.gate.mend:
+        return text
+    return f"{text}. To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
 
 
 def judge_dirt(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Experiment
+from abatch.config import Experiment, Run
 from abatch.database.tables import deletions, models, promotions
-from abatch.errors import ConfigError, RegistryError, suggest
+from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
-from abatch.modelling.card import Card, Decision, to_json
+from abatch.modelling.card import Card, to_json
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
@@ -76,13 +76,21 @@ class Standing(NamedTuple):
         return self.cards.get(self.live.get(variant, ""))
 
 
-def read_standing(connection: sa.Connection, experiment: str, on: date) -> Standing:
-    """What is live on a date, what will be later, and what else there is."""
-    return Standing(
-        find_live(connection, experiment, on),
-        find_later(connection, experiment, on),
-        read_cards(connection, experiment),
+def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -> Standing:
+    """What is live on a date, what will be later, and what else there is.
+
+    Raises
+    ------
+    ConfigError
+        If a model of the config bears the name of one that was trained for another variant.
+    """
+    standing = Standing(
+        find_live(connection, experiment.name, on),
+        find_later(connection, experiment.name, on),
+        read_cards(connection, experiment.name),
     )
+    check_names(experiment, standing.cards)
+    return standing
 
 
 def check_names(experiment: Experiment, cards: Mapping[str, Card]) -> None:
@@ -386,7 +394,47 @@ def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.
     return connection.execute(query.order_by(promotions.c.promotion_id)).all()
 
 
-def add_model(connection: sa.Connection, card: Card, decision: Decision) -> None:
+def publish(
+    connection: sa.Connection,
+    run: Run,
+    cards: Sequence[Card],
+    live: Mapping[str, str],
+    now: datetime,
+) -> None:
+    """Write the rows of saved models, and make those live whose card says so.
+
+    Parameters
+    ----------
+    live : model_name by variant, when the cards were made; their maker holds the lock PROMOTIONS
+    now : naive UTC
+
+    Raises
+    ------
+    DatabaseError
+        If another model has become live since, past the lock.
+    """
+    if find_live(connection, run.experiment.name, run.run_date) != live:
+        raise DatabaseError(
+            f"promotions of {run.experiment.name}: another model was made live while these were"
+            " being saved, past abatch's lock. Nothing was published. Run the job again."
+        )
+    for card in cards:
+        add_model(connection, card)
+        if card.gate.promote:
+            promote(
+                connection,
+                experiment=run.experiment.name,
+                variant=card.variant,
+                model_name=card.model_name,
+                effective_date=run.run_date,
+                reason=card.gate.reason,
+                evidence=card.gate.evidence,
+                promoted_by=f"train {run.run_id}",
+                promoted_at=now,
+            )
+
+
+def add_model(connection: sa.Connection, card: Card) -> None:
     """Write the row of a saved model.
 
     It holds the trusted copy of its card, the SHA-256 that its file must have, and the decision.
@@ -394,7 +442,7 @@ def add_model(connection: sa.Connection, card: Card, decision: Decision) -> None
     row = card.model_dump(include={column.name for column in models.columns})
     libraries_text = json.dumps(card.libraries, sort_keys=True)
     row["environment_hash"] = files.hash_bytes(libraries_text.encode())
-    row |= {"card": card.to_json(), "decision": decision.sentence}
+    row |= {"card": card.to_json(), "decision": card.gate.sentence}
     connection.execute(models.insert().values(row))
 
 

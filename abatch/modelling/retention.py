@@ -20,10 +20,7 @@ logger = logging.getLogger("abatch")
 
 
 def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -> list[str]:
-    """Delete the snapshots and models that the environment's retention no longer keeps.
-
-    The row of a deletion is written before the file goes, so that a job that dies between the two
-    is finished by the next.
+    """Delete what the environment's retention no longer keeps.
 
     Parameters
     ----------
@@ -35,22 +32,19 @@ def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -
     list of str
         What was deleted, in words.
     """
-    chosen = connections.write(engine, _write_deletions, environment, now, by)
-    deleted = [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
-    for words in deleted:
-        logger.info("%s", words)
-    remove_deleted(environment, engine)
-    with engine.connect() as connection:
-        kept = {row.content_hash for row in snapshots.list_snapshots(connection)}
-    for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
-        logger.info("%s removed: it belongs to no pull", path)
+    deleted = connections.write(engine, write_deletions, environment, now, by)
+    connections.read(engine, remove_files, environment, now)
     return deleted
 
 
-def _write_deletions(
+def write_deletions(
     connection: sa.Connection, environment: Environment, now: datetime, by: str
-) -> list[tuple[str, str, str]]:
-    """Write down what goes; returns kind, name and reason of each."""
+) -> list[str]:
+    """Write down which snapshots and models go; `remove_files` comes after the commit.
+
+    So a job that dies between the two is finished by the next. Parameters and result are those of
+    `apply`.
+    """
     keep, folder = environment.retention, environment.snapshots_dir
     limits = (keep.snapshot_days, keep.snapshot_gigabytes)
     drops = choose_snapshots(connection, folder, now, *limits)
@@ -58,23 +52,28 @@ def _write_deletions(
     chosen += [(registry.MODEL, *drop) for drop in choose_models(connection, now, keep.model_days)]
     for kind, name, reason in chosen:
         registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
-    return chosen
+        logger.info("%s %s deleted: %s", kind, name, reason)
+    return [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
 
 
-def remove_deleted(environment: Environment, engine: sa.Engine) -> None:
-    """Remove the files of what is deleted; harmless to repeat.
+def remove_files(connection: sa.Connection, environment: Environment, now: datetime) -> None:
+    """Remove the files of what is deleted, and those that belong to no pull; harmless to repeat."""
+    remove_deleted(connection, environment)
+    kept = {row.content_hash for row in snapshots.list_snapshots(connection)}
+    for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
+        logger.info("%s removed: it belongs to no pull", path)
 
-    Of models for good, of snapshots unless they were pulled again since.
-    """
-    with engine.connect() as connection:
-        for name in registry.find_deleted(connection, registry.MODEL):
-            registry.remove_files(environment.models_dir, name)
-        pulls = snapshots.list_snapshots(connection)
-        pulled_at = {row.content_hash: row.pulled_at for row in pulls}
-        for name in registry.find_deleted(connection, registry.SNAPSHOT):
-            deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
-            if deletion and pulled_at.get(name, deletion.deleted_at) <= deletion.deleted_at:
-                files.remove(snapshots.path_of(environment.snapshots_dir, name))
+
+def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
+    """Remove the files of deleted models for good, of snapshots unless they were pulled again."""
+    for name in registry.find_deleted(connection, registry.MODEL):
+        registry.remove_files(environment.models_dir, name)
+    pulls = snapshots.list_snapshots(connection)
+    pulled_at = {row.content_hash: row.pulled_at for row in pulls}
+    for name in registry.find_deleted(connection, registry.SNAPSHOT):
+        deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
+        if deletion and pulled_at.get(name, deletion.deleted_at) <= deletion.deleted_at:
+            files.remove(snapshots.path_of(environment.snapshots_dir, name))
 
 
 def choose_models(

@@ -1,17 +1,15 @@
 """Retraining: whether models are due, by age, new rows, drift or a drop in performance."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date, datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import date
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from abatch.config import Experiment, Retrain
-from abatch.database import reading
 from abatch.database.tables import feature_drift, scores
 from abatch.modelling.card import Card
 from abatch.modelling.registry import Standing
-from abatch.queries import Window
 
 
 class Finding(NamedTuple):
@@ -20,22 +18,24 @@ class Finding(NamedTuple):
     words: str
     is_due: bool
 
+    def force(self) -> "Finding":
+        """The finding where somebody asks for training whatever the rules say."""
+        return self if self.is_due else Finding(f"forced, although {self.words}", is_due=True)
+
 
 def judge(
-    engine: sa.Engine,
+    connection: sa.Connection,
     experiment: Experiment,
     standing: Standing,
     run_date: date,
-    to_date: date,
-    as_of: datetime,
+    count_rows: Callable[[date], int],
 ) -> Finding:
     """Whether the models are due by the config's rules, and why or why not.
 
     Parameters
     ----------
     standing : on run_date
-    to_date : end of the window of training rows, excluded
-    as_of : the moment whose knowledge may be used, naive UTC
+    count_rows : training rows from a day on
     """
     rules, last = experiment.training.retrain, find_last(standing.cards.values(), run_date)
     if rules is None:
@@ -53,25 +53,16 @@ def judge(
         return Finding(words, is_due=False)
     findings = [*judge_age(rules, days)]
     if rules.new_rows is not None:
-        n_new = _count_rows(engine, experiment, Window(last.to_date, to_date), as_of)
-        findings += judge_rows(rules, n_new)
+        findings += judge_rows(rules, count_rows(last.to_date))
     live = {name: standing.cards[name] for name in standing.live.values()}
-    with engine.connect() as connection:
-        drifted = read_drift(connection, experiment.name, live, rules.psi or 0)
-        performance = read_performance(connection, experiment.name, live)
+    drifted = read_drift(connection, experiment.name, live, rules.psi or 0)
+    performance = read_performance(connection, experiment.name, live)
     findings += judge_drift(rules, drifted)
     findings += judge_performance(
         rules, performance, {name: card.roc_auc for name, card in live.items()}
     )
     due = [finding.words for finding in findings if finding.is_due]
     return Finding("; ".join(due or [finding.words for finding in findings]), is_due=bool(due))
-
-
-def _count_rows(engine: sa.Engine, experiment: Experiment, window: Window, as_of: datetime) -> int:
-    if window.from_date >= window.to_date:
-        return 0
-    query = experiment.query("training")
-    return sum(map(len, reading.stream_query(engine, query, window, as_of)))
 
 
 def find_last(cards: Iterable[Card], run_date: date) -> Card | None:

@@ -10,16 +10,18 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from abatch import files
+from abatch.config import Run
 from abatch.database.tables import models, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
+from abatch.queries import Window
 
 FILE_MODE, FOLDER_MODE = (
     0o600,
@@ -63,6 +65,14 @@ class Difference(NamedTuple):
         ]
         by_column = ", ".join(f"{name} {n:,}" for name, n in self.columns.items())
         return ", ".join(parts) + (f" ({by_column})" if by_column else "")
+
+
+class Snapshot(NamedTuple):
+    """Arranged rows, and what tells them from others."""
+
+    frame: pd.DataFrame
+    columns: list[Column]
+    content_hash: str
 
 
 def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
@@ -147,9 +157,10 @@ def hash_content(columns: Sequence[Column], n_rows: int) -> str:
     return files.hash_bytes(json.dumps(content).encode())
 
 
-def hash_rows(frame: pd.DataFrame) -> str:
-    """The content hash of arranged rows."""
-    return hash_content(describe_columns(frame), len(frame))
+def make_snapshot(frame: pd.DataFrame) -> Snapshot:
+    """Arranged rows with their fingerprints."""
+    columns = describe_columns(frame)
+    return Snapshot(frame, columns, hash_content(columns, len(frame)))
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
@@ -178,43 +189,40 @@ def path_of(folder: Path, content_hash: str) -> Path:
 
 
 def store(
-    connection: sa.Connection, folder: Path, frame: pd.DataFrame, pulled_at: datetime, **row: Any
-) -> str:
+    connection: sa.Connection, run: Run, window: Window, snapshot: Snapshot, pulled_at: datetime
+) -> None:
     """Keep arranged rows as a file, unless it is there unharmed, and write the row of the pull.
-
-    Returns the content hash.
-
-    Parameters
-    ----------
-    row : run_id, experiment, from_date, to_date, as_of and query
 
     Raises
     ------
     FileError
         If the folder cannot be written.
     """
-    columns = describe_columns(frame)
-    content_hash = hash_content(columns, len(frame))
-    path, known = path_of(folder, content_hash), find_snapshot(connection, content_hash)
+    path = path_of(run.experiment.environment.snapshots_dir, snapshot.content_hash)
+    known = find_snapshot(connection, snapshot.content_hash)
     try:
         content = path.read_bytes()
     except OSError:
         content = b""
     if known is None or files.hash_bytes(content) != known.sha256:
-        content = to_parquet(frame)
+        content = to_parquet(snapshot.frame)
         files.write_file(path, content, FILE_MODE)
+    columns = [column._asdict() for column in snapshot.columns]
     connection.execute(
         snapshots.insert().values(
-            **row,
-            content_hash=content_hash,
+            run_id=run.run_id,
+            experiment=run.experiment.name,
+            **window._asdict(),
+            as_of=run.as_of,
+            query=run.experiment.query("training").text,
+            content_hash=snapshot.content_hash,
             sha256=files.hash_bytes(content),
             n_bytes=len(content),
-            rows=len(frame),
-            columns=json.dumps([column._asdict() for column in columns], ensure_ascii=False),
+            rows=len(snapshot.frame),
+            columns=json.dumps(columns, ensure_ascii=False),
             pulled_at=pulled_at,
         )
     )
-    return content_hash
 
 
 def find_snapshot(connection: sa.Connection, content_hash: str) -> sa.Row | None:

@@ -1,7 +1,8 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import date, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,13 @@ import sqlalchemy as sa
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
-from abatch.config import Experiment, ModelConfig
+from abatch import files
+from abatch.config import Environment, Experiment, ModelConfig, Run
 from abatch.database.reading import require_columns
 from abatch.errors import AbatchError, DataError, RegistryError
+from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.modelling import code, estimators, features, inspection, libraries, snapshots
+from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
 from abatch.modelling.card import Card, Decision, Figure, Origin
 from abatch.modelling.gate import Evidence
 from abatch.modelling.registry import ModelFile
@@ -76,6 +79,11 @@ class Recipe(NamedTuple):
     seed: int
     key: str
 
+    @property
+    def undated_name(self) -> str:
+        """Name and version, as they stand in a model_name."""
+        return registry.undated_name(self.config.name, self.config.version)
+
 
 class Fitted(NamedTuple):
     """A model, and what validation says of it.
@@ -95,6 +103,31 @@ class Fitted(NamedTuple):
     scores: np.ndarray
     metrics: dict[str, Figure]
     reference: drift.Reference | None
+
+
+def check_folders(environment: Environment) -> None:
+    """Raise FileError unless models and snapshots can be written; called before the long work."""
+    files.check_writable(environment.models_dir)
+    files.check_writable(environment.snapshots_dir, snapshots.FOLDER_MODE)
+
+
+def find_window(experiment: Experiment, watermark: date | None, run_date: date) -> Window:
+    """The days of the training rows: they end where outcomes are complete.
+
+    Raises
+    ------
+    DataError
+        If no day is known to be complete.
+    """
+    if watermark is None:
+        raise DataError(
+            "tells no date, so nothing is known to be complete. Load the feed, then train."
+        )
+    outcome, complete = experiment.outcome, min(watermark, run_date)
+    last = outcomes.last_mature_date(complete, outcome)
+    to_date = last + timedelta(days=1)
+    from_date = experiment.training.start_date or to_date - timedelta(experiment.training.days)
+    return Window(from_date, to_date)
 
 
 def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) -> Rows:
@@ -191,18 +224,18 @@ def split_validation(event_date: pd.Series, outcome: np.ndarray, share: float) -
     return validation
 
 
-def make_models(experiment: Experiment) -> dict[str, Recipe]:
-    """The config's models by variant, each with its estimator.
+def make_models(experiment: Experiment) -> list[Recipe]:
+    """The config's models, each with its estimator.
 
     Raises
     ------
     ConfigError
         If an estimator cannot be imported or called, or is none.
     """
-    return {
-        variant: make_model(experiment, variant, experiment.key(f"models.{variant}"))
+    return [
+        make_model(experiment, variant, experiment.key(f"models.{variant}"))
         for variant in experiment.models
-    }
+    ]
 
 
 def make_model(experiment: Experiment, variant: str, key: str) -> Recipe:
@@ -274,7 +307,10 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
 
 
 def load_live_rows(
-    engine: sa.Engine, experiment: Experiment, card: Card | None, warn: Callable[[str], None]
+    connection: sa.Connection,
+    snapshots_dir: Path,
+    card: Card | None,
+    warn: Callable[[str], None],
 ) -> pd.DataFrame | None:
     """The snapshot of a live model; None, with a warning, if it is not at hand.
 
@@ -282,12 +318,11 @@ def load_live_rows(
     ----------
     card : None if no model is live
     """
-    with engine.connect() as connection:
-        pull = snapshots.find_snapshot(connection, card.snapshot) if card else None
+    pull = snapshots.find_snapshot(connection, card.snapshot) if card else None
     if card is None or pull is None:
         return None
     try:
-        return snapshots.load(experiment.environment.snapshots_dir, pull)
+        return snapshots.load(snapshots_dir, pull)
     except RegistryError as error:
         warn(f"{error} {card.model_name} is compared by its recipe, fitted on the new rows.")
         return None
@@ -389,26 +424,18 @@ def choose_checked(n_rows: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))
 
 
-def describe_origin(
-    experiment: Experiment,
-    rows: Rows,
-    *,
-    run_id: str,
-    run_date: date,
-    as_of: datetime,
-    trained_because: str,
-    snapshot: str,
-) -> Origin:
-    """What the models of one training have in common."""
+def describe_origin(run: Run, rows: Rows, trained_because: str, snapshot: str) -> Origin:
+    """What the models of one training have in common; `snapshot` is the content hash."""
+    experiment = run.experiment
     return Origin(
         experiment=experiment.name,
-        run_date=run_date,
-        run_id=run_id,
+        run_date=run.run_date,
+        run_id=run.run_id,
         trained_because=trained_because,
         query=experiment.query("training").text,
         from_date=rows.window.from_date,
         to_date=rows.window.to_date,
-        as_of=as_of,
+        as_of=run.as_of,
         snapshot=snapshot,
         rows=len(rows.y),
         n_positive=int(rows.y.sum()),

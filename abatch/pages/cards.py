@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import nan
+from pathlib import Path
 from typing import Any
 
+from abatch import files
 from abatch.modelling.card import Card, Figure, Importance
 from abatch.modelling.gate import is_dirty
 from abatch.pages.html import load_template, show_number, show_percent
@@ -49,6 +51,17 @@ def render(card: Card) -> str:
         tell=_tell_value,
         params=json.dumps(card.params, sort_keys=True, ensure_ascii=False, default=str),
     )
+
+
+def save(models_dir: Path, card: Card) -> None:
+    """Write the page beside the model.
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be written.
+    """
+    files.write_file(models_dir / f"{card.model_name}.html", render(card).encode())
 
 
 def _find_tenths(metrics: Mapping[str, Figure]) -> list[Tenth]:
