@@ -17,9 +17,8 @@ from sklearn.metrics import roc_auc_score
 import predict
 import score
 import train
-from abatch import job
 from abatch.config import Experiment, load_experiments
-from abatch.database import reading
+from abatch.database import connections, reading
 from abatch.database.tables import (
     metadata,
     models,
@@ -30,8 +29,9 @@ from abatch.database.tables import (
     scores,
     variant_scores,
 )
-from abatch.errors import ConfigError, DataError
-from abatch.modelling import features, registry
+from abatch.errors import ConfigError, DatabaseError, DataError
+from abatch.modelling import features, registry, training
+from abatch.night import utc_now
 from abatch.queries import Window
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, alter
@@ -263,9 +263,9 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     train.train(experiment, engine, FIRST_NIGHT, force=True)
-    save_model = registry.save_model
+    fit_and_validate = training.fit_and_validate
 
-    def roll_back_first(*arguments: Any) -> dict[str, Any]:
+    def roll_back_first(*arguments: Any) -> training.Fitted:
         with engine.begin() as connection:
             row = {
                 "experiment": "card_offer",
@@ -273,7 +273,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
                 "model_name": "modelA_v1.0_2026-09-01",
                 "effective_date": FIRST_NIGHT,
             }
-            now = job.utc_now()
+            now = utc_now()
             registry.promote(
                 connection,
                 action="rollback",
@@ -282,9 +282,9 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
                 promoted_at=now,
                 **row,
             )
-        return save_model(*arguments)
+        return fit_and_validate(*arguments)
 
-    monkeypatch.setattr(registry, "save_model", roll_back_first)
+    monkeypatch.setattr(training, "fit_and_validate", roll_back_first)
     train.train(experiment, engine, FIRST_NIGHT, force=True)
     assert (
         "modelA_v1.0_2026-09-01_3 does not go live: modelA_v1.0_2026-09-01 was made live in the"
@@ -293,6 +293,52 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
     with engine.connect() as connection:
         live = registry.find_live(connection, "card_offer", FIRST_NIGHT)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
+    name = "modelA_v1.0_2026-09-01_3"
+    row = read(engine, models).set_index("model_name").loc[name]
+    written = (experiment.environment.models_dir / f"{name}.json").read_text(encoding="utf-8")
+    assert not json.loads(row["card"])["gate"]["promote"]
+    assert json.loads(written) == json.loads(row["card"])
+
+
+@pytest.mark.bank("trained")
+def test_train_saves_under_the_lock_of_promotions(
+    experiment: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What promote and rollback take, too; who goes past it makes the run fail, whole."""
+    save_model, was_free = registry.save_model, []
+
+    def look_at_the_lock(*arguments: Any) -> None:
+        with connections.lock(engine, registry.PROMOTIONS) as acquired:
+            was_free.append(acquired)
+        save_model(*arguments)
+
+    monkeypatch.setattr(registry, "save_model", look_at_the_lock)
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
+    assert was_free == [False, False]
+
+    def go_past_the_lock(*arguments: Any) -> None:
+        with engine.begin() as connection:
+            connection.execute(
+                promotions.insert().values(
+                    experiment="card_offer",
+                    variant="A",
+                    model_name="modelA_v1.0_2026-09-01",
+                    action="rollback",
+                    effective_date=FIRST_NIGHT,
+                    reason="by hand",
+                    promoted_by="Kari",
+                    promoted_at=utc_now(),
+                )
+            )
+        save_model(*arguments)
+
+    monkeypatch.setattr(registry, "save_model", go_past_the_lock)
+    with pytest.raises(
+        DatabaseError, match=r"another model was made live .* Nothing was published"
+    ):
+        train.train(experiment, engine, FIRST_NIGHT, force=True)
+    assert len(read(engine, models)) == 4
+    assert sorted(read(engine, runs)["status"]) == ["done", "failed", "superseded"]
 
 
 @pytest.mark.bank("trained")
