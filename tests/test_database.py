@@ -641,19 +641,22 @@ def test_lock_in_transaction_waits_for_the_other_session(
     other, order = open_engine(experiment), []
 
     def work() -> None:
-        for attempt in connections.transactions(other):
-            with attempt as connection:
-                connections.lock_in_transaction(connection, "nights")
-                order.append("second")
-
-    for attempt in connections.transactions(engine):
-        with attempt as connection:
+        def work_second(connection: sa.Connection) -> None:
             connections.lock_in_transaction(connection, "nights")
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join(0.3)
-            order.append("first")
-            assert thread.is_alive()
+            order.append("second")
+
+        connections.write(other, work_second)
+
+    thread = threading.Thread(target=work)
+
+    def work_first(connection: sa.Connection) -> None:
+        connections.lock_in_transaction(connection, "nights")
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+        assert thread.is_alive()
+
+    connections.write(engine, work_first)
     thread.join()
     other.dispose()
     assert order == ["first", "second"]

@@ -20,7 +20,7 @@ from abatch.database import connections, migrations
 from abatch.errors import RegistryError
 from abatch.modelling import libraries, registry
 from tests.conftest import ROOT
-from tests.test_registry import CARD
+from tests.test_registry import write_files
 
 PLACE = "models/modelA_v1.0_2026-09-07.pkl"
 TRAINED = {
@@ -235,14 +235,10 @@ def test_load_model_refuses_before_unpickling(
     models_dir.mkdir()
     engine = connections.make_engine(SecretStr(sqlite_url), None, tmp_path, "here")
     migrations.upgrade(engine)
-    card = {**CARD, "libraries": libraries.find_libraries()}
+    name, trap = "modelA_v1.0_2026-09-07", Trap(tmp_path / "sprung")
+    card = write_files(models_dir, name, trap, libraries=libraries.find_libraries())
     with engine.begin() as connection:
-        name = "modelA_v1.0_2026-09-07"
-        registry.add_model(
-            connection,
-            registry.save_model(models_dir, name, Trap(tmp_path / "sprung"), card),
-            "goes live: the first",
-        )
+        registry.add_model(connection, card)
     engine.dispose()
     if version is not None:
         (first / "scikit_learn-0.1.dist-info").mkdir(parents=True)
@@ -271,12 +267,9 @@ def test_load_model_refuses_another_scikit_learn(tmp_path: Path, sqlite_url: str
             ("modelA_v1.0_2026-09-07", "1.0.0"),
             ("modelA_v1.0_2026-09-08", installed["scikit-learn"]),
         ):
-            card = {**CARD, "libraries": {**libraries.find_libraries(), "scikit-learn": trained}}
-            registry.add_model(
-                connection,
-                registry.save_model(tmp_path, name, Trap(trap), card),
-                "goes live: the first",
-            )
+            then = {**libraries.find_libraries(), "scikit-learn": trained}
+            card = write_files(tmp_path, name, Trap(trap), libraries=then)
+            registry.add_model(connection, card)
         with pytest.raises(
             RegistryError,
             match=r"scikit-learn 1\.0\.0 \(here .* \(pip install scikit-learn==1\.0\.0\)",

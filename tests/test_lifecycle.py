@@ -18,7 +18,7 @@ import predict
 import train
 from abatch import __main__ as main
 from abatch.config import Experiment, Retention, Retrain, load_experiments
-from abatch.database import migrations
+from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.modelling import (
     code,
@@ -28,6 +28,7 @@ from abatch.modelling import (
     retraining,
     snapshots,
 )
+from abatch.night import utc_now
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, open_engine, write_config
 

@@ -86,7 +86,7 @@ def save(
 def write_files(folder: Path, model_name: str, pipeline: Any, **changes: Any) -> Card:
     file = registry.pickle_model(model_name, pipeline)
     facts = {"model_name": model_name, "file": file.name, "sha256": file.sha256}
-    card = make_card(**{**CARD, **facts, **changes})
+    card = make_card(**{**CARD, "gate": GOES_LIVE.model_dump(), **facts, **changes})
     registry.save_model(folder, file, card)
     return card
 
@@ -124,7 +124,7 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     assert name == model.model_name == "modelA_v1.0_2026-09-07"
     assert model.pipeline.predict_proba([[0]]).tolist() == [[0.75, 0.25]]
     assert model.card.query == CARD["query"] and model.card.to_date == date(2026, 9, 1)
-    assert (tmp_path / f"{name}.json").read_text(encoding="utf-8").count("Ærø") == 1
+    assert (tmp_path / f"{name}.json").read_text(encoding="utf-8").count("Ærø") == 2
     with engine.connect() as connection:
         row = connection.execute(sa.select(models)).one()
         cards = registry.read_cards(connection, "card_offer")
