@@ -207,7 +207,7 @@ def test_compare_is_tuned_by_the_planned_standard_error(
     # z(.9875) + z(.8) = 3.083024. x grows as information does: with se**-2.
     for times in (0.5, 1, 3):
         found = stats.compare(Mean(0.06, (times * plan_se) ** 2), Mean(0.05, 0.0), 0.01, alpha)
-        assert found.x == pytest.approx(x / times**2, rel=1e-6)
+        assert found.information == pytest.approx(x / times**2, rel=1e-6)
 
 
 def test_compute_sequence_is_the_normal_mixture() -> None:

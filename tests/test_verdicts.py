@@ -199,7 +199,9 @@ def test_judge_shares_alpha_between_verdicts() -> None:
         (both, 9.752938, 2.241403 + 0.841621),
         (one, 8.211968, 1.959964 + 0.841621),
     ):
-        assert row["x"] == pytest.approx(x_star * (0.01 / quantiles / row["se"]) ** 2, rel=1e-5)
+        assert row["information"] == pytest.approx(
+            x_star * (0.01 / quantiles / row["se"]) ** 2, rel=1e-5
+        )
     assert both["upper"] - both["lower"] > one["upper"] - one["lower"]
 
 
@@ -260,7 +262,7 @@ def test_judge_guardrail(direction: str, events: int, word: str) -> None:
     tally = make_tally("complaint", A=(500, 10_000), B=(events, 10_000), control=(500, 10_000))
     row = by_comparison(verdicts.judge(registered, tally, False), "complaint")["B vs A"]
     assert row["word"] == word
-    assert row["x"] == pytest.approx(
+    assert row["information"] == pytest.approx(
         8.211968 * (0.01 / (1.959964 + 0.841621) / row["se"]) ** 2, rel=1e-5
     )  # no correction for two
 

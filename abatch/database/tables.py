@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_7c973223"
+REVISION = "0001_6eced07f"
 VERSION_TABLE = "abatch_version"
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -438,7 +438,9 @@ verdicts = sa.Table(
         null=True,
     ),
     column("se", FiniteDouble, "standard error of the estimate", null=True),
-    column("x", FiniteDouble, "how much is known, in the formula of the interval", null=True),
+    column(
+        "information", FiniteDouble, "how much is known, in the formula of the interval", null=True
+    ),
     column(
         "lower",
         FiniteDouble,

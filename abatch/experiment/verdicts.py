@@ -188,7 +188,7 @@ def _compare(
     difference = stats.compare(mean, mean_control, abs(effect), alpha)
     lift = stats.compute_lift(mean, mean_control, difference.multiplier)
     interval = {
-        "x": difference.x,
+        "information": difference.information,
         "lower": difference.lower,
         "upper": difference.upper,
         "pvalue": difference.pvalue,

@@ -94,7 +94,7 @@ class Comparison(NamedTuple):
     Attributes
     ----------
     estimate, se : treatment minus control, and its standard error
-    x : information relative to the mixture's prior precision
+    information : relative to the mixture's prior precision
     multiplier : half the interval's width in standard errors
     lower, upper : today's interval of the confidence sequence
     pvalue : today's, of no difference; below alpha exactly where the interval excludes 0
@@ -102,7 +102,7 @@ class Comparison(NamedTuple):
 
     estimate: float
     se: float
-    x: float
+    information: float
     multiplier: float
     lower: float
     upper: float

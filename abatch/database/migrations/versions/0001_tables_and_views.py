@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.views import create_views
 
-revision = "0001_7c973223"
+revision = "0001_6eced07f"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -285,7 +285,7 @@ def upgrade() -> None:
         sa.Column('sum_control', sa.Double(), nullable=False, comment='sum of the outcomes'),
         sa.Column('estimate', sa.Double(), nullable=True, comment='difference of the means (sum / exposures), first minus second; null while unknown'),
         sa.Column('se', sa.Double(), nullable=True, comment='standard error of the estimate'),
-        sa.Column('x', sa.Double(), nullable=True, comment='how much is known, in the formula of the interval'),
+        sa.Column('information', sa.Double(), nullable=True, comment='how much is known, in the formula of the interval'),
         sa.Column('lower', sa.Double(), nullable=True, comment='lower end of the interval that holds on all looks together'),
         sa.Column('upper', sa.Double(), nullable=True, comment='upper end of the interval'),
         sa.Column('pvalue', sa.Double(), nullable=True, comment='of this look'),
