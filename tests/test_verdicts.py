@@ -224,7 +224,7 @@ def test_judge_too_early(control: tuple[int, int]) -> None:
     assert early["word"] == "too early" and early["estimate"] is not None
     assert [
         early[name]
-        for name in ("x", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper")
+        for name in ("information", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper")
     ] == [None] * 7
     assert rows["B vs A"]["word"] == "better"  # it does not need the control
 
