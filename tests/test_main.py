@@ -31,6 +31,7 @@ from abatch.errors import RegistryError
 from abatch.experiment import registrations
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
+from tests.test_arguments import HEAVY, list_loaded
 
 DAY = timedelta(days=1)
 A1, A2, A3 = (f"modelA_v1.0_{FIRST_NIGHT + days * DAY}" for days in range(3))
@@ -262,6 +263,33 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
             main.main(wrong)
         out, err = capsys.readouterr()
         assert caught.value.code == 2 and out == "" and err.startswith("usage: python -m abatch")
+
+
+def test_commands_load_only_what_they_need(bank: Experiment, engine: sa.Engine) -> None:
+    """No more than SQLAlchemy and pydantic, and --help not even these."""
+    predict.predict(bank, engine, FIRST_NIGHT)
+    with engine.connect() as connection:
+        candidate = connection.scalar(sa.select(sa.func.min(predictions.c.candidate_id)))
+    on, why = ("--date", "2026-09-03"), ("--reason", "x")
+    light = {
+        "status": on,
+        "models": on,
+        "experiments": (),
+        "explain": ("--candidate", str(candidate), "--date", str(FIRST_NIGHT)),
+        "promote": (A2, *why, *on),
+        "rollback": ("modelA", *why, *on),
+        "conclude": ("card_offer", "--because", "x"),
+    }
+    code, _, err, loaded = list_loaded("-m", "abatch", "--help")
+    assert (code, err) == (0, "")
+    assert loaded.isdisjoint(HEAVY)
+    heavy = {*HEAVY, "pyarrow", "joblib", "jinja2"} - {"pydantic", "sqlalchemy"}
+    for name, words in light.items():
+        on_bank = ("--config", str(bank.environment.file))
+        code, _, err, loaded = list_loaded("-m", "abatch", name, *words, *on_bank)
+        assert (code, err) == (0, "")
+        assert "sqlalchemy" in loaded
+        assert loaded.isdisjoint(heavy), name
 
 
 def test_help_has_the_commands_in_groups_within_80_columns(
