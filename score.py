@@ -83,10 +83,9 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     figures = night.read(looks.measure, question, total.parts, closed_date, night.run_date)
     look = night.read(looks.count_look, question, total.tally, figures, watermark, night.run_date)
 
-    def publish(connection: sa.Connection) -> None:
-        looks.check_unchanged(connection, name, reading)
-        looks.write(connection, look, figures, night.run_id)
-        if draw:  # a report that cannot be written undoes the run, so that it can be done again
+    def write_report(connection: sa.Connection) -> None:
+        """If this fails, the run is undone, so that it can be done again."""
+        if draw:
             report.write_report(connection, experiment, night.run_date)
 
     before = night.read(verdicts.find_words, name, night.run_date)
@@ -95,7 +94,12 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         f"{look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete to"
         f" {watermark or 'no date yet'}){f'; {figures.n_rows} figures' if night.dry_run else page};"
         f" {verdicts.describe(look.verdicts)}",
-        publish,
+        looks.write,
+        look,
+        figures,
+        reading,
+        night.run_id,
+        after=write_report,
         rows_read=n_read + reading.n_read,
         rows_written=figures.n_rows + len(look.verdicts),
     )

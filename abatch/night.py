@@ -129,6 +129,7 @@ class Night:
         words: str,
         work: Callable[..., object] | None = None,
         *args: Any,
+        after: Callable[[sa.Connection], object] | None = None,
         rows_read: int = 0,
         rows_written: int = 0,
     ) -> str:
@@ -138,6 +139,7 @@ class Night:
         ----------
         words : what was done; in a dry run, what would be
         work : called as `write` calls it
+        after : called when the run is marked done, still in the transaction, which it can undo
 
         Returns
         -------
@@ -155,6 +157,8 @@ class Night:
             if work is not None:
                 work(connection, *args)
             _end_run(connection, self, rows_read, rows_written)
+            if after is not None:
+                after(connection)
 
         self.write(publish)
         if self.dry_run:

@@ -414,9 +414,16 @@ def count_look(
     return verdicts.make_look(row, registration, tally, stages, smallest)
 
 
-def write(connection: sa.Connection, look: verdicts.Look, figures: Figures, run_id: str) -> None:
-    """Write the look and all its figures."""
+def write(
+    connection: sa.Connection,
+    look: verdicts.Look,
+    figures: Figures,
+    reading: Reading,
+    run_id: str,
+) -> None:
+    """Write the look and all its figures, unless a night was predicted again since the reading."""
     experiment = look.row["experiment"]
+    check_unchanged(connection, experiment, reading)
     for table, rows in (
         (tables.scores, figures.models),
         (tables.variant_scores, figures.variants),
