@@ -17,6 +17,8 @@ _AsDict = PlainSerializer(lambda value: value._asdict())
 
 
 class Record(BaseModel):
+    """Facts that never change."""
+
     model_config = ConfigDict(frozen=True)
 
 

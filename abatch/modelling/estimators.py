@@ -1,6 +1,4 @@
-"""Estimators: imported by path, seeded, and put behind scikit-learn's own preparation of columns by
-type.
-"""
+"""Estimators: imported by path, seeded, behind scikit-learn's preparation of columns by type."""
 
 import importlib
 import inspect
@@ -35,9 +33,8 @@ _TREES = (
 )  # neither scale nor one column per category
 
 
-def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) -> BaseEstimator:
-    """Return the estimator that the config names: a class, or a function that returns one, called
-    with `params`.
+def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) -> BaseEstimator:
+    """The estimator that the config names: a class, or a function that returns one, called.
 
     Every `random_state` (and `seed`, `random_seed`) that is left open is set to `seed`, in steps,
     members and splitters too. Histogram boosting does not stop early unless told to: it would
@@ -46,14 +43,15 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
     Parameters
     ----------
     path : import path, such as sklearn.linear_model.LogisticRegression or my_models.make_model
-    place : file and key of the config, for messages
+    params : it is called with
+    key : where it stands in the config, for messages
 
     Raises
     ------
     ConfigError
         If it cannot be imported or called, or is no classifier with predict_proba.
     """
-    estimator = _call(_import(path, place), path, params, place)
+    estimator = _call(_import(path, key), path, params, key)
     missing = [
         name
         for name in ("fit", "predict_proba", "get_params", "set_params")
@@ -66,7 +64,7 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
             else f"a {type(estimator).__name__} without {missing[0]}"
         )
         raise ConfigError(
-            f"{place}.estimator: {path!r} gives {what}. Expected a scikit-learn classifier that"
+            f"{key}.estimator: {path!r} gives {what}. Expected a scikit-learn classifier that"
             " predicts probabilities, with predict_proba."
         )
     chosen: dict[str, Any] = {}
@@ -82,7 +80,7 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, place: str) 
     return estimator.set_params(**chosen)
 
 
-def _import(path: str, place: str) -> Any:
+def _import(path: str, key: str) -> Any:
     module_name, _, name = path.rpartition(".")
     module = None
     try:
@@ -94,7 +92,7 @@ def _import(path: str, place: str) -> Any:
         )
         if not is_typo:
             raise ConfigError(
-                f"{place}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the"
+                f"{key}.estimator: importing {module_name!r} raised {_tell(error)}. Mend the"
                 " module."
             ) from error
     if module is not None and hasattr(module, name):
@@ -104,32 +102,32 @@ def _import(path: str, place: str) -> Any:
         if module is None
         else f"{module_name} has no {name!r}"
     )
-    known = [f"{module_name}.{own}" for own in vars(module or object)]
-    known += [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
+    paths = [f"{module_name}.{attribute}" for attribute in vars(module or object)]
+    paths += [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
     raise ConfigError(
-        f"{place}.estimator: {path!r} cannot be imported: {reason}."
+        f"{key}.estimator: {path!r} cannot be imported: {reason}."
         " Expected the import path of a scikit-learn estimator or of a function that returns one."
-        + suggest(path, known)
+        + suggest(path, paths)
     )
 
 
-def _call(factory: Any, path: str, params: Mapping[str, Any], place: str) -> Any:
+def _call(factory: Any, path: str, params: Mapping[str, Any], key: str) -> Any:
     if not callable(factory):
-        raise ConfigError(f"{place}.estimator: {path!r} is neither a class nor a function.")
-    known: Mapping[str, inspect.Parameter] = {}
+        raise ConfigError(f"{key}.estimator: {path!r} is neither a class nor a function.")
+    takes: Mapping[str, inspect.Parameter] = {}
     with suppress(ValueError):  # some classes written in C do not tell
-        known = inspect.signature(factory).parameters
-    if known and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        takes = inspect.signature(factory).parameters
+    if takes and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         for name in params:
-            if name not in known:
+            if name not in takes:
                 raise ConfigError(
-                    f"{place}.params.{name}: {path} has no such parameter.{suggest(name, known)}"
+                    f"{key}.params.{name}: {path} has no such parameter.{suggest(name, takes)}"
                 )
     try:
         return factory(**params)
     except Exception as error:
         raise ConfigError(
-            f"{place}.params: calling {path} with them raised {_tell(error)}. Mend the parameters"
+            f"{key}.params: calling {path} with them raised {_tell(error)}. Mend the parameters"
             " or the function."
         ) from error
 
@@ -144,12 +142,14 @@ def _tell(error: BaseException) -> str:
         __file__,
         "<",
     )
-    own = [
+    frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(libraries)
     ]
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
+    return (
+        f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
+    )
 
 
 def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pipeline:
@@ -209,7 +209,7 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     return Pipeline([("columns", columns), ("estimator", estimator)])
 
 
-def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: int = 0) -> Pipeline:
+def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int = 0) -> Pipeline:
     """Fit, and blame what cannot be fitted on the config that asked for it.
 
     The global generators of Python and numpy are seeded first, for estimators that draw from them.
@@ -227,12 +227,12 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, place: str, seed: in
         fitted = pipeline.fit(X, y)
     except Exception as error:
         raise ConfigError(
-            f"{place}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
+            f"{key}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
             " parameters or its code."
         ) from error
     if list(getattr(fitted, "classes_", [])) != [0, 1]:
         raise ConfigError(
-            f"{place}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."
+            f"{key}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."
         )
     return fitted
 

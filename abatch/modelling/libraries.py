@@ -1,6 +1,4 @@
-"""Libraries: what is installed, what a model's predictions depend on, and whether a model of other
-versions may be opened.
-"""
+"""Libraries: what is installed, and whether a model of other versions may be opened."""
 
 import importlib.metadata
 import platform
@@ -37,24 +35,23 @@ def list_installed() -> dict[str, str]:
 
     Of two with one name that which Python finds first.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for package in importlib.metadata.distributions():
         if package.metadata and package.metadata["Name"]:
-            found.setdefault(_normalise(package.metadata["Name"]), package.version)
-    return dict(sorted(found.items()))
+            versions.setdefault(_normalise(package.metadata["Name"]), package.version)
+    return dict(sorted(versions.items()))
 
 
 def is_installed(module_name: str) -> bool:
-    """Whether a module belongs to Python itself or to an installed package, and is no code of the
-    user's own.
-    """
+    """Whether a module belongs to Python or to an installed package, and is not the user's own."""
     first = module_name.partition(".")[0]
     return first in sys.stdlib_module_names or first in _find_owners()
 
 
 def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
-    """Versions of what predictions depend on: Python, scikit-learn, pandas, what they require, and
-    the packages of `parts`.
+    """Versions of what predictions depend on.
+
+    These are Python, scikit-learn, pandas, what they require, and the packages of `parts`.
 
     Parameters
     ----------
@@ -64,17 +61,17 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     owners = _find_owners()
     modules = {type(part).__module__.partition(".")[0] for part in parts}
     wanted = {*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))}
-    installed, found, waiting = list_installed(), {}, sorted(wanted)
+    installed, versions, waiting = list_installed(), {}, sorted(wanted)
     while waiting:
         name = waiting.pop()
-        if name in installed and name not in found:
-            found[name] = installed[name]
+        if name in installed and name not in versions:
+            versions[name] = installed[name]
             waiting += [
                 _normalise(line)
                 for line in importlib.metadata.requires(name) or ()
                 if "extra ==" not in line
             ]
-    return {"python": platform.python_version(), **dict(sorted(found.items()))}
+    return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
 @cache
@@ -83,6 +80,7 @@ def _find_owners() -> dict[str, list[str]]:
 
 
 def describe_machine() -> str:
+    """Linux x86_64."""
     return f"{platform.system()} {platform.machine()}"
 
 
@@ -105,10 +103,14 @@ def find_present(trained: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def check(trained: Mapping[str, str], place: str) -> str:
+def check(trained: Mapping[str, str], file: str) -> str:
     """Whether a model that was trained with these libraries may be opened here.
 
     Called before unpickling.
+
+    Parameters
+    ----------
+    file : of the model, for messages
 
     Returns
     -------
@@ -125,12 +127,12 @@ def check(trained: Mapping[str, str], place: str) -> str:
     if unsafe:
         mend = tell_mend(unsafe)
         raise RegistryError(
-            f"{place}: was trained with {describe(unsafe)}, which does not promise that the file"
+            f"{file}: was trained with {describe(unsafe)}, which does not promise that the file"
             f" can be opened. It is not opened. {mend}, train anew (python train.py --force), or"
             " roll back to a model of today's versions."
         )
     return (
-        f"{place}: was trained with {describe(differences)}; the libraries promise that it works"
+        f"{file}: was trained with {describe(differences)}; the libraries promise that it works"
         if differences
         else ""
     )

@@ -358,6 +358,7 @@ def find_deletion(connection: sa.Connection, kind: str, name: str) -> sa.Row | N
 
 
 def find_deleted(connection: sa.Connection, kind: str) -> set[str]:
+    """The names of models, or the content hashes of snapshots, that are deleted."""
     return set(connection.scalars(sa.select(deletions.c.name).where(deletions.c.kind == kind)))
 
 

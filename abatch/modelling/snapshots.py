@@ -3,7 +3,6 @@
 Training rows as they were pulled, under the hash of their content, each content once.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -23,10 +22,7 @@ from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
 from abatch.queries import Window
 
-FILE_MODE, FOLDER_MODE = (
-    0o600,
-    0o700,
-)  # what is in them is as secret as the tables that they come from
+FILE_MODE, FOLDER_MODE = 0o600, 0o700  # their content is as secret as the tables it comes from
 KEY = ["candidate_id", "event_date"]
 
 
@@ -76,8 +72,9 @@ class Snapshot(NamedTuple):
 
 
 def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
-    """Training rows as every run sees them, whatever the driver and in whatever order: ids as text,
-    outcomes as float, rows sorted.
+    """Training rows as every run sees them, whatever the driver and in whatever order.
+
+    That is ids as text, outcomes as float, rows sorted.
 
     Parameters
     ----------
@@ -97,9 +94,9 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     for name in rows.columns.difference([*KEY, "outcome"], sort=False):
         column = rows[name]
         if isinstance(column.dtype, np.dtype) and column.dtype == object and column.notna().any():
-            found = ", ".join(sorted({type(value).__name__ for value in column.dropna()}))
+            kinds = ", ".join(sorted({type(value).__name__ for value in column.dropna()}))
             faults.append(
-                f"  {name}: values of type {found}; cast them to numbers or to text in the query"
+                f"  {name}: values of type {kinds}; cast them to numbers or to text in the query"
             )
     if faults:
         raise DataError(
@@ -120,35 +117,25 @@ def describe_columns(frame: pd.DataFrame) -> list[Column]:
 
 def _describe_column(column: pd.Series) -> tuple[str, int, str]:
     null = column.isna().to_numpy()
-    digest = hashlib.sha256(np.packbits(null).tobytes())
+    kind, content = _read_values(column, null)
+    return kind, int(null.sum()), files.hash_bytes(np.packbits(null).tobytes() + content)
+
+
+def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
+    """The kind of a column, and bytes that are the same for the same values."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
-        kind = "instant"
-        digest.update(
-            column.dt.tz_convert("UTC")
-            .dt.tz_localize(None)
-            .astype("datetime64[us]")
-            .to_numpy()
-            .astype("<i8")
-            .tobytes()
-        )
-    elif pd.api.types.is_datetime64_any_dtype(column):
-        kind = "date"
-        digest.update(column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes())
-    elif pd.api.types.is_integer_dtype(column):
-        kind = "integer"
-        digest.update(column.fillna(0).to_numpy(dtype="<i8").tobytes())
-    elif pd.api.types.is_float_dtype(column):
-        kind = "float"
-        digest.update((column.fillna(0).to_numpy(dtype="<f8") + 0.0).tobytes())  # + 0.0: -0.0 is 0
-    elif null.all():
-        kind = "null"
-    else:
-        kind = "text"
-        values = [str(value).encode() for value in column[~null]]
-        digest.update(
-            np.array([len(value) for value in values], dtype="<i8").tobytes() + b"".join(values)
-        )
-    return kind, int(null.sum()), digest.hexdigest()
+        utc = column.dt.tz_convert("UTC").dt.tz_localize(None)
+        return "instant", utc.astype("datetime64[us]").to_numpy().astype("<i8").tobytes()
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "date", column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes()
+    if pd.api.types.is_integer_dtype(column):
+        return "integer", column.fillna(0).to_numpy(dtype="<i8").tobytes()
+    if pd.api.types.is_float_dtype(column):
+        return "float", (column.fillna(0).to_numpy(dtype="<f8") + 0.0).tobytes()  # -0.0 is 0
+    if null.all():
+        return "null", b""
+    values = [str(value).encode() for value in column[~null]]
+    return "text", np.array([*map(len, values)], dtype="<i8").tobytes() + b"".join(values)
 
 
 def hash_content(columns: Sequence[Column], n_rows: int) -> str:
@@ -185,6 +172,7 @@ def from_parquet(content: bytes) -> pd.DataFrame:
 
 
 def path_of(folder: Path, content_hash: str) -> Path:
+    """The file of a content."""
     return folder / f"{content_hash}.parquet"
 
 
@@ -199,12 +187,12 @@ def store(
         If the folder cannot be written.
     """
     path = path_of(run.experiment.environment.snapshots_dir, snapshot.content_hash)
-    known = find_snapshot(connection, snapshot.content_hash)
+    before = find_snapshot(connection, snapshot.content_hash)
     try:
         content = path.read_bytes()
     except OSError:
         content = b""
-    if known is None or files.hash_bytes(content) != known.sha256:
+    if before is None or files.hash_bytes(content) != before.sha256:
         content = to_parquet(snapshot.frame)
         files.write_file(path, content, FILE_MODE)
     columns = [column._asdict() for column in snapshot.columns]
@@ -249,26 +237,24 @@ def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row:
         If there is none, or several.
     """
     rows = list_snapshots(connection)
-    wanted = (
-        connection.scalar(sa.select(models.c.snapshot).where(models.c.model_name == name)) or name
-    )
-    found = {row.content_hash: row for row in rows if row.content_hash.startswith(wanted)}
-    if len(found) != 1 or not wanted:
+    of_model = sa.select(models.c.snapshot).where(models.c.model_name == name)
+    wanted = connection.scalar(of_model) or name
+    chosen = {row.content_hash: row for row in rows if row.content_hash.startswith(wanted)}
+    if len(chosen) != 1 or not wanted:
         problem = (
             "several snapshots begin so"
-            if found
+            if chosen
             else "there is no snapshot of this hash, nor of a model of this name"
         )
         raise RegistryError(
             f"{name}: {problem}. See: python -m abatch"
             f" snapshots{suggest(name, [row.content_hash for row in rows])}"
         )
-    return next(iter(found.values()))
+    return next(iter(chosen.values()))
 
 
 def load(folder: Path, row: sa.Row) -> pd.DataFrame:
-    """The rows of a snapshot, after comparing the file with its SHA-256 and the rows with the
-    content hash.
+    """The rows of a snapshot whose file has the SHA-256, and they the content hash, of the table.
 
     Raises
     ------
@@ -292,7 +278,7 @@ def load(folder: Path, row: sa.Row) -> pd.DataFrame:
             " snapshots. Bring it back from a backup."
         )
     frame = from_parquet(content)
-    if hash_content(describe_columns(frame), len(frame)) != row.content_hash:
+    if make_snapshot(frame).content_hash != row.content_hash:
         raise RegistryError(
             f"{path}: the installed pyarrow or pandas reads other rows than were written. Install"
             " what the model names."
@@ -312,6 +298,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
     both = keyed[0].index.intersection(keyed[1].index)
     removed, added = (len(frame) - len(both) for frame in keyed)
     before, after = (frame.loc[both] for frame in keyed)
+    is_other = list(before.columns) != list(after.columns)
     changed = np.zeros(len(both), dtype=bool)
     columns: dict[str, int] = {}
     example = ""
@@ -321,27 +308,25 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
             continue
         differs = _differs(before[name], after[name])
         if differs.any():
-            at = int(np.flatnonzero(differs)[0])
-            if not example:
-                candidate, day, _ = both[at]
-                example = (
-                    f"candidate {candidate} on {day:%Y-%m-%d}: {name} was {before[name].iloc[at]},"
-                    f" is {after[name].iloc[at]}"
-                )
             columns[name] = int(differs.sum())
             changed |= differs
-    is_other = list(before.columns) != list(after.columns)
+            example = example or _describe_change(before[name], after[name], differs.argmax())
     if not (is_other or columns or removed or added):  # the values are the same
-        types = [[column.type for column in describe_columns(one)] for one in (first, second)]
-        columns = {
-            f"{name} (type)": len(both)
-            for name, a, b in zip(first.columns, *types, strict=True)
-            if a != b
-        }
+        columns = dict.fromkeys(_list_other_types(first, second), len(both))
         is_other = bool(columns)
-    return Difference(
-        added, removed, len(both) if is_other else int(changed.sum()), columns, example
-    )
+    n_changed = len(both) if is_other else int(changed.sum())
+    return Difference(added, removed, n_changed, columns, example)
+
+
+def _describe_change(before: pd.Series, after: pd.Series, at: np.intp) -> str:
+    candidate, day, _ = before.index[at]
+    values = f"{before.name} was {before.iloc[at]}, is {after.iloc[at]}"
+    return f"candidate {candidate} on {day:%Y-%m-%d}: {values}"
+
+
+def _list_other_types(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
+    pairs = zip(describe_columns(first), describe_columns(second), strict=True)
+    return [f"{a.name} (type)" for a, b in pairs if a.type != b.type]
 
 
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
