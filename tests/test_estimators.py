@@ -19,7 +19,8 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from abatch.errors import ConfigError
 from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
@@ -210,6 +211,16 @@ def test_make_pipeline_for_leaves_an_own_pipeline_as_it_is() -> None:
     own = make_estimator("bank_models.whole_pipeline", {"C": 0.1}, 0, PLACE)
     assert make_pipeline_for(own, {"age": "number"}) is own
     assert own.get_params()["logisticregression__C"] == 0.1
+
+
+def test_own_pipeline_that_knows_columns_by_their_places(rng: np.random.Generator) -> None:
+    """A card keeps the columns in another order than the query returned them in."""
+    X = pd.DataFrame(rng.normal(size=(200, 3)), columns=["income", "age", "balance"])
+    y = (X["income"] > 0).astype(int).to_numpy()
+    fitted = fit(make_pipeline(StandardScaler(), LogisticRegression()), X, y, PLACE)
+    found = predict_probability(fitted, X[["age", "balance", "income"]])
+    assert found.tolist() == predict_probability(fitted, X).tolist()
+    assert ((found > 0.5) == y).mean() > 0.95
 
 
 def test_make_pipeline_for_ensembles_of_lines_are_no_trees() -> None:

@@ -350,7 +350,7 @@ def test_fit_and_validate_column_without_values_in_the_older_rows(
     rows = rows._replace(X=rows.X.assign(**added), types=types)
     fitted = fit(rows, estimator)
     assert np.isfinite(fitted.pipeline.predict_proba(rows.X)).all()
-    assert fitted.pipeline[:-1].feature_names_in_.tolist() == list(types)
+    assert fitted.pipeline[:-1].feature_names_in_.tolist() == sorted(types)
 
 
 def test_fit_and_validate_on_some_of_the_columns() -> None:

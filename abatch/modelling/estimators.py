@@ -212,6 +212,9 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int = 0) -> Pipeline:
     """Fit, and blame what cannot be fitted on the config that asked for it.
 
+    Columns come in the order of their names, here and in `predict_probability`: a user's own
+    Pipeline may know them by their places.
+
     The global generators of Python and numpy are seeded first, for estimators that draw from them.
     A generator that an estimator makes for itself without a seed is out of reach: `reproduce` finds
     such a model.
@@ -224,7 +227,7 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
     random.seed(seed)
     np.random.seed(seed)
     try:
-        fitted = pipeline.fit(X, y)
+        fitted = pipeline.fit(X.sort_index(axis="columns"), y)
     except Exception as error:
         raise ConfigError(
             f"{key}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
@@ -252,7 +255,8 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
         rows.
     """
     try:
-        probability = pipeline.predict_proba(X)[:, 1].astype(np.float64)
+        ordered = X.sort_index(axis="columns")
+        probability = pipeline.predict_proba(ordered)[:, 1].astype(np.float64)
     except Exception as error:
         raise ConfigError(
             f"{type(pipeline[-1]).__name__}: predicting raised {_tell(error)}."
