@@ -2,10 +2,11 @@
 else.
 """
 
-import os
+import io
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +20,9 @@ import score
 import train
 from abatch import __main__ as main
 from abatch.config import load_experiments
-from abatch.database import migrations, tables
+from abatch.database import faults, migrations, tables
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, ROOT, open_engine, write_config
+from tests.conftest import FIRST_NIGHT, ROOT, Server, open_engine, write_config
 
 PAGE = (ROOT / "docs" / "permissions.md").read_text(encoding="utf-8")
 SCRIPTS = dict(
@@ -139,70 +140,111 @@ def test_table_says_what_the_scripts_grant() -> None:
     assert said == {grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if " " not in grant.thing}
 
 
-class Server:
-    """A server on which a database, `template`, holds abatch's tables, a bank with a short past,
-    and the three roles.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
-        self.template = f"template_{os.urandom(6).hex()}"
-
-    def url_of(self, database: str, login: str | None = None) -> str:
-        as_login = {"username": login, "password": "s3cret"} if login else {}
-        return self.url.set(database=database, **as_login).render_as_string(hide_password=False)
-
-    @contextmanager
-    def connect(self, database: str, login: str | None = None) -> Iterator[sa.Connection]:
-        """A connection of a login, or of the owner, that commits each statement."""
-        engine = sa.create_engine(
-            self.url_of(database, login), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-        )
-        with engine.connect() as connection:
-            yield connection
-
-
 @pytest.fixture(scope="module")
-def server(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(postgres_url)
-    with server.connect("postgres") as connection:
-        connection.exec_driver_sql(f"create database {server.template}")
-    file = write_config(tmp_path_factory.mktemp("owner"), server.url_of(server.template), "abatch")
+def template(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a database with abatch's tables, a bank with a short past, and the three roles."""
+    url = postgresql.create()
+    file = write_config(tmp_path_factory.mktemp("owner"), url, "abatch")
     owner = open_engine(load_experiments(file, "dev")["card_offer"])
     migrations.upgrade(owner)
-    simulate.simulate(owner, LATER, history_days=45)
+    with pytest.MonkeyPatch.context() as patch:  # few rows do
+        patch.setattr(simulate, "N_HISTORY", 60)
+        patch.setattr(simulate, "N_CANDIDATES", 200)
+        simulate.simulate(owner, LATER, history_days=45)
     owner.dispose()
-    with server.connect(server.template) as connection:
+    with connect(url) as connection:
         connection.exec_driver_sql(SCRIPTS["PostgreSQL"])
         connection.exec_driver_sql(SCRIPTS["Members on PostgreSQL"])
         for login in LOGINS:
             connection.exec_driver_sql(f"alter role {login} password 's3cret'")
-    yield server
-    with server.connect("postgres") as connection:
-        connection.exec_driver_sql(f"drop database {server.template} with (force)")
-        for role in (*LOGINS, *LOGINS.values()):
-            connection.exec_driver_sql(f"drop role {role}")
+    yield url
+    postgresql.drop(url)
+    postgresql.execute(*(f"drop role {role}" for role in (*LOGINS, *LOGINS.values())))
 
 
-@pytest.fixture
-def bank(server: Server) -> Iterator[str]:
-    """The name of a copy of the template."""
-    name = f"test_{os.urandom(6).hex()}"
-    with server.connect("postgres") as connection:
-        connection.exec_driver_sql(f"create database {name} template {server.template}")
-        yield name
-        connection.exec_driver_sql(f"drop database {name} with (force)")
+@contextmanager
+def connect(url: str, login: str | None = None) -> Iterator[sa.Connection]:
+    """A connection of a login, or of the owner, that commits each statement."""
+    as_login = {"username": login, "password": "s3cret"} if login else {}
+    engine = sa.create_engine(
+        sa.make_url(url).set(**as_login), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with engine.connect() as connection:
+        yield connection
 
 
-def run_loop(file: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the loop until a step fails; returns what that step said, or nothing."""
-    for script, arguments in LOOP:
-        code = script.main([*arguments, "--config", str(file)])
-        said = capsys.readouterr()
-        if code:
-            assert code == 1, said.err
-            return said.err
-    return ""
+THINGS = """
+    select relname, case relkind when 'S' then 'sequence ' else '' end || relnamespace::regnamespace || '.' || relname
+    from pg_class
+    where relnamespace::regnamespace::text in ('abatch', 'public') and relkind in ('r', 'v', 'S')
+    union all
+    select 'abatch', 'schema abatch'
+"""
+LACKS = re.compile(
+    r"this login lacks the right (\w+)(?: or (\w+))? on (\w+)\. Ask the database's owner"
+)
+
+
+class Login:
+    """A login in a database of its own, granted nothing but what it was refused.
+
+    `granted` has the rights of its role.
+    """
+
+    def __init__(self, url: str, login: str, folder: Path) -> None:
+        self.url, self.login, self.role = url, login, LOGINS[login]
+        self.granted: set[Grant] = set()
+        as_login = sa.make_url(url).set(username=login, password="s3cret")
+        text = as_login.render_as_string(hide_password=False)
+        self.file = write_config(folder, text, "abatch", **SETTINGS)
+        with connect(url) as owner:
+            for schema in ("abatch", "public"):
+                for things in (
+                    f"all tables in schema {schema}",
+                    f"all sequences in schema {schema}",
+                ):
+                    owner.exec_driver_sql(f"revoke all on {things} from {self.role}")
+            owner.exec_driver_sql(f"revoke all on schema abatch from {self.role}")
+            found = owner.exec_driver_sql(THINGS).all()
+        self.things = {name: thing for name, thing in found}
+
+    def run(self, script: ModuleType, *arguments: str) -> str:
+        """What a command prints that is done again until nothing is refused to it."""
+        again = ["--force"] if script in (train, predict, score) else []
+        while True:
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = script.main([*arguments, "--config", str(self.file)])
+            if code == 0:
+                return out.getvalue()
+            self.grant(err.getvalue())
+            arguments = (*arguments, *again)
+
+    def read(self, thing: str) -> int:
+        """The number of rows of a table or a view, as soon as that is not refused."""
+        while True:
+            try:
+                with connect(self.url, self.login) as connection:
+                    return connection.exec_driver_sql(f"select count(*) from {thing}").scalar_one()
+            except sa.exc.SQLAlchemyError as error:
+                self.grant(faults.describe(error))
+
+    def grant(self, refusal: str) -> None:
+        """Grant what the refusal names; of two rights first the one that is the statement's own."""
+        said = LACKS.search(refusal)
+        assert said, refusal
+        thing = self.things[said[3]]
+        asked = [Grant(right.lower(), thing, self.role) for right in said.groups()[:2] if right]
+        missing = [grant for grant in asked if grant not in self.granted]
+        assert missing, f"refused although it was granted: {refusal}"
+        with connect(self.url) as owner:
+            owner.exec_driver_sql(f"grant {missing[0]} to {self.role}")
+        self.granted.add(missing[0])
+
+
+def documented(login: str) -> set[Grant]:
+    """What docs/permissions.md grants to the login's role."""
+    return {grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if grant.role == LOGINS[login]}
 
 
 def refuse(connection: sa.Connection, statement: str) -> None:
@@ -212,36 +254,36 @@ def refuse(connection: sa.Connection, statement: str) -> None:
     assert getattr(refused.value.orig, "sqlstate", None) == "42501", refused.value
 
 
-def test_job_runs_the_loop(
-    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS)
-    assert run_loop(file, capsys) == ""
+@pytest.fixture(scope="module")
+def job(
+    template: str, postgresql: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Login]:
+    """The job after the loop, through which it was granted what it was refused."""
+    url = postgresql.create(sa.make_url(template).database)
+    job = Login(url, JOB, tmp_path_factory.mktemp("job"))
+    for script, arguments in LOOP:
+        job.run(script, *arguments)
+    yield job
+    postgresql.drop(url)
 
 
-@pytest.mark.parametrize(
-    "grant",
-    [grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if grant.role == LOGINS[JOB]],
-    ids=str,
-)
-def test_job_needs_each_right(
-    grant: Grant, server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with server.connect(bank) as connection:
-        connection.exec_driver_sql(f"revoke {grant.right} on {grant.thing} from {grant.role}")
-    said = run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
-    name = re.split(r"[ .]", grant.thing)[-1]
-    # An update or delete also reads, and PostgreSQL does not say which of the two rights is
-    # missing.
-    assert re.search(
-        rf"this login lacks the right ({grant.right.upper()}|\w+ or"
-        rf" {grant.right.upper()}|{grant.right.upper()} or \w+) on {name}\.",
-        said,
-    )
+@pytest.fixture
+def bank(job: Login, postgresql: Server, tmp_path: Path) -> Iterator[str]:
+    """URL of a copy of what the job left, and its models in the folder of the test."""
+    for name in ("models", "snapshots"):
+        shutil.copytree(job.file.parent / name, tmp_path / name, symlinks=True)
+    url = postgresql.create(sa.make_url(job.url).database)
+    yield url
+    postgresql.drop(url)
+
+
+def test_job_needs_what_is_documented(job: Login) -> None:
+    """Nothing less, for each right was refused first, and nothing more, for so the loop ran."""
+    assert job.granted == documented(JOB)
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_login_has_no_other_right(login: str, server: Server) -> None:
+def test_login_has_no_other_right(login: str, template: str) -> None:
     """By the server's own account of all tables and views, the bank's included."""
     query = """
         select lower(acl.privilege_type), relations.relnamespace::regnamespace || '.' || relations.relname
@@ -250,9 +292,9 @@ def test_login_has_no_other_right(login: str, server: Server) -> None:
         where relations.relnamespace::regnamespace::text in ('abatch', 'public') and relations.relkind in ('r', 'v')
             and has_table_privilege(%(login)s, relations.oid, acl.privilege_type)
     """
-    with server.connect(server.template) as connection:
+    with connect(template) as connection:
         found = {tuple(row) for row in connection.exec_driver_sql(query, {"login": login})}
-    granted = [grant for grant in read_grants(SCRIPTS["PostgreSQL"]) if grant.role == LOGINS[login]]
+    granted = documented(login)
     assert found == {(grant.right, grant.thing) for grant in granted if " " not in grant.thing}
 
 
@@ -273,18 +315,13 @@ def test_login_has_no_other_right(login: str, server: Server) -> None:
         "drop schema abatch cascade",
     ],
 )
-def test_login_creates_alters_and_drops_nothing(login: str, statement: str, server: Server) -> None:
-    with server.connect(server.template, login) as connection:
+def test_login_creates_alters_and_drops_nothing(login: str, statement: str, template: str) -> None:
+    with connect(template, login) as connection:
         refuse(connection, statement)
 
 
-def test_analyst_reads_and_writes_nothing(
-    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert (
-        run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
-        == ""
-    )
+def test_analyst_reads_and_writes_nothing(bank: str, tmp_path: Path) -> None:
+    analyst = Login(bank, ANALYST, tmp_path)
     hidden = {
         "abatch_version",
         "runs",
@@ -295,10 +332,11 @@ def test_analyst_reads_and_writes_nothing(
         "snapshots",
         "deletions",
     }
-    with server.connect(bank, ANALYST) as connection:
-        for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
-            n_rows = connection.exec_driver_sql(f"select count(*) from abatch.{name}").scalar_one()
-            assert n_rows > 0 or name == "conclusions", name  # which a person writes
+    for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
+        # A person writes conclusions.
+        assert analyst.read(f"abatch.{name}") > 0 or name == "conclusions", name
+    assert analyst.granted == documented(ANALYST)
+    with connect(bank, ANALYST) as connection:
         for name in hidden:
             refuse(connection, f"select count(*) from abatch.{name}")
         for name in [*tables.metadata.tables, "abatch_version"]:
@@ -315,37 +353,34 @@ def test_analyst_reads_and_writes_nothing(
 
 
 def test_data_scientist_rehearses_and_rolls_back(
-    server: Server, bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        run_loop(write_config(tmp_path, server.url_of(bank, JOB), "abatch", **SETTINGS), capsys)
-        == ""
+    kari = Login(bank, DATA_SCIENTIST, tmp_path)
+    for name in [*tables.views.tables, *tables.metadata.tables]:  # the bank's, the scripts read
+        kari.read(f"abatch.{name}")
+    with connect(bank) as owner:
+        names = "select model_name from abatch.promotions where variant = 'A' order by promotion_id"
+        *_, before, live = owner.exec_driver_sql(names).scalars()
+    assert (before[:22], live) == ("modelA_v1.0_2026-09-01", "modelA_v1.0_2026-09-18")
+    run, date = kari.run, ["--date", str(LATER + timedelta(days=1))]
+    because = ["--reason", "rehearsed"]
+    assert live in run(main, "status", *date)
+    assert live in run(main, "models", *date)
+    assert f"{before} is live from 2026-09-19 on" in run(
+        main, "rollback", "modelA", *because, *date
     )
-    file = write_config(tmp_path, server.url_of(bank, DATA_SCIENTIST), "abatch", **SETTINGS)
-    common = ["--date", str(LATER + timedelta(days=1)), "--config", str(file)]
-
-    def run(script: ModuleType, *arguments: str) -> str:
-        assert script.main([*arguments, *common]) == 0
-        return capsys.readouterr().out
-
-    assert "modelA_v1.0_2026-09-18" in run(main, "status")
-    assert "modelA_v1.0_2026-09-18" in run(main, "models")
-    assert "modelA_v1.0_2026-09-01 is live from 2026-09-19 on" in run(
-        main, "rollback", "modelA", "--reason", "rehearsed"
-    )
-    assert "modelA_v1.0_2026-09-18 is live from 2026-09-19 on" in run(
-        main, "promote", "modelA_v1.0_2026-09-18", "--reason", "rehearsed"
-    )
+    assert f"{live} is live from 2026-09-19 on" in run(main, "promote", live, *because, *date)
     assert "card_offer: concluded" in run(main, "conclude", "card_offer", "--because", "rehearsed")
     assert "rehearsed" in run(main, "experiments")
+    run(main, "delete", "modelA_v1.0_2026-09-17", *because)
+    night = ["--force", "--date", str(LATER)]
     for script in (train, predict, score):
-        rehearsed = script.main(
-            ["--dry-run", "--force", "--date", str(LATER), "--config", str(file)]
-        )
-        assert (rehearsed, capsys.readouterr().out.count("dry run")) == (0, 1)
-        assert script.main(["--force", "--date", str(LATER), "--config", str(file)]) == 1
+        assert kari.run(script, "--dry-run", *night).count("dry run") == 1
+    assert kari.granted == documented(DATA_SCIENTIST)
+    for script in (train, predict, score):
+        assert script.main([*night, "--config", str(kari.file)]) == 1
         assert "this login lacks the right" in capsys.readouterr().err
-    with server.connect(bank, DATA_SCIENTIST) as connection:
+    with connect(bank, DATA_SCIENTIST) as connection:
         refuse(connection, "insert into abatch.predictions select * from abatch.predictions")
         refuse(
             connection,
