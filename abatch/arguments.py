@@ -15,15 +15,15 @@ EXIT_CODES = (
 
 
 class Option(NamedTuple):
-    """One argument of a command line, in argparse's words."""
+    """One argument of a command line, in argparse's words; a positional one has no flags."""
 
-    names: tuple[str, ...]
+    flags: tuple[str, ...]
     settings: dict[str, Any]
 
 
-def option(*names: str, **settings: Any) -> Option:
-    """One argument of a command line; names and settings are those of argparse."""
-    return Option(names, settings)
+def option(*flags: str, **settings: Any) -> Option:
+    """One argument of a command line; flags and settings are those of argparse."""
+    return Option(flags, settings)
 
 
 def parse_date(text: str) -> date:
@@ -100,8 +100,9 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXIT_CODES,
     )
+    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
+    add_options(parser, force=FORCE, dry_run=DRY_RUN)
     flags = {name: f"--{name.replace('_', '-')}" for name in switches}
-    add_options(parser, ENV, EXPERIMENT, CONFIG, RUN_DATE, FORCE, DRY_RUN)
     for name, flag in flags.items():
         parser.add_argument(flag, action="store_true", help=switches[name])
     options = parser.parse_args(argv)
@@ -112,7 +113,10 @@ def parse(
     return options
 
 
-def add_options(parser: argparse.ArgumentParser, *options: Option) -> None:
-    """Let a command line take some options."""
-    for names, settings in options:
-        parser.add_argument(*names, **settings)
+def add_options(parser: argparse.ArgumentParser, **options: Option) -> None:
+    """Let a command line take some options, by the names under which they are parsed."""
+    for name, (flags, settings) in options.items():
+        if flags:
+            parser.add_argument(*flags, dest=name, **settings)
+        else:
+            parser.add_argument(name, **settings)

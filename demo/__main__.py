@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="what to plant (default: effect)",
     )
-    add_options(parser, CONFIG)
+    add_options(parser, config=CONFIG)
     arguments = parser.parse_args(argv)
     if arguments.nights < FEWEST_NIGHTS:
         parser.error(

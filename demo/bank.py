@@ -62,7 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"{simulate.describe_plants()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, ENV, EXPERIMENT, CONFIG)
+    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG)
     parser.add_argument(
         "--date",
         type=parse_date,

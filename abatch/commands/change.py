@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch import job, night
+from abatch import night
 from abatch.arguments import CONFIG, ENV, option, parse_date
-from abatch.commands.command import DATE, ONE_EXPERIMENT, Experiments, command, connect
+from abatch.commands.command import Chosen, Day, Experiments, command, connect
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
@@ -39,39 +39,45 @@ def _parse_reason(text: str) -> str:
     return text.strip()
 
 
-REASON = option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
-BY = option("--by", type=whoami, default="", help="who (default: the user and host)")
-MODEL = option("model", metavar="MODEL", help="modelA_v1.0_2026-11-23")
-ALLOW_DIRTY = option(
-    "--allow-dirty",
-    action="store_true",
-    help="in prod, also a model from a dirty tree that was never live; recorded",
-)
-
-
-@command(
-    "init",
-    ENV,
-    CONFIG,
+Model = Annotated[str, option(metavar="MODEL", help="modelA_v1.0_2026-11-23")]
+Reason = Annotated[
+    str, option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+]
+By = Annotated[str, option("--by", type=whoami, default="", help="who (default: user and host)")]
+AllowDirty = Annotated[
+    bool,
     option(
-        "--sql",
+        "--allow-dirty",
         action="store_true",
-        help="print the script instead, for somebody else to read and run; connects to nothing",
+        help="in prod, also a model from a dirty tree that was never live; recorded",
     ),
-    is_on_database=False,
-)
-def init(env: str | None, config: Path, sql: bool) -> str:
+]
+
+
+@command("init")
+def init(
+    env: Annotated[str | None, ENV],
+    config: Annotated[Path, CONFIG],
+    sql: Annotated[
+        bool,
+        option(
+            "--sql",
+            action="store_true",
+            help="print the script instead, for somebody else to read and run; connects to nothing",
+        ),
+    ],
+) -> str:
     """Create abatch's tables and views, or return the script that does."""
     from abatch.database import migrations  # alembic, for which no other command need wait
     from abatch.database.migrations.script import write_script
 
-    experiment = next(iter(load_experiments(config, env, need_database=not sql).values()))
-    environment = experiment.environment
+    experiments = load_experiments(config, env, need_database=not sql)
+    environment = next(iter(experiments.values())).environment
     if sql:
         place = f"{environment.file}, environments.{environment.name}"
         url = environment.database.get_secret_value()
         return write_script(url, environment.schema, place).rstrip("\n")
-    with connect(experiment) as engine:
+    with connect(environment) as engine:
         migrations.upgrade(engine)
         return f"{faults.show_url(engine)}: abatch's tables are ready"
 
@@ -91,15 +97,15 @@ class Change(NamedTuple):
     allow_dirty: bool
 
 
-@command("promote", MODEL, REASON, BY, ALLOW_DIRTY, DATE)
+@command("promote")
 def promote(
     experiments: Experiments,
     engine: sa.Engine,
-    model: str,
-    reason: str,
-    by: str,
-    allow_dirty: bool,
-    on: date,
+    model: Model,
+    reason: Reason,
+    by: By,
+    allow_dirty: AllowDirty,
+    on: Day,
 ) -> str:
     """Make a dated model live from a day on."""
     change = Change("promote", on, reason, by, allow_dirty)
@@ -115,55 +121,48 @@ def _check_rollback(model: str | None, to: date | None, **_: object) -> str:
     )
 
 
-@command(
-    "rollback",
-    option(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="modelA, or a dated name such as modelA_v1.0_2026-11-23",
-    ),
-    option(
-        "--to",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="in place of MODEL: to all that was live on this day",
-    ),
-    REASON,
-    BY,
-    ALLOW_DIRTY,
-    ONE_EXPERIMENT,
-    DATE,
-    check=_check_rollback,
-)
+@command("rollback", check=_check_rollback)
 def roll_back(
-    experiments: Experiments,
+    experiments: Chosen,
     engine: sa.Engine,
-    model: str | None,
-    to: date | None,
-    reason: str,
-    by: str,
-    allow_dirty: bool,
-    only: str | None,
-    on: date,
+    model: Annotated[
+        str | None,
+        option(
+            nargs="?",
+            metavar="MODEL",
+            help="modelA, or dated, such as modelA_v1.0_2026-11-23",
+        ),
+    ],
+    to: Annotated[
+        date | None,
+        option(
+            "--to",
+            type=parse_date,
+            metavar="YYYY-MM-DD",
+            help="in place of MODEL: to all that was live on this day",
+        ),
+    ],
+    reason: Reason,
+    by: By,
+    allow_dirty: AllowDirty,
+    on: Day,
 ) -> str:
     """Go back to what was live before, to a dated model, or to all that was live on a day."""
-    chosen = job.choose(experiments, only)
     if to and to > on:
         raise UsageError(f"--to {to} lies after {on}, from which on it would be live")
 
     def find_names(connection: sa.Connection) -> list[str]:
         if model is None:
             assert to is not None  # by _check_rollback
-            return _find_live(connection, chosen, to)
-        for experiment in chosen.values():
+            return _find_live(connection, experiments, to)
+        for experiment in experiments.values():
             for variant, configured in experiment.models.items():
                 if model == configured.name:
                     return [registry.find_previous(connection, experiment.name, variant, on)]
         return [model]
 
     change = Change("rollback", on, reason, by, allow_dirty)
-    done = _make_live(chosen, engine, change, find_names)
+    done = _make_live(experiments, engine, change, find_names)
     if not done:
         raise NothingToDo(f"what was live on {to} is live on {on} already")
     return "\n".join(done)
@@ -261,13 +260,9 @@ def _hold_promotions(engine: sa.Engine) -> Iterator[None]:
         yield
 
 
-@command("delete", MODEL, REASON, BY)
+@command("delete")
 def delete(
-    experiments: Experiments,
-    engine: sa.Engine,
-    model: str,
-    reason: str,
-    by: str,
+    experiments: Experiments, engine: sa.Engine, model: Model, reason: Reason, by: By
 ) -> str:
     """Delete the files of a dated model that is not live; its record stays."""
 
@@ -295,27 +290,26 @@ def delete(
     return f"{model}: its files are deleted; its record stays{lost}"
 
 
-@command(
-    "conclude",
-    option(
-        "experiment",
-        metavar="NAME",
-        help="of the experiment, also of one that is no longer in the config",
-    ),
-    option(
-        "--because",
-        required=True,
-        type=_parse_reason,
-        help="what is concluded, and why; it is kept for good",
-    ),
-    BY,
-)
+@command("conclude")
 def conclude(
     experiments: Experiments,
     engine: sa.Engine,
-    experiment: str,
-    because: str,
-    by: str,
+    experiment: Annotated[
+        str,
+        option(
+            metavar="NAME", help="of the experiment, also of one that is no longer in the config"
+        ),
+    ],
+    because: Annotated[
+        str,
+        option(
+            "--because",
+            required=True,
+            type=_parse_reason,
+            help="what is concluded, and why; it is kept for good",
+        ),
+    ],
+    by: By,
 ) -> str:
     """Write down what a person concludes from an experiment, beside what abatch found."""
 

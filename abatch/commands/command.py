@@ -3,65 +3,81 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from abatch import job, night
-from abatch.arguments import CONFIG, ENV, EXIT_CODES, Option, add_options, option, parse_date
-from abatch.config import Experiment, load_experiments
+from abatch.arguments import (
+    CONFIG,
+    ENV,
+    EXIT_CODES,
+    EXPERIMENT,
+    Option,
+    add_options,
+    option,
+    parse_date,
+)
+from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections
 from abatch.errors import NothingToDo
 
-ONE_EXPERIMENT = option(
-    "--experiment", dest="only", metavar="NAME", help="one experiment (default: all)"
-)
-DATE = option(
-    "--date",
-    dest="on",
-    type=parse_date,
-    metavar="YYYY-MM-DD",
-    help="the day in question (default: today)",
-)
-JSON = option("--json", dest="as_json", action="store_true", help="print it for programs to read")
 Experiments = dict[str, Experiment]  # of a config, by name
+Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
+Only = Annotated[str | None, EXPERIMENT]  # the name itself
+Day = Annotated[
+    date,
+    option(
+        "--date",
+        type=parse_date,
+        metavar="YYYY-MM-DD",
+        help="the day in question (default: today)",
+    ),
+]
+AsJson = Annotated[bool, option("--json", action="store_true", help="print it for programs")]
 Reply = str | tuple[str, int]  # what is printed, perhaps with an exit code
 Function = TypeVar("Function", bound=Callable[..., Reply])
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A function with what `command` was told of it."""
 
     function: Callable[..., Reply]
-    options: Sequence[Option]
-    is_on_database: bool
     check: Callable[..., str]
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The parameters that are options."""
+        hints = self.function.__annotations__.items()
+        return {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
+
+    @property
+    def is_on_database(self) -> bool:
+        """Whether it gets the config's experiments and an engine of their database."""
+        return "engine" in self.function.__annotations__
 
 
 COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    name: str,
-    *options: Option,
-    is_on_database: bool = True,
-    check: Callable[..., str] = lambda **options: "",
+    name: str, check: Callable[..., str] = lambda **options: ""
 ) -> Callable[[Function], Function]:
-    """Make a function a command; what it returns is printed.
+    """Make a function a command, whose reply is printed.
+
+    Its parameters are options, by Annotated, but for `engine` and `experiments`: a database that
+    holds abatch's tables, and what the config has in it.
 
     Parameters
     ----------
-    options : each is a parameter of the function, by name
-    is_on_database : whether the function gets, before these, the config's experiments by name and
-        an engine of their database, which holds abatch's tables
     check : called with the options by name; what it returns, unless empty, is told as wrong usage
     """
 
     def register(function: Function) -> Function:
-        COMMANDS[name] = Command(function, options, is_on_database, check)
+        COMMANDS[name] = Command(function, check)
         return function
 
     return register
@@ -77,15 +93,14 @@ def run(name: str, prog: str, about: str, words: Sequence[str]) -> int:
     """
     chosen = COMMANDS[name]
     parser = argparse.ArgumentParser(prog=prog, description=about, epilog=EXIT_CODES)
-    add_options(parser, *(ENV, CONFIG) if chosen.is_on_database else (), *chosen.options)
+    place = {"env": ENV, "config": CONFIG} if chosen.is_on_database else {}
+    add_options(parser, **place, **chosen.options)
     options = vars(parser.parse_args(words))
     if fault := chosen.check(**options):
         parser.error(fault)
+    call = partial(_call_on_database, chosen.function) if place else chosen.function
     try:
-        if chosen.is_on_database:
-            reply = _call_on_database(chosen.function, **options)
-        else:
-            reply = chosen.function(**options)
+        reply = call(**options)
         text, code = reply if isinstance(reply, tuple) else (reply, job.DONE)
         print(text)
         return code
@@ -97,21 +112,25 @@ def run(name: str, prog: str, about: str, words: Sequence[str]) -> int:
 
 
 def _call_on_database(
-    function: Callable[..., Reply], config: Path, env: str | None, **options: Any
+    function: Callable[..., Reply],
+    config: Path,
+    env: str | None,
+    experiments: str | None = None,
+    **options: Any,
 ) -> Reply:
-    experiments = load_experiments(config, env)
-    experiment = next(iter(experiments.values()))  # all are in one environment
+    known = load_experiments(config, env)
+    environment = next(iter(known.values())).environment  # all are in the same
     if "on" in options:
-        options["on"] = options["on"] or night.today(experiment.environment)
-    with connect(experiment) as engine:
-        connections.check_ready(engine, experiment.environment.name)
-        return function(experiments, engine, **options)
+        options["on"] = options["on"] or night.today(environment)
+    with connect(environment) as engine:
+        connections.check_ready(engine, environment.name)
+        return function(experiments=job.choose(known, experiments), engine=engine, **options)
 
 
 @contextmanager
-def connect(experiment: Experiment) -> Iterator[sa.Engine]:
-    """An engine of the experiment's database, closed at the end."""
-    engine = job.connect(experiment.environment)
+def connect(environment: Environment) -> Iterator[sa.Engine]:
+    """An engine of the environment's database, closed at the end."""
+    engine = job.connect(environment)
     try:
         yield engine
     finally:

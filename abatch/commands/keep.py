@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, night
 from abatch.arguments import option, parse_date, parse_moment
-from abatch.commands.change import MODEL, whoami
-from abatch.commands.command import JSON, ONE_EXPERIMENT, Experiments, Reply, command
+from abatch.commands.change import Model, whoami
+from abatch.commands.command import AsJson, Experiments, Only, Reply, command
 from abatch.config import Experiment
 from abatch.database import reading
 from abatch.errors import NothingToDo, RegistryError, UsageError
@@ -24,43 +24,32 @@ WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in o
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
 
 
-def _check_snapshots(action: str, as_json: bool, **_: object) -> str:
-    return "--json goes with list, show and verify" if as_json and action == "purge" else ""
+ACTIONS = ["list", "show", "verify", "purge"]
 
 
-@command(
-    "snapshots",
-    option(
-        "action",
-        nargs="?",
-        choices=["list", "show", "verify", "purge"],
-        default="list",
-        help="default: list",
-    ),
-    option(
-        "name",
-        nargs="?",
-        metavar="SNAPSHOT",
-        help="a hash, the beginning of one, or a dated model",
-    ),
-    ONE_EXPERIMENT,
-    JSON,
-    check=_check_snapshots,
-)
+@command("snapshots")
 def do_snapshots(
     experiments: Experiments,
     engine: sa.Engine,
-    action: str,
-    name: str | None,
-    only: str | None,
-    as_json: bool,
+    action: Annotated[
+        str, option(nargs="?", choices=ACTIONS, default="list", help="default: list")
+    ],
+    name: Annotated[
+        str | None,
+        option(
+            nargs="?", metavar="SNAPSHOT", help="a hash, the beginning of one, or a dated model"
+        ),
+    ],
+    only: Only,
+    as_json: AsJson,
 ) -> Reply:
     """Training rows as they were pulled: list, show, verify, or purge."""
     chosen = job.choose(experiments, only)
     experiment = next(iter(chosen.values()))
     if action == "purge":
         done = retention.apply(experiment.environment, engine, night.utc_now(), whoami())
-        return "\n".join(done) or "nothing to delete; see retention in the config"
+        text = "\n".join(done) or "nothing to delete; see retention in the config"
+        return to_json(done) if as_json else text
     with engine.connect() as connection:
         if action == "show":
             return _show_snapshot(connection, name, as_json)
@@ -167,55 +156,49 @@ def describe_snapshot(row: sa.Row) -> str:
 MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
 
 
-@command(
-    "recall",
-    option("experiment", metavar="EXPERIMENT", help="whose training query is asked"),
-    option(
-        "--from",
-        dest="from_date",
-        required=True,
-        type=parse_date,
-        metavar="D1",
-        help="first event_date",
-    ),
-    option(
-        "--to",
-        dest="to_date",
-        required=True,
-        type=parse_date,
-        metavar="D2",
-        help="last event_date, excluded",
-    ),
-    option(
-        "--as-of",
-        dest="moment",
-        required=True,
-        type=parse_moment,
-        metavar="T",
-        help=f"as known when: {MOMENT}",
-    ),
-    option(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="write the rows as Parquet, which only you can read",
-    ),
-    option(
-        "--diff",
-        type=parse_moment,
-        metavar="T2",
-        help="what was added, removed, changed until then",
-    ),
-)
+@command("recall")
 def recall(
     experiments: Experiments,
     engine: sa.Engine,
-    experiment: str,
-    from_date: date,
-    to_date: date,
-    moment: date | datetime,
-    out: Path | None,
-    diff: date | datetime | None,
+    experiment: Annotated[str, option(metavar="EXPERIMENT", help="whose training query is asked")],
+    from_date: Annotated[
+        date,
+        option("--from", required=True, type=parse_date, metavar="D1", help="first event_date"),
+    ],
+    to_date: Annotated[
+        date,
+        option(
+            "--to", required=True, type=parse_date, metavar="D2", help="last event_date, excluded"
+        ),
+    ],
+    moment: Annotated[
+        date | datetime,
+        option(
+            "--as-of",
+            required=True,
+            type=parse_moment,
+            metavar="T",
+            help=f"as known when: {MOMENT}",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        option(
+            "--out",
+            type=Path,
+            metavar="FILE",
+            help="write the rows as Parquet, which only you can read",
+        ),
+    ],
+    diff: Annotated[
+        date | datetime | None,
+        option(
+            "--diff",
+            type=parse_moment,
+            metavar="T2",
+            help="what was added, removed, changed until then",
+        ),
+    ],
 ) -> str:
     """Training rows of any window as they were known at any time, the same that train would see."""
     asked, window = job.choose(experiments, experiment)[experiment], Window(from_date, to_date)
@@ -262,8 +245,8 @@ def _pull(
         return snapshots.arrange(rows, experiment.outcome.kind)
 
 
-@command("reproduce", MODEL)
-def reproduce(experiments: Experiments, engine: sa.Engine, model: str) -> Reply:
+@command("reproduce")
+def reproduce(experiments: Experiments, engine: sa.Engine, model: Model) -> Reply:
     """Build a dated model again, compare what it predicts, and say what has moved."""
     verdict = reproduction.reproduce(engine, experiments, model)
     return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 
 from abatch import job
 from abatch.arguments import option, parse_date
-from abatch.commands.command import DATE, JSON, ONE_EXPERIMENT, Experiments, command
+from abatch.commands.command import AsJson, Chosen, Day, Experiments, Only, command
 from abatch.config import Experiment
 from abatch.database import connections, faults, tables
 from abatch.database.tables import runs
@@ -22,20 +22,11 @@ from abatch.text import show_table, to_json, wrap_facts
 AT_RANDOM = "no model (selects at random)"
 
 
-@command("status", ONE_EXPERIMENT, DATE, JSON)
-def show_status(
-    experiments: Experiments,
-    engine: sa.Engine,
-    only: str | None,
-    on: date,
-    as_json: bool,
-) -> str:
+@command("status")
+def show_status(experiments: Chosen, engine: sa.Engine, on: Day, as_json: AsJson) -> str:
     """Live models, last runs, missed dates."""
     with engine.connect() as connection:
-        states = [
-            find_status(connection, experiment, on)
-            for experiment in job.choose(experiments, only).values()
-        ]
+        states = [find_status(connection, experiment, on) for experiment in experiments.values()]
     return to_json(states) if as_json else "\n".join(map(describe_status, states))
 
 
@@ -103,32 +94,27 @@ def _describe_job(of_job: Mapping[str, Any]) -> str:
     return text
 
 
-@command(
-    "models",
-    ONE_EXPERIMENT,
-    DATE,
-    option(
-        "--at",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="what was live on this day, since when and why",
-    ),
-    JSON,
-)
+@command("models")
 def list_models(
-    experiments: Experiments,
+    experiments: Chosen,
     engine: sa.Engine,
-    only: str | None,
-    on: date,
-    at: date | None,
-    as_json: bool,
+    on: Day,
+    at: Annotated[
+        date | None,
+        option(
+            "--at",
+            type=parse_date,
+            metavar="YYYY-MM-DD",
+            help="what was live on this day, since when and why",
+        ),
+    ],
+    as_json: AsJson,
 ) -> str:
     """The dated models, and which of them are live; `at` tells what was live on a day."""
-    chosen = job.choose(experiments, only)
     if at:
-        return lineage.describe_live(engine, chosen, at, as_json=as_json)
+        return lineage.describe_live(engine, experiments, at, as_json=as_json)
     with engine.connect() as connection:
-        found = [row for name in chosen for row in find_models(connection, name, on)]
+        found = [row for name in experiments for row in find_models(connection, name, on)]
     if as_json:
         return to_json(found)
     if not found:
@@ -168,9 +154,9 @@ def _show_model(row: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-@command("experiments", ONE_EXPERIMENT, JSON)
+@command("experiments")
 def list_experiments(
-    experiments: Experiments, engine: sa.Engine, only: str | None, as_json: bool
+    experiments: Experiments, engine: sa.Engine, only: Only, as_json: AsJson
 ) -> str:
     """Every experiment that was ever registered: asked, expected, known, concluded."""
     chosen = job.choose(experiments, only)
@@ -225,27 +211,21 @@ def describe_record(record: records.Record, is_configured: bool) -> str:
     return "\n".join([head, *wrap_facts(facts)])
 
 
-@command(
-    "explain",
-    option("--candidate", required=True, metavar="ID", help="candidate_id"),
-    ONE_EXPERIMENT,
-    DATE,
-    JSON,
-)
+@command("explain")
 def explain(
-    experiments: Experiments,
+    experiments: Chosen,
     engine: sa.Engine,
-    candidate: str,
-    only: str | None,
-    on: date,
-    as_json: bool,
+    candidate: Annotated[
+        str, option("--candidate", required=True, metavar="ID", help="candidate_id")
+    ],
+    on: Day,
+    as_json: AsJson,
 ) -> str:
     """How one candidate's prediction of one night came to be."""
-    chosen = job.choose(experiments, only)
-    return lineage.explain(engine, chosen, candidate, on, as_json=as_json)
+    return lineage.explain(engine, experiments, candidate, on, as_json=as_json)
 
 
-@command("dictionary", is_on_database=False)
+@command("dictionary")
 def write_dictionary() -> str:
     """The data dictionary as Markdown: each table and view with its columns and comments.
 
