@@ -21,14 +21,10 @@ SWITCHES = {
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
     arguments.parse("train", __doc__, **SWITCHES)
 
-from datetime import date
-
-from abatch.experiment import outcomes
 from abatch.job import nightly
-from abatch.modelling import gate, registry, retention, retraining, snapshots, training
+from abatch.modelling import evidence, gate, registry, retention, retraining, snapshots, training
 from abatch.night import Night, today, utc_now
 from abatch.pages import cards
-from abatch.queries import Window
 
 
 def link_live(night: Night) -> None:
@@ -47,61 +43,41 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         training.check_folders(environment)
 
     # Training rows end where outcomes are complete. Is anything due?
-    watermark = outcomes.read_watermark(night.pull, experiment.query("watermark"), night.run_date)
-    with experiment.query("watermark").named():
-        window = training.find_window(experiment, watermark, night.run_date)
-    query = experiment.query("training")
-
-    def count_rows(from_date: date) -> int:
-        return sum(map(len, night.stream(query, Window(from_date, window.to_date))))
-
+    window = training.find_window(night)
     standing = night.read(registry.read_standing, experiment, night.run_date)
-    due = night.read(retraining.judge, experiment, standing, night.run_date, count_rows)
+    due = retraining.judge(night, standing, window)
     due = due.force() if night.force else due
-    night.log(("trains: " if due.is_due else "does not train: ") + due.words)
+    night.log(due.sentence)
     if not due.is_due:
         return night.finish(f"not trained, {due.words}")
 
     # The rows, as known at the night's moment, and kept.
-    pulled = night.pull(query, window)
-    with query.named():
-        snapshot = snapshots.make_snapshot(snapshots.arrange(pulled, experiment.outcome.kind))
+    snapshot = snapshots.pull(night, window)
+    with experiment.query("training").named():
         rows = training.prepare_rows(snapshot.frame, window, experiment)
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
 
     # Each model is measured, and held against the live one on rows that neither was fitted on.
-    trained = []
-    for recipe in recipes:
-        fitted = training.fit_and_validate(recipe, rows)
-        live, later = standing.find_live_card(recipe.variant), standing.later.get(recipe.variant)
-        folder = environment.snapshots_dir
-        live_rows = night.read(training.load_live_rows, folder, live, night.warn)
-        evidence = training.collect_evidence(experiment, rows, fitted, live, live_rows)
-        trained.append((fitted, gate.judge(experiment, evidence, later, allow_dirty)))
+    trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
+    decisions = [evidence.judge(night, rows, model, standing, allow_dirty) for model in trained]
     if night.dry_run:
-        plans = (f"variant {fitted.recipe.variant}: {plan.sentence}" for fitted, plan in trained)
+        plans = gate.describe_plans([model.recipe.variant for model in trained], decisions)
         return night.finish("; ".join([due.words, f"{len(rows.y)} rows", *plans]))
 
     # While nobody else makes a model live: files first, then their rows and the promotions.
     with night.hold(registry.PROMOTIONS, "promoting, rolling back or deleting a model"):
-        now_live = night.read(registry.find_live, experiment.name, night.run_date)
+        live = night.read(registry.find_live, experiment.name, night.run_date)
         origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)
         saved = []
-        for fitted, decision in trained:
-            variant, undated = fitted.recipe.variant, fitted.recipe.undated_name
-            decided = gate.stand_back(decision, standing.live.get(variant), now_live.get(variant))
-            name = night.read(
-                registry.choose_model_name, environment.models_dir, undated, night.run_date
-            )
-            file = registry.pickle_model(name, fitted.pipeline)
-            card = training.make_card(experiment, origin, rows, fitted, decided, file)
-            registry.save_model(environment.models_dir, file, card)
-            cards.save(environment.models_dir, card)
-            saved.append(card)
+        for model, decision in zip(trained, decisions, strict=True):
+            final = gate.stand_back(decision, model.recipe.variant, standing.live, live)
+            saved.append(training.save(night, origin, rows, model, final))
+            cards.save(environment.models_dir, saved[-1])
         words = "; ".join(f"{card.model_name} {card.gate.sentence}" for card in saved)
-        publish = (registry.publish, night, saved, now_live, utc_now())
+        publish = (registry.publish, night, saved, live, utc_now())
         summary = night.finish(words, *publish, rows_read=len(rows.y), rows_written=len(saved))
+
     for card in saved:
         if not card.gate.promote:
             night.warn(gate.tell(card))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -451,25 +451,6 @@ def _restore_keys(value: Any) -> Any:
         return value
     are_numbers = all(str(key).removeprefix("-").isdecimal() for key in value)
     return {int(key) if are_numbers else key: _restore_keys(part) for key, part in value.items()}
-
-
-class Run(Protocol):
-    """One execution of a job, as far as the houses below `night.Night` know of it."""
-
-    @property
-    def experiment(self) -> Experiment: ...
-
-    @property
-    def run_date(self) -> date: ...
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def started_at(self) -> datetime: ...
-
-    @property
-    def as_of(self) -> datetime: ...
 
 
 def load_experiments(

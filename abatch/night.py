@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import connections, faults
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
-from abatch.modelling import code
 from abatch.queries import Query, Window
 
 DAY = timedelta(days=1)
@@ -251,7 +251,7 @@ def open_night(
         if dry_run:
             yield night
             return
-        night.log(f"started, code {code.code_version()}, as of {night.as_of} UTC")
+        night.log(f"started, code {version.code_version()}, as of {night.as_of} UTC")
         try:
             yield night
         except BaseException as error:
@@ -320,7 +320,7 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
             run_date=night.run_date,
             started_at=night.started_at,
             status="running",
-            code_version=code.code_version(),
+            code_version=version.code_version(),
             config_hash=night.experiment.hash(),
             host=f"{platform.node()} (process {os.getpid()})",
         )

@@ -17,11 +17,11 @@ import yaml
 import predict
 import train
 from abatch import __main__ as main
+from abatch import version
 from abatch.config import Experiment, Retention, Retrain, load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions, runs
 from abatch.modelling import (
-    code,
     registry,
     reproduction,
     retention,
@@ -192,7 +192,7 @@ def test_gate_without_the_live_models_snapshot_compares_recipes(
 def test_dirty_tree_does_not_go_live_in_prod(
     bank: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code, "code_version", lambda: "0.1.0+abc-dirty")
+    monkeypatch.setattr(version, "code_version", lambda: "0.1.0+abc-dirty")
     prod = alter(bank, environment_name="prod")
     train.train(prod, engine, FIRST_NIGHT + 7 * DAY)
     assert live(engine)["A"] == A1

@@ -149,7 +149,7 @@ def test_installed_wheel_runs_without_a_checkout(wheel: Path, tmp_path: Path) ->
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
-    asked = "from abatch.modelling import code; print(code.code_version())"
+    asked = "from abatch import version; print(version.code_version())"
     assert run("-c", asked, script=None) == f"{abatch.__version__}\n"  # not that repository's
     assert run("--version") == f"abatch {abatch.__version__}\n"
     assert run("init") == f"sqlite:///{folder}/data/bank.db: abatch's tables are ready\n"

@@ -21,13 +21,12 @@ from abatch.experiment.assignment import assign
 from abatch.modelling import snapshots
 from abatch.modelling.card import Card
 from abatch.modelling.estimators import make_pipeline_for
+from abatch.modelling.evidence import compare_with_live, find_input_psi
 from abatch.modelling.training import (
     Fitted,
     Recipe,
     Rows,
     choose_checked,
-    compare_with_live,
-    find_input_psi,
     fit_and_validate,
     prepare_rows,
     split_validation,

@@ -1,16 +1,13 @@
-"""Code: which abatch this is, and the files that make a model."""
+"""Code: the files that make a model."""
 
 import importlib
 import os
-import subprocess
-from functools import cache
 from pathlib import Path
 
-import abatch
 from abatch import files
 from abatch.modelling import libraries
+from abatch.version import ROOT
 
-ROOT = Path(abatch.__file__).parent.parent
 # What makes a model of rows: a change anywhere else does not change a model.
 TRAINING_CODE = [
     "train.py",
@@ -23,20 +20,6 @@ TRAINING_CODE = [
         for name in ("estimators", "features", "snapshots", "training")
     ),
 ]
-
-
-@cache
-def code_version() -> str:
-    """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
-    if not (ROOT / "train.py").exists():  # installed, perhaps in a folder of somebody's repository
-        return abatch.__version__
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return abatch.__version__
-    commit = f"+{git.stdout.strip()}" if git.returncode == 0 else ""
-    return f"{abatch.__version__}{commit}"
 
 
 def find_source(path: str) -> Path | None:

@@ -1,12 +1,13 @@
 """The gate: whether a new model goes live, why, and the figures behind it."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.config import Experiment, Training
+from abatch.config import Training
 from abatch.errors import RegistryError
-from abatch.modelling import code, registry
+from abatch.modelling import registry
 from abatch.modelling.card import Card, Decision, Figure
 
 if TYPE_CHECKING:  # SciPy takes half a second, for which a promotion by hand need not wait
@@ -125,20 +126,25 @@ def is_dirty(code_version: str) -> bool:
     return code_version.endswith("-dirty")
 
 
-def judge(
-    experiment: Experiment, evidence: Evidence, later: str | None, allow_dirty: bool
+def describe_plans(variants: Sequence[str], decisions: Sequence[Decision]) -> list[str]:
+    """What a dry run tells of new models."""
+    pairs = zip(variants, decisions, strict=True)
+    return [f"variant {variant}: {decision.sentence}" for variant, decision in pairs]
+
+
+def stand_back(
+    decision: Decision, variant: str, before: Mapping[str, str], now: Mapping[str, str]
 ) -> Decision:
-    """Whether a new model goes live: by its evidence, and by the code that made it."""
-    decision = decide(experiment.training, evidence, later)
-    environment, version = experiment.environment.name, code.code_version()
-    return judge_dirt(decision, environment, version, allow_dirty=allow_dirty)
+    """The decision where another model may have become live while this one was trained.
 
-
-def stand_back(decision: Decision, before: str | None, now: str | None) -> Decision:
-    """The decision where another model may have become live while this one was trained."""
-    if before == now:
+    Parameters
+    ----------
+    before, now : model_name that is live, by variant
+    """
+    if before.get(variant) == now.get(variant):
         return decision
-    return decision.refuse(f"{now} was made live in the meantime", f"to use the new one: {PROMOTE}")
+    reason = f"{now.get(variant)} was made live in the meantime"
+    return decision.refuse(reason, f"to use the new one: {PROMOTE}")
 
 
 def tell(card: Card) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Experiment, Run
+from abatch.config import Experiment
 from abatch.database.tables import deletions, models, promotions
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
+from abatch.night import Night
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
@@ -397,7 +398,7 @@ def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.
 
 def publish(
     connection: sa.Connection,
-    run: Run,
+    night: Night,
     cards: Sequence[Card],
     live: Mapping[str, str],
     now: datetime,
@@ -414,9 +415,9 @@ def publish(
     DatabaseError
         If another model has become live since, past the lock.
     """
-    if find_live(connection, run.experiment.name, run.run_date) != live:
+    if find_live(connection, night.experiment.name, night.run_date) != live:
         raise DatabaseError(
-            f"promotions of {run.experiment.name}: another model was made live while these were"
+            f"promotions of {night.experiment.name}: another model was made live while these were"
             " being saved, past abatch's lock. Nothing was published. Run the job again."
         )
     for card in cards:
@@ -424,13 +425,13 @@ def publish(
         if card.gate.promote:
             promote(
                 connection,
-                experiment=run.experiment.name,
+                experiment=night.experiment.name,
                 variant=card.variant,
                 model_name=card.model_name,
-                effective_date=run.run_date,
+                effective_date=night.run_date,
                 reason=card.gate.reason,
                 evidence=card.gate.evidence,
-                promoted_by=f"train {run.run_id}",
+                promoted_by=f"train {night.run_id}",
                 promoted_at=now,
             )
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import reading
 from abatch.errors import AbatchError, RegistryError
@@ -200,12 +201,12 @@ def _check_database(
 def _check_code(environment: Environment, card: Card) -> Check:
     then, now = card.code_files, code.hash_code(card.estimator, environment.folder)
     other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
-    version = card.code_version
-    if version != code.code_version():
-        version += f", now {code.code_version()}"
+    versions = card.code_version
+    if versions != version.code_version():
+        versions += f", now {version.code_version()}"
     if other:
-        return Check("code", MOVED, f"{', '.join(other)} (code version {version})")
-    words = f"code version {version}; the {len(now)} files that make a model are the same"
+        return Check("code", MOVED, f"{', '.join(other)} (code version {versions})")
+    words = f"code version {versions}; the {len(now)} files that make a model are the same"
     return Check("code", SAME, words)
 
 

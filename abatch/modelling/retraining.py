@@ -1,6 +1,6 @@
 """Retraining: whether models are due, by age, new rows, drift or a drop in performance."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from abatch.config import Experiment, Retrain
 from abatch.database.tables import feature_drift, scores
 from abatch.modelling.card import Card
 from abatch.modelling.registry import Standing
+from abatch.night import Night
+from abatch.queries import Window
 
 
 class Finding(NamedTuple):
@@ -18,26 +20,26 @@ class Finding(NamedTuple):
     words: str
     is_due: bool
 
+    @property
+    def sentence(self) -> str:
+        """The finding as a log has it."""
+        return ("trains: " if self.is_due else "does not train: ") + self.words
+
     def force(self) -> "Finding":
         """The finding where somebody asks for training whatever the rules say."""
         return self if self.is_due else Finding(f"forced, although {self.words}", is_due=True)
 
 
-def judge(
-    connection: sa.Connection,
-    experiment: Experiment,
-    standing: Standing,
-    run_date: date,
-    count_rows: Callable[[date], int],
-) -> Finding:
+def judge(night: Night, standing: Standing, window: Window) -> Finding:
     """Whether the models are due by the config's rules, and why or why not.
 
     Parameters
     ----------
-    standing : on run_date
-    count_rows : training rows from a day on
+    standing : on the night's run_date
+    window : of the training rows
     """
-    rules, last = experiment.training.retrain, find_last(standing.cards.values(), run_date)
+    experiment = night.experiment
+    rules, last = experiment.training.retrain, find_last(standing.cards.values(), night.run_date)
     if rules is None:
         return Finding("every run trains, for training.retrain has no rules", is_due=True)
     if missing := [variant for variant in experiment.models if variant not in standing.live]:
@@ -47,16 +49,17 @@ def judge(
     if not is_recipe(last, experiment):
         words = f"models, features or training query are not those of {last.model_name}"
         return Finding(f"the config's {words}", is_due=True)
-    days = (run_date - last.run_date).days
+    days = (night.run_date - last.run_date).days
     if days < rules.min_days:
         words = f"the last training is {days} days old, and min_days is {rules.min_days}"
         return Finding(words, is_due=False)
     findings = [*judge_age(rules, days)]
     if rules.new_rows is not None:
-        findings += judge_rows(rules, count_rows(last.to_date))
+        query, since = experiment.query("training"), Window(last.to_date, window.to_date)
+        findings += judge_rows(rules, sum(map(len, night.stream(query, since))))
     live = {name: standing.cards[name] for name in standing.live.values()}
-    drifted = read_drift(connection, experiment.name, live, rules.psi or 0)
-    performance = read_performance(connection, experiment.name, live)
+    drifted = night.read(read_drift, experiment.name, live, rules.psi or 0)
+    performance = night.read(read_performance, experiment.name, live)
     findings += judge_drift(rules, drifted)
     findings += judge_performance(
         rules, performance, {name: card.roc_auc for name, card in live.items()}

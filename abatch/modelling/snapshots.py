@@ -16,10 +16,10 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Run
 from abatch.database.tables import models, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
+from abatch.night import Night
 from abatch.queries import Window
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700  # their content is as secret as the tables it comes from
@@ -144,6 +144,14 @@ def hash_content(columns: Sequence[Column], n_rows: int) -> str:
     return files.hash_bytes(json.dumps(content).encode())
 
 
+def pull(night: Night, window: Window) -> Snapshot:
+    """The experiment's training rows of a window, as known at the night's moment, arranged."""
+    query = night.experiment.query("training")
+    rows = night.pull(query, window)
+    with query.named():
+        return make_snapshot(arrange(rows, night.experiment.outcome.kind))
+
+
 def make_snapshot(frame: pd.DataFrame) -> Snapshot:
     """Arranged rows with their fingerprints."""
     columns = describe_columns(frame)
@@ -177,7 +185,7 @@ def path_of(folder: Path, content_hash: str) -> Path:
 
 
 def store(
-    connection: sa.Connection, run: Run, window: Window, snapshot: Snapshot, pulled_at: datetime
+    connection: sa.Connection, night: Night, window: Window, snapshot: Snapshot, pulled_at: datetime
 ) -> None:
     """Keep arranged rows as a file, unless it is there unharmed, and write the row of the pull.
 
@@ -186,7 +194,7 @@ def store(
     FileError
         If the folder cannot be written.
     """
-    path = path_of(run.experiment.environment.snapshots_dir, snapshot.content_hash)
+    path = path_of(night.experiment.environment.snapshots_dir, snapshot.content_hash)
     before = find_snapshot(connection, snapshot.content_hash)
     try:
         content = path.read_bytes()
@@ -198,11 +206,11 @@ def store(
     columns = [column._asdict() for column in snapshot.columns]
     connection.execute(
         snapshots.insert().values(
-            run_id=run.run_id,
-            experiment=run.experiment.name,
+            run_id=night.run_id,
+            experiment=night.experiment.name,
             **window._asdict(),
-            as_of=run.as_of,
-            query=run.experiment.query("training").text,
+            as_of=night.as_of,
+            query=night.experiment.query("training").text,
             content_hash=snapshot.content_hash,
             sha256=files.hash_bytes(content),
             n_bytes=len(content),

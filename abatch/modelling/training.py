@@ -1,26 +1,23 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
-from collections.abc import Callable, Mapping
 from datetime import date, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
-from abatch import files
-from abatch.config import Environment, Experiment, ModelConfig, Run
+from abatch import files, version
+from abatch.config import Environment, Experiment, ModelConfig
 from abatch.database.reading import require_columns
-from abatch.errors import AbatchError, DataError, RegistryError
+from abatch.errors import DataError
 from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
 from abatch.modelling.card import Card, Decision, Figure, Origin
-from abatch.modelling.gate import Evidence
 from abatch.modelling.registry import ModelFile
+from abatch.night import Night
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
 
@@ -111,7 +108,7 @@ def check_folders(environment: Environment) -> None:
     files.check_writable(environment.snapshots_dir, snapshots.FOLDER_MODE)
 
 
-def find_window(experiment: Experiment, watermark: date | None, run_date: date) -> Window:
+def find_window(night: Night) -> Window:
     """The days of the training rows: they end where outcomes are complete.
 
     Raises
@@ -119,12 +116,12 @@ def find_window(experiment: Experiment, watermark: date | None, run_date: date) 
     DataError
         If no day is known to be complete.
     """
+    experiment, query = night.experiment, night.experiment.query("watermark")
+    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
     if watermark is None:
-        raise DataError(
-            "tells no date, so nothing is known to be complete. Load the feed, then train."
-        )
-    outcome, complete = experiment.outcome, min(watermark, run_date)
-    last = outcomes.last_mature_date(complete, outcome)
+        words = "tells no date, so nothing is known to be complete. Load the feed, then train."
+        raise DataError(f"{query.file}: {words}")
+    last = outcomes.last_mature_date(min(watermark, night.run_date), experiment.outcome)
     to_date = last + timedelta(days=1)
     from_date = experiment.training.start_date or to_date - timedelta(experiment.training.days)
     return Window(from_date, to_date)
@@ -306,116 +303,6 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     )
 
 
-def load_live_rows(
-    connection: sa.Connection,
-    snapshots_dir: Path,
-    card: Card | None,
-    warn: Callable[[str], None],
-) -> pd.DataFrame | None:
-    """The snapshot of a live model; None, with a warning, if it is not at hand.
-
-    Parameters
-    ----------
-    card : None if no model is live
-    """
-    pull = snapshots.find_snapshot(connection, card.snapshot) if card else None
-    if card is None or pull is None:
-        return None
-    try:
-        return snapshots.load(snapshots_dir, pull)
-    except RegistryError as error:
-        warn(f"{error} {card.model_name} is compared by its recipe, fitted on the new rows.")
-        return None
-
-
-def collect_evidence(
-    experiment: Experiment,
-    rows: Rows,
-    fitted: Fitted,
-    card: Card | None,
-    frame: pd.DataFrame | None,
-) -> Evidence:
-    """What the gate judges a new model by.
-
-    Parameters
-    ----------
-    card, frame : of the live model, if there is one, and its snapshot, if that is at hand
-    """
-    slope, n_rows = fitted.metrics.get("calibration_slope"), len(rows.y)
-    if card is None:
-        return Evidence(n_rows, slope, None, "it has no record", None)
-    difference = compare_with_live(card, frame, rows, fitted, experiment)
-    limit = experiment.training.max_input_psi or 0
-    input_psi = find_input_psi(card.features, rows, limit)
-    return Evidence(n_rows, slope, card.model_name, difference, input_psi)
-
-
-def compare_with_live(
-    card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, experiment: Experiment
-) -> metrics.AucDifference | str:
-    """How a new model ranks rows that neither it nor the live one was fitted on.
-
-    The live model as it was validated, without the newest rows of its time, is fitted again from
-    its snapshot. Both are measured on the rows that are newer than what either was fitted on then.
-
-    Parameters
-    ----------
-    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then
-        its recipe is fitted on `rows`
-    rows, fitted, experiment : of the new model
-
-    Returns
-    -------
-    AucDifference or str
-        Or why that cannot be told.
-    """
-    missing = [name for name, kind in card.columns.items() if rows.types.get(name) != kind]
-    if missing:
-        return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
-    try:
-        before = Experiment.restore(card.config, card.experiment, experiment.environment)
-        recipe = make_model(before, card.variant, fitted.recipe.key)
-        with before.query("training").named():
-            old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
-        live = fit_for_validation(recipe, old_rows._replace(types=card.columns))
-        both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
-        few = (
-            f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
-            " neither was fitted on"
-        )
-        if not both.any():
-            return few
-        scores = estimators.predict_probability(live, rows.X.loc[both, list(card.columns)])
-    except AbatchError as error:
-        return f"it could not be fitted again ({error})"
-    new_scores = fitted.scores[both[rows.validation]]
-    return metrics.compare_auc(rows.y[both], new_scores, scores, rows.bucket[both]) or few
-
-
-def find_input_psi(
-    references: Mapping[str, drift.FeatureReference], rows: Rows, limit: float
-) -> tuple[str, float, float] | None:
-    """The feature of the newest rows that has moved most from a model's training rows.
-
-    Parameters
-    ----------
-    references : the model's, by feature
-    limit : above which, and above its noise line, a PSI counts
-
-    Returns
-    -------
-    feature, PSI, noise line; None if nothing can be compared
-    """
-    same = {name: ref for name, ref in references.items() if rows.types.get(name) == ref.kind}
-    counts = drift.count_features(rows.X[rows.validation], same)
-    moved = [
-        (drifted.feature, drifted.psi, drifted.psi_noise)
-        for drifted in drift.measure_features(same, counts)
-        if np.isfinite(drifted.psi)
-    ]
-    return max(moved, key=lambda drifted: drifted[1] - max(limit, drifted[2]), default=None)
-
-
 def choose_checked(n_rows: int) -> np.ndarray:
     """Which rows of a snapshot have their predictions in the card: up to 100, evenly spaced.
 
@@ -424,18 +311,18 @@ def choose_checked(n_rows: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))
 
 
-def describe_origin(run: Run, rows: Rows, trained_because: str, snapshot: str) -> Origin:
+def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: str) -> Origin:
     """What the models of one training have in common; `snapshot` is the content hash."""
-    experiment = run.experiment
+    experiment = night.experiment
     return Origin(
         experiment=experiment.name,
-        run_date=run.run_date,
-        run_id=run.run_id,
+        run_date=night.run_date,
+        run_id=night.run_id,
         trained_because=trained_because,
         query=experiment.query("training").text,
         from_date=rows.window.from_date,
         to_date=rows.window.to_date,
-        as_of=run.as_of,
+        as_of=night.as_of,
         snapshot=snapshot,
         rows=len(rows.y),
         n_positive=int(rows.y.sum()),
@@ -448,7 +335,7 @@ def describe_origin(run: Run, rows: Rows, trained_because: str, snapshot: str) -
         seed=experiment.training.seed,
         config=experiment.describe(),
         config_hash=experiment.hash(),
-        code_version=code.code_version(),
+        code_version=version.code_version(),
         lock=libraries.list_installed(),
         machine=libraries.describe_machine(),
     )
@@ -488,3 +375,13 @@ def make_card(
         code_files=code.hash_code(model.estimator, experiment.environment.folder),
         libraries=libraries.find_libraries(estimators.list_parts(fitted.pipeline)),
     )
+
+
+def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Decision) -> Card:
+    """Write a dated model's pickle and its card as JSON; returns the card."""
+    folder, undated = night.experiment.environment.models_dir, fitted.recipe.undated_name
+    name = night.read(registry.choose_model_name, folder, undated, night.run_date)
+    file = registry.pickle_model(name, fitted.pipeline)
+    card = make_card(night.experiment, origin, rows, fitted, decision, file)
+    registry.save_model(folder, file, card)
+    return card
