@@ -70,14 +70,14 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     final, mature = looks.split_nights(nights, closed_date, mature_date, grace_days)
     n_read = 0
     for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
-        feeds = looks.pull_feeds(night.pull, experiment, members)
+        feeds = outcomes.pull_feeds(night.pull, experiment, members)
         reading = night.read(looks.read_nights, question, feeds, members, closed_date)
         night.write(looks.close_nights, question, reading, night.run_id)
         n_read += reading.n_read
         closed_date = members[-1]
 
     # The nights that are mature but open are added for today's figures only.
-    feeds = looks.pull_feeds(night.pull, experiment, mature)
+    feeds = outcomes.pull_feeds(night.pull, experiment, mature)
     reading = night.read(looks.read_nights, question, feeds, mature, closed_date)
     total = night.read(looks.total_with, question, reading)
     figures = night.read(looks.measure, question, total.parts, closed_date, night.run_date)

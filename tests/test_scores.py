@@ -53,9 +53,9 @@ def measure_models(
     parts: Mapping[Key, Part], references: Mapping[str, Reference] | None = None
 ) -> list[dict[str, Any]]:
     found = [
-        scores.measure_model(key, part, (references or {}).get(key[2]))
+        scores.measure_model(key, part, (references or {}).get(key.model_name))
         for key, part in parts.items()
-        if key[2]
+        if key.model_name
     ]
     return [row for rows in found for row in rows]
 
@@ -89,7 +89,9 @@ def test_measure_variant_hand_sum() -> None:
         ("control", ALL): 2,
     }
     rows = {
-        (key[1], key[0]): scores.measure_variant(key, part, n_predicted[key[1], key[0]])
+        (key.variant, key.cohort): scores.measure_variant(
+            key, part, n_predicted[key.variant, key.cohort]
+        )
         for key, part in parts.items()
     }
     names = (
@@ -110,7 +112,7 @@ def test_measure_variant_hand_sum() -> None:
     assert (rows["A", ALL]["rate"], rows["A", ALL]["selected_rate"]) == (3 / 6, 2 / 3)
     assert (rows["control", MONDAY]["rate"], rows["control", MONDAY]["selected_rate"]) == (0, None)
     # What nobody knows yet is null, not 0.
-    not_mature = scores.measure_variant((NEXT_MONDAY, "control", ""), None, 7)
+    not_mature = scores.measure_variant(Key(NEXT_MONDAY, "control"), None, 7)
     assert [
         not_mature[name]
         for name in ("n_predicted", "n_mature", "rate", "lower", "upper", "selected_rate")
@@ -131,7 +133,7 @@ def test_measure_variant_wilson_published(
 ) -> None:
     # Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3.
     row = scores.measure_variant(
-        (ALL, "A", ""), Part(np.array([n, positive, 0, 0, positive], dtype=float)), n
+        Key(ALL, "A"), Part(np.array([n, positive, 0, 0, positive], dtype=float)), n
     )
     assert (row["lower"], row["upper"]) == pytest.approx((lower, upper), abs=0.00005)
 
@@ -251,7 +253,7 @@ def test_save_and_load_round_trip(engine: sa.Engine) -> None:
         assert scores.find_keys(connection, "card_offer") == parts.keys()
         assert scores.find_closed_date(connection, "card_offer") == date(2026, 9, 4)
         assert scores.find_closed_date(connection, "renewal") is None
-        loaded = scores.load(connection, "card_offer", [*parts, ("2026-01-05", "A", "")])
+        loaded = scores.load(connection, "card_offer", [*parts, Key("2026-01-05", "A")])
         assert measure_models(loaded, references) == measure_models(parts, references)
         assert {key: part.counts.tolist() for key, part in loaded.items()} == {
             key: part.counts.tolist() for key, part in parts.items()
@@ -286,11 +288,11 @@ def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
         scores.save(
             connection,
             "card_offer",
-            {(ALL, "A", ""): parts[ALL, "A", ""]},
+            {Key(ALL, "A"): parts[Key(ALL, "A")]},
             date(2026, 9, 4),
             "run-2",
         )
-        assert scores.find_unpublished(connection, "card_offer") == {(ALL, "A", "")}
+        assert scores.find_unpublished(connection, "card_offer") == {Key(ALL, "A")}
         scores.mark_published(connection, "card_offer", "run-1")  # a later run that is done
         assert scores.find_unpublished(connection, "card_offer") == set()
 
@@ -329,7 +331,9 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
                 run_id,
             )
             variants = [
-                scores.measure_variant(key, part, 300) for key, part in parts.items() if not key[2]
+                scores.measure_variant(key, part, 300)
+                for key, part in parts.items()
+                if not key.model_name
             ]
             scores.replace_rows(
                 connection,

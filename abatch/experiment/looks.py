@@ -17,14 +17,14 @@ from abatch.database import tables
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.experiment.outcomes import Pull
+from abatch.experiment.outcomes import Feed
 from abatch.experiment.registrations import OUTCOME, Registration
-from abatch.queries import Window
+from abatch.experiment.scores import Key, Part
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 DAY = timedelta(days=1)
-VERDICT_KEY = (scores.ALL, "", "")  # the row of cohort_sums that holds what verdicts are made of
+VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
 class Question(NamedTuple):
@@ -65,7 +65,7 @@ class Reading(NamedTuple):
     n_read : rows that the database returned
     """
 
-    parts: dict[scores.Key, scores.Part]
+    parts: dict[Key, Part]
     exposures: pd.DataFrame
     nights: tuple[date, date] | None
     run_ids: set[tuple[date, str]]
@@ -95,21 +95,10 @@ def split_nights(
     return mature[:n_final], mature[n_final:]
 
 
-def pull_feeds(
-    pull: Pull, experiment: Experiment, nights: Sequence[date]
-) -> dict[str, pd.DataFrame]:
-    """What the query of each metric returns of outcomes that belong to some nights, in order."""
-    if not nights:
-        return {}
-    window = Window(nights[0], nights[-1] + experiment.outcome.window_days * DAY)
-    metrics = outcomes.list_metrics(experiment)
-    return {name: pull(outcomes.find_query(experiment, name), window) for name in metrics}
-
-
 def read_nights(
     connection: sa.Connection,
     question: Question,
-    feeds: Mapping[str, pd.DataFrame],
+    feeds: Sequence[Feed],
     nights: Sequence[date],
     closed_date: date | None,
 ) -> Reading:
@@ -117,7 +106,8 @@ def read_nights(
 
     Parameters
     ----------
-    feeds : what `pull_feeds` returned of these nights
+    feeds : of these nights
+    closed_date : the last closed night before them, None if there is none
 
     Raises
     ------
@@ -129,52 +119,39 @@ def read_nights(
     columns = ["candidate_id", "variant", "run_date", *question.metrics]
     if not nights:
         return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
-    events = {name: _find_events(question.experiment, name, feed) for name, feed in feeds.items()}
     after = closed_date or date.min
     run_ids = predictions.find_run_ids(connection, question.name, after, nights[-1])
     _check_nights(question.name, nights, {night for night, _ in run_ids})
     start = pd.Timestamp(question.registration.start_date)
-    parts: dict[scores.Key, scores.Part] = {}
-    exposures, n_read = [], sum(map(len, feeds.values()))
-    for rows in _stream_outcomes(connection, question, events, nights):
+    parts: dict[Key, Part] = {}
+    exposures, n_read = [], sum(feed.n_rows for feed in feeds)
+    for rows in _stream_outcomes(connection, question.experiment, feeds, nights):
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
         exposures.append(rows.loc[rows["run_date"] >= start, columns])
         n_read += len(rows)
     counted = pd.concat(exposures, ignore_index=True)
-    for name in question.metrics:
-        with outcomes.find_query(question.experiment, name).named():
-            twins = outcomes.find_twins(counted["candidate_id"], events[name])
+    for feed in feeds:
+        with feed.query.named():
+            twins = outcomes.find_twins(counted["candidate_id"], feed.events)
             _check_case(connection, question.name, twins)
     return Reading(parts, counted, (nights[0], nights[-1]), run_ids, closed_date, n_read)
 
 
-def _find_events(experiment: Experiment, metric: str, feed: pd.DataFrame) -> pd.DataFrame:
-    with outcomes.find_query(experiment, metric).named():
-        return outcomes.find_events(feed, outcomes.list_metrics(experiment)[metric].kind)
-
-
 def _stream_outcomes(
-    connection: sa.Connection,
-    question: Question,
-    events: Mapping[str, pd.DataFrame],
-    nights: Sequence[date],
+    connection: sa.Connection, experiment: Experiment, feeds: Sequence[Feed], nights: Sequence[date]
 ) -> Iterator[pd.DataFrame]:
     """Predictions in chunks, with a column for each metric, and with bucket and cohort."""
-    experiment = question.experiment
+    name, chunk_rows = experiment.name, experiment.environment.chunk_rows
     cohorts = {
         pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
     }
     for rows in predictions.stream_predictions(
-        connection,
-        experiment.name,
-        nights[0],
-        nights[-1] + DAY,
-        experiment.environment.chunk_rows,
+        connection, name, nights[0], nights[-1] + DAY, chunk_rows
     ):
-        for name, metric in outcomes.list_metrics(experiment).items():
+        for feed in feeds:
             window_days = experiment.outcome.window_days
-            rows[name] = outcomes.attach(rows, events[name], window_days, metric)
-        rows["bucket"] = assign(rows["candidate_id"], experiment.name, experiment.split).bucket
+            rows[feed.name] = outcomes.attach(rows, feed.events, window_days, feed.metric)
+        rows["bucket"] = assign(rows["candidate_id"], name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
         yield rows
 
@@ -260,7 +237,7 @@ class Total(NamedTuple):
     n_earlier : how many are of closed nights
     """
 
-    parts: dict[scores.Key, scores.Part]
+    parts: dict[Key, Part]
     tally: verdicts.Tally
     units: pd.DataFrame
     n_earlier: int
@@ -289,7 +266,7 @@ class Figures(NamedTuple):
     models: list[dict[str, Any]]
     variants: list[dict[str, Any]]
     drift: list[dict[str, Any]]
-    keys: set[scores.Key]
+    keys: set[Key]
 
     @property
     def n_rows(self) -> int:
@@ -300,7 +277,7 @@ class Figures(NamedTuple):
 def measure(
     connection: sa.Connection,
     question: Question,
-    parts: Mapping[scores.Key, scores.Part],
+    parts: Mapping[Key, Part],
     closed_date: date | None,
     run_date: date,
 ) -> Figures:
@@ -315,49 +292,44 @@ def measure(
     """
     name = question.name
     n_open = _count_open(connection, question.experiment, closed_date, run_date)
-    counted = {(scores.ALL, variant) for variant in question.experiment.split} | n_open.keys()
-    changed = {*parts, *scores.find_unpublished(connection, name)}
-    changed |= {(cohort, variant, "") for cohort, variant in counted}
-    changed -= {VERDICT_KEY}
+    counted = {Key(scores.ALL, variant) for variant in question.experiment.split} | n_open.keys()
+    changed = {*parts, *scores.find_unpublished(connection, name), *counted} - {VERDICT_KEY}
     keys = scores.find_keys(connection, name) - {VERDICT_KEY} | changed
     # What the last run counted beyond the closed nights is gone if its nights were predicted again,
     # or the feed took days back.
     published = scores.find_published(connection, name, run_date)
     models, variants = [], []
     for key in sorted(key for key in keys if key in changed or _publish_key(key) in published):
-        cohort, variant, model_name = key
         closed = None
-        if not (model_name and key in parts):
+        if not (key.model_name and key in parts):
             closed = scores.load(connection, name, [key]).get(key)
         if key not in changed and closed and closed.counts[0] == published[_publish_key(key)]:
             continue
         part = parts.get(key, closed)
-        if model_name and part:
-            models += scores.measure_model(key, part, question.references.get(model_name))
-        elif not model_name:
+        if key.model_name and part:
+            models += scores.measure_model(key, part, question.references.get(key.model_name))
+        elif not key.model_name:
             n_closed = int(closed.counts[0]) if closed else 0
-            n_predicted = n_closed + n_open[cohort, variant]
-            variants.append(scores.measure_variant(key, part, n_predicted))
-    cohorts = sorted({cohort for cohort, _, _ in changed} - {scores.ALL})
+            variants.append(scores.measure_variant(key, part, n_closed + n_open[key]))
+    cohorts = sorted({key.cohort for key in changed} - {scores.ALL})
     return Figures(models, variants, _measure_drift(connection, question, cohorts, run_date), keys)
 
 
-def _publish_key(key: scores.Key) -> tuple[str, str, bool]:
+def _publish_key(key: Key) -> tuple[str, str, bool]:
     """As `scores.find_published` names it."""
-    cohort, variant, model_name = key
-    return cohort, model_name or variant, bool(model_name)
+    return key.cohort, key.model_name or key.variant, bool(key.model_name)
 
 
 def _count_open(
     connection: sa.Connection, experiment: Experiment, closed_date: date | None, run_date: date
-) -> Counter[tuple[str, str]]:
+) -> Counter[Key]:
     """Predictions of the nights that are not closed, by cohort and variant."""
     after = closed_date or date.min
     counts = predictions.count_open(connection, experiment.name, after, run_date)
-    n_open: Counter[tuple[str, str]] = Counter()
+    n_open: Counter[Key] = Counter()
     for (night, variant), n in counts.items():
         for cohort in (str(outcomes.find_cohort(night, experiment.cohort)), scores.ALL):
-            n_open[cohort, variant] += n
+            n_open[Key(cohort, variant)] += n
     return n_open
 
 

@@ -1,8 +1,9 @@
 """Outcomes: what happened to candidates, when it counts, and to which prediction it belongs."""
 
 import calendar
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,41 @@ def list_metrics(experiment: Experiment) -> dict[str, Metric]:
     return {OUTCOME: experiment.outcome, **experiment.guardrails}
 
 
-def find_query(experiment: Experiment, metric: str) -> Query:
-    """The query of a metric, which returns candidate_id, event_date and outcome."""
-    return experiment.query("outcomes" if metric == OUTCOME else metric)
+class Feed(NamedTuple):
+    """What the query of a metric returned.
+
+    Attributes
+    ----------
+    events : candidate_id, event_date and outcome where it is not 0
+    n_rows : all that were returned
+    """
+
+    name: str
+    metric: Metric
+    query: Query
+    events: pd.DataFrame
+    n_rows: int
+
+
+def pull_feeds(pull: Pull, experiment: Experiment, nights: Sequence[date]) -> list[Feed]:
+    """Pull the outcomes that belong to some nights, in order, of each metric.
+
+    Raises
+    ------
+    DataError
+        As `prepare`, after the query's file.
+    """
+    if not nights:
+        return []
+    window = Window(nights[0], nights[-1] + timedelta(days=experiment.outcome.window_days))
+    feeds = []
+    for name, metric in list_metrics(experiment).items():
+        query = experiment.query("outcomes" if name == OUTCOME else name)
+        rows = pull(query, window)
+        with query.named():
+            events = find_events(rows, metric.kind)
+        feeds.append(Feed(name, metric, query, events, len(rows)))
+    return feeds
 
 
 def read_watermark(pull: Pull, query: Query, run_date: date) -> date | None:

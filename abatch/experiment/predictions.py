@@ -1,6 +1,4 @@
-"""Predictions: staged in chunks, checked and ranked by the database, shown to readers only as whole
-nights.
-"""
+"""Predictions: staged in chunks, checked and ranked by the database, shown as whole nights."""
 
 import json
 from collections import Counter
@@ -49,6 +47,7 @@ class Batch:
 
     @property
     def n_rows(self) -> int:
+        """Of all variants."""
         return self.n_candidates.total()
 
     def __add__(self, other: "Batch") -> "Batch":
@@ -137,19 +136,27 @@ def describe(
 
 
 def compute_checksum(frame: pd.DataFrame) -> int:
-    """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64: the same whatever
-    the order of the rows.
+    """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64.
+
+    It is the same whatever the order of the rows.
     """
     text = frame[STAGED].drop(columns="prediction").astype(object).map(str, na_action="ignore")
-    values = text.assign(
-        prediction=frame["prediction"].to_numpy(np.float64) + 0.0
-    )  # + 0.0: SQLite keeps -0.0 as 0
-    return int(pd.util.hash_pandas_object(values, index=False).sum())
+    prediction = frame["prediction"].to_numpy(np.float64) + 0.0  # SQLite keeps -0.0 as 0
+    hashes = pd.util.hash_pandas_object(text.assign(prediction=prediction), index=False)
+    return int(hashes.sum())
+
+
+def _is_staged(run_id: str, experiment: str) -> sa.ColumnElement[bool]:
+    c = predictions_staging.c
+    return (c.experiment == experiment) & (c.run_id == run_id)
+
+
+def _is_of_night(table: sa.Table, experiment: str, run_date: date) -> sa.ColumnElement[bool]:
+    return (table.c.experiment == experiment) & (table.c.run_date == run_date)
 
 
 def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: Batch) -> None:
-    """Look at all staged rows at once: did all arrive as they were sent, and is every candidate
-    there once?
+    """Look at all staged rows: did they arrive as they were sent, and each candidate once?
 
     Parameters
     ----------
@@ -164,36 +171,30 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: 
         If a candidate is there twice, in the eyes of the database: its collation may take two
         spellings for one.
     """
-    staged = predictions_staging.c
-    n_found, checksum_found = 0, 0
-    own = (staged.experiment == experiment, staged.run_id == run_id)
-    query = sa.select(*(staged[name] for name in STAGED)).where(*own)
+    is_staged = _is_staged(run_id, experiment)
+    query = sa.select(*(predictions_staging.c[name] for name in STAGED)).where(is_staged)
     rows = connection.execute(query, execution_options={"yield_per": connections.WRITE_ROWS})
+    n_arrived, checksum = 0, 0
     for part in rows.partitions():
         frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
-        n_found += len(frame)
-        checksum_found = (checksum_found + compute_checksum(frame)) % 2**64
-    if n_found != sent.n_rows:
+        n_arrived += len(frame)
+        checksum += compute_checksum(frame)
+    if n_arrived != sent.n_rows:
         raise DatabaseError(
-            f"{sent.n_rows} predictions were sent and {n_found} arrived in predictions_staging."
+            f"{sent.n_rows} predictions were sent and {n_arrived} arrived in predictions_staging."
             " Nothing was published."
         )
-    if checksum_found != sent.checksum:
+    if checksum % 2**64 != sent.checksum:
         raise DatabaseError(
             f"{sent.n_rows} predictions were sent, and other values arrived in predictions_staging"
             " than were sent. Nothing was published. Look for a trigger on the table; if there is"
             " none, the database's driver changes values: take another version of it."
         )
-    twice = (
-        sa.select(sa.func.min(staged.candidate_id).label("candidate_id"))
-        .where(*own)
-        .group_by(staged.candidate_id)
-        .having(sa.func.count() > 1)
-        .subquery()
-    )
-    n_twice, example = connection.execute(
-        sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))
-    ).one()
+    candidate_id = predictions_staging.c.candidate_id
+    ids = sa.select(sa.func.min(candidate_id).label("candidate_id")).where(is_staged)
+    twice = ids.group_by(candidate_id).having(sa.func.count() > 1).subquery()
+    query = sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))
+    n_twice, example = connection.execute(query).one()
     if n_twice:
         raise DataError(
             f"{n_twice} candidates are returned more than once, for example {example!r}. Expected"
@@ -224,43 +225,33 @@ def publish(
     int
         Rows written.
     """
-    night = (predictions.c.experiment == experiment, predictions.c.run_date == run_date)
-    old = sa.select(*predictions.c, sa.literal(run_id)).where(*night)
-    connection.execute(
-        predictions_superseded.insert().from_select(
-            [*predictions.columns.keys(), "superseded_by"], old
-        )
+    is_night, is_staged = (
+        _is_of_night(predictions, experiment, run_date),
+        _is_staged(run_id, experiment),
     )
-    connection.execute(predictions.delete().where(*night))
+    old = sa.select(*predictions.c, sa.literal(run_id)).where(is_night)
+    names = [*predictions.columns.keys(), "superseded_by"]
+    connection.execute(predictions_superseded.insert().from_select(names, old))
+    connection.execute(predictions.delete().where(is_night))
     staged = predictions_staging.c
-    own = (staged.experiment == experiment, staged.run_id == run_id)
+    order = (sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key)
     rank = sa.func.row_number().over(
-        partition_by=staged.variant,
-        order_by=(
-            sa.func.coalesce(staged.prediction, 0).desc(),
-            staged.selection_key,
-            staged.candidate_id,
-        ),
+        partition_by=staged.variant, order_by=(*order, staged.candidate_id)
     )
     shared = [name for name in STAGED if name in predictions.c]
-    ranked = (
-        sa.select(*(staged[name] for name in shared), rank.label("rank_in_variant"))
-        .where(*own)
-        .subquery()
-    )
-    limit = sa.case(
-        *((ranked.c.variant == variant, n) for variant, n in n_selected.items()), else_=0
-    )
+    columns = (*(staged[name] for name in shared), rank.label("rank_in_variant"))
+    ranked = sa.select(*columns).where(is_staged).subquery()
+    limits = ((ranked.c.variant == variant, n) for variant, n in n_selected.items())
+    limit = sa.case(*limits, else_=0)
     rows = sa.select(
         *ranked.c,
         sa.case((ranked.c.rank_in_variant <= limit, 1), else_=0),
         sa.literal(predicted_at, predictions.c.predicted_at.type),
     )
-    insert = predictions.insert().from_select(
-        [*shared, "rank_in_variant", "selected", "predicted_at"], rows
-    )
+    names = [*shared, "rank_in_variant", "selected", "predicted_at"]
+    insert = predictions.insert().from_select(names, rows)
     written = connection.execute(insert, execution_options={"preserve_rowcount": True})
-    connection.execute(predictions_staging.delete().where(*own))
+    connection.execute(predictions_staging.delete().where(is_staged))
     return written.rowcount
 
 
@@ -271,22 +262,19 @@ def write_feature_counts(
     run_date: date,
     counts: Mapping[str, Mapping[str, drift.FeatureCounts]],
 ) -> None:
-    """Keep what each model's candidates looked like, by feature, in the place of an earlier run's
-    of the same night.
-    """
-    night = {"experiment": experiment, "run_date": run_date}
+    """Keep what each model's candidates looked like, in the place of an earlier run's."""
     connection.execute(
-        feature_counts.delete().where(
-            *(feature_counts.c[name] == value for name, value in night.items())
-        )
+        feature_counts.delete().where(_is_of_night(feature_counts, experiment, run_date))
     )
-    content = {
-        name: {feature: asdict(found) for feature, found in features.items()}
-        for name, features in counts.items()
-    }
     rows = [
-        {**night, "model_name": name, "content": json.dumps(found), "run_id": run_id}
-        for name, found in content.items()
+        {
+            "experiment": experiment,
+            "run_date": run_date,
+            "model_name": model_name,
+            "content": json.dumps({name: asdict(cells) for name, cells in features.items()}),
+            "run_id": run_id,
+        }
+        for model_name, features in counts.items()
     ]
     if rows:
         connection.execute(feature_counts.insert(), rows)
@@ -300,14 +288,13 @@ def read_feature_counts(
     query = sa.select(c.model_name, c.content).where(
         c.experiment == experiment, c.run_date >= from_date, c.run_date <= last_date
     )
-    found: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
-    for row in connection.execute(query.order_by(c.run_date)):
+    nights: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
+    for model_name, content in connection.execute(query.order_by(c.run_date)):
         features = {
-            feature: drift.FeatureCounts(**counts)
-            for feature, counts in json.loads(row.content).items()
+            name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()
         }
-        found.setdefault(row.model_name, []).append(features)
-    return found
+        nights.setdefault(model_name, []).append(features)
+    return nights
 
 
 def find_run_ids(
@@ -320,7 +307,7 @@ def find_run_ids(
         .where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last)
         .distinct()
     )
-    return {(row[0], row[1]) for row in connection.execute(query)}
+    return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
 
 
 def count_open(
@@ -332,35 +319,32 @@ def count_open(
     rows = connection.execute(
         query.where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= run_date)
     )
-    return {(row[0], row[1]): row[2] for row in rows}
+    return {(night, variant): n for night, variant, n in rows}
 
 
 def count_newcomers(
     connection: sa.Connection, experiment: str, start_date: date, mature_date: date, run_date: date
 ) -> dict[str, int]:
-    """Distinct candidates by variant whose first prediction in it is not mature yet: of the nights
-    after mature_date.
+    """Distinct candidates by variant whose first prediction in it is not mature yet.
+
+    Those are of the nights after mature_date.
     """
-    later, earlier = predictions.alias("later"), predictions.alias("earlier")
-    known = (
-        sa.select(sa.literal(1))
-        .where(
-            earlier.c.experiment == experiment,
-            earlier.c.candidate_id == later.c.candidate_id,
-            earlier.c.variant == later.c.variant,
-            earlier.c.run_date >= start_date,
-            earlier.c.run_date <= mature_date,
-        )
-        .exists()
+    later, earlier = predictions.alias("later").c, predictions.alias("earlier").c
+    is_mature = sa.exists().where(
+        earlier.experiment == experiment,
+        earlier.candidate_id == later.candidate_id,
+        earlier.variant == later.variant,
+        earlier.run_date >= start_date,
+        earlier.run_date <= mature_date,
     )
-    query = sa.select(later.c.variant, sa.func.count(later.c.candidate_id.distinct())).where(
-        later.c.experiment == experiment,
-        later.c.run_date >= start_date,
-        later.c.run_date > mature_date,
-        later.c.run_date <= run_date,
-        ~known,
+    query = sa.select(later.variant, sa.func.count(later.candidate_id.distinct())).where(
+        later.experiment == experiment,
+        later.run_date >= start_date,
+        later.run_date > mature_date,
+        later.run_date <= run_date,
+        ~is_mature,
     )
-    return {row[0]: row[1] for row in connection.execute(query.group_by(later.c.variant))}
+    return {variant: n for variant, n in connection.execute(query.group_by(later.variant))}
 
 
 def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> set[str]:
@@ -387,26 +371,23 @@ PREDICTED = {
 def stream_predictions(
     connection: sa.Connection, experiment: str, from_date: date, to_date: date, chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
-    """Predictions of the nights in [from_date, to_date), one row per candidate and night, in chunks
-    and in no order.
+    """Predictions of the nights in [from_date, to_date), in chunks and in no order.
+
+    One row per candidate and night.
     """
-    query = sa.select(*(predictions.c[name] for name in PREDICTED)).where(
-        predictions.c.experiment == experiment,
-        predictions.c.run_date >= from_date,
-        predictions.c.run_date < to_date,
+    p = predictions.c
+    query = sa.select(*(p[name] for name in PREDICTED)).where(
+        p.experiment == experiment, p.run_date >= from_date, p.run_date < to_date
     )
     for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
-        yield pd.DataFrame.from_records(
-            [tuple(row) for row in part], columns=list(PREDICTED)
-        ).astype(PREDICTED)
+        rows = [tuple(row) for row in part]
+        yield pd.DataFrame.from_records(rows, columns=list(PREDICTED)).astype(PREDICTED)
 
 
 def read_predictions(
     connection: sa.Connection, experiment: str, from_date: date, to_date: date
 ) -> pd.DataFrame:
     """All chunks of `stream_predictions` at once."""
-    none = pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)
-    chunks = [
-        *stream_predictions(connection, experiment, from_date, to_date, connections.WRITE_ROWS)
-    ]
-    return pd.concat(chunks, ignore_index=True) if chunks else none
+    chunks = stream_predictions(connection, experiment, from_date, to_date, connections.WRITE_ROWS)
+    frames = [*chunks] or [pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)]
+    return pd.concat(frames, ignore_index=True)

@@ -1,5 +1,4 @@
-"""Scores: figures per model and cohort, and counts per variant and cohort, from sums that are kept
-once a night is closed.
+"""Scores: figures per model and counts per variant, by cohort, from sums of the closed nights.
 
 A night is closed when its outcomes are mature and no correction is waited for any more. What closed
 nights add up to is kept in `cohort_sums`, by cohort and for all cohorts together, so that a score
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -37,13 +36,25 @@ from abatch.statistics.sums import add_by_key
 ALL = "all"
 _DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name
 S = TypeVar("S", metrics.Histogram, np.ndarray)
-COUNTS = ("n_mature", "n_positive", "n_selected", "n_selected_positive")
 REPLACED_BY = {  # columns by which figures are written anew
     scores: ("model_name", "cohort"),
     variant_scores: ("variant", "cohort"),
     feature_drift: ("cohort",),
 }
-Key = tuple[str, str, str]  # cohort, variant, model_name; the model is empty for the variant itself
+
+
+class Key(NamedTuple):
+    """By what sums are kept.
+
+    Attributes
+    ----------
+    cohort : its first day, or ALL
+    model_name : dated, or name and version for all dates; empty for the variant itself
+    """
+
+    cohort: str
+    variant: str
+    model_name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +91,7 @@ def _add(a: S | None, b: S | None) -> S | None:
 def summarise(
     frame: pd.DataFrame, references: Mapping[str, Reference], n_buckets: int
 ) -> dict[Key, Part]:
-    """Condense mature predictions, by cohort and for all cohorts, variant, and model (dated, and
-    name and version for all dates).
+    """Condense mature predictions, by cohort and for all cohorts, and by all kinds of `Key`.
 
     Parameters
     ----------
@@ -93,7 +103,7 @@ def summarise(
     undated = frame["model_name"].map(lambda name: _DATE_SUFFIX.sub("", name), na_action="ignore")
     parts: dict[Key, Part] = {}
     for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
-        parts[str(cohort), str(variant), ""] = Part(_count(rows))
+        parts[Key(str(cohort), str(variant))] = Part(_count(rows))
     for names in (frame["model_name"], undated):
         # Rows without a model fall out.
         for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):
@@ -103,26 +113,18 @@ def summarise(
             )
             edges = references[name].edges if name in references else None
             bins = None if edges is None else drift.count_bins(prediction, edges)
-            parts[str(cohort), str(variant), str(name)] = Part(_count(rows), histogram, bins)
+            key = Key(str(cohort), str(variant), str(name))
+            parts[key] = Part(_count(rows), histogram, bins)
     totals: dict[Key, Part] = {}
-    for (_, variant, model_name), part in parts.items():
-        totals = add_by_key(totals, {(ALL, variant, model_name): part})
+    for key, part in parts.items():
+        totals = add_by_key(totals, {key._replace(cohort=ALL): part})
     return parts | totals
 
 
 def _count(rows: pd.DataFrame) -> np.ndarray:
-    selected = rows["selected"] == 1
-    n_selected_positive = rows.loc[selected, "positive"].sum()
-    return np.array(
-        [
-            len(rows),
-            rows["positive"].sum(),
-            selected.sum(),
-            n_selected_positive,
-            rows["outcome"].sum(),
-        ],
-        dtype=np.float64,
-    )
+    selected, positive = rows["selected"] == 1, rows["positive"]
+    counts = (len(rows), positive.sum(), selected.sum(), positive[selected].sum())
+    return np.array([*counts, rows["outcome"].sum()], dtype=np.float64)
 
 
 def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dict[str, Any]]:
@@ -136,24 +138,25 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
         noise = drift.psi_noise(sum(reference.counts), n, n_bins)
         figures.append(metrics.Metric("psi", psi, n_obs=n))
         figures.append(metrics.Metric("psi_noise", noise, n_obs=n))
-    row = {"model_name": key[2], "cohort": key[0]}
     return [
         {
-            **row,
-            "metric": name,
-            "value": value,
-            "lower": _null(lower),
-            "upper": _null(upper),
-            "n": n,
+            "model_name": key.model_name,
+            "cohort": key.cohort,
+            "metric": figure.name,
+            "value": figure.value,
+            "lower": _null(figure.lower),
+            "upper": _null(figure.upper),
+            "n": figure.n_obs,
         }
-        for name, value, lower, upper, n in figures
-        if np.isfinite(value)
+        for figure in figures
+        if np.isfinite(figure.value)
     ]
 
 
 def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, Any]:
-    """The row for the table `variant_scores` of one variant in one cohort, without experiment and
-    run_id; the interval is Wilson's.
+    """The row for the table `variant_scores`, without experiment and run_id.
+
+    The interval is Wilson's.
 
     Parameters
     ----------
@@ -162,17 +165,21 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
     """
     counts = part.counts if part else np.zeros(5)
     n_mature, n_positive, n_selected, n_selected_positive = (int(n) for n in counts[:4])
-    interval = (
-        stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson") if n_mature else None
-    )
+    rate = lower = upper = None
+    if n_mature:
+        rate = n_positive / n_mature
+        lower, upper = stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson")
     return {
-        "variant": key[1],
-        "cohort": key[0],
+        "variant": key.variant,
+        "cohort": key.cohort,
         "n_predicted": n_predicted,
-        **dict(zip(COUNTS, (n_mature, n_positive, n_selected, n_selected_positive), strict=True)),
-        "rate": n_positive / n_mature if n_mature else None,
-        "lower": interval.low if interval else None,
-        "upper": interval.high if interval else None,
+        "n_mature": n_mature,
+        "n_positive": n_positive,
+        "n_selected": n_selected,
+        "n_selected_positive": n_selected_positive,
+        "rate": rate,
+        "lower": lower,
+        "upper": upper,
         "selected_rate": n_selected_positive / n_selected if n_selected else None,
         "outcome_sum": float(counts[4]),
     }
@@ -191,23 +198,23 @@ def measure_features(
     references : the model's, by feature
     nights : what was counted in each night, by feature
     """
+    counts: dict[str, drift.FeatureCounts] = reduce(add_by_key, nights, {})
     return [
         {
             "model_name": model_name,
             "cohort": cohort,
-            "feature": found.feature,
-            "kind": found.kind,
-            "n": found.n_obs,
-            "psi": found.psi,
-            "psi_noise": found.psi_noise,
-            "null_rate": found.null_rate,
-            "null_rate_training": found.null_rate_reference,
-            "n_new": found.n_new,
-            "new_categories": (
-                ", ".join(f"{name} ({n})" for name, n in found.new_categories) or None
-            ),
+            "feature": feature.feature,
+            "kind": feature.kind,
+            "n": feature.n_obs,
+            "psi": feature.psi,
+            "psi_noise": feature.psi_noise,
+            "null_rate": feature.null_rate,
+            "null_rate_training": feature.null_rate_reference,
+            "n_new": feature.n_new,
+            "new_categories": ", ".join(f"{name} ({n})" for name, n in feature.new_categories)
+            or None,
         }
-        for found in drift.measure_features(references, reduce(add_by_key, nights, {}))
+        for feature in drift.measure_features(references, counts)
     ]
 
 
@@ -216,17 +223,11 @@ def _null(value: float) -> float | None:
 
 
 def check_watermark(
-    connection: sa.Connection,
-    experiment: str,
-    mature_date: date | None,
-    *,
-    is_rebuilt: bool,
+    connection: sa.Connection, experiment: str, mature_date: date | None, *, is_rebuilt: bool
 ) -> None:
     """Raise DataError if the feed knows less than it did: it is broken, not young or late."""
-    closed = find_closed_date(connection, experiment)
-    counted = sa.select(variant_scores.c.variant).where(
-        variant_scores.c.experiment == experiment, variant_scores.c.n_mature > 0
-    )
+    closed, c = find_closed_date(connection, experiment), variant_scores.c
+    counted = sa.select(c.variant).where(c.experiment == experiment, c.n_mature > 0)
     if mature_date is None and connection.execute(counted).first() is not None:
         raise DataError(
             "tells no date, but outcomes were complete before. Nothing was changed. Load the feed,"
@@ -242,10 +243,9 @@ def check_watermark(
 
 def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
     """The newest night whose outcomes are summed up for good; None if there is none."""
+    c = cohort_sums.c
     return connection.scalar(
-        sa.select(sa.func.max(cohort_sums.c.closed_date)).where(
-            cohort_sums.c.experiment == experiment
-        )
+        sa.select(sa.func.max(c.closed_date)).where(c.experiment == experiment)
     )
 
 
@@ -263,21 +263,18 @@ def drop_sums(connection: sa.Connection, experiment: str, run_date: date | None 
 
 def load(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:
     """The closed parts of these keys, as far as there are any."""
-    found = {}
+    parts = {}
     for key in keys:
         content = load_arrays(connection, experiment, key)
         if content is not None:
-            histogram = {
+            packed = {
                 name.removeprefix("histogram."): array
                 for name, array in content.items()
                 if name.startswith("histogram.")
             }
-            found[key] = Part(
-                content["counts"],
-                metrics.unpack_histogram(histogram) if histogram else None,
-                content.get("bins"),
-            )
-    return found
+            histogram = metrics.unpack_histogram(packed) if packed else None
+            parts[key] = Part(content["counts"], histogram, content.get("bins"))
+    return parts
 
 
 def save(
@@ -291,10 +288,8 @@ def save(
     for key, part in parts.items():
         content = {"counts": part.counts}
         if part.histogram is not None:
-            content |= {
-                f"histogram.{name}": array
-                for name, array in metrics.pack_histogram(part.histogram).items()
-            }
+            packed = metrics.pack_histogram(part.histogram)
+            content |= {f"histogram.{name}": array for name, array in packed.items()}
         if part.bins is not None:
             content["bins"] = part.bins
         save_arrays(connection, experiment, key, content, closed_date, run_id)
@@ -304,7 +299,7 @@ def load_arrays(
     connection: sa.Connection, experiment: str, key: Key
 ) -> dict[str, np.ndarray] | None:
     """The arrays of one row of cohort_sums."""
-    content = connection.scalar(sa.select(cohort_sums.c.content).where(*_is(experiment, key)))
+    content = connection.scalar(sa.select(cohort_sums.c.content).where(_has(experiment, key)))
     if content is None:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -323,24 +318,22 @@ def save_arrays(
     buffer = io.BytesIO()
     save_npz: Callable[..., None] = np.savez_compressed
     save_npz(buffer, **content)
-    connection.execute(cohort_sums.delete().where(*_is(experiment, key)))
-    row: dict[str, Any] = dict(zip(("cohort", "variant", "model_name"), key, strict=True))
-    row |= {
-        "experiment": experiment,
-        "closed_date": closed_date,
-        "content": buffer.getvalue(),
-        "run_id": run_id,
-    }
-    connection.execute(cohort_sums.insert().values(row))
+    connection.execute(cohort_sums.delete().where(_has(experiment, key)))
+    connection.execute(
+        cohort_sums.insert().values(
+            experiment=experiment,
+            **key._asdict(),
+            closed_date=closed_date,
+            content=buffer.getvalue(),
+            run_id=run_id,
+        )
+    )
 
 
-def _is(experiment: str, key: Key) -> tuple[sa.ColumnElement[bool], ...]:
+def _has(experiment: str, key: Key) -> sa.ColumnElement[bool]:
     c = cohort_sums.c
-    return (
-        c.experiment == experiment,
-        c.cohort == key[0],
-        c.variant == key[1],
-        c.model_name == key[2],
+    return sa.and_(
+        c.experiment == experiment, *(c[name] == value for name, value in key._asdict().items())
     )
 
 
@@ -354,15 +347,16 @@ def lock_nights(connection: sa.Connection, experiment: str) -> None:
 
 def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
     """All keys of cohort_sums."""
-    return {(row[0], row[1], row[2]) for row in connection.execute(_select_keys(experiment))}
+    return {Key(*row) for row in connection.execute(_select_keys(experiment))}
 
 
 def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
-    """Keys of cohort_sums that were written by a run which is not done, this one included: their
-    figures are still to be written.
+    """Keys of cohort_sums whose figures are still to be written.
+
+    A run that is not done, this one included, wrote the sums.
     """
     rows = connection.execute(_select_keys(experiment).where(_is_unpublished(experiment)))
-    return {(row[0], row[1], row[2]) for row in rows}
+    return {Key(*row) for row in rows}
 
 
 def mark_published(connection: sa.Connection, experiment: str, run_id: str) -> None:
@@ -383,23 +377,19 @@ def _is_unpublished(experiment: str) -> sa.ColumnElement[bool]:
 def find_published(
     connection: sa.Connection, experiment: str, run_date: date
 ) -> dict[tuple[str, str, bool], int]:
-    """Mature predictions behind the figures of the newest look, by cohort, name, and whether it
-    names a model.
+    """Mature predictions behind the figures of the newest look.
+
+    By cohort, name, and whether it names a model.
     """
-    last = sa.select(looks.c.run_id).where(
-        looks.c.experiment == experiment, looks.c.run_date <= run_date
-    )
-    run_id = connection.scalar(last.order_by(looks.c.run_date.desc()).limit(1))
-    of_models = sa.select(scores.c.cohort, scores.c.model_name, scores.c.n).where(
-        scores.c.metric == "n"
-    )
-    of_variants = sa.select(
-        variant_scores.c.cohort, variant_scores.c.variant, variant_scores.c.n_mature
-    )
+    c, m, v = looks.c, scores.c, variant_scores.c
+    last = sa.select(c.run_id).where(c.experiment == experiment, c.run_date <= run_date)
+    run_id = connection.scalar(last.order_by(c.run_date.desc()).limit(1))
+    of_models = sa.select(m.cohort, m.model_name, m.n).where(m.metric == "n")
+    of_variants = sa.select(v.cohort, v.variant, v.n_mature)
     return {
-        (row[0], row[1], table is scores): row[2]
+        (cohort, name, table is scores): n
         for query, table in ((of_models, scores), (of_variants, variant_scores))
-        for row in connection.execute(
+        for cohort, name, n in connection.execute(
             query.where(table.c.experiment == experiment, table.c.run_id == run_id)
         )
     }
@@ -432,9 +422,9 @@ def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) ->
     Their nights were predicted again.
     """
     present: dict[sa.Table, set[tuple]] = {
-        scores: {(model_name, cohort) for cohort, _, model_name in keys},
-        variant_scores: {(variant, cohort) for cohort, variant, name in keys if not name},
-        feature_drift: {(cohort,) for cohort, _, _ in keys},
+        scores: {(key.model_name, key.cohort) for key in keys},
+        variant_scores: {(key.variant, key.cohort) for key in keys if not key.model_name},
+        feature_drift: {(key.cohort,) for key in keys},
     }
     for table, names in REPLACED_BY.items():
         columns = [table.c[name] for name in names]

@@ -64,26 +64,26 @@ class Tally:
 NOTHING = Tally({}, {}, 0)
 
 
-def add_exposures(known: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -> pd.DataFrame:
+def add_exposures(earlier: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -> pd.DataFrame:
     """What candidates brought once more of their predictions are mature.
 
     Parameters
     ----------
-    known : candidate_id, variant, n_exposures and a column for each metric; one row per candidate
+    earlier : candidate_id, variant, n_exposures and a column for each metric; one row per candidate
         and variant
     exposures : candidate_id, variant, run_date and the same metrics; one row per mature prediction
-        later than the known
+        later than those
     exposure : first (only the first of each candidate and variant counts) or all
 
     Returns
     -------
-    DataFrame with the columns of `known`
+    DataFrame with the columns of `earlier`
     """
-    new = exposures.sort_values("run_date", kind="stable").assign(n_exposures=1)[known.columns]
-    both = pd.concat([known, new], ignore_index=True) if len(known) else new
+    new = exposures.sort_values("run_date", kind="stable").assign(n_exposures=1)[earlier.columns]
+    both = pd.concat([earlier, new], ignore_index=True) if len(earlier) else new
     if exposure == "first":
         return both.drop_duplicates(UNIT, ignore_index=True)
-    return both.groupby(UNIT, as_index=False, sort=False).sum()[known.columns]
+    return both.groupby(UNIT, as_index=False, sort=False).sum()[earlier.columns]
 
 
 def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
@@ -91,24 +91,21 @@ def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
     mixed = frame["candidate_id"].duplicated(keep=False)
     moments = {}
     for variant, rows in frame[~mixed].groupby("variant"):
+        n = rows["n_exposures"].to_numpy(np.float64)
         for metric in metrics:
-            moments[metric, str(variant)] = stats.compute_moments(
-                rows["n_exposures"].to_numpy(np.float64), rows[metric].to_numpy()
-            )
+            moments[metric, str(variant)] = stats.compute_moments(n, rows[metric].to_numpy())
     n_distinct = {str(variant): int(n) for variant, n in frame["variant"].value_counts().items()}
     return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
 
 
 def pack(tally: Tally) -> dict[str, np.ndarray]:
     """As arrays by name, to be stored."""
-    return {
-        **{
-            f"moments.{metric}.{variant}": np.array(astuple(moments))
-            for (metric, variant), moments in tally.moments.items()
-        },
-        **{f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()},
-        "n_mixed": np.array(tally.n_mixed),
+    moments = {
+        f"moments.{metric}.{variant}": np.array(astuple(sums))
+        for (metric, variant), sums in tally.moments.items()
     }
+    n_distinct = {f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()}
+    return {**moments, **n_distinct, "n_mixed": np.array(tally.n_mixed)}
 
 
 def unpack(arrays: Mapping[str, np.ndarray] | None) -> Tally:
@@ -305,35 +302,22 @@ def read_units(
     """
     if nights is None:
         return pd.DataFrame(columns=[*UNIT, "n_exposures", *metrics])
-    frame = pd.DataFrame()
+    c, frames = units.c, []
     for metric in metrics:
-        query = sa.select(
-            units.c.candidate_id, units.c.variant, units.c.n_exposures, units.c.outcome
-        ).where(
-            units.c.experiment == experiment,
-            units.c.metric == metric,
-            units.c.candidate_id.in_(_select_ids(experiment, *nights)),
+        query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome).where(
+            _was_predicted(experiment, nights), c.metric == metric
         )
-        rows = pd.DataFrame.from_records(
-            [tuple(row) for row in connection.execute(query)],
-            columns=[*UNIT, "n_exposures", metric],
-        )
-        frame = (
-            rows
-            if metric == metrics[0]
-            else frame.merge(rows.drop(columns="n_exposures"), on=UNIT, how="outer")
-        )
+        rows = [tuple(row) for row in connection.execute(query)]
+        frames.append(pd.DataFrame.from_records(rows, columns=[*UNIT, "n_exposures", metric]))
+    frame, *others = frames
+    for other in others:
+        frame = frame.merge(other.drop(columns="n_exposures"), on=UNIT, how="outer")
     return frame
 
 
 def remove_units(connection: sa.Connection, experiment: str, nights: tuple[date, date]) -> None:
     """Remove what was known of all candidates predicted in some nights, both ends included."""
-    connection.execute(
-        units.delete().where(
-            units.c.experiment == experiment,
-            units.c.candidate_id.in_(_select_ids(experiment, *nights)),
-        )
-    )
+    connection.execute(units.delete().where(_was_predicted(experiment, nights)))
 
 
 def write_units(
@@ -345,16 +329,14 @@ def write_units(
             outcome=frame[metric], experiment=experiment, metric=metric
         )
         for start in range(0, len(rows), connections.WRITE_ROWS):
-            connection.execute(
-                units.insert(), rows[start : start + connections.WRITE_ROWS].to_dict("records")
-            )
+            part = rows[start : start + connections.WRITE_ROWS]
+            connection.execute(units.insert(), part.to_dict("records"))
 
 
-def _select_ids(experiment: str, first: date, last: date) -> sa.Select:
+def _was_predicted(experiment: str, nights: tuple[date, date]) -> sa.ColumnElement[bool]:
     p = predictions.c
-    return sa.select(p.candidate_id).where(
-        p.experiment == experiment, p.run_date >= first, p.run_date <= last
-    )
+    ids = sa.select(p.candidate_id).where(p.experiment == experiment, p.run_date.between(*nights))
+    return (units.c.experiment == experiment) & units.c.candidate_id.in_(ids)
 
 
 def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
