@@ -345,7 +345,7 @@ def test_lock_statements_are_tsql() -> None:
         for node in nodes
         if isinstance(node, ast.Constant) and "applock @" in str(node.value)
     ]
-    assert len(texts) == 2
+    assert len(texts) == 3
     for text in texts:
         assert find_faults(text) == []
 
