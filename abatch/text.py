@@ -4,15 +4,18 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
+from typing import Any
 
 
 def to_json(content: object) -> str:
-    """JSON for programs: days and instants, which are in UTC, as ISO text."""
-    return json.dumps(content, indent=2, ensure_ascii=False, default=_show_moment)
+    """JSON for programs: days and instants, which are in UTC, as ISO text; rows and dataclasses."""
+    return json.dumps(content, indent=2, ensure_ascii=False, default=_simplify)
 
 
-def _show_moment(moment: date) -> str:
-    return f"{moment.isoformat()}Z" if isinstance(moment, datetime) else moment.isoformat()
+def _simplify(value: Any) -> Any:
+    if isinstance(value, date):
+        return f"{value.isoformat()}Z" if isinstance(value, datetime) else value.isoformat()
+    return value._asdict() if hasattr(value, "_asdict") else vars(value)
 
 
 def show_table(rows: Iterable[Mapping[str, object]]) -> str:

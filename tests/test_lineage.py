@@ -575,9 +575,12 @@ def test_explain_as_json(bank: sa.Engine, experiment: Experiment) -> None:
         "dev",
         [],
     )
-    row = predictions.columns.keys()
-    assert told["prediction"].keys() == {*row, "n_in_variant", "n_selected"}
-    assert (told["prediction"]["prediction"], told["prediction"]["n_in_variant"]) == (0.75, 2)
+    assert told["prediction"].keys() == set(predictions.columns.keys())
+    assert (told["prediction"]["prediction"], told["n_in_variant"], told["n_selected"]) == (
+        0.75,
+        2,
+        1,
+    )
     assert told["prediction"]["predicted_at"] == "2026-09-02T20:15:30Z"
     assert told["assignment"] == {
         "source": "hash",
@@ -586,14 +589,15 @@ def test_explain_as_json(bank: sa.Engine, experiment: Experiment) -> None:
         "hash_from": "0000000000000000",
         "hash_up_to": "7333333333333332",
     }
-    facts = {"config_hash", "run", "deletion", "snapshot_deletion"}
-    assert told["model"].keys() == {*models.columns.keys(), *facts} - {"card"}
-    assert (told["model"]["model_name"], told["model"]["deletion"]) == (A1, None)
-    assert (told["model"]["run"]["run_id"], told["run"]["run_id"]) == ("train1", "predict1")
+    made = told["making"]
+    assert made.keys() == {"model", "config_hash", "run", "deletion", "snapshot_deletion"}
+    assert made["model"].keys() == set(models.columns.keys()) - {"card"}
+    assert (made["model"]["model_name"], made["deletion"]) == (A1, None)
+    assert (made["run"]["run_id"], told["run"]["run_id"]) == ("train1", "predict1")
     assert told["promotion"].keys() == set(promotions.columns.keys())
     assert told["overruled_by"] is None
     (control,) = json.loads(lineage.explain(bank, experiments, "2", NIGHT, as_json=True))
-    assert (control["model"], control["promotion"]) == (None, None)
+    assert (control["making"], control["promotion"]) == (None, None)
 
 
 def test_describe_live_as_json(bank: sa.Engine, experiment: Experiment) -> None:
@@ -604,14 +608,21 @@ def test_describe_live_as_json(bank: sa.Engine, experiment: Experiment) -> None:
     first, _, control = told["variants"]
     assert first["promotion"]["model_name"] == first["model"]["model_name"] == A1
     assert first["predicted"] == [
-        {"model_name": A1, "n": 2, "predicted_at": "2026-09-02T20:15:30Z"}
+        {"variant": "A", "model_name": A1, "n": 2, "predicted_at": "2026-09-02T20:15:30Z"}
     ]
     assert control == {
         "variant": "control",
         "has_model": False,
         "promotion": None,
         "model": None,
-        "predicted": [{"model_name": None, "n": 2, "predicted_at": "2026-09-02T20:15:30Z"}],
+        "predicted": [
+            {
+                "variant": "control",
+                "model_name": None,
+                "n": 2,
+                "predicted_at": "2026-09-02T20:15:30Z",
+            }
+        ],
     }
 
 

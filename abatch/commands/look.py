@@ -181,8 +181,8 @@ def _tell_experiment(
     registration = record.registration.model_dump(mode="json")
     return told | {
         "registration": {"registered_at": record.registered_at, **registration},
-        "verdicts": [row._asdict() for row in record.verdicts],
-        "conclusion": record.conclusion and record.conclusion._asdict(),
+        "verdicts": record.verdicts,
+        "conclusion": record.conclusion,
     }
 
 

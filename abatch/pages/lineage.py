@@ -6,8 +6,8 @@ Only reads.
 import hashlib
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -31,7 +31,8 @@ N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
 
 
-class Assignment(NamedTuple):
+@dataclass(frozen=True)
+class Assignment:
     """Why a candidate is in its variant, by what was registered.
 
     Attributes
@@ -49,7 +50,8 @@ class Assignment(NamedTuple):
     hash_up_to: str
 
 
-class Making(NamedTuple):
+@dataclass(frozen=True)
+class Making:
     """The dated model that made a prediction: its row, run, and what was deleted of it since."""
 
     model: sa.Row
@@ -59,7 +61,8 @@ class Making(NamedTuple):
     snapshot_deletion: sa.Row | None
 
 
-class Lineage(NamedTuple):
+@dataclass(frozen=True)
+class Lineage:
     """What lies behind a candidate's prediction of one night in one experiment.
 
     Attributes
@@ -118,14 +121,9 @@ def explain(
             facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
             title = f"{place}, night of {on}, candidate {candidate_id}"
             blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
-            told.append(
-                {
-                    "experiment": experiment.name,
-                    "environment": experiment.environment.name,
-                    **_tell_lineage(lineage),
-                    "superseded": [row._asdict() for row in superseded],
-                }
-            )
+            head = {"experiment": experiment.name, "environment": experiment.environment.name}
+            found = vars(lineage) if lineage else {"prediction": None}
+            told.append({**head, **found, "superseded": superseded})
         if not blocks:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
     return to_json(told) if as_json else "\n\n".join(blocks)
@@ -181,14 +179,24 @@ def find_assignment(registration: Registration, candidate_id: str) -> Assignment
 
 
 def _find_making(connection: sa.Connection, model_name: str | None) -> Making | None:
-    query = sa.select(models).where(models.c.model_name == model_name)
-    model = connection.execute(query).first() if model_name else None
+    model = _find_model(connection, model_name)
     if model is None:
         return None
-    run = _find_run(connection, model.run_id)
-    config_hash = Card.model_validate_json(model.card).config_hash
-    deletion = registry.find_deletion(connection, registry.MODEL, model.model_name)
-    return Making(model, config_hash, run, deletion, _find_snapshot_deletion(connection, model))
+    own = models.c.model_name == model_name
+    card = connection.scalars(sa.select(models.c.card).where(own)).one()
+    return Making(
+        model=model,
+        config_hash=Card.model_validate_json(card).config_hash,
+        run=_find_run(connection, model.run_id),
+        deletion=registry.find_deletion(connection, registry.MODEL, model.model_name),
+        snapshot_deletion=_find_snapshot_deletion(connection, model),
+    )
+
+
+def _find_model(connection: sa.Connection, model_name: str | None) -> sa.Row | None:
+    """The row of a model but for its card, which is a page of its own."""
+    query = sa.select(*(column for column in models.c if column is not models.c.card))
+    return connection.execute(query.where(models.c.model_name == model_name)).first()
 
 
 def _find_snapshot_deletion(connection: sa.Connection, model: sa.Row) -> sa.Row | None:
@@ -221,39 +229,6 @@ def _find_promotions(connection: sa.Connection, row: sa.Row) -> tuple[sa.Row | N
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     newest = history[-1] if history and history[-1].model_name != row.model_name else None
     return next(reversed(before or named), None), newest
-
-
-def _tell_lineage(lineage: Lineage | None) -> dict[str, Any]:
-    """As JSON holds it, named as in the tables."""
-    if lineage is None:
-        return {"prediction": None}
-    made = lineage.making
-    model = made and {
-        **_tell_model(made.model),
-        "config_hash": made.config_hash,
-        "run": _tell(made.run),
-        "deletion": _tell(made.deletion),
-        "snapshot_deletion": _tell(made.snapshot_deletion),
-    }
-    return {
-        "prediction": lineage.prediction._asdict()
-        | {"n_in_variant": lineage.n_in_variant, "n_selected": lineage.n_selected},
-        "select_top": lineage.select_top,
-        "assignment": lineage.assignment._asdict(),
-        "run": _tell(lineage.run),
-        "model": model,
-        "promotion": _tell(lineage.promotion),
-        "overruled_by": _tell(lineage.overruled_by),
-    }
-
-
-def _tell_model(model: sa.Row) -> dict[str, Any]:
-    """Without the card, which is a page of its own."""
-    return {name: value for name, value in model._asdict().items() if name != "card"}
-
-
-def _tell(row: sa.Row | None) -> dict[str, Any] | None:
-    return None if row is None else row._asdict()
 
 
 def _describe_lineage(lineage: Lineage | None) -> Iterator[Fact]:
@@ -404,7 +379,8 @@ def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) 
     return sorted(nights, reverse=True)[:N_NIGHTS]
 
 
-class Live(NamedTuple):
+@dataclass(frozen=True)
+class Live:
     """What is live of a variant on a day.
 
     Attributes
@@ -438,14 +414,8 @@ def describe_live(
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             title = f"{experiment.name} in {experiment.environment.name}, live on {on}"
             blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
-            told.append(
-                {
-                    "experiment": experiment.name,
-                    "environment": experiment.environment.name,
-                    "date": on,
-                    "variants": [_tell_live(variant) for variant in live],
-                }
-            )
+            head = {"experiment": experiment.name, "environment": experiment.environment.name}
+            told.append({**head, "date": on, "variants": live})
     return to_json(told) if as_json else "\n\n".join(blocks)
 
 
@@ -463,27 +433,10 @@ def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> li
     for variant in experiment.split:
         has_model = variant in experiment.models
         promotion = in_force.get(variant) if has_model else None
-        model = None
-        if promotion:
-            chosen = sa.select(models).where(models.c.model_name == promotion.model_name)
-            model = connection.execute(chosen).first()
+        model = _find_model(connection, promotion.model_name) if promotion else None
         predicted = [row for row in rows if row.variant == variant]
         live.append(Live(variant, has_model, promotion, model, predicted))
     return live
-
-
-def _tell_live(live: Live) -> dict[str, Any]:
-    """As JSON holds it, named as in the tables."""
-    return {
-        "variant": live.variant,
-        "has_model": live.has_model,
-        "promotion": _tell(live.promotion),
-        "model": None if live.model is None else _tell_model(live.model),
-        "predicted": [
-            {"model_name": row.model_name, "n": row.n, "predicted_at": row.predicted_at}
-            for row in live.predicted
-        ],
-    }
 
 
 def _describe_variant(live: Live, on: date) -> Iterator[Fact]:
