@@ -1,5 +1,6 @@
-"""Who gets which variant: by SHA-256 of the candidate id, so that any machine, year and SQL dialect
-finds the same.
+"""Who gets which variant: by SHA-256 of the candidate id.
+
+Any machine, year and SQL dialect finds the same.
 """
 
 import hashlib
@@ -73,8 +74,9 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
 
 
 def normalise_id(value: Any) -> str:
-    """The one text that stands for a candidate: digits for integers, lower case for UUIDs, ASCII of
-    at most 64 characters.
+    """The one text that stands for a candidate.
+
+    Digits for integers, lower case for UUIDs, ASCII of at most 64 characters.
 
     Raises
     ------

@@ -22,6 +22,8 @@ class Part(BaseModel):
 
 
 class Outcome(Part):
+    """What the config says of the outcome that may not change; see there."""
+
     kind: Literal["binary", "numeric"]
     window_days: int
     lag_days: int
@@ -37,17 +39,23 @@ class Comparison(Part):
 
 
 class BurnIn(Part):
+    """What each variant must have brought: candidates, and of these the rarer cases."""
+
     units: int
     cases: int
     nonzero: int
 
 
 class SampleRatio(Part):
+    """How the shares are tested: weight of the registered ones in the prior, and alpha."""
+
     weight: int
     alpha: float
 
 
 class Guardrail(Part):
+    """What must not get worse by more than margin; see the config."""
+
     kind: Literal["binary", "numeric"]
     direction: Literal["increase", "decrease"]
     margin: float
@@ -56,6 +64,8 @@ class Guardrail(Part):
 
 
 class Variant(Part):
+    """A part of the split: candidates whose hash begins with at most hash_up_to."""
+
     name: str = Field(alias="variant")
     share: float
     hash_up_to: str
@@ -146,37 +156,25 @@ def describe_plan(registration: Registration) -> str:
 
 
 def _list_terms(registration: Registration) -> Iterator[tuple[str, str]]:
-    outcome, plan, is_first = (
-        registration.outcome,
-        registration.plan,
-        registration.exposure == "first",
-    )
+    outcome, plan, unit = registration.outcome, registration.plan, _unit(registration)
     yield "asked", registration.hypothesis
-    effect = (
-        f"{outcome.expected_effect:+g} in the mean outcome per"
-        f" {_unit(registration)}; {registration.direction} is good"
-    )
-    name, figure = ("mean", plan.mean)
+    name, figure = "mean", plan.mean
     if outcome.kind == "numeric":
         name, figure = "standard deviation", plan.sd
-    if figure is not None:
-        effect += f"; planned with a {name} of {figure:.4g} ({plan.source})"
-    yield "expected", effect
+    planned = "" if figure is None else f"; planned with a {name} of {figure:.4g} ({plan.source})"
+    effect = f"{outcome.expected_effect:+g} in the mean outcome per {unit}"
+    yield "expected", f"{effect}; {registration.direction} is good{planned}"
+    is_first = registration.exposure == "first"
     counted = "the first mature prediction" if is_first else "all mature predictions"
     yield "counted", f"{counted} of each candidate, outcomes within {outcome.window_days} days"
     names = [comparison.name for comparison in registration.comparisons]
-    yield (
-        "verdicts",
-        f"{len(names)}: {'; '.join(names)}" if names else "none: there is nothing to compare",
-    )
+    asked = f"{len(names)}: {'; '.join(names)}" if names else "none: there is nothing to compare"
+    yield "verdicts", asked
     for name, guardrail in registration.guardrails.items():
         yield "guardrail", f"{name}: {guardrail.direction} is good, margin {guardrail.margin:g}"
     if names:
-        yield (
-            "how sure",
-            f"{1 - registration.alpha:.0%} for all of them together, on all days, however often"
-            " somebody looks",
-        )
+        sure = f"{1 - registration.alpha:.0%} for all of them together, on all days"
+        yield "how sure", f"{sure}, however often somebody looks"
 
 
 def _unit(terms: Terms) -> str:
@@ -186,41 +184,30 @@ def _unit(terms: Terms) -> str:
 def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
     plan, unit, power = registration.plan, _unit(registration), f"{registration.power:.0%}"
     for name, sample in plan.samples.items():
-        yield (
-            "sample",
-            f"{name}: {sample.n_most:,} {unit}s at most for {power} power, half of the time"
-            f" {sample.n_median:,} or fewer (read once: {sample.n_fixed:,})",
-        )
+        most = f"{name}: {sample.n_most:,} {unit}s at most for {power} power"
+        median = f"half of the time {sample.n_median:,} or fewer"
+        yield "sample", f"{most}, {median} (read once: {sample.n_fixed:,})"
     if plan.samples:
-        yield (
-            "time",
-            f"{plan.days_most:,} days at most for {power} power, half of the time"
-            f" {plan.days_median:,} or fewer, if every night brings {plan.n_candidates:,} new"
-            " candidates as this one does",
-        )
+        most = f"{plan.days_most:,} days at most for {power} power"
+        median = f"half of the time {plan.days_median:,} or fewer"
+        pace = f"if every night brings {plan.n_candidates:,} new candidates as this one does"
+        yield "time", f"{most}, {median}, {pace}"
         if registration.exposure == "all":
-            yield (
-                "",
-                "sample and time are larger where the same candidates come again: they know little"
-                " new",
-            )
+            larger = "sample and time are larger where the same candidates come again"
+            yield "", f"{larger}: they know little new"
     elif registration.comparisons:
         missing = "baseline" if registration.outcome.kind == "binary" else "baseline_sd"
         reason = "is unknown"
         if plan.mean is not None:
             reason = f"{plan.mean:.4g} in the training rows does not allow such an effect"
-        yield (
-            "sample",
-            f"cannot be told: the mean outcome {reason}; set outcome.{missing} in the config under"
-            " a new experiment name",
-        )
+        mend = f"set outcome.{missing} in the config under a new experiment name"
+        yield "sample", f"cannot be told: the mean outcome {reason}; {mend}"
 
 
 def find(connection: sa.Connection, experiment: str) -> Registration | None:
     """What was registered, or None before the first predict."""
-    content = connection.scalar(
-        sa.select(registrations.c.content).where(registrations.c.experiment == experiment)
-    )
+    c = registrations.c
+    content = connection.scalar(sa.select(c.content).where(c.experiment == experiment))
     return None if content is None else Registration.model_validate_json(content)
 
 

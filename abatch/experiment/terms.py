@@ -91,20 +91,16 @@ def list_comparisons(experiment: Experiment) -> list[Comparison]:
     controls = [variant for variant in experiment.split if variant not in experiment.models]
     champion = experiment.champion or modelled[0]
     chosen = experiment.verdicts or ["models_vs_control", "challenger_vs_champion"]
-    comparisons = []
+    sides = []
     if controls and "models_vs_control" in chosen:
-        comparisons.append(
-            Comparison(comparison="models vs control", treatment=modelled, control=controls)
-        )
+        sides.append(("models vs control", modelled, controls))
     if "challenger_vs_champion" in chosen:
-        comparisons += [
-            Comparison(
-                comparison=f"{variant} vs {champion}", treatment=[variant], control=[champion]
-            )
-            for variant in modelled
-            if variant != champion
-        ]
-    return comparisons
+        challengers = [variant for variant in modelled if variant != champion]
+        sides += [(f"{variant} vs {champion}", [variant], [champion]) for variant in challengers]
+    return [
+        Comparison(comparison=name, treatment=treatment, control=control)
+        for name, treatment, control in sides
+    ]
 
 
 def make_registration(
@@ -180,8 +176,9 @@ def _plan_samples(
 
 
 def normalise_query(sql: str) -> str:
-    """A query as far as its meaning goes: without comments, with single spaces outside literals and
-    quoted names.
+    """A query as far as its meaning goes.
+
+    Without comments, and with single spaces outside literals and quoted names.
     """
     pieces = _LITERAL.split(clean_query(sql))
     return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))

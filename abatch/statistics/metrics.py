@@ -290,8 +290,7 @@ def _compute(
 
 
 def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> np.ndarray:
-    """Logistic regression of the outcome on the log-odds of the prediction, by Newton, for each row
-    of counts.
+    """Logistic regression of the outcome on the log-odds of the prediction, by Newton.
 
     Returns
     -------
@@ -321,9 +320,9 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
 
 
 def _bracket(totals: np.ndarray) -> dict[str, float]:
-    """How far rank metrics of counts, shape (2, k), may be from those of the predictions
-    themselves, which are in any order inside bins.
+    """How far rank metrics of counts, shape (2, k), may be from those of the predictions.
 
+    The predictions are in any order inside bins.
     ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a
     bin may have its positives below and its negatives above, or the reverse. Average precision: the
     best order has a bin's positives first and equal, the worst its negatives first and then one
