@@ -26,17 +26,19 @@ import yaml
 from pydantic import SecretStr
 
 import train
+from abatch import __main__ as abatch_main
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.experiment.registrations import Registration
-from abatch.modelling import inspection
+from abatch.modelling import inspection, registry
 from abatch.modelling.card import Card
 from abatch.pages import cards
 from demo import simulate
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
-FIRST_NIGHT = date(2026, 9, 1)
+FIRST_NIGHT, LATER_NIGHT = date(2026, 9, 1), date(2026, 9, 8)  # of `week`
+A1, A8 = (f"modelA_v1.0_{night}" for night in (FIRST_NIGHT, LATER_NIGHT))
 QUICK_MODELS = {  # which are fitted at once
     "A": {
         "name": "modelA",
@@ -439,6 +441,57 @@ def engine(experiment: Experiment) -> Iterator[sa.Engine]:
     engine = open_engine(experiment)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _week(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank of a week on SQLite, and models of its first night; copied only."""
+    folder = tmp_path_factory.mktemp("week")
+    models = {
+        "A": QUICK_MODELS["A"],
+        "B": {**QUICK_MODELS["A"], "name": "modelB", "params": {"C": 0.1}},
+    }
+    file = write_config(folder, "sqlite:///data/bank.db", models=models)
+    engine = open_engine(experiment := load_experiments(file, "dev")["card_offer"])
+    migrations.upgrade(engine)
+    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+    train.train(experiment, engine, FIRST_NIGHT)
+    simulate.simulate(engine, LATER_NIGHT)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def week(_week: Path, tmp_path: Path) -> Experiment:
+    """An experiment whose two logistic models were trained a week ago."""
+    shutil.copytree(_week, tmp_path / "week", symlinks=True)
+    return load_experiments(tmp_path / "week" / "ml_config.yaml", "dev")["card_offer"]
+
+
+@pytest.fixture
+def week_engine(week: Experiment) -> Iterator[sa.Engine]:
+    engine = open_engine(week)
+    yield engine
+    engine.dispose()
+
+
+def with_training(experiment: Experiment, **changes: object) -> Experiment:
+    """The same experiment with other settings of `training`."""
+    return alter(experiment, training=experiment.training.model_copy(update=changes))
+
+
+def find_live(engine: sa.Engine, on: date = LATER_NIGHT) -> dict[str, str]:
+    """The model_name that is live on a night, by variant."""
+    with engine.connect() as connection:
+        return registry.find_live(connection, "card_offer", on)
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], experiment: Experiment, *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    code = abatch_main.main([*arguments, "--config", str(experiment.environment.file)])
+    return code, *capsys.readouterr()
 
 
 def is_babelfish(engine: sa.Engine) -> bool:

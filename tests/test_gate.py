@@ -2,17 +2,25 @@
 must pass.
 """
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+import yaml
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from abatch.config import Training
+import train
+from abatch import version
+from abatch.config import Experiment, Training
+from abatch.database.tables import models, promotions
+from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
 from abatch.modelling.gate import Evidence, decide
 from abatch.statistics.metrics import AucDifference, compare_auc
+from tests.conftest import A1, A8, LATER_NIGHT, alter, call, find_live, with_training
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
 T_3 = 3.182446305284263  # 0.975 quantile of Student's t, 3 degrees of freedom, as tables have it
@@ -329,3 +337,106 @@ def test_decide_later_is_not_overruled(live: str | None) -> None:
         " abatch promote"
     )
     assert decision.evidence["difference"]["new"] == 0.80
+
+
+def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe is the same, and so are the newest rows: only the actual live model can show that
+    the new one is worse.
+    """
+    query = week.sql["training"].replace(
+        "case when card_answers.customer_id is null then 0 else 1 end as outcome",
+        "case when card_calls.call_date >= '2026-08-10' then case when card_answers.customer_id is"
+        " null then 0 else 1 end when card_calls.customer_id % 25 = 0 then 1 else 0 end as outcome",
+    )
+    assert query != week.sql["training"]
+    spoilt = alter(week, sql={**week.sql, "training": query})
+    train.train(spoilt, week_engine, LATER_NIGHT)
+    assert find_live(week_engine) == {"A": A1, "B": A1.replace("A", "B")}
+    said = capsys.readouterr().err
+    assert f"{A8} does not go live: " in said and "it may be lower by more than 0.02" in said
+    with week_engine.connect() as connection:
+        row = registry.find_model(connection, A8)
+    assert (
+        row.decision.startswith("does not go live: ")
+        and (week.environment.models_dir / f"{A8}.pkl").exists()
+    )
+
+
+def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> None:
+    train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)
+    assert find_live(week_engine)["A"] == A1
+    with week_engine.connect() as connection:
+        assert (
+            "training rows, fewer than the 10,000 that are asked for"
+            in registry.find_model(connection, A8).decision
+        )
+
+
+def test_gate_without_the_live_models_snapshot_compares_recipes(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = week.environment.snapshots_dir.glob("*.parquet")
+    path.unlink()
+    train.train(week, week_engine, LATER_NIGHT)
+    assert f"{A1} is compared by its recipe" in capsys.readouterr().err
+    assert find_live(week_engine)["A"] == A8  # the same recipe on the same rows
+
+
+def test_dirty_tree_does_not_go_live_in_prod(
+    week: Experiment, week_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "code_version", lambda: "0.1.0+abc-dirty")
+    prod = alter(week, environment_name="prod")
+    train.train(prod, week_engine, LATER_NIGHT)
+    assert find_live(week_engine)["A"] == A1
+    with week_engine.connect() as connection:
+        assert (
+            "does not go live: it was trained from a dirty tree"
+            in registry.find_model(connection, A8).decision
+        )
+    train.train(prod, week_engine, LATER_NIGHT, force=True, allow_dirty=True)
+    assert find_live(week_engine)["A"] == f"{A8}_2"
+    with week_engine.connect() as connection:
+        row = connection.execute(
+            sa.select(promotions).order_by(promotions.c.promotion_id.desc())
+        ).first()
+    assert (
+        row is not None
+        and "(from a dirty tree, allowed)" in row.reason
+        and json.loads(row.evidence)["allow_dirty"] is True
+    )
+
+
+def test_promote_of_a_dirty_model_in_prod_by_hand(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)
+    raw = yaml.safe_load(week.environment.file.read_text(encoding="utf-8"))
+    raw["environments"]["prod"] = raw["environments"]["dev"]
+    week.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    with week_engine.begin() as connection:
+        connection.execute(models.update().values(code_version="0.1.0+abc-dirty"))
+    command = ("promote", A8, "--reason", "x", "--env", "prod", "--date", "2026-09-08")
+    code, out, err = call(capsys, week, *command)
+    assert (
+        (code, out) == (1, "")
+        and "from a dirty tree" in err
+        and "--allow-dirty, which is recorded" in err
+    )
+    assert call(capsys, week, *command, "--allow-dirty")[0] == 0
+    with week_engine.connect() as connection:
+        row = connection.execute(
+            sa.select(promotions).order_by(promotions.c.promotion_id.desc())
+        ).first()
+    assert row is not None and json.loads(row.evidence) == {
+        "allow_dirty": True,
+        "code_version": "0.1.0+abc-dirty",
+    }
+    assert (
+        call(
+            capsys, week, "rollback", A1, "--reason", "x", "--env", "prod", "--date", "2026-09-08"
+        )[0]
+        == 0
+    )  # was live before

@@ -3,6 +3,7 @@ promise to read it.
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -16,10 +17,13 @@ from filelock import FileLock
 from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 
+import predict
+from abatch.config import Experiment
 from abatch.database import connections, migrations
+from abatch.database.tables import models
 from abatch.errors import RegistryError
 from abatch.modelling import libraries, registry
-from tests.conftest import ROOT
+from tests.conftest import FIRST_NIGHT, ROOT
 from tests.test_registry import write_files
 
 PLACE = "models/modelA_v1.0_2026-09-07.pkl"
@@ -279,3 +283,28 @@ def test_load_model_refuses_another_scikit_learn(tmp_path: Path, sqlite_url: str
         assert registry.load_model(connection, tmp_path, "modelA_v1.0_2026-09-08").warning == ""
         assert trap.exists()  # so the trap does spring
     engine.dispose()
+
+
+def test_predict_warns_when_libraries_differ_and_promise_that_it_works(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with week_engine.begin() as connection:
+        for row in connection.execute(sa.select(models)).all():
+            card = json.loads(row.card)
+            card["libraries"]["numpy"] = card["libraries"]["numpy"].split(".")[0] + ".0.1"
+            connection.execute(
+                models.update()
+                .where(models.c.model_name == row.model_name)
+                .values(card=json.dumps(card))
+            )
+    predict.predict(week, week_engine, FIRST_NIGHT)
+    assert "was trained with numpy 2.0.1 (here 2." in capsys.readouterr().err
+    with week_engine.begin() as connection:
+        connection.execute(
+            models.update().values(card=json.dumps({**card, "libraries": {"scikit-learn": "1.0"}}))
+        )
+    with pytest.raises(
+        registry.RegistryError,
+        match=r"was trained with scikit-learn 1\.0 \(here .*pip install scikit-learn==1\.0\)",
+    ):
+        predict.predict(week, week_engine, FIRST_NIGHT, force=True)

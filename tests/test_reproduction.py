@@ -20,7 +20,9 @@ from abatch.database import migrations
 from abatch.modelling import libraries, reproduction, snapshots
 from demo import simulate
 from tests.conftest import (
+    A8,
     FIRST_NIGHT,
+    LATER_NIGHT,
     QUICK_MODELS,
     ROOT,
     SHARED_DATA,
@@ -396,3 +398,15 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
     assert len(kept) == 30_000 and kept["outcome"].sum() == 6_636
     assert sorted(kept["LIMIT_BAL"]) == sorted(clients["LIMIT_BAL"])
     engine.dispose()
+
+
+def test_reproduce_parameters_with_whole_numbers_as_keys(
+    week: Experiment, week_engine: sa.Engine
+) -> None:
+    model = week.models["A"].model_copy(update={"params": {"class_weight": {0: 1, 1: 5}}})
+    weighted = alter(
+        week,
+        models={**week.models, "A": model},
+    )
+    train.train(weighted, week_engine, LATER_NIGHT)
+    assert reproduction.reproduce(week_engine, {"card_offer": weighted}, A8).is_reproduced

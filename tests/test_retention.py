@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from abatch.database.tables import runs
-from abatch.modelling import retention
+import train
+from abatch.config import Experiment, Retention
+from abatch.database import connections
+from abatch.database.tables import deletions, runs
+from abatch.modelling import registry, retention, retraining
+from abatch.night import utc_now
+from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, with_training
 from tests.test_registry import MONDAY, delete, promote, save
 from tests.test_snapshots import NOW, add_model, add_pull
+
+DAY = timedelta(days=1)
 
 
 def drop(
@@ -147,3 +154,55 @@ def test_choose_models(
     with engine.connect() as connection:
         found = sorted(retention.choose_models(connection, now, days))
     assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
+
+
+def test_retention_keeps_what_was_ever_live(week: Experiment, week_engine: sa.Engine) -> None:
+    train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)  # never live
+    keep = alter(week, retention=Retention(model_days=1, snapshot_gigabytes=0))
+    assert [
+        line.split()[0] for line in retention.apply(keep.environment, week_engine, utc_now(), "me")
+    ] == ["snapshot"]  # the model is of today
+    with week_engine.begin() as connection:
+        connection.execute(runs.update().values(started_at=utc_now() - 2 * DAY))
+    assert (
+        len(retention.apply(keep.environment, week_engine, utc_now(), "me")) == 2
+    )  # both variants' models of the later night
+    assert sorted(path.name for path in week.environment.models_dir.glob("*2026*.pkl")) == [
+        f"{A1}.pkl",
+        f"{A1.replace('A', 'B')}.pkl",
+    ]
+    assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
+    assert retention.apply(keep.environment, week_engine, utc_now(), "me") == []
+    with week_engine.connect() as connection:
+        assert {row.kind for row in connection.execute(sa.select(deletions))} == {
+            "model",
+            "snapshot",
+        }
+        cards = registry.read_cards(connection, "card_offer").values()
+        assert retraining.find_last(cards, FIRST_NIGHT) is not None
+
+
+def test_retention_waits_for_a_run_that_may_promote_yet(
+    week: Experiment, week_engine: sa.Engine
+) -> None:
+    train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)  # never live
+    with week_engine.begin() as connection:
+        connection.execute(
+            runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
+        )
+    keep = alter(week, retention=Retention(snapshot_gigabytes=0))
+    assert retention.apply(keep.environment, week_engine, utc_now(), "me") == []
+
+
+def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
+    week: Experiment, week_engine: sa.Engine
+) -> None:
+    night = LATER_NIGHT
+    train.train(with_training(week, min_rows=10_000), week_engine, night)
+    none = alter(week, retention=Retention(snapshot_gigabytes=0)).environment
+    retention.apply(none, week_engine, utc_now(), "me")
+    assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
+    train.train(with_training(week, min_rows=10_000), week_engine, night, force=True)
+    assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2
+    connections.read(week_engine, retention.remove_deleted, week.environment)
+    assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2

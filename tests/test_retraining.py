@@ -1,18 +1,22 @@
 """Retraining: each rule at its limit, and what it reads."""
 
 from collections.abc import Collection
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+import train
 from abatch.config import Experiment, Retrain, load_experiments
 from abatch.database import tables
+from abatch.database.tables import runs
 from abatch.modelling import retraining
 from abatch.modelling.card import Card
 from abatch.modelling.retraining import Finding
-from tests.conftest import QUICK_MODELS, alter, make_card, write_config
+from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, make_card, with_training, write_config
+
+DAY = timedelta(days=1)
 
 ALL = Retrain(min_days=7, max_days=30, new_rows=1000, psi=0.2, auc_drop=0.03)
 NONE = Retrain.model_construct(min_days=1, max_days=None, new_rows=None, psi=None, auc_drop=None)
@@ -159,10 +163,6 @@ def describe(experiment: Experiment) -> Card:
     return make_card(config=config, query=experiment.query("training").text)
 
 
-def with_training(experiment: Experiment, **changes: Any) -> Experiment:
-    return alter(experiment, training=experiment.training.model_copy(update=changes))
-
-
 def test_is_recipe(offer: Experiment) -> None:
     card = describe(offer)
     assert retraining.is_recipe(card, offer)
@@ -296,3 +296,47 @@ def test_read_performance(engine: sa.Engine) -> None:
         found = retraining.read_performance(connection, "card_offer", ["live1", "live2", "young"])
         assert retraining.read_performance(connection, "card_offer", []) == {}
     assert found == {"live1": (0.7, 0.75), "live2": (0.65, None)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "days", "words"),
+    [
+        ({"max_days": 7}, 6, "not trained, the last training is 6 days old (limit 7)"),
+        ({"max_days": 7}, 7, "dry run: the last training is 7 days old (limit 7); "),
+        (
+            {"max_days": 2, "min_days": 7},
+            6,
+            "not trained, the last training is 6 days old, and min_days is 7",
+        ),
+        ({"new_rows": 7 * 150 + 1}, 7, "not trained, 1,050 rows have matured since (limit 1,051)"),
+        ({"new_rows": 7 * 150}, 7, "dry run: 1,050 rows have matured since (limit 1,050); "),
+        (
+            {"psi": 0.1, "auc_drop": 0.05},
+            7,
+            "not trained, no drift has been measured; no performance has been measured",
+        ),
+    ],
+)
+def test_retraining_says_why(
+    rules: dict, days: int, words: str, week: Experiment, week_engine: sa.Engine
+) -> None:
+    experiment = with_training(week, retrain=Retrain(**rules))
+    assert words in train.train(experiment, week_engine, FIRST_NIGHT + days * DAY, dry_run=True)
+
+
+def test_retraining_that_is_not_due_is_done_and_can_be_forced(
+    week: Experiment, week_engine: sa.Engine
+) -> None:
+    night, weekly = FIRST_NIGHT + 3 * DAY, with_training(week, retrain=Retrain(max_days=7))
+    assert "not trained" in train.train(weekly, week_engine, night)
+    with week_engine.connect() as connection:
+        row = connection.execute(sa.select(runs).where(runs.c.run_date == night)).one()
+    assert (row.status, row.rows_written) == ("done", 0)
+    assert "goes live" in train.train(weekly, week_engine, night, force=True)
+    model = week.models["A"].model_copy(update={"params": {"C": 0.2}})
+    edited = alter(
+        weekly,
+        models={**weekly.models, "A": model},
+    )
+    said = train.train(edited, week_engine, night + DAY, dry_run=True)
+    assert "the config's models, features or training query are not those of model" in said

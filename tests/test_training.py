@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -15,10 +16,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import train
 from abatch.config import Experiment, load_experiments
 from abatch.errors import DataError
 from abatch.experiment.assignment import assign
-from abatch.modelling import snapshots
+from abatch.modelling import registry, snapshots
 from abatch.modelling.card import Card
 from abatch.modelling.estimators import make_pipeline_for
 from abatch.modelling.evidence import compare_with_live, find_input_psi
@@ -35,7 +37,10 @@ from abatch.queries import Query, Window
 from abatch.statistics import drift
 from abatch.statistics.metrics import AucDifference
 from abatch.statistics.references import FeatureReference
-from tests.conftest import ROOT, alter, make_card
+from demo import simulate
+from tests.conftest import A8, FIRST_NIGHT, LATER_NIGHT, ROOT, alter, make_card, with_training
+
+DAY = timedelta(days=1)
 
 FIRST = date(2026, 6, 1)
 WINDOW = Window(FIRST, FIRST + timedelta(days=10))
@@ -664,3 +669,15 @@ def test_choose_checked(n_rows: int) -> None:
 def test_choose_checked_of_few_is_all() -> None:
     assert choose_checked(7).tolist() == list(range(7))
     assert choose_checked(0).tolist() == []
+
+
+def test_expanding_window_begins_on_its_first_day(week: Experiment, week_engine: sa.Engine) -> None:
+    start = FIRST_NIGHT - 40 * DAY
+    experiment = with_training(week, window="expanding", start_date=start)
+    train.train(experiment, week_engine, LATER_NIGHT, force=True)
+    with week_engine.connect() as connection:
+        row = registry.find_model(connection, A8)
+    # Outcomes are complete to September 6; window 14, lag 1: the last day of training rows is
+    # August 22.
+    assert (row.from_date, row.to_date) == (start, FIRST_NIGHT - 9 * DAY)
+    assert row.rows == 31 * simulate.N_HISTORY
