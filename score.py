@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.errors import NothingToDo
-from abatch.experiment import looks, outcomes, scores, terms, verdicts
+from abatch.experiment import looks, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
 from abatch.night import Night, find_nights, is_latest, today
@@ -46,41 +46,20 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"
         )
-    nights = night.read(find_nights, name, night.run_date)
-    cards = night.read(registry.read_cards, name)
     if draw and not night.dry_run:
         files.check_writable(experiment.environment.reports_dir)
 
-    # How far outcomes are complete; a late feed leaves nights open, and never turns into zeros.
-    query = experiment.query("watermark")
-    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
-    mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
-    with query.named():
-        night.read(scores.check_watermark, name, mature_date, is_rebuilt=rebuild)
+    # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
+    watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
 
-    # Close nights for good once no correction is waited for: a cohort at a time, lest a first run
-    # hold them all in memory. A dry run closes none.
-    references = {name: card.reference for name, card in cards.items() if card.reference}
-    features = {name: card.features for name, card in cards.items()}
-    question = looks.Question(experiment, registration, references, features)
-    closed_date = night.read(scores.find_closed_date, name)
-    grace_days = None if night.dry_run else experiment.outcome.grace_days
-    final, mature = looks.split_nights(nights, closed_date, mature_date, grace_days)
-    n_read = 0
-    for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
-        feeds = outcomes.pull_feeds(night.pull, experiment, members)
-        reading = night.read(looks.read_nights, question, feeds, members, closed_date)
-        night.write(looks.close_nights, question, reading, night.run_id)
-        n_read += reading.n_read
-        closed_date = members[-1]
-
-    # The nights that are mature but open are added for today's figures only.
-    feeds = outcomes.pull_feeds(night.pull, experiment, mature)
-    reading = night.read(looks.read_nights, question, feeds, mature, closed_date)
+    # Nights are closed once their outcomes are final; the open ones count for today alone.
+    question = looks.Question(experiment, registration, *night.read(registry.read_references, name))
+    nights = night.read(find_nights, name, night.run_date)
+    reading, n_read = looks.close_final(night, question, nights, mature_date)
     total = night.read(looks.total_with, question, reading)
-    figures = night.read(looks.measure, question, total.parts, closed_date, night.run_date)
+    figures = night.read(looks.measure, question, total.parts, reading.closed_date, night.run_date)
     look = night.read(looks.count_look, question, total.tally, figures, watermark, night.run_date)
 
     def write_report(connection: sa.Connection) -> None:
@@ -100,7 +79,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         reading,
         night.run_id,
         after=write_report,
-        rows_read=n_read + reading.n_read,
+        rows_read=n_read,
         rows_written=figures.n_rows + len(look.verdicts),
     )
     if not night.dry_run:

@@ -20,6 +20,7 @@ from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Key, Part
+from abatch.night import Night
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
@@ -93,6 +94,41 @@ def split_nights(
         return [], mature
     n_final = sum(night <= mature_date - grace_days * DAY for night in mature)
     return mature[:n_final], mature[n_final:]
+
+
+def close_final(
+    night: Night, question: Question, nights: Sequence[date], mature_date: date | None
+) -> tuple[Reading, int]:
+    """Close nights for good once no correction is waited for, and read those that stay open.
+
+    A cohort is closed at a time, lest a first run hold them all in memory. A dry run closes none.
+
+    Parameters
+    ----------
+    nights : all that have predictions, in order
+    mature_date : the newest mature one, None if there is none
+
+    Returns
+    -------
+    Reading, int
+        Of the mature nights that are open; and how many rows were read in all.
+    """
+    experiment, n_read = question.experiment, 0
+
+    def read(members: Sequence[date]) -> Reading:
+        nonlocal n_read
+        feeds = outcomes.pull_feeds(night.pull, experiment, members)
+        reading = night.read(read_nights, question, feeds, members, closed_date)
+        n_read += reading.n_read
+        return reading
+
+    closed_date = night.read(scores.find_closed_date, question.name)
+    grace_days = None if night.dry_run else experiment.outcome.grace_days
+    final, mature = split_nights(nights, closed_date, mature_date, grace_days)
+    for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
+        night.write(close_nights, question, read(members), night.run_id)
+        closed_date = members[-1]
+    return read(mature), n_read
 
 
 def read_nights(
@@ -198,6 +234,24 @@ def _predicted_meanwhile(experiment: str) -> DatabaseError:
         f"a night of {experiment} was predicted while it was being scored. Nothing was lost; run"
         " score again."
     )
+
+
+def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, date | None]:
+    """The watermark of the outcomes, and the newest night whose outcomes are complete.
+
+    A feed that is late leaves nights open, and never turns into zeros.
+
+    Raises
+    ------
+    DataError
+        If the feed knows less than it did.
+    """
+    experiment, query = night.experiment, night.experiment.query("watermark")
+    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
+    mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
+    with query.named():
+        night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
+    return watermark, mature_date
 
 
 def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:

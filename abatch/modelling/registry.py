@@ -17,6 +17,7 @@ from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
 from abatch.night import Night
+from abatch.statistics.references import FeatureReference, Reference
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
     from sklearn.pipeline import Pipeline
@@ -265,6 +266,15 @@ def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
     """The card of each dated model of an experiment, by model_name."""
     query = sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
     return {row.model_name: Card.model_validate_json(row.card) for row in connection.execute(query)}
+
+
+def read_references(
+    connection: sa.Connection, experiment: str
+) -> tuple[dict[str, Reference], dict[str, dict[str, FeatureReference]]]:
+    """What scores and features of each dated model of an experiment are compared with."""
+    cards = read_cards(connection, experiment)
+    scores = {name: card.reference for name, card in cards.items() if card.reference}
+    return scores, {name: card.features for name, card in cards.items()}
 
 
 def undated_name(name: str, version: str) -> str:
