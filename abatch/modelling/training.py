@@ -320,8 +320,7 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
         run_id=night.run_id,
         trained_because=trained_because,
         query=experiment.query("training").text,
-        from_date=rows.window.from_date,
-        to_date=rows.window.to_date,
+        **rows.window._asdict(),
         as_of=night.as_of,
         snapshot=snapshot,
         rows=len(rows.y),
@@ -354,14 +353,11 @@ def make_card(
     checked = rows.X.iloc[choose_checked(len(rows.y))]
     return Card(
         **dict(origin),
+        **dict(model),
         model_name=file.model_name,
-        name=model.name,
-        version=model.version,
         file=file.name,
         sha256=file.sha256,
         variant=fitted.recipe.variant,
-        estimator=model.estimator,
-        params=model.params,
         metrics=fitted.metrics,
         importances=inspection.measure_importances(
             fitted.validated, rows.X[newest], rows.y[newest], origin.seed
