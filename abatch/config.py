@@ -1,6 +1,4 @@
-"""The door to ml_config.yaml and to environment variables: read, check, say what is wrong and
-where.
-"""
+"""The door to ml_config.yaml and to environment variables: read, check, tell what is wrong."""
 
 import json
 import os
@@ -51,9 +49,7 @@ _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"
 
 
 class _Fault(ValueError):
-    """What a check across keys found: the path from the checked value on, what stands there, what
-    was expected.
-    """
+    """What a check across keys found: the path from there on, what stands there, what should."""
 
     def __init__(self, path: tuple[str, ...], found: object, expected: str) -> None:
         super().__init__(expected)
@@ -437,9 +433,8 @@ class Experiment(ExperimentSection):
             variant: model.model_copy(update={"params": _restore_keys(model.params)})
             for variant, model in section.models.items()
         }
-        fields = {key: getattr(section, key) for key in ExperimentSection.model_fields}
         own = {"models": models, "name": name, "environment": environment, "sql": described["sql"]}
-        return cls(**{**fields, **own})
+        return cls(**{**dict(section), **own})
 
 
 def _restore_keys(value: Any) -> Any:
@@ -485,7 +480,7 @@ def load_experiments(
         sys.path.append(str(base))  # where a user's own estimators live
     return {
         name: Experiment(
-            **{key: getattr(section, key) for key in ExperimentSection.model_fields},
+            **dict(section),
             name=name,
             environment=chosen,
             sql=_read_queries(base, section, f"{path}, experiments.{name}"),
@@ -528,34 +523,28 @@ def _make_environment(
 
 def _read_queries(base: Path, section: ExperimentSection, place: str) -> dict[str, str]:
     """Text of the four queries and of the guardrails', by name."""
-    paths = {name: getattr(section.queries, name) for name in Queries.model_fields}
-    sql = {
-        name: _read_query(base / file, f"{place}.queries.{name}") for name, file in paths.items()
-    }
+    places = {name: (file, f"{place}.queries.{name}") for name, file in section.queries}
     for name, guardrail in section.guardrails.items():
-        sql[name] = _read_query(base / guardrail.query, f"{place}.guardrails.{name}.query")
-    return sql
+        places[name] = guardrail.query, f"{place}.guardrails.{name}.query"
+    return {name: _read_query(base / file, where) for name, (file, where) in places.items()}
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence,
-    and says where it stumbles.
+    """SafeLoader that refuses a key written twice, and says where it stumbles.
+
+    YAML would keep the last of them in silence.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *defaults
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(
-                    problem="a key must be text", problem_mark=key_node.start_mark
-                )
+                raise _stumble(key_node, "a key must be text")
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
-                )
+                raise _stumble(key_node, f"the key {key!r} is written twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -563,10 +552,13 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):  # 2026-13-45
-            problem = (
-                f"this is no {node.tag.rpartition(':')[2]}; put it between quotes if it is text"
-            )
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+            kind = node.tag.rpartition(":")[2]
+            problem = f"this is no {kind}; put it between quotes if it is text"
+            raise _stumble(node, problem) from None
+
+
+def _stumble(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -590,7 +582,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _expand(text: str, place: str) -> str:
-    def value(match: re.Match) -> str:
+    def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name is None:
             raise ConfigError(
@@ -610,9 +602,8 @@ def _expand(text: str, place: str) -> str:
 
 def _read_query(path: Path, place: str) -> str:
     try:
-        text = path.read_text(
-            encoding="utf-8-sig"
-        )  # SQL Server's own editor begins a file with a byte order mark
+        # SQL Server's own editor begins a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         known = [file.name for file in path.parent.glob("*.sql")] if path.parent.is_dir() else []
         raise ConfigError(
@@ -637,8 +628,9 @@ def _read_query(path: Path, place: str) -> str:
 
 
 def _drop_doubles(items: list[Any]) -> list[Any]:
-    """Without the missing keys that an unknown key beside them was meant to be: one mistake, one
-    message.
+    """Without the missing keys that an unknown key beside them was meant to be.
+
+    One mistake, one message.
     """
     missing = {item["loc"] for item in items if item["type"] == "missing"}
     meant = set()
@@ -710,9 +702,7 @@ def _mend(kind: str, found: object) -> str:
 
 
 def _show(found: object, location: list[str]) -> str:
-    """The value in a message, unless it holds or may hold a database's address, and with it a
-    password.
-    """
+    """The value in a message, unless it may hold a database's address, and with it a password."""
     if found is None:
         return "nothing"
     text = repr(found)

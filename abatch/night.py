@@ -275,19 +275,19 @@ def _describe_holder(night: Night) -> Exception:
     )
 
 
-def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> sa.Select:
+def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Runs of the same job and experiment."""
     c = runs.c
     same = (c.job == night.job, c.experiment == night.experiment.name, c.status == status)
     return sa.select(runs).where(*same, *where)
 
 
-def _find_running(connection: sa.Connection, night: Night) -> sa.Row | None:
+def _find_running(connection: sa.Connection, night: Night) -> sa.Row[Any] | None:
     query = _select_runs(night, "running").order_by(runs.c.started_at.desc())
     return connection.execute(query).first()
 
 
-def _find_done(connection: sa.Connection, night: Night) -> sa.Row | None:
+def _find_done(connection: sa.Connection, night: Night) -> sa.Row[Any] | None:
     query = _select_runs(night, "done", runs.c.run_date == night.run_date)
     return connection.execute(query).first()
 

@@ -45,7 +45,7 @@ def clean_query(sql: str) -> str:
     cast, :from_date::date, is set apart from it.
     """
 
-    def keep(match: re.Match) -> str:
+    def keep(match: re.Match[str]) -> str:
         piece = match.group()
         return " " if piece.startswith(("--", "/*")) else piece.replace(":", r"\:")
 
