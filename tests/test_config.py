@@ -2,6 +2,7 @@
 expected, mend.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -938,3 +939,23 @@ def test_key_names_file_and_path(tmp_path: Path) -> None:
         == f"{tmp_path / 'ml_config.yaml'}, experiments.card_offer.models.A"
     )
     assert experiment.query("training").file == os.path.join("sql", "a.sql")
+
+
+def test_restore_is_what_was_described() -> None:
+    """Also parameters with whole numbers as keys, of which JSON makes texts."""
+    offer = load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"]
+    params = {"class_weight": {0: 1, 1: 5}, "C": 0.5}
+    models = {**offer.models, "A": offer.models["A"].model_copy(update={"params": params})}
+    offer = offer.model_copy(update={"models": models})
+    described = json.loads(json.dumps(offer.describe()))
+    again = Experiment.restore(described, offer.name, offer.environment)
+    assert again == offer and again.hash() == offer.hash()
+
+
+def test_restore_what_this_abatch_would_not_take() -> None:
+    offer = load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"]
+    described = offer.describe()
+    described["training"]["validation_share"] = 2
+    message = r"^its config, training\.validation_share: found 2, expected less than 1\.$"
+    with pytest.raises(ConfigError, match=message):
+        Experiment.restore(described, offer.name, offer.environment)

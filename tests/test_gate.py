@@ -132,6 +132,7 @@ def test_compare_auc_without_an_interval_is_not_passed(rng: np.random.Generator)
         assert not decision.promote and decision.reason.endswith(
             "(+nan to +nan): it may be lower by more than 0.02"
         )
+        assert decision.evidence["difference"]["lower"] is None
     assert judge(difference=compare_auc(y, new, live, bucket)).promote
 
 

@@ -1,6 +1,7 @@
 """The gate: whether a new model goes live, why, and the figures behind it."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -39,14 +40,16 @@ class Evidence(NamedTuple):
     input_psi: tuple[str, float, float] | None
 
     def describe(self) -> dict[str, Any]:
-        """The figures as JSON holds them."""
+        """The figures as JSON holds them, which has no nan."""
         slope, difference = self.calibration_slope, self.difference
+        figures = {} if isinstance(difference, str) else difference._asdict()
+        finite = {name: value if isfinite(value) else None for name, value in figures.items()}
         return {
             "rows": self.n_rows,
             "live": self.live,
             "calibration_slope": slope.model_dump() if slope else None,
             "input_psi": self.input_psi,
-            "difference": difference if isinstance(difference, str) else difference._asdict(),
+            "difference": finite or difference,
         }
 
 
