@@ -126,7 +126,9 @@ def test_dry_run_writes_nothing(experiment: Experiment, engine: sa.Engine, tmp_p
     assert snapshot(engine, tmp_path) == before
     predict.predict(experiment, engine, FIRST_NIGHT)
     before = snapshot(engine, tmp_path)
-    assert "0 mature predictions" in score.score(experiment, engine, FIRST_NIGHT, dry_run=True)
+    told = score.score(experiment, engine, FIRST_NIGHT, dry_run=True)
+    assert "0 mature predictions" in told
+    assert told.endswith(" figures; models vs control: too early; B vs A: too early")
     assert snapshot(engine, tmp_path) == before
 
 

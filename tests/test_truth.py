@@ -659,6 +659,22 @@ def test_score_with_other_cohorts_from_one_night_on(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_score_dry_run_tells_the_verdicts_to_come(tmp_path: Path) -> None:
+    experiment, engine = start_own(tmp_path, make_timely_bank(9))
+    predict_and_score(experiment, engine, range(4))
+    for k in range(4, 9):
+        predict.predict(experiment, engine, START + k * DAY)
+    before = {table.name: len(read(engine, table)) for table in tables.metadata.sorted_tables}
+    rehearsed = score.score(experiment, engine, START + 8 * DAY, dry_run=True)
+    assert before == {
+        table.name: len(read(engine, table)) for table in tables.metadata.sorted_tables
+    }
+    told = score.score(experiment, engine, START + 8 * DAY, draw=False)
+    verdicts = told.split("; ", 1)[1]
+    assert verdicts.count("vs") == 4 and rehearsed.endswith(f" figures; {verdicts}")
+    engine.dispose()
+
+
 @pytest.mark.parametrize(
     ("function", "again", "missed"),
     [("read_nights", 1, None), ("count_look", 1, None), ("read_nights", 4, 4)],

@@ -267,11 +267,11 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
             else "a number. Cast it, or leave the row out"
         )
         raise DataError(
-            f"outcome holds {_show(column.astype(object)[wrong].iloc[0])} in {int(wrong.sum())} of"
-            f" {len(column)} rows; expected {expected}."
+            f"outcome holds {_format(column.astype(object)[wrong].iloc[0])} in"
+            f" {int(wrong.sum())} of {len(column)} rows; expected {expected}."
         )
     return values
 
 
-def _show(value: object) -> str:
+def _format(value: object) -> str:
     return "null" if pd.isna(value) else repr(value)

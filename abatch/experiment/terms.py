@@ -216,7 +216,7 @@ def refuse_changes(
     changed = [key for key in sorted(now) if before[key] != now[key]]
     if changed:
         lines = [
-            f"  {key}\n    registered {_show(before[key])}\n    now        {_show(now[key])}"
+            f"  {key}\n    registered {_format(before[key])}\n    now        {_format(now[key])}"
             for key in changed
         ]
         raise ConfigError(
@@ -226,5 +226,5 @@ def refuse_changes(
         )
 
 
-def _show(value: Any) -> str:
+def _format(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
