@@ -70,16 +70,22 @@ def _refuse_twins(names: Iterable[str]) -> None:
 
 
 class Section(BaseModel):
+    """A part of the file: an unknown key or a wrong type is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Retention(Section):
+    """What train deletes of what was never live; None keeps all."""
+
     snapshot_days: int | None = Field(None, ge=1)
     snapshot_gigabytes: float | None = Field(None, ge=0, allow_inf_nan=False)
     model_days: int | None = Field(None, ge=1)
 
 
 class EnvironmentSection(Section):
+    """One entry of `environments`, as it is written."""
+
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
     models_dir: str = Field("models", min_length=1)
@@ -90,6 +96,8 @@ class EnvironmentSection(Section):
 
 
 class Outcome(Section):
+    """What an experiment is about, and when it counts."""
+
     kind: Literal["binary", "numeric"]
     window_days: int = Field(ge=1, le=3650)
     lag_days: int = Field(0, ge=0, le=3650)
@@ -138,6 +146,8 @@ def _refuse_numeric_keys(section: BaseModel, *keys: str) -> None:
 
 
 class Guardrail(Section):
+    """What must not suffer while the outcome is sought."""
+
     query: str = Field(min_length=1)
     kind: Literal["binary", "numeric"]
     direction: Literal["increase", "decrease"]
@@ -154,6 +164,8 @@ class Guardrail(Section):
 
 
 class Queries(Section):
+    """Files of the four queries."""
+
     training: str = Field(min_length=1)
     candidates: str = Field(min_length=1)
     outcomes: str = Field(min_length=1)
@@ -175,6 +187,8 @@ _TAKEN |= {"bucket", "cohort", "n_exposures", "positive"}
 
 
 class Retrain(Section):
+    """When to train; None switches a rule off."""
+
     min_days: int = Field(1, ge=1)
     max_days: int | None = Field(None, ge=1)
     new_rows: int | None = Field(None, ge=1)
@@ -194,6 +208,8 @@ class Retrain(Section):
 
 
 class Training(Section):
+    """Which rows to train on, and what a new model must pass to go live."""
+
     window: Literal["rolling", "expanding"] = "rolling"
     days: int = Field(365, ge=2, le=36_500)
     start_date: date | None = None
@@ -229,6 +245,8 @@ class Training(Section):
 
 
 class ModelConfig(Section):
+    """One entry of `models`."""
+
     name: Name
     version: str = Field(pattern=VERSION)
     estimator: str = Field(min_length=1)
@@ -236,6 +254,8 @@ class ModelConfig(Section):
 
 
 class ExperimentSection(Section):
+    """One entry of `experiments`, as it is written."""
+
     hypothesis: str = Field(min_length=1)
     outcome: Outcome
     queries: Queries
@@ -304,6 +324,8 @@ class ExperimentSection(Section):
 
 
 class File(Section):
+    """The whole of ml_config.yaml."""
+
     timezone: str = "UTC"
     chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
     retry_seconds: int = Field(60, ge=0, le=3600)

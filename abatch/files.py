@@ -13,8 +13,9 @@ from abatch.errors import FileError
 
 
 def check_writable(folder: Path, mode: int = 0o777) -> None:
-    """Raise FileError unless a file can be made in the folder, which is made with `mode` if need
-    be; called before the long work.
+    """Raise FileError unless a file can be made in the folder; called before the long work.
+
+    The folder is made with `mode` if need be.
     """
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -25,6 +26,7 @@ def check_writable(folder: Path, mode: int = 0o777) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> FileError:
+    """The error of a file or folder that the system refuses to write."""
     return FileError(
         f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then"
         " run again."

@@ -11,7 +11,7 @@ ROOT = Path(abatch.__file__).parent.parent
 
 @cache
 def code_version() -> str:
-    """abatch's version and, in a checkout, the commit, with -dirty if the tree differs from it."""
+    """The version and, in a checkout, the commit, with -dirty if the tree differs from it."""
     if not (ROOT / "train.py").exists():  # installed, perhaps in a folder of somebody's repository
         return abatch.__version__
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]

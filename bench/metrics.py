@@ -1,5 +1,4 @@
-"""Measuring ten million predictions, beside scikit-learn's roc_auc_score on the same rows: seconds
-and peak memory.
+"""Seconds and peak memory of measuring ten million predictions, beside scikit-learn's ROC AUC.
 
     python -m bench.metrics
     python -m bench.metrics --rows 1000000
@@ -45,9 +44,7 @@ def measure_sklearn(n_rows: int) -> tuple[float, float]:
 
 
 def measure_abatch(n_rows: int, n_buckets: int) -> tuple[float, float]:
-    """ROC AUC, and the seconds it took, as score.py does: chunk by chunk into one histogram, then
-    all figures of it.
-    """
+    """ROC AUC and its seconds, as score.py does: by chunks into one histogram, then all figures."""
     seconds, total = 0.0, None
     for chunk in draw_chunks(n_rows, n_buckets):
         started = time.perf_counter()

@@ -1,5 +1,4 @@
-"""Reading and writing rows, beside pandas.read_sql and DataFrame.to_sql on the same database: rows
-a second and peak memory.
+"""Rows a second and peak memory of reading and writing, beside pandas.read_sql and to_sql.
 
     python -m bench.sql sqlite:///bench.db
     python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
@@ -112,9 +111,7 @@ def read_pandas(engine: sa.Engine) -> int:
 
 
 def measure(engine: sa.Engine, what: str, n_rows: int) -> None:
-    """Run one of the four in this process, and print rows a second and the process's peak memory in
-    MiB.
-    """
+    """Run one of the four in this process; prints rows a second and its peak memory in MiB."""
     started = time.perf_counter()
     n = {
         "read_abatch": lambda: read_abatch(engine),

@@ -1,3 +1,1 @@
-"""Sixty nights of a simulated card bank, played by the same three stories that cron runs: `make
-demo`.
-"""
+"""Sixty nights of a simulated card bank, played by the three stories that cron runs."""

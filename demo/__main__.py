@@ -1,5 +1,4 @@
-"""Play train, predict and score night by night in one process, then hold what they found against
-what was planted.
+"""Play train, predict and score night by night, then hold what they found against the truth.
 
 python -m demo                    sixty nights that end today
 python -m demo --nights 30 --end 2026-11-23
@@ -178,8 +177,9 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
 
 
 def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
-    """The ROC AUC that predictions have on average over outcomes drawn with probabilities p, shape
-    (n,) both.
+    """The ROC AUC that predictions have on average over outcomes drawn with probabilities p.
+
+    Both have the shape (n,).
     """
     frame = (
         pd.DataFrame({"prediction": prediction, "positive": p, "negative": 1 - p})

@@ -1,10 +1,10 @@
-"""A simulated card bank, to try abatch on: it lists candidates, calls those that were selected, and
-loads answers late.
+"""A simulated card bank, to try abatch on.
 
-Its tables hold what a bank's own would: `card_candidates` (features per night; a correction is a
-later version of the row), `card_calls`, `card_answers` and `card_feed` (up to which day answers are
-complete). Each row has `loaded_at`, so a query as of a past moment returns what was known then.
-`simulated_truth` is the simulator's own book, which no query of abatch reads.
+It lists candidates, calls those that were selected, and loads answers late. Its tables hold what a
+bank's own would: `card_candidates` (features per night; a correction is a later version of the
+row), `card_calls`, `card_answers` and `card_feed` (up to which day answers are complete). Each row
+has `loaded_at`, so a query as of a past moment returns what was known then. `simulated_truth` is
+the simulator's own book, which no query of abatch reads.
 
 The same seed gives the same bank, day by day, whatever the calendar date of the first day. What a
 verdict should find in it is planted: `PLANTS` has the names. All plants share the draws, so that a
@@ -177,8 +177,9 @@ def simulate(
     salt: str = "",
     split: Mapping[str, float] | None = None,
 ) -> int:
-    """Let the bank live until the morning of a day: at first use its past and that day, later the
-    mornings in between.
+    """Let the bank live until the morning of a day.
+
+    At first use these are its past and that day, later the mornings in between.
 
     Parameters
     ----------
@@ -271,8 +272,9 @@ def read_truth(engine: sa.Engine) -> pd.DataFrame:
 
 
 def _play_morning(connection: sa.Connection, today: date, plan: Plan, selected: set[str]) -> None:
-    """What the bank loads early on a day: tonight's candidates, yesterday's calls, and answers and
-    corrections that are due.
+    """What the bank loads early on a day.
+
+    Tonight's candidates, yesterday's calls, and answers and corrections that are due.
     """
     night = (today - plan.first_night).days  # 0 is the first night of abatch; the past is negative
     _close_day(connection, today - DAY, plan, selected)
@@ -303,9 +305,7 @@ def _play_morning(connection: sa.Connection, today: date, plan: Plan, selected: 
 
 
 def _list_loads(night: int, plant: str) -> list[int]:
-    """The nights whose load of answers arrives on a night: its own, none, or two where one was
-    late.
-    """
+    """The nights whose answers arrive on a night: its own, none, or two where one was late."""
     loads = {LATE_LOAD: [], LATE_LOAD + 1: [LATE_LOAD, LATE_LOAD + 1]}.get(night, [night])
     if plant == "late_feed" and night >= LATE_FEED:
         return [
@@ -398,9 +398,7 @@ def _insert_candidates(connection: sa.Connection, today: date, night: int, plan:
 def _probability_when_called(
     people: pd.DataFrame, utilisation: np.ndarray, purchases: np.ndarray
 ) -> np.ndarray:
-    """Partly a straight line in the features, which a logistic regression finds, partly not, which
-    takes trees.
-    """
+    """Partly a line in the features, which a logistic regression finds, partly not: for trees."""
     log_income = np.log(people["income"].fillna(40_000)) - 10.6
     straight = 0.5 * log_income + 0.35 * (people["segment"] == "gold") + 0.03 * (purchases - 10)
     bends = 1.9 * ((utilisation > 0.35) & (utilisation < 0.6)) + 1.5 * (
@@ -410,8 +408,9 @@ def _probability_when_called(
 
 
 def _plant(p: np.ndarray, plant: str) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of an answer when called and when not, shape (n,) both, in the order of `p`, so
-    that models can learn it.
+    """Probabilities of an answer when called and when not, shape (n,) both.
+
+    They are in the order of `p`, so that models can learn it.
     """
     if plant == "no_effect":
         return 0.4 * p, 0.4 * p
@@ -442,8 +441,9 @@ def _is_listed(customer_ids: pd.Series, night: int, plan: Plan) -> np.ndarray:
 
 
 def _close_day(connection: sa.Connection, day: date, plan: Plan, selected: set[str]) -> None:
-    """Call whoever was selected for `day` (before abatch: everybody on the list), and draw who will
-    answer, and when.
+    """Call whoever was selected for `day`, and draw who will answer, and when.
+
+    Before abatch, everybody on the list is called.
     """
     rows = connection.execute(
         sa.select(truth).where(truth.c.candidate_date == day).order_by(truth.c.customer_id)

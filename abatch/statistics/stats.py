@@ -356,5 +356,5 @@ def _log_beta(weights: np.ndarray) -> Any:
 
 
 def _keep(is_known: Any, value: Any) -> Any:
-    """nan where it is not known."""
+    """Not a number where it is not known."""
     return np.where(is_known, value, np.nan)[()]
