@@ -207,7 +207,7 @@ def test_own_tables_errors_say_so(words: str, credit: Path, tmp_path: Path) -> N
     assert old in text
     file.write_text(text.replace(old, new) if old else text, encoding="utf-8")
     experiment = load_experiments(folder / "ml_config.yaml", "dev")["card_default"]
-    engine = job.connect(experiment)
+    engine = job.connect(experiment.environment)
     with pytest.raises(AbatchError, match=re.escape(words)):
         story(experiment, engine, run_date)
     engine.dispose()
