@@ -143,9 +143,7 @@ def make_pipeline(frame: pd.DataFrame, model: dict[str, Any]) -> tuple[Pipeline,
     """A pipeline as train makes it, and the features as it gets them."""
     types = features.infer_types(frame)
     estimator = estimators.make_estimator(model["estimator"], model["params"], 0, "the test")
-    return estimators.make_pipeline_for(estimator, types), features.convert(
-        frame, types, "the file"
-    )
+    return estimators.make_pipeline_for(estimator, types), features.convert(frame, types)
 
 
 def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
