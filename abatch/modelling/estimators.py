@@ -179,7 +179,7 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     ]  # of an ensemble
     is_tree = all(type(member).__module__.startswith(_TREES) for member in members)
     is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
-    steps: list = []
+    steps: list[BaseEstimator] = []
     if not takes_nulls:
         steps.append(SimpleImputer(strategy="median", add_indicator=True))
     if not is_tree:

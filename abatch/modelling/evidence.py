@@ -21,6 +21,7 @@ from abatch.modelling.training import (
 )
 from abatch.night import Night
 from abatch.statistics import drift, metrics
+from abatch.statistics.references import FeatureReference
 
 
 def judge(
@@ -112,7 +113,7 @@ def compare_with_live(
 
 
 def find_input_psi(
-    references: Mapping[str, drift.FeatureReference], rows: Rows, limit: float
+    references: Mapping[str, FeatureReference], rows: Rows, limit: float
 ) -> tuple[str, float, float] | None:
     """The feature of the newest rows that has moved most from a model's training rows.
 

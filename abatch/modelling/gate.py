@@ -179,7 +179,7 @@ def judge_dirt(
 
 
 def check_dirt(
-    connection: sa.Connection, environment: str, model: sa.Row, *, allow_dirty: bool
+    connection: sa.Connection, environment: str, model: sa.Row[Any], *, allow_dirty: bool
 ) -> dict[str, Any] | None:
     """Evidence to record of a promotion by hand, None without any.
 

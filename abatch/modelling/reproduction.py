@@ -154,7 +154,7 @@ def _compare(
 
 
 def _check_snapshot(
-    connection: sa.Connection, environment: Environment, pull: sa.Row
+    connection: sa.Connection, environment: Environment, pull: sa.Row[Any]
 ) -> tuple[pd.DataFrame | None, Check]:
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
     try:
@@ -171,7 +171,7 @@ def _check_snapshot(
 
 
 def _check_database(
-    engine: sa.Engine, then: Experiment, card: Card, pull: sa.Row, kept: pd.DataFrame | None
+    engine: sa.Engine, then: Experiment, card: Card, pull: sa.Row[Any], kept: pd.DataFrame | None
 ) -> tuple[pd.DataFrame | None, Check]:
     """Pull again, as of then; the rows if they are the same, and what has moved if not."""
     asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
@@ -246,7 +246,7 @@ def _check_environment(card: Card) -> Check:
 
 
 def _open(
-    connection: sa.Connection, environment: Environment, row: sa.Row
+    connection: sa.Connection, environment: Environment, row: sa.Row[Any]
 ) -> tuple[registry.Model | None, Check]:
     """The model, if its file is what was saved and may be opened under today's libraries."""
     try:

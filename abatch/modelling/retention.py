@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -122,7 +123,7 @@ def choose_snapshots(
     days : age of the newest pull of a content from which on it goes; None for no limit
     gigabytes : 1e9 bytes that all files together may have; None for no limit
     """
-    newest: dict[str, sa.Row] = {}
+    newest: dict[str, sa.Row[Any]] = {}
     for row in snapshots.list_snapshots(connection):  # the newest pull decides, and comes last
         newest.pop(row.content_hash, None)
         newest[row.content_hash] = row

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -129,7 +129,7 @@ def read_performance(
     return {row.model_name: (row.value, row.upper) for row in connection.execute(query)}
 
 
-def _select_scores(experiment: str, names: Collection[str]) -> sa.Select:
+def _select_scores(experiment: str, names: Collection[str]) -> sa.Select[Any]:
     """Figures of dated models on all their mature predictions."""
     s = scores.c
     return sa.select(scores).where(

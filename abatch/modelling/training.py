@@ -20,6 +20,7 @@ from abatch.modelling.registry import ModelFile
 from abatch.night import Night
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
+from abatch.statistics.references import Reference
 
 N_CHECKED = 100  # rows whose predictions the card keeps
 N_HOLDOUT_BUCKETS = 6  # of 64
@@ -99,7 +100,7 @@ class Fitted(NamedTuple):
     validated: Pipeline
     scores: np.ndarray
     metrics: dict[str, Figure]
-    reference: drift.Reference | None
+    reference: Reference | None
 
 
 def check_folders(environment: Environment) -> None:
