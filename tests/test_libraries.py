@@ -43,11 +43,7 @@ TRAINED = {
 def here(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What is installed here: what the model was trained with, until the test says otherwise."""
     installed = dict(TRAINED)
-    monkeypatch.setattr(
-        libraries,
-        "list_installed",
-        lambda: {name: found for name, found in installed.items() if name != "python"},
-    )
+    monkeypatch.setattr(libraries, "find_version", installed.get)
     monkeypatch.setattr(platform, "python_version", lambda: installed["python"])
     return installed
 

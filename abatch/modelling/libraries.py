@@ -97,10 +97,17 @@ def find_differences(
 
 def find_present(trained: Mapping[str, str]) -> dict[str, str]:
     """The installed versions of the libraries that a model was trained with."""
-    return {
-        "python": platform.python_version(),
-        **{name: version for name, version in list_installed().items() if name in trained},
-    }
+    versions = {name: find_version(name) for name in trained}
+    present = {name: version for name, version in versions.items() if version is not None}
+    return {**present, "python": platform.python_version()}
+
+
+def find_version(package: str) -> str | None:
+    """The installed version, None if there is none; quicker than to list all packages."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def check(trained: Mapping[str, str], file: str) -> str:
