@@ -26,7 +26,7 @@ from abatch.arguments import CONFIG, add_options, parse_date
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.reading import read_query
-from abatch.database.tables import models, sample_ratios, scores, variant_scores, views
+from abatch.database.tables import current_verdicts, models, sample_ratios, scores, variant_scores
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
 from abatch.night import as_of, today, utc_now
@@ -36,7 +36,6 @@ from demo import simulate
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
 FEWEST_NIGHTS = 20
-current_verdicts = views.tables["current_verdicts"]
 QUERIES = (
     """select run_date, variant, count(*) as candidates, sum(selected) as selected
 from predictions group by run_date, variant order by run_date, variant;""",

@@ -1,6 +1,6 @@
-"""Until the first release there is one revision, made of tables.py and the views: write it anew.
+"""Until the first release there is one revision, made of tables.py, the views and the dictionary.
 
-python -m tests.revision
+Write it anew: python -m tests.revision
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 
 from abatch.database import tables
 from abatch.database.migrations import views
+from tests import dictionary
 
 TABLES = Path(tables.__file__)
 FILE = TABLES.parent / "migrations" / "versions" / "0001_tables_and_views.py"
@@ -28,6 +29,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mssql
 
+from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
 revision = "{revision}"
@@ -49,19 +51,28 @@ def render_type(kind: str, item: Any, _context: object) -> str | bool:
     return "INSTANT" if kind == "type" and isinstance(item, sa.DateTime) else False
 
 
-def write() -> tuple[str, str]:
-    """The revision's name, which ends in a hash of what it makes, and its file's content."""
+def render(metadata: sa.MetaData) -> str:
+    """What makes the tables, as code."""
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
-        changes = produce_migrations(context, tables.metadata).upgrade_ops
+        changes = produce_migrations(context, metadata).upgrade_ops
         assert changes is not None
         body = render_python_code(changes, render_item=render_type, migration_context=context)
     engine.dispose()
     body = re.sub(r"^ *# ###.*\n?", "", body, flags=re.MULTILINE).rstrip()
-    body = re.sub(r"^ {4}(?=sa|comment)", " " * 8, body, flags=re.MULTILINE)
+    return re.sub(r"^ {4}(?=sa|comment)", " " * 8, body, flags=re.MULTILINE)
+
+
+def write() -> tuple[str, str]:
+    """The revision's name, which ends in a hash of what it makes, and its file's content."""
+    metadata = sa.MetaData()
+    for table in tables.metadata.sorted_tables:
+        table.to_metadata(metadata)
+    body = render(metadata).replace("op.create_table(", "create_table(")
+    dictionary.add_comments(metadata)
     selects = [path.read_text(encoding="utf-8") for path in sorted(views.FOLDER.glob("*.sql"))]
-    digest = hashlib.sha256("\n".join([body, *selects, str(views.FRAGMENTS)]).encode())
+    digest = hashlib.sha256("\n".join([render(metadata), *selects, str(views.FRAGMENTS)]).encode())
     revision = f"0001_{digest.hexdigest()[:8]}"
     return revision, TEXT.format(revision=revision, body=body)
 

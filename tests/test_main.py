@@ -159,7 +159,7 @@ def test_dictionary_needs_no_config(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "abatch", "dictionary"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.iterdir()) == []
-    assert done.stdout == (ROOT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
+    assert done.stdout == tables.DICTIONARY.read_text(encoding="utf-8")
 
 
 def test_commands_on_a_trained_bank(

@@ -24,7 +24,7 @@ from abatch.database import connections, faults, migrations, tables
 from abatch.database.migrations import views
 from abatch.database.migrations.script import write_script
 from abatch.errors import ConfigError, DatabaseError
-from tests import revision
+from tests import dictionary, revision
 from tests.conftest import ROOT, open_engine
 
 URLS = {
@@ -50,11 +50,12 @@ sys.exit(__main__.main(["init", "--config", file]))
 
 
 def read_schema(engine: sa.Engine) -> sa.MetaData:
-    """What abatch/database/tables.py says, in the schema of the engine."""
+    """What abatch/database/tables.py and the dictionary say, in the schema of the engine."""
     schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
     metadata = sa.MetaData(schema=schema)
     for table in tables.metadata.tables.values():
         table.to_metadata(metadata, schema=schema)
+    dictionary.add_comments(metadata)
     return metadata
 
 
@@ -372,7 +373,7 @@ def test_script_makes_what_upgrade_makes(experiment: Experiment) -> None:
     assert compare(engine) == []
     assert sorted(
         sa.inspect(engine).get_view_names(schema=experiment.environment.schema)
-    ) == sorted(tables.views.tables)
+    ) == sorted(tables.VIEWS)
     migrations.upgrade(engine)  # has nothing to do
     engine.dispose()
 
@@ -455,7 +456,7 @@ def test_script_for_sql_server() -> None:
         == len(tables.metadata.tables) + 1
     )
     assert len(re.findall(r"^exec\(N'create view abatch\.", script, re.MULTILINE)) == len(
-        tables.views.tables
+        tables.VIEWS
     )
     elsewhere = write_script(URLS["mssql"], "Loan", "here")
     assert "CREATE TABLE [Loan].runs" in elsewhere

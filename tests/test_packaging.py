@@ -122,7 +122,7 @@ def test_wheel_has_all_of_the_package_and_nothing_else(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == tracked
     suffixes = {Path(name).suffix for name in names}
-    assert suffixes >= {".py", ".j2", ".sql"}
+    assert suffixes >= {".py", ".j2", ".sql", ".md"}
     assert "abatch/py.typed" in names
 
 

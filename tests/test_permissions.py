@@ -118,7 +118,7 @@ def test_scripts_grant_the_same() -> None:
 
 def test_table_says_what_the_scripts_grant() -> None:
     groups = {
-        "the six views": [f"abatch.{view}" for view in tables.views.tables],
+        "the six views": [f"abatch.{view}" for view in tables.VIEWS],
         "what your four queries read": [
             f"public.{table}"
             for table in ("card_candidates", "card_calls", "card_answers", "card_feed")
@@ -332,7 +332,7 @@ def test_analyst_reads_and_writes_nothing(bank: str, tmp_path: Path) -> None:
         "snapshots",
         "deletions",
     }
-    for name in [*tables.views.tables, *tables.metadata.tables.keys() - hidden]:
+    for name in [*tables.VIEWS, *tables.metadata.tables.keys() - hidden]:
         # A person writes conclusions.
         assert analyst.read(f"abatch.{name}") > 0 or name == "conclusions", name
     assert analyst.granted == documented(ANALYST)
@@ -356,7 +356,7 @@ def test_data_scientist_rehearses_and_rolls_back(
     bank: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kari = Login(bank, DATA_SCIENTIST, tmp_path)
-    for name in [*tables.views.tables, *tables.metadata.tables]:  # the bank's, the scripts read
+    for name in [*tables.VIEWS, *tables.metadata.tables]:  # the bank's, the scripts read
         kari.read(f"abatch.{name}")
     with connect(bank) as owner:
         names = "select model_name from abatch.promotions where variant = 'A' order by promotion_id"

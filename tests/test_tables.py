@@ -1,4 +1,4 @@
-"""What columns take, and the data dictionary: every comment is in docs/ and in the database."""
+"""What columns take, and the data dictionary: it says what the tables are, and so does the database."""
 
 from datetime import datetime
 
@@ -9,11 +9,13 @@ from sqlalchemy.exc import StatementError
 
 from abatch.commands import look
 from abatch.config import Experiment
-from abatch.database import tables
+from abatch.database import connections, tables
+from abatch.database.migrations.dictionary import read_meanings
 from abatch.errors import DataError
-from tests.conftest import ROOT
+from tests.dictionary import TABLES, VIEWS
 
-ALL = [*tables.metadata.sorted_tables, *tables.views.sorted_tables]
+ALL = [*TABLES.tables.values(), *VIEWS.tables.values()]
+SQL_SERVER = connections.make_sql_server_dialect()
 SCORE = {
     "experiment": "e",
     "model_name": "m",
@@ -88,15 +90,35 @@ def test_comments_are_everywhere() -> None:
     )
 
 
-def test_dictionary_is_in_docs() -> None:
-    found = (ROOT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
-    assert found == look.write_dictionary() + "\n", (
-        "python -m abatch dictionary > docs/data-dictionary.md"
-    )
+def test_dictionary_has_every_table_and_view_once() -> None:
+    assert [table.name for table in ALL] == [*sorted(tables.metadata.tables), *sorted(tables.VIEWS)]
+    assert look.read_dictionary().count("\n### ") == len(ALL)
+
+
+@pytest.mark.parametrize(
+    "table", [*tables.metadata.tables.values(), tables.current_verdicts], ids=str
+)
+def test_dictionary_says_what_the_table_is(table: sa.Table) -> None:
+    def describe(described: sa.Table) -> list[tuple]:
+        keys = described.primary_key.columns
+        return [
+            (column.name, column.type.compile(SQL_SERVER), column.nullable, column.name in keys)
+            for column in described.columns
+        ]
+
+    (described,) = [described for described in ALL if described.name == table.name]
+    assert describe(described) == describe(table)
+
+
+def test_meanings_are_those_of_the_dictionary() -> None:
+    assert read_meanings() == {
+        table.name: {"": table.comment, **{c.name: c.comment for c in table.columns}}
+        for table in ALL
+    }
 
 
 def test_dictionary_has_the_types_of_sql_server() -> None:
-    lines = look.write_dictionary().splitlines()
+    lines = look.read_dictionary().splitlines()
     assert (
         "| `card` | NVARCHAR(max) |  |  | the model's .json: columns, metrics, reference,"
         " versions |" in lines

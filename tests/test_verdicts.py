@@ -319,7 +319,7 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         }
         assert verdicts.find_words(connection, "e", NIGHT) == {}
         view = {
-            row.comparison: row for row in connection.execute(sa.select(records.current_verdicts))
+            row.comparison: row for row in connection.execute(sa.select(tables.current_verdicts))
         }
         assert view["B vs A"].first_decided_date == NIGHT and view[
             "B vs A"

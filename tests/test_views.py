@@ -1,4 +1,4 @@
-"""The views for analysts: columns as declared, and rows worked out by hand."""
+"""The views for analysts: columns as in the dictionary, and rows worked out by hand."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -15,8 +15,8 @@ from abatch.database.tables import (
     runs,
     scores,
     variant_scores,
-    views,
 )
+from tests.dictionary import VIEWS
 
 DAY = timedelta(days=1)
 RUN = {"code_version": "0.1.0", "config_hash": "0", "host": "bi01 (process 7)"}
@@ -77,7 +77,7 @@ def make_prediction(
 
 def read(engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1") -> list[tuple]:
     """Rows of some columns, in the order of these columns, nulls first."""
-    table = views.tables[view]
+    table = VIEWS.tables[view]
     with engine.connect() as connection:
         found = connection.execute(
             sa.select(*(table.c[name] for name in columns or table.c.keys())).where(sa.text(where))
@@ -88,12 +88,14 @@ def read(engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1") -> l
         )
 
 
-def test_views_have_the_declared_columns(experiment: Experiment, engine: sa.Engine) -> None:
+def test_views_have_the_columns_of_the_dictionary(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
     inspector = sa.inspect(engine)
     assert sorted(inspector.get_view_names(schema=experiment.environment.schema)) == sorted(
-        views.tables
+        VIEWS.tables
     )
-    for name, table in views.tables.items():
+    for name, table in VIEWS.tables.items():
         found = inspector.get_columns(name, schema=experiment.environment.schema)
         assert [column["name"] for column in found] == list(table.c.keys())
         if engine.dialect.name != "sqlite":  # which forgets the type of what is computed
@@ -105,7 +107,7 @@ def test_views_have_the_declared_columns(experiment: Experiment, engine: sa.Engi
 
 def test_views_are_files_that_say_what_they_read() -> None:
     files = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.sql")}
-    assert files.keys() == views.tables.keys()
+    assert files.keys() == VIEWS.tables.keys()
     for text in files.values():
         said = re.search(r"One row per .+\n-- Reads:  (.+)\n", text)
         assert said and set(said[1].split(", ")) == set(re.findall(r"\{schema\}(\w+)", text))
@@ -152,7 +154,7 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
 
 
 def test_model_performance(engine: sa.Engine) -> None:
-    metrics = views.tables["model_performance"].c.keys()[6:]
+    metrics = VIEWS.tables["model_performance"].c.keys()[6:]
     assert metrics[2:6] == ["base_rate", "roc_auc", "roc_auc_lower", "roc_auc_upper"] and metrics[
         -2:
     ] == ["psi", "psi_noise"]
@@ -362,7 +364,7 @@ def test_run_history_missed_nights(engine: sa.Engine) -> None:
         datetime.now(UTC).date() - DAY,
     )  # unless midnight is now, yesterday
     assert of_b == [night(5) + i * DAY for i in range((of_b[-1] - night(4)).days)]
-    columns = views.tables["run_history"].c.keys()
+    columns = VIEWS.tables["run_history"].c.keys()
     nothing = dict.fromkeys(columns) | {
         "job": "predict",
         "experiment": "b",

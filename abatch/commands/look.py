@@ -10,7 +10,7 @@ from abatch import job
 from abatch.arguments import option, parse_date
 from abatch.commands.command import AsJson, Chosen, Day, Experiments, Only, command
 from abatch.config import Experiment
-from abatch.database import connections, faults, tables
+from abatch.database import faults, tables
 from abatch.database.tables import runs
 from abatch.errors import NothingToDo
 from abatch.experiment import records
@@ -226,34 +226,6 @@ def explain(
 
 
 @command("dictionary")
-def write_dictionary() -> str:
-    """The data dictionary as Markdown: each table and view with its columns and comments.
-
-    Types are those on SQL Server.
-    """
-    lines = [
-        "# Data dictionary",
-        "",
-        (
-            "What `python -m abatch dictionary` prints: the tables that abatch owns and the views"
-            " for analysts, with the comments that"
-        ),
-        (
-            "PostgreSQL and SQL Server keep beside them. Types are SQL Server's. Instants are UTC,"
-            " without a time zone; flags are 0 or 1."
-        ),
-        "Views are the place to query: their columns keep name, order and meaning.",
-    ]
-    dialect = connections.make_sql_server_dialect()
-    for title, kind in (("Views", tables.views), ("Tables", tables.metadata)):
-        lines += ["", f"## {title}"]
-        for name, table in sorted(kind.tables.items()):
-            comment = str(table.comment)
-            lines += ["", f"### {name}", "", f"{comment[0].upper()}{comment[1:]}.", ""]
-            lines += ["| column | type | null | key | meaning |", "|---|---|---|---|---|"]
-            keys = list(table.primary_key.columns)
-            for column in table.columns:
-                null, key = "null" if column.nullable else "", "key" if column in keys else ""
-                type_ = column.type.compile(dialect)
-                lines.append(f"| `{column.name}` | {type_} | {null} | {key} | {column.comment} |")
-    return "\n".join(lines)
+def read_dictionary() -> str:
+    """Return the data dictionary, as Markdown."""
+    return tables.DICTIONARY.read_text(encoding="utf-8").rstrip()

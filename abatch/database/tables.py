@@ -1,13 +1,12 @@
-"""The tables that abatch owns, and the views for analysts. Made by abatch/database/migrations.
+"""The tables that abatch owns, and the names of its views. Made by abatch/database/migrations.
 
-Tests keep the two in step.
-
-Columns hold the same in every database: 0/1 instead of boolean (sum() works on it everywhere), text
-that people write as NVARCHAR on SQL Server, instants as naive UTC. The comments are the data
-dictionary: `python -m abatch dictionary`.
+Tests keep the two in step. Columns hold the same in every database: 0/1 instead of boolean (sum()
+works on it everywhere), text that people write as NVARCHAR on SQL Server, instants as naive UTC.
+What each column means stands in dictionary.md, for people and for the comments in the database.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +16,16 @@ from abatch.errors import DataError
 
 REVISION = "0001_6eced07f"
 VERSION_TABLE = "abatch_version"
+DICTIONARY = Path(__file__).with_name("dictionary.md")
+# For analysts; each is a file of abatch/database/views.
+VIEWS = (
+    "current_predictions",
+    "latest_predictions",
+    "model_performance",
+    "experiment_status",
+    "current_verdicts",
+    "run_history",
+)
 
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
 
@@ -43,741 +52,362 @@ class FiniteDouble(sa.types.TypeDecorator[float]):
 
 
 metadata = sa.MetaData()
-views = sa.MetaData()
-_DONE: dict[str, Any] = {
-    f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")
+
+
+def define(
+    name: str,
+    /,
+    *indexes: sa.Index,
+    of: sa.MetaData = metadata,
+    key: str = "",
+    null: str = "",
+    **types: Any,
+) -> sa.Table:
+    """Make a table, or what the code reads of a view.
+
+    Parameters
+    ----------
+    key, null : the columns of the primary key, and those that may be null, by names with spaces
+    types : of each column
+    """
+    keys, nulls = key.split(), null.split()
+    columns = (
+        sa.Column(column, type_, primary_key=column in keys, nullable=column in nulls)
+        for column, type_ in types.items()
+    )
+    return sa.Table(name, of, *columns, *indexes)
+
+
+_DONE = sa.text("status = 'done'")
+_PREDICTION: dict[str, Any] = {
+    "experiment": sa.String(64),
+    "run_date": sa.Date,
+    "candidate_id": sa.String(64),
+    "variant": sa.String(64),
+    "assignment_probability": FiniteDouble,
+    "model_name": sa.String(128),
+    "prediction": FiniteDouble,
+}
+_RANKED = {
+    **_PREDICTION,
+    "rank_in_variant": sa.Integer,
+    "selected": sa.SmallInteger,
+    "run_id": sa.String(40),
+    "predicted_at": Instant,
 }
 
-
-def column(
-    name: str, type_: Any, comment: str, *, null: bool = False, key: bool = False
-) -> sa.Column[Any]:
-    """A column with its comment; it is never null unless `null`."""
-    return sa.Column(name, type_, nullable=null, primary_key=key, comment=comment)
-
-
-_EXPERIMENT = "name of the experiment in ml_config.yaml"
-_COHORT = "first day of the week or month of run_date, or 'all'"
-_SCORE_RUN = "the score run that wrote the row"
-_METRIC = "'outcome', or the name of a guardrail"
-
-
-def _prediction_columns() -> list[sa.Column]:
-    return [
-        column("experiment", sa.String(64), _EXPERIMENT),
-        column("run_date", sa.Date, "the night, as a business date"),
-        column("candidate_id", sa.String(64), "who is predicted, as the candidates query names it"),
-        column("variant", sa.String(64), "A, B, control ...: by hash, or as recorded elsewhere"),
-        column("assignment_probability", FiniteDouble, "the variant's registered share"),
-        column(
-            "model_name",
-            sa.String(128),
-            "the dated model; null where the variant has no model",
-            null=True,
-        ),
-        column(
-            "prediction",
-            FiniteDouble,
-            "probability of the outcome, 0 to 1; null where there is no model",
-            null=True,
-        ),
-    ]
-
-
-def _ranked_columns() -> list[sa.Column]:
-    return [
-        *_prediction_columns(),
-        column(
-            "rank_in_variant", sa.Integer, "1 = highest prediction; in random order without a model"
-        ),
-        column(
-            "selected", sa.SmallInteger, "1 if among the first floor(select_top * n) of its variant"
-        ),
-        column("run_id", sa.String(40), "the run that wrote the row"),
-        column("predicted_at", Instant, "when the row was written, UTC"),
-    ]
-
-
-runs = sa.Table(
+runs = define(
     "runs",
-    metadata,
-    column("run_id", sa.String(40), "when the run started, UTC, and a random part", key=True),
-    column("job", sa.String(16), "train, predict or score"),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("run_date", sa.Date, "the business date that the run is for"),
-    column("status", sa.String(16), "running, done, failed or superseded"),
-    column("started_at", Instant, "when the run started, UTC"),
-    column("finished_at", Instant, "UTC; null while running", null=True),
-    column(
-        "rows_read",
-        sa.Integer,
-        "rows that its queries returned; null unless it was done",
-        null=True,
-    ),
-    column(
-        "rows_written",
-        sa.Integer,
-        "models, predictions or figures written; null unless it was done",
-        null=True,
-    ),
-    column(
-        "code_version", sa.String(64), "abatch's version and commit; -dirty if the code was changed"
-    ),
-    column("config_hash", sa.String(64), "SHA-256 of the experiment's settings and queries"),
-    column("host", sa.Unicode(255), "host and process id"),
-    column("error", sa.UnicodeText, "why the run failed; null unless it did", null=True),
     sa.Index("runs_night", "experiment", "job", "run_date"),
-    comment="one run of a job for one experiment and one night",
+    sa.Index(
+        "runs_one_done",
+        "job",
+        "experiment",
+        "run_date",
+        unique=True,
+        sqlite_where=_DONE,
+        postgresql_where=_DONE,
+        mssql_where=_DONE,
+    ),
+    key="run_id",
+    null="finished_at rows_read rows_written error",
+    run_id=sa.String(40),
+    job=sa.String(16),
+    experiment=sa.String(64),
+    run_date=sa.Date,
+    status=sa.String(16),
+    started_at=Instant,
+    finished_at=Instant,
+    rows_read=sa.Integer,
+    rows_written=sa.Integer,
+    code_version=sa.String(64),
+    config_hash=sa.String(64),
+    host=sa.Unicode(255),
+    error=sa.UnicodeText,
 )
-sa.Index("runs_one_done", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_DONE)
 
-models = sa.Table(
+models = define(
     "models",
-    metadata,
-    column("model_name", sa.String(128), "model, version, date: modelA_v1.0_2026-11-23", key=True),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("variant", sa.String(64), "the variant that the model was trained for"),
-    column("name", sa.String(64), "of the model in the config: modelA"),
-    column("version", sa.String(20), "in the config: 1.0"),
-    column("run_date", sa.Date, "the business date that it was trained on"),
-    column("file", sa.Unicode(255), "file name inside the models folder"),
-    column("sha256", sa.String(64), "of the file: a pickle is opened only when it matches"),
-    column("from_date", sa.Date, "first day of the training rows"),
-    column("to_date", sa.Date, "end of the training rows, excluded"),
-    column("as_of", Instant, "the moment whose knowledge was used, UTC"),
-    column("rows", sa.Integer, "training rows, validation included"),
-    column(
-        "code_version", sa.String(64), "abatch's version and commit; -dirty if the code was changed"
-    ),
-    column("environment_hash", sa.String(64), "SHA-256 of the library versions"),
-    column("seed", sa.Integer, "of every random_state that the estimator leaves open"),
-    column("card", sa.UnicodeText, "the model's .json: columns, metrics, reference, versions"),
-    column("run_id", sa.String(40), "the train run that made the model"),
-    column("snapshot", sa.String(64), "content hash of the training rows as kept"),
-    column("decision", sa.UnicodeText, "whether it went live when it was trained, and why"),
     sa.Index("models_experiment", "experiment"),
-    comment="one dated model; its file lies in the models folder, and neither is ever changed",
+    key="model_name",
+    model_name=sa.String(128),
+    experiment=sa.String(64),
+    variant=sa.String(64),
+    name=sa.String(64),
+    version=sa.String(20),
+    run_date=sa.Date,
+    file=sa.Unicode(255),
+    sha256=sa.String(64),
+    from_date=sa.Date,
+    to_date=sa.Date,
+    as_of=Instant,
+    rows=sa.Integer,
+    code_version=sa.String(64),
+    environment_hash=sa.String(64),
+    seed=sa.Integer,
+    card=sa.UnicodeText,
+    run_id=sa.String(40),
+    snapshot=sa.String(64),
+    decision=sa.UnicodeText,
 )
 
-promotions = sa.Table(
+promotions = define(
     "promotions",
-    metadata,
-    column("promotion_id", sa.Integer, "of two that are effective, the higher counts", key=True),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("variant", sa.String(64), "the variant whose predictions the model makes"),
-    column("model_name", sa.String(128), "the dated model that becomes live"),
-    column("action", sa.String(16), "promote or rollback"),
-    column("effective_date", sa.Date, "live from this run_date on"),
-    column("reason", sa.Unicode(1000), "why"),
-    column(
-        "evidence",
-        sa.UnicodeText,
-        "the figures behind the reason, as JSON; null if done by hand",
-        null=True,
-    ),
-    column("promoted_by", sa.Unicode(255), "user and host, or the train run"),
-    column("promoted_at", Instant, "when the row was written, UTC"),
     sa.Index("promotions_experiment", "experiment", "promotion_id"),
-    comment="what became live, when, by whom and why; only ever appended",
+    key="promotion_id",
+    null="evidence",
+    promotion_id=sa.Integer,
+    experiment=sa.String(64),
+    variant=sa.String(64),
+    model_name=sa.String(128),
+    action=sa.String(16),
+    effective_date=sa.Date,
+    reason=sa.Unicode(1000),
+    evidence=sa.UnicodeText,
+    promoted_by=sa.Unicode(255),
+    promoted_at=Instant,
 )
 
-snapshots = sa.Table(
+snapshots = define(
     "snapshots",
-    metadata,
-    column("run_id", sa.String(40), "the train run that pulled the rows", key=True),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column(
-        "content_hash", sa.String(64), "SHA-256 of names, types and values; the file is named by it"
-    ),
-    column(
-        "sha256",
-        sa.String(64),
-        "of the file; of several rows with one content_hash the newest counts",
-    ),
-    column("n_bytes", sa.BigInteger, "size of the file"),
-    column("rows", sa.Integer, "rows that the query returned"),
-    column("from_date", sa.Date, "bind :from_date"),
-    column("to_date", sa.Date, "bind :to_date, excluded"),
-    column("as_of", Instant, "bind :as_of, UTC"),
-    column("query", sa.UnicodeText, "text of the training query"),
-    column("columns", sa.UnicodeText, "name, type, nulls and SHA-256 of each column, as JSON"),
-    column("pulled_at", Instant, "when the row was written, UTC"),
     sa.Index("snapshots_content", "content_hash"),
-    comment=(
-        "training rows as one train run pulled them; their file lies in the snapshots folder, once"
-        " for equal content"
-    ),
+    key="run_id",
+    run_id=sa.String(40),
+    experiment=sa.String(64),
+    content_hash=sa.String(64),
+    sha256=sa.String(64),
+    n_bytes=sa.BigInteger,
+    rows=sa.Integer,
+    from_date=sa.Date,
+    to_date=sa.Date,
+    as_of=Instant,
+    query=sa.UnicodeText,
+    columns=sa.UnicodeText,
+    pulled_at=Instant,
 )
 
-deletions = sa.Table(
+deletions = define(
     "deletions",
-    metadata,
-    column("deletion_id", sa.Integer, "in the order in which they were written", key=True),
-    column("kind", sa.String(16), "model or snapshot"),
-    column("name", sa.String(128), "model_name, or content_hash of the snapshot"),
-    column("reason", sa.Unicode(1000), "why"),
-    column("deleted_by", sa.Unicode(255), "user and host, or the train run"),
-    column("deleted_at", Instant, "when the row was written, UTC"),
     sa.Index("deletions_name", "kind", "name"),
-    comment="whose file was deleted, by retention or by hand; its record stays; only ever appended",
+    key="deletion_id",
+    deletion_id=sa.Integer,
+    kind=sa.String(16),
+    name=sa.String(128),
+    reason=sa.Unicode(1000),
+    deleted_by=sa.Unicode(255),
+    deleted_at=Instant,
 )
 
-registrations = sa.Table(
+registrations = define(
     "registrations",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("hash", sa.String(64), "SHA-256 of the content"),
-    column("content", sa.UnicodeText, "all that a verdict depends on, as JSON"),
-    column("registered_at", Instant, "when the first predict run started, UTC"),
-    column("run_id", sa.String(40), "the first predict run"),
-    comment="what an experiment asks, written down before its first outcome and never changed",
+    key="experiment",
+    experiment=sa.String(64),
+    hash=sa.String(64),
+    content=sa.UnicodeText,
+    registered_at=Instant,
+    run_id=sa.String(40),
 )
 
-predictions_staging = sa.Table(
+predictions_staging = define(
     "predictions_staging",
-    metadata,
-    column("run_id", sa.String(40), "the run that is writing the row"),
-    *_prediction_columns(),
-    column(
-        "selection_key", sa.String(16), "bytes 8 to 15 of the hash, in hex: random order, and ties"
-    ),
     # Clustered: without it SQL Server would look at the rows of other experiments too, and wait for
     # who writes them.
     sa.Index("predictions_staging_run", "experiment", "run_id", mssql_clustered=True),
-    comment="a prediction of a night that is being written, or of a run that died; not for readers",
+    null="model_name prediction",
+    run_id=sa.String(40),
+    **_PREDICTION,
+    selection_key=sa.String(16),
 )
 
-predictions = sa.Table(
+predictions = define(
     "predictions",
-    metadata,
-    *_ranked_columns(),
-    sa.PrimaryKeyConstraint("experiment", "run_date", "candidate_id"),
     sa.Index("predictions_candidate", "experiment", "candidate_id", "run_date"),
-    comment="one candidate in one night; a night is there whole or not at all",
+    key="experiment run_date candidate_id",
+    null="model_name prediction",
+    **_RANKED,
 )
 
-predictions_superseded = sa.Table(
+predictions_superseded = define(
     "predictions_superseded",
-    metadata,
-    *_ranked_columns(),
-    column("superseded_by", sa.String(40), "the run that replaced the row"),
-    comment="a prediction of a night that was done again with --force; it may have been acted on",
+    null="model_name prediction",
+    **_RANKED,
+    superseded_by=sa.String(40),
 )
 
-scores = sa.Table(
+scores = define(
     "scores",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column(
-        "model_name",
-        sa.String(128),
-        "a dated model, or name and version for all its dates",
-        key=True,
-    ),
-    column("cohort", sa.String(10), _COHORT, key=True),
-    column(
-        "metric",
-        sa.String(40),
-        "n, roc_auc, log_loss, psi ...; reliability_rate_01 to _10",
-        key=True,
-    ),
-    column("value", FiniteDouble, "the figure; shares as 0 to 1, log loss in nats"),
-    column(
-        "lower",
-        FiniteDouble,
-        "lower end of the 95 % jackknife interval; null where there is none",
-        null=True,
-    ),
-    column("upper", FiniteDouble, "upper end of the interval; null where there is none", null=True),
-    column("n", sa.Integer, "mature predictions behind the value"),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment="one metric of one model in one cohort, as the newest score run found it",
+    key="experiment model_name cohort metric",
+    null="lower upper",
+    experiment=sa.String(64),
+    model_name=sa.String(128),
+    cohort=sa.String(10),
+    metric=sa.String(40),
+    value=FiniteDouble,
+    lower=FiniteDouble,
+    upper=FiniteDouble,
+    n=sa.Integer,
+    run_id=sa.String(40),
 )
 
-variant_scores = sa.Table(
+variant_scores = define(
     "variant_scores",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("variant", sa.String(64), "A, B, control ...", key=True),
-    column("cohort", sa.String(10), _COHORT, key=True),
-    column("n_predicted", sa.Integer, "predictions written"),
-    column("n_mature", sa.Integer, "of these, with a closed outcome window"),
-    column("n_positive", sa.Integer, "of the mature, with the outcome"),
-    column("rate", FiniteDouble, "n_positive / n_mature; null if none is mature", null=True),
-    column(
-        "lower",
-        FiniteDouble,
-        "lower end of the rate's 95 % interval on one look; not for daily decisions",
-        null=True,
-    ),
-    column("upper", FiniteDouble, "upper end of the interval; null if none is mature", null=True),
-    column("n_selected", sa.Integer, "of the mature, selected"),
-    column("n_selected_positive", sa.Integer, "of the mature and selected, with the outcome"),
-    column(
-        "selected_rate",
-        FiniteDouble,
-        "n_selected_positive / n_selected; null if none is selected",
-        null=True,
-    ),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    column("outcome_sum", FiniteDouble, "sum of the mature outcomes, capped"),
-    comment="one variant in one cohort, as the newest score run found it",
+    key="experiment variant cohort",
+    null="rate lower upper selected_rate",
+    experiment=sa.String(64),
+    variant=sa.String(64),
+    cohort=sa.String(10),
+    n_predicted=sa.Integer,
+    n_mature=sa.Integer,
+    n_positive=sa.Integer,
+    rate=FiniteDouble,
+    lower=FiniteDouble,
+    upper=FiniteDouble,
+    n_selected=sa.Integer,
+    n_selected_positive=sa.Integer,
+    selected_rate=FiniteDouble,
+    run_id=sa.String(40),
+    outcome_sum=FiniteDouble,
 )
 
-cohort_sums = sa.Table(
+cohort_sums = define(
     "cohort_sums",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("cohort", sa.String(10), _COHORT, key=True),
-    column("variant", sa.String(64), "A, B, control ...", key=True),
-    column(
-        "model_name",
-        sa.String(128),
-        "as in scores; empty for the sums of the variant itself",
-        key=True,
-    ),
-    column(
-        "closed_date", sa.Date, "newest closed night when the row was written; the largest counts"
-    ),
-    column("content", sa.LargeBinary, "arrays as numpy's .npz"),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment=(
-        "sums and histograms of nights whose outcomes are final, so that score reads a night once;"
-        " score --rebuild makes them anew"
-    ),
+    key="experiment cohort variant model_name",
+    experiment=sa.String(64),
+    cohort=sa.String(10),
+    variant=sa.String(64),
+    model_name=sa.String(128),
+    closed_date=sa.Date,
+    content=sa.LargeBinary,
+    run_id=sa.String(40),
 )
 
-units = sa.Table(
+units = define(
     "units",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("metric", sa.String(64), _METRIC, key=True),
-    column("candidate_id", sa.String(64), "who was predicted", key=True),
-    column(
-        "variant",
-        sa.String(64),
-        "A, B, control ...; whoever is in two of them counts in none",
-        key=True,
-    ),
-    column("n_exposures", sa.Integer, "predictions that count: 1 if only the first does"),
-    column("outcome", FiniteDouble, "sum of their outcomes, each capped"),
-    comment="what a candidate brought in the nights of cohort_sums; what verdicts are made of",
+    key="experiment metric candidate_id variant",
+    experiment=sa.String(64),
+    metric=sa.String(64),
+    candidate_id=sa.String(64),
+    variant=sa.String(64),
+    n_exposures=sa.Integer,
+    outcome=FiniteDouble,
 )
 
-looks = sa.Table(
+looks = define(
     "looks",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("run_date", sa.Date, "the day of the look", key=True),
-    column(
-        "watermark",
-        sa.Date,
-        "up to which outcomes were complete; null if the feed had not begun",
-        null=True,
-    ),
-    column(
-        "mature_date",
-        sa.Date,
-        "newest night whose outcome window was closed; null if none was",
-        null=True,
-    ),
-    column("n_predicted", sa.Integer, "predictions of all nights until then"),
-    column("n_mature", sa.Integer, "of these, with a closed outcome window"),
-    column("n_units", sa.Integer, "candidates that the verdicts count"),
-    column("n_mixed", sa.Integer, "candidates left out because they were in more than one variant"),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment="one day's reading of an experiment",
+    key="experiment run_date",
+    null="watermark mature_date",
+    experiment=sa.String(64),
+    run_date=sa.Date,
+    watermark=sa.Date,
+    mature_date=sa.Date,
+    n_predicted=sa.Integer,
+    n_mature=sa.Integer,
+    n_units=sa.Integer,
+    n_mixed=sa.Integer,
+    run_id=sa.String(40),
 )
 
-sample_ratios = sa.Table(
+sample_ratios = define(
     "sample_ratios",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("run_date", sa.Date, "the day of the look", key=True),
-    column(
-        "stage",
-        sa.String(16),
-        "assigned: everybody predicted; mature: outcome window closed",
-        key=True,
-    ),
-    column("variant", sa.String(64), "A, B, control ...", key=True),
-    column("n", sa.Integer, "distinct candidates so far"),
-    column("expected", FiniteDouble, "what the registered share gives"),
-    column("pvalue", FiniteDouble, "of the sequential test over all variants, on this look"),
-    column("pvalue_min", FiniteDouble, "the smallest so far; under 0.01 the experiment is invalid"),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment="one variant on one look: is it as large as its registered share says",
+    key="experiment run_date stage variant",
+    experiment=sa.String(64),
+    run_date=sa.Date,
+    stage=sa.String(16),
+    variant=sa.String(64),
+    n=sa.Integer,
+    expected=FiniteDouble,
+    pvalue=FiniteDouble,
+    pvalue_min=FiniteDouble,
+    run_id=sa.String(40),
 )
 
-verdicts = sa.Table(
+verdicts = define(
     "verdicts",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("run_date", sa.Date, "the day of the look", key=True),
-    column(
-        "comparison",
-        sa.String(140),
-        "treatment vs control: 'models vs control', 'B vs A'",
-        key=True,
-    ),
-    column("metric", sa.String(64), _METRIC, key=True),
-    column("n_treatment", sa.Integer, "units (candidates) in the first of the two"),
-    column("n_control", sa.Integer, "units in the second of the two"),
-    column(
-        "exposures_treatment",
-        sa.Integer,
-        "their predictions that count; as many if only the first does",
-    ),
-    column("exposures_control", sa.Integer, "the same of the second"),
-    column("sum_treatment", FiniteDouble, "sum of the outcomes"),
-    column("sum_control", FiniteDouble, "sum of the outcomes"),
-    column(
-        "estimate",
-        FiniteDouble,
-        "difference of the means (sum / exposures), first minus second; null while unknown",
-        null=True,
-    ),
-    column("se", FiniteDouble, "standard error of the estimate", null=True),
-    column(
-        "information", FiniteDouble, "how much is known, in the formula of the interval", null=True
-    ),
-    column(
-        "lower",
-        FiniteDouble,
-        "lower end of the interval that holds on all looks together",
-        null=True,
-    ),
-    column("upper", FiniteDouble, "upper end of the interval", null=True),
-    column("pvalue", FiniteDouble, "of this look", null=True),
-    column(
-        "pvalue_min",
-        FiniteDouble,
-        "the smallest so far; for the word, the interval counts",
-        null=True,
-    ),
-    column("lift", FiniteDouble, "relative difference of the means", null=True),
-    column(
-        "lift_lower",
-        FiniteDouble,
-        "lower end of its interval (Fieller); null where it has no bounds",
-        null=True,
-    ),
-    column("lift_upper", FiniteDouble, "upper end of its interval", null=True),
-    column(
-        "word",
-        sa.String(40),
-        "better, worse, no difference larger than d, not yet known, too early, invalid",
-    ),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment=(
-        "one comparison on one look; of a guardrail the word is kept, broken, not yet known, too"
-        " early or invalid"
-    ),
+    key="experiment run_date comparison metric",
+    null="estimate se information lower upper pvalue pvalue_min lift lift_lower lift_upper",
+    experiment=sa.String(64),
+    run_date=sa.Date,
+    comparison=sa.String(140),
+    metric=sa.String(64),
+    n_treatment=sa.Integer,
+    n_control=sa.Integer,
+    exposures_treatment=sa.Integer,
+    exposures_control=sa.Integer,
+    sum_treatment=FiniteDouble,
+    sum_control=FiniteDouble,
+    estimate=FiniteDouble,
+    se=FiniteDouble,
+    information=FiniteDouble,
+    lower=FiniteDouble,
+    upper=FiniteDouble,
+    pvalue=FiniteDouble,
+    pvalue_min=FiniteDouble,
+    lift=FiniteDouble,
+    lift_lower=FiniteDouble,
+    lift_upper=FiniteDouble,
+    word=sa.String(40),
+    run_id=sa.String(40),
 )
 
-conclusions = sa.Table(
+conclusions = define(
     "conclusions",
-    metadata,
-    column("conclusion_id", sa.Integer, "of two, the higher counts", key=True),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("because", sa.UnicodeText, "what was concluded, and why"),
-    column("finding", sa.UnicodeText, "what the newest look said when it was concluded"),
-    column("concluded_by", sa.Unicode(255), "user and host"),
-    column("concluded_at", Instant, "when the row was written, UTC"),
     sa.Index("conclusions_experiment", "experiment", "conclusion_id"),
-    comment="what a person concluded from an experiment; only ever appended",
+    key="conclusion_id",
+    conclusion_id=sa.Integer,
+    experiment=sa.String(64),
+    because=sa.UnicodeText,
+    finding=sa.UnicodeText,
+    concluded_by=sa.Unicode(255),
+    concluded_at=Instant,
 )
 
-feature_counts = sa.Table(
+feature_counts = define(
     "feature_counts",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column("run_date", sa.Date, "the night, as a business date", key=True),
-    column("model_name", sa.String(128), "the dated model whose candidates are counted", key=True),
-    column("content", sa.UnicodeText, "candidates per bin or category of each feature, as JSON"),
-    column("run_id", sa.String(40), "the run that wrote the row"),
-    comment="what one model's candidates of one night looked like; what feature_drift is made of",
+    key="experiment run_date model_name",
+    experiment=sa.String(64),
+    run_date=sa.Date,
+    model_name=sa.String(128),
+    content=sa.UnicodeText,
+    run_id=sa.String(40),
 )
 
-feature_drift = sa.Table(
+feature_drift = define(
     "feature_drift",
-    metadata,
-    column("experiment", sa.String(64), _EXPERIMENT, key=True),
-    column(
-        "model_name",
-        sa.String(128),
-        "the dated model whose training rows are compared with",
-        key=True,
-    ),
-    column("cohort", sa.String(10), "first day of the week or month of run_date", key=True),
-    column("feature", sa.Unicode(128), "name of the column in the queries", key=True),
-    column("kind", sa.String(16), "number or category"),
-    column("n", sa.Integer, "candidates, mature or not"),
-    column("psi", FiniteDouble, "population stability index against the training rows"),
-    column("psi_noise", FiniteDouble, "what chance alone exceeds in 5 % of cases"),
-    column("null_rate", FiniteDouble, "share of nulls"),
-    column("null_rate_training", FiniteDouble, "share of nulls in the training rows"),
-    column("n_new", sa.Integer, "candidates of a category that training never saw"),
-    column(
-        "new_categories",
-        sa.UnicodeText,
-        "these categories, the most common first; null if there are none",
-        null=True,
-    ),
-    column("run_id", sa.String(40), _SCORE_RUN),
-    comment=(
-        "how far the candidates of one dated model have moved from its training rows, by feature"
-        " and cohort"
-    ),
+    key="experiment model_name cohort feature",
+    null="new_categories",
+    experiment=sa.String(64),
+    model_name=sa.String(128),
+    cohort=sa.String(10),
+    feature=sa.Unicode(128),
+    kind=sa.String(16),
+    n=sa.Integer,
+    psi=FiniteDouble,
+    psi_noise=FiniteDouble,
+    null_rate=FiniteDouble,
+    null_rate_training=FiniteDouble,
+    n_new=sa.Integer,
+    new_categories=sa.UnicodeText,
+    run_id=sa.String(40),
 )
 
-sa.Table(
-    "current_predictions",
-    views,
-    *_ranked_columns(),
-    comment="the predictions of each experiment's newest night",
-)
-
-sa.Table(
-    "latest_predictions",
-    views,
-    *_ranked_columns(),
-    comment="each candidate's newest prediction in each experiment",
-)
-
-sa.Table(
-    "model_performance",
-    views,
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("model_name", sa.String(128), "a dated model, or name and version for all its dates"),
-    column(
-        "is_dated", sa.SmallInteger, "1 for a dated model, 0 for all dates of a version together"
-    ),
-    column("cohort", sa.String(10), _COHORT),
-    column(
-        "cohort_date",
-        sa.Date,
-        "the cohort as a date, to sort and plot by; null for 'all'",
-        null=True,
-    ),
-    column("scored_date", sa.Date, "run_date of the score run that wrote the figures", null=True),
-    column("n", sa.Integer, "mature predictions", null=True),
-    column(
-        "n_positive",
-        sa.Integer,
-        "with the outcome; with fewer than 20 of either kind, metrics are null but for psi",
-        null=True,
-    ),
-    column("base_rate", FiniteDouble, "n_positive / n", null=True),
-    column("roc_auc", FiniteDouble, "area under the ROC curve, 0 to 1; .5 is chance", null=True),
-    column("roc_auc_lower", FiniteDouble, "lower end of its 95 % interval", null=True),
-    column("roc_auc_upper", FiniteDouble, "upper end of its 95 % interval", null=True),
-    column("gini", FiniteDouble, "2 * roc_auc - 1", null=True),
-    column(
-        "ks",
-        FiniteDouble,
-        "Kolmogorov-Smirnov distance between the two outcomes' predictions, 0 to 1",
-        null=True,
-    ),
-    column(
-        "average_precision",
-        FiniteDouble,
-        "area under the precision-recall curve, 0 to 1; base_rate is chance",
-        null=True,
-    ),
-    column(
-        "lift_top_decile",
-        FiniteDouble,
-        "the top tenth's rate as a multiple of base_rate",
-        null=True,
-    ),
-    column(
-        "capture_top_decile",
-        FiniteDouble,
-        "share of all outcomes that the top tenth holds, 0 to 1",
-        null=True,
-    ),
-    column("log_loss", FiniteDouble, "mean log loss in nats; lower is better", null=True),
-    column(
-        "brier",
-        FiniteDouble,
-        "mean squared error of the prediction, 0 to 1; lower is better",
-        null=True,
-    ),
-    column(
-        "brier_skill",
-        FiniteDouble,
-        "1 - brier / that of predicting base_rate for all; 0 is no skill",
-        null=True,
-    ),
-    column(
-        "calibration_intercept",
-        FiniteDouble,
-        "0 if predictions are right on average; in log-odds",
-        null=True,
-    ),
-    column(
-        "calibration_slope",
-        FiniteDouble,
-        "1 if right; under 1, predictions are too extreme",
-        null=True,
-    ),
-    column(
-        "psi",
-        FiniteDouble,
-        "population stability index against the training rows; null for all dates of a version",
-        null=True,
-    ),
-    column("psi_noise", FiniteDouble, "what chance alone exceeds in 5 % of cases", null=True),
-    comment="one model in one cohort, its metrics side by side; from scores",
-)
-
-sa.Table(
-    "experiment_status",
-    views,
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("variant", sa.String(64), "A, B, control ..."),
-    column("registered_at", Instant, "when the first predict run started, UTC", null=True),
-    column("first_night", sa.Date, "run_date of the first night that is predicted", null=True),
-    column("last_night", sa.Date, "run_date of the newest night that is predicted", null=True),
-    column("n_nights", sa.Integer, "nights that are predicted", null=True),
-    column(
-        "model_name",
-        sa.String(128),
-        "the dated model of last_night; null without a model",
-        null=True,
-    ),
-    column(
-        "n_last_night",
-        sa.Integer,
-        "candidates of last_night; null if the variant had none",
-        null=True,
-    ),
-    column("n_selected_last_night", sa.Integer, "of these, selected", null=True),
-    column(
-        "scored_date",
-        sa.Date,
-        "run_date of the score run that counted what follows; null before the first",
-        null=True,
-    ),
-    column("n_predicted", sa.Integer, "predictions of all nights until then", null=True),
-    column("n_mature", sa.Integer, "of these, with a closed outcome window", null=True),
-    column("n_positive", sa.Integer, "of the mature, with the outcome", null=True),
-    column("rate", FiniteDouble, "n_positive / n_mature; null if none is mature", null=True),
-    column(
-        "lower",
-        FiniteDouble,
-        "lower end of the rate's 95 % interval on one look; not for daily decisions",
-        null=True,
-    ),
-    column("upper", FiniteDouble, "upper end of the interval", null=True),
-    column("n_selected", sa.Integer, "of the mature, selected", null=True),
-    column(
-        "n_selected_positive", sa.Integer, "of the mature and selected, with the outcome", null=True
-    ),
-    column(
-        "selected_rate",
-        FiniteDouble,
-        "n_selected_positive / n_selected; null if none is selected",
-        null=True,
-    ),
-    comment="one variant of one experiment: what was predicted, and what came of it so far",
-)
-
-sa.Table(
+# The one view that the code reads too.
+current_verdicts = define(
     "current_verdicts",
-    views,
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("comparison", sa.String(140), "treatment vs control: 'models vs control', 'B vs A'"),
-    column("metric", sa.String(64), _METRIC),
-    column("look_date", sa.Date, "the day of the newest look"),
-    column(
-        "word",
-        sa.String(40),
-        "better, worse, no difference larger than d, not yet known, too early, invalid",
-    ),
-    column(
-        "estimate",
-        FiniteDouble,
-        "difference of the means, first minus second; null while unknown",
-        null=True,
-    ),
-    column(
-        "lower",
-        FiniteDouble,
-        "lower end of the interval that holds on all looks together",
-        null=True,
-    ),
-    column("upper", FiniteDouble, "upper end of the interval", null=True),
-    column("lift", FiniteDouble, "relative difference of the means", null=True),
-    column(
-        "lift_lower",
-        FiniteDouble,
-        "lower end of its interval; null where it has no bounds",
-        null=True,
-    ),
-    column("lift_upper", FiniteDouble, "upper end of its interval", null=True),
-    column("n_treatment", sa.Integer, "units (candidates) in the first of the two"),
-    column("n_control", sa.Integer, "units in the second of the two"),
-    column(
-        "first_decided_date",
-        sa.Date,
-        "the first look whose word was better, worse, no difference or broken; null if none was",
-        null=True,
-    ),
-    column(
-        "mature_date",
-        sa.Date,
-        "newest night whose outcome window was closed; null if none was",
-        null=True,
-    ),
-    comment=(
-        "what is known today: the newest look of each experiment, one row per comparison and metric"
-    ),
-)
-
-sa.Table(
-    "run_history",
-    views,
-    column("run_id", sa.String(40), "null for a missed night", null=True),
-    column("job", sa.String(16), "train, predict or score"),
-    column("experiment", sa.String(64), _EXPERIMENT),
-    column("run_date", sa.Date, "the business date that the run is for, or that was missed"),
-    column(
-        "status",
-        sa.String(16),
-        "running, done, failed, superseded; missed if no run is done for it",
-    ),
-    column("started_at", Instant, "when the run started, UTC", null=True),
-    column("finished_at", Instant, "UTC; null while running", null=True),
-    column(
-        "seconds",
-        FiniteDouble,
-        "from start to finish, to the millisecond; null while running",
-        null=True,
-    ),
-    column(
-        "rows_read",
-        sa.Integer,
-        "rows that its queries returned; null unless it was done",
-        null=True,
-    ),
-    column(
-        "rows_written",
-        sa.Integer,
-        "models, predictions or figures written; null unless it was done",
-        null=True,
-    ),
-    column(
-        "code_version",
-        sa.String(64),
-        "abatch's version and commit; -dirty if the code was changed",
-        null=True,
-    ),
-    column("host", sa.Unicode(255), "host and process id", null=True),
-    column("error", sa.UnicodeText, "why the run failed; null unless it did", null=True),
-    comment=(
-        "every run, and the nights from the first done one to yesterday (UTC) that predict or score"
-        " has not done; a night that failed and was not done again is there as failed and as missed"
-    ),
+    of=sa.MetaData(),
+    null="estimate lower upper lift lift_lower lift_upper first_decided_date mature_date",
+    experiment=sa.String(64),
+    comparison=sa.String(140),
+    metric=sa.String(64),
+    look_date=sa.Date,
+    word=sa.String(40),
+    estimate=FiniteDouble,
+    lower=FiniteDouble,
+    upper=FiniteDouble,
+    lift=FiniteDouble,
+    lift_lower=FiniteDouble,
+    lift_upper=FiniteDouble,
+    n_treatment=sa.Integer,
+    n_control=sa.Integer,
+    first_decided_date=sa.Date,
+    mature_date=sa.Date,
 )

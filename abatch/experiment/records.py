@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.database.tables import conclusions, registrations, views
+from abatch.database.tables import conclusions, current_verdicts, registrations
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.statistics import words
-
-current_verdicts = views.tables["current_verdicts"]
 
 
 class Record(NamedTuple):

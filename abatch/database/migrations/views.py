@@ -5,7 +5,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 
-from abatch.database import tables
+from abatch.database.migrations.dictionary import read_meanings
+from abatch.database.tables import VIEWS
 
 FOLDER = Path(__file__).parent.parent / "views"
 # What a view cannot say in one way, by dialect.
@@ -37,7 +38,7 @@ FRAGMENTS = {
 
 
 def create_views() -> None:
-    """Create every view, with the comments of abatch/database/tables.py where comments are kept.
+    """Create every view, with its comments where comments are kept.
 
     The last step of the newest revision, and of no other: the files say what the views are now.
     A revision that follows takes this step over, and drops the views first.
@@ -45,21 +46,20 @@ def create_views() -> None:
     context = op.get_context()
     dialect, schema = context.dialect, context.version_table_schema
     prefix = f"{dialect.identifier_preparer.quote_schema(schema)}." if schema else ""
-    for view in tables.views.tables.values():
-        query = (FOLDER / f"{view.name}.sql").read_text(encoding="utf-8").rstrip()
+    meanings = read_meanings()
+    for view in VIEWS:
+        query = (FOLDER / f"{view}.sql").read_text(encoding="utf-8").rstrip()
         query = query.format(schema=prefix, **FRAGMENTS[dialect.name])
-        create = f"create view {prefix}{view.name} as\n{query}"
+        create = f"create view {prefix}{view} as\n{query}"
         # T-SQL wants a view to be created alone in its batch.
         _execute(f"exec(N{_quote(create)})" if dialect.name == "mssql" else create)
-        comments = {"": str(view.comment)} | {c.name: str(c.comment) for c in view.columns}
-        for column, comment in comments.items():
+        for column, comment in meanings[view].items():
             if dialect.name == "postgresql":
-                named = f"{prefix}{view.name}"
-                thing = f"column {named}.{column}" if column else f"view {named}"
+                thing = f"column {prefix}{view}.{column}" if column else f"view {prefix}{view}"
                 _execute(f"comment on {thing} is {_quote(comment)}")
             elif dialect.name == "mssql":
                 place = f"'schema', N{_quote(schema or str(dialect.default_schema_name))}"
-                place += f", 'view', '{view.name}'"
+                place += f", 'view', '{view}'"
                 place += f", 'column', '{column}'" if column else ", null, null"
                 _execute(
                     f"execute sp_addextendedproperty 'MS_Description', N{_quote(comment)}, {place}"
