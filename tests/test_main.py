@@ -759,10 +759,8 @@ def test_status_as_json(
     ]
     trained, predicted, scored = state["jobs"]
     assert (trained["job"], trained["missed"]) == ("train", None)
-    assert predicted["missed"] == [{"from": "2026-09-02", "to": "2026-09-02"}]
-    assert predicted["last_run"].keys() == {
-        *("run_id", "run_date", "status", "started_at", "finished_at", "host", "error")
-    }
+    assert predicted["missed"] == [{"first": "2026-09-02", "last": "2026-09-02"}]
+    assert predicted["last_run"].keys() == set(runs.columns.keys())
     assert predicted["last_run"]["status"] == "done"
     assert datetime.fromisoformat(predicted["last_run"]["started_at"]).tzinfo is not None
     assert scored == {"job": "score", "last_run": None, "missed": None}

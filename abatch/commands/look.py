@@ -1,6 +1,6 @@
 """Commands that look and change nothing."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
 
@@ -16,10 +16,60 @@ from abatch.errors import NothingToDo
 from abatch.experiment import records
 from abatch.modelling import registry
 from abatch.pages import lineage
-from abatch.pages.gaps import describe_gaps, find_gaps
+from abatch.pages.gaps import Gap, describe_gaps, find_gaps
 from abatch.text import show_table, to_json, wrap_facts
 
-AT_RANDOM = "no model (selects at random)"
+
+@dataclass(frozen=True)
+class VariantState:
+    """What is live of a variant."""
+
+    variant: str
+    has_model: bool
+    model_name: str | None
+
+    def __str__(self) -> str:
+        none = "no model is live" if self.has_model else "no model (selects at random)"
+        return f"variant {self.variant:<10} {self.model_name or none}"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The newest run of a job, and the nights that it missed; None for train, which has none."""
+
+    job: str
+    last_run: sa.Row | None
+    missed: list[Gap] | None
+
+    def __str__(self) -> str:
+        run = self.last_run
+        if run is None:
+            return f"{self.job:<8} has never run"
+        text = f"{self.job:<8} last run for {run.run_date}: {run.status}"
+        if run.status == "running":
+            text += f" on {run.host} since {run.started_at:%Y-%m-%d %H:%M} UTC"
+        if run.error:
+            text += f" ({run.error.splitlines()[0]})"
+        if self.missed is None:
+            return text
+        missed = ", ".join(describe_gaps(self.missed))
+        return f"{text}; {f'missed {missed}' if missed else 'no night missed'}"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status` tells of an experiment."""
+
+    experiment: str
+    environment: str
+    database: str
+    date: date
+    variants: list[VariantState]
+    jobs: list[JobState]
+
+    def __str__(self) -> str:
+        head = f"{self.experiment} in {self.environment} ({self.database}), {self.date}"
+        return "\n  ".join([head, *map(str, self.variants), *map(str, self.jobs)])
 
 
 @command("status")
@@ -27,71 +77,26 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day, as_json: AsJson
     """Live models, last runs, missed dates."""
     with engine.connect() as connection:
         states = [find_status(connection, experiment, on) for experiment in experiments.values()]
-    return to_json(states) if as_json else "\n".join(map(describe_status, states))
+    return to_json(states) if as_json else "\n".join(map(str, states))
 
 
-def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> dict[str, Any]:
-    """What `status` tells of an experiment."""
+def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
+    """What is live, and what was done until a day."""
     live = registry.find_live(connection, experiment.name, on)
     of_experiment = sa.select(runs).where(runs.c.experiment == experiment.name)
     ledger = connection.execute(of_experiment.order_by(runs.c.started_at)).all()
-    return {
-        "experiment": experiment.name,
-        "environment": experiment.environment.name,
-        "database": faults.show_url(connection.engine),
-        "date": on,
-        "variants": [
-            {
-                "variant": variant,
-                "has_model": variant in experiment.models,
-                "model_name": live.get(variant) if variant in experiment.models else None,
-            }
-            for variant in experiment.split
-        ],
-        "jobs": [
-            _find_job([row for row in ledger if row.job == name], name, on)
-            for name in ("train", "predict", "score")
-        ],
-    }
-
-
-def _find_job(ledger: Sequence[sa.Row], name: str, on: date) -> dict[str, Any]:
-    """The last run of a job, and the gaps between the nights that are done; train has none."""
-    done = sorted({row.run_date for row in ledger if row.status == "done" and row.run_date <= on})
-    columns = ("run_id", "run_date", "status", "started_at", "finished_at", "host", "error")
-    is_nightly = name != "train" and bool(done)
-    gaps = [{"from": first, "to": last} for first, last in find_gaps(done, on)]
-    return {
-        "job": name,
-        "last_run": {name: getattr(ledger[-1], name) for name in columns} if ledger else None,
-        "missed": gaps if is_nightly else None,
-    }
-
-
-def describe_status(state: Mapping[str, Any]) -> str:
-    """What `find_status` found, as lines."""
-    place = f"{state['environment']} ({state['database']})"
-    lines = [f"{state['experiment']} in {place}, {state['date']}"]
-    for variant in state["variants"]:
-        model = variant["model_name"] or ("no model is live" if variant["has_model"] else AT_RANDOM)
-        lines.append(f"  variant {variant['variant']:<10} {model}")
-    lines += [f"  {of_job['job']:<8} {_describe_job(of_job)}" for of_job in state["jobs"]]
-    return "\n".join(lines)
-
-
-def _describe_job(of_job: Mapping[str, Any]) -> str:
-    last = of_job["last_run"]
-    if last is None:
-        return "has never run"
-    text = f"last run for {last['run_date']}: {last['status']}"
-    if last["status"] == "running":
-        text += f" on {last['host']} since {last['started_at']:%Y-%m-%d %H:%M} UTC"
-    if last["error"]:
-        text += f" ({last['error'].splitlines()[0]})"
-    if of_job["missed"] is not None:
-        missed = describe_gaps([(gap["from"], gap["to"]) for gap in of_job["missed"]])
-        text += f"; missed {', '.join(missed)}" if missed else "; no night missed"
-    return text
+    variants = []
+    for variant in experiment.split:
+        has_model = variant in experiment.models
+        variants.append(VariantState(variant, has_model, live.get(variant) if has_model else None))
+    jobs = []
+    for name in ("train", "predict", "score"):
+        own = [row for row in ledger if row.job == name]
+        done = sorted({row.run_date for row in own if row.status == "done" and row.run_date <= on})
+        missed = find_gaps(done, on) if done and name != "train" else None
+        jobs.append(JobState(name, own[-1] if own else None, missed))
+    url, environment = faults.show_url(connection.engine), experiment.environment.name
+    return Status(experiment.name, environment, url, on, variants, jobs)
 
 
 @command("models")
@@ -114,44 +119,59 @@ def list_models(
     if at:
         return lineage.describe_live(engine, experiments, at, as_json=as_json)
     with engine.connect() as connection:
-        found = [row for name in experiments for row in find_models(connection, name, on)]
+        states = [state for name in experiments for state in find_models(connection, name, on)]
     if as_json:
-        return to_json(found)
-    if not found:
+        return to_json(states)
+    if not states:
         raise NothingToDo("there are no models yet. Train some: python train.py")
-    return show_table([_show_model(row) for row in found])
+    return show_table([state.show() for state in states])
 
 
-def find_models(connection: sa.Connection, experiment: str, on: date) -> list[dict[str, Any]]:
-    """What `models` tells of each dated model of an experiment."""
+@dataclass(frozen=True)
+class ModelState:
+    """What `models` tells of a dated model."""
+
+    model_name: str
+    experiment: str
+    variant: str
+    is_live: bool
+    is_deleted: bool
+    from_date: date
+    to_date: date
+    rows: int
+    roc_auc: float | None
+
+    def show(self) -> dict[str, object]:
+        """A row of the table that is printed."""
+        return {
+            "model": self.model_name,
+            "variant": self.variant,
+            "live": "live" if self.is_live else "deleted" if self.is_deleted else "",
+            "from": self.from_date,
+            "to": self.to_date,
+            "rows": self.rows,
+            "ROC AUC": "" if self.roc_auc is None else f"{self.roc_auc:.4f}",
+        }
+
+
+def find_models(connection: sa.Connection, experiment: str, on: date) -> list[ModelState]:
+    """The dated models of an experiment, as they are on a day."""
     deleted = registry.find_deleted(connection, registry.MODEL)
     live = registry.find_live(connection, experiment, on)
     return [
-        {
-            "model_name": name,
-            "experiment": experiment,
-            "variant": card.variant,
-            "is_live": live.get(card.variant) == name,
-            "is_deleted": name in deleted,
-            "from_date": str(card.from_date),
-            "to_date": str(card.to_date),
-            "rows": card.rows,
-            "roc_auc": card.roc_auc,
-        }
+        ModelState(
+            model_name=name,
+            experiment=experiment,
+            variant=card.variant,
+            is_live=live.get(card.variant) == name,
+            is_deleted=name in deleted,
+            from_date=card.from_date,
+            to_date=card.to_date,
+            rows=card.rows,
+            roc_auc=card.roc_auc,
+        )
         for name, card in registry.read_cards(connection, experiment).items()
     ]
-
-
-def _show_model(row: Mapping[str, Any]) -> dict[str, object]:
-    return {
-        "model": row["model_name"],
-        "variant": row["variant"],
-        "live": "live" if row["is_live"] else "deleted" if row["is_deleted"] else "",
-        "from": row["from_date"],
-        "to": row["to_date"],
-        "rows": row["rows"],
-        "ROC AUC": "" if row["roc_auc"] is None else f"{row['roc_auc']:.4f}",
-    }
 
 
 @command("experiments")

@@ -1,22 +1,33 @@
 """Gaps between the nights of a job: nights that were missed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 
 N_GAPS = 10  # that are named
 DAY = timedelta(days=1)
-Gap = tuple[date, date]  # the first and the last night that were missed
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The first and the last night that were missed."""
+
+    first: date
+    last: date
+
+    def __str__(self) -> str:
+        return f"{self.first}" if self.first == self.last else f"{self.first} to {self.last}"
 
 
 def find_gaps(nights: Sequence[date], run_date: date) -> list[Gap]:
     """What was missed between the first of some nights, in order, and run_date; newest first."""
-    between = [(before + DAY, after - DAY) for before, after in pairwise([*nights, run_date])]
-    return [(first, last) for first, last in reversed(between) if first <= last]
+    gaps = [Gap(before + DAY, after - DAY) for before, after in pairwise([*nights, run_date])]
+    return [gap for gap in reversed(gaps) if gap.first <= gap.last]
 
 
 def describe_gaps(gaps: Sequence[Gap]) -> list[str]:
     """Each gap as text, but of many only the newest by name."""
-    texts = [f"{first}" if first == last else f"{first} to {last}" for first, last in gaps]
-    n_earlier = len(texts) - N_GAPS
-    return texts[:N_GAPS] + ([f"and {n_earlier} earlier gaps"] if n_earlier > 0 else [])
+    n_earlier = len(gaps) - N_GAPS
+    earlier = [f"and {n_earlier} earlier gaps"] if n_earlier > 0 else []
+    return [*map(str, gaps[:N_GAPS]), *earlier]
