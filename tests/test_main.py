@@ -1,6 +1,4 @@
-"""python -m abatch: init, status, models, promote, rollback, experiments, conclude,
-dictionary; what a first predict prints.
-"""
+"""python -m abatch: its commands, their help, texts and JSON; what a first predict prints."""
 
 import importlib
 import inspect
@@ -512,9 +510,7 @@ def count(engine: sa.Engine, table: sa.Table) -> int:
 def test_first_predict_says_what_it_commits_to(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
-    """Once: a rehearsal says it too and registers nothing, and later nights and repetitions are
-    silent.
-    """
+    """Once: a rehearsal says it too and registers nothing; what comes later is silent."""
     predict.predict(bank, engine, FIRST_NIGHT, dry_run=True)
     rehearsed = capsys.readouterr().out
     assert count(engine, registrations.registrations) == 0

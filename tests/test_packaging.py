@@ -157,9 +157,7 @@ def test_installed_wheel_runs_without_a_checkout(wheel: Path, tmp_path: Path) ->
 
 
 def test_crontab_names_what_exists() -> None:
-    """Each line has a time, a script that is there, options that it takes and an environment of the
-    config.
-    """
+    """Each line has a time, a script that is there, its options and an environment."""
     lines = (ROOT / "crontab.txt").read_text(encoding="utf-8").splitlines()
     jobs = [line for line in lines if line[:1].isdigit()]
     environments = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))[
