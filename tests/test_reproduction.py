@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import yaml
 
 import train
+from abatch import __main__ as main
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations
 from abatch.modelling import libraries, reproduction, snapshots
@@ -26,6 +27,7 @@ from tests.conftest import (
     QUICK_MODELS,
     ROOT,
     SHARED_DATA,
+    Templates,
     alter,
     open_engine,
     write_config,
@@ -59,15 +61,13 @@ def make():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
+    templates.copy("sqlite", "simulated", folder)
     settings = {"models": {"A": QUICK_MODELS["A"], "B": BOOSTING}}
-    experiment = load_experiments(
-        write_config(folder, "sqlite:///data/bank.db", **settings), "dev"
-    )["card_offer"]
+    file = write_config(folder, "sqlite:///bank.db", **settings)
+    experiment = load_experiments(file, "dev")["card_offer"]
     engine = open_engine(experiment)
-    migrations.upgrade(engine)
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(experiment, engine, FIRST_NIGHT)
     engine.dispose()
     return folder
@@ -137,11 +137,17 @@ def test_reproduce_with_other_threads(
 ) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, threads)
-    for name in (A, B):
-        code, out, err = run(bank, "reproduce", name)
-        assert (
-            (code, err) == (0, "") and "identical predictions" in out and "nothing has moved" in out
-        )
+    program = (
+        "import sys\nfrom abatch.__main__ import main\nfile, *names = sys.argv[1:]\n"
+        "sys.exit(max(main(['reproduce', name, '--config', file]) for name in names))"
+    )
+    command = [sys.executable, "-c", program, str(bank.environment.file), A, B]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    heads = [line for line in done.stdout.splitlines() if line.startswith("model")]
+    for name, head in zip((A, B), heads, strict=True):
+        assert head.startswith(f"{name}: identical predictions")
+        assert head.endswith("; nothing has moved")
 
 
 def test_reproduce_source_rows_overwritten(bank: Experiment, engine: sa.Engine) -> None:
@@ -173,7 +179,9 @@ def test_reproduce_database_has_forgotten(bank: Experiment, engine: sa.Engine) -
 
 
 @pytest.mark.parametrize("at", [0, 5000, -1])
-def test_reproduce_snapshot_byte_flipped(at: int, bank: Experiment, engine: sa.Engine) -> None:
+def test_reproduce_snapshot_byte_flipped(
+    at: int, bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip(find_file(bank), at)
     verdict = reproduce(
         bank, engine
@@ -191,7 +199,8 @@ def test_reproduce_snapshot_byte_flipped(at: int, bank: Experiment, engine: sa.E
         connection.exec_driver_sql(
             "update card_candidates set income = 1 where candidate_date = '2026-08-01'"
         )
-    code, out, _ = run(bank, "reproduce", B)
+    code = main.main(["reproduce", B, "--config", str(bank.environment.file)])
+    out = capsys.readouterr().out
     assert (
         code == 1
         and "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n"
