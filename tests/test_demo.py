@@ -13,40 +13,31 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from demo.__main__ import expected_auc
-from tests.conftest import ROOT, write_config
+from tests.conftest import QUICK_MODELS, ROOT, write_config
 
 
-def start_demo(folder: Path) -> subprocess.Popen[str]:
-    if not (folder / "ml_config.yaml").exists():
-        write_config(folder, "sqlite:///data/dev.db")
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "demo",
-        "--config",
-        "ml_config.yaml",
-        "--end",
-        "2026-11-23",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The demo in a process of its own, until a day that is always the same."""
+    command = [sys.executable, "-u", "-m", "demo", "--config", "ml_config.yaml"]
     return subprocess.Popen(
-        command,
+        [*command, "--end", "2026-11-23", *arguments],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> None:
-    with start_demo(tmp_path) as half:
+def play_after_a_kill(folder: Path, n_nights: int) -> str:
+    """What the demo prints that begins afresh after another was killed in its tenth night."""
+    arguments = ("--nights", str(n_nights))
+    with start_demo(folder, *arguments) as half:
         assert half.stdout is not None
-        while not half.stdout.readline().startswith("10 of 60 nights"):
+        while not half.stdout.readline().startswith(f"10 of {n_nights} nights"):
             pass
         half.kill()
-    with start_demo(tmp_path) as whole:
+    with start_demo(folder, *arguments) as whole:
         out, err = whole.communicate()
     assert whole.returncode == 0
     news = (
@@ -55,7 +46,41 @@ def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> Non
     )
     assert all(re.fullmatch(news, line) for line in err.splitlines())
     assert all(len(line) <= 80 for line in out.splitlines())
+    return out
 
+
+def check_files_and_rows(folder: Path, out: str, n_nights: int) -> None:
+    with sqlite3.connect(folder / "data" / "dev.db") as connection:
+        nights = connection.execute(
+            "select run_date, count(*), count(distinct candidate_id), count(model_name),"
+            " count(prediction), sum(case when variant = 'control' then 1 else 0 end) from"
+            " predictions group by run_date"
+        ).fetchall()
+        for query in out.split(":\n\n")[-1].split("\n\n"):
+            assert connection.execute(query).fetchall()
+    connection.close()
+    assert len(nights) == n_nights
+    for _, rows, distinct, named, predicted, controls in nights:
+        assert rows == distinct == 1000
+        assert named == predicted == 1000 - controls
+    assert (folder / "reports" / "card_offer.html").stat().st_size > 0
+    first = date(2026, 11, 24) - timedelta(days=n_nights)
+    weekly = [first + timedelta(days=days) for days in range(0, n_nights, 7)]
+    assert sorted(path.name for path in (folder / "models").glob("modelA_v1.0_2*.pkl")) == [
+        f"modelA_v1.0_{day}.pkl" for day in weekly
+    ]
+
+
+def test_demo_plays_also_after_a_kill(tmp_path: Path) -> None:
+    write_config(tmp_path, "sqlite:///data/dev.db", models=QUICK_MODELS)
+    check_files_and_rows(tmp_path, play_after_a_kill(tmp_path, 20), 20)
+
+
+@pytest.mark.slow
+def test_demo_plays_as_the_readme_shows(tmp_path: Path) -> None:
+    write_config(tmp_path, "sqlite:///data/dev.db")
+    out = play_after_a_kill(tmp_path, 60)
+    check_files_and_rows(tmp_path, out, 60)
     shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
     out, shown = (
         re.sub(r"decided on \S+", "decided on a day", text) for text in (out, shown)
@@ -67,31 +92,13 @@ def test_demo_plays_as_the_readme_shows_also_after_a_kill(tmp_path: Path) -> Non
     for found, expected in zip(number.findall(out), number.findall(shown), strict=True):
         assert float(found) == pytest.approx(float(expected), rel=0.1)
 
-    with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
-        nights = connection.execute(
-            "select run_date, count(*), count(distinct candidate_id), count(model_name),"
-            " count(prediction), sum(case when variant = 'control' then 1 else 0 end) from"
-            " predictions group by run_date"
-        ).fetchall()
-        for query in out.split(":\n\n")[-1].split("\n\n"):
-            assert connection.execute(query).fetchall()
-    connection.close()
-    assert len(nights) == 60
-    for _, rows, distinct, named, predicted, controls in nights:
-        assert rows == distinct == 1000
-        assert named == predicted == 1000 - controls
-    assert (tmp_path / "reports" / "card_offer.html").stat().st_size > 0
-    weekly = [date(2026, 9, 25) + timedelta(days=7 * i) for i in range(9)]
-    assert sorted(path.name for path in (tmp_path / "models").glob("modelA_v1.0_2*.pkl")) == [
-        f"modelA_v1.0_{day}.pkl" for day in weekly
-    ]
-
 
 def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with sqlite3.connect(tmp_path / "data" / "dev.db") as connection:
         connection.execute("create table my_customers (id)")
     connection.close()
+    write_config(tmp_path, "sqlite:///data/dev.db")
     with start_demo(tmp_path) as refused:
         out, err = refused.communicate()
     assert (refused.returncode, out) == (1, "")
