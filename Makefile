@@ -4,13 +4,16 @@ RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed  ## install, then play 60 nights of a simulated card bank on SQLite (data/dev.db)
 	@$(RUN) -m demo
 
 test: lint  ## install, then run the linter, the type checker and every quick test
-	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
+	@$(RUN) -m pytest -q -n 2 --dist worksteal -m "not slow and not databases"
+
+test-databases: $(VENV)/installed-dev  ## the same tests on PostgreSQL, and on a SQL Server if one is named
+	@$(RUN) -m pytest -q -n 2 --dist worksteal -m "databases and not slow"
 
 test-slow: $(VENV)/installed-dev  ## the tests that repeat experiments many times (a few minutes)
 	@$(RUN) -m pytest -q -n 2 --dist worksteal -m slow
@@ -44,4 +47,4 @@ $(VENV)/installed-dev: requirements-dev.lock | $(VENV)/installed
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help demo test test-slow lint lock clean
+.PHONY: help demo test test-databases test-slow lint lock clean

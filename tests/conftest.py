@@ -96,6 +96,22 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is heeded
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark `databases` whatever repeats on a server what SQLite proves already."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        kind = item.callspec.params.get("database_url") if hasattr(item, "callspec") else None
+        chosen = [*item.iter_markers("server")] + [
+            marker
+            for marker in item.iter_markers("parametrize")
+            if "database_url" in marker.args[0]
+        ]
+        on_mssql = item.get_closest_marker("mssql")
+        if on_mssql or (kind == "postgresql" and not chosen):
+            item.add_marker("databases")
+
+
 def find_postgres_binaries() -> Path | None:
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])

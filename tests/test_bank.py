@@ -13,6 +13,11 @@ from demo import bank, simulate
 from tests.conftest import FIRST_NIGHT, open_engine, write_config
 
 
+@pytest.fixture(autouse=True)
+def _short_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "N_HISTORY", 10)
+
+
 def call(
     capsys: pytest.CaptureFixture[str], experiment: Experiment, *arguments: str
 ) -> tuple[int, str, str]:

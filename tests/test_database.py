@@ -26,6 +26,8 @@ from abatch.errors import ConfigError, DatabaseError
 from abatch.queries import Query, Window
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish, open_engine
 
+pytestmark = pytest.mark.server
+
 Make = Callable[..., sa.Engine]
 HOLD_LOCK = """
 import sys

@@ -36,6 +36,8 @@ from abatch.errors import DataError, NothingToDo, RegistryError
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
 
+pytestmark = pytest.mark.server
+
 # Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line
 # arrives.
 DRIVER = """

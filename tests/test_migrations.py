@@ -27,6 +27,8 @@ from abatch.errors import ConfigError, DatabaseError
 from tests import dictionary, revision
 from tests.conftest import ROOT, open_engine
 
+pytestmark = pytest.mark.server
+
 URLS = {
     "sqlite": "sqlite:///data/dev.db",
     "postgresql": "postgresql+psycopg://h/d",

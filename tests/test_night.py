@@ -19,6 +19,8 @@ from abatch.experiment import predictions
 from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
 from tests.conftest import as_stored, open_engine, write_config
 
+pytestmark = pytest.mark.server
+
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
 

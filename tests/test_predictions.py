@@ -20,6 +20,8 @@ from abatch.queries import Query
 from abatch.statistics import drift
 from tests.conftest import as_stored
 
+pytestmark = pytest.mark.server
+
 NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
 NAN = float("nan")
 Row = tuple[str, str, float, str]  # candidate_id, variant, prediction, selection_key

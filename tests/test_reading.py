@@ -22,6 +22,8 @@ from abatch.errors import ConfigError, DatabaseError, DataError
 from abatch.queries import Query, Window
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.server
+
 WINDOW, AS_OF = Window(date(2026, 3, 1), date(2026, 3, 2)), datetime(2026, 3, 1, 21, 59, 59, 999999)
 Make = Callable[..., sa.Engine]
 

@@ -64,6 +64,7 @@ def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str
     return rows, files
 
 
+@pytest.mark.server
 @pytest.mark.bank("trained")
 def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engine) -> None:
     for days in range(N_NIGHTS):
