@@ -460,17 +460,16 @@ def engine(experiment: Experiment) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture(scope="session")
-def _week(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _week(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of a week on SQLite, and models of its first night; copied only."""
     folder = tmp_path_factory.mktemp("week")
+    templates.copy("sqlite", "simulated", folder)
     models = {
         "A": QUICK_MODELS["A"],
         "B": {**QUICK_MODELS["A"], "name": "modelB", "params": {"C": 0.1}},
     }
-    file = write_config(folder, "sqlite:///data/bank.db", models=models)
+    file = write_config(folder, "sqlite:///bank.db", models=models)
     engine = open_engine(experiment := load_experiments(file, "dev")["card_offer"])
-    migrations.upgrade(engine)
-    simulate.simulate(engine, FIRST_NIGHT, history_days=60)
     train.train(experiment, engine, FIRST_NIGHT)
     simulate.simulate(engine, LATER_NIGHT)
     engine.dispose()
