@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import connections, faults
-from abatch.database.tables import predictions_staging, runs
+from abatch.database.tables import Row, Select, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
 
@@ -275,19 +275,19 @@ def _describe_holder(night: Night) -> Exception:
     )
 
 
-def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> Select:
     """Runs of the same job and experiment."""
     c = runs.c
     same = (c.job == night.job, c.experiment == night.experiment.name, c.status == status)
     return sa.select(runs).where(*same, *where)
 
 
-def _find_running(connection: sa.Connection, night: Night) -> sa.Row[Any] | None:
+def _find_running(connection: sa.Connection, night: Night) -> Row | None:
     query = _select_runs(night, "running").order_by(runs.c.started_at.desc())
     return connection.execute(query).first()
 
 
-def _find_done(connection: sa.Connection, night: Night) -> sa.Row[Any] | None:
+def _find_done(connection: sa.Connection, night: Night) -> Row | None:
     query = _select_runs(night, "done", runs.c.run_date == night.run_date)
     return connection.execute(query).first()
 

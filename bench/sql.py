@@ -14,6 +14,7 @@ import sys
 import time
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def make_frame(first: int, n: int) -> pd.DataFrame:
     return frame
 
 
-def insert(connection: sa.Connection, table: sa.Table, rows: list[dict]) -> None:
+def insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     for start in range(0, len(rows), connections.WRITE_ROWS):
         connection.execute(table.insert(), rows[start : start + connections.WRITE_ROWS])
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -322,7 +322,7 @@ def morning(day: date) -> datetime:
     return datetime.combine(day, time(1))
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict]) -> None:
+def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
         connection.execute(table.insert(), rows)
 

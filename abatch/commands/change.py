@@ -17,6 +17,7 @@ from abatch.arguments import CONFIG, ENV, option, parse_date
 from abatch.commands.command import Chosen, Day, Experiments, command, connect
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
+from abatch.database.tables import Row
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import gate, registry
@@ -240,7 +241,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     return text + (f"\n  {warning}" if warning else "")
 
 
-def _choose_config(experiments: Experiments, model: sa.Row) -> Experiment:
+def _choose_config(experiments: Experiments, model: Row) -> Experiment:
     if model.experiment not in experiments:
         raise UsageError(
             f"{model.model_name} belongs to experiment {model.experiment}; expected one of"

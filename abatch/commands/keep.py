@@ -15,6 +15,7 @@ from abatch.commands.change import Model, whoami
 from abatch.commands.command import AsJson, Experiments, Only, Reply, command
 from abatch.config import Experiment
 from abatch.database import reading
+from abatch.database.tables import Row
 from abatch.errors import NothingToDo, RegistryError, UsageError
 from abatch.modelling import registry, reproduction, retention, snapshots
 from abatch.queries import Window
@@ -82,12 +83,12 @@ def _show_snapshot(connection: sa.Connection, name: str | None, as_json: bool) -
     return to_json(_tell(row) | {"columns": json.loads(row.columns), "query": row.query})
 
 
-def _tell(row: sa.Row) -> dict[str, Any]:
+def _tell(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in FACTS.split()}
 
 
 def _tell_snapshots(
-    connection: sa.Connection, pulls: Sequence[sa.Row], folder: Path, *, is_read: bool
+    connection: sa.Connection, pulls: Sequence[Row], folder: Path, *, is_read: bool
 ) -> list[dict[str, Any]]:
     """Pulls, with the state of their files by a look at the folder, or by reading them."""
     needed = retention.find_needed(connection)
@@ -100,7 +101,7 @@ def _tell_snapshots(
     ]
 
 
-def _look_at(folder: Path, row: sa.Row, deleted: set[str], is_read: bool) -> str:
+def _look_at(folder: Path, row: Row, deleted: set[str], is_read: bool) -> str:
     path = snapshots.path_of(folder, row.content_hash)
     if not path.exists() and row.content_hash in deleted:
         return DROPPED
@@ -138,7 +139,7 @@ def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def describe_snapshot(row: sa.Row) -> str:
+def describe_snapshot(row: Row) -> str:
     """One pull in full: binds, columns with their fingerprints, and the query."""
     pulled = f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"
     binds = f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"

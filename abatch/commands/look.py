@@ -11,7 +11,7 @@ from abatch.arguments import option, parse_date
 from abatch.commands.command import AsJson, Chosen, Day, Experiments, Only, command
 from abatch.config import Experiment
 from abatch.database import faults, tables
-from abatch.database.tables import runs
+from abatch.database.tables import Row, runs
 from abatch.errors import NothingToDo
 from abatch.experiment import records
 from abatch.modelling import registry
@@ -38,7 +38,7 @@ class JobState:
     """The newest run of a job, and the nights that it missed; None for train, which has none."""
 
     job: str
-    last_run: sa.Row | None
+    last_run: Row | None
     missed: list[Gap] | None
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ from abatch.queries import Query, Window, clean_query
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BIND_TYPES: dict[str, sa.types.TypeEngine] = {
+BIND_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "from_date": sa.Date(),
     "to_date": sa.Date(),
     "as_of": tables.Instant,

@@ -51,6 +51,8 @@ class FiniteDouble(sa.types.TypeDecorator[float]):
         return float(value)  # not every driver takes numpy's
 
 
+Row = sa.Row[*tuple[Any, ...]]
+Select = sa.Select[*tuple[Any, ...]]
 metadata = sa.MetaData()
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.database.tables import conclusions, current_verdicts, registrations
+from abatch.database.tables import Row, conclusions, current_verdicts, registrations
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.statistics import words
 
@@ -23,8 +23,8 @@ class Record(NamedTuple):
     experiment: str
     registered_at: datetime
     registration: Registration
-    verdicts: list[sa.Row]
-    conclusion: sa.Row | None
+    verdicts: list[Row]
+    conclusion: Row | None
 
     @property
     def findings(self) -> list[str]:
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 def read_records(connection: sa.Connection) -> list[Record]:
     """All experiments in the order of their registration."""
     c = current_verdicts.c
-    verdicts: dict[str, list[sa.Row]] = {}
+    verdicts: dict[str, list[Row]] = {}
     for row in connection.execute(sa.select(current_verdicts).order_by(c.comparison, c.metric)):
         verdicts.setdefault(row.experiment, []).append(row)
     concluded = {
@@ -57,7 +57,7 @@ def read_records(connection: sa.Connection) -> list[Record]:
     ]
 
 
-def describe_finding(row: sa.Row) -> str:
+def describe_finding(row: Row) -> str:
     """One row of the view `current_verdicts` as a sentence."""
     text = f"{name_verdict(row._asdict())}: {row.word}"
     if row.word == words.INVALID:

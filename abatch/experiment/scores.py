@@ -20,6 +20,7 @@ from scipy import stats
 
 from abatch.database import connections
 from abatch.database.tables import (
+    Select,
     cohort_sums,
     feature_drift,
     looks,
@@ -395,7 +396,7 @@ def find_published(
     }
 
 
-def _select_keys(experiment: str) -> sa.Select:
+def _select_keys(experiment: str) -> Select:
     c = cohort_sums.c
     return sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)
 
@@ -421,7 +422,7 @@ def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) ->
 
     Their nights were predicted again.
     """
-    present: dict[sa.Table, set[tuple]] = {
+    present: dict[sa.Table, set[tuple[Any, ...]]] = {
         scores: {(key.model_name, key.cohort) for key in keys},
         variant_scores: {(key.variant, key.cohort) for key in keys if not key.model_name},
         feature_drift: {(key.cohort,) for key in keys},
@@ -433,7 +434,9 @@ def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) ->
         _delete(connection, experiment, table, written - present[table])
 
 
-def _delete(connection: sa.Connection, experiment: str, table: sa.Table, keys: set[tuple]) -> None:
+def _delete(
+    connection: sa.Connection, experiment: str, table: sa.Table, keys: set[tuple[Any, ...]]
+) -> None:
     if keys:
         names = REPLACED_BY[table]
         matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in names)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from abatch.database import connections
 from abatch.database.tables import (
+    Row,
     looks,
     predictions,
     sample_ratios,
@@ -356,7 +357,7 @@ def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
 def find_smallest(connection: sa.Connection, experiment: str, run_date: date) -> Smallest:
     """The smallest p-values of all looks until a day, its own included, which may be replaced."""
 
-    def find(table: sa.Table, *names: str) -> Sequence[sa.Row]:
+    def find(table: sa.Table, *names: str) -> Sequence[Row]:
         columns = [table.c[name] for name in names]
         query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(
             table.c.experiment == experiment,

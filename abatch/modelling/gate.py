@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch.config import Training
+from abatch.database.tables import Row
 from abatch.errors import RegistryError
 from abatch.modelling import registry
 from abatch.modelling.card import Card, Decision, Figure
@@ -179,7 +180,7 @@ def judge_dirt(
 
 
 def check_dirt(
-    connection: sa.Connection, environment: str, model: sa.Row[Any], *, allow_dirty: bool
+    connection: sa.Connection, environment: str, model: Row, *, allow_dirty: bool
 ) -> dict[str, Any] | None:
     """Evidence to record of a promotion by hand, None without any.
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
-from abatch.database.tables import deletions, models, promotions
+from abatch.database.tables import Row, deletions, models, promotions
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
@@ -179,7 +179,7 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
         ) from None
 
 
-def check_model(connection: sa.Connection, models_dir: Path, row: sa.Row[Any]) -> str:
+def check_model(connection: sa.Connection, models_dir: Path, row: Row) -> str:
     """Whether `load_model` can open a dated model, without the wait for its libraries.
 
     Only a model that has code of the user's is opened: nothing else tells whether that is here.
@@ -201,7 +201,7 @@ def check_model(connection: sa.Connection, models_dir: Path, row: sa.Row[Any]) -
     return libraries.check(card.libraries, f"{models_dir / row.file}")
 
 
-def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row[Any]) -> bytes:
+def read_model_file(connection: sa.Connection, models_dir: Path, row: Row) -> bytes:
     """The content of a model's file, which is what was saved.
 
     Raises
@@ -232,7 +232,7 @@ def read_model_file(connection: sa.Connection, models_dir: Path, row: sa.Row[Any
     return content
 
 
-def find_model(connection: sa.Connection, model_name: str) -> sa.Row[Any]:
+def find_model(connection: sa.Connection, model_name: str) -> Row:
     """The row of a dated model; RegistryError if there is none."""
     row = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
     if row is None:
@@ -353,7 +353,7 @@ def find_ever_live(connection: sa.Connection, experiment: str) -> set[str]:
     return {row.model_name for row in _read_promotions(connection, experiment)}
 
 
-def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, sa.Row[Any]]:
+def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, Row]:
     """The promotion that makes each variant's model live on a date, the newest effective."""
     return {
         row.variant: row
@@ -362,7 +362,7 @@ def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[
     }
 
 
-def find_deletion(connection: sa.Connection, kind: str, name: str) -> sa.Row[Any] | None:
+def find_deletion(connection: sa.Connection, kind: str, name: str) -> Row | None:
     """The newest deletion of a model or a snapshot, None if there is none."""
     query = sa.select(deletions).where(deletions.c.kind == kind, deletions.c.name == name)
     return connection.execute(query.order_by(deletions.c.deletion_id.desc())).first()
@@ -401,7 +401,7 @@ def remove_files(models_dir: Path, model_name: str) -> None:
         files.remove(models_dir / f"{model_name}{suffix}")
 
 
-def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[sa.Row[Any]]:
+def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[Row]:
     query = sa.select(promotions).where(promotions.c.experiment == experiment)
     return connection.execute(query.order_by(promotions.c.promotion_id)).all()
 

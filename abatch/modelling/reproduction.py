@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import reading
+from abatch.database.tables import Row
 from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import code, estimators, libraries, registry, snapshots, training
 from abatch.modelling.card import Card
@@ -154,7 +155,7 @@ def _compare(
 
 
 def _check_snapshot(
-    connection: sa.Connection, environment: Environment, pull: sa.Row[Any]
+    connection: sa.Connection, environment: Environment, pull: Row
 ) -> tuple[pd.DataFrame | None, Check]:
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
     try:
@@ -171,7 +172,7 @@ def _check_snapshot(
 
 
 def _check_database(
-    engine: sa.Engine, then: Experiment, card: Card, pull: sa.Row[Any], kept: pd.DataFrame | None
+    engine: sa.Engine, then: Experiment, card: Card, pull: Row, kept: pd.DataFrame | None
 ) -> tuple[pd.DataFrame | None, Check]:
     """Pull again, as of then; the rows if they are the same, and what has moved if not."""
     asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
@@ -246,7 +247,7 @@ def _check_environment(card: Card) -> Check:
 
 
 def _open(
-    connection: sa.Connection, environment: Environment, row: sa.Row[Any]
+    connection: sa.Connection, environment: Environment, row: Row
 ) -> tuple[registry.Model | None, Check]:
     """The model, if its file is what was saved and may be opened under today's libraries."""
     try:

@@ -7,14 +7,13 @@ import logging
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Environment
 from abatch.database import connections, tables
-from abatch.database.tables import models, promotions, runs
+from abatch.database.tables import Row, models, promotions, runs
 from abatch.modelling import registry, snapshots
 
 logger = logging.getLogger("abatch")
@@ -123,7 +122,7 @@ def choose_snapshots(
     days : age of the newest pull of a content from which on it goes; None for no limit
     gigabytes : 1e9 bytes that all files together may have; None for no limit
     """
-    newest: dict[str, sa.Row[Any]] = {}
+    newest: dict[str, Row] = {}
     for row in snapshots.list_snapshots(connection):  # the newest pull decides, and comes last
         newest.pop(row.content_hash, None)
         newest[row.content_hash] = row

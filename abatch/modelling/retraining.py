@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from abatch.config import Experiment, Retrain
-from abatch.database.tables import feature_drift, scores
+from abatch.database.tables import Select, feature_drift, scores
 from abatch.modelling.card import Card
 from abatch.modelling.registry import Standing
 from abatch.night import Night
@@ -129,7 +129,7 @@ def read_performance(
     return {row.model_name: (row.value, row.upper) for row in connection.execute(query)}
 
 
-def _select_scores(experiment: str, names: Collection[str]) -> sa.Select[Any]:
+def _select_scores(experiment: str, names: Collection[str]) -> Select:
     """Figures of dated models on all their mature predictions."""
     s = scores.c
     return sa.select(scores).where(

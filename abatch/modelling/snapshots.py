@@ -9,14 +9,14 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.database.tables import models, snapshots
+from abatch.database.tables import Row, models, snapshots
 from abatch.errors import DataError, RegistryError, suggest
 from abatch.experiment import outcomes
 from abatch.night import Night
@@ -221,7 +221,7 @@ def store(
     )
 
 
-def find_snapshot(connection: sa.Connection, content_hash: str) -> sa.Row[Any] | None:
+def find_snapshot(connection: sa.Connection, content_hash: str) -> Row | None:
     """The newest pull of a content, which tells its file's SHA-256; None if there is none."""
     query = sa.select(snapshots).where(snapshots.c.content_hash == content_hash)
     return connection.execute(
@@ -229,14 +229,14 @@ def find_snapshot(connection: sa.Connection, content_hash: str) -> sa.Row[Any] |
     ).first()
 
 
-def list_snapshots(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+def list_snapshots(connection: sa.Connection) -> Sequence[Row]:
     """All pulls, the oldest first."""
     return connection.execute(
         sa.select(snapshots).order_by(snapshots.c.pulled_at, snapshots.c.run_id)
     ).all()
 
 
-def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row[Any]:
+def choose_snapshot(connection: sa.Connection, name: str) -> Row:
     """The newest pull of the content that a hash, the beginning of one, or a model_name stands for.
 
     Raises
@@ -261,7 +261,7 @@ def choose_snapshot(connection: sa.Connection, name: str) -> sa.Row[Any]:
     return next(iter(chosen.values()))
 
 
-def load(folder: Path, row: sa.Row[Any]) -> pd.DataFrame:
+def load(folder: Path, row: Row) -> pd.DataFrame:
     """The rows of a snapshot whose file has the SHA-256, and they the content hash, of the table.
 
     Raises

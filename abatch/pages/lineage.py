@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database.tables import (
+    Row,
     models,
     predictions,
     predictions_superseded,
@@ -54,11 +55,11 @@ class Assignment:
 class Making:
     """The dated model that made a prediction: its row, run, and what was deleted of it since."""
 
-    model: sa.Row
+    model: Row
     config_hash: str
-    run: sa.Row | None
-    deletion: sa.Row | None
-    snapshot_deletion: sa.Row | None
+    run: Row | None
+    deletion: Row | None
+    snapshot_deletion: Row | None
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ class Lineage:
     overruled_by : the newest promotion, if by now another model is live for the night
     """
 
-    prediction: sa.Row
+    prediction: Row
     n_in_variant: int
     select_top: float
     n_selected: int
     salt: str
     assignment: Assignment
-    run: sa.Row | None
+    run: Row | None
     making: Making | None
-    promotion: sa.Row | None
-    overruled_by: sa.Row | None
+    promotion: Row | None
+    overruled_by: Row | None
 
 
 def explain(
@@ -158,7 +159,7 @@ def find_lineage(
 
 def _find_predictions(
     connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date
-) -> list[sa.Row]:
+) -> list[Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
     c = table.c
     key = (c.experiment == experiment, c.run_date == on, c.candidate_id == candidate_id)
@@ -193,13 +194,13 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     )
 
 
-def _find_model(connection: sa.Connection, model_name: str | None) -> sa.Row | None:
+def _find_model(connection: sa.Connection, model_name: str | None) -> Row | None:
     """The row of a model but for its card, which is a page of its own."""
     query = sa.select(*(column for column in models.c if column is not models.c.card))
     return connection.execute(query.where(models.c.model_name == model_name)).first()
 
 
-def _find_snapshot_deletion(connection: sa.Connection, model: sa.Row) -> sa.Row | None:
+def _find_snapshot_deletion(connection: sa.Connection, model: Row) -> Row | None:
     """Unless another run pulled the same rows since."""
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
     pulls = sa.select(sa.func.max(snapshots.c.pulled_at))
@@ -209,11 +210,11 @@ def _find_snapshot_deletion(connection: sa.Connection, model: sa.Row) -> sa.Row 
     return deletion
 
 
-def _find_run(connection: sa.Connection, run_id: str) -> sa.Row | None:
+def _find_run(connection: sa.Connection, run_id: str) -> Row | None:
     return connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).first()
 
 
-def _find_promotions(connection: sa.Connection, row: sa.Row) -> tuple[sa.Row | None, sa.Row | None]:
+def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, Row | None]:
     """What made the model live for the night of a prediction, and what has overruled that since."""
     if row.model_name is None:
         return None, None
@@ -308,13 +309,13 @@ def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     yield "train run", _describe_run(made.run, model.run_id)
 
 
-def _describe_deletion(deletion: sa.Row | None) -> str:
+def _describe_deletion(deletion: Row | None) -> str:
     if deletion is None:
         return "not deleted"
     return f"deleted {_show(deletion.deleted_at)} by {deletion.deleted_by} ({deletion.reason})"
 
 
-def _describe_run(run: sa.Row | None, run_id: str) -> str:
+def _describe_run(run: Row | None, run_id: str) -> str:
     if run is None:
         return f"{run_id}, which the table runs does not have"
     ended = f"finished {_show(run.finished_at)}" if run.finished_at else "not finished"
@@ -333,7 +334,7 @@ def _describe_cause(lineage: Lineage) -> str:
     return _describe_promotion(promotion) + late * (promotion.promoted_at > row.predicted_at)
 
 
-def _describe_promotion(promotion: sa.Row) -> str:
+def _describe_promotion(promotion: Row) -> str:
     written = f"written {_show(promotion.promoted_at)} by {promotion.promoted_by}"
     return (
         f"{promotion.action}, effective from {promotion.effective_date}, {written}:"
@@ -341,7 +342,7 @@ def _describe_promotion(promotion: sa.Row) -> str:
     )
 
 
-def _describe_superseded(row: sa.Row) -> Fact:
+def _describe_superseded(row: Row) -> Fact:
     score = "no prediction" if row.prediction is None else repr(row.prediction)
     chosen = "selected" if row.selected else "not selected"
     made = f"{row.model_name or 'no model'}, {score}, {chosen}, {_show(row.predicted_at)}"
@@ -392,9 +393,9 @@ class Live:
 
     variant: str
     has_model: bool
-    promotion: sa.Row | None
-    model: sa.Row | None
-    predicted: list[sa.Row]
+    promotion: Row | None
+    model: Row | None
+    predicted: list[Row]
 
 
 def describe_live(
@@ -449,7 +450,7 @@ def _describe_variant(live: Live, on: date) -> Iterator[Fact]:
     yield "predicted", _describe_predicted(live, on)
 
 
-def _describe_window(model: sa.Row) -> str:
+def _describe_window(model: Row) -> str:
     window = f"[{model.from_date}, {model.to_date})"
     return f"{model.rows:,} rows of {window}, as known at {_show(model.as_of)}"
 
