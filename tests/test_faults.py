@@ -35,37 +35,9 @@ from abatch.database.tables import (
 from abatch.errors import DataError, NothingToDo, RegistryError
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
+from tests.processes import Process, Stop
 
 pytestmark = pytest.mark.server
-
-# Runs a script, and at one point of it kills itself with SIGKILL, or holds still until a line
-# arrives.
-DRIVER = """
-import os, signal, sys
-import predict, train
-from abatch import night
-from abatch.experiment import predictions
-from abatch.modelling import registry, training
-script, place, name, nth, action, *arguments = sys.argv[1:]
-owners = {"predictions": predictions, "registry": registry, "training": training}
-owner = {**owners, "night": night, "Night": night.Night}[place]
-real, calls = getattr(owner, name), []
-
-def stop(*args, **kwargs):
-    if action != "kill before":
-        result = real(*args, **kwargs)
-    calls.append(args)
-    if len(calls) == int(nth):
-        if action == "hold":
-            print("holding", flush=True)
-            sys.stdin.readline()
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(owner, name, stop)
-sys.exit({"predict": predict, "train": train}[script].main(arguments))
-"""
 
 
 def use_chunks(file: Path) -> Experiment:
@@ -116,52 +88,15 @@ def call(
     return code, *capsys.readouterr()
 
 
-def drive(
-    script: str,
-    experiment: Experiment,
-    place: str,
-    name: str,
-    nth: int,
-    action: str,
-    *arguments: str,
-) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-c",
-        DRIVER,
-        script,
-        place,
-        name,
-        str(nth),
-        action,
-        "--config",
-        str(experiment.environment.file),
-    ]
-    return subprocess.Popen(
-        [*command, "--date", str(FIRST_NIGHT), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def fork(script: str, experiment: Experiment, *arguments: str, stop: Stop | None = None) -> Process:
+    """The same in a process of its own that has its imports already, and may be stopped."""
+    common = ["--config", str(experiment.environment.file), "--date", str(FIRST_NIGHT)]
+    return Process(script, [*common, *arguments], stop)
 
 
-def kill(
-    script: str,
-    experiment: Experiment,
-    place: str,
-    name: str,
-    nth: int = 1,
-    action: str = "kill",
-    *arguments: str,
-) -> None:
-    """Run a script that dies by SIGKILL at the nth call of a function, once that call is made (or
-    before it).
-    """
-    with drive(script, experiment, place, name, nth, action, *arguments) as process:
-        out, err = process.communicate()
-    assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
+def kill(script: str, experiment: Experiment, stop: Stop, *arguments: str) -> None:
+    with fork(script, experiment, *arguments, stop=stop) as process:
+        assert process.end() == (-signal.SIGKILL, "", "")
 
 
 def again(experiment: Experiment, engine: sa.Engine, *, force: bool = False) -> None:
@@ -224,37 +159,23 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "nth", "action", "published"),
+    ("stop", "published"),
     [
-        (
-            "registry",
-            "load_live",
-            1,
-            "kill before",
-            False,
-        ),  # the run is in the ledger, and nothing is staged
-        ("predictions", "stage", 2, "kill", False),
-        (
-            "predictions",
-            "publish",
-            1,
-            "kill",
-            False,
-        ),  # the rows are moved, and nothing is committed
-        ("night", "_end_run", 1, "kill", False),
-        ("Night", "log", 2, "kill", True),  # all is committed, and nobody was told
+        # The run is in the ledger, and nothing is staged.
+        (Stop("abatch.modelling.registry", "load_live", action="kill before"), False),
+        (Stop("abatch.experiment.predictions", "stage", 2), False),
+        # The rows are moved, and nothing is committed.
+        (Stop("abatch.experiment.predictions", "publish"), False),
+        (Stop("abatch.night", "_end_run"), False),
+        # All is committed, and nobody was told.
+        (Stop("abatch.night:Night", "log", 2), True),
     ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, Stop) else str(value),
 )
 def test_predict_killed_and_run_again(
-    bank: Experiment,
-    bank_engine: sa.Engine,
-    place: str,
-    name: str,
-    nth: int,
-    action: str,
-    published: bool,
+    bank: Experiment, bank_engine: sa.Engine, stop: Stop, published: bool
 ) -> None:
-    kill("predict", bank, place, name, nth, action)
+    kill("predict", bank, stop)
     assert len(read(bank_engine, predictions.c.candidate_id)) == (
         simulate.N_CANDIDATES if published else 0
     )
@@ -268,7 +189,7 @@ def test_predict_killed_and_run_again(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -> None:
     experiment = use_chunks(experiment.environment.file)
-    kill("predict", experiment, "night", "_end_run")
+    kill("predict", experiment, Stop("abatch.night", "_end_run"))
     # The server sees the broken connection soon, not at once: wait for it to end the dead run's
     # transaction and lock.
     others = (
@@ -286,7 +207,7 @@ def test_predict_forced_and_killed_keeps_the_old_night(
 ) -> None:
     predict.predict(bank, bank_engine, FIRST_NIGHT)
     before = sorted(read(bank_engine, *predictions.c))
-    kill("predict", bank, "night", "_end_run", 1, "kill", "--force")
+    kill("predict", bank, Stop("abatch.night", "_end_run"), "--force")
     assert (
         sorted(read(bank_engine, *predictions.c)) == before
         and read(bank_engine, predictions_superseded.c.run_id) == []
@@ -303,7 +224,7 @@ def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.E
     execute(bank_engine, "delete from models")
     execute(bank_engine, "delete from promotions")
     execute(bank_engine, "delete from runs")
-    kill("train", bank, "registry", "add_model", 2)
+    kill("train", bank, Stop("abatch.modelling.registry", "add_model", 2))
     assert read(bank_engine, models.c.model_name) == [] and read_statuses(bank_engine, "train") == [
         "running"
     ]
@@ -325,16 +246,20 @@ def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.E
 def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     """Two processes, as on two hosts: one works, the other says who holds the lock, and leaves."""
     experiment = use_chunks(experiment.environment.file)
-    with drive("predict", experiment, "predictions", "stage", 1, "hold") as holder:
-        assert holder.stdout and holder.stdout.readline() == "holding\n"
-        assert run("predict", experiment) == (0, "", "")
-        code, out, err = run("predict", experiment, "--date", "2026-09-02")
+    hold = Stop("abatch.experiment.predictions", "stage", action="hold")
+    with fork("predict", experiment, stop=hold) as holder:
+        holder.wait_until_held()
+        with fork("predict", experiment) as other:
+            assert other.end() == (0, "", "")
+        with fork("predict", experiment, "--date", "2026-09-02") as other:
+            code, out, err = other.end()
         assert (code, out) == (1, "")  # another night, which nobody is doing
         assert "is being done for another date, 2026-09-01, by " in err and err.endswith(
             "Run this one after it.\n"
         )
-        out, err = holder.communicate("go on\n")
-    assert (holder.returncode, without_plan(out), err) == (0, "", "")
+        holder.go_on()
+        code, out, err = holder.end()
+    assert (code, without_plan(out), err) == (0, "", "")
     expected = (
         r"predict of card_offer for 2026-09-01 is already being done by .* \(process"
         rf" {holder.pid}\) since 20.* UTC \(run 20\S+\)"
@@ -409,16 +334,18 @@ def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) 
     is whole.
     """
     experiment = use_chunks(experiment.environment.file)
-    with drive("predict", experiment, "predictions", "stage", nth, "hold") as job:
-        assert job.stdout and job.stdout.readline() == "holding\n"
+    hold = Stop("abatch.experiment.predictions", "stage", nth, "hold")
+    with fork("predict", experiment, stop=hold) as job:
+        job.wait_until_held()
         idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
         execute(
             engine,
             "select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname ="
             f" current_database() and {idle}",
         )
-        out, err = job.communicate("go on\n")
-    assert (job.returncode, without_plan(out), err) == (0, "", "")
+        job.go_on()
+        code, out, err = job.end()
+    assert (code, without_plan(out), err) == (0, "", "")
     check_night(engine)
     assert read_statuses(engine) == ["done"]
 
@@ -428,14 +355,15 @@ def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) 
 def test_train_link_lost_while_fitting(experiment: Experiment, engine: sa.Engine) -> None:
     """A firewall or a failover ends what lies idle while a model is fitted; the fit is not lost."""
     experiment = use_chunks(experiment.environment.file)
-    with drive("train", experiment, "training", "fit_and_validate", 2, "hold", "--force") as job:
-        assert job.stdout and job.stdout.readline() == "holding\n"
+    hold = Stop("abatch.modelling.training", "fit_and_validate", 2, "hold")
+    with fork("train", experiment, "--force", stop=hold) as job:
+        job.wait_until_held()
         others = "datname = current_database() and pid <> pg_backend_pid()"
         execute(
             engine, f"select pg_terminate_backend(pid, 30000) from pg_stat_activity where {others}"
         )
-        out, err = job.communicate("go on\n")
-    assert (job.returncode, out, err) == (0, "", "")
+        job.go_on()
+        assert job.end() == (0, "", "")
     assert read_statuses(engine, "train") == ["superseded", "done"]
 
 

@@ -1,0 +1,100 @@
+"""Scripts in processes of their own, forked from one that has imported what they import.
+
+A process that starts with the interpreter spends most of its seconds on scikit-learn.
+"""
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Self
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.processes", "predict", "score", "train"])
+
+
+class Stop(NamedTuple):
+    """Where a script stops: at the nth call of a function.
+
+    Attributes
+    ----------
+    owner : of the function, as "abatch.night" or "abatch.night:Night"
+    action : kill, by SIGKILL once the call is made; kill before; or hold
+    """
+
+    owner: str
+    name: str
+    nth: int = 1
+    action: str = "kill"
+
+
+class Process:
+    """`main(arguments)` of a script; what is not over at the end of a `with` is killed."""
+
+    def __init__(self, script: str, arguments: Sequence[str], stop: Stop | None = None) -> None:
+        self._folder = TemporaryDirectory()
+        self._outputs = [Path(self._folder.name) / name for name in ("out", "err")]
+        self._link, theirs = CONTEXT.Pipe()
+        asked = (script, [*arguments], self._outputs, stop, theirs)
+        self._process = CONTEXT.Process(target=_work, args=asked)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._link.close()
+        self._folder.cleanup()
+
+    def wait_until_held(self) -> None:
+        assert self._link.recv() == "holding"
+
+    def go_on(self) -> None:
+        self._link.send("go on")
+
+    def end(self) -> tuple[int | None, str, str]:
+        """Exit code, below 0 for the signal that killed it, stdout and stderr."""
+        self._process.join()
+        return self._process.exitcode, *(path.read_text("utf-8") for path in self._outputs)
+
+
+def _work(
+    script: str, arguments: list[str], outputs: list[Path], stop: Stop | None, link: Connection
+) -> None:
+    for number, path in enumerate(outputs, start=1):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    if stop:
+        owner = pkgutil.resolve_name(stop.owner)
+        setattr(owner, stop.name, _stop_at(getattr(owner, stop.name), stop, link))
+    sys.exit(import_module(script).main(arguments))
+
+
+def _stop_at(real: Callable[..., Any], stop: Stop, link: Connection) -> Callable[..., Any]:
+    calls: list[tuple[Any, ...]] = []
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        is_due = len(calls) == stop.nth
+        if is_due and stop.action == "kill before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if is_due and stop.action == "hold":
+            link.send("holding")
+            link.recv()
+        elif is_due:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return stopping
