@@ -9,13 +9,14 @@ from sqlalchemy.exc import StatementError
 
 from abatch.commands import look
 from abatch.config import Experiment
-from abatch.database import connections, tables
+from abatch.database import tables
+from abatch.database.migrations import script
 from abatch.database.migrations.dictionary import read_meanings
 from abatch.errors import DataError
 from tests.dictionary import TABLES, VIEWS
 
 ALL = [*TABLES.tables.values(), *VIEWS.tables.values()]
-SQL_SERVER = connections.make_sql_server_dialect()
+SQL_SERVER = script.make_sql_server_dialect()
 SCORE = {
     "experiment": "e",
     "model_name": "m",

@@ -16,12 +16,13 @@ import score
 import train
 from abatch import __main__ as main
 from abatch.config import load_experiments
-from abatch.database import connections, tables
+from abatch.database import tables
+from abatch.database.migrations import script
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
-DIALECT = connections.make_sql_server_dialect()
+DIALECT = script.make_sql_server_dialect()
 FENCE = re.compile(
     r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -15,7 +15,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
-from sqlalchemy.dialects import mssql
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
@@ -211,17 +210,6 @@ def _set_mssql_session(engine: sa.Engine) -> None:
         with closing(connection.cursor()) as cursor:
             cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}; set nocount off")
         connection.commit()
-
-
-def make_sql_server_dialect() -> Any:
-    """SQL Server's dialect as it is when it has met a server: with NVARCHAR(max) rather than NTEXT,
-    and with DATE.
-    """
-    dialect: Any = mssql.dialect(deprecate_large_types=True)
-    dialect.server_version_info = (
-        13,
-    )  # SQL Server 2016, the oldest that the migrations are made for
-    return dialect
 
 
 def find_schema(engine: sa.Engine) -> str | None:

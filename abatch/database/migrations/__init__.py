@@ -4,6 +4,7 @@
 """
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -36,7 +37,6 @@ def upgrade(engine: sa.Engine) -> None:
         If the database cannot be reached, or refuses, if another commit of abatch made its tables,
         or if another process is doing the same.
     """
-    schema = connections.find_schema(engine)
     place = faults.show_url(engine)
     if engine.dialect.name == "sqlite":
         with faults.described(place):
@@ -48,22 +48,18 @@ def upgrade(engine: sa.Engine) -> None:
                 " it has ended."
             )
         with faults.described(place):
-
-            def work(connection: sa.Connection) -> None:
-                if schema and not sa.inspect(connection).has_schema(schema):
-                    connection.execute(sa.schema.CreateSchema(schema))
-                if installed := find_revision(connection, schema):
-                    connections.check_revision(engine, installed, "Then run init again.")
-                command.upgrade(make_config(connection=connection, schema=schema), "head")
-
-            connections.write(engine, work)
+            connections.write(engine, _upgrade, connections.find_schema(engine))
     connections.check_ready(engine, "")
 
 
-def find_revision(connection: sa.Connection, schema: str | None) -> str | None:
-    """The revision of abatch's tables in a schema, None if there are none."""
+def _upgrade(connection: sa.Connection, schema: str | None) -> None:
+    if schema and not sa.inspect(connection).has_schema(schema):
+        connection.execute(sa.schema.CreateSchema(schema))
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    context = MigrationContext.configure(connection, opts=options)
+    if installed := context.get_current_revision():
+        connections.check_revision(connection.engine, installed, "Then run init again.")
+    command.upgrade(make_config(connection=connection, schema=schema), "head")
 
 
 def _prepare_file(engine: sa.Engine, path: Path) -> None:
@@ -73,10 +69,8 @@ def _prepare_file(engine: sa.Engine, path: Path) -> None:
         raise DatabaseError(f"{path}: its folder cannot be made ({error.strerror}).") from None
     # Readers and one writer at a time: candidates are read while predictions are staged. The file
     # remembers it.
-    raw = engine.raw_connection()
-    try:
-        raw.cursor().execute("pragma journal_mode = wal")
-    except sqlite3.Error as error:
-        raise DatabaseError(f"{path}: {faults.describe(error)}") from None
-    finally:
-        raw.close()
+    with closing(engine.raw_connection()) as raw:
+        try:
+            raw.cursor().execute("pragma journal_mode = wal")
+        except sqlite3.Error as error:
+            raise DatabaseError(f"{path}: {faults.describe(error)}") from None
