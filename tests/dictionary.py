@@ -34,7 +34,8 @@ def read_part(title: str) -> sa.MetaData:
     text = tables.DICTIONARY.read_text(encoding="utf-8")
     for part in text.partition(f"\n## {title}\n\n")[2].partition("\n\n## ")[0].split("### ")[1:]:
         name, sentence, rows = part.strip().split("\n\n")
-        assert sentence.endswith(".") and rows.startswith(HEAD)
+        assert sentence.endswith(".")
+        assert rows.startswith(HEAD)
         table = sa.Table(name, metadata, comment=sentence[0].lower() + sentence[1:-1])
         for row in rows.removeprefix(HEAD).strip().split("\n"):
             matched = ROW.fullmatch(row)

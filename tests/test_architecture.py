@@ -178,7 +178,8 @@ def test_openmp_is_loaded_after_its_policy_is_set() -> None:
         for imported in find_imports(ast.parse(source))
         if imported.partition(".")[0] in ("sklearn", "joblib", "threadpoolctl")
     }
-    assert loads_openmp and all(path.startswith("abatch/") for path in loads_openmp)
+    assert loads_openmp
+    assert all(path.startswith("abatch/") for path in loads_openmp)
     assert "os.environ.setdefault" in SOURCES["abatch/__init__.py"]
     assert SOURCES["abatch/__init__.py"].count("os.environ") == 1
 
@@ -272,7 +273,8 @@ def test_find_violations_sees_a_circle_within_a_house() -> None:
         "abatch/experiment/looks.py": "from abatch.experiment.scores import ALL",
     }
     (fault,) = find_violations(circle, MODULES)
-    assert fault.startswith("a circle of imports: ") and "experiment.looks" in fault
+    assert fault.startswith("a circle of imports: ")
+    assert "experiment.looks" in fault
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,13 @@ def list_loaded(*command: str) -> tuple[int, str, str, set[str]]:
 @pytest.mark.parametrize("script", ["train.py", "predict.py", "score.py"])
 def test_scripts_parse_before_they_import_the_story(script: str) -> None:
     code, out, err, loaded = list_loaded(script, "--help")
-    assert (code, err) == (0, "") and out.startswith(f"usage: {script} ")
-    assert "abatch.arguments" in loaded and loaded.isdisjoint(HEAVY)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: {script} ")
+    assert "abatch.arguments" in loaded
+    assert loaded.isdisjoint(HEAVY)
     code, out, err, loaded = list_loaded(script, "--dry-rum")
-    assert (code, out) == (2, "") and "unrecognized arguments: --dry-rum" in err
+    assert (code, out) == (2, "")
+    assert "unrecognized arguments: --dry-rum" in err
     assert loaded.isdisjoint(HEAVY)
 
 
@@ -47,7 +50,8 @@ def test_help_fits_80_columns(
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(job).main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert caught.value.code == 0 and max(map(len, lines)) <= 80
+    assert caught.value.code == 0
+    assert max(map(len, lines)) <= 80
     assert any(line.startswith("Writes  ") for line in lines)
     assert "\n".join(lines[-2:]) == arguments.EXIT_CODES
 

@@ -112,7 +112,8 @@ def make_ids() -> list[str]:
         str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))) for n in range(30_000)
     ]
     ids += [f"C{odd[n % 94]} {odd[n * 7 % 94]}{n}{odd[n * 31 % 94]}" for n in range(30_000)]
-    assert len({one.lower() for one in ids}) == 100_000 and set(odd) < set("".join(ids))
+    assert len({one.lower() for one in ids}) == 100_000
+    assert set(odd) < set("".join(ids))
     return ids
 
 

@@ -42,9 +42,8 @@ def test_bank_plants_and_lives_on(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert abatch.main(["init", "--config", str(experiment.environment.file)]) == 0
     capsys.readouterr()
     code, out, err = call(capsys, experiment, "--date", "2026-09-01", "--plant", "broken_split")
-    assert (code, err) == (0, "") and out.endswith(
-        "the simulated bank played 181 mornings, until 2026-09-01\n"
-    )
+    assert (code, err) == (0, "")
+    assert out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
     engine = open_engine(experiment)
     with simulate.in_default_schema(engine).connect() as connection:
         found = connection.execute(sa.select(simulate.bank)).one()
@@ -55,20 +54,23 @@ def test_bank_plants_and_lives_on(capsys: pytest.CaptureFixture[str], tmp_path: 
         )
     engine.dispose()
     assert (found.plant, found.salt) == ("broken_split", "card_offer")
-    assert (
-        n_listed is not None and 900 < n_listed < simulate.N_CANDIDATES
-    )  # one in ten of B's 45 % is lost
+    # one in ten of B's 45 % is lost
+    assert n_listed is not None
+    assert 900 < n_listed < simulate.N_CANDIDATES
     code, out, err = call(capsys, experiment, "--date", "2026-09-02")
-    assert (code, err) == (0, "") and out.endswith("played 1 mornings, until 2026-09-02\n")
+    assert (code, err) == (0, "")
+    assert out.endswith("played 1 mornings, until 2026-09-02\n")
     code, out, err = call(capsys, experiment, "--date", "2026-09-03", "--plant", "harm")
-    assert (code, out) == (2, "") and "was created with broken_split" in err
+    assert (code, out) == (2, "")
+    assert "was created with broken_split" in err
 
 
 def test_bank_takes_a_seed(
     capsys: pytest.CaptureFixture[str], experiment: Experiment, engine: sa.Engine
 ) -> None:
     code, out, err = call(capsys, experiment, "--date", "2026-09-01", "--seed", "7")
-    assert (code, err) == (0, "") and "played 181 mornings" in out
+    assert (code, err) == (0, "")
+    assert "played 181 mornings" in out
     with simulate.in_default_schema(engine).connect() as connection:
         assert connection.scalar(sa.select(simulate.bank.c.seed)) == 7
     assert simulate.find_foreign(engine) == []
@@ -127,7 +129,8 @@ def test_bank_does_not_live_on_among_foreign_tables(
         for i in range(7):
             connection.exec_driver_sql(f"create table t{i} (id integer)")
     code, out, err = call(capsys, experiment, "--date", "2026-09-02")
-    assert (code, out) == (1, "") and ": holds t0, t1, t2, t3, t4 and 2 more, which" in err
+    assert (code, out) == (1, "")
+    assert ": holds t0, t1, t2, t3, t4 and 2 more, which" in err
     with simulate.in_default_schema(engine).connect() as connection:
         newest = connection.scalar(sa.select(sa.func.max(simulate.candidates.c.candidate_date)))
     assert newest == FIRST_NIGHT
@@ -147,7 +150,8 @@ def test_bank_leaves_foreign_schemas_alone(
         connection.exec_driver_sql("create table abatch.card_calls (id integer)")
     assert sorted(simulate.find_foreign(engine)) == ["abatch.card_calls", "loans.runs"]
     code, out, err = call(capsys, experiment, "--date", "2026-09-01")
-    assert (code, out) == (1, "") and "loans.runs" in err
+    assert (code, out) == (1, "")
+    assert "loans.runs" in err
     assert list_bank(engine) == set()
 
 
@@ -156,5 +160,6 @@ def test_bank_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             bank.main(wrong)
         out, err = capsys.readouterr()
-        assert caught.value.code == 2 and out == ""
+        assert caught.value.code == 2
+        assert out == ""
         assert err.startswith("usage: python -m demo.bank")

@@ -11,7 +11,8 @@ def test_to_json_comes_back() -> None:
     figures = {"n": {"value": 6394, "lower": None, "upper": None}}
     card = make_card(metrics=figures, params={"C": 0.5, "text": "Ærø"})
     again = Card.model_validate_json(card.to_json())
-    assert again == card and again.to_json() == card.to_json()
+    assert again == card
+    assert again.to_json() == card.to_json()
     assert json.loads(card.to_json()) == {
         **CARD,
         "metrics": figures,
@@ -24,7 +25,8 @@ def test_to_json_comes_back() -> None:
 
 
 def test_roc_auc_and_base_rate_of_few_outcomes() -> None:
-    assert make_card().roc_auc is None and make_card().base_rate is None
+    assert make_card().roc_auc is None
+    assert make_card().base_rate is None
     figure = {"value": 0.7, "lower": 0.6, "upper": 0.8}
     assert make_card(metrics={"roc_auc": figure}).roc_auc == 0.7
     assert make_card(metrics={"base_rate": figure}).base_rate == 0.7

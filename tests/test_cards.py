@@ -121,7 +121,8 @@ def test_render_says_what_is_recorded() -> None:
         "All 3 packages that were installed joblib==1.6.0 numpy==2.4.6 scikit-learn==1.9.0",
     ):
         assert words.replace(" :", ":") in page.text, words
-    assert "not recorded" not in page.text and "Mean outcome" not in page.text
+    assert "not recorded" not in page.text
+    assert "Mean outcome" not in page.text
 
 
 def test_render_tables() -> None:
@@ -139,7 +140,8 @@ def test_render_tables() -> None:
         "width:25.0%",
         "width:0.0%",
     ]
-    assert page.row("Validation rows") == ["Validation rows", "6,394"] and page.row("Of these") == [
+    assert page.row("Validation rows") == ["Validation rows", "6,394"]
+    assert page.row("Of these") == [
         "Of these with the outcome",
         "334",
     ]
@@ -164,7 +166,8 @@ def test_render_calibration_plot() -> None:
     )
     assert Page(html).labels() == [f"Reliability plot of modelA_v1.0_2026-09-01, {told}"]
     low, high = find_dots(find_svgs(html)["Reliability plot of modelA_v1.0_2026-09-01,"])
-    assert low[0] < high[0] and low[1] > high[1]
+    assert low[0] < high[0]
+    assert low[1] > high[1]
 
 
 def test_render_what_was_not_measured() -> None:
@@ -211,9 +214,8 @@ def test_render_use_of_predictions() -> None:
         "the probability that the outcome, an amount, is above 0 within 1 day, the night's own day"
         " included." in text
     )
-    assert (
-        "Mean outcome 65.25, standard deviation 812.5" in text and "Base rate share above 0" in text
-    )
+    assert "Mean outcome 65.25, standard deviation 812.5" in text
+    assert "Base rate share above 0" in text
     assert "what is predicted is the probability that it is above 0, not how large it is" in text
 
 
@@ -269,10 +271,8 @@ def test_list_limits_few_outcomes_and_chance() -> None:
         " without." in text
     )
     assert "not sure that it ranks better than a coin: ROC AUC may be 0.490 to 0.610." in text
-    assert (
-        "Few outcomes" not in limits(metrics={**METRICS, "n_positive": figure(200)})
-        and "coin" not in limits()
-    )
+    assert "Few outcomes" not in limits(metrics={**METRICS, "n_positive": figure(200)})
+    assert "coin" not in limits()
 
 
 def test_list_limits_of_the_record() -> None:
@@ -280,9 +280,8 @@ def test_list_limits_of_the_record() -> None:
     assert "The code differed from its commit (0.1.0+05bad64-dirty)" in text
     unmeasured = {"roc_auc": None, "lower": None, "upper": None}
     many = [{**SMALL, "value": f"v{i}", **unmeasured} for i in range(15)]
-    assert limits(subgroups=many).count("(40 rows)") == 12 and "(40 rows), and 3 more." in limits(
-        subgroups=many
-    )
+    assert limits(subgroups=many).count("(40 rows)") == 12
+    assert "(40 rows), and 3 more." in limits(subgroups=many)
 
 
 VOID = {
@@ -324,7 +323,8 @@ class Nesting(HTMLParser):
 
 def test_render_is_well_formed_and_stands_alone() -> None:
     html = cards.render(card())
-    assert html.startswith("<!doctype html>") and Nesting(html).open == []
+    assert html.startswith("<!doctype html>")
+    assert Nesting(html).open == []
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "image", "base"} & set(page.tags)
     assert not [
@@ -333,12 +333,16 @@ def test_render_is_well_formed_and_stands_alone() -> None:
         if name.startswith("on") or name in ("src", "srcset", "action")
     ]
     assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
-    assert "//" not in html and "@import" not in html and "@font-face" not in html
+    assert "//" not in html
+    assert "@import" not in html
+    assert "@font-face" not in html
 
 
 def test_render_escapes() -> None:
     html = cards.render(card())
-    assert "<script" not in html and "&lt;script&gt;" in html and "& Ærø" not in html
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "& Ærø" not in html
     # Hypothesis, feature, subgroup's column and value, gate's evidence, limits (column, value,
     # feature), query.
     assert Page(html).text.count(NASTY) == 9
@@ -357,7 +361,8 @@ def test_render_escapes() -> None:
         "config_hash",
     ):
         hostile = cards.render(card(config=config, **{key: f"{NASTY}{key}"}))
-        assert "<script" not in hostile and f"{NASTY}{key}" in Page(hostile).text
+        assert "<script" not in hostile
+        assert f"{NASTY}{key}" in Page(hostile).text
 
 
 def test_render_same_card_same_bytes() -> None:

@@ -29,7 +29,8 @@ def test_rollback_to_what_was_live_on_a_day(
     code, _, err = call(
         capsys, week, "rollback", "--to", "2026-09-09", "--reason", "x", "--date", "2026-09-08"
     )
-    assert code == 2 and "--to 2026-09-09 lies after 2026-09-08" in err
+    assert code == 2
+    assert "--to 2026-09-09 lies after 2026-09-08" in err
     code, out, err = call(
         capsys,
         week,
@@ -41,14 +42,16 @@ def test_rollback_to_what_was_live_on_a_day(
         "--date",
         "2026-09-08",
     )
-    assert (code, err) == (0, "") and len(out.splitlines()) == 2
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 2
     assert find_live(week_engine) == {"A": A1, "B": A1.replace("A", "B")}
     code, out, err = call(
         capsys, week, "rollback", "--to", "2026-09-03", "--reason", "again", "--date", "2026-09-08"
     )
     assert (code, out) == (0, "what was live on 2026-09-03 is live on 2026-09-08 already\n")
     code, out, err = call(capsys, week, "rollback", "--to", "2026-08-01", "--reason", "x")
-    assert code == 1 and "no model was live on 2026-08-01" in err
+    assert code == 1
+    assert "no model was live on 2026-08-01" in err
 
 
 def test_delete_never_what_is_live(
@@ -56,12 +59,15 @@ def test_delete_never_what_is_live(
 ) -> None:
     train.train(week, week_engine, LATER_NIGHT)
     code, out, err = call(capsys, week, "delete", A8, "--reason", "x")
-    assert (code, out) == (1, "") and f"{A8} is live, or will be, and is not deleted" in err
+    assert (code, out) == (1, "")
+    assert f"{A8} is live, or will be, and is not deleted" in err
     assert call(capsys, week, "rollback", A1, "--reason", "x", "--date", "2026-09-08")[0] == 0
     assert "It was live once" in call(capsys, week, "delete", A8, "--reason", "erasure")[1]
     assert not list(week.environment.models_dir.glob(f"{A8}.*"))
     code, out, err = call(capsys, week, "promote", A8, "--reason", "x")
-    assert code == 1 and f"{A8} was deleted on " in err and "(erasure)" in err
+    assert code == 1
+    assert f"{A8} was deleted on " in err
+    assert "(erasure)" in err
     assert call(capsys, week, "delete", A8, "--reason", "again")[0] == 0  # harmless to repeat
     assert "deleted" in call(capsys, week, "models")[1]
 
@@ -70,35 +76,34 @@ def test_snapshots_command(
     week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = week.environment.snapshots_dir.glob("*.parquet")
-    assert (
-        stat.S_IMODE(path.stat().st_mode) == 0o600
-        and stat.S_IMODE(week.environment.snapshots_dir.stat().st_mode) == 0o700
-    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(week.environment.snapshots_dir.stat().st_mode) == 0o700
     code, out, _ = call(capsys, week, "snapshots")
-    assert code == 0 and path.stem[:12] in out and "there (needed)" in out and str(44 * 150) in out
+    assert code == 0
+    assert path.stem[:12] in out
+    assert "there (needed)" in out
+    assert str(44 * 150) in out
     code, out, _ = call(capsys, week, "snapshots", "show", A1)
-    assert (
-        code == 0
-        and path.stem in out
-        and "income" in out
-        and out.endswith(week.sql["training"].rstrip() + "\n")
-    )
+    assert code == 0
+    assert path.stem in out
+    assert "income" in out
+    assert out.endswith(week.sql["training"].rstrip() + "\n")
     assert call(capsys, week, "snapshots", "verify")[:2] == (
         0,
         "1 of 1 snapshots are what was pulled\n",
     )
-    assert call(capsys, week, "snapshots", "purge")[0] == 0 and path.exists()
+    assert call(capsys, week, "snapshots", "purge")[0] == 0
+    assert path.exists()
     path.write_bytes(path.read_bytes()[:-1])
     code, out, _ = call(capsys, week, "snapshots", "verify", path.stem[:8])
-    assert (
-        code == 1
-        and "the snapshot's file was changed" in out
-        and "0 of 1 snapshots are what was pulled" in out
-    )
+    assert code == 1
+    assert "the snapshot's file was changed" in out
+    assert "0 of 1 snapshots are what was pulled" in out
     path.unlink()
     assert "missing (needed)" in call(capsys, week, "snapshots")[1]
     code, _, err = call(capsys, week, "snapshots", "show", "nothing")
-    assert code == 1 and "there is no snapshot of this hash" in err
+    assert code == 1
+    assert "there is no snapshot of this hash" in err
 
 
 def test_recall_is_what_train_saw(
@@ -119,7 +124,8 @@ def test_recall_is_what_train_saw(
         "--out",
         str(out_file),
     )
-    assert (code, err) == (0, "") and row.content_hash in out
+    assert (code, err) == (0, "")
+    assert row.content_hash in out
     pd.testing.assert_frame_equal(
         snapshots.from_parquet(out_file.read_bytes()),
         snapshots.load(week.environment.snapshots_dir, row),
@@ -145,9 +151,9 @@ def test_recall_diff_counts_by_hand(
     code, out, err = call(
         capsys, week, *asked, "--as-of", early.replace(" ", "T"), "--diff", late.replace(" ", "T")
     )
-    assert (
-        (code, err) == (0, "") and f"{n_added} rows added, 0 removed" in out and "outcome " in out
-    )
+    assert (code, err) == (0, "")
+    assert f"{n_added} rows added, 0 removed" in out
+    assert "outcome " in out
     again = call(
         capsys, week, *asked, "--as-of", early.replace(" ", "T"), "--diff", early.replace(" ", "T")
     )

@@ -949,7 +949,8 @@ def test_restore_is_what_was_described() -> None:
     offer = offer.model_copy(update={"models": models})
     described = json.loads(json.dumps(offer.describe()))
     again = Experiment.restore(described, offer.name, offer.environment)
-    assert again == offer and again.hash() == offer.hash()
+    assert again == offer
+    assert again.hash() == offer.hash()
 
 
 def test_restore_what_this_abatch_would_not_take() -> None:

@@ -55,7 +55,9 @@ def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
             make(url)
         message = str(caught.value)
         assert message.startswith("ml_config.yaml, environments.dev.database: ")
-        assert words in message and "hunter2" not in message and "\n" not in message
+        assert words in message
+        assert "hunter2" not in message
+        assert "\n" not in message
 
 
 def test_make_engine_relative_to_the_config(tmp_path: Path) -> None:
@@ -82,13 +84,15 @@ def test_check_ready_wrong_password(make: Make, postgres_url: str) -> None:
     url = sa.make_url(postgres_url).set(password="hunter2")
     message = refused(make, url.render_as_string(hide_password=False))
     assert message.startswith(f"postgresql+psycopg://boss:***@127.0.0.1:{url.port}/postgres: ")
-    assert 'password authentication failed for user "boss"' in message and "hunter2" not in message
+    assert 'password authentication failed for user "boss"' in message
+    assert "hunter2" not in message
 
 
 def test_check_ready_wrong_password_of_several_hosts(make: Make, postgres_url: str) -> None:
     url = sa.make_url(postgres_url).set(password="hunter2", host="localhost")
     message = refused(make, url.render_as_string(hide_password=False))
-    assert "boss:***@localhost" in message and "hunter2" not in message
+    assert "boss:***@localhost" in message
+    assert "hunter2" not in message
 
 
 def test_check_ready_missing_database(make: Make, postgres_url: str) -> None:
@@ -102,11 +106,9 @@ def test_check_ready_nobody_listens(make: Make) -> None:
         probe.bind(("127.0.0.1", 0))  # bound, so that nobody else takes it, and not listening
         port = probe.getsockname()[1]
         message = refused(make, f"postgresql+psycopg://boss:hunter2@127.0.0.1:{port}/cards")
-    assert (
-        f"127.0.0.1:{port}" in message
-        and "refused" in message.split(": ", 1)[1]
-        and "hunter2" not in message
-    )
+    assert f"127.0.0.1:{port}" in message
+    assert "refused" in message.split(": ", 1)[1]
+    assert "hunter2" not in message
 
 
 def test_check_ready_missing_file_and_tables(make: Make, tmp_path: Path, postgres_url: str) -> None:
@@ -214,10 +216,8 @@ def test_transactions_deadlock(
         waiter = threading.Thread(target=lambda: (add_one(other, 2), other.commit()))
         if retry_seconds:
             run()
-            assert (
-                "and this one was ended (deadlock)" in caplog.text
-                and "Trying again." in caplog.text
-            )
+            assert "and this one was ended (deadlock)" in caplog.text
+            assert "Trying again." in caplog.text
         else:
             with (
                 pytest.raises(
@@ -299,8 +299,8 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
 def test_lock_time_outs_leave_time_to_try_again() -> None:
     """As the settings are shipped, several waits for a lock fit into the time for attempts."""
     assert (
-        3 * faults.LOCK_WAIT_SECONDS
-        <= load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"].environment.retry_seconds
+        load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"].environment.retry_seconds
+        >= 3 * faults.LOCK_WAIT_SECONDS
     )
 
 
@@ -415,12 +415,10 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
 )
 def test_describe_sql_server(state: str, text: str, said: str) -> None:
     message = say(state, f"[{state}] {SERVER}{text}")
-    assert (
-        message.startswith(said)
-        and "[" not in message
-        and "SQLExec" not in message
-        and "\n" not in message
-    )
+    assert message.startswith(said)
+    assert "[" not in message
+    assert "SQLExec" not in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -485,7 +483,8 @@ def test_transactions_tell_the_first_cause(
             connection.exec_driver_sql("insert into counters values (1, 5)")
 
         connections.write(engine, work)
-    assert n_attempts == 1 and capfd.readouterr().err == ""
+    assert n_attempts == 1
+    assert capfd.readouterr().err == ""
 
 
 def test_check_ready_driver_not_installed(make: Make) -> None:
@@ -498,11 +497,9 @@ def test_check_ready_driver_not_installed(make: Make) -> None:
         make, "mssql+pyodbc://boss:hunter2@db.bank/cards?driver=ODBC+Driver+99+for+SQL+Server"
     )
     installed = ", ".join(pyodbc.drivers()) or "none"
-    assert (
-        "the ODBC driver is not installed: " in message
-        and "'ODBC Driver 99 for SQL Server'" in message
-        and "hunter2" not in message
-    )
+    assert "the ODBC driver is not installed: " in message
+    assert "'ODBC Driver 99 for SQL Server'" in message
+    assert "hunter2" not in message
     assert message.endswith(
         f"Installed: {installed}. Install Microsoft's ODBC Driver 18 for SQL Server, or name an"
         " installed driver in the URL."
@@ -525,7 +522,9 @@ def test_check_ready_mssql_refusals(make: Make) -> None:
         ),
     ):
         message = refused(make, changed.render_as_string(hide_password=False))
-        assert f": {said}" in message and "hunter2" not in message and "***" in message
+        assert f": {said}" in message
+        assert "hunter2" not in message
+        assert "***" in message
 
 
 def test_make_engine_completes_the_url(make: Make) -> None:
@@ -611,7 +610,8 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
     engine = make(database_url)
     assert try_lock(engine)
     with hold_lock(database_url) as holder:
-        assert holder.stdout and holder.stdout.readline() == "True\n"
+        assert holder.stdout
+        assert holder.stdout.readline() == "True\n"
         assert not try_lock(engine)
         assert try_lock(engine, "predict-another")
         kill(holder)
@@ -626,7 +626,8 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
 
 def test_lock_released_after_an_error(experiment: Experiment, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError), connections.lock(engine, "x") as acquired:
-        assert acquired and not try_lock(engine, "x")
+        assert acquired
+        assert not try_lock(engine, "x")
         raise RuntimeError
     assert try_lock(engine, "x")
 
@@ -715,7 +716,8 @@ def test_lock_in_transaction_says_what_sp_getapplock_does(
 def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> None:
     one, other = make(postgres_url, "one"), make(postgres_url, "other")
     with connections.lock(one, "x") as first, connections.lock(other, "x") as second:
-        assert first and second
+        assert first
+        assert second
 
 
 @pytest.mark.parametrize(
@@ -772,11 +774,15 @@ def test_transaction_does_not_wait_for_ever(
     try:
         with engines[0].connect() as holder:
             holder.execute(sa.text("lock table contested"))
-            with pytest.raises(
-                DatabaseError, match=r"here: a table is locked by another session \(waited 1 s\)"
+            with (
+                pytest.raises(
+                    DatabaseError,
+                    match=r"here: a table is locked by another session \(waited 1 s\)",
+                ),
+                faults.described("here"),
+                engines[1].begin() as connection,
             ):
-                with faults.described("here"), engines[1].begin() as connection:
-                    connection.execute(sa.text("insert into contested values (1)"))
+                connection.execute(sa.text("insert into contested values (1)"))
     finally:
         with engines[0].begin() as connection:
             connection.execute(sa.text("drop table contested"))

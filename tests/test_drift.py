@@ -364,13 +364,17 @@ def test_measure_features_without_rows_is_unknown() -> None:
     references = make_feature_references(frame([1, 2], ["a", "b"]), TYPES)
     for found in measure_features(references, count_features(frame([], []), references)):
         assert found.n_obs == 0
-        assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate)
+        assert isnan(found.psi)
+        assert isnan(found.psi_noise)
+        assert isnan(found.null_rate)
     assert measure_features(references, {}) == []
     references = make_feature_references(frame([], []), TYPES)
     for found in measure_features(
         references, count_features(frame([1, 2], ["a", nan]), references)
     ):
-        assert isnan(found.psi) and isnan(found.psi_noise) and isnan(found.null_rate_reference)
+        assert isnan(found.psi)
+        assert isnan(found.psi_noise)
+        assert isnan(found.null_rate_reference)
 
 
 def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:

@@ -156,7 +156,8 @@ def test_fit_and_predict_on_a_banks_columns(
     pipeline, types = fit_one(path, params, columns)
     X = convert(CANDIDATES, types)
     found = predict_probability(pipeline, X)
-    assert found.shape == (12,) and found.dtype == np.float64
+    assert found.shape == (12,)
+    assert found.dtype == np.float64
     assert ((found >= 0) & (found <= 1)).all()
     one_by_one = [
         predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types))[0]
@@ -171,9 +172,9 @@ def test_fit_and_predict_on_a_banks_columns(
 def test_predict_probability_is_of_outcome_1() -> None:
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
     old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types))
-    assert (
-        old > 0.8 and young < 0.2
-    )  # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
+    # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
+    assert old > 0.8
+    assert young < 0.2
 
 
 def test_pipeline_equals_scikit_learn_by_hand() -> None:
@@ -444,7 +445,8 @@ def test_fit_refused_parameter() -> None:
         f"{PLACE}: the estimator could not be fitted; it raised InvalidParameterError: The 'C'"
         " parameter"
     )
-    assert "Got -1" in str(error.value) and "\n" not in str(error.value)
+    assert "Got -1" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 class _NoClasses(BaseEstimator):

@@ -204,7 +204,8 @@ def test_convert_no_number(values: list[object], fault: str) -> None:
 def test_convert_order_and_index_of_the_model() -> None:
     frame = pd.DataFrame({"extra": [0, 0], "region": ["a", None], "age": [30, 40]}, index=[7, 3])
     found = convert(frame, {"age": "number", "region": "category"})
-    assert list(found.columns) == ["age", "region"] and list(found.index) == [7, 3]
+    assert list(found.columns) == ["age", "region"]
+    assert list(found.index) == [7, 3]
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 8])

@@ -61,7 +61,8 @@ def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> No
     y, new, live, _ = draw(rng, 80, 1.0, 0.8)
     bucket = np.repeat([3, 17, 40, 63], 20)
     found = compare_auc(y, new, live, bucket)
-    assert found is not None and found.n_rows == 80
+    assert found is not None
+    assert found.n_rows == 80
     assert found.new == pytest.approx(roc_auc_score(y, new), abs=1e-12)
     assert found.live == pytest.approx(roc_auc_score(y, live), abs=1e-12)
     quarters = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 80)]
@@ -81,13 +82,16 @@ def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> No
 def test_compare_auc_of_one_model_twice(rng: np.random.Generator) -> None:
     y, new, _, bucket = draw(rng, 200, 1.0, 0.8)
     found = compare_auc(y, new, 2 * new - 5, bucket)  # ranks alike
-    assert found is not None and found.new == found.live and found.lower == found.upper == 0
+    assert found is not None
+    assert found.new == found.live
+    assert found.lower == found.upper == 0
 
 
 def test_compare_auc_turned_round(rng: np.random.Generator) -> None:
     y, new, live, bucket = draw(rng, 200, 1.0, 0.8)
     one, other = compare_auc(y, new, live, bucket), compare_auc(y, live, new, bucket)
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     assert (one.new, one.live) == (other.live, other.new)
     assert (one.lower, one.upper) == pytest.approx((-other.upper, -other.lower), abs=1e-12)
 
@@ -103,11 +107,9 @@ def test_compare_auc_is_paired(rng: np.random.Generator) -> None:
         order
     ]  # the same ROC AUC, on other rows
     paired, unpaired = compare_auc(y, new, live, bucket), compare_auc(y, new, alone, bucket)
-    assert (
-        paired is not None
-        and unpaired is not None
-        and paired.live == pytest.approx(unpaired.live, abs=1e-12)
-    )
+    assert paired is not None
+    assert unpaired is not None
+    assert paired.live == pytest.approx(unpaired.live, abs=1e-12)
     assert (paired.upper - paired.lower) < 0.75 * (unpaired.upper - unpaired.lower)
 
 
@@ -127,11 +129,11 @@ def test_compare_auc_without_an_interval_is_not_passed(rng: np.random.Generator)
     y, new, live, bucket = draw(rng, 100, 2.0, 0.1)
     for buckets in (np.zeros(100, dtype=int), y):  # one bucket; one outcome in each
         found = compare_auc(y, new, live, buckets)
-        assert found is not None and np.isnan([found.lower, found.upper]).all()
+        assert found is not None
+        assert np.isnan([found.lower, found.upper]).all()
         decision = judge(difference=found)
-        assert not decision.promote and decision.reason.endswith(
-            "(+nan to +nan): it may be lower by more than 0.02"
-        )
+        assert not decision.promote
+        assert decision.reason.endswith("(+nan to +nan): it may be lower by more than 0.02")
         assert decision.evidence["difference"]["lower"] is None
     assert judge(difference=compare_auc(y, new, live, bucket)).promote
 
@@ -215,10 +217,8 @@ def test_decide_sentence_and_evidence() -> None:
     )
     assert decision.sentence == f"goes live: {FIGURES}"
     refused = decision.refuse("somebody else did")
-    assert (
-        refused.sentence == "does not go live: somebody else did"
-        and refused.evidence == decision.evidence
-    )
+    assert refused.sentence == "does not go live: somebody else did"
+    assert refused.evidence == decision.evidence
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,8 @@ def test_decide_cannot_be_compared() -> None:
     )
     assert decision.evidence["difference"] == "its columns are gone"
     both = judge(loosen(min_rows=6000), difference="its columns are gone")
-    assert both.reason.startswith("5,000 training rows, fewer") and both.reason.endswith(
-        "; " + decision.reason
-    )
+    assert both.reason.startswith("5,000 training rows, fewer")
+    assert both.reason.endswith("; " + decision.reason)
 
 
 def test_decide_first_model() -> None:
@@ -356,13 +355,12 @@ def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
     train.train(spoilt, week_engine, LATER_NIGHT)
     assert find_live(week_engine) == {"A": A1, "B": A1.replace("A", "B")}
     said = capsys.readouterr().err
-    assert f"{A8} does not go live: " in said and "it may be lower by more than 0.02" in said
+    assert f"{A8} does not go live: " in said
+    assert "it may be lower by more than 0.02" in said
     with week_engine.connect() as connection:
         row = registry.find_model(connection, A8)
-    assert (
-        row.decision.startswith("does not go live: ")
-        and (week.environment.models_dir / f"{A8}.pkl").exists()
-    )
+    assert row.decision.startswith("does not go live: ")
+    assert (week.environment.models_dir / f"{A8}.pkl").exists()
 
 
 def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> None:
@@ -403,11 +401,9 @@ def test_dirty_tree_does_not_go_live_in_prod(
         row = connection.execute(
             sa.select(promotions).order_by(promotions.c.promotion_id.desc())
         ).first()
-    assert (
-        row is not None
-        and "(from a dirty tree, allowed)" in row.reason
-        and json.loads(row.evidence)["allow_dirty"] is True
-    )
+    assert row is not None
+    assert "(from a dirty tree, allowed)" in row.reason
+    assert json.loads(row.evidence)["allow_dirty"] is True
 
 
 def test_promote_of_a_dirty_model_in_prod_by_hand(
@@ -421,17 +417,16 @@ def test_promote_of_a_dirty_model_in_prod_by_hand(
         connection.execute(models.update().values(code_version="0.1.0+abc-dirty"))
     command = ("promote", A8, "--reason", "x", "--env", "prod", "--date", "2026-09-08")
     code, out, err = call(capsys, week, *command)
-    assert (
-        (code, out) == (1, "")
-        and "from a dirty tree" in err
-        and "--allow-dirty, which is recorded" in err
-    )
+    assert (code, out) == (1, "")
+    assert "from a dirty tree" in err
+    assert "--allow-dirty, which is recorded" in err
     assert call(capsys, week, *command, "--allow-dirty")[0] == 0
     with week_engine.connect() as connection:
         row = connection.execute(
             sa.select(promotions).order_by(promotions.c.promotion_id.desc())
         ).first()
-    assert row is not None and json.loads(row.evidence) == {
+    assert row is not None
+    assert json.loads(row.evidence) == {
         "allow_dirty": True,
         "code_version": "0.1.0+abc-dirty",
     }

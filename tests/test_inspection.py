@@ -70,7 +70,8 @@ def test_measure_importances_equals_scikit_learn(rng: np.random.Generator, path:
         X.columns, expected.importances_mean, expected.importances_std, strict=True
     ):
         assert by_name[name] == pytest.approx((mean, sd), abs=1e-12)
-    assert found[0].feature == "income" and through_json(found) == found
+    assert found[0].feature == "income"
+    assert through_json(found) == found
 
 
 def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -> None:
@@ -88,7 +89,8 @@ def test_measure_importances_one_feature_decides_all(rng: np.random.Generator) -
     y = X["income"].to_numpy().astype(np.int64)
     pipeline = estimators.make_pipeline_for(LogisticRegression(), {"income": "number"}).fit(X, y)
     first, *others = inspection.measure_importances(pipeline, X, y, 0)
-    assert first.feature == "income" and first.importance == pytest.approx(0.5, abs=0.03)
+    assert first.feature == "income"
+    assert first.importance == pytest.approx(0.5, abs=0.03)
     assert others == [
         Importance(feature=name, importance=0.0, sd=0.0) for name in ("also noise", "noise")
     ]
@@ -107,9 +109,8 @@ def test_measure_importances_many_rows_and_a_rare_outcome(
     )
     pipeline = fit(X, y)
     found = inspection.measure_importances(pipeline, X, y, 3)
-    assert len(seen[0]) == inspection.N_ROWS and seen[0].sum() == min(
-        y.sum(), inspection.N_ROWS // 2
-    )
+    assert len(seen[0]) == inspection.N_ROWS
+    assert seen[0].sum() == min(y.sum(), inspection.N_ROWS // 2)
     exact = permutation_importance(
         pipeline, X, y, scoring="roc_auc", n_repeats=5, random_state=0
     ).importances_mean

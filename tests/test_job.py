@@ -98,7 +98,8 @@ def test_main_is_silent_and_logs(
             line,
         )
     assert call(bank) == 0
-    assert capfd.readouterr() == ("", "") and "is already done" in read_log(bank)[-1]
+    assert capfd.readouterr() == ("", "")
+    assert "is already done" in read_log(bank)[-1]
 
 
 def test_main_one_line_on_a_terminal(
@@ -121,7 +122,8 @@ def test_main_dry_run_prints_and_writes_nothing(
 ) -> None:
     assert call(bank, "--dry-run", "--experiment", "second") == 0
     assert capfd.readouterr() == ("predict second 2026-09-01, dry run: nothing\n", "")
-    assert read_ledger(bank_engine) == [] and not bank.environment.logs_dir.exists()
+    assert read_ledger(bank_engine) == []
+    assert not bank.environment.logs_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,8 @@ def test_main_one_experiment_fails(
     words = words.format(url=faults.show_url(bank_engine))
     assert call(bank, story=failing(error)) == code
     out, err = capfd.readouterr()
-    assert out == "" and err.splitlines()[0] == f"predict card_offer 2026-09-01: {words}"
+    assert out == ""
+    assert err.splitlines()[0] == f"predict card_offer 2026-09-01: {words}"
     assert (
         ("Traceback" in err and "ZeroDivisionError: by 0" in err)
         if code == 3
@@ -202,7 +205,8 @@ def test_main_unknown_names_exit_2(bank: Experiment, capfd: pytest.CaptureFixtur
             call(bank, *wrong)
         assert caught.value.code == 2
         out, err = capfd.readouterr()
-        assert out == "" and "usage: predict.py" in err
+        assert out == ""
+        assert "usage: predict.py" in err
 
 
 def test_main_typo_in_config_exits_1(bank: Experiment, capfd: pytest.CaptureFixture[str]) -> None:
@@ -212,12 +216,11 @@ def test_main_typo_in_config_exits_1(bank: Experiment, capfd: pytest.CaptureFixt
     )
     assert call(bank) == 1
     out, err = capfd.readouterr()
-    assert (
-        out == ""
-        and "experiments.card_offer.select_tpo: unknown key" in err
-        and "Did you mean 'select_top'?" in err
-    )
-    assert "Traceback" not in err and not bank.environment.logs_dir.exists()
+    assert out == ""
+    assert "experiments.card_offer.select_tpo: unknown key" in err
+    assert "Did you mean 'select_top'?" in err
+    assert "Traceback" not in err
+    assert not bank.environment.logs_dir.exists()
 
 
 def test_main_logs_folder_cannot_be_made(
@@ -226,7 +229,8 @@ def test_main_logs_folder_cannot_be_made(
     bank.environment.logs_dir.write_text("a file")
     assert call(bank) == 1
     out, err = capfd.readouterr()
-    assert out == "" and re.fullmatch(
+    assert out == ""
+    assert re.fullmatch(
         rf"predict: {bank.environment.logs_dir}/predict_.*\.log: the log cannot be written \(.*\n",
         err,
     )
@@ -254,7 +258,8 @@ def test_main_locked_database(
     with bank_engine.execution_options(writes=True).begin():
         assert call(bank, "--experiment", "second") == 1
     out, err = capfd.readouterr()
-    assert out == "" and len(err.splitlines()) == 1
+    assert out == ""
+    assert len(err.splitlines()) == 1
     assert "bank.db: the file is locked by another process (waited 0.05 s)." in err
 
 

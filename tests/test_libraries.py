@@ -135,9 +135,8 @@ def test_check_tells_only_what_is_unsafe(here: dict[str, str]) -> None:
         "python 3.11.7 (here 3.10.0), scikit-learn 1.9.1 (here 1.9.2), lightgbm 4.6.0 (here 4.5.0),"
         " which" in str(caught.value)
     )
-    assert "(pip install scikit-learn==1.9.1 lightgbm==4.6.0)" in str(
-        caught.value
-    ) and "numpy" not in str(caught.value)
+    assert "(pip install scikit-learn==1.9.1 lightgbm==4.6.0)" in str(caught.value)
+    assert "numpy" not in str(caught.value)
 
 
 def test_find_differences() -> None:
@@ -156,7 +155,8 @@ def test_find_differences() -> None:
 
 def test_find_libraries_and_what_they_require() -> None:
     found = libraries.find_libraries()
-    assert found["python"] == platform.python_version() and found["numpy"] == np.__version__
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == np.__version__
     for name in (
         "scikit-learn",
         "pandas",
@@ -170,7 +170,8 @@ def test_find_libraries_and_what_they_require() -> None:
     assert (
         not {"pytest", "sqlalchemy", "filelock", "matplotlib"} & found.keys()
     )  # extras are not required
-    assert libraries.check(found, PLACE) == "" and libraries.find_present(found) == found
+    assert libraries.check(found, PLACE) == ""
+    assert libraries.find_present(found) == found
 
 
 def test_find_libraries_of_an_estimator() -> None:
@@ -195,9 +196,8 @@ def test_find_libraries_of_an_estimator() -> None:
 def test_list_installed_names_as_the_index_has_them() -> None:
     found = libraries.list_installed()
     assert {"scikit-learn", "typing-extensions", "pyyaml"} <= found.keys()
-    assert all(name == name.lower() and "_" not in name for name in found) and list(
-        found
-    ) == sorted(found)
+    assert all(name == name.lower() and "_" not in name for name in found)
+    assert list(found) == sorted(found)
 
 
 class Trap:

@@ -240,9 +240,8 @@ def test_explain_of_another_variant(bank: sa.Engine, experiment: Experiment) -> 
         " 0.9), regis" in facts["variant"]
     )
     assert facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
-    assert facts["promotion"].startswith("rollback, effective") and facts["promotion"].endswith(
-        "by Kari: Ærlig talt bedre"
-    )
+    assert facts["promotion"].startswith("rollback, effective")
+    assert facts["promotion"].endswith("by Kari: Ærlig talt bedre")
 
 
 def test_explain_of_the_control(bank: sa.Engine, experiment: Experiment) -> None:
@@ -265,10 +264,8 @@ def test_explain_of_the_control(bank: sa.Engine, experiment: Experiment) -> None
 
 def test_explain_of_an_upper_case_uuid(bank: sa.Engine, experiment: Experiment) -> None:
     facts = explain(bank, experiment, UUID.upper())
-    assert (
-        facts[""].endswith(f"candidate {UUID}")
-        and "begins with ed6e53d9fdcc781e" in facts["variant"]
-    )
+    assert facts[""].endswith(f"candidate {UUID}")
+    assert "begins with ed6e53d9fdcc781e" in facts["variant"]
     assert "8eb851996f670e03" in facts["model"]
 
 
@@ -341,9 +338,8 @@ def test_explain_after_force(bank: sa.Engine, experiment: Experiment) -> None:
     promote(bank, A2, NIGHT, later, promoted_by="train train2")
 
     facts = explain(bank, experiment, "6")
-    assert facts["prediction"] == "0.875; rank 1 of 1 in variant A" and facts["run"].startswith(
-        "predict2, predict for 2026-09-02 "
-    )
+    assert facts["prediction"] == "0.875; rank 1 of 1 in variant A"
+    assert facts["run"].startswith("predict2, predict for 2026-09-02 ")
     assert facts["code"] == "trained by 0.5.1; predicted by 0.5.2-dirty"
     assert facts["config"] == f"trained under {'c' * 64}; predicted under {'d' * 64}"
     assert facts["promotion"].startswith(
@@ -650,10 +646,10 @@ def test_only_reads_and_speaks_tsql(bank: sa.Engine, experiment: Experiment) -> 
             explain(bank, experiment, "6", NEXT)
     finally:
         sa.event.remove(bank, "before_execute", collect)
-    assert count() == before and all(statement.startswith("SELECT ") for statement in collected)
+    assert count() == before
+    assert all(statement.startswith("SELECT ") for statement in collected)
     assert {
         statement: faults for statement in collected if (faults := find_faults(statement))
     } == {}
-    assert any("TOP 5 " in statement for statement in collected) and promotions.name in " ".join(
-        collected
-    )
+    assert any("TOP 5 " in statement for statement in collected)
+    assert promotions.name in " ".join(collected)

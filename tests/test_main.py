@@ -110,9 +110,8 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
     experiment = load_experiments(file, "dev")["card_offer"]
     for name in ("status", "models"):
         code, out, err = call(capsys, experiment, name)
-        assert (code, out) == (1, "") and err.endswith(
-            "there is no such file. Run: python -m abatch init --env dev\n"
-        )
+        assert (code, out) == (1, "")
+        assert err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
     assert run(file, "init") == (
         0,
         f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n",
@@ -120,11 +119,9 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
     )
     assert call(capsys, experiment, "init")[0] == 0
     code, out, err = call(capsys, experiment, "status", "--date", "2026-09-01")
-    assert (
-        (code, err) == (0, "")
-        and out.count("has never run") == 3
-        and out.count("no model is live") == 2
-    )
+    assert (code, err) == (0, "")
+    assert out.count("has never run") == 3
+    assert out.count("no model is live") == 2
     assert call(capsys, experiment, "models") == (
         0,
         "there are no models yet. Train some: python train.py\n",
@@ -140,23 +137,29 @@ def test_init_sql_connects_to_nothing(
     repository = ["--config", str(ROOT / "ml_config.yaml")]
     assert main.main(["init", "--sql", "--env", "prod", *repository]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.startswith(
+    assert err == ""
+    assert out.startswith(
         f"-- abatch: creates its tables in schema abatch, revision {tables.REVISION}.\n-- Run:  sqlcmd "
     )
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     assert main.main(["init", "--sql", "--config", str(file)]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and "\nbegin immediate;\n" in out and not (tmp_path / "data").exists()
+    assert err == ""
+    assert "\nbegin immediate;\n" in out
+    assert not (tmp_path / "data").exists()
     url = "postgresql+psycopg://nobody:hunter2@127.0.0.1:1/d"
     code, out, err = run(write_config(tmp_path, url, "abatch"), "init", "--sql")
-    assert (code, err) == (0, "") and "\ndo $$\n" in out and "hunter2" not in out
+    assert (code, err) == (0, "")
+    assert "\ndo $$\n" in out
+    assert "hunter2" not in out
 
 
 def test_dictionary_needs_no_config(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ABATCH_ENV": "nowhere"}
     command = [sys.executable, "-m", "abatch", "dictionary"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.iterdir()) == []
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
     assert done.stdout == tables.DICTIONARY.read_text(encoding="utf-8")
 
 
@@ -165,11 +168,12 @@ def test_commands_on_a_trained_bank(
 ) -> None:
     code, out, err = run(bank.environment.file, "models", "--date", "2026-09-03")
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
-    assert (code, err) == (0, "") and len(lines) == 6
+    assert (code, err) == (0, "")
+    assert len(lines) == 6
     assert [name for name, words in lines.items() if "live" in words] == [A3, A3.replace("A", "B")]
-    assert (
-        lines[A1][1] == "A" and lines[A1][-3] == "2026-08-16"
-    )  # to_date: feed of Aug 30, less 14 + 1 days, end excluded
+    # to_date: feed of Aug 30, less 14 + 1 days, end excluded
+    assert lines[A1][1] == "A"
+    assert lines[A1][-3] == "2026-08-16"
     code, out, err = call(
         capsys,
         bank,
@@ -211,7 +215,8 @@ def test_commands_on_a_trained_bank(
         A3,
         FIRST_NIGHT + 2 * DAY,
     )
-    assert promoted.promoted_at <= back.promoted_at and "@" in back.promoted_by
+    assert promoted.promoted_at <= back.promoted_at
+    assert "@" in back.promoted_by
     assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
     for earlier in (A2, A1):  # rollback after rollback goes on to what was live before
         assert (
@@ -234,18 +239,15 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and all(
-        name in done.stdout for name in (*main.GROUP_OF, "Exit codes: 0 done")
-    )
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in (*main.GROUP_OF, "Exit codes: 0 done"))
     for name, group in main.GROUP_OF.items():
         with pytest.raises(SystemExit) as caught:
             main.main([name, "--help"])
         out = capsys.readouterr().out
-        assert (
-            caught.value.code == 0
-            and ("--env" in out or name == "dictionary")
-            and GROUPS[group][name] in " ".join(out.split())
-        )
+        assert caught.value.code == 0
+        assert "--env" in out or name == "dictionary"
+        assert GROUPS[group][name] in " ".join(out.split())
     for wrong in (
         [],
         ["inti"],
@@ -260,7 +262,9 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main.main(wrong)
         out, err = capsys.readouterr()
-        assert caught.value.code == 2 and out == "" and err.startswith("usage: python -m abatch")
+        assert caught.value.code == 2
+        assert out == ""
+        assert err.startswith("usage: python -m abatch")
 
 
 def test_commands_load_only_what_they_need(bank: Experiment, engine: sa.Engine) -> None:
@@ -338,13 +342,12 @@ def test_options_belong_to_the_commands_that_read_them() -> None:
 
 def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Experiment) -> None:
     code, out, err = call(capsys, bank, "status", "--experiment", "card_ofer")
-    assert (
-        (code, out) == (2, "")
-        and err.startswith("abatch status: ")
-        and "Did you mean 'card_offer'?" in err
-    )
+    assert (code, out) == (2, "")
+    assert err.startswith("abatch status: ")
+    assert "Did you mean 'card_offer'?" in err
     code, out, err = call(capsys, bank, "status", "--env", "devv")
-    assert (code, out) == (2, "") and "Did you mean 'dev'?" in err
+    assert (code, out) == (2, "")
+    assert "Did you mean 'dev'?" in err
 
 
 def test_rollback_by_model_name_until_the_first(
@@ -361,7 +364,8 @@ def test_rollback_by_model_name_until_the_first(
     code, out, err = call(
         capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03"
     )
-    assert (code, out) == (1, "") and f"variant A: no other model was live before {A1}." in err
+    assert (code, out) == (1, "")
+    assert f"variant A: no other model was live before {A1}." in err
     assert [row.model_name for row in read_promotions(engine)] == [A1, A2, A3, A2, A1]
     assert [row.model_name for row in read_promotions(engine, "B")][-1] == A3.replace("A", "B")
 
@@ -408,17 +412,18 @@ def test_promote_for_a_later_date(
     assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", str(later))[0] == 0
     assert predicted_with(bank, engine, FIRST_NIGHT + 2 * DAY) == A3
     code, out, _ = call(capsys, bank, "status", "--date", str(later))
-    assert code == 0 and f"variant A          {A1}\n" in out
+    assert code == 0
+    assert f"variant A          {A1}\n" in out
 
 
 def test_promote_unknown_suggests(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     code, out, err = call(capsys, bank, "promote", "modelA_v1.0_2026-09-1", "--reason", "x")
-    assert (code, out) == (1, "") and err.startswith(
-        "abatch promote: there is no model 'modelA_v1.0_2026-09-1'."
-    )
-    assert f"Did you mean {A1!r}?" in err and len(err.splitlines()) == 1
+    assert (code, out) == (1, "")
+    assert err.startswith("abatch promote: there is no model 'modelA_v1.0_2026-09-1'.")
+    assert f"Did you mean {A1!r}?" in err
+    assert len(err.splitlines()) == 1
     assert len(read_promotions(engine)) == 3
 
 
@@ -427,11 +432,10 @@ def test_promote_broken_file_changes_nothing(
 ) -> None:
     (bank.environment.models_dir / f"{A1}.pkl").write_bytes(b"another")
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2026-09-03")
-    assert (code, out) == (1, "") and "The file was changed and is not opened." in err
-    assert (
-        len(read_promotions(engine)) == 3
-        and os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
-    )
+    assert (code, out) == (1, "")
+    assert "The file was changed and is not opened." in err
+    assert len(read_promotions(engine)) == 3
+    assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
 
 
 def test_promote_without_a_user_name(
@@ -498,8 +502,10 @@ def test_models_dir_is_a_file(
     shutil.rmtree(bank.environment.models_dir)
     bank.environment.models_dir.touch()
     code, out, err = call(capsys, bank, "promote", A1, "--reason", "x")
-    assert (code, out) == (1, "") and f"{A1}.pkl: the file of {A1} cannot be read" in err
-    assert len(err.splitlines()) == 1 and len(read_promotions(engine)) == 3
+    assert (code, out) == (1, "")
+    assert f"{A1}.pkl: the file of {A1} cannot be read" in err
+    assert len(err.splitlines()) == 1
+    assert len(read_promotions(engine)) == 3
 
 
 def count(engine: sa.Engine, table: sa.Table) -> int:
@@ -528,13 +534,12 @@ def test_first_predict_says_what_it_commits_to(
     assert (done.returncode, done.stderr) == (0, "")  # not at a terminal: this and nothing else
     assert done.stdout == rehearsed
     lines = rehearsed.splitlines()
-    assert (
-        lines[0] == "card_offer: a new experiment. Its first predict registers for good:"
-        and max(map(len, lines)) < 80
-    )
+    assert lines[0] == "card_offer: a new experiment. Its first predict registers for good:"
+    assert max(map(len, lines)) < 80
     with engine.connect() as connection:
         registration = registrations.find(connection, "card_offer")
-    assert registration is not None and registration.start_date == FIRST_NIGHT
+    assert registration is not None
+    assert registration.start_date == FIRST_NIGHT
     words = " ".join(rehearsed.split())
     for comparison, sample in registration.plan.samples.items():
         assert f"{comparison}: {sample.n_most:,} candidates at most" in words
@@ -549,7 +554,8 @@ def test_first_predict_says_what_it_commits_to(
     predict.predict(bank, engine, FIRST_NIGHT, force=True)
     predict.predict(bank, engine, FIRST_NIGHT + DAY)
     predict.predict(bank, engine, FIRST_NIGHT + 2 * DAY, dry_run=True)
-    assert capsys.readouterr().out == "" and count(engine, registrations.registrations) == 1
+    assert capsys.readouterr().out == ""
+    assert count(engine, registrations.registrations) == 1
 
 
 def look(
@@ -611,9 +617,8 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
     code, out, err = call(capsys, bank, "experiments")
     assert (code, err) == (0, "")
     first, asked, *_, last = out.splitlines()
-    assert first.startswith("card_offer: running, registered 20") and asked.startswith(
-        "  asked      Calling the customers that a model"
-    )
+    assert first.startswith("card_offer: running, registered 20")
+    assert asked.startswith("  asked      Calling the customers that a model")
     assert last == "  found      no look yet: run score.py"
     assert "expected +0.01 in the mean outcome per candidate, within 14 days" in " ".join(
         out.split()
@@ -644,7 +649,8 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
         ),
     ]
     code, out, err = call(capsys, bank, "experiments")
-    assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) < 80
     assert " ".join(out.split()).endswith(" ".join(f"found {finding}" for finding in findings))
 
     because = "Ærlig talt: kundene svarer. " + "We keep B, as it is simpler and no worse. " * 3
@@ -657,10 +663,12 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
         == f"card_offer: concluded. The finding kept beside it: {'; '.join(findings)}"
     )
     code, out, err = call(capsys, bank, "experiments")
-    assert (code, err) == (0, "") and max(map(len, out.splitlines())) < 80
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) < 80
     assert out.startswith("card_offer: concluded, registered 20")
     words = " ".join(out.split())
-    assert f"concluded {' '.join(because.split())} 20" in words and words.endswith(" UTC by Kari")
+    assert f"concluded {' '.join(because.split())} 20" in words
+    assert words.endswith(" UTC by Kari")
     with engine.connect() as connection:
         row = connection.execute(sa.select(conclusions)).one()
     assert (row.experiment, row.because, row.concluded_by) == (
@@ -674,7 +682,8 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
         call(capsys, bank, "conclude", "card_offer", "--because", "On second thoughts no.")[0] == 0
     )
     words = " ".join(call(capsys, bank, "experiments")[1].split())
-    assert "concluded On second thoughts no. 20" in words and "Kari" not in words
+    assert "concluded On second thoughts no. 20" in words
+    assert "Kari" not in words
     assert count(engine, conclusions) == 2  # the first is kept
 
 
@@ -685,9 +694,8 @@ def test_conclude_of_an_experiment_that_is_gone(
     renamed = drop_from_config(bank, "card_offer_2")
     capsys.readouterr()
     code, out, err = call(capsys, renamed, "experiments")
-    assert (code, err) == (0, "") and out.startswith(
-        "card_offer: no longer in the config, not concluded, registered 20"
-    )
+    assert (code, err) == (0, "")
+    assert out.startswith("card_offer: no longer in the config, not concluded, registered 20")
     assert out.endswith("\n\ncard_offer_2: not registered yet; its first predict does it\n")
     code, out, err = call(capsys, renamed, "conclude", "card_offer", "--because", "Given up.")
     assert (code, out, err) == (
@@ -704,7 +712,8 @@ def test_conclude_unknown_experiment(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     code, out, err = call(capsys, bank, "conclude", "card_offer", "--because", "x")
-    assert (code, out) == (2, "") and "there is no registered experiment 'card_offer'" in err
+    assert (code, out) == (2, "")
+    assert "there is no registered experiment 'card_offer'" in err
     predict.predict(bank, engine, FIRST_NIGHT)
     capsys.readouterr()
     code, out, err = call(capsys, bank, "conclude", "card_ofer", "--because", "x")

@@ -396,7 +396,8 @@ def test_script_stops_at_its_first_statement(experiment: Experiment, engine: sa.
         " this script again." in error
     )
     set_revision(engine, tables.REVISION)
-    assert read_all(engine) == before and compare(engine) == []
+    assert read_all(engine) == before
+    assert compare(engine) == []
 
 
 @pytest.mark.parametrize(
@@ -426,7 +427,8 @@ def test_script_again_on_sqlite(experiment: Experiment) -> None:
 
 def test_script_for_sql_server() -> None:
     script = write_script(URLS["mssql"], "abatch", "here")
-    assert script.isascii() and script.endswith("\nGO\n")
+    assert script.isascii()
+    assert script.endswith("\nGO\n")
     options, first, *batches = split_batches(script)
     expected = [
         "ansi_nulls",
@@ -438,10 +440,8 @@ def test_script_for_sql_server() -> None:
         "xact_abort",
         "nocount",
     ]
-    assert (
-        all(f"set {option} on;" in options.splitlines() for option in expected)
-        and "set numeric_roundabort off;" in options
-    )
+    assert all(f"set {option} on;" in options.splitlines() for option in expected)
+    assert "set numeric_roundabort off;" in options
     assert (
         first.index("raiserror")
         < first.index("return;")
@@ -469,7 +469,8 @@ def test_script_for_sql_server() -> None:
 def test_script_quotes_a_reserved_word(kind: str) -> None:
     script = write_script(URLS[kind], "Order", "here")
     quoted = "[Order]." if kind == "mssql" else '"Order".'
-    assert f"CREATE TABLE {quoted}runs (" in script and f"from {quoted}predictions as p" in script
+    assert f"CREATE TABLE {quoted}runs (" in script
+    assert f"from {quoted}predictions as p" in script
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_open_night_done_is_not_done_again(experiment: Experiment, engine: sa.En
         None,
     )
     assert before <= first.started_at <= first.finished_at <= utc_now()
-    assert f"(process {os.getpid()})" in first.host and len(first.config_hash) == 64
+    assert f"(process {os.getpid()})" in first.host
+    assert len(first.config_hash) == 64
 
 
 def test_open_night_force_supersedes(experiment: Experiment, engine: sa.Engine) -> None:
@@ -148,10 +149,8 @@ def test_open_night_buries_the_dead(experiment: Experiment, engine: sa.Engine) -
         "train": "running",
         run_id: "done",
     }
-    assert (
-        ledger["dead"].error == "died; cleaned up by the next run"
-        and ledger["dead"].finished_at >= ledger[run_id].started_at
-    )
+    assert ledger["dead"].error == "died; cleaned up by the next run"
+    assert ledger["dead"].finished_at >= ledger[run_id].started_at
     with engine.connect() as connection:
         assert connection.scalars(sa.select(predictions_staging.c.run_id)).all() == ["alive"]
 
@@ -230,7 +229,8 @@ def test_open_night_dry_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     with open_night("predict", experiment, engine, NIGHT, dry_run=True) as night:
         assert night.dry_run
-    assert read_ledger(engine) == [] and sorted(tmp_path.rglob("*")) == before
+    assert read_ledger(engine) == []
+    assert sorted(tmp_path.rglob("*")) == before
     do(experiment, engine)
     with (
         pytest.raises(NothingToDo, match="already done"),
@@ -322,9 +322,11 @@ def test_night_has_few_public_names() -> None:
 
 
 def test_night_is_frozen(experiment: Experiment, engine: sa.Engine) -> None:
-    with open_night("predict", experiment, engine, NIGHT, dry_run=True) as night:
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            night.dry_run = False  # type: ignore[misc]
+    with (
+        open_night("predict", experiment, engine, NIGHT, dry_run=True) as night,
+        pytest.raises(dataclasses.FrozenInstanceError),
+    ):
+        night.dry_run = False  # type: ignore[misc]
 
 
 def test_write_and_finish_of_a_dry_run_do_nothing(
@@ -353,7 +355,9 @@ def test_hold_waits_and_then_tells(
                 night.hold("promotions", "promoting"),
             ):
                 pass
-        with night.hold("promotions", "promoting"):
-            with connections.lock(engine, "promotions") as acquired:
-                assert not acquired
+        with (
+            night.hold("promotions", "promoting"),
+            connections.lock(engine, "promotions") as acquired,
+        ):
+            assert not acquired
         night.finish("nothing")

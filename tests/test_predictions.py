@@ -298,9 +298,8 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
 def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
     with pytest.raises(StatementError) as caught:
         stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)]))
-    assert "inf" in faults.describe(caught.value) and "cannot be stored" in faults.describe(
-        caught.value
-    )
+    assert "inf" in faults.describe(caught.value)
+    assert "cannot be stored" in faults.describe(caught.value)
     assert count(engine, predictions_staging) == 0
 
 
@@ -313,10 +312,10 @@ def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         frame = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
         empty = predictions.read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
-    assert sorted(frame["run_date"].dt.day) == [1, 2] and frame["prediction"].isna().all()
-    assert (
-        empty.empty and (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()
-    )
+    assert sorted(frame["run_date"].dt.day) == [1, 2]
+    assert frame["prediction"].isna().all()
+    assert empty.empty
+    assert (empty.dtypes == frame.dtypes)[["run_date", "prediction", "selected"]].all()
 
 
 INCOME = drift.FeatureCounts([3, 0, 7, 2], 0, {})

@@ -336,7 +336,9 @@ def test_read_query_types(
         )
         if chunk_rows == 1:
             frame = whole
-        assert frame.equals(whole) and (frame.dtypes == whole.dtypes).all()  # whatever the chunks
+        # whatever the chunks
+        assert frame.equals(whole)
+        assert (frame.dtypes == whole.dtypes).all()
     for i, (_, _, _, dtype, expected) in enumerate(TYPES):
         column = frame[f"c{i}"]
         null = column.isna().tolist()
@@ -451,16 +453,16 @@ for _ in range(2):
         check=True,
     )
     *log, first, second = done.stdout.splitlines()
-    assert first == second == "{'a': [1], 'b': ['x']}" and done.stderr == ""
+    assert first == second == "{'a': [1], 'b': ['x']}"
+    assert done.stderr == ""
     driver = {
         "postgresql+psycopg": "adbc_driver_postgresql.dbapi",
         "mssql+pyodbc": "mssql_python",
     }.get(sa.make_url(database_url).drivername)
     assert len(log) == (driver is not None)
     if driver:
-        assert log[0].startswith(f"{driver} cannot be loaded (") and log[0].endswith(
-            "the plain driver, which takes longer"
-        )
+        assert log[0].startswith(f"{driver} cannot be loaded (")
+        assert log[0].endswith("the plain driver, which takes longer")
 
 
 @pytest.mark.parametrize(
@@ -479,10 +481,8 @@ def test_read_query_when_the_arrow_driver_does_not_connect(
     with engine.connect():  # the plain driver has its connection
         monkeypatch.setattr(engine.dialect, "create_connect_args", lambda url: real(elsewhere))
     assert read(engine, "select 1 as a") == [(1,)]
-    assert (
-        "rows are read by the plain driver, which takes longer: " in caplog.text
-        and "does not connect" in caplog.text
-    )
+    assert "rows are read by the plain driver, which takes longer: " in caplog.text
+    assert "does not connect" in caplog.text
     assert "hunter2" not in caplog.text
 
 
@@ -511,7 +511,8 @@ def test_read_query_of_an_odbc_connection_string(
                 read(engine, "select 1 as a")
         else:
             assert read(engine, "select 1 as a") == [(1,)]
-        assert said in caplog.text and bool(said) == bool(caplog.text)
+        assert said in caplog.text
+        assert bool(said) == bool(caplog.text)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -297,11 +297,9 @@ def test_make_plan_nothing_compared() -> None:
     registration = make_registration(split={"A": 1.0}, models={"A": MODEL})
     assert (registration.plan.samples, registration.plan.days_most) == ({}, None)
     text = registrations.describe_plan(registration)
-    assert (
-        "verdicts   none: there is nothing to compare" in text
-        and "sample" not in text
-        and "how sure" not in text
-    )
+    assert "verdicts   none: there is nothing to compare" in text
+    assert "sample" not in text
+    assert "how sure" not in text
 
 
 def test_describe_plan_words_and_width() -> None:
@@ -350,7 +348,8 @@ def test_describe_plan_numeric_names_what_it_plans_with() -> None:
         "expected -10 in the mean outcome per prediction; decrease is good; planned with a standard"
         " deviation of 100 (the config)" in words
     )
-    assert "counted all mature predictions of each candidate" in words and "42" not in words
+    assert "counted all mature predictions of each candidate" in words
+    assert "42" not in words
 
 
 def test_refuse_changes_form_does_not_count() -> None:
@@ -403,8 +402,10 @@ def test_refuse_changes_says_what_changed() -> None:
 )
 def test_refuse_changes_each_change(change: dict[str, Any], key: str, now: str) -> None:
     lines = refused(**change).splitlines()
-    assert lines[1] == f"  {key}" and len(lines) == 4
-    assert now not in lines[2] and now in lines[3]
+    assert lines[1] == f"  {key}"
+    assert len(lines) == 4
+    assert now not in lines[2]
+    assert now in lines[3]
 
 
 def test_refuse_changes_lists_all_changes() -> None:
@@ -486,7 +487,8 @@ def test_register_round_trip(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         row = connection.execute(sa.select(registrations.registrations)).one()
         found = registrations.find(connection, "card_offer")
-    assert found == registration and dump(registration) == json.loads(row.content)
+    assert found == registration
+    assert dump(registration) == json.loads(row.content)
     assert row.hash == hashlib.sha256(row.content.encode("utf-8")).hexdigest()
     assert (row.registered_at, row.run_id) == (AT, "run1")
     terms.refuse_changes(found, describe(**change_outcome(baseline=0.05)), "ml_config.yaml")

@@ -123,7 +123,8 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     model = load(engine, tmp_path, name)
     assert name == model.model_name == "modelA_v1.0_2026-09-07"
     assert model.pipeline.predict_proba([[0]]).tolist() == [[0.75, 0.25]]
-    assert model.card.query == CARD["query"] and model.card.to_date == date(2026, 9, 1)
+    assert model.card.query == CARD["query"]
+    assert model.card.to_date == date(2026, 9, 1)
     assert (tmp_path / f"{name}.json").read_text(encoding="utf-8").count("Ærø") == 2
     with engine.connect() as connection:
         row = connection.execute(sa.select(models)).one()
@@ -237,7 +238,8 @@ def test_load_model_deleted(bank: sa.Engine, tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match=expected):  # before its files are gone, too
             load(bank, tmp_path, name)
         registry.remove_files(tmp_path, name)
-    assert not list(tmp_path.glob(f"{name}*")) and load(bank, tmp_path, other).model_name == other
+    assert not list(tmp_path.glob(f"{name}*"))
+    assert load(bank, tmp_path, other).model_name == other
     assert save(bank, tmp_path, MONDAY) == f"{name}_2"  # its row stays, and with it its name
 
 
@@ -251,11 +253,9 @@ def test_find_deletion(engine: sa.Engine) -> None:
         assert registry.find_deletion(connection, registry.MODEL, "ab") is None
         assert registry.find_deleted(connection, registry.MODEL) == {"m1"}
         assert registry.find_deleted(connection, registry.SNAPSHOT) == {"ab"}
-    assert (
-        found is not None
-        and found.deletion_id == newest
-        and (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
-    )
+    assert found is not None
+    assert found.deletion_id == newest
+    assert (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
 
 
 def test_remove_files_that_cannot_be(tmp_path: Path) -> None:
@@ -300,7 +300,8 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
         contents |= {
             file: (tmp_path / file).read_bytes() for file in (f"{name}.pkl", f"{name}.json")
         }
-    assert len(contents) == 6 and not list(tmp_path.glob("*orphan*"))
+    assert len(contents) == 6
+    assert not list(tmp_path.glob("*orphan*"))
 
 
 def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
@@ -377,12 +378,13 @@ def test_link_latest_follows(tmp_path: Path) -> None:
     ):
         (tmp_path / f"{name}.pkl").write_text(name)
         registry.link_latest(tmp_path, {UNDATED: name, "modelB_v1.0": None})
-        assert (
-            link.read_text() == name and os.readlink(link) == f"{name}.pkl"
-        )  # relative: the folder may be moved
+        # relative: the folder may be moved
+        assert link.read_text() == name
+        assert os.readlink(link) == f"{name}.pkl"
         assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
     registry.link_latest(tmp_path, {UNDATED: None})
-    assert not link.is_symlink() and not list(tmp_path.glob(".*"))
+    assert not link.is_symlink()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:

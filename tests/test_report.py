@@ -539,10 +539,8 @@ def test_render_headline_numeric(tell: Callable[..., str]) -> None:
         "against control better 65 more per candidate with A and B together than with control:"
         " between 20 and 111 more." in text
     )
-    assert (
-        "Does it make the outcome larger, by about 40 per candidate?" in text
-        and "capped at 5,000" in text
-    )
+    assert "Does it make the outcome larger, by about 40 per candidate?" in text
+    assert "capped at 5,000" in text
     text = tell(
         verdict("worse", -0.0654, -0.1106, -0.0202),
         outcome=outcome(0.04, "numeric"),
@@ -637,7 +635,9 @@ def test_render_says_what_next(
 def test_render_pace_unknown_or_no_plan(read: Callable[..., report.Figures]) -> None:
     rows = [*NIGHTS, verdict("not yet known", *WIDE), look(RUN_DATE - 10 * DAY)]
     text = Page(report.render(read(*rows, register(), look()))).text
-    assert "are usually enough at most." in text and "pace" not in text  # as many as ten days ago
+    # as many as ten days ago
+    assert "are usually enough at most." in text
+    assert "pace" not in text
     plan = {
         **REGISTERED["plan"],
         "mean": None,
@@ -646,10 +646,8 @@ def test_render_pace_unknown_or_no_plan(read: Callable[..., report.Figures]) -> 
         "days_median": None,
     }
     text = Page(report.render(read(*rows, register(plan=plan), look()))).text
-    assert (
-        "Wait. How long cannot be told, for nothing was planned with." in text
-        and "Planned with no base rate" in text
-    )
+    assert "Wait. How long cannot be told, for nothing was planned with." in text
+    assert "Planned with no base rate" in text
 
 
 @pytest.mark.parametrize(
@@ -671,10 +669,8 @@ def test_render_late_feed(
             read(register(), *NIGHTS, look(watermark=RUN_DATE - 3 * DAY), verdict("better", *UP))
         )
     ).text
-    assert (
-        "Look at the outcome feed" not in text
-        and "complete to 2026-10-17, 3 days before this night" in text
-    )
+    assert "Look at the outcome feed" not in text
+    assert "complete to 2026-10-17, 3 days before this night" in text
 
 
 def test_render_first_decision_beside_today(tell: Callable[..., str]) -> None:
@@ -710,14 +706,13 @@ def test_render_invalid_says_who_is_over(tell: Callable[..., str]) -> None:
         "control has 250 candidates too many, 912 instead of 662, among all that were assigned."
         in text
     )
-    assert (
-        "A has" not in text
-        and "B has" not in text
-        and "among those whose outcome is known" not in text
-    )
+    assert "A has" not in text
+    assert "B has" not in text
+    assert "among those whose outcome is known" not in text
     assert "No. The alarm went off: chance does not explain these sizes." in text
     text = tell(verdict("better", *UP), *mature)
-    assert "Yes: the sizes are such as chance gives." in text and "too many" not in text
+    assert "Yes: the sizes are such as chance gives." in text
+    assert "too many" not in text
 
 
 @pytest.mark.parametrize(
@@ -779,7 +774,8 @@ def test_render_conclusion_of_a_person(html: str) -> None:
         f"What was concluded {NASTY} Ola <o@bank>, 2026-10-02 12:00 UTC. The newest look said then:"
         " it said worse" in text
     )
-    assert "Next Nothing more: it was concluded on 2026-10-02." in text and CONCLUDE not in text
+    assert "Next Nothing more: it was concluded on 2026-10-02." in text
+    assert CONCLUDE not in text
 
 
 @pytest.mark.parametrize(
@@ -888,9 +884,8 @@ def test_write_report_figures_of_the_tables(experiment: Experiment, engine: sa.E
     with engine.begin() as connection:
         fill(connection, WHOLE)
         path = report.write_report(connection, experiment, RUN_DATE)
-    assert path == experiment.environment.reports_dir / "card_offer.html" and [
-        *experiment.environment.reports_dir.iterdir()
-    ] == [path]
+    assert path == experiment.environment.reports_dir / "card_offer.html"
+    assert [*experiment.environment.reports_dir.iterdir()] == [path]
     page = Page(path.read_text(encoding="utf-8"))
     assert page.row("A") == [
         "A",
@@ -919,11 +914,10 @@ def test_write_report_figures_of_the_tables(experiment: Experiment, engine: sa.E
     assert page.row("KS")[1:] == ["–"]  # not in the table, not on the page
     assert "modelB_v1.0: 2,000 mature predictions, 3 of them with the outcome." in page.text
     assert page.row("p today") == ["p today; smallest so far", "under 0.0001 under 0.0001"]
-    assert (
-        "Relative difference cannot be bounded yet" in page.text
-        and "the figures of another night" not in page.text
-    )
-    assert "A 45 %, B 45 %, control 10 % (no model)" in page.text and "SHA-256 f00d" in page.text
+    assert "Relative difference cannot be bounded yet" in page.text
+    assert "the figures of another night" not in page.text
+    assert "A 45 %, B 45 %, control 10 % (no model)" in page.text
+    assert "SHA-256 f00d" in page.text
     assert (
         "5.00 % in the control (training rows); models vs control: at most 15,600 candidates in 80"
         " % of cases, 9,520 in half" in page.text
@@ -934,9 +928,9 @@ def test_write_report_figures_of_the_tables(experiment: Experiment, engine: sa.E
 def test_render_numeric_variants(tell: Callable[..., str]) -> None:
     row = variant_score("A", 500, 400, 14, 0.0209, 0.0579, 80, 2, outcome_sum=1300.0)
     text = tell(row, outcome=outcome(2.0, "numeric"))
-    assert (
-        "14 of these were above 0." in text and "A 3.50 % 2.09 % to 5.79 % 3.25 14 400 500" in text
-    )  # 1,300 / 400
+    # 1,300 / 400
+    assert "14 of these were above 0." in text
+    assert "A 3.50 % 2.09 % to 5.79 % 3.25 14 400 500" in text
 
 
 def find_svgs(html: str) -> dict[str, str]:
@@ -993,14 +987,14 @@ def test_render_sequence_of_the_verdicts(html: str) -> None:
     ]  # the band is used with an offset of the picture's height
     band = [(float(x), 216 + float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", points)]
     days = [x for x, _ in estimate]
-    assert min(x for x, _ in band) == pytest.approx(days[1]) and max(
-        x for x, _ in band
-    ) == pytest.approx(days[3])  # not in the burn-in
+    # not in the burn-in
+    assert min(x for x, _ in band) == pytest.approx(days[1])
+    assert max(x for x, _ in band) == pytest.approx(days[3])
     assert sorted({round(y, 2) for y in heights(band)}) == [-2.61, -0.68, -0.2, 0.1, 3.8, 3.9]
     (decided,) = find_paths(svg, "dasharray: 0.9")
-    assert (
-        decided[0][0] == pytest.approx(days[1]) and "decided first" in svg
-    )  # the first that was better
+    # the first that was better
+    assert decided[0][0] == pytest.approx(days[1])
+    assert "decided first" in svg
     assert (
         "Plot of the difference on 4 looks, outcomes per hundred candidates; on 2026-10-20 −1.65"
         " (−2.61 to −0.68)" in Page(html).labels()
@@ -1037,9 +1031,8 @@ def test_render_sequence_early_looks_do_not_flatten_the_rest(
         zero - one
     ) / 216 > 1 / 60  # the picture is 216 points high; the first band is 400 per hundred wide
     (today,) = find_paths(svg, "stroke: #2f7fc1; stroke-width: 1.666")
-    assert (zero - today[0][1]) / (zero - one) == pytest.approx(0.2, abs=1e-3) and all(
-        0 < y < 216 for _, y in today
-    )
+    assert (zero - today[0][1]) / (zero - one) == pytest.approx(0.2, abs=1e-3)
+    assert all(0 < y < 216 for _, y in today)
 
 
 def test_render_plots_of_the_models(html: str) -> None:
@@ -1077,9 +1070,11 @@ def test_render_plots_of_the_models(html: str) -> None:
     (worst, best), (early, late) = (
         find_dots(svgs[start])[-2:] for start in ("Plot of lift by", "Plot of ROC AUC")
     )
-    assert worst[0] > best[0] and early[0] < late[0]
+    assert worst[0] > best[0]
+    assert early[0] < late[0]
     low, high = find_dots(svgs["Reliability plot of modelA_v1.0,"])[-2:]
-    assert low[0] < high[0] and low[1] > high[1]
+    assert low[0] < high[0]
+    assert low[1] > high[1]
 
 
 def test_render_says_what_may_not_be_concluded(html: str) -> None:
@@ -1181,10 +1176,14 @@ def test_render_escapes_and_stands_alone(html: str) -> None:
         if name.startswith("on") or name in ("src", "srcset", "action")
     ]
     assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
-    assert "//" not in html and "@import" not in html and "@font-face" not in html
+    assert "//" not in html
+    assert "@import" not in html
+    assert "@font-face" not in html
     ids = [value for name, value in page.attributes if name == "id"]
     wanted = re.findall(r'(?:href="|url\()#([^")]+)', html)
-    assert len(ids) == len(set(ids)) and wanted and set(wanted) <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert wanted
+    assert set(wanted) <= set(ids)
     assert (
         html.count("<svg") == 9
     )  # the verdict's small one; looks, lift, reliability, five histories
@@ -1211,32 +1210,24 @@ def test_render_no_look_yet(read: Callable[..., report.Figures]) -> None:
         "complete to 2026-09-16: the first night, 2026-09-01, plus a window of 14 and a lag of 1"
         " days" in text
     )
-    assert (
-        "Next Wait. If the effect is as large as expected, 15,600 more candidates" in text
-        and "Since when Nobody has looked yet." in text
-    )
-    assert (
-        "No outcome is known yet" in text
-        and "There is no look yet, so it has not been tested." in text
-        and "<svg" not in html
-    )
+    assert "Next Wait. If the effect is as large as expected, 15,600 more candidates" in text
+    assert "Since when Nobody has looked yet." in text
+    assert "No outcome is known yet" in text
+    assert "There is no look yet, so it has not been tested." in text
+    assert "<svg" not in html
 
 
 def test_render_empty_tables(read: Callable[..., report.Figures]) -> None:
     text = Page(report.render(read())).text
-    assert (
-        "Nothing is registered yet" in text
-        and "No night has been predicted yet" in text
-        and "cannot be told when" in text
-    )
+    assert "Nothing is registered yet" in text
+    assert "No night has been predicted yet" in text
+    assert "cannot be told when" in text
 
 
 def test_render_other_night_is_said(figures: report.Figures) -> None:
     text = Page(report.render(figures._replace(run_date=RUN_DATE + DAY))).text
-    assert (
-        "The tables hold the figures of another night, 2026-10-20" in text
-        and "what is known is of 2026-10-20" in text
-    )
+    assert "The tables hold the figures of another night, 2026-10-20" in text
+    assert "what is known is of 2026-10-20" in text
 
 
 def test_render_a_year_of_nights_is_small(read: Callable[..., report.Figures]) -> None:
@@ -1336,10 +1327,8 @@ def test_render_many_cohorts_and_long_names(read: Callable[..., report.Figures])
         for index, week in enumerate(weeks)
     ]
     html = report.render(read(*rows))
-    assert (
-        len(find_dots(find_svgs(html)["Plot of ROC AUC"])) == 5 * report.N_COHORTS
-        and f"in the cohort of {weeks[-1]}" in html
-    )
+    assert len(find_dots(find_svgs(html)["Plot of ROC AUC"])) == 5 * report.N_COHORTS
+    assert f"in the cohort of {weeks[-1]}" in html
 
 
 @pytest.mark.parametrize(

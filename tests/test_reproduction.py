@@ -124,7 +124,8 @@ def find_file(experiment: Experiment) -> Path:
 @pytest.mark.parametrize("name", [A, B])
 def test_reproduce_nothing_moved(name: str, bank: Experiment, engine: sa.Engine) -> None:
     verdict = reproduce(bank, engine, name)
-    assert verdict.is_reproduced and find_moved(verdict) == {}
+    assert verdict.is_reproduced
+    assert find_moved(verdict) == {}
     assert verdict.headline.startswith(
         f"{name}: identical predictions on 6,600 rows of its snapshot (largest difference "
     )
@@ -157,7 +158,8 @@ def test_reproduce_source_rows_overwritten(bank: Experiment, engine: sa.Engine) 
         )
     n = simulate.N_HISTORY
     verdict = reproduce(bank, engine)
-    assert verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
+    assert verdict.is_reproduced
+    assert list(find_moved(verdict)) == ["data"]
     assert (
         f"0 rows added, 0 removed, {n} changed (age {n}), such as candidate "
         in find_moved(verdict)["data"]
@@ -171,11 +173,10 @@ def test_reproduce_database_has_forgotten(bank: Experiment, engine: sa.Engine) -
     with engine.begin() as connection:
         connection.exec_driver_sql("drop table card_calls")
     verdict = reproduce(bank, engine)
-    assert verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
-    assert (
-        "does not answer" in find_moved(verdict)["data"]
-        and "card_calls" in find_moved(verdict)["data"]
-    )
+    assert verdict.is_reproduced
+    assert list(find_moved(verdict)) == ["data"]
+    assert "does not answer" in find_moved(verdict)["data"]
+    assert "card_calls" in find_moved(verdict)["data"]
 
 
 @pytest.mark.parametrize("at", [0, 5000, -1])
@@ -186,24 +187,22 @@ def test_reproduce_snapshot_byte_flipped(
     verdict = reproduce(
         bank, engine
     )  # built from the database instead, which returns the same rows
+    assert not verdict.is_reproduced
     assert (
-        not verdict.is_reproduced
-        and "NOT whole, the snapshot is damaged or gone; built again, it gives identical"
+        "NOT whole, the snapshot is damaged or gone; built again, it gives identical"
         in verdict.headline
     )
-    assert (
-        list(find_moved(verdict)) == ["data"]
-        and "the snapshot's file was changed" in find_moved(verdict)["data"]
-    )
+    assert list(find_moved(verdict)) == ["data"]
+    assert "the snapshot's file was changed" in find_moved(verdict)["data"]
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "update card_candidates set income = 1 where candidate_date = '2026-08-01'"
         )
     code = main.main(["reproduce", B, "--config", str(bank.environment.file)])
     out = capsys.readouterr().out
+    assert code == 1
     assert (
-        code == 1
-        and "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n"
+        "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n"
         in out
     )
 
@@ -211,7 +210,8 @@ def test_reproduce_snapshot_byte_flipped(
 def test_reproduce_snapshot_missing(bank: Experiment, engine: sa.Engine) -> None:
     find_file(bank).unlink()
     verdict = reproduce(bank, engine)
-    assert not verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
+    assert not verdict.is_reproduced
+    assert list(find_moved(verdict)) == ["data"]
     assert "the snapshot's file is missing" in find_moved(verdict)["data"]
 
 
@@ -219,7 +219,8 @@ def test_reproduce_model_byte_flipped_or_missing(bank: Experiment, engine: sa.En
     path = bank.environment.models_dir / f"{B}.pkl"
     flip(path, 1000)
     verdict = reproduce(bank, engine)
-    assert not verdict.is_reproduced and list(find_moved(verdict)) == ["model file"]
+    assert not verdict.is_reproduced
+    assert list(find_moved(verdict)) == ["model file"]
     assert (
         "NOT whole, the model file is damaged or gone; built again, it gives identical predictions"
         " on 100 rows" in verdict.headline
@@ -235,9 +236,8 @@ def test_reproduce_config_edited(bank: Experiment, engine: sa.Engine) -> None:
     bank.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     edited = load_experiments(bank.environment.file, "dev")["card_offer"]
     verdict = reproduce(edited, engine)
-    assert verdict.is_reproduced and find_moved(verdict) == {
-        "configuration": "models.B.params.max_iter was 20, is 30"
-    }
+    assert verdict.is_reproduced
+    assert find_moved(verdict) == {"configuration": "models.B.params.max_iter was 20, is 30"}
     assert (
         "no longer in the config"
         in find_moved(reproduction.reproduce(engine, {"other": edited}, B))["configuration"]
@@ -274,11 +274,10 @@ def test_reproduce_code_edited(bank: Experiment, engine: sa.Engine, tmp_path: Pa
     done = subprocess.run(
         command, cwd=copy, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
-    assert done.returncode == 1 and "NOT identical predictions on 6,600 rows" in done.stdout
-    assert (
-        done.stdout.splitlines()[0].endswith("; moved: code")
-        and "moved: abatch/modelling/training.py (code version" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "NOT identical predictions on 6,600 rows" in done.stdout
+    assert done.stdout.splitlines()[0].endswith("; moved: code")
+    assert "moved: abatch/modelling/training.py (code version" in done.stdout
 
 
 def test_reproduce_own_estimator_that_draws_without_a_seed(
@@ -293,7 +292,8 @@ def test_reproduce_own_estimator_that_draws_without_a_seed(
     train.train(other, engine, FIRST_NIGHT, force=True)
     name = f"modelC_v1.0_{FIRST_NIGHT}"
     verdict = reproduce(other, engine, name)
-    assert not verdict.is_reproduced and find_moved(verdict) == {}
+    assert not verdict.is_reproduced
+    assert find_moved(verdict) == {}
     assert "does not give the same twice" in verdict.headline
     (bank.environment.file.parent / "shaken_models.py").write_text(
         OWN + "\n# edited\n", encoding="utf-8"
@@ -314,16 +314,16 @@ def test_reproduce_libraries_moved_are_named_before_unpickling(
         "Metadata-Version: 2.1\nName: scikit-learn\nVersion: 1.0\n", encoding="utf-8"
     )
     code, out, err = run(bank, "reproduce", B, path=str(info.parent))
-    assert (code, err) == (0, "") and out.splitlines()[0].endswith("; moved: environment")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith("; moved: environment")
     assert (
         "identical predictions on 100 rows of its snapshot, whose predictions its card keeps" in out
     )
-    assert (
-        "(here 1.0)" in out
-        and "Install what it was trained with (pip install scikit-learn==" in " ".join(out.split())
-    )
+    assert "(here 1.0)" in out
+    assert "Install what it was trained with (pip install scikit-learn==" in " ".join(out.split())
     code, out, err = run(bank, "rollback", B, "--reason", "x", path=str(info.parent))
-    assert code == 1 and "does not promise that the file can be opened. It is not opened." in err
+    assert code == 1
+    assert "does not promise that the file can be opened. It is not opened." in err
 
 
 @pytest.mark.slow
@@ -349,11 +349,11 @@ def test_reproduce_after_an_upgrade_of_scikit_learn(
     if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode:
         pytest.skip("no other scikit-learn can be installed here")
     code, out, err = run(bank, "reproduce", A, path=str(site))
-    assert code in (0, 1) and out.splitlines()[0].endswith("; moved: environment"), (out, err)
-    assert (
-        "scikit-learn 1" in out
-        and "model file same: SHA-256 as recorded, but it is not opened here"
-        in " ".join(out.split())
+    assert code in (0, 1), (out, err)
+    assert out.splitlines()[0].endswith("; moved: environment"), (out, err)
+    assert "scikit-learn 1" in out
+    assert "model file same: SHA-256 as recorded, but it is not opened here" in " ".join(
+        out.split()
     )
 
 
@@ -399,12 +399,14 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
         connection.exec_driver_sql("update clients set LIMIT_BAL = 1 where candidate_id <= 250")
         connection.exec_driver_sql("delete from clients where candidate_id > 29990")
     verdict = reproduce(offer, engine, f"modelB_v1.0_{on}")
-    assert verdict.is_reproduced and list(find_moved(verdict)) == ["data"]
+    assert verdict.is_reproduced
+    assert list(find_moved(verdict)) == ["data"]
     assert "0 rows added, 10 removed, 250 changed (LIMIT_BAL 250)" in find_moved(verdict)["data"]
     with engine.connect() as connection:
         (row,) = snapshots.list_snapshots(connection)
     kept = snapshots.load(offer.environment.snapshots_dir, row)
-    assert len(kept) == 30_000 and kept["outcome"].sum() == 6_636
+    assert len(kept) == 30_000
+    assert kept["outcome"].sum() == 6_636
     assert sorted(kept["LIMIT_BAL"]) == sorted(clients["LIMIT_BAL"])
     engine.dispose()
 

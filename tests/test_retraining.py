@@ -79,7 +79,8 @@ def test_judge_performance_at_the_limit() -> None:
     exact = ALL.model_copy(update={"auc_drop": 0.25})  # of which floats make no rounding
     (at,) = retraining.judge_performance(exact, {MODEL: (0.4, 0.5)}, {MODEL: 0.75})
     (below,) = retraining.judge_performance(exact, {MODEL: (0.4, 0.4999)}, {MODEL: 0.75})
-    assert not at.is_due and below.is_due
+    assert not at.is_due
+    assert below.is_due
 
 
 def test_judge_performance_each_model() -> None:
@@ -89,9 +90,8 @@ def test_judge_performance_each_model() -> None:
         ("ROC AUC 0.700 of", True),
         ("ROC AUC 0.700 of", False),
     ]
-    assert (
-        " of A against 0.800 " in findings[0].words and " of B against 0.720 " in findings[1].words
-    )
+    assert " of A against 0.800 " in findings[0].words
+    assert " of B against 0.720 " in findings[1].words
 
 
 def test_judge_nothing_measured_is_not_due() -> None:

@@ -184,7 +184,8 @@ def test_measure_model_two_cohorts_add_up_to_all() -> None:
     whole = measure_models(summarise((MONDAY, rows)))
     parts = measure_models(summarise((MONDAY, rows[:200]), ("2026-09-14", rows[200:])))
     expected, found = (by_metric(measured, OLD) for measured in (whole, parts))
-    assert found.keys() == expected.keys() and len(found) > 20
+    assert found.keys() == expected.keys()
+    assert len(found) > 20
     for metric, row in found.items():
         assert list(row.values())[3:] == pytest.approx(
             list(expected[metric].values())[3:], nan_ok=True

@@ -222,7 +222,8 @@ def test_store_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     assert json.loads(row.columns) == [
         column._asdict() for column in snapshots.describe_columns(expected)
     ]
-    assert len(content_hash) == 64 and hash_of(found) == content_hash
+    assert len(content_hash) == 64
+    assert hash_of(found) == content_hash
 
 
 def test_store_instants_with_a_time_zone(engine: sa.Engine, tmp_path: Path) -> None:
@@ -348,7 +349,8 @@ def test_store_equal_content_once(engine: sa.Engine, tmp_path: Path) -> None:
     assert (before.st_mtime_ns, before.st_ino) == (
         after.st_mtime_ns,
         after.st_ino,
-    ) and path.read_bytes() == content
+    )
+    assert path.read_bytes() == content
     with engine.connect() as connection:
         rows = snapshots.list_snapshots(connection)
         newest = snapshots.find_snapshot(connection, content_hash)
@@ -357,7 +359,8 @@ def test_store_equal_content_once(engine: sa.Engine, tmp_path: Path) -> None:
         ("run1", content_hash),
         ("run2", content_hash),
     ]
-    assert newest is not None and newest.run_id == "run2"
+    assert newest is not None
+    assert newest.run_id == "run2"
     assert list(folder.iterdir()) == [path]
     assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
 
@@ -397,7 +400,9 @@ def test_load_notices_every_flipped_byte(engine: sa.Engine, tmp_path: Path) -> N
     path = tmp_path / f"{content_hash}.parquet"
     content = path.read_bytes()
     positions = sorted({*np.linspace(0, len(content) - 1, 50).astype(int).tolist()})
-    assert positions[0] == 0 and positions[-1] == len(content) - 1 and len(positions) == 50
+    assert positions[0] == 0
+    assert positions[-1] == len(content) - 1
+    assert len(positions) == 50
     for at in positions:
         path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
         with pytest.raises(
@@ -473,9 +478,8 @@ def test_compare_null_to_value() -> None:
     )
     found = snapshots.compare(arrange(before), arrange(before.assign(town="Ærø")))
     assert (found.changed, found.columns) == (1, {"town": 1})
-    assert found.example.startswith(
-        "candidate 1 on 2026-06-01: town was "
-    ) and found.example.endswith(", is Ærø")
+    assert found.example.startswith("candidate 1 on 2026-06-01: town was ")
+    assert found.example.endswith(", is Ærø")
 
 
 def test_compare_new_and_gone_columns() -> None:
@@ -558,11 +562,9 @@ def test_hash_content_notices_any_change(frame: pd.DataFrame, data: Any) -> None
     changed.loc[at, "outcome"] = 1 - changed.loc[at, "outcome"]
     assert hash_of(changed) != hash_of(frame)
     found = snapshots.compare(arrange(frame), arrange(changed))
-    assert (
-        (found.added, found.removed) == (0, 0)
-        and found.changed >= 1
-        and found.columns["outcome"] >= 1
-    )
+    assert (found.added, found.removed) == (0, 0)
+    assert found.changed >= 1
+    assert found.columns["outcome"] >= 1
 
 
 # Which is meant, and which go

@@ -193,10 +193,8 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     simulate.simulate(engine, FIRST_NIGHT + DAY)
     train.train(worse, engine, FIRST_NIGHT + DAY)
     said = capsys.readouterr().err
-    assert (
-        "modelA_v1.0_2026-09-02 does not go live: " in said
-        and "validation ROC AUC 0.5000 against" in said
-    )
+    assert "modelA_v1.0_2026-09-02 does not go live: " in said
+    assert "validation ROC AUC 0.5000 against" in said
     with engine.connect() as connection:
         live = registry.find_live(connection, "card_offer", FIRST_NIGHT + DAY)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}

@@ -63,7 +63,8 @@ def test_finite_double_takes(engine: sa.Engine) -> None:
         found = connection.execute(
             sa.select(tables.scores.c.value, tables.scores.c.lower).order_by(tables.scores.c.cohort)
         ).all()
-    assert found == rows and all(isinstance(row.value, float) for row in found)
+    assert found == rows
+    assert all(isinstance(row.value, float) for row in found)
 
 
 def test_instant_keeps_microseconds(engine: sa.Engine) -> None:
@@ -85,10 +86,8 @@ def test_comments_are_everywhere() -> None:
     instants = [
         column for table in ALL for column in table.columns if isinstance(column.type, sa.DateTime)
     ]
-    assert (
-        len(instants) == 16
-        and [str(column) for column in instants if "UTC" not in str(column.comment)] == []
-    )
+    assert len(instants) == 16
+    assert [str(column) for column in instants if "UTC" not in str(column.comment)] == []
 
 
 def test_dictionary_has_every_table_and_view_once() -> None:
@@ -128,9 +127,8 @@ def test_dictionary_has_the_types_of_sql_server() -> None:
     assert "| `finished_at` | DATETIME2(6) | null |  | UTC; null while running |" in lines
     assert not any(" NTEXT " in line or " DATETIME " in line for line in lines)
     rows = [line for line in lines if line.startswith("| `")]
-    assert len(rows) == sum(len(table.columns) for table in ALL) and {
-        row.count("|") for row in rows
-    } == {6}
+    assert len(rows) == sum(len(table.columns) for table in ALL)
+    assert {row.count("|") for row in rows} == {6}
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -290,7 +290,8 @@ def test_fit_and_validate_measures_unseen_rows_and_fits_the_newest_too() -> None
         == found.scores.tolist()
     )
     everything.fit(rows.X[~rows.holdout], rows.y[~rows.holdout])
-    assert found.reference is not None and sum(found.reference.counts) == rows.holdout.sum() > 50
+    assert found.reference is not None
+    assert sum(found.reference.counts) == rows.holdout.sum() > 50
     assert max(found.reference.counts) - min(found.reference.counts) <= 1
     assert found.pipeline.predict_proba(rows.X) == pytest.approx(
         everything.predict_proba(rows.X), abs=1e-12
@@ -333,7 +334,8 @@ def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
 def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
     rows = prepare(make_frame())  # 10 positives among the newest
     found = {*fit(rows).metrics}
-    assert "n" in found and not found & {"roc_auc", "calibration_slope"}
+    assert "n" in found
+    assert not found & {"roc_auc", "calibration_slope"}
 
 
 @pytest.mark.parametrize(
@@ -489,7 +491,8 @@ def test_compare_with_live_new_one_learnt_nothing(is_at_hand: bool) -> None:
     y[~rows.validation] = np.random.default_rng(4).permutation(y[~rows.validation])
     fitted = fit(rows._replace(y=y))
     found = compare(card, frame if is_at_hand else None, rows, fitted)
-    assert isinstance(found, AucDifference) and found.n_rows == 180
+    assert isinstance(found, AucDifference)
+    assert found.n_rows == 180
     expected = roc_auc_score(
         rows.y[rows.validation], fit_plainly(rows).predict_proba(rows.X[rows.validation])[:, 1]
     )
@@ -497,7 +500,8 @@ def test_compare_with_live_new_one_learnt_nothing(is_at_hand: bool) -> None:
     assert found.new == pytest.approx(
         roc_auc_score(rows.y[rows.validation], fitted.scores), abs=1e-12
     )
-    assert found.upper < -0.05 and found.new - found.live < -0.1
+    assert found.upper < -0.05
+    assert found.new - found.live < -0.1
 
 
 def test_compare_with_live_old_one_learnt_nothing() -> None:
@@ -507,13 +511,12 @@ def test_compare_with_live_old_one_learnt_nothing() -> None:
     fitted = fit(rows)
     shuffled = frame.assign(outcome=np.random.default_rng(4).permutation(frame["outcome"]))
     found = compare(card, shuffled, rows, fitted)
-    assert isinstance(found, AucDifference) and found.lower > 0.05
+    assert isinstance(found, AucDifference)
+    assert found.lower > 0.05
     same = compare(card, frame, rows, fitted)
-    assert (
-        isinstance(same, AucDifference)
-        and same.new == same.live
-        and (same.lower, same.upper) == (0, 0)
-    )
+    assert isinstance(same, AucDifference)
+    assert same.new == same.live
+    assert (same.lower, same.upper) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -526,7 +529,8 @@ def test_compare_with_live_on_rows_that_neither_was_fitted_on(
     rows = prepare(frame, validation_share=share)
     fitted = fit(rows)
     found = compare(card, frame, rows, fitted)
-    assert isinstance(found, AucDifference) and found.n_rows == 60 * n_days
+    assert isinstance(found, AucDifference)
+    assert found.n_rows == 60 * n_days
     last = rows.event_date >= np.datetime64(FIRST + timedelta(days=10 - n_days))
     live = fit_plainly(prepare(frame, validation_share=live_share))
     assert found.live == pytest.approx(
@@ -573,7 +577,8 @@ def test_compare_with_live_cannot_be_told(change: dict[str, Any], words: str) ->
     config = {**card.config, "models": {**card.config["models"], "A": model}}
     changed = card.model_copy(update={"columns": columns, "config": config})
     found = compare(changed, frame, rows, fitted)
-    assert isinstance(found, str) and found.startswith(words)
+    assert isinstance(found, str)
+    assert found.startswith(words)
 
 
 def test_compare_with_live_unusable_snapshot() -> None:
@@ -582,9 +587,8 @@ def test_compare_with_live_unusable_snapshot() -> None:
     fitted = fit(rows)
     one_day = frame[frame["event_date"] == frame["event_date"].min()]
     found = compare(card, one_day, rows, fitted)
-    assert isinstance(found, str) and found.startswith(
-        "it could not be fitted again (training.sql: all rows are of one day"
-    )
+    assert isinstance(found, str)
+    assert found.startswith("it could not be fitted again (training.sql: all rows are of one day")
 
 
 def test_compare_with_live_few_outcomes() -> None:
@@ -625,7 +629,8 @@ FEATURES = {
 
 def test_find_input_psi_by_hand() -> None:
     found = find_input_psi(FEATURES, make_moved(n_low=30), 0.0)
-    assert found is not None and found[0] == "income"
+    assert found is not None
+    assert found[0] == "income"
     # Half of it counts in each cell: 100.5 of 201 twice against 30.5 and 10.5 of 41.
     low, high = 30.5 / 41, 10.5 / 41
     assert found[1] == pytest.approx(
@@ -637,7 +642,9 @@ def test_find_input_psi_by_hand() -> None:
 def test_find_input_psi_names_what_moved_most() -> None:
     other = {**FEATURES, "region": FEATURES["region"]._replace(counts=[190, 10, 0, 0])}
     found = find_input_psi(other, make_moved(n_low=20), 0.0)
-    assert found is not None and found[0] == "region" and found[1] > found[2]
+    assert found is not None
+    assert found[0] == "region"
+    assert found[1] > found[2]
 
 
 @pytest.mark.parametrize("references", [{}, {"gone": FEATURES["gone"]}])
@@ -661,9 +668,11 @@ def test_find_input_psi_column_of_another_type(kinds: dict[str, str]) -> None:
 def test_choose_checked(n_rows: int) -> None:
     found = choose_checked(n_rows)
     assert len(found) == min(n_rows, 100)
-    assert found[0] == 0 and found[-1] == n_rows - 1
+    assert found[0] == 0
+    assert found[-1] == n_rows - 1
     gaps = np.diff(found)
-    assert (gaps > 0).all() and (len(gaps) == 0 or gaps.max() - gaps.min() <= 1)
+    assert (gaps > 0).all()
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
 
 
 def test_choose_checked_of_few_is_all() -> None:

@@ -572,7 +572,8 @@ def test_score_before_the_feed_has_begun(tmp_path: Path) -> None:
     )
     row = read(engine, tables.looks).iloc[0]
     assert (row["n_predicted"], row["n_mature"], row["n_units"]) == (N_A_NIGHT, 0, 0)
-    assert pd.isna(row["watermark"]) and pd.isna(row["mature_date"])
+    assert pd.isna(row["watermark"])
+    assert pd.isna(row["mature_date"])
     assert set(read(engine, tables.verdicts)["word"]) == {"too early"}
     engine.dispose()
 
@@ -671,7 +672,8 @@ def test_score_dry_run_tells_the_verdicts_to_come(tmp_path: Path) -> None:
     }
     told = score.score(experiment, engine, START + 8 * DAY, draw=False)
     verdicts = told.split("; ", 1)[1]
-    assert verdicts.count("vs") == 4 and rehearsed.endswith(f" figures; {verdicts}")
+    assert verdicts.count("vs") == 4
+    assert rehearsed.endswith(f" figures; {verdicts}")
     engine.dispose()
 
 

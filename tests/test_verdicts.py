@@ -181,10 +181,8 @@ def test_judge_pools_the_models() -> None:
     p1, p0 = 961 / 20_002, 41 / 2_002  # (s + 1) / (n + 2)
     assert pooled["se"] == pytest.approx((p1 * (1 - p1) / 20_000 + p0 * (1 - p0) / 2_000) ** 0.5)
     assert (pooled["word"], rows["B vs A"]["word"]) == ("better", "better")
-    assert (
-        pooled["lift"] == pytest.approx(0.048 / 0.02 - 1)
-        and pooled["lift_lower"] < pooled["lift"] < pooled["lift_upper"]
-    )
+    assert pooled["lift"] == pytest.approx(0.048 / 0.02 - 1)
+    assert pooled["lift_lower"] < pooled["lift"] < pooled["lift_upper"]
 
 
 def test_judge_shares_alpha_between_verdicts() -> None:
@@ -221,7 +219,8 @@ def test_judge_too_early(control: tuple[int, int]) -> None:
         )
     )
     early = rows["models vs control"]
-    assert early["word"] == "too early" and early["estimate"] is not None
+    assert early["word"] == "too early"
+    assert early["estimate"] is not None
     assert [
         early[name]
         for name in ("information", "lower", "upper", "pvalue", "lift", "lift_lower", "lift_upper")
@@ -281,7 +280,8 @@ def test_check_ratios_says_who_is_over() -> None:
     ]
     assert {row["pvalue"] for row in even} == {1.0}
     short = {row["variant"]: row for row in rows if row["stage"] == "mature"}
-    assert short["B"]["expected"] == pytest.approx(4_275) and short["B"]["pvalue"] < 1e-4
+    assert short["B"]["expected"] == pytest.approx(4_275)
+    assert short["B"]["pvalue"] < 1e-4
     assert verdicts.check_ratios(make_registration(), {"mature": {}})[0]["pvalue"] == 1
 
 
@@ -312,7 +312,8 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
             == second["B vs A"]["pvalue_min"]
             < 0.001
         )
-        assert second["B vs A"]["pvalue"] > 0.5 and second["B vs A"]["word"] == "not yet known"
+        assert second["B vs A"]["pvalue"] > 0.5
+        assert second["B vs A"]["word"] == "not yet known"
         assert verdicts.find_words(connection, "e", NIGHT + timedelta(days=1)) == {
             ("models vs control", "outcome"): "better",
             ("B vs A", "outcome"): "better",
@@ -321,9 +322,8 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         view = {
             row.comparison: row for row in connection.execute(sa.select(tables.current_verdicts))
         }
-        assert view["B vs A"].first_decided_date == NIGHT and view[
-            "B vs A"
-        ].look_date == NIGHT + timedelta(days=1)
+        assert view["B vs A"].first_decided_date == NIGHT
+        assert view["B vs A"].look_date == NIGHT + timedelta(days=1)
         assert view["B vs A"].word == "not yet known"
 
 
@@ -351,9 +351,8 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
         newest = connection.execute(
             sa.select(tables.sample_ratios).where(tables.sample_ratios.c.run_date > NIGHT)
         ).all()
-        assert {row.pvalue for row in newest} == {1.0} and {
-            row.pvalue_min < 0.01 for row in newest
-        } == {True}
+        assert {row.pvalue for row in newest} == {1.0}
+        assert {row.pvalue_min < 0.01 for row in newest} == {True}
 
 
 def test_describe_news_tells_only_what_is_new() -> None:
@@ -417,7 +416,5 @@ def test_read_records(engine: sa.Engine) -> None:
         [],
         None,
     )
-    assert (
-        first.findings[0].startswith("B vs A: better, +0.01778 (+0.00")
-        and "first decided on 2026-09-01" in first.findings[0]
-    )
+    assert first.findings[0].startswith("B vs A: better, +0.01778 (+0.00")
+    assert "first decided on 2026-09-01" in first.findings[0]

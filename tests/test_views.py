@@ -110,7 +110,8 @@ def test_views_are_files_that_say_what_they_read() -> None:
     assert files.keys() == VIEWS.tables.keys()
     for text in files.values():
         said = re.search(r"One row per .+\n-- Reads:  (.+)\n", text)
-        assert said and set(said[1].split(", ")) == set(re.findall(r"\{schema\}(\w+)", text))
+        assert said
+        assert set(said[1].split(", ")) == set(re.findall(r"\{schema\}(\w+)", text))
 
 
 def test_current_and_latest_predictions(engine: sa.Engine) -> None:
@@ -155,9 +156,8 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
 
 def test_model_performance(engine: sa.Engine) -> None:
     metrics = VIEWS.tables["model_performance"].c.keys()[6:]
-    assert metrics[2:6] == ["base_rate", "roc_auc", "roc_auc_lower", "roc_auc_upper"] and metrics[
-        -2:
-    ] == ["psi", "psi_noise"]
+    assert metrics[2:6] == ["base_rate", "roc_auc", "roc_auc_lower", "roc_auc_upper"]
+    assert metrics[-2:] == ["psi", "psi_noise"]
     dated = "modelA_v1.0_2020-01-01"
     model = {
         "model_name": dated,

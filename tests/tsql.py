@@ -29,8 +29,37 @@ JOINS = {"inner", "left", "right", "full", "cross", "outer", "join", "natural"}
 CONDITIONS = {"where", "having", "on", "if", "while"}
 VALUES = {"select", "order", "group", "partition", "values"}
 STATEMENTS = set(
-    "with insert update delete merge create alter drop truncate declare exec execute grant revoke"
-    " deny use begin commit rollback print raiserror throw return set if while else end go".split()
+    [
+        "with",
+        "insert",
+        "update",
+        "delete",
+        "merge",
+        "create",
+        "alter",
+        "drop",
+        "truncate",
+        "declare",
+        "exec",
+        "execute",
+        "grant",
+        "revoke",
+        "deny",
+        "use",
+        "begin",
+        "commit",
+        "rollback",
+        "print",
+        "raiserror",
+        "throw",
+        "return",
+        "set",
+        "if",
+        "while",
+        "else",
+        "end",
+        "go",
+    ]
 )
 # Words before brackets that hold clauses or options; and before those that hold no function's
 # arguments.
@@ -339,23 +368,29 @@ def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token
             found = ""
         elif found == "on" and opener not in ("from", "join", "on"):
             found = ""  # create index ... on, grant ... on, set nocount on
-        elif found == "with" and after.text in ("(", "ties"):
-            found = ""
-        elif found == "if" and before.text in ("table", "view", "index", "schema"):
-            found = ""
-        elif found == "for" and after.text == "system_time":
-            found = ""
-        elif found == "from" and before.text == "distinct":
-            found = ""
-        elif found not in STATEMENTS | VALUES | CONDITIONS | {
-            "from",
-            "union",
-            "except",
-            "intersect",
-            "option",
-            "into",
-            "for",
-        }:
+        elif (
+            found == "with"
+            and after.text in ("(", "ties")
+            or found == "if"
+            and before.text in ("table", "view", "index", "schema")
+            or found == "for"
+            and after.text == "system_time"
+            or found == "from"
+            and before.text == "distinct"
+            or found
+            not in STATEMENTS
+            | VALUES
+            | CONDITIONS
+            | {
+                "from",
+                "union",
+                "except",
+                "intersect",
+                "option",
+                "into",
+                "for",
+            }
+        ):
             found = ""
         if found:
             yield opener, tuple(inside)
@@ -638,9 +673,8 @@ def _check_neighbours(tokens: tuple[Token, ...]) -> Faults:
             token.kind == "word"
             and after.text == "("
             and before.text not in ("into", "table", "with", "references", "as")
-        ):
-            if token.text in FUNCTIONS:
-                yield token.line, f"{token.text}(): T-SQL has {FUNCTIONS[token.text]}"
+        ) and token.text in FUNCTIONS:
+            yield token.line, f"{token.text}(): T-SQL has {FUNCTIONS[token.text]}"
         if token.text == "over" and after.kind in ("word", "name"):
             yield token.line, "over and a name: T-SQL has no named windows before 2022"
         for phrase, message in _PHRASES_BY_FIRST.get(token.text, ()):
