@@ -187,7 +187,7 @@ def test_transactions_deadlock(
     counters: list[int],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """This session and another wait for each other.
+    """The session and another wait for each other.
 
     The server ends this one, which does all its work again, or says why not.
     """
@@ -260,6 +260,12 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
     engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
     make_counters(engine)
     sa.event.listen(engine, "commit", lambda connection: end_session(connection, boss))
+
+    def work(connection: sa.Connection) -> None:
+        nonlocal n_attempts
+        n_attempts += 1
+        add_one(connection, 1)
+
     with pytest.raises(
         DatabaseError,
         match=(
@@ -267,12 +273,6 @@ def test_transactions_link_lost_while_committing(make: Make, database_url: str) 
             r" again"
         ),
     ):
-
-        def work(connection: sa.Connection) -> None:
-            nonlocal n_attempts
-            n_attempts += 1
-            add_one(connection, 1)
-
         connections.write(engine, work)
     assert (n_attempts, read_counters(boss)) == (1, [0, 0])
 
@@ -284,14 +284,14 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
         (sa.exc.SQLAlchemyError, "insert into counters values (1, 5)"),
         (ZeroDivisionError, ""),
     ):
+
+        def work(connection: sa.Connection, statement: str) -> None:
+            nonlocal n_attempts
+            n_attempts += 1
+            add_one(connection, 1)
+            connection.exec_driver_sql(statement) if statement else 1 // 0
+
         with pytest.raises(error):
-
-            def work(connection: sa.Connection, statement: str) -> None:
-                nonlocal n_attempts
-                n_attempts += 1
-                add_one(connection, 1)
-                connection.exec_driver_sql(statement) if statement else 1 // 0
-
             connections.write(engine, work, statement)
     assert (n_attempts, read_counters(engine)) == (2, [0, 0])
 
@@ -313,11 +313,11 @@ def test_transactions_end_by_the_configured_time(
             f"postgresql+psycopg://boss@127.0.0.1:{probe.getsockname()[1]}/cards", retry_seconds=2
         )
         started = time.monotonic()
+
+        def work(connection: sa.Connection) -> None:
+            raise AssertionError
+
         with pytest.raises(sa.exc.OperationalError):
-
-            def work(connection: sa.Connection) -> None:
-                raise AssertionError
-
             connections.write(engine, work)
         assert time.monotonic() - started < 2
 
@@ -470,18 +470,18 @@ def test_transactions_tell_the_first_cause(
         )
 
     monkeypatch.setattr(engine.dialect, "do_rollback", refuse)
+
+    def work(connection: sa.Connection) -> None:
+        nonlocal n_attempts
+        n_attempts += 1
+        connection.exec_driver_sql("insert into counters values (1, 5)")
+
     with (
         pytest.raises(
             DatabaseError, match=r"^here: the database refused: .*(counters|unique|UNIQUE)"
         ),
         faults.described("here"),
     ):
-
-        def work(connection: sa.Connection) -> None:
-            nonlocal n_attempts
-            n_attempts += 1
-            connection.exec_driver_sql("insert into counters values (1, 5)")
-
         connections.write(engine, work)
     assert n_attempts == 1
     assert capfd.readouterr().err == ""

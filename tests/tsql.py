@@ -369,14 +369,10 @@ def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token
         elif found == "on" and opener not in ("from", "join", "on"):
             found = ""  # create index ... on, grant ... on, set nocount on
         elif (
-            found == "with"
-            and after.text in ("(", "ties")
-            or found == "if"
-            and before.text in ("table", "view", "index", "schema")
-            or found == "for"
-            and after.text == "system_time"
-            or found == "from"
-            and before.text == "distinct"
+            (found == "with" and after.text in ("(", "ties"))
+            or (found == "if" and before.text in ("table", "view", "index", "schema"))
+            or (found == "for" and after.text == "system_time")
+            or (found == "from" and before.text == "distinct")
             or found
             not in STATEMENTS
             | VALUES
@@ -490,6 +486,18 @@ def _check_values(tokens: tuple[Token, ...], opener: str) -> Faults:
         yield from _check_groups(item, is_checked=True)
 
 
+def _check_arguments(before: Token, group: Token, rest: tuple[Token, ...]) -> Faults:
+    """What stands in brackets after a function's name, or after nothing."""
+    yield from _check_neighbours(group.inside)
+    if before.kind == "word" and before.text not in NO_FUNCTIONS:
+        yield from _check_function(before.text, group, rest)
+    parts = _split(group.inside)
+    if before.text == "iif":
+        yield from _check_condition(parts.pop(0))
+    for part in parts:
+        yield from _check_values(part, "argument")
+
+
 def _check_groups(tokens: tuple[Token, ...], *, is_checked: bool) -> Faults:
     """What stands in brackets: queries, cases, arguments.
 
@@ -509,14 +517,7 @@ def _check_groups(tokens: tuple[Token, ...], *, is_checked: bool) -> Faults:
         elif before.text in ("exec", "execute"):
             continue
         elif is_checked and before.text not in CLAUSES_FOLLOW:
-            yield from _check_neighbours(group.inside)
-            if before.kind == "word" and before.text not in NO_FUNCTIONS:
-                yield from _check_function(before.text, group, tokens[place + 1 :])
-            parts = _split(group.inside)
-            if before.text == "iif":
-                yield from _check_condition(parts.pop(0))
-            for part in parts:
-                yield from _check_values(part, "argument")
+            yield from _check_arguments(before, group, tokens[place + 1 :])
         else:
             yield from _check(group.inside)
 

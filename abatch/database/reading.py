@@ -35,8 +35,25 @@ BIND_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 }
 ADBC_BATCH_BYTES = "4000000"
 ADBC_TYPES = set(
-    "bool int2 int4 int8 float4 float8 numeric money text varchar bpchar name date timestamp"
-    " timestamptz uuid bytea".split()
+    [
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "float4",
+        "float8",
+        "numeric",
+        "money",
+        "text",
+        "varchar",
+        "bpchar",
+        "name",
+        "date",
+        "timestamp",
+        "timestamptz",
+        "uuid",
+        "bytea",
+    ]
 )
 logger = logging.getLogger("abatch")
 
@@ -209,17 +226,19 @@ def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
     """The engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
         engine = _make_typed_engine(engine.url)
-    with engine.connect() as connection:
-        with closing(
+    with (
+        engine.connect() as connection,
+        closing(
             connection.execution_options(yield_per=chunk_rows).execute(_bind(text, binds))
-        ) as result:
-            if result.returns_rows:
-                names = list(result.keys())
-                yield _make_frame(names, (_read_values([]) for _ in names))
-                for rows in result.partitions(chunk_rows):
-                    yield _make_frame(
-                        names, (_read_values(list(values)) for values in zip(*rows, strict=True))
-                    )
+        ) as result,
+    ):
+        if result.returns_rows:
+            names = list(result.keys())
+            yield _make_frame(names, (_read_values([]) for _ in names))
+            for rows in result.partitions(chunk_rows):
+                yield _make_frame(
+                    names, (_read_values(list(values)) for values in zip(*rows, strict=True))
+                )
 
 
 @cache

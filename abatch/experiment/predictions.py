@@ -156,7 +156,7 @@ def _is_of_night(table: sa.Table, experiment: str, run_date: date) -> sa.ColumnE
 
 
 def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: Batch) -> None:
-    """Look at all staged rows: did they arrive as they were sent, and each candidate once?
+    """Look at all staged rows: they must be there as they were sent, each candidate once.
 
     Parameters
     ----------
