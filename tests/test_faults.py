@@ -151,9 +151,8 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
         done = connection.execute(
             sa.select(runs).where(runs.c.job == "predict", runs.c.status == "done")
         ).one()
-    assert {row[3] for row in rows} == {
-        done.run_id
-    } and done.rows_read == done.rows_written == n_candidates
+    assert {row[3] for row in rows} == {done.run_id}
+    assert done.rows_read == done.rows_written == n_candidates
     assert read(engine, predictions_staging.c.run_id) == []
     assert len(read(engine, registrations.c.experiment)) == 1
 
@@ -197,7 +196,8 @@ def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -
         " backend_type = 'client backend'"
     )
     execute(engine, f"select pg_terminate_backend(pid, 30000) {others}")
-    assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["running"]
+    assert read(engine, predictions.c.candidate_id) == []
+    assert read_statuses(engine) == ["running"]
     again(experiment, engine)
     check_night(engine)
 
@@ -208,10 +208,8 @@ def test_predict_forced_and_killed_keeps_the_old_night(
     predict.predict(bank, bank_engine, FIRST_NIGHT)
     before = sorted(read(bank_engine, *predictions.c))
     kill("predict", bank, Stop("abatch.night", "_end_run"), "--force")
-    assert (
-        sorted(read(bank_engine, *predictions.c)) == before
-        and read(bank_engine, predictions_superseded.c.run_id) == []
-    )
+    assert sorted(read(bank_engine, *predictions.c)) == before
+    assert read(bank_engine, predictions_superseded.c.run_id) == []
     again(bank, bank_engine)
     check_night(bank_engine)
     again(bank, bank_engine, force=True)
@@ -225,9 +223,8 @@ def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.E
     execute(bank_engine, "delete from promotions")
     execute(bank_engine, "delete from runs")
     kill("train", bank, Stop("abatch.modelling.registry", "add_model", 2))
-    assert read(bank_engine, models.c.model_name) == [] and read_statuses(bank_engine, "train") == [
-        "running"
-    ]
+    assert read(bank_engine, models.c.model_name) == []
+    assert read_statuses(bank_engine, "train") == ["running"]
     train.train(bank, bank_engine, FIRST_NIGHT)
     names = {f"{stem}_v1.0_{FIRST_NIGHT}" for stem in ("modelA", "modelB")}
     assert {row[0] for row in read(bank_engine, models.c.model_name)} == names
@@ -254,9 +251,8 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
         with fork("predict", experiment, "--date", "2026-09-02") as other:
             code, out, err = other.end()
         assert (code, out) == (1, "")  # another night, which nobody is doing
-        assert "is being done for another date, 2026-09-01, by " in err and err.endswith(
-            "Run this one after it.\n"
-        )
+        assert "is being done for another date, 2026-09-01, by " in err
+        assert err.endswith("Run this one after it.\n")
         holder.go_on()
         code, out, err = holder.end()
     assert (code, without_plan(out), err) == (0, "", "")
@@ -315,12 +311,11 @@ def test_predict_rows_damaged_on_the_way(
     with engine.begin() as connection:
         connection.connection.cursor().execute(trigger)
     message = one_line(call(predict, experiment, capsys))
-    assert (
-        message.startswith("predict card_offer 2026-09-01: ")
-        and said in message
-        and "Nothing was published." in message
-    )
-    assert read(engine, predictions.c.candidate_id) == [] and read_statuses(engine) == ["failed"]
+    assert message.startswith("predict card_offer 2026-09-01: ")
+    assert said in message
+    assert "Nothing was published." in message
+    assert read(engine, predictions.c.candidate_id) == []
+    assert read_statuses(engine) == ["failed"]
     execute(engine, undo)
     again(experiment, engine)
     check_night(engine)
@@ -388,10 +383,8 @@ def run_on_terminal(script: str, experiment: Experiment) -> str:
 
 def test_predict_one_line_on_a_terminal(bank: Experiment, bank_engine: sa.Engine) -> None:
     printed = without_plan(run_on_terminal("predict", bank).replace("\r\n", "\n"))
-    assert (
-        printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ")
-        and printed.count("\n") == 1
-    )
+    assert printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ")
+    assert printed.count("\n") == 1
     check_night(bank_engine)
 
 
@@ -403,7 +396,9 @@ def without_plan(out: str) -> str:
 def one_line(done: tuple[int, str, str]) -> str:
     """The one clear line of a fault that the operator can mend."""
     code, out, err = done
-    assert (code, out) == (1, "") and len(err.splitlines()) == 1 and "Traceback" not in err, err
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1, err
+    assert "Traceback" not in err, err
     return err.strip()
 
 
@@ -432,7 +427,8 @@ def test_fault_no_candidates(
         "predict card_offer 2026-09-01: sql/card_offer/candidates.sql: returned no candidates for"
         " 2026-09-01."
     )
-    assert read_failure(bank_engine) in message and read(bank_engine, predictions.c.run_id) == []
+    assert read_failure(bank_engine) in message
+    assert read(bank_engine, predictions.c.run_id) == []
 
 
 def test_fault_missing_table(bank: Experiment, bank_engine: sa.Engine) -> None:
@@ -453,11 +449,9 @@ def test_fault_typo_in_config(
         encoding="utf-8",
     )
     message = one_line(call(score, bank, capsys))
-    assert (
-        f"{bank.environment.file}, experiments.card_offer.outcome" in message
-        and "windows_days" in message
-        and "'window_days'" in message
-    )
+    assert f"{bank.environment.file}, experiments.card_offer.outcome" in message
+    assert "windows_days" in message
+    assert "'window_days'" in message
     assert read_statuses(bank_engine, "score") == []
 
 
@@ -467,11 +461,9 @@ def test_fault_wrong_password(
     url = sa.make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
     experiment = load_experiments(write_config(tmp_path, url, "abatch"), "dev")["card_offer"]
     message = one_line(call(predict, experiment, capsys))
-    assert (
-        "boss:***@127.0.0.1" in message
-        and "password authentication failed" in message
-        and "hunter2" not in message
-    )
+    assert "boss:***@127.0.0.1" in message
+    assert "password authentication failed" in message
+    assert "hunter2" not in message
     assert not experiment.environment.logs_dir.exists()
 
 
@@ -584,7 +576,8 @@ def test_predict_unusable_candidates(
         match=rf"^sql/card_offer/candidates\.sql: .*{words}" if "(?s)" not in words else words,
     ):
         predict.predict(use_candidates(bank, change, to), bank_engine, FIRST_NIGHT)
-    assert read_statuses(bank_engine) == ["failed"] and re.search(words, read_failure(bank_engine))
+    assert read_statuses(bank_engine) == ["failed"]
+    assert re.search(words, read_failure(bank_engine))
     assert (
         read(bank_engine, predictions.c.run_id)
         == read(bank_engine, predictions_staging.c.run_id)
