@@ -1,13 +1,10 @@
-"""The door to SQL: connect, read in chunks, write in transactions, hold a lock, say what went
-wrong.
-"""
+"""The door to SQL: connect, read, write in transactions, hold a lock."""
 
 import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -77,32 +74,7 @@ def make_engine(
         shown.
     """
     try:
-        parsed = sa.make_url(url.get_secret_value())
-        options: dict[str, Any] = {}
-        if parsed.get_backend_name() == "sqlite":
-            if not parsed.database or parsed.database == ":memory:":
-                raise ConfigError(
-                    f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db."
-                )
-            parsed = parsed.set(database=str(base / parsed.database))
-            options = {"connect_args": {"timeout": faults.SQLITE_WAIT_SECONDS}}
-        elif (
-            "@" in f"{parsed.host}{parsed.database}"
-        ):  # the end of a password, which a message would show
-            raise ConfigError(
-                f"{place}: the value holds more than one @. Write an @ in a name or password as"
-                " %40, a / as %2F."
-            )
-        elif parsed.get_backend_name() == "mssql":
-            parsed = _complete_odbc(parsed)
-            options = {
-                "fast_executemany": True,
-                "deprecate_large_types": True,
-            }  # NVARCHAR(max), never NTEXT
-        if parsed.get_backend_name() != "sqlite":
-            options["pool_pre_ping"] = (
-                True  # a link that lay idle while a model was fitted may be dead
-            )
+        parsed, options = _complete(sa.make_url(url.get_secret_value()), base, place)
         engine = sa.create_engine(parsed, **options)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         raise ConfigError(
@@ -119,14 +91,32 @@ def make_engine(
             " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
             " Driver 18."
         ) from None
-    if engine.dialect.name == "sqlite":
-        begin_transactions_ourselves(engine)
-    elif engine.dialect.name == "postgresql":
-        sa.event.listen(engine, "connect", _set_postgresql_session)
-    elif engine.dialect.name == "mssql":
-        _set_mssql_session(engine)
+    if prepare := _SESSIONS.get(engine.dialect.name):
+        prepare(engine)
     schemas = {"schema_translate_map": {None: schema}} if schema else {}
     return engine.execution_options(retry_seconds=retry_seconds, **schemas)
+
+
+def _complete(url: sa.URL, base: Path, place: str) -> tuple[sa.URL, dict[str, Any]]:
+    """Complete a URL, and find the options that its kind of engine wants."""
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise ConfigError(
+                f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db."
+            )
+        options: dict[str, Any] = {"connect_args": {"timeout": faults.SQLITE_WAIT_SECONDS}}
+        return url.set(database=str(base / url.database)), options
+    if "@" in f"{url.host}{url.database}":  # the end of a password, which a message would show
+        raise ConfigError(
+            f"{place}: the value holds more than one @. Write an @ in a name or password as"
+            " %40, a / as %2F."
+        )
+    # A link that lay idle while a model was fitted may be dead.
+    options = {"pool_pre_ping": True}
+    if url.get_backend_name() == "mssql":
+        url = _complete_odbc(url)
+        options |= {"fast_executemany": True, "deprecate_large_types": True}  # never NTEXT
+    return url, options
 
 
 def begin_transactions_ourselves(engine: sa.Engine) -> None:
@@ -149,9 +139,7 @@ def begin_transactions_ourselves(engine: sa.Engine) -> None:
 
 
 def _complete_odbc(url: sa.URL) -> sa.URL:
-    """The URL with Encrypt=yes unless it says otherwise, and Microsoft's driver unless it names
-    another or a DSN.
-    """
+    """Add Encrypt=yes and Microsoft's driver, unless the URL says otherwise or names a DSN."""
     if "odbc_connect" in url.query:
         text = str(url.query["odbc_connect"])
         says = re.search(r"(^|;)\s*encrypt\s*=", text, re.IGNORECASE)
@@ -169,34 +157,34 @@ def _complete_odbc(url: sa.URL) -> sa.URL:
     return url.set(query=options)
 
 
-def _set_postgresql_session(connection: Any, _record: Any) -> None:
-    """PostgreSQL compares :as_of, which is UTC without saying so, with timestamptz in the session's
-    time zone.
-    """
+def _prepare_postgresql(engine: sa.Engine) -> None:
     from psycopg.adapt import Loader
 
-    class MoneyLoader(
-        Loader
-    ):  # psycopg leaves money as the text that the server's locale makes of it
+    class MoneyLoader(Loader):
+        """Psycopg leaves money as the text that the server's locale makes of it."""
+
         def load(self, data: Any) -> Decimal:
             return Decimal(bytes(data).decode().replace("$", "").replace(",", ""))
 
-    class RealLoader(
-        Loader
-    ):  # the number that the column holds, not the short decimal that stands for it
+    class RealLoader(Loader):
+        """The number that the column holds, not the short decimal that stands for it."""
+
         def load(self, data: Any) -> float:
             value: float = struct.unpack("f", struct.pack("f", float(bytes(data))))[0]
             return value
 
-    connection.adapters.register_loader("money", MoneyLoader)
-    connection.adapters.register_loader("float4", RealLoader)
-    connection.execute("set time zone 'UTC'")
-    connection.execute("set lc_monetary = 'C'")
-    connection.execute(f"set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'")
-    connection.commit()
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.adapters.register_loader("money", MoneyLoader)
+        connection.adapters.register_loader("float4", RealLoader)
+        # It compares :as_of, which is UTC without saying so, with timestamptz in this time zone.
+        connection.execute("set time zone 'UTC'")
+        connection.execute("set lc_monetary = 'C'")
+        connection.execute(f"set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'")
+        connection.commit()
 
 
-def _set_mssql_session(engine: sa.Engine) -> None:
+def _prepare_mssql(engine: sa.Engine) -> None:
     pyodbc: Any = engine.dialect.loaded_dbapi
     pyodbc.pooling = False  # the engine has a pool; a second one below it would keep locks alive
 
@@ -212,8 +200,15 @@ def _set_mssql_session(engine: sa.Engine) -> None:
         connection.commit()
 
 
+_SESSIONS = {
+    "sqlite": begin_transactions_ourselves,
+    "postgresql": _prepare_postgresql,
+    "mssql": _prepare_mssql,
+}
+
+
 def find_schema(engine: sa.Engine) -> str | None:
-    """The schema of abatch's own tables; None means the connection's own."""
+    """Find the schema of abatch's own tables; None means the connection's own."""
     return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
 
 
@@ -223,7 +218,7 @@ def read(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """What `find(connection, *args, **kwargs)` returns on a connection of its own."""
+    """Return what `find(connection, *args, **kwargs)` does, on a connection of its own."""
     with engine.connect() as connection:
         return find(connection, *args, **kwargs)
 
@@ -281,53 +276,49 @@ def _commit(transaction: sa.RootTransaction, place: str) -> None:
 
 def check_ready(engine: sa.Engine, environment: str) -> None:
     """Raise DatabaseError unless the database can be reached and holds this abatch's tables."""
-    mend = f"Run: python -m abatch init --env {environment}"
+    place, mend = show_url(engine), f"Run: python -m abatch init --env {environment}"
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
-        raise DatabaseError(f"{show_url(engine)}: there is no such file. {mend}")
-    schema = find_schema(engine)
-    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
-    with described(show_url(engine)):
-        for attempt in attempts(engine):
-            with attempt, engine.connect() as connection:
-                found_tables = set(sa.inspect(connection).get_table_names(schema=schema))
-                found = (
-                    connection.scalar(sa.select(version.c.version_num))
-                    if tables.VERSION_TABLE in found_tables
-                    else None
-                )
-    if tables.VERSION_TABLE not in found_tables:
-        raise DatabaseError(f"{show_url(engine)}: abatch has no tables here yet. {mend}")
-    check_revision(engine, found, mend)
-    missing = sorted({table.name for table in tables.metadata.sorted_tables} - found_tables)
-    if missing:
+        raise DatabaseError(f"{place}: there is no such file. {mend}")
+    with described(place):
+        names, revision = attempts(engine)(read, engine, _find_tables)
+    if tables.VERSION_TABLE not in names:
+        raise DatabaseError(f"{place}: abatch has no tables here yet. {mend}")
+    check_revision(engine, revision, mend)
+    if missing := sorted(tables.metadata.tables.keys() - names):
         raise DatabaseError(
-            f"{show_url(engine)}: somebody removed abatch's table {', '.join(missing)}, or this"
+            f"{place}: somebody removed abatch's table {', '.join(missing)}, or this"
             " login has no right on it. Bring it back from a backup, or ask for the right;"
             " docs/permissions.md has the scripts."
         )
 
 
-def check_revision(engine: sa.Engine, found: str | None, mend: str) -> None:
+def _find_tables(connection: sa.Connection) -> tuple[set[str], str | None]:
+    """Find the tables in abatch's schema, and their revision."""
+    schema = find_schema(connection.engine)
+    names = set(sa.inspect(connection).get_table_names(schema=schema))
+    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
+    return names, connection.scalar(sa.select(version)) if version.name in names else None
+
+
+def check_revision(engine: sa.Engine, revision: str | None, mend: str) -> None:
     """Raise DatabaseError unless this commit of abatch made the tables.
 
     Parameters
     ----------
-    found : the revision that the database tells
+    revision : what the database tells
     mend : the command that creates the tables
     """
-    if found != tables.REVISION:
+    if revision != tables.REVISION:
         empty = "a new file" if engine.dialect.name == "sqlite" else "an empty schema"
         raise DatabaseError(
-            f"{show_url(engine)}: the tables are at revision {found}, expected {tables.REVISION}:"
-            " another commit of abatch made them, before its first release, and they cannot be"
-            f" upgraded. Name {empty} in the config. {mend}"
+            f"{show_url(engine)}: the tables are at revision {revision}, expected"
+            f" {tables.REVISION}: another commit of abatch made them, before its first release, and"
+            f" they cannot be upgraded. Name {empty} in the config. {mend}"
         )
 
 
 def _read_first_row(connection: sa.Connection, statement: str, *values: object) -> Any:
-    """The first row, in whichever of the result sets it is: what sp_getapplock says may come after
-    an empty one.
-    """
+    """Read the first row there is: what sp_getapplock says may come after an empty result set."""
     with (
         faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
         closing(connection.connection.cursor()) as cursor,
@@ -338,17 +329,15 @@ def _read_first_row(connection: sa.Connection, statement: str, *values: object) 
         return cursor.fetchone()
 
 
-def _wait(seconds: float, take: Callable[[], Any]) -> bool:
+def _take(connection: sa.Connection, statement: str, resource: str, seconds: float) -> bool:
     """Whether a lock is taken, now or within some seconds; it is if 0 or more is returned."""
-    return (
-        Retrying(
-            retry=retry_if_result(lambda row: row[0] < 0),
-            stop=stop_after_delay(seconds),
-            wait=wait_fixed(0.2),
-            retry_error_callback=lambda _: (-1,),
-        )(take)[0]
-        >= 0
+    retrying = Retrying(
+        retry=retry_if_result(lambda row: row[0] < 0),
+        stop=stop_after_delay(seconds),
+        wait=wait_fixed(0.2),
+        retry_error_callback=lambda _: (-1,),
     )
+    return retrying(_read_first_row, connection, statement, resource)[0] >= 0
 
 
 @contextmanager
@@ -380,13 +369,11 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
     with described(show_url(engine)):
         for attempt in attempts(engine):
             with attempt, ExitStack() as stack:
-                connection = stack.enter_context(engine.connect()).execution_options(
-                    isolation_level="AUTOCOMMIT"
-                )
+                connection = stack.enter_context(engine.connect())
+                connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
                 resource = _name_resource(connection, name)
-                take = partial(_read_first_row, connection, get, resource)
-                acquired = _wait(wait_seconds, take)
+                acquired = _take(connection, get, resource, wait_seconds)
                 stack.pop_all()
     with connection:
         try:

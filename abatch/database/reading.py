@@ -1,7 +1,6 @@
-"""Queries of the user's, read in chunks: as Arrow record batches where a driver does that right,
-else row by row.
+"""Queries of the user's, read in chunks, of the same types on every database with every driver.
 
-The frames have the same types on every database and with every driver.
+They come as Arrow record batches where a driver does that right, else row by row.
 """
 
 import importlib
@@ -9,7 +8,7 @@ import itertools
 import logging
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -34,30 +33,12 @@ BIND_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "as_of": tables.Instant,
 }
 ADBC_BATCH_BYTES = "4000000"
-ADBC_TYPES = set(
-    [
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "float4",
-        "float8",
-        "numeric",
-        "money",
-        "text",
-        "varchar",
-        "bpchar",
-        "name",
-        "date",
-        "timestamp",
-        "timestamptz",
-        "uuid",
-        "bytea",
-    ]
+ADBC_TYPES = re.compile(
+    "bool|int[248]|float[48]|numeric|money|text|varchar|bpchar|name|date|timestamp(tz)?|uuid|bytea"
 )
+Frames = Generator[pd.DataFrame, None, None]
 logger = logging.getLogger("abatch")
 
-_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
 _BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")  # as SQLAlchemy's text() sees it
 
 
@@ -87,11 +68,10 @@ def stream_query(
     DatabaseError
         If the database refuses it.
     """
-    binds = {**window._asdict(), "as_of": as_of}
     with faults.described(query.file):
         for attempt in faults.attempts(engine):
             with attempt:
-                frames = _read(engine, query, binds, chunk_rows)
+                frames = _read(engine, query, window, as_of, chunk_rows)
                 first = list(itertools.islice(frames, 1))
         with closing(frames):
             yield from first
@@ -101,17 +81,17 @@ def stream_query(
 def read_query(
     engine: sa.Engine, query: Query, window: Window, as_of: datetime, *, chunk_rows: int = 50_000
 ) -> pd.DataFrame:
-    """The whole result of a query in one frame; without columns if there are no rows.
+    """Return the whole result of a query in one frame; without columns if there are no rows.
 
     Parameters, columns and errors are those of `stream_query`; after a transient error the whole
     query is read again.
     """
-    binds = {**window._asdict(), "as_of": as_of}
+
+    def read() -> list[pd.DataFrame]:
+        return list(_read(engine, query, window, as_of, chunk_rows))
+
     with faults.described(query.file):
-        for attempt in faults.attempts(engine):
-            with attempt:
-                frames = list(_read(engine, query, binds, chunk_rows))
-    return _join(frames)
+        return _join(faults.attempts(engine)(read))
 
 
 def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:
@@ -125,67 +105,56 @@ def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:
 
 
 def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """One frame; a column that holds only nulls in some of them gets the type that it has in the
-    others.
-    """
+    """Make one frame; a column of only nulls in some frames gets the type that it has in others."""
     if not frames:
         return pd.DataFrame()
     types: dict[str, Any] = {}
     for frame in frames:
-        types.update(
-            (name, column.dtype)
-            for name, column in frame.items()
-            if name not in types and column.notna().any()
-        )
-    nullable = {name: pd.Int64Dtype() if kind == "int64" else kind for name, kind in types.items()}
+        for name, column in frame.items():
+            if column.notna().any():
+                kind = pd.Int64Dtype() if column.dtype == "int64" else column.dtype
+                types.setdefault(name, kind)
     same = (
-        frame.astype({name: nullable[name] for name in types if frame[name].isna().all()})
+        frame.astype({name: types[name] for name in types if frame[name].isna().all()})
         for frame in frames
     )
     return pd.concat(same, ignore_index=True)
 
 
 def _read(
-    engine: sa.Engine, query: Query, given: dict[str, Any], chunk_rows: int
-) -> Generator[pd.DataFrame, None, None]:
-    """Frames of the query's rows by the best driver at hand."""
+    engine: sa.Engine, query: Query, window: Window, as_of: datetime, chunk_rows: int
+) -> Frames:
+    """Read frames of the query's rows by the best driver at hand."""
     text = clean_query(query.text)
-    binds = {}
-    for name in _BIND.findall(text):
+    given = {**window._asdict(), "as_of": as_of}
+    names = dict.fromkeys(_BIND.findall(text))
+    for name in names:
         if name not in given:
             raise ConfigError(
                 f"{query.file}: unknown bind :{name}; expected"
                 f" :{', :'.join(given)}.{suggest(name, given)}"
             )
-        binds[name] = given[name]
-    frames = _read_by_best_driver(engine, text, binds, chunk_rows)
-    with closing(frames):
-        names = None
-        for frame in frames:
-            if names is None:
-                names = list(frame.columns)
-                twice = sorted({name for name in names if names.count(name) > 1})
-                if twice:
-                    raise ConfigError(
-                        f"{query.file}: returns two columns of the name {', '.join(twice)}."
-                        " Give each its own name."
-                    )
-            if len(frame):
-                yield frame
-        if names is None:
+    binds = {name: given[name] for name in names}
+    with closing(_read_by_best_driver(engine, text, binds, chunk_rows)) as frames:
+        empty = next(frames, None)
+        if empty is None:
             raise ConfigError(
                 f"{query.file}: is not a query that returns rows; expected one select. Nothing was"
                 " changed."
             )
-
-
-Frames = Generator[pd.DataFrame, None, None]
+        if twice := sorted(set(empty.columns[empty.columns.duplicated()])):
+            raise ConfigError(
+                f"{query.file}: returns two columns of the name {', '.join(twice)}."
+                " Give each its own name."
+            )
+        yield from (frame for frame in frames if len(frame))
 
 
 class _NotAsArrow(Exception):
     """Why an Arrow driver cannot read this; raised before the first frame."""
 
 
+# What a reader yields first is a frame without rows, which tells the columns.
 Reader = Callable[[sa.Engine, str, dict[str, Any], int], Frames]
 
 
@@ -209,7 +178,7 @@ def _read_by_best_driver(
 
 @cache
 def _load(module: str) -> Any:
-    """A driver that reads Arrow, or None where it is not installed."""
+    """Load a driver that reads Arrow, or None where it is not installed."""
     try:
         importlib.import_module("pyarrow")
         return importlib.import_module(module)
@@ -223,22 +192,19 @@ def _load(module: str) -> Any:
 
 
 def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
-    """The engine's own driver, row by row."""
+    """Read by the engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
         engine = _make_typed_engine(engine.url)
     with (
-        engine.connect() as connection,
-        closing(
-            connection.execution_options(yield_per=chunk_rows).execute(_bind(text, binds))
-        ) as result,
+        engine.connect().execution_options(yield_per=chunk_rows) as connection,
+        closing(connection.execute(_bind(text, binds))) as result,
     ):
         if result.returns_rows:
             names = list(result.keys())
             yield _make_frame(names, (_read_values([]) for _ in names))
             for rows in result.partitions(chunk_rows):
-                yield _make_frame(
-                    names, (_read_values(list(values)) for values in zip(*rows, strict=True))
-                )
+                columns = map(list, zip(*rows, strict=True))
+                yield _make_frame(names, map(_read_values, columns))
 
 
 @cache
@@ -254,24 +220,25 @@ def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], objec
     def convert(value: bytes) -> object:
         try:
             return parse(value.decode())
-        except (
-            ValueError
-        ):  # SQLite keeps anything anywhere; whoever uses the column will say what is wrong
+        except ValueError:
+            # SQLite keeps anything anywhere; whoever uses the column will say what is wrong.
             return value.decode(errors="replace")
 
     return convert
 
 
-for _names, _parse in (
-    ("date", date.fromisoformat),
-    (
-        "datetime datetime2 datetimeoffset smalldatetime timestamp timestamptz",
-        datetime.fromisoformat,
-    ),
-    ("uniqueidentifier uuid", str.lower),
+for _name in (
+    "datetime",
+    "datetime2",
+    "datetimeoffset",
+    "smalldatetime",
+    "timestamp",
+    "timestamptz",
 ):
-    for _name in _names.split():
-        sqlite3.register_converter(_name, _convert_declared(_parse))
+    sqlite3.register_converter(_name, _convert_declared(datetime.fromisoformat))
+for _name in ("uniqueidentifier", "uuid"):
+    sqlite3.register_converter(_name, _convert_declared(str.lower))
+sqlite3.register_converter("date", _convert_declared(date.fromisoformat))
 
 
 def _bind(text: str, binds: dict[str, Any]) -> sa.TextClause:
@@ -298,10 +265,12 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
         "transaction_read_only": "on",
     }
     settings |= {f"abatch.{name}": str(value) for name, value in binds.items()}
-    types = {name: "timestamp" if name == "as_of" else "date" for name in binds}
-    copied = _BIND.sub(
-        lambda bind: f"(current_setting('abatch.{bind[1]}')::{types[bind[1]]})", text
-    ).replace(r"\:", ":")
+
+    def read_setting(bind: re.Match[str]) -> str:
+        kind = "timestamp" if bind[1] == "as_of" else "date"
+        return f"(current_setting('abatch.{bind[1]}')::{kind})"
+
+    copied = _BIND.sub(read_setting, text).replace(r"\:", ":")
     try:
         connection = dbapi.connect(make_conninfo(**options))
     except psycopg.Error:
@@ -322,8 +291,9 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
         cursor.execute(f"select {set_all}", list(settings.values()))
         cursor.fetchall()
         schema = cursor.adbc_execute_schema(copied)
-        strange = [field.name for field in schema if _read_postgresql_type(field) not in ADBC_TYPES]
-        if strange:
+        if strange := [
+            field.name for field in schema if not ADBC_TYPES.fullmatch(_read_postgresql_type(field))
+        ]:
             raise _NotAsArrow(f"ADBC does not know the type of {', '.join(strange)}")
         if len(schema):
             cursor.execute(copied)
@@ -333,7 +303,7 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
 def _read_mssql_python(
     engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int
 ) -> Frames:
-    """SQL Server's rows as Arrow.
+    """Read SQL Server's rows as Arrow.
 
     Mssql-python brings a driver of its own, of the same kind as the one that the URL names.
     """
@@ -371,38 +341,32 @@ def _read_mssql_python(
                     f"mssql-python does not know the type of a column ({error})"
                 ) from None
             uuids = [i for i, column in enumerate(cursor.description) if column[1] is UUID]
-            yield from _make_frames(batches, chunk_rows, uuids)
+            for frame in _make_frames(batches, chunk_rows):
+                for i in uuids:
+                    frame.isetitem(i, frame.iloc[:, i].str.lower())
+                yield frame
 
 
-def _make_frames(
-    batches: Any, chunk_rows: int, uuids: Collection[int] = ()
-) -> Iterator[pd.DataFrame]:
-    """Frames of `chunk_rows` rows from Arrow record batches of any size.
-
-    The first is empty, and tells the columns.
-    """
+def _make_frames(batches: Any, chunk_rows: int) -> Frames:
+    """Make frames of `chunk_rows` rows from Arrow record batches of any size."""
     import pyarrow as pa
 
     table = batches.schema.empty_table()
-    yield _read_table(table, uuids)
+    yield _read_table(table)
     for batch in batches:
         table = pa.concat_tables([table, pa.Table.from_batches([batch])])
         while len(table) >= chunk_rows:
-            yield _read_table(table[:chunk_rows], uuids)
+            yield _read_table(table[:chunk_rows])
             table = table[chunk_rows:]
-    yield _read_table(table, uuids)
+    yield _read_table(table)
 
 
-def _read_table(table: "pa.Table", uuids: Collection[int]) -> pd.DataFrame:
-    columns = (_read_column(table.field(i), table.column(i)) for i in range(table.num_columns))
-    return _make_frame(
-        table.column_names,
-        (column.str.lower() if i in uuids else column for i, column in enumerate(columns)),
-    )
+def _read_table(table: "pa.Table") -> pd.DataFrame:
+    return _make_frame(table.column_names, map(_read_column, table.schema, table.columns))
 
 
 def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
-    """An Arrow column as `stream_query` promises it.
+    """Make an Arrow column what `stream_query` promises.
 
     What Arrow has no type for goes by its Python values.
     """
@@ -417,46 +381,43 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
         modifier = int(field.metadata[b"POSTGRESQL:typmod"])
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.string())
         if modifier >= 4 and (modifier - 4) & 0x7FF == 0:  # declared without a fraction
-            return _read_values(
-                [None if value is None else Decimal(value) for value in column.to_pylist()]
-            )
+            return _read_values(_convert(Decimal, column.to_pylist()))
         return column.cast(pa.float64()).to_pandas()
-    if (
-        pa.types.is_decimal(kind) and kind.scale > 0
-    ):  # by way of text: Arrow's own cast misses the nearest float
-        return column.cast(pa.string()).cast(pa.float64()).to_pandas()
+    if pa.types.is_decimal(kind) and kind.scale > 0:
+        column = column.cast(pa.string())  # Arrow's own cast misses the nearest float
+        return column.cast(pa.float64()).to_pandas()
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return column.cast(pa.int64()).to_pandas(
-            types_mapper={pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
-        )
+        nullable = {pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
+        return column.cast(pa.int64()).to_pandas(types_mapper=nullable)
     if pa.types.is_floating(kind):
         return column.cast(pa.float64()).to_pandas()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.to_pandas().astype("str")
-    if (pa.types.is_date32(kind) or pa.types.is_timestamp(kind)) and postgresql_type:
-        _refuse_infinity(field.name, column)
-    if pa.types.is_date32(kind):
-        return column.to_pandas(date_as_object=False).astype("datetime64[s]")
-    if pa.types.is_timestamp(kind):
-        return column.cast(pa.timestamp("us", "UTC" if kind.tz else None)).to_pandas()
+    if pa.types.is_date32(kind) or pa.types.is_timestamp(kind):
+        return _read_times(field, column)
     return _read_values(column.to_pylist())
 
 
-def _refuse_infinity(name: str, column: "pa.ChunkedArray") -> None:
-    """PostgreSQL's infinity comes as a day of the year -5877641 or so."""
+def _read_times(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
+    """Read days or instants; PostgreSQL's infinity comes as a day of the year -5877641 or so."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    whole, unit = (
-        (pa.int32(), 1) if pa.types.is_date32(column.type) else (pa.int64(), 86_400_000_000)
-    )  # days, microseconds
-    ends = pc.min_max(column.cast(whole)).as_py()
-    if ends["min"] < -719_162 * unit or ends["max"] >= 2_932_897 * unit:  # of the years 1 to 9999
-        message = (
-            f"the column {name} holds infinity, or a day outside the years 1 to 9999; leave it out,"
-            " or put null in its place"
-        )
-        raise sa.exc.DBAPIError(None, None, ValueError(message))
+    is_date = pa.types.is_date32(field.type)
+    if _read_postgresql_type(field):
+        # days, microseconds
+        whole, unit = (pa.int32(), 1) if is_date else (pa.int64(), 86_400_000_000)
+        ends = pc.min_max(column.cast(whole)).as_py()
+        # of the years 1 to 9999
+        if ends["min"] < -719_162 * unit or ends["max"] >= 2_932_897 * unit:
+            message = (
+                f"the column {field.name} holds infinity, or a day outside the years 1 to 9999;"
+                " leave it out, or put null in its place"
+            )
+            raise sa.exc.DBAPIError(None, None, ValueError(message))
+    if is_date:
+        return column.to_pandas(date_as_object=False).astype("datetime64[s]")
+    return column.cast(pa.timestamp("us", "UTC" if field.type.tz else None)).to_pandas()
 
 
 def _read_postgresql_type(field: "pa.Field") -> str:
@@ -464,7 +425,7 @@ def _read_postgresql_type(field: "pa.Field") -> str:
 
 
 def _read_values(values: list[Any]) -> pd.Series:
-    """A column of Python values as `stream_query` promises it."""
+    """Make a column of Python values what `stream_query` promises."""
     kinds = {type(value) for value in values} - {type(None)}
     if not kinds:
         return pd.Series(values, dtype="object")
@@ -472,16 +433,12 @@ def _read_values(values: list[Any]) -> pd.Series:
         if kinds <= {int, bool, Decimal} and all(
             _is_whole(value) for value in values if isinstance(value, Decimal)
         ):
-            whole = [None if value is None else int(value) for value in values]
+            whole = _convert(int, values)
             return pd.Series(whole, dtype="Int64" if None in whole else "int64")
     if kinds <= {int, bool, Decimal, float}:
-        return pd.Series(
-            [np.nan if value is None else float(value) for value in values], dtype="float64"
-        )
-    if kinds == {str}:
-        return pd.Series(values, dtype="str")
-    if kinds == {UUID}:
-        return pd.Series([None if value is None else str(value) for value in values], dtype="str")
+        return pd.Series(_convert(float, values), dtype="float64")
+    if kinds in ({str}, {UUID}):
+        return pd.Series(_convert(str, values), dtype="str")
     if kinds == {date}:
         return pd.Series(np.array(values, dtype="datetime64[s]"))
     if kinds == {datetime}:
@@ -489,12 +446,14 @@ def _read_values(values: list[Any]) -> pd.Series:
         if zoned == {False}:
             return pd.Series(np.array(values, dtype="datetime64[us]"))
         if zoned == {True}:
-            utc = [
-                None if value is None else value.astimezone(UTC).replace(tzinfo=None)
-                for value in values
-            ]
+            utc = _convert(lambda value: value.astimezone(UTC).replace(tzinfo=None), values)
             return pd.Series(np.array(utc, dtype="datetime64[us]")).dt.tz_localize("UTC")
     return pd.Series(values, dtype="object")
+
+
+def _convert(function: Callable[[Any], Any], values: list[Any]) -> list[Any]:
+    """Convert what is not null."""
+    return [None if value is None else function(value) for value in values]
 
 
 def _is_whole(value: Decimal) -> bool:

@@ -27,6 +27,12 @@ VIEWS = (
     "run_history",
 )
 
+Name = sa.String(64)
+ModelName = sa.String(128)
+RunId = sa.String(40)
+Cohort = sa.String(10)
+Hash = sa.String(64)
+Person = sa.Unicode(255)  # or host
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
 
 
@@ -80,21 +86,23 @@ def define(
     return sa.Table(name, of, *columns, *indexes)
 
 
-_DONE = sa.text("status = 'done'")
+_DONE: dict[str, Any] = {
+    f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")
+}
 _PREDICTION: dict[str, Any] = {
-    "experiment": sa.String(64),
+    "experiment": Name,
     "run_date": sa.Date,
-    "candidate_id": sa.String(64),
-    "variant": sa.String(64),
+    "candidate_id": Name,
+    "variant": Name,
     "assignment_probability": FiniteDouble,
-    "model_name": sa.String(128),
+    "model_name": ModelName,
     "prediction": FiniteDouble,
 }
 _RANKED = {
     **_PREDICTION,
     "rank_in_variant": sa.Integer,
     "selected": sa.SmallInteger,
-    "run_id": sa.String(40),
+    "run_id": RunId,
     "predicted_at": Instant,
 }
 
@@ -107,15 +115,13 @@ runs = define(
         "experiment",
         "run_date",
         unique=True,
-        sqlite_where=_DONE,
-        postgresql_where=_DONE,
-        mssql_where=_DONE,
+        **_DONE,
     ),
     key="run_id",
     null="finished_at rows_read rows_written error",
-    run_id=sa.String(40),
+    run_id=RunId,
     job=sa.String(16),
-    experiment=sa.String(64),
+    experiment=Name,
     run_date=sa.Date,
     status=sa.String(16),
     started_at=Instant,
@@ -123,8 +129,8 @@ runs = define(
     rows_read=sa.Integer,
     rows_written=sa.Integer,
     code_version=sa.String(64),
-    config_hash=sa.String(64),
-    host=sa.Unicode(255),
+    config_hash=Hash,
+    host=Person,
     error=sa.UnicodeText,
 )
 
@@ -132,24 +138,24 @@ models = define(
     "models",
     sa.Index("models_experiment", "experiment"),
     key="model_name",
-    model_name=sa.String(128),
-    experiment=sa.String(64),
-    variant=sa.String(64),
-    name=sa.String(64),
+    model_name=ModelName,
+    experiment=Name,
+    variant=Name,
+    name=Name,
     version=sa.String(20),
     run_date=sa.Date,
     file=sa.Unicode(255),
-    sha256=sa.String(64),
+    sha256=Hash,
     from_date=sa.Date,
     to_date=sa.Date,
     as_of=Instant,
     rows=sa.Integer,
     code_version=sa.String(64),
-    environment_hash=sa.String(64),
+    environment_hash=Hash,
     seed=sa.Integer,
     card=sa.UnicodeText,
-    run_id=sa.String(40),
-    snapshot=sa.String(64),
+    run_id=RunId,
+    snapshot=Hash,
     decision=sa.UnicodeText,
 )
 
@@ -159,14 +165,14 @@ promotions = define(
     key="promotion_id",
     null="evidence",
     promotion_id=sa.Integer,
-    experiment=sa.String(64),
-    variant=sa.String(64),
-    model_name=sa.String(128),
+    experiment=Name,
+    variant=Name,
+    model_name=ModelName,
     action=sa.String(16),
     effective_date=sa.Date,
     reason=sa.Unicode(1000),
     evidence=sa.UnicodeText,
-    promoted_by=sa.Unicode(255),
+    promoted_by=Person,
     promoted_at=Instant,
 )
 
@@ -174,10 +180,10 @@ snapshots = define(
     "snapshots",
     sa.Index("snapshots_content", "content_hash"),
     key="run_id",
-    run_id=sa.String(40),
-    experiment=sa.String(64),
-    content_hash=sa.String(64),
-    sha256=sa.String(64),
+    run_id=RunId,
+    experiment=Name,
+    content_hash=Hash,
+    sha256=Hash,
     n_bytes=sa.BigInteger,
     rows=sa.Integer,
     from_date=sa.Date,
@@ -196,18 +202,18 @@ deletions = define(
     kind=sa.String(16),
     name=sa.String(128),
     reason=sa.Unicode(1000),
-    deleted_by=sa.Unicode(255),
+    deleted_by=Person,
     deleted_at=Instant,
 )
 
 registrations = define(
     "registrations",
     key="experiment",
-    experiment=sa.String(64),
-    hash=sa.String(64),
+    experiment=Name,
+    hash=Hash,
     content=sa.UnicodeText,
     registered_at=Instant,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 predictions_staging = define(
@@ -216,7 +222,7 @@ predictions_staging = define(
     # who writes them.
     sa.Index("predictions_staging_run", "experiment", "run_id", mssql_clustered=True),
     null="model_name prediction",
-    run_id=sa.String(40),
+    run_id=RunId,
     **_PREDICTION,
     selection_key=sa.String(16),
 )
@@ -233,31 +239,31 @@ predictions_superseded = define(
     "predictions_superseded",
     null="model_name prediction",
     **_RANKED,
-    superseded_by=sa.String(40),
+    superseded_by=RunId,
 )
 
 scores = define(
     "scores",
     key="experiment model_name cohort metric",
     null="lower upper",
-    experiment=sa.String(64),
-    model_name=sa.String(128),
-    cohort=sa.String(10),
+    experiment=Name,
+    model_name=ModelName,
+    cohort=Cohort,
     metric=sa.String(40),
     value=FiniteDouble,
     lower=FiniteDouble,
     upper=FiniteDouble,
     n=sa.Integer,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 variant_scores = define(
     "variant_scores",
     key="experiment variant cohort",
     null="rate lower upper selected_rate",
-    experiment=sa.String(64),
-    variant=sa.String(64),
-    cohort=sa.String(10),
+    experiment=Name,
+    variant=Name,
+    cohort=Cohort,
     n_predicted=sa.Integer,
     n_mature=sa.Integer,
     n_positive=sa.Integer,
@@ -267,29 +273,29 @@ variant_scores = define(
     n_selected=sa.Integer,
     n_selected_positive=sa.Integer,
     selected_rate=FiniteDouble,
-    run_id=sa.String(40),
+    run_id=RunId,
     outcome_sum=FiniteDouble,
 )
 
 cohort_sums = define(
     "cohort_sums",
     key="experiment cohort variant model_name",
-    experiment=sa.String(64),
-    cohort=sa.String(10),
-    variant=sa.String(64),
-    model_name=sa.String(128),
+    experiment=Name,
+    cohort=Cohort,
+    variant=Name,
+    model_name=ModelName,
     closed_date=sa.Date,
     content=sa.LargeBinary,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 units = define(
     "units",
     key="experiment metric candidate_id variant",
-    experiment=sa.String(64),
-    metric=sa.String(64),
-    candidate_id=sa.String(64),
-    variant=sa.String(64),
+    experiment=Name,
+    metric=Name,
+    candidate_id=Name,
+    variant=Name,
     n_exposures=sa.Integer,
     outcome=FiniteDouble,
 )
@@ -298,7 +304,7 @@ looks = define(
     "looks",
     key="experiment run_date",
     null="watermark mature_date",
-    experiment=sa.String(64),
+    experiment=Name,
     run_date=sa.Date,
     watermark=sa.Date,
     mature_date=sa.Date,
@@ -306,31 +312,31 @@ looks = define(
     n_mature=sa.Integer,
     n_units=sa.Integer,
     n_mixed=sa.Integer,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 sample_ratios = define(
     "sample_ratios",
     key="experiment run_date stage variant",
-    experiment=sa.String(64),
+    experiment=Name,
     run_date=sa.Date,
     stage=sa.String(16),
-    variant=sa.String(64),
+    variant=Name,
     n=sa.Integer,
     expected=FiniteDouble,
     pvalue=FiniteDouble,
     pvalue_min=FiniteDouble,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 verdicts = define(
     "verdicts",
     key="experiment run_date comparison metric",
     null="estimate se information lower upper pvalue pvalue_min lift lift_lower lift_upper",
-    experiment=sa.String(64),
+    experiment=Name,
     run_date=sa.Date,
     comparison=sa.String(140),
-    metric=sa.String(64),
+    metric=Name,
     n_treatment=sa.Integer,
     n_control=sa.Integer,
     exposures_treatment=sa.Integer,
@@ -348,7 +354,7 @@ verdicts = define(
     lift_lower=FiniteDouble,
     lift_upper=FiniteDouble,
     word=sa.String(40),
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 conclusions = define(
@@ -356,30 +362,30 @@ conclusions = define(
     sa.Index("conclusions_experiment", "experiment", "conclusion_id"),
     key="conclusion_id",
     conclusion_id=sa.Integer,
-    experiment=sa.String(64),
+    experiment=Name,
     because=sa.UnicodeText,
     finding=sa.UnicodeText,
-    concluded_by=sa.Unicode(255),
+    concluded_by=Person,
     concluded_at=Instant,
 )
 
 feature_counts = define(
     "feature_counts",
     key="experiment run_date model_name",
-    experiment=sa.String(64),
+    experiment=Name,
     run_date=sa.Date,
-    model_name=sa.String(128),
+    model_name=ModelName,
     content=sa.UnicodeText,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 feature_drift = define(
     "feature_drift",
     key="experiment model_name cohort feature",
     null="new_categories",
-    experiment=sa.String(64),
-    model_name=sa.String(128),
-    cohort=sa.String(10),
+    experiment=Name,
+    model_name=ModelName,
+    cohort=Cohort,
     feature=sa.Unicode(128),
     kind=sa.String(16),
     n=sa.Integer,
@@ -389,7 +395,7 @@ feature_drift = define(
     null_rate_training=FiniteDouble,
     n_new=sa.Integer,
     new_categories=sa.UnicodeText,
-    run_id=sa.String(40),
+    run_id=RunId,
 )
 
 # The one view that the code reads too.
@@ -397,9 +403,9 @@ current_verdicts = define(
     "current_verdicts",
     of=sa.MetaData(),
     null="estimate lower upper lift lift_lower lift_upper first_decided_date mature_date",
-    experiment=sa.String(64),
+    experiment=Name,
     comparison=sa.String(140),
-    metric=sa.String(64),
+    metric=Name,
     look_date=sa.Date,
     word=sa.String(40),
     estimate=FiniteDouble,
