@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
-from abatch.pages import gaps, report
+from abatch.pages import findings, gaps, plots, report
+from abatch.pages.figures import HISTORY, Figures, read_figures
 from tests.conftest import (
     FIRST_NIGHT,
     REGISTERED,
@@ -404,7 +405,7 @@ def fill(connection: sa.Connection, rows: Iterable[Row]) -> None:
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., report.Figures]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Figures]:
     """What the report reads from a database of these rows, which is empty again afterwards."""
     folder = tmp_path_factory.mktemp("report")
     experiment = load_experiments(write_config(folder, f"sqlite:///{folder / 'bank.db'}"), "dev")[
@@ -413,10 +414,10 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., report.Figur
     engine = open_engine(experiment)
     migrations.upgrade(engine)
 
-    def read_rows(*rows: Row, run_date: date = RUN_DATE) -> report.Figures:
+    def read_rows(*rows: Row, run_date: date = RUN_DATE) -> Figures:
         with engine.connect() as connection, connection.begin() as transaction:
             fill(connection, rows)
-            figures = report.read(connection, experiment, run_date)
+            figures = read_figures(connection, experiment, run_date)
             transaction.rollback()
         return figures
 
@@ -424,7 +425,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., report.Figur
 
 
 @pytest.fixture(scope="module")
-def tell(read: Callable[..., report.Figures]) -> Callable[..., str]:
+def tell(read: Callable[..., Figures]) -> Callable[..., str]:
     """The words of the page on a registration, the newest look and these rows."""
     return lambda *rows, **changes: (
         Page(report.render(read(register(**changes), look(), *NIGHTS, *rows))).text
@@ -432,12 +433,12 @@ def tell(read: Callable[..., report.Figures]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def figures(read: Callable[..., report.Figures]) -> report.Figures:
+def figures(read: Callable[..., Figures]) -> Figures:
     return read(*WHOLE)
 
 
 @pytest.fixture(scope="module")
-def html(figures: report.Figures) -> str:
+def html(figures: Figures) -> str:
     return report.render(figures)
 
 
@@ -611,7 +612,7 @@ def test_render_headline_numeric(tell: Callable[..., str]) -> None:
 )
 def test_render_says_what_next(
     tell: Callable[..., str],
-    read: Callable[..., report.Figures],
+    read: Callable[..., Figures],
     word: str,
     told: Any,
     units: int,
@@ -632,7 +633,7 @@ def test_render_says_what_next(
     assert "Look at the outcome feed" not in text
 
 
-def test_render_pace_unknown_or_no_plan(read: Callable[..., report.Figures]) -> None:
+def test_render_pace_unknown_or_no_plan(read: Callable[..., Figures]) -> None:
     rows = [*NIGHTS, verdict("not yet known", *WIDE), look(RUN_DATE - 10 * DAY)]
     text = Page(report.render(read(*rows, register(), look()))).text
     # as many as ten days ago
@@ -657,9 +658,7 @@ def test_render_pace_unknown_or_no_plan(read: Callable[..., report.Figures]) -> 
         (None, "it has told no date yet."),
     ],
 )
-def test_render_late_feed(
-    read: Callable[..., report.Figures], watermark: date | None, words: str
-) -> None:
+def test_render_late_feed(read: Callable[..., Figures], watermark: date | None, words: str) -> None:
     text = Page(
         report.render(read(register(), *NIGHTS, look(watermark=watermark), verdict("better", *UP)))
     ).text
@@ -796,7 +795,7 @@ def test_render_conclusion_of_a_person(html: str) -> None:
     ],
 )
 def test_render_causes_only_when_the_finding_misses(
-    read: Callable[..., report.Figures],
+    read: Callable[..., Figures],
     effect: float,
     word: str,
     told: Any,
@@ -856,7 +855,7 @@ def test_render_causes_not_measured(tell: Callable[..., str]) -> None:
 
 
 def test_render_causes_ranking_within_its_interval_is_usual(
-    read: Callable[..., report.Figures],
+    read: Callable[..., Figures],
 ) -> None:
     rows = [
         register(),
@@ -1002,7 +1001,7 @@ def test_render_sequence_of_the_verdicts(html: str) -> None:
 
 
 def test_render_sequence_without_an_interval(
-    tell: Callable[..., str], read: Callable[..., report.Figures]
+    tell: Callable[..., str], read: Callable[..., Figures]
 ) -> None:
     page = Page(
         report.render(read(register(), look(), verdict("not yet known", 0.004, None, None)))
@@ -1015,7 +1014,7 @@ def test_render_sequence_without_an_interval(
 
 
 def test_render_sequence_early_looks_do_not_flatten_the_rest(
-    read: Callable[..., report.Figures],
+    read: Callable[..., Figures],
 ) -> None:
     looks = [
         verdict(
@@ -1189,7 +1188,7 @@ def test_render_escapes_and_stands_alone(html: str) -> None:
     )  # the verdict's small one; looks, lift, reliability, five histories
 
 
-def test_render_same_figures_same_bytes(figures: report.Figures, html: str) -> None:
+def test_render_same_figures_same_bytes(figures: Figures, html: str) -> None:
     turned = {
         name: dict(reversed(getattr(figures, name).items()))
         for name in ("scores", "variant_scores", "verdicts")
@@ -1197,7 +1196,7 @@ def test_render_same_figures_same_bytes(figures: report.Figures, html: str) -> N
     assert report.render(figures._replace(**turned)) == html
 
 
-def test_render_no_look_yet(read: Callable[..., report.Figures]) -> None:
+def test_render_no_look_yet(read: Callable[..., Figures]) -> None:
     html = report.render(
         read(register(), *NIGHTS, *MODELS, variant_score("A", 4400, 0, 0, None, None, 0, 0))
     )
@@ -1217,20 +1216,20 @@ def test_render_no_look_yet(read: Callable[..., report.Figures]) -> None:
     assert "<svg" not in html
 
 
-def test_render_empty_tables(read: Callable[..., report.Figures]) -> None:
+def test_render_empty_tables(read: Callable[..., Figures]) -> None:
     text = Page(report.render(read())).text
     assert "Nothing is registered yet" in text
     assert "No night has been predicted yet" in text
     assert "cannot be told when" in text
 
 
-def test_render_other_night_is_said(figures: report.Figures) -> None:
+def test_render_other_night_is_said(figures: Figures) -> None:
     text = Page(report.render(figures._replace(run_date=RUN_DATE + DAY))).text
     assert "The tables hold the figures of another night, 2026-10-20" in text
     assert "what is known is of 2026-10-20" in text
 
 
-def test_render_a_year_of_nights_is_small(read: Callable[..., report.Figures]) -> None:
+def test_render_a_year_of_nights_is_small(read: Callable[..., Figures]) -> None:
     """Nightly looks, weekly cohorts, models and features, two comparisons and a guardrail.
 
     And no label is drawn outside (a warning).
@@ -1280,8 +1279,7 @@ def test_render_a_year_of_nights_is_small(read: Callable[..., report.Figures]) -
             ]
             for name in (dated, f"model{letter}_v1.0"):
                 rows += [
-                    score(name, cohort, metric, wave, wave - 0.1, wave + 0.1)
-                    for metric in report.HISTORY
+                    score(name, cohort, metric, wave, wave - 0.1, wave + 0.1) for metric in HISTORY
                 ]
     for letter in "AB":
         rows += [
@@ -1314,7 +1312,7 @@ def test_render_a_year_of_nights_is_small(read: Callable[..., report.Figures]) -
     assert len(estimate) > 300
 
 
-def test_render_many_cohorts_and_long_names(read: Callable[..., report.Figures]) -> None:
+def test_render_many_cohorts_and_long_names(read: Callable[..., Figures]) -> None:
     """matplotlib warns, and warnings are errors here, when labels leave no room."""
     names = [f"{letter * 60}_v1.0" for letter in "ABCDE"]
     weeks = [str(date(2024, 1, 1) + timedelta(weeks=week)) for week in range(80)]
@@ -1327,7 +1325,7 @@ def test_render_many_cohorts_and_long_names(read: Callable[..., report.Figures])
         for index, week in enumerate(weeks)
     ]
     html = report.render(read(*rows))
-    assert len(find_dots(find_svgs(html)["Plot of ROC AUC"])) == 5 * report.N_COHORTS
+    assert len(find_dots(find_svgs(html)["Plot of ROC AUC"])) == 5 * plots.N_COHORTS
     assert f"in the cohort of {weeks[-1]}" in html
 
 
@@ -1370,7 +1368,7 @@ def test_describe_gaps(days: list[int], expected: list[str]) -> None:
 def test_find_scale(
     kind: str, effect: float, exposure: str, expected: tuple[int, int, str, str]
 ) -> None:
-    assert report.find_scale(kind, effect, exposure) == expected
+    assert findings.find_scale(kind, effect, exposure) == expected
 
 
 def test_write_report_unwritable_folder(experiment: Experiment, engine: sa.Engine) -> None:

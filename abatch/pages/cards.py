@@ -16,22 +16,20 @@ from abatch import files
 from abatch.modelling.card import Card, Figure, Importance
 from abatch.modelling.gate import is_dirty
 from abatch.pages.html import load_template, show_number, show_percent
-from abatch.pages.plots import PALETTE, plot_reliability
-from abatch.statistics.metrics import MIN_CASES, N_RELIABILITY_BINS
+from abatch.pages.plots import PALETTE, list_tenths, plot_reliability
+from abatch.statistics.metrics import MIN_CASES
 
 # with fewer, the interval of a ROC AUC of 0.75 is wider than 0.08 (Hanley & McNeil, Radiology 143,
 # 1982, 29-36)
 FEW_CASES = 200
 N_NAMED = 12  # in one sentence
 NOTHING = Figure(value=None, lower=None, upper=None)
-# Of a bin: mean prediction, observed rate and its interval.
-Tenth = tuple[float, float, float | None, float | None]
 
 
 def render(card: Card) -> str:
     """The page, which depends on nothing but the card."""
     largest = max((row.importance for row in card.importances), default=0)
-    tenths = _find_tenths(card.metrics)
+    tenths = list_tenths(card.metrics)
     return load_template("card.html.j2").render(
         card=card,
         config=card.config,
@@ -40,14 +38,13 @@ def render(card: Card) -> str:
         features=_list_features(card),
         bar=lambda importance: round(100 * max(0, importance) / largest, 1) if largest > 0 else 0,
         calibration=(
-            plot_reliability(card.model_name, tenths, PALETTE[0], "card") if tenths else None
+            plot_reliability(card.model_name, tenths, PALETTE[0], "card") if len(tenths) else None
         ),
         subgroups=[
             (name, [*rows]) for name, rows in groupby(card.subgroups, key=lambda row: row.column)
         ],
         limits=list_limits(card),
         min_cases=MIN_CASES,
-        colours={},
         tell=_tell_value,
         params=json.dumps(card.params, sort_keys=True, ensure_ascii=False, default=str),
     )
@@ -62,18 +59,6 @@ def save(models_dir: Path, card: Card) -> None:
         If the folder cannot be written.
     """
     files.write_file(models_dir / f"{card.model_name}.html", render(card).encode())
-
-
-def _find_tenths(metrics: Mapping[str, Figure]) -> list[Tenth]:
-    """Each bin of the reliability table, from low to high predictions."""
-    tenths = []
-    for i in range(1, N_RELIABILITY_BINS + 1):
-        mean, rate = (
-            metrics.get(f"reliability_{what}_{i:02}", NOTHING) for what in ("prediction", "rate")
-        )
-        if mean.value is not None and rate.value is not None:
-            tenths.append((mean.value, rate.value, rate.lower, rate.upper))
-    return tenths
 
 
 def _list_features(card: Card) -> list[tuple[str, str, float, Importance | None]]:

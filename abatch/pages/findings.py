@@ -1,0 +1,144 @@
+"""What the report says of each registered comparison."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from abatch.experiment.registrations import OUTCOME, Comparison
+from abatch.pages.figures import Figures, Row
+from abatch.statistics import words
+
+PACE_DAYS = 28  # of the newest looks, by whose pace the days to wait are reckoned
+
+
+class Scale(NamedTuple):
+    """How a difference is told.
+
+    Attributes
+    ----------
+    factor : what it is multiplied by
+    unit : in what it is told
+    less : what less of it is called
+    """
+
+    factor: int
+    decimals: int
+    unit: str
+    less: str
+
+
+class Finding(NamedTuple):
+    """One registered comparison, and what is known of it.
+
+    Attributes
+    ----------
+    effect : the expected one
+    history : its verdicts, oldest first
+    guardrails : today's verdicts on them
+    n_left : candidates to wait for at most; None without a plan
+    days_left : at the pace of the newest looks; None without one
+    """
+
+    comparison: Comparison
+    effect: float
+    history: Sequence[Row]
+    guardrails: Sequence[Row]
+    n_left: int | None
+    days_left: int | None
+
+    @property
+    def today(self) -> Row | None:
+        """The newest verdict."""
+        return self.history[-1] if self.history else None
+
+    @property
+    def first(self) -> Row | None:
+        """The first verdict that decided."""
+        return next((row for row in self.history if row.word in words.DECIDED), None)
+
+    @property
+    def bounded(self) -> Row | None:
+        """Today's verdict, if it has an interval and is neither too early nor invalid."""
+        row = self.today
+        if row is None or row.lower is None or row.word in (words.TOO_EARLY, words.INVALID):
+            return None
+        return row
+
+    @property
+    def misses(self) -> bool:
+        """Whether today's verdict says less than was hoped.
+
+        The wrong direction, too little, or nothing though all planned have come.
+        """
+        row = self.bounded
+        if row is None:
+            return False
+        falls_short = row.upper < self.effect if self.effect > 0 else row.lower > self.effect
+        is_in_vain = row.word == words.NOT_YET and self.n_left == 0
+        return falls_short or is_in_vain or row.word in (words.WORSE, words.NO_DIFFERENCE)
+
+    @property
+    def marks(self) -> dict[str, float]:
+        """Where the marks of the small picture of `bounded` stand, in % of its width."""
+        ends = {name: getattr(self.bounded, name) for name in ("lower", "upper", "estimate")}
+        marks = {"zero": 0.0, "effect": self.effect} | ends
+        low, high = min(marks.values()), max(marks.values())
+        return {name: round(4 + 92 * (at - low) / (high - low), 2) for name, at in marks.items()}
+
+
+def find_scale(kind: str, effect: float, exposure: str) -> Scale:
+    """Binary differences per hundred, numeric ones in the outcome's unit.
+
+    About three digits of the effect that matters.
+    """
+    who = "candidate" if exposure == "first" else "prediction"
+    factor, unit, less = 1, f"per {who}", "less"
+    if kind == "binary":
+        factor, unit, less = 100, f"outcomes per hundred {who}s", "fewer"
+    return Scale(factor, max(0, 2 - round(math.log10(abs(factor * effect) or 1))), unit, less)
+
+
+def find_findings(figures: Figures) -> list[Finding]:
+    """What is known of each registered comparison."""
+    registration, looks, findings = figures.registration, figures.looks, []
+    if registration is None:
+        return []
+    for comparison in registration.comparisons:
+        sample = registration.plan.samples.get(comparison.name)
+        n_left = None
+        if sample:
+            n_left = max(0, sample.n_most - (looks[-1].n_units if looks else 0))
+        verdicts = figures.verdicts.get(comparison.name, {})
+        findings.append(
+            Finding(
+                comparison,
+                registration.outcome.expected_effect,
+                verdicts.get(OUTCOME, []),
+                [verdicts[name][-1] for name in registration.guardrails if name in verdicts],
+                n_left,
+                _find_days_left(looks, n_left),
+            )
+        )
+    return findings
+
+
+def _find_days_left(looks: Sequence[Row], n_left: int | None) -> int | None:
+    recent = [
+        look
+        for look in looks
+        if look.n_units and (looks[-1].run_date - look.run_date).days <= PACE_DAYS
+    ]
+    if not n_left or not recent or recent[-1].n_units <= recent[0].n_units:
+        return None
+    days = (recent[-1].run_date - recent[0].run_date).days
+    wait: float = n_left * days / (recent[-1].n_units - recent[0].n_units)
+    return math.ceil(wait)
+
+
+def find_oversized(figures: Figures) -> list[Row]:
+    """Of each stage whose sample ratio is off, the variant that is most above its share."""
+    alpha = figures.terms.sample_ratio.alpha
+    over = [row for row in figures.ratios if row.pvalue_min < alpha and row.n > row.expected]
+    stages = groupby(over, key=lambda row: row.stage)
+    return [max(rows, key=lambda row: row.n - row.expected) for _, rows in stages]
