@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def load_template(name: str) -> "jinja2.Template":
-    """A template of this folder, in which everything is escaped and a name that is not given is an
-    error.
-    """
+    """A template of this folder: it escapes everything; a name that is not given is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -37,8 +35,10 @@ def show_percent(share: float | None) -> str:
 
 
 def show_pvalue(value: float | None) -> str:
+    """A p-value as text, as far as it matters."""
     return "under 0.0001" if value is not None and value < 0.0001 else show_number(value, 4)
 
 
 def show_number(value: float | None, decimals: int = 3) -> str:
+    """A number as text: -1234.5 is −1,234.500; a dash where there is none."""
     return "–" if value is None else f"{value:z,.{decimals}f}".replace("-", "\N{MINUS SIGN}")

@@ -33,3 +33,8 @@ class FeatureReference(NamedTuple):
     bins: list[Any]
     counts: list[int]
     others: list[str] | None
+
+    @property
+    def null_rate(self) -> float:
+        """Share of the rows."""
+        return self.counts[-1] / sum(self.counts)
