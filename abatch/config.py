@@ -31,7 +31,10 @@ NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 VERSION = r"^[0-9A-Za-z.]{1,20}$"
 VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
 Name = Annotated[str, Field(pattern=NAME)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[Positive, Field(le=1)]
 # What pydantic expects, in the words of somebody who writes YAML.
 _EXPECTED = {
     "string_type": "text",
@@ -45,27 +48,28 @@ _EXPECTED = {
     NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
     VERSION: "letters, digits and dots, at most 20 of them",
 }
+_PLAIN = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater": "more",
+}
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
 
 
 class _Fault(ValueError):
     """What a check across keys found: the path from there on, what stands there, what should."""
 
-    def __init__(self, path: tuple[str, ...], found: object, expected: str) -> None:
+    def __init__(self, found: object, expected: str, *path: str) -> None:
         super().__init__(expected)
-        self.path, self.found = path, found
+        self.found, self.path = found, path
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if name.lower() in seen:
-            twin = seen[name.lower()]
-            raise _Fault(
-                (name,),
-                name,
-                f"names that differ by more than upper and lower case, and there is {twin!r} too",
-            )
+            expected = "names that differ by more than upper and lower case, and there is"
+            raise _Fault(name, f"{expected} {seen[name.lower()]!r} too", name)
         seen[name.lower()] = name
 
 
@@ -74,13 +78,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    def _fault(self, key: str, expected: str) -> _Fault:
+        return _Fault(getattr(self, key), expected, key)
+
+    def _refuse_numeric(self, *keys: str) -> None:
+        mend = "nothing, since this key goes with kind numeric only. Leave it out, or change kind"
+        for key in keys:
+            if getattr(self, key) is not None:
+                raise self._fault(key, mend)
+
 
 class Retention(Section):
     """What train deletes of what was never live; None keeps all."""
 
-    snapshot_days: int | None = Field(None, ge=1)
+    snapshot_days: Count | None = None
     snapshot_gigabytes: float | None = Field(None, ge=0, allow_inf_nan=False)
-    model_days: int | None = Field(None, ge=1)
+    model_days: Count | None = None
 
 
 class EnvironmentSection(Section):
@@ -88,11 +101,11 @@ class EnvironmentSection(Section):
 
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
-    models_dir: str = Field("models", min_length=1)
-    snapshots_dir: str = Field("snapshots", min_length=1)
+    models_dir: Text = "models"
+    snapshots_dir: Text = "snapshots"
     retention: Retention = Retention()
-    logs_dir: str = Field("logs", min_length=1)
-    reports_dir: str = Field("reports", min_length=1)
+    logs_dir: Text = "logs"
+    reports_dir: Text = "reports"
 
 
 class Outcome(Section):
@@ -104,106 +117,75 @@ class Outcome(Section):
     grace_days: int = Field(7, ge=0, le=3650)
     expected_effect: float = Field(allow_inf_nan=False)
     baseline: float | None = Field(None, allow_inf_nan=False)
-    baseline_sd: float | None = Field(None, gt=0, allow_inf_nan=False)
-    cap: float | None = Field(None, gt=0, allow_inf_nan=False)
+    baseline_sd: Positive | None = None
+    cap: Positive | None = None
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Outcome":
-        if abs(self.expected_effect) < 1e-9:
-            found = self.expected_effect or 0
-            raise _Fault(
-                ("expected_effect",),
-                found,
-                "an effect other than 0: the difference that would matter",
-            )
+        effect, baseline = self.expected_effect, self.baseline
+        if abs(effect) < 1e-9:
+            expected = "an effect other than 0: the difference that would matter"
+            raise _Fault(effect or 0, expected, "expected_effect")
         if self.kind == "binary":
-            if not -1 < self.expected_effect < 1:
-                raise _Fault(
-                    ("expected_effect",),
-                    self.expected_effect,
-                    "a difference of two rates, more than -1 and less than 1",
-                )
-            if self.baseline is not None and not 0 < self.baseline < 1:
-                raise _Fault(("baseline",), self.baseline, "a rate, more than 0 and less than 1")
-            if self.baseline is not None and not 0 < self.baseline + self.expected_effect < 1:
-                expected = (
-                    f"a rate to which expected_effect, {self.expected_effect:g}, can be added: the"
-                    " sum must lie between 0 and 1"
-                )
-                raise _Fault(("baseline",), self.baseline, expected)
-            _refuse_numeric_keys(self, "cap", "baseline_sd")
+            if not -1 < effect < 1:
+                expected = "a difference of two rates, more than -1 and less than 1"
+                raise self._fault("expected_effect", expected)
+            if baseline is not None and not 0 < baseline < 1:
+                raise self._fault("baseline", "a rate, more than 0 and less than 1")
+            if baseline is not None and not 0 < baseline + effect < 1:
+                expected = f"a rate to which expected_effect, {effect:g}, can be added"
+                raise self._fault("baseline", f"{expected}: the sum must lie between 0 and 1")
+            self._refuse_numeric("cap", "baseline_sd")
         return self
-
-
-def _refuse_numeric_keys(section: BaseModel, *keys: str) -> None:
-    for key in keys:
-        if getattr(section, key) is not None:
-            raise _Fault(
-                (key,),
-                getattr(section, key),
-                "nothing, since this key goes with kind numeric only. Leave it out, or change kind",
-            )
 
 
 class Guardrail(Section):
     """What must not suffer while the outcome is sought."""
 
-    query: str = Field(min_length=1)
+    query: Text
     kind: Literal["binary", "numeric"]
     direction: Literal["increase", "decrease"]
-    margin: float = Field(gt=0, allow_inf_nan=False)
-    cap: float | None = Field(None, gt=0, allow_inf_nan=False)
+    margin: Positive
+    cap: Positive | None = None
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Guardrail":
         if self.kind == "binary":
             if self.margin >= 1:
-                raise _Fault(("margin",), self.margin, "a difference of two rates, less than 1")
-            _refuse_numeric_keys(self, "cap")
+                raise self._fault("margin", "a difference of two rates, less than 1")
+            self._refuse_numeric("cap")
         return self
 
 
 class Queries(Section):
     """Files of the four queries."""
 
-    training: str = Field(min_length=1)
-    candidates: str = Field(min_length=1)
-    outcomes: str = Field(min_length=1)
-    watermark: str = Field(min_length=1)
+    training: Text
+    candidates: Text
+    outcomes: Text
+    watermark: Text
 
 
 # Names of other queries, and of columns beside which a guardrail's is put.
-_TAKEN = {
-    "outcome",
-    *Queries.model_fields,
-    "run_date",
-    "candidate_id",
-    "variant",
-    "model_name",
-    "prediction",
-    "selected",
-}
-_TAKEN |= {"bucket", "cohort", "n_exposures", "positive"}
+_TAKEN = {"outcome", "run_date", "candidate_id", "variant", "model_name", "prediction", "selected"}
+_TAKEN |= {"bucket", "cohort", "n_exposures", "positive", *Queries.model_fields}
 
 
 class Retrain(Section):
     """When to train; None switches a rule off."""
 
     min_days: int = Field(1, ge=1)
-    max_days: int | None = Field(None, ge=1)
-    new_rows: int | None = Field(None, ge=1)
-    psi: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_days: Count | None = None
+    new_rows: Count | None = None
+    psi: Positive | None = None
     auc_drop: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _has_a_rule(self) -> "Retrain":
-        if all(getattr(self, name) is None for name in ("max_days", "new_rows", "psi", "auc_drop")):
-            raise _Fault(
-                (),
-                "no rule",
-                "one or more of max_days, new_rows, psi and auc_drop. Without the section every run"
-                " trains",
-            )
+        rules = (self.max_days, self.new_rows, self.psi, self.auc_drop)
+        if all(rule is None for rule in rules):
+            expected = "one or more of max_days, new_rows, psi and auc_drop"
+            raise _Fault("no rule", f"{expected}. Without the section every run trains")
         return self
 
 
@@ -219,28 +201,21 @@ class Training(Section):
     subgroups: list[str] = []
     retrain: Retrain | None = None
     max_auc_drop: float = Field(0.02, ge=0, le=1)
-    min_rows: int | None = Field(None, ge=1)
+    min_rows: Count | None = None
     calibration_slope: list[float] | None = Field(None, min_length=2, max_length=2)
-    max_input_psi: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_input_psi: Positive | None = None
 
     @model_validator(mode="after")
     def _fits_the_window(self) -> "Training":
-        if (self.window == "expanding") != (self.start_date is not None):
-            expected = (
-                "the first day, as 2024-01-31, since window is expanding"
-                if self.start_date is None
-                else "nothing: window is rolling"
-            )
-            raise _Fault(("start_date",), self.start_date and str(self.start_date), expected)
-        if (
-            self.calibration_slope is not None
-            and not self.calibration_slope[0] < self.calibration_slope[1]
-        ):
-            raise _Fault(
-                ("calibration_slope",),
-                self.calibration_slope,
-                "the lowest and the highest slope, as [0.5, 2.0]",
-            )
+        start, slope = self.start_date, self.calibration_slope
+        if self.window == "expanding" and start is None:
+            expected = "the first day, as 2024-01-31, since window is expanding"
+            raise self._fault("start_date", expected)
+        if self.window == "rolling" and start is not None:
+            raise _Fault(str(start), "nothing: window is rolling", "start_date")
+        if slope is not None and not slope[0] < slope[1]:
+            expected = "the lowest and the highest slope, as [0.5, 2.0]"
+            raise self._fault("calibration_slope", expected)
         return self
 
 
@@ -249,14 +224,14 @@ class ModelConfig(Section):
 
     name: Name
     version: str = Field(pattern=VERSION)
-    estimator: str = Field(min_length=1)
+    estimator: Text
     params: dict[str, Any] = {}
 
 
 class ExperimentSection(Section):
     """One entry of `experiments`, as it is written."""
 
-    hypothesis: str = Field(min_length=1)
+    hypothesis: Text
     outcome: Outcome
     queries: Queries
     training: Training = Training()
@@ -270,6 +245,12 @@ class ExperimentSection(Section):
         None, min_length=1
     )
     guardrails: dict[Name, Guardrail] = {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of the four queries and of the guardrails', by name."""
+        guardrails = {name: guardrail.query for name, guardrail in self.guardrails.items()}
+        return {**dict(self.queries), **guardrails}
 
     @field_validator("split")
     @classmethod
@@ -286,40 +267,27 @@ class ExperimentSection(Section):
         _refuse_twins(guardrails)
         for name in guardrails:
             if name.lower() in _TAKEN:
-                raise _Fault((name,), name, "another name: abatch uses this one itself")
+                raise _Fault(name, "another name: abatch uses this one itself", name)
         return guardrails
 
     @model_validator(mode="after")
     def _models_belong_to_variants(self) -> "ExperimentSection":
         for variant in self.models:
             if variant not in self.split:
-                raise _Fault(
-                    ("models", variant),
-                    variant,
-                    f"a variant of the split: {', '.join(self.split)}."
-                    + suggest(variant, self.split),
-                )
+                expected = f"a variant of the split: {', '.join(self.split)}."
+                raise _Fault(variant, expected + suggest(variant, self.split), "models", variant)
         if self.champion is not None and self.champion not in self.models:
-            known = ", ".join(self.models)
-            raise _Fault(
-                ("champion",),
-                self.champion,
-                f"a variant that has a model: {known}." + suggest(self.champion, self.models),
-            )
-        possible = {
-            "models_vs_control": len(self.models) < len(self.split),
-            "challenger_vs_champion": len(self.models) > 1,
-        }
+            expected = f"a variant that has a model: {', '.join(self.models)}."
+            raise self._fault("champion", expected + suggest(self.champion, self.models))
+        impossible = {}
+        if len(self.models) == len(self.split):
+            impossible["models_vs_control"] = "variant without a model"
+        if len(self.models) == 1:
+            impossible["challenger_vs_champion"] = "second model"
         for verdict in self.verdicts or ():
-            if not possible[verdict]:
-                missing = (
-                    "variant without a model" if verdict == "models_vs_control" else "second model"
-                )
-                raise _Fault(
-                    ("verdicts",),
-                    verdict,
-                    f"verdicts that the variants allow, and there is no {missing}. Leave it out",
-                )
+            if verdict in impossible:
+                expected = "verdicts that the variants allow, and there is no"
+                raise _Fault(verdict, f"{expected} {impossible[verdict]}. Leave it out", "verdicts")
         return self
 
 
@@ -336,10 +304,8 @@ class File(Section):
     @classmethod
     def _known_timezone(cls, name: str) -> str:
         if name not in available_timezones():
-            raise ValueError(
-                "the name of a time zone, such as 'Europe/Oslo'."
-                + suggest(name, available_timezones())
-            )
+            expected = "the name of a time zone, such as 'Europe/Oslo'."
+            raise ValueError(expected + suggest(name, available_timezones()))
         return name
 
     @field_validator("experiments")
@@ -351,17 +317,12 @@ class File(Section):
         owners: dict[str, str] = {}  # lower case, as some file systems and servers see a name
         for experiment, settings in experiments.items():
             for variant, model in settings.models.items():
-                owner = owners.setdefault(
-                    model.name.lower(), f"experiments.{experiment}.models.{variant}"
-                )
-                if owner != f"experiments.{experiment}.models.{variant}":
+                place = f"experiments.{experiment}.models.{variant}"
+                owner = owners.setdefault(model.name.lower(), place)
+                if owner != place:
+                    expected = "a name used once, upper and lower case being the same, but"
                     path = (experiment, "models", variant, "name")
-                    raise _Fault(
-                        path,
-                        model.name,
-                        f"a name used once, upper and lower case being the same, but {owner}"
-                        " has it",
-                    )
+                    raise _Fault(model.name, f"{expected} {owner} has it", *path)
         return experiments
 
 
@@ -421,9 +382,7 @@ class Experiment(ExperimentSection):
 
     def query(self, name: str) -> Query:
         """One of the four queries, or a guardrail's."""
-        is_guardrail = name in self.guardrails
-        file = self.guardrails[name].query if is_guardrail else getattr(self.queries, name)
-        return Query(file, self.sql[name])
+        return Query(self.files[name], self.sql[name])
 
     def describe(self) -> dict[str, Any]:
         """The settings, queries and time zone as JSON holds them; no secret is among them."""
@@ -493,19 +452,14 @@ def load_experiments(
     try:
         file = File.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_describe(path, item) for item in _drop_doubles(error.errors()))
-        ) from None
+        faults = [_describe(path, item) for item in _drop_doubles(error.errors())]
+        raise ConfigError("\n".join(faults)) from None
     chosen = _make_environment(path, file, environment, need_database)
-    base = path.resolve().parent
-    if str(base) not in sys.path:
-        sys.path.append(str(base))  # where a user's own estimators live
+    if str(chosen.folder) not in sys.path:
+        sys.path.append(str(chosen.folder))  # where a user's own estimators live
     return {
         name: Experiment(
-            **dict(section),
-            name=name,
-            environment=chosen,
-            sql=_read_queries(base, section, f"{path}, experiments.{name}"),
+            **dict(section), name=name, environment=chosen, sql=_read_queries(chosen, name, section)
         )
         for name, section in file.experiments.items()
     }
@@ -543,12 +497,16 @@ def _make_environment(
     )
 
 
-def _read_queries(base: Path, section: ExperimentSection, place: str) -> dict[str, str]:
+def _read_queries(
+    environment: Environment, experiment: str, section: ExperimentSection
+) -> dict[str, str]:
     """Text of the four queries and of the guardrails', by name."""
-    places = {name: (file, f"{place}.queries.{name}") for name, file in section.queries}
-    for name, guardrail in section.guardrails.items():
-        places[name] = guardrail.query, f"{place}.guardrails.{name}.query"
-    return {name: _read_query(base / file, where) for name, (file, where) in places.items()}
+    texts = {}
+    for name, file in section.files.items():
+        key = f"guardrails.{name}.query" if name in section.guardrails else f"queries.{name}"
+        place = f"{environment.file}, experiments.{experiment}.{key}"
+        texts[name] = _read_query(environment.folder / file, place)
+    return texts
 
 
 class _Loader(yaml.SafeLoader):
@@ -587,35 +545,31 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). Name the file with --config."
-        ) from None
+        problem = f": cannot be read ({error.strerror}). Name the file with --config."
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8."
-        ) from None
+        problem = f": is not UTF-8 text (byte {error.start}). Save it as UTF-8."
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         tab = " Indent with spaces, not with tabs." if "'\\t'" in str(error.problem) else ""
-        raise ConfigError(f"{path}{where}: is not valid YAML: {error.problem}.{tab}") from None
+        problem = f"{where}: is not valid YAML: {error.problem}.{tab}"
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {str(error).splitlines()[0]}.") from None
+        problem = f": is not valid YAML: {str(error).splitlines()[0]}."
+    raise ConfigError(f"{path}{problem}")
 
 
 def _expand(text: str, place: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name is None:
-            raise ConfigError(
-                f"{place}: found '${{' without a name and '}}' after it, expected ${{NAME}}."
-            )
+            problem = "found '${' without a name and '}' after it, expected ${NAME}."
+            raise ConfigError(f"{place}: {problem}")
         if not os.environ.get(name):
+            state = "empty" if name in os.environ else "not set"
+            near = suggest(name, set(os.environ) - {name})
             raise ConfigError(
-                f"{place}: the environment variable {name!r} is"
-                f" {'empty' if name in os.environ else 'not set'}. Set it before the job starts, or"
-                f" write the value in place of ${{{name}}}."
-                + suggest(name, set(os.environ) - {name})
+                f"{place}: the environment variable {name!r} is {state}. Set it before the job"
+                f" starts, or write the value in place of ${{{name}}}.{near}"
             )
         return os.environ[name]
 
@@ -626,27 +580,18 @@ def _read_query(path: Path, place: str) -> str:
     try:
         # SQL Server's own editor begins a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
+        if text.strip():
+            return text
+        problem = "is empty. Write the query, or name the right file."
     except FileNotFoundError:
-        known = [file.name for file in path.parent.glob("*.sql")] if path.parent.is_dir() else []
-        raise ConfigError(
-            f"{place}: the query file {path} does not exist. Write it, or name the right one."
-            + suggest(path.name, known)
-        ) from None
+        near = suggest(path.name, [file.name for file in path.parent.glob("*.sql")])
+        problem = f"does not exist. Write it, or name the right one.{near}"
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{place}: the query file {path} is not UTF-8 text (byte {error.start}). Save it as"
-            " UTF-8."
-        ) from None
+        problem = f"is not UTF-8 text (byte {error.start}). Save it as UTF-8."
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"{place}: the query file {path} cannot be read ({reason}). Name the right one."
-        ) from None
-    if not text.strip():
-        raise ConfigError(
-            f"{place}: the query file {path} is empty. Write the query, or name the right file."
-        )
-    return text
+        problem = f"cannot be read ({reason}). Name the right one."
+    raise ConfigError(f"{place}: the query file {path} {problem}")
 
 
 def _drop_doubles(items: list[Any]) -> list[Any]:
@@ -670,12 +615,14 @@ def _drop_doubles(items: list[Any]) -> list[Any]:
 def _describe(path: Path, item: Any) -> str:
     """One line for one fault that pydantic found: file, path to the key, found, expected, mend."""
     location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
+    if kind == "extra_forbidden":
+        keys = _list_keys(location[:-1])
+        expected = f"Expected one of {', '.join(keys)}.{suggest(location[-1], keys)}"
+        return f"{_place(path, location)}: unknown key. {expected}"
+    if kind == "missing":
+        return f"{_place(path, location)}: this key is missing. Add it."
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
-    for words, plain in (
-        ("greater than or equal to", "at least"),
-        ("less than or equal to", "at most"),
-        ("greater", "more"),
-    ):
+    for words, plain in _PLAIN.items():
         expected = expected.replace(words, plain)
     if kind == "value_error":
         fault = item["ctx"]["error"]
@@ -684,26 +631,15 @@ def _describe(path: Path, item: Any) -> str:
             location, found = [*location, *fault.path], fault.found
     elif kind == "string_pattern_mismatch":
         expected = _EXPECTED[item["ctx"]["pattern"]]
-    if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        return (
-            f"{_place(path, location)}: unknown key. Expected one of {', '.join(known)}."
-            + suggest(location[-1], known)
-        )
-    if kind == "missing":
-        return f"{_place(path, location)}: this key is missing. Add it."
     if location[-1:] == ["[key]"] or kind == "invalid_key":
         place = _place(path, location[: -1 if kind == "invalid_key" else -2])
         if not isinstance(found, str):
-            expected = "text. Put the key between quotes" + (
-                ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
-            )
+            yes = ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
+            expected = f"text. Put the key between quotes{yes}"
         return f"{place}: found the key {_show(found, location)}, expected {expected}."
     end = "" if expected.endswith((".", "?")) else "."
-    return (
-        f"{_place(path, location)}: found {_show(found, location)}, expected"
-        f" {expected}{end}{_mend(kind, found)}"
-    )
+    shown = f"found {_show(found, location)}, expected {expected}{end}"
+    return f"{_place(path, location)}: {shown}{_mend(kind, found)}"
 
 
 def _place(path: Path, location: list[str]) -> str:
@@ -734,7 +670,7 @@ def _show(found: object, location: list[str]) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _known_keys(location: list[str]) -> list[str]:
+def _list_keys(location: list[str]) -> list[str]:
     """Names of the keys that may stand at `location`, read off the classes above."""
     section: Any = File
     steps = iter(location)
