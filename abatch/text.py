@@ -30,15 +30,13 @@ def show_table(rows: Iterable[Mapping[str, object]]) -> str:
     )
 
 
-def wrap_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
+def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> list[str]:
     """Facts, each a word and a text, as lines for a terminal of 80 columns."""
-    lines: list[str] = []
+    indent = " " * 13
+    lines = textwrap.wrap(title, 79, subsequent_indent=indent, break_on_hyphens=False)
     for word, text in facts:
+        head = f"  {word:<10} "
         lines += textwrap.wrap(
-            text,
-            79,
-            initial_indent=f"  {word:<10} ",
-            subsequent_indent=" " * 13,
-            break_on_hyphens=False,
+            text, 79, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
         )
     return lines

@@ -4,10 +4,10 @@ Only reads.
 """
 
 import hashlib
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -86,6 +86,24 @@ class Lineage:
     overruled_by: Row | None
 
 
+class Answer(NamedTuple):
+    """What is told of an experiment: as text under a title, or as JSON."""
+
+    experiment: Experiment
+    title: str
+    facts: list[Fact]
+    content: dict[str, Any]
+
+
+def _reply(answers: list[Answer], as_json: bool) -> str:
+    told, blocks = [], []
+    for experiment, title, facts, content in answers:
+        name, environment = experiment.name, experiment.environment.name
+        told.append({"experiment": name, "environment": environment, **content})
+        blocks.append("\n".join(wrap_facts(facts, f"{name} in {environment}, {title}")))
+    return to_json(told) if as_json else "\n\n".join(blocks)
+
+
 def explain(
     engine: sa.Engine,
     experiments: Mapping[str, Experiment],
@@ -110,24 +128,22 @@ def explain(
         candidate_id = split.check_id(candidate)
     except DataError as error:
         raise DataError(f"--candidate: {error}") from None
-    blocks, told = [], []
+    answers = []
     with engine.connect() as connection:
         for experiment in experiments.values():
             key = (experiment.name, candidate_id, on)
             lineage = find_lineage(connection, *key)
             superseded = _find_predictions(connection, predictions_superseded, *key)
-            if lineage is None and not superseded:
-                continue
-            place = f"{experiment.name} in {experiment.environment.name}"
-            facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
-            title = f"{place}, night of {on}, candidate {candidate_id}"
-            blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
-            head = {"experiment": experiment.name, "environment": experiment.environment.name}
-            found = vars(lineage) if lineage else {"prediction": None}
-            told.append({**head, **found, "superseded": superseded})
-        if not blocks:
+            if lineage or superseded:
+                facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
+                content = vars(lineage) if lineage else {"prediction": None}
+                title = f"night of {on}, candidate {candidate_id}"
+                answers.append(
+                    Answer(experiment, title, facts, {**content, "superseded": superseded})
+                )
+        if not answers:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
-    return to_json(told) if as_json else "\n\n".join(blocks)
+    return _reply(answers, as_json)
 
 
 def find_lineage(
@@ -139,9 +155,9 @@ def find_lineage(
         return None
     row, registration = rows[0], registrations.find(connection, experiment)
     assert registration is not None  # the first predict wrote it
-    p = predictions.c
-    night = (p.experiment == experiment, p.run_date == on, p.variant == row.variant)
-    n = connection.scalar(sa.select(sa.func.count()).where(*night)) or 0
+    night = {"experiment": experiment, "run_date": on, "variant": row.variant}
+    count = sa.select(sa.func.count()).select_from(predictions).filter_by(**night)
+    n = connection.scalar(count) or 0
     promotion, overruled_by = _find_promotions(connection, row)
     return Lineage(
         prediction=row,
@@ -161,33 +177,30 @@ def _find_predictions(
     connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date
 ) -> list[Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    c = table.c
-    key = (c.experiment == experiment, c.run_date == on, c.candidate_id == candidate_id)
-    query = sa.select(table).where(*key).order_by(c.predicted_at, c.run_id)
+    key = {"experiment": experiment, "run_date": on, "candidate_id": candidate_id}
+    query = sa.select(table).filter_by(**key).order_by(table.c.predicted_at, table.c.run_id)
     return [row for row in connection.execute(query) if row.candidate_id == candidate_id]
 
 
 def find_assignment(registration: Registration, candidate_id: str) -> Assignment:
     """Which variant the hash of a candidate gives by what was registered."""
     digest = hashlib.sha256(f"{registration.salt}:{candidate_id}".encode("ascii")).hexdigest()
-    start, by_hash, limit = 0, "", ""
+    start = 0
     for part in registration.variants:
-        by_hash, limit = part.name, part.hash_up_to
-        if digest[:16] <= limit:
+        if digest[:16] <= part.hash_up_to:
             break
-        start = int(limit, 16) + 1
-    return Assignment(registration.assignment, by_hash, digest, f"{start:016x}", limit)
+        start = int(part.hash_up_to, 16) + 1
+    return Assignment(registration.assignment, part.name, digest, f"{start:016x}", part.hash_up_to)
 
 
 def _find_making(connection: sa.Connection, model_name: str | None) -> Making | None:
     model = _find_model(connection, model_name)
     if model is None:
         return None
-    own = models.c.model_name == model_name
-    card = connection.scalars(sa.select(models.c.card).where(own)).one()
+    query = sa.select(models.c.card).where(models.c.model_name == model_name)
     return Making(
         model=model,
-        config_hash=Card.model_validate_json(card).config_hash,
+        config_hash=Card.model_validate_json(connection.scalars(query).one()).config_hash,
         run=_find_run(connection, model.run_id),
         deletion=registry.find_deletion(connection, registry.MODEL, model.model_name),
         snapshot_deletion=_find_snapshot_deletion(connection, model),
@@ -211,7 +224,7 @@ def _find_snapshot_deletion(connection: sa.Connection, model: Row) -> Row | None
 
 
 def _find_run(connection: sa.Connection, run_id: str) -> Row | None:
-    return connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).first()
+    return connection.execute(sa.select(runs).filter_by(run_id=run_id)).first()
 
 
 def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, Row | None]:
@@ -219,13 +232,9 @@ def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, R
     if row.model_name is None:
         return None, None
     p = promotions.c
-    until = (
-        p.experiment == row.experiment,
-        p.variant == row.variant,
-        p.effective_date <= row.run_date,
-    )
-    query = sa.select(promotions).where(*until).order_by(p.promotion_id)
-    history = connection.execute(query).all()
+    until = (p.variant == row.variant, p.effective_date <= row.run_date)
+    query = sa.select(promotions).where(p.experiment == row.experiment, *until)
+    history = connection.execute(query.order_by(p.promotion_id)).all()
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     newest = history[-1] if history and history[-1].model_name != row.model_name else None
@@ -238,50 +247,35 @@ def _describe_lineage(lineage: Lineage | None) -> Iterator[Fact]:
         return
     row, n = lineage.prediction, lineage.n_in_variant
     score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
-    rule = f"the first {lineage.n_selected:,} of {n:,} by rank are"
     yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
-    yield (
-        "selected",
-        f"{'yes' if row.selected else 'no'}; {rule} (select_top {lineage.select_top})",
-    )
+    rule = f"the first {lineage.n_selected:,} of {n:,} by rank are"
+    answer = "yes" if row.selected else "no"
+    yield "selected", f"{answer}; {rule} (select_top {lineage.select_top})"
     yield "predicted", _show(row.predicted_at)
     yield "variant", _describe_assignment(lineage)
-    if row.model_name is None:
-        key = lineage.assignment.hash[16:32]
-        yield (
-            "model",
-            f"none: variant {row.variant} selects at random, by selection_key {key} (bytes 8 to 15"
-            " of the hash), lower first",
-        )
     yield from _describe_making(lineage)
     yield "run", _describe_run(lineage.run, row.run_id)
     if row.model_name:
         yield "promotion", _describe_cause(lineage)
-    if lineage.overruled_by:
-        yield (
-            "overruled",
-            f"by now {lineage.overruled_by.model_name} is live for that night; the prediction"
-            f" stands. {_describe_promotion(lineage.overruled_by)}",
-        )
+    if newest := lineage.overruled_by:
+        stands = f"by now {newest.model_name} is live for that night; the prediction stands"
+        yield "overruled", f"{stands}. {_describe_promotion(newest)}"
 
 
 def _describe_assignment(lineage: Lineage) -> str:
     why, variant = lineage.assignment, lineage.prediction.variant
-    first, start = why.hash[:16], int(why.hash_from, 16) / 2**64
-    share = f"{start:.6g} to {(int(why.hash_up_to, 16) + 1) / 2**64:.6g}"
+    first = why.hash[:16]
+    start, end = int(why.hash_from, 16) / 2**64, (int(why.hash_up_to, 16) + 1) / 2**64
     hashed = (
         f"SHA-256 of {lineage.salt}:{lineage.prediction.candidate_id} begins with {first},"
         f" {int(first, 16) / 2**64:.6f} of 2**64, within {why.hash_from} to {why.hash_up_to}"
-        f" ({share}), registered for {why.by_hash}"
+        f" ({start:.6g} to {end:.6g}), registered for {why.by_hash}"
     )
-    is_same = why.by_hash == variant
     if why.source == "recorded":
-        agrees = "would give the same" if is_same else f"would give {why.by_hash}"
-        return (
-            f"{variant}, recorded by the candidates query; the hash {agrees} and does not count:"
-            f" {hashed}"
-        )
-    if is_same:
+        same = "the same" if why.by_hash == variant else why.by_hash
+        how = f"recorded by the candidates query; the hash would give {same} and does not count"
+        return f"{variant}, {how}: {hashed}"
+    if why.by_hash == variant:
         return f"{variant}, by hash, recomputed: {hashed}"
     return f"{variant} was written, BUT THE HASH GIVES {why.by_hash}: {hashed}"
 
@@ -291,9 +285,16 @@ def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     run, made = lineage.run, lineage.making
     code, config = (run.code_version, run.config_hash) if run else ("unknown", "unknown")
     if made is None:
-        if lineage.prediction.model_name:
-            name = lineage.prediction.model_name
-            yield "model", f"{name}, which the table models does not have"
+        row, key = lineage.prediction, lineage.assignment.hash[16:32]
+        chance = f"none: variant {row.variant} selects at random, by selection_key {key}"
+        yield (
+            "model",
+            (
+                f"{row.model_name}, which the table models does not have"
+                if row.model_name
+                else f"{chance} (bytes 8 to 15 of the hash), lower first"
+            ),
+        )
         yield "code", f"predicted by {code}"
         yield "config", f"predicted under {config}"
         return
@@ -318,11 +319,9 @@ def _describe_deletion(deletion: Row | None) -> str:
 def _describe_run(run: Row | None, run_id: str) -> str:
     if run is None:
         return f"{run_id}, which the table runs does not have"
+    started, name = f"started {_show(run.started_at)}", f"{run.job} for {run.run_date}"
     ended = f"finished {_show(run.finished_at)}" if run.finished_at else "not finished"
-    return (
-        f"{run_id}, {run.job} for {run.run_date} on {run.host}, started {_show(run.started_at)},"
-        f" {ended}, {run.status}"
-    )
+    return f"{run_id}, {name} on {run.host}, {started}, {ended}, {run.status}"
 
 
 def _describe_cause(lineage: Lineage) -> str:
@@ -336,10 +335,8 @@ def _describe_cause(lineage: Lineage) -> str:
 
 def _describe_promotion(promotion: Row) -> str:
     written = f"written {_show(promotion.promoted_at)} by {promotion.promoted_by}"
-    return (
-        f"{promotion.action}, effective from {promotion.effective_date}, {written}:"
-        f" {promotion.reason}"
-    )
+    start = f"effective from {promotion.effective_date}"
+    return f"{promotion.action}, {start}, {written}: {promotion.reason}"
 
 
 def _describe_superseded(row: Row) -> Fact:
@@ -408,16 +405,14 @@ def describe_live(
     str
         Lines of at most 80 columns, or JSON, whose keys are columns of the tables.
     """
-    blocks, told = [], []
+    answers = []
     with engine.connect() as connection:
         for experiment in experiments.values():
             live = find_live(connection, experiment, on)
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
-            title = f"{experiment.name} in {experiment.environment.name}, live on {on}"
-            blocks.append("\n".join([*_wrap(title), *wrap_facts(facts)]))
-            head = {"experiment": experiment.name, "environment": experiment.environment.name}
-            told.append({**head, "date": on, "variants": live})
-    return to_json(told) if as_json else "\n\n".join(blocks)
+            content = {"date": on, "variants": live}
+            answers.append(Answer(experiment, f"live on {on}", facts, content))
+    return _reply(answers, as_json)
 
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
@@ -425,10 +420,9 @@ def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> li
     in_force = registry.find_in_force(connection, experiment.name, on)
     p = predictions.c
     counts = (sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
-    night = sa.select(p.variant, p.model_name, *counts).where(
-        p.experiment == experiment.name, p.run_date == on
-    )
-    query = night.group_by(p.variant, p.model_name).order_by(p.variant, p.model_name)
+    key = (p.variant, p.model_name)
+    night = (p.experiment == experiment.name, p.run_date == on)
+    query = sa.select(*key, *counts).where(*night).group_by(*key).order_by(*key)
     rows = connection.execute(query).all()
     live = []
     for variant in experiment.split:
@@ -468,15 +462,9 @@ def _describe_predicted(live: Live, on: date) -> str:
         return made
     note = f"the table says that {name or 'no model'} is live, but that is not what made them"
     if live.promotion and live.promotion.promoted_at > max(others):
-        note += (
-            ": it was made live for this night only after they were written, on"
-            f" {_show(max(others))}"
-        )
+        late = "it was made live for this night only after they were written"
+        note += f": {late}, on {_show(max(others))}"
     return f"{made}. Note that {note}"
-
-
-def _wrap(title: str) -> list[str]:
-    return textwrap.wrap(title, 79, subsequent_indent=" " * 13, break_on_hyphens=False)
 
 
 def _show(moment: datetime) -> str:
