@@ -191,8 +191,8 @@ def is_latest(connection: sa.Connection, night: Night, present: date) -> bool:
 
 def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
     """The nights up to a day that have predictions, in order."""
-    done = (runs.c.experiment == experiment, runs.c.job == "predict", runs.c.status == "done")
-    query = sa.select(runs.c.run_date).where(*done, runs.c.run_date <= until)
+    done = {"experiment": experiment, "job": "predict", "status": "done"}
+    query = sa.select(runs.c.run_date).filter_by(**done).where(runs.c.run_date <= until)
     return list(connection.scalars(query.order_by(runs.c.run_date)))
 
 
@@ -277,9 +277,8 @@ def _describe_holder(night: Night) -> Exception:
 
 def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> Select:
     """Runs of the same job and experiment."""
-    c = runs.c
-    same = (c.job == night.job, c.experiment == night.experiment.name, c.status == status)
-    return sa.select(runs).where(*same, *where)
+    same = {"job": night.job, "experiment": night.experiment.name, "status": status}
+    return sa.select(runs).filter_by(**same).where(*where)
 
 
 def _find_running(connection: sa.Connection, night: Night) -> Row | None:
@@ -298,17 +297,16 @@ def _fail_abandoned_runs(connection: sa.Connection, night: Night) -> None:
         reason = "died; cleaned up by the next run"
         _fail_run(connection, night.experiment.name, dead.run_id, reason)
     if night.job == "predict":  # also what a run staged that was taken for dead and was not
-        staged = predictions_staging.c.experiment == night.experiment.name
-        connection.execute(predictions_staging.delete().where(staged))
+        staged = predictions_staging.delete().filter_by(experiment=night.experiment.name)
+        connection.execute(staged)
 
 
 def _fail_run(connection: sa.Connection, experiment: str, run_id: str, reason: str) -> None:
-    staged = predictions_staging.c
-    own = (staged.experiment == experiment, staged.run_id == run_id)
-    connection.execute(predictions_staging.delete().where(*own))
-    still_running = (runs.c.run_id == run_id, runs.c.status == "running")
+    staged = predictions_staging.delete().filter_by(experiment=experiment, run_id=run_id)
+    connection.execute(staged)
+    still_running = runs.update().filter_by(run_id=run_id, status="running")
     ended = {"status": "failed", "finished_at": utc_now(), "error": reason}
-    connection.execute(runs.update().where(*still_running).values(ended))
+    connection.execute(still_running.values(ended))
 
 
 def _begin_run(connection: sa.Connection, night: Night) -> None:
@@ -329,19 +327,12 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
 
 def _end_run(connection: sa.Connection, night: Night, rows_read: int, rows_written: int) -> None:
     """Mark the run done, and what it replaces superseded."""
-    c = runs.c
-    same_night = (
-        c.job == night.job,
-        c.experiment == night.experiment.name,
-        c.run_date == night.run_date,
-    )
-    replaced = runs.update().where(*same_night, c.status == "done")
-    connection.execute(replaced.values(status="superseded"))
-    ended = {"status": "done", "finished_at": utc_now()}
-    running = runs.update().where(c.run_id == night.run_id, c.status == "running")
-    updated = connection.execute(
-        running.values(**ended, rows_read=rows_read, rows_written=rows_written)
-    )
+    same_night = {"experiment": night.experiment.name, "run_date": night.run_date}
+    done = runs.update().filter_by(job=night.job, status="done", **same_night)
+    connection.execute(done.values(status="superseded"))
+    running = runs.update().filter_by(run_id=night.run_id, status="running")
+    ended = running.values(status="done", finished_at=utc_now())
+    updated = connection.execute(ended.values(rows_read=rows_read, rows_written=rows_written))
     if updated.rowcount != 1:
         raise DatabaseError(
             f"run {night.run_id}: is no longer running in the table runs; another process took it"
