@@ -1,10 +1,12 @@
 """What the three jobs have in common: command line, log, exit code, and one night after another."""
 
+import argparse
 import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,12 @@ class Job:
         **options: bool,
     ) -> str:
         """Do one night; returns the closing line."""
-        force = force or options.get("rebuild", False)
         with open_night(
             self.name,
             experiment,
             engine,
             run_date,
-            force=force,
+            force=force or options.get("rebuild", False),
             dry_run=dry_run,
             before=self.before,
         ) as night:
@@ -62,17 +63,18 @@ class Job:
         try:
             experiments = choose(load_experiments(options.config, options.env), options.experiment)
             environment = next(iter(experiments.values())).environment
-            engine = connect(environment)
-            try:
-                connections.check_ready(engine, environment.name)
+            with open_database(environment) as engine:
                 if not options.dry_run:
                     start_log(environment, self.name)
-            except BaseException:
-                engine.dispose()
-                raise
+                return self._play(experiments, engine, options)
         except (Exception, KeyboardInterrupt) as error:
             return report(error, self.name)
+
+    def _play(
+        self, experiments: dict[str, Experiment], engine: sa.Engine, options: argparse.Namespace
+    ) -> int:
         code, lines = DONE, []
+        environment = next(iter(experiments.values())).environment
         run_date = options.date or today(environment)  # one for all, also when midnight passes
         chosen = {name: getattr(options, name) for name in ("force", "dry_run", *self.switches)}
         for experiment in experiments.values():
@@ -86,7 +88,6 @@ class Job:
                 code = max(code, report(error, what, faults.show_url(engine)))
                 if isinstance(error, KeyboardInterrupt):
                     break
-        engine.dispose()
         if lines and (options.dry_run or sys.stdout.isatty()):
             print(("\n" if options.dry_run else "; ").join(lines))
         return code
@@ -114,36 +115,45 @@ def connect(environment: Environment) -> sa.Engine:
     return connections.make_engine(
         environment.database,
         environment.schema,
-        environment.file.resolve().parent,
+        environment.folder,
         f"{environment.file}, environments.{environment.name}.database",
         environment.retry_seconds,
     )
 
 
+@contextmanager
+def open_database(environment: Environment, *, is_ready: bool = True) -> Iterator[sa.Engine]:
+    """The engine of an environment's database, closed at the end.
+
+    Parameters
+    ----------
+    is_ready : whether it must hold abatch's tables
+    """
+    engine = connect(environment)
+    try:
+        if is_ready:
+            connections.check_ready(engine, environment.name)
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def report(error: BaseException, what: str, where: str = "the database") -> int:
     """Print the one message that somebody must read, log it, and return the exit code that fits."""
+    code = MENDABLE
     if isinstance(error, KeyboardInterrupt):
-        message, code = (
-            "interrupted; what was not finished was not written. Run it again.",
-            MENDABLE,
-        )
+        message = "interrupted; what was not finished was not written. Run it again."
     elif isinstance(error, AbatchError):
         message, code = str(error), USAGE if isinstance(error, UsageError) else MENDABLE
     elif isinstance(error, SQLAlchemyError):
-        message, code = f"{where}: {faults.describe(error)}", MENDABLE
+        message = f"{where}: {faults.describe(error)}"
     else:
-        message = (
-            "this is a fault of abatch, not of yours; please report"
-            f" it.\n{''.join(traceback.format_exception(error))}"
-        )
+        trace = "".join(traceback.format_exception(error))
+        message = f"this is a fault of abatch, not of yours; please report it.\n{trace}"
         code = BUG
     # An estimator of the user's own may have failed deep inside: the log tells him where.
-    logger.error(
-        "%s: %s",
-        what,
-        message,
-        exc_info=error.__cause__ if isinstance(error, ConfigError) else None,
-    )
+    cause = error.__cause__ if isinstance(error, ConfigError) else None
+    logger.error("%s: %s", what, message, exc_info=cause)
     print(f"{what}: {message}", file=sys.stderr)
     return code
 
@@ -153,11 +163,8 @@ def choose(experiments: dict[str, Experiment], experiment: str | None) -> dict[s
     if experiment is None:
         return experiments
     if experiment not in experiments:
-        known = ", ".join(experiments)
-        raise UsageError(
-            f"there is no experiment {experiment!r}; expected one of"
-            f" {known}.{suggest(experiment, experiments)}"
-        )
+        known = f"{', '.join(experiments)}.{suggest(experiment, experiments)}"
+        raise UsageError(f"there is no experiment {experiment!r}; expected one of {known}")
     return {experiment: experiments[experiment]}
 
 

@@ -12,9 +12,9 @@ from typing import Annotated, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch import night
+from abatch import job, night
 from abatch.arguments import CONFIG, ENV, option, parse_date
-from abatch.commands.command import Chosen, Day, Experiments, command, connect
+from abatch.commands.command import Chosen, Day, Experiments, command
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import Row
@@ -78,7 +78,7 @@ def init(
         place = f"{environment.file}, environments.{environment.name}"
         url = environment.database.get_secret_value()
         return write_script(url, environment.schema, place).rstrip("\n")
-    with connect(environment) as engine:
+    with job.open_database(environment, is_ready=False) as engine:
         migrations.upgrade(engine)
         return f"{faults.show_url(engine)}: abatch's tables are ready"
 

@@ -1,14 +1,11 @@
 """A command: its options, declared beside it, and how it is run."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
-
-import sqlalchemy as sa
 
 from abatch import job, night
 from abatch.arguments import (
@@ -21,8 +18,7 @@ from abatch.arguments import (
     option,
     parse_date,
 )
-from abatch.config import Environment, Experiment, load_experiments
-from abatch.database import connections
+from abatch.config import Experiment, load_experiments
 from abatch.errors import NothingToDo
 
 Experiments = dict[str, Experiment]  # of a config, by name
@@ -122,16 +118,5 @@ def _call_on_database(
     environment = next(iter(known.values())).environment  # all are in the same
     if "on" in options:
         options["on"] = options["on"] or night.today(environment)
-    with connect(environment) as engine:
-        connections.check_ready(engine, environment.name)
+    with job.open_database(environment) as engine:
         return function(experiments=job.choose(known, experiments), engine=engine, **options)
-
-
-@contextmanager
-def connect(environment: Environment) -> Iterator[sa.Engine]:
-    """An engine of the environment's database, closed at the end."""
-    engine = job.connect(environment)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
