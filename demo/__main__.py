@@ -106,9 +106,10 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     assert watermark is not None
     mature_until = outcomes.last_mature_date(watermark, experiment.outcome)
     with engine.connect() as connection:
-        made = predictions.read_predictions(
-            connection, experiment.name, date.min, mature_until + DAY
+        chunks = predictions.stream_predictions(
+            connection, experiment.name, date.min, mature_until + DAY, connections.WRITE_ROWS
         )
+        made = pd.concat(chunks, ignore_index=True)
         found = {
             row.variant: row
             for row in connection.execute(

@@ -20,6 +20,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -29,6 +30,7 @@ import train
 from abatch import __main__ as abatch_main
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, faults, migrations
+from abatch.experiment import predictions
 from abatch.experiment.registrations import Registration
 from abatch.modelling import inspection, registry
 from abatch.modelling.card import Card
@@ -517,6 +519,15 @@ def is_babelfish(engine: sa.Engine) -> bool:
         return False
     with engine.connect() as connection:
         return "Babelfish" in connection.exec_driver_sql("select @@version").scalar_one()
+
+
+def read_predictions(
+    connection: sa.Connection, experiment: str, from_date: date, to_date: date
+) -> pd.DataFrame:
+    """All chunks of `stream_predictions` at once."""
+    chunks = predictions.stream_predictions(connection, experiment, from_date, to_date, 1000)
+    frames = [*chunks] or [pd.DataFrame(columns=[*predictions.PREDICTED])]
+    return pd.concat(frames, ignore_index=True)
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:

@@ -356,7 +356,7 @@ def test_measure_features_all_null_tonight_is_drift() -> None:
     for found in measure_features(
         references, count_features(frame([nan] * 200, [nan] * 200), references)
     ):
-        assert (found.null_rate, found.null_rate_reference) == (1, 0)
+        assert (found.null_rate, found.null_rate_training) == (1, 0)
         assert describe_psi(found.psi, found.psi_noise) == "much"
 
 
@@ -374,7 +374,7 @@ def test_measure_features_without_rows_is_unknown() -> None:
     ):
         assert isnan(found.psi)
         assert isnan(found.psi_noise)
-        assert isnan(found.null_rate_reference)
+        assert isnan(found.null_rate_training)
 
 
 def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
 from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import as_stored, open_engine, write_config
+from tests.conftest import as_stored, open_engine, read_predictions, write_config
 
 pytestmark = pytest.mark.server
 
@@ -179,7 +179,7 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
         ("failed", "died; cleaned up by the next run")
     ]
     with engine.connect() as connection:
-        assert predictions.read_predictions(connection, "card_offer", date.min, date.max).empty
+        assert read_predictions(connection, "card_offer", date.min, date.max).empty
         assert connection.execute(sa.select(predictions_staging)).all() == []
 
 

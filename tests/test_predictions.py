@@ -18,7 +18,7 @@ from abatch.experiment.assignment import assign
 from abatch.experiment.split import count_selected
 from abatch.queries import Query
 from abatch.statistics import drift
-from tests.conftest import as_stored
+from tests.conftest import as_stored, read_predictions
 
 pytestmark = pytest.mark.server
 
@@ -160,9 +160,9 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
         expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None)
     )
     with engine.connect() as connection:
-        back = predictions.read_predictions(
-            connection, "card_offer", NIGHT, date(2026, 9, 2)
-        ).set_index("candidate_id")
+        back = read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 2)).set_index(
+            "candidate_id"
+        )
     pd.testing.assert_series_equal(
         back["prediction"].sort_index(),
         frame.set_index("candidate_id")["prediction"].sort_index(),
@@ -310,8 +310,8 @@ def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
         )
         publish(engine, f"run{day}", date(2026, 9, day), control=0)
     with engine.connect() as connection:
-        frame = predictions.read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
-        empty = predictions.read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
+        frame = read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
+        empty = read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
     assert sorted(frame["run_date"].dt.day) == [1, 2]
     assert frame["prediction"].isna().all()
     assert empty.empty

@@ -1,8 +1,8 @@
 """Outcomes: what happened to candidates, when it counts, and to which prediction it belongs."""
 
-import calendar
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from abatch.queries import Query, Window
 
 Pull = Callable[[Query, Window], pd.DataFrame]
 Metric = Outcome | Guardrail
+EVENT = ["candidate_id", "event_date", "outcome"]
 
 
 def list_metrics(experiment: Experiment) -> dict[str, Metric]:
@@ -74,23 +75,21 @@ def read_watermark(pull: Pull, query: Query, run_date: date) -> date | None:
         If the query returns anything but one date or one null.
     """
     frame = pull(query, Window(run_date, run_date + timedelta(days=1)))
-    with query.named():
-        return None if frame.empty else _parse_watermark(frame)
-
-
-def _parse_watermark(frame: pd.DataFrame) -> date | None:
-    if frame.shape != (1, 1):
-        raise DataError(
-            f"returned {len(frame)} rows of {len(frame.columns)} columns; expected one date."
-        )
-    if pd.isna(frame.iloc[0, 0]):
+    if frame.empty:
         return None
-    watermark = parse_dates(frame.iloc[:, 0]).iloc[0].date()
-    if watermark.year < 1900:
-        raise DataError(
-            f"returned {watermark}; expected the day up to which outcomes are complete, or null"
-            " while there are none."
-        )
+    with query.named():
+        if frame.shape != (1, 1):
+            raise DataError(
+                f"returned {len(frame)} rows of {len(frame.columns)} columns; expected one date."
+            )
+        if pd.isna(frame.iloc[0, 0]):
+            return None
+        watermark: date = parse_dates(frame.iloc[:, 0]).iloc[0].date()
+        if watermark.year < 1900:
+            raise DataError(
+                f"returned {watermark}; expected the day up to which outcomes are complete, or null"
+                " while there are none."
+            )
     return watermark
 
 
@@ -112,7 +111,7 @@ def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     DataError
         If one of these columns is missing or holds something else.
     """
-    require_columns(frame, ("candidate_id", "event_date", "outcome"))
+    require_columns(frame, EVENT)
     return frame.assign(
         candidate_id=[normalise_id(value) for value in frame["candidate_id"]],
         event_date=parse_dates(frame["event_date"]),
@@ -129,11 +128,10 @@ def find_events(feed: pd.DataFrame, kind: str) -> pd.DataFrame:
         As `prepare`.
     """
     if feed.empty:
-        return pd.DataFrame(columns=["candidate_id", "event_date", "outcome"])
+        return pd.DataFrame(columns=EVENT)
     events = prepare(feed, kind)
-    return events.loc[events["outcome"] != 0, ["candidate_id", "event_date", "outcome"]].astype(
-        {"candidate_id": object}
-    )
+    events = events.loc[events["outcome"] != 0, EVENT]
+    return events.astype({"candidate_id": object})
 
 
 def attach(
@@ -157,12 +155,8 @@ def attach(
     if events.empty:
         return outcome
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
-    units = (
-        pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]})
-        .reset_index(drop=True)
-        .reset_index(names="row")
-    )
-    pairs = units.merge(events, on="candidate_id")
+    units = pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]})
+    pairs = units.assign(row=range(len(units))).merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
     counted = inside.max() if metric.kind == "binary" else inside.sum()
@@ -182,15 +176,13 @@ def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
 
 def find_cohort(run_date: date, unit: str) -> date:
     """The first day of the week (Monday) or month that a night belongs to."""
-    return (
-        run_date - timedelta(days=run_date.weekday()) if unit == "week" else run_date.replace(day=1)
-    )
+    return run_date - timedelta(days=run_date.weekday() if unit == "week" else run_date.day - 1)
 
 
 def find_last_day(first: date, unit: str) -> date:
     """The last day of the cohort that begins on `first`."""
-    return first + timedelta(
-        days=6 if unit == "week" else calendar.monthrange(first.year, first.month)[1] - 1
+    return find_cohort(first + timedelta(days=7 if unit == "week" else 31), unit) - timedelta(
+        days=1
     )
 
 
@@ -199,10 +191,8 @@ def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, li
 
     Yields the first day of each and its run dates.
     """
-    cohorts: dict[date, list[date]] = {}
-    for run_date in sorted(run_dates):
-        cohorts.setdefault(find_cohort(run_date, unit), []).append(run_date)
-    yield from cohorts.items()
+    for first, members in groupby(sorted(run_dates), lambda run_date: find_cohort(run_date, unit)):
+        yield first, list(members)
 
 
 def parse_dates(column: pd.Series) -> pd.Series:
@@ -220,13 +210,12 @@ def parse_dates(column: pd.Series) -> pd.Series:
     ):
         return column.dt.normalize().astype("datetime64[s]")
     try:
-        days = pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
+        return pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{column.name} holds a value that is not a date ({error}). Expected a date or"
             " YYYY-MM-DD."
         ) from None
-    return days
 
 
 def _to_day(value: object) -> date:

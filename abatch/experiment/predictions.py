@@ -172,7 +172,7 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: 
         spellings for one.
     """
     is_staged = _is_staged(run_id, experiment)
-    query = sa.select(*(predictions_staging.c[name] for name in STAGED)).where(is_staged)
+    query = sa.select(predictions_staging).where(is_staged)
     rows = connection.execute(query, execution_options={"yield_per": connections.WRITE_ROWS})
     n_arrived, checksum = 0, 0
     for part in rows.partitions():
@@ -225,10 +225,8 @@ def publish(
     int
         Rows written.
     """
-    is_night, is_staged = (
-        _is_of_night(predictions, experiment, run_date),
-        _is_staged(run_id, experiment),
-    )
+    is_night = _is_of_night(predictions, experiment, run_date)
+    is_staged = _is_staged(run_id, experiment)
     old = sa.select(*predictions.c, sa.literal(run_id)).where(is_night)
     names = [*predictions.columns.keys(), "superseded_by"]
     connection.execute(predictions_superseded.insert().from_select(names, old))
@@ -307,7 +305,7 @@ def find_run_ids(
         .where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last)
         .distinct()
     )
-    return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
+    return {row._tuple() for row in connection.execute(query)}
 
 
 def count_open(
@@ -382,12 +380,3 @@ def stream_predictions(
     for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
         rows = [tuple(row) for row in part]
         yield pd.DataFrame.from_records(rows, columns=list(PREDICTED)).astype(PREDICTED)
-
-
-def read_predictions(
-    connection: sa.Connection, experiment: str, from_date: date, to_date: date
-) -> pd.DataFrame:
-    """All chunks of `stream_predictions` at once."""
-    chunks = stream_predictions(connection, experiment, from_date, to_date, connections.WRITE_ROWS)
-    frames = [*chunks] or [pd.DataFrame(columns=list(PREDICTED)).astype(PREDICTED)]
-    return pd.concat(frames, ignore_index=True)

@@ -20,7 +20,6 @@ from scipy import stats
 
 from abatch.database import connections
 from abatch.database.tables import (
-    Select,
     cohort_sums,
     feature_drift,
     looks,
@@ -112,10 +111,9 @@ def summarise(
             histogram = metrics.make_histogram(
                 prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets
             )
-            edges = references[name].edges if name in references else None
-            bins = None if edges is None else drift.count_bins(prediction, edges)
-            key = Key(str(cohort), str(variant), str(name))
-            parts[key] = Part(_count(rows), histogram, bins)
+            reference = references.get(name)
+            bins = drift.count_bins(prediction, reference.edges) if reference else None
+            parts[Key(str(cohort), str(variant), str(name))] = Part(_count(rows), histogram, bins)
     totals: dict[Key, Part] = {}
     for key, part in parts.items():
         totals = add_by_key(totals, {key._replace(cohort=ALL): part})
@@ -143,14 +141,14 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
         {
             "model_name": key.model_name,
             "cohort": key.cohort,
-            "metric": figure.name,
-            "value": figure.value,
-            "lower": _null(figure.lower),
-            "upper": _null(figure.upper),
-            "n": figure.n_obs,
+            "metric": metric,
+            "value": value,
+            "lower": _null(lower),
+            "upper": _null(upper),
+            "n": n_obs,
         }
-        for figure in figures
-        if np.isfinite(figure.value)
+        for metric, value, lower, upper, n_obs in figures
+        if np.isfinite(value)
     ]
 
 
@@ -200,23 +198,12 @@ def measure_features(
     nights : what was counted in each night, by feature
     """
     counts: dict[str, drift.FeatureCounts] = reduce(add_by_key, nights, {})
-    return [
-        {
-            "model_name": model_name,
-            "cohort": cohort,
-            "feature": feature.feature,
-            "kind": feature.kind,
-            "n": feature.n_obs,
-            "psi": feature.psi,
-            "psi_noise": feature.psi_noise,
-            "null_rate": feature.null_rate,
-            "null_rate_training": feature.null_rate_reference,
-            "n_new": feature.n_new,
-            "new_categories": ", ".join(f"{name} ({n})" for name, n in feature.new_categories)
-            or None,
-        }
-        for feature in drift.measure_features(references, counts)
-    ]
+    rows = []
+    for feature in drift.measure_features(references, counts):
+        row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
+        names = ", ".join(f"{name} ({n})" for name, n in feature.new_categories)
+        rows.append({"n": row.pop("n_obs"), **row, "new_categories": names or None})
+    return rows
 
 
 def _null(value: float) -> float | None:
@@ -245,9 +232,8 @@ def check_watermark(
 def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
     """The newest night whose outcomes are summed up for good; None if there is none."""
     c = cohort_sums.c
-    return connection.scalar(
-        sa.select(sa.func.max(c.closed_date)).where(c.experiment == experiment)
-    )
+    query = sa.select(sa.func.max(c.closed_date))
+    return connection.scalar(query.where(c.experiment == experiment))
 
 
 def drop_sums(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
@@ -268,13 +254,9 @@ def load(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dic
     for key in keys:
         content = load_arrays(connection, experiment, key)
         if content is not None:
-            packed = {
-                name.removeprefix("histogram."): array
-                for name, array in content.items()
-                if name.startswith("histogram.")
-            }
-            histogram = metrics.unpack_histogram(packed) if packed else None
-            parts[key] = Part(content["counts"], histogram, content.get("bins"))
+            counts, bins = content.pop("counts"), content.pop("bins", None)
+            packed = {name.removeprefix("histogram."): array for name, array in content.items()}
+            parts[key] = Part(counts, metrics.unpack_histogram(packed) if packed else None, bins)
     return parts
 
 
@@ -320,22 +302,13 @@ def save_arrays(
     save_npz: Callable[..., None] = np.savez_compressed
     save_npz(buffer, **content)
     connection.execute(cohort_sums.delete().where(_has(experiment, key)))
-    connection.execute(
-        cohort_sums.insert().values(
-            experiment=experiment,
-            **key._asdict(),
-            closed_date=closed_date,
-            content=buffer.getvalue(),
-            run_id=run_id,
-        )
-    )
+    row = {"closed_date": closed_date, "content": buffer.getvalue(), "run_id": run_id}
+    connection.execute(cohort_sums.insert().values(experiment=experiment, **key._asdict(), **row))
 
 
 def _has(experiment: str, key: Key) -> sa.ColumnElement[bool]:
-    c = cohort_sums.c
-    return sa.and_(
-        c.experiment == experiment, *(c[name] == value for name, value in key._asdict().items())
-    )
+    values = {"experiment": experiment, **key._asdict()}
+    return sa.and_(*(cohort_sums.c[name] == value for name, value in values.items()))
 
 
 def lock_nights(connection: sa.Connection, experiment: str) -> None:
@@ -346,9 +319,14 @@ def lock_nights(connection: sa.Connection, experiment: str) -> None:
     connections.lock_in_transaction(connection, f"nights-{experiment}")
 
 
-def find_keys(connection: sa.Connection, experiment: str) -> set[Key]:
-    """All keys of cohort_sums."""
-    return {Key(*row) for row in connection.execute(_select_keys(experiment))}
+def find_keys(
+    connection: sa.Connection, experiment: str, *conditions: sa.ColumnElement[bool]
+) -> set[Key]:
+    """All keys of cohort_sums whose rows meet the conditions."""
+    c = cohort_sums.c
+    query = sa.select(c.cohort, c.variant, c.model_name)
+    rows = connection.execute(query.where(c.experiment == experiment, *conditions))
+    return {Key(*row) for row in rows}
 
 
 def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
@@ -356,14 +334,14 @@ def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
 
     A run that is not done, this one included, wrote the sums.
     """
-    rows = connection.execute(_select_keys(experiment).where(_is_unpublished(experiment)))
-    return {Key(*row) for row in rows}
+    return find_keys(connection, experiment, _is_unpublished(experiment))
 
 
 def mark_published(connection: sa.Connection, experiment: str, run_id: str) -> None:
     """Say that the figures of all sums are written, by a run that is about to be done."""
-    unpublished = (cohort_sums.c.experiment == experiment, _is_unpublished(experiment))
-    connection.execute(cohort_sums.update().where(*unpublished).values(run_id=run_id))
+    is_of_experiment = cohort_sums.c.experiment == experiment
+    query = cohort_sums.update().where(is_of_experiment, _is_unpublished(experiment))
+    connection.execute(query.values(run_id=run_id))
 
 
 def _is_unpublished(experiment: str) -> sa.ColumnElement[bool]:
@@ -394,11 +372,6 @@ def find_published(
             query.where(table.c.experiment == experiment, table.c.run_id == run_id)
         )
     }
-
-
-def _select_keys(experiment: str) -> Select:
-    c = cohort_sums.c
-    return sa.select(c.cohort, c.variant, c.model_name).where(c.experiment == experiment)
 
 
 def replace_rows(

@@ -13,14 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch.database import connections
-from abatch.database.tables import (
-    Row,
-    looks,
-    predictions,
-    sample_ratios,
-    units,
-    verdicts,
-)
+from abatch.database.tables import Row, looks, predictions, sample_ratios, units, verdicts
 from abatch.experiment.records import name_verdict
 from abatch.experiment.registrations import OUTCOME, Comparison, Terms
 from abatch.statistics import stats, words
@@ -185,18 +178,11 @@ def _compare(
     mean_control = stats.estimate_mean(control, kind, exposure)
     difference = stats.compare(mean, mean_control, abs(effect), alpha)
     lift = stats.compute_lift(mean, mean_control, difference.multiplier)
-    interval = {
-        "information": difference.information,
-        "lower": difference.lower,
-        "upper": difference.upper,
-        "pvalue": difference.pvalue,
-        "lift": lift.value,
-        "lift_lower": lift.lower,
-        "lift_upper": lift.upper,
-    }
+    figures = difference._asdict() | {f"lift_{name}": n for name, n in lift._asdict().items()}
+    figures["lift"] = figures.pop("lift_value")
+    del figures["multiplier"]
     if is_early:  # an interval would promise more than it can hold
-        interval = dict.fromkeys(interval, np.nan)
-    figures = {"estimate": difference.estimate, "se": difference.se, **interval}
+        figures |= dict.fromkeys(figures.keys() - {"estimate", "se"}, np.nan)
     if is_invalid:
         word = words.INVALID
     elif is_early:
@@ -247,12 +233,12 @@ def check_ratios(
             {
                 "stage": stage,
                 "variant": variant.name,
-                "n": counts.get(variant.name, 0),
+                "n": int(size),
                 "expected": float(n.sum() * variant.share),
                 "pvalue": pvalue,
                 "pvalue_min": min(pvalue, smallest.ratios.get(stage, 1.0)),
             }
-            for variant in terms.variants
+            for variant, size in zip(terms.variants, n, strict=True)
         ]
     return rows
 
@@ -343,11 +329,8 @@ def _was_predicted(experiment: str, nights: tuple[date, date]) -> sa.ColumnEleme
 def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
     """Write one look in the place of that of the same date, if there is one."""
     key = {name: look.row[name] for name in ("experiment", "run_date")}
-    for table, rows in (
-        (looks, [look.row]),
-        (sample_ratios, look.ratios),
-        (verdicts, look.verdicts),
-    ):
+    written = ((looks, [look.row]), (sample_ratios, look.ratios), (verdicts, look.verdicts))
+    for table, rows in written:
         same = (table.c[name] == value for name, value in key.items())
         connection.execute(table.delete().where(*same))
         if rows:
@@ -380,15 +363,11 @@ def find_words(
     Empty if there is none.
     """
     c = verdicts.c
-    newest = (
-        sa.select(sa.func.max(c.run_date))
-        .where(c.experiment == experiment, c.run_date < before)
-        .scalar_subquery()
-    )
-    query = sa.select(c.comparison, c.metric, c.word).where(
-        c.experiment == experiment, c.run_date == newest
-    )
-    return {(row.comparison, row.metric): row.word for row in connection.execute(query)}
+    is_of_experiment = c.experiment == experiment
+    newest = sa.select(sa.func.max(c.run_date)).where(is_of_experiment, c.run_date < before)
+    query = sa.select(c.comparison, c.metric, c.word).where(is_of_experiment)
+    rows = connection.execute(query.where(c.run_date == newest.scalar_subquery()))
+    return {(comparison, metric): word for comparison, metric, word in rows}
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:

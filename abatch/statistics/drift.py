@@ -57,7 +57,7 @@ class FeatureDrift(NamedTuple):
     psi: float
     psi_noise: float
     null_rate: float
-    null_rate_reference: float
+    null_rate_training: float
     n_new: int
     new_categories: list[tuple[str, int]]
 
@@ -76,9 +76,7 @@ def count_bins(scores: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 
     A score equal to an edge belongs to the bin below it.
     """
-    return np.bincount(
-        np.searchsorted(np.asarray(edges), scores, side="left"), minlength=len(edges) + 1
-    )
+    return np.bincount(np.searchsorted(edges, scores, side="left"), minlength=len(edges) + 1)
 
 
 def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
@@ -236,7 +234,7 @@ def _measure_feature(
         psi=psi,
         psi_noise=noise,
         null_rate=counted.counts[-1] / n_obs if n_obs else np.nan,
-        null_rate_reference=reference.counts[-1] / n_reference if n_reference else np.nan,
+        null_rate_training=reference.counts[-1] / n_reference if n_reference else np.nan,
         n_new=counted.n_new,
         new_categories=_sort_by_count(counted.new),
     )
