@@ -525,8 +525,9 @@ def read_predictions(
     connection: sa.Connection, experiment: str, from_date: date, to_date: date
 ) -> pd.DataFrame:
     """All chunks of `stream_predictions` at once."""
+    columns = predictions.PREDICTED
     chunks = predictions.stream_predictions(connection, experiment, from_date, to_date, 1000)
-    frames = [*chunks] or [pd.DataFrame(columns=[*predictions.PREDICTED])]
+    frames = [*chunks] or [pd.DataFrame(columns=[*columns]).astype(columns)]
     return pd.concat(frames, ignore_index=True)
 
 

@@ -347,7 +347,8 @@ def test_choose_word(lower: float, upper: float, effect: float, word: str) -> No
     ],
 )
 def test_choose_guardrail_word(lower: float, upper: float, direction: str, word: str) -> None:
-    assert stats.choose_guardrail_word(make_comparison(lower, upper), 1.0, direction) == word
+    margin = {"increase": 1.0, "decrease": -1.0}[direction]
+    assert stats.choose_guardrail_word(make_comparison(lower, upper), margin) == word
 
 
 @pytest.mark.parametrize(

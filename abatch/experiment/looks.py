@@ -177,15 +177,13 @@ def _stream_outcomes(
     connection: sa.Connection, experiment: Experiment, feeds: Sequence[Feed], nights: Sequence[date]
 ) -> Iterator[pd.DataFrame]:
     """Predictions in chunks, with a column for each metric, and with bucket and cohort."""
-    name, chunk_rows = experiment.name, experiment.environment.chunk_rows
+    name, window_days = experiment.name, experiment.outcome.window_days
+    ends, chunk_rows = (nights[0], nights[-1] + DAY), experiment.environment.chunk_rows
     cohorts = {
         pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
     }
-    for rows in predictions.stream_predictions(
-        connection, name, nights[0], nights[-1] + DAY, chunk_rows
-    ):
+    for rows in predictions.stream_predictions(connection, name, *ends, chunk_rows):
         for feed in feeds:
-            window_days = experiment.outcome.window_days
             rows[feed.name] = outcomes.attach(rows, feed.events, window_days, feed.metric)
         rows["bucket"] = assign(rows["candidate_id"], name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
@@ -411,9 +409,7 @@ def count_look(
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration = question.name, question.registration
-    mature_date = None
-    if watermark:
-        mature_date = outcomes.last_mature_date(watermark, question.experiment.outcome)
+    mature_date = watermark and outcomes.last_mature_date(watermark, question.experiment.outcome)
     newcomers = predictions.count_newcomers(
         connection, name, registration.start_date, mature_date or date.min, run_date
     )

@@ -181,9 +181,8 @@ def find_cohort(run_date: date, unit: str) -> date:
 
 def find_last_day(first: date, unit: str) -> date:
     """The last day of the cohort that begins on `first`."""
-    return find_cohort(first + timedelta(days=7 if unit == "week" else 31), unit) - timedelta(
-        days=1
-    )
+    later = first + timedelta(days=7 if unit == "week" else 31)
+    return find_cohort(later, unit) - timedelta(days=1)
 
 
 def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, list[date]]]:

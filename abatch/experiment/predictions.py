@@ -51,8 +51,7 @@ class Batch:
         return self.n_candidates.total()
 
     def __add__(self, other: "Batch") -> "Batch":
-        filled = self.n_filled.copy()
-        filled.update(other.n_filled)  # unlike +, it keeps what is 0
+        filled = Counter(add_by_key(self.n_filled, other.n_filled))  # + drops what is 0
         counts = {
             name: add_by_key(self.feature_counts.get(name, {}), other.feature_counts.get(name, {}))
             for name in (*self.feature_counts, *other.feature_counts)
@@ -305,7 +304,7 @@ def find_run_ids(
         .where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last)
         .distinct()
     )
-    return {row._tuple() for row in connection.execute(query)}
+    return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
 
 
 def count_open(

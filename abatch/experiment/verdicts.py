@@ -190,8 +190,7 @@ def _compare(
     elif metric == OUTCOME:
         word = stats.choose_word(difference, effect)
     else:
-        direction = "increase" if effect > 0 else "decrease"
-        word = stats.choose_guardrail_word(difference, abs(effect), direction)
+        word = stats.choose_guardrail_word(difference, effect)
     return {
         "n_treatment": int(treatment.n_units),
         "n_control": int(control.n_units),

@@ -258,30 +258,27 @@ def _compute(
     below_negative = negative.cumsum(axis=1)
     below_positive = positive.cumsum(axis=1)
     roc_auc = (positive * (below_negative - negative / 2)).sum(axis=1) / (n_positive * n_negative)
-    ks = np.abs(below_positive / n_positive[:, None] - below_negative / n_negative[:, None]).max(
-        axis=1
-    )
+    apart = below_positive / n_positive[:, None] - below_negative / n_negative[:, None]
     # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
     # scikit-learn.
     true_positives = positive[:, ::-1].cumsum(axis=1)
     flagged = true_positives + negative[:, ::-1].cumsum(axis=1)
     precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
-    average_precision = (precision * positive[:, ::-1]).sum(axis=1) / n_positive
     size = (negative + positive)[:, ::-1]
     room = n[:, None] / 10 - (flagged - size)
     inside = np.divide(np.clip(room, 0, size), size, out=np.zeros_like(size), where=size > 0)
     capture = (inside * positive[:, ::-1]).sum(axis=1) / n_positive
-    log_loss, brier = losses[:, 0] / n, losses[:, 1] / n
+    brier = losses[:, 1] / n
     intercept, slope = _calibrate(counts, log_odds, start).T
     return {
         "base_rate": base_rate,
         "roc_auc": roc_auc,
         "gini": 2 * roc_auc - 1,
-        "ks": ks,
-        "average_precision": average_precision,
+        "ks": np.abs(apart).max(axis=1),
+        "average_precision": (precision * positive[:, ::-1]).sum(axis=1) / n_positive,
         "lift_top_decile": capture * 10,
         "capture_top_decile": capture,
-        "log_loss": log_loss,
+        "log_loss": losses[:, 0] / n,
         "brier": brier,
         "brier_skill": 1 - brier / (base_rate * (1 - base_rate)),
         "calibration_intercept": intercept,
@@ -340,12 +337,7 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
     positive, negative = positive[::-1], negative[::-1]  # from the highest prediction down
     t, f = positive.cumsum(), negative.cumsum()
     with_positive = positive > 0
-    p, t, f, n = (
-        positive[with_positive],
-        t[with_positive],
-        f[with_positive],
-        negative[with_positive],
-    )
+    p, t, f, n = (values[with_positive] for values in (positive, t, f, negative))
     value, best = p * t / (t + f), p * t / (t + f - n)
     worst = p - f * (special.digamma(t + f + 1) - special.digamma(t - p + f + 1))
     return {

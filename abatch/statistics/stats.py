@@ -257,19 +257,17 @@ def choose_word(comparison: Comparison, effect: float) -> str:
     return NOT_YET
 
 
-def choose_guardrail_word(comparison: Comparison, margin: float, direction: str) -> str:
-    """Whether a metric got worse by more than `margin`, itself more than 0.
+def choose_guardrail_word(comparison: Comparison, margin: float) -> str:
+    """Whether a metric got worse by more than the size of the margin.
 
-    `direction`, increase or decrease, is the good one.
+    The sign of the margin says which direction is good.
     """
-    worst, best = (
-        (comparison.lower, comparison.upper)
-        if direction == "increase"
-        else (-comparison.upper, -comparison.lower)
-    )
-    if worst > -margin:
+    worst, best = comparison.lower, comparison.upper
+    if margin < 0:
+        worst, best = -best, -worst
+    if worst > -abs(margin):
         return KEPT
-    return BROKEN if best < -margin else NOT_YET
+    return BROKEN if best < -abs(margin) else NOT_YET
 
 
 def is_burnt_in(moments: Moments, kind: str) -> bool:
