@@ -64,7 +64,7 @@ def arrange(frame: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def hash_of(frame: pd.DataFrame) -> str:
     arranged = arrange(frame)
-    return snapshots.hash_content(snapshots.describe_columns(arranged), len(arranged))
+    return snapshots.make_snapshot(arranged).content_hash
 
 
 def store(

@@ -224,8 +224,7 @@ def recall(
         text = f"as of {other_as_of} UTC: {difference}"
         text += f"\n  for example {difference.example}" if difference.example else ""
         return f"{head}\n{text}"
-    columns = snapshots.describe_columns(frame)
-    content_hash = snapshots.hash_content(columns, len(frame))
+    _, columns, content_hash = snapshots.make_snapshot(frame)
     lines = [column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in columns]
     return f"{head}\ncontent hash {content_hash}\n\n{show_table(lines)}"
 

@@ -29,24 +29,35 @@ def infer_types(frame: pd.DataFrame) -> dict[str, str]:
         If a column holds only nulls, or dates, bytes or a mixture, of which no model can make
         sense; all are listed.
     """
-    types, faults = {}, []
-    for name in frame.columns:
-        kind = _infer_type(frame[name])
-        if kind in (NUMBER, CATEGORY):
-            types[str(name)] = kind
-        else:
-            faults.append(f"  {name}: {kind}")
-    if faults:
-        raise DataError(
-            "these columns cannot be features. Mend or leave them out in the query.\n"
-            + "\n".join(faults)
-        )
+    types = {str(name): _infer_type(column) for name, column in frame.items()}
+    usable = (NUMBER, CATEGORY)
+    refuse_columns({name: kind for name, kind in types.items() if kind not in usable})
     if not types:
         raise DataError(
             "returns no feature columns. Name at least one beside candidate_id,"
             " event_date and outcome."
         )
     return types
+
+
+def refuse_columns(faults: Mapping[str, str]) -> None:
+    """Raise DataError if there are columns that cannot be features.
+
+    Parameters
+    ----------
+    faults : what is wrong with each
+    """
+    if faults:
+        lines = "\n".join(f"  {name}: {fault}" for name, fault in faults.items())
+        raise DataError(
+            f"these columns cannot be features. Mend or leave them out in the query.\n{lines}"
+        )
+
+
+def tell_kinds(values: pd.Series) -> str:
+    """What is wrong with values that are neither all numbers nor all text."""
+    kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+    return f"values of type {kinds}; cast them to numbers or to text in the query"
 
 
 def _infer_type(column: pd.Series) -> str:
@@ -56,15 +67,13 @@ def _infer_type(column: pd.Series) -> str:
     if values.empty:
         return "only nulls"
     if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
-        return (
-            DATES if values.str.match(_ISO_DATE).all() else CATEGORY
-        )  # SQLite has no dates but text
+        is_date = values.str.match(_ISO_DATE).all()  # SQLite has no dates but text
+        return DATES if is_date else CATEGORY
     if values.map(_is_number).all():
         return NUMBER
     if values.map(lambda value: isinstance(value, (date, datetime))).all():
         return DATES
-    kinds = sorted({type(value).__name__ for value in values})
-    return f"values of type {', '.join(kinds)}; cast them to numbers or to text in the query"
+    return tell_kinds(values)
 
 
 def check_columns(names: Sequence[str], types: Mapping[str, str], model_name: str) -> None:

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.database.tables import Row, models, snapshots
-from abatch.errors import DataError, RegistryError, suggest
+from abatch.errors import RegistryError, suggest
 from abatch.experiment import outcomes
+from abatch.modelling import features
 from abatch.night import Night
 from abatch.queries import Window
 
@@ -54,13 +55,9 @@ class Difference(NamedTuple):
     example: str
 
     def __str__(self) -> str:
-        parts = [
-            f"{self.added:,} rows added",
-            f"{self.removed:,} removed",
-            f"{self.changed:,} changed",
-        ]
+        rows = f"{self.added:,} rows added, {self.removed:,} removed, {self.changed:,} changed"
         by_column = ", ".join(f"{name} {n:,}" for name, n in self.columns.items())
-        return ", ".join(parts) + (f" ({by_column})" if by_column else "")
+        return f"{rows} ({by_column})" if by_column else rows
 
 
 class Snapshot(NamedTuple):
@@ -90,19 +87,11 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     if frame.empty:
         return frame
     rows = outcomes.prepare(frame, kind)
-    faults = []
-    for name in rows.columns.difference([*KEY, "outcome"], sort=False):
-        column = rows[name]
-        if isinstance(column.dtype, np.dtype) and column.dtype == object and column.notna().any():
-            kinds = ", ".join(sorted({type(value).__name__ for value in column.dropna()}))
-            faults.append(
-                f"  {name}: values of type {kinds}; cast them to numbers or to text in the query"
-            )
-    if faults:
-        raise DataError(
-            "these columns cannot be features. Mend or leave them out in the query.\n"
-            + "\n".join(faults)
-        )
+    names = rows.columns.difference([*KEY, "outcome"], sort=False)
+    mixed = {name: rows[name].dropna() for name in names if rows[name].dtype == object}
+    features.refuse_columns(
+        {name: features.tell_kinds(values) for name, values in mixed.items() if len(values)}
+    )
     rows["candidate_id"] = rows["candidate_id"].astype("str")
     others = [name for name in rows.columns if name not in KEY]
     return rows.sort_values(
@@ -123,11 +112,11 @@ def _describe_column(column: pd.Series) -> tuple[str, int, str]:
 
 def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
     """The kind of a column, and bytes that are the same for the same values."""
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        utc = column.dt.tz_convert("UTC").dt.tz_localize(None)
-        return "instant", utc.astype("datetime64[us]").to_numpy().astype("<i8").tobytes()
     if pd.api.types.is_datetime64_any_dtype(column):
-        return "date", column.astype("datetime64[us]").to_numpy().astype("<i8").tobytes()
+        is_instant = isinstance(column.dtype, pd.DatetimeTZDtype)
+        utc = column.dt.tz_convert(None) if is_instant else column
+        content = utc.astype("datetime64[us]").to_numpy().astype("<i8").tobytes()
+        return "instant" if is_instant else "date", content
     if pd.api.types.is_integer_dtype(column):
         return "integer", column.fillna(0).to_numpy(dtype="<i8").tobytes()
     if pd.api.types.is_float_dtype(column):
@@ -136,12 +125,6 @@ def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
         return "null", b""
     values = [str(value).encode() for value in column[~null]]
     return "text", np.array([*map(len, values)], dtype="<i8").tobytes() + b"".join(values)
-
-
-def hash_content(columns: Sequence[Column], n_rows: int) -> str:
-    """SHA-256 of rows: of their number, and each column's name, type and fingerprint, in order."""
-    content = [n_rows, *([column.name, column.type, column.fingerprint] for column in columns)]
-    return files.hash_bytes(json.dumps(content).encode())
 
 
 def pull(night: Night, window: Window) -> Snapshot:
@@ -153,9 +136,14 @@ def pull(night: Night, window: Window) -> Snapshot:
 
 
 def make_snapshot(frame: pd.DataFrame) -> Snapshot:
-    """Arranged rows with their fingerprints."""
+    """Arranged rows with their fingerprints.
+
+    The content hash is SHA-256 of their number, and each column's name, type and fingerprint, in
+    order.
+    """
     columns = describe_columns(frame)
-    return Snapshot(frame, columns, hash_content(columns, len(frame)))
+    content = [len(frame), *([column.name, column.type, column.fingerprint] for column in columns)]
+    return Snapshot(frame, columns, files.hash_bytes(json.dumps(content).encode()))
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
@@ -320,7 +308,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
             changed |= differs
             example = example or _describe_change(before[name], after[name], differs.argmax())
     if not (is_other or columns or removed or added):  # the values are the same
-        columns = dict.fromkeys(_list_other_types(first, second), len(both))
+        pairs = zip(describe_columns(first), describe_columns(second), strict=True)
+        columns = {f"{a.name} (type)": len(both) for a, b in pairs if a.type != b.type}
         is_other = bool(columns)
     n_changed = len(both) if is_other else int(changed.sum())
     return Difference(added, removed, n_changed, columns, example)
@@ -330,11 +319,6 @@ def _describe_change(before: pd.Series, after: pd.Series, at: np.intp) -> str:
     candidate, day, _ = before.index[at]
     values = f"{before.name} was {before.iloc[at]}, is {after.iloc[at]}"
     return f"candidate {candidate} on {day:%Y-%m-%d}: {values}"
-
-
-def _list_other_types(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    pairs = zip(describe_columns(first), describe_columns(second), strict=True)
-    return [f"{a.name} (type)" for a, b in pairs if a.type != b.type]
 
 
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
