@@ -54,22 +54,6 @@ class Verdict(NamedTuple):
         return "\n".join([f"{self.headline}; {closing}", *wrap_facts(facts)])
 
 
-class Comparison(NamedTuple):
-    """Predictions of the model built again, beside those of then.
-
-    Attributes
-    ----------
-    gap : the largest difference
-    where : on which rows, in words
-    """
-
-    gap: float
-    where: str
-
-    def __str__(self) -> str:
-        return f"largest difference {self.gap:.3g}, allowed {TOLERANCE:g}"
-
-
 def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:
     """Build a dated model again and say what has moved, each on its own.
 
@@ -104,40 +88,41 @@ def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_na
         reason = "its rows are neither in the snapshot nor in the database"
         return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
     try:
-        comparison = _compare(then, card, rows, model)
+        gap, where = _compare(then, card, rows, model)
     except AbatchError as error:
         reason = f"it could not be built again ({error})"
         return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
-    headline, is_reproduced = _judge(comparison, checks)
+    headline, is_reproduced = _judge(gap, where, checks)
     return Verdict(f"{model_name}: {headline}", checks, is_reproduced)
 
 
-def _judge(comparison: Comparison, checks: list[Check]) -> tuple[str, bool]:
+def _judge(gap: float, where: str, checks: list[Check]) -> tuple[str, bool]:
     """The headline, and whether the model is reproduced."""
-    if comparison.gap > TOLERANCE:
-        blind = (
-            "; the estimator does not give the same twice: seed all that it draws"
-            if all(check.state == SAME for check in checks)
-            else ""
-        )
-        return f"NOT identical predictions {comparison.where} ({comparison}{blind})", False
+    figures = f"largest difference {gap:.3g}, allowed {TOLERANCE:g}"
+    if gap > TOLERANCE:
+        if all(check.state == SAME for check in checks):
+            figures += "; the estimator does not give the same twice: seed all that it draws"
+        return f"NOT identical predictions {where} ({figures})", False
     names = {"data": "the snapshot", "model file": "the model file"}
     broken = dict.fromkeys(names[check.thing] for check in checks if check.state == BROKEN)
+    identical = f"identical predictions {where} ({figures})"
     if broken:
-        return (
-            f"NOT whole, {' and '.join(broken)} is damaged or gone; built again, it gives identical"
-            f" predictions {comparison.where} ({comparison})",
-            False,
-        )
-    return f"identical predictions {comparison.where} ({comparison})", True
+        damage = f"{' and '.join(broken)} is damaged or gone"
+        return f"NOT whole, {damage}; built again, it gives {identical}", False
+    return identical, True
 
 
 def _compare(
     then: Experiment, card: Card, frame: pd.DataFrame, model: registry.Model | None
-) -> Comparison:
+) -> tuple[float, str]:
     """Build the model again of its rows and compare what it predicts.
 
     With the model itself on all rows, or with what its card keeps of some.
+
+    Returns
+    -------
+    float, str
+        The largest difference, and on which rows, in words.
     """
     key = registry.undated_name(card.name, card.version)
     recipe = training.make_model(then, card.variant, key)
@@ -151,7 +136,7 @@ def _compare(
     else:
         before, kept = estimators.predict_probability(model.pipeline, X), ""
     gap = float(np.abs(estimators.predict_probability(built, X) - before).max())
-    return Comparison(gap, f"on {len(X):,} rows of its snapshot{kept}")
+    return gap, f"on {len(X):,} rows of its snapshot{kept}"
 
 
 def _check_snapshot(
@@ -159,16 +144,14 @@ def _check_snapshot(
 ) -> tuple[pd.DataFrame | None, Check]:
     deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
     try:
-        return snapshots.load(environment.snapshots_dir, pull), Check(
-            "data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled"
-        )
+        rows = snapshots.load(environment.snapshots_dir, pull)
     except RegistryError as error:
-        gone = (
-            f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})."
-            if deletion
-            else ""
-        )
-        return None, Check("data", BROKEN, f"{error}{gone}")
+        words = str(error)
+        if deletion:
+            words += f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})."
+        return None, Check("data", BROKEN, words)
+    words = f"the snapshot {pull.content_hash[:12]} is what was pulled"
+    return rows, Check("data", SAME, words)
 
 
 def _check_database(
@@ -180,21 +163,20 @@ def _check_database(
     try:
         frame = reading.read_query(engine, query, card.window, card.as_of)
         with query.named():
-            frame = snapshots.arrange(frame, then.outcome.kind)
+            again = snapshots.make_snapshot(snapshots.arrange(frame, then.outcome.kind))
     except AbatchError as error:
         return None, Check("data", MOVED, f"{asked} does not answer ({error})")
     if frame.empty:
         return None, Check("data", MOVED, f"{asked} returns no rows any more")
-    columns = snapshots.describe_columns(frame)
-    if snapshots.hash_content(columns, len(frame)) == pull.content_hash:
-        return frame, Check("data", SAME, f"{asked} returns the same {len(frame):,} rows")
+    if again.content_hash == pull.content_hash:
+        return again.frame, Check("data", SAME, f"{asked} returns the same {len(frame):,} rows")
     if kept is not None:
-        difference = snapshots.compare(kept, frame)
+        difference = snapshots.compare(kept, again.frame)
         example = f", such as {difference.example}" if difference.example else ""
         moved = f"returns other rows than the snapshot has: {difference}{example}"
         return None, Check("data", MOVED, f"{asked} {moved}")
     fingerprints = {column["name"]: column["fingerprint"] for column in json.loads(pull.columns)}
-    other = [c.name for c in columns if fingerprints.get(c.name) != c.fingerprint]
+    other = [c.name for c in again.columns if fingerprints.get(c.name) != c.fingerprint]
     moved = f"returns other rows: {len(frame):,} instead of {pull.rows:,}; other in"
     return None, Check("data", MOVED, f"{asked} {moved} {', '.join(other)}")
 
@@ -230,11 +212,8 @@ def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
             yield from _diff(f"{path}.{name}".lstrip("."), then.get(name), now.get(name))
     elif then != now:
         shown = [" ".join(json.dumps(value, ensure_ascii=False).split()) for value in (then, now)]
-        yield (
-            f"{path} is another text"
-            if max(map(len, shown)) > 60
-            else f"{path} was {shown[0]}, is {shown[1]}"
-        )
+        is_long = max(map(len, shown)) > 60
+        yield f"{path} is another text" if is_long else f"{path} was {shown[0]}, is {shown[1]}"
 
 
 def _check_environment(card: Card) -> Check:

@@ -77,11 +77,6 @@ class Recipe(NamedTuple):
     seed: int
     key: str
 
-    @property
-    def undated_name(self) -> str:
-        """Name and version, as they stand in a model_name."""
-        return registry.undated_name(self.config.name, self.config.version)
-
 
 class Fitted(NamedTuple):
     """A model, and what validation says of it.
@@ -230,10 +225,8 @@ def make_models(experiment: Experiment) -> list[Recipe]:
     ConfigError
         If an estimator cannot be imported or called, or is none.
     """
-    return [
-        make_model(experiment, variant, experiment.key(f"models.{variant}"))
-        for variant in experiment.models
-    ]
+    variants = experiment.models
+    return [make_model(experiment, name, experiment.key(f"models.{name}")) for name in variants]
 
 
 def make_model(experiment: Experiment, variant: str, key: str) -> Recipe:
@@ -251,7 +244,7 @@ def fit_for_validation(recipe: Recipe, rows: Rows) -> Pipeline:
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    return _fit(recipe, clone(_make_pipeline(recipe, rows)), rows, ~rows.validation)
+    return _fit(recipe, rows, ~rows.validation)
 
 
 def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
@@ -259,20 +252,17 @@ def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
 
     The newest know most of tomorrow.
     """
-    return _fit(recipe, _make_pipeline(recipe, rows), rows, ~rows.holdout)
+    return _fit(recipe, rows, ~rows.holdout)
 
 
-def _make_pipeline(recipe: Recipe, rows: Rows) -> Pipeline:
+def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
     """The estimator behind the preparation of the columns that have a value in the older rows.
 
     Of others nothing could be measured.
     """
     filled = rows.X[~rows.validation].notna().any()
     types = {name: kind for name, kind in rows.types.items() if filled[name]}
-    return estimators.make_pipeline_for(recipe.estimator, types)
-
-
-def _fit(recipe: Recipe, pipeline: Pipeline, rows: Rows, chosen: np.ndarray) -> Pipeline:
+    pipeline = clone(estimators.make_pipeline_for(recipe.estimator, types))
     X, y = rows.X.loc[chosen, list(rows.types)], rows.y[chosen]
     return estimators.fit(pipeline, X, y, recipe.key, recipe.seed)
 
@@ -289,19 +279,12 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     validated = fit_for_validation(recipe, rows)
     scores = estimators.predict_probability(validated, X[newest])
     histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
-    figures = metrics.to_dict(metrics.measure(histogram))
-    pipeline = fit_for_good(recipe, rows)
-    reference = None
+    measured = metrics.to_dict(metrics.measure(histogram))
+    figures = {name: Figure(**figure) for name, figure in measured.items()}
+    pipeline, reference = fit_for_good(recipe, rows), None
     if rows.holdout.any():
         reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))
-    return Fitted(
-        recipe,
-        pipeline,
-        validated,
-        scores,
-        {name: Figure(**figure) for name, figure in figures.items()},
-        reference,
-    )
+    return Fitted(recipe, pipeline, validated, scores, figures, reference)
 
 
 def choose_checked(n_rows: int) -> np.ndarray:
@@ -376,7 +359,8 @@ def make_card(
 
 def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Decision) -> Card:
     """Write a dated model's pickle and its card as JSON; returns the card."""
-    folder, undated = night.experiment.environment.models_dir, fitted.recipe.undated_name
+    folder, model = night.experiment.environment.models_dir, fitted.recipe.config
+    undated = registry.undated_name(model.name, model.version)
     name = night.read(registry.choose_model_name, folder, undated, night.run_date)
     file = registry.pickle_model(name, fitted.pipeline)
     card = make_card(night.experiment, origin, rows, fitted, decision, file)
