@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
-from sklearn.utils import all_estimators
+from sklearn.utils import InputTags, all_estimators
 
 from abatch.errors import ConfigError, suggest
 
@@ -52,11 +52,8 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) ->
         If it cannot be imported or called, or is no classifier with predict_proba.
     """
     estimator = _call(_import(path, key), path, params, key)
-    missing = [
-        name
-        for name in ("fit", "predict_proba", "get_params", "set_params")
-        if not hasattr(estimator, name)
-    ]
+    methods = ("fit", "predict_proba", "get_params", "set_params")
+    missing = [name for name in methods if not hasattr(estimator, name)]
     if missing or isinstance(estimator, type):
         what = (
             f"the class {estimator.__name__}"
@@ -71,9 +68,8 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) ->
     for name, value in estimator.get_params().items():
         if name.split("__")[-1] in SEEDS and value is None:
             chosen[name] = seed
-        elif (
-            getattr(value, "random_state", seed) is None
-        ):  # a splitter, which has no parameters of its own
+        # A splitter has no parameters of its own.
+        elif getattr(value, "random_state", seed) is None:
             value.random_state = seed
         elif name.split("__")[-1] == "early_stopping" and value == "auto":
             chosen[name] = False
@@ -135,21 +131,11 @@ def _call(factory: Any, path: str, params: Mapping[str, Any], key: str) -> Any:
 def _tell(error: BaseException) -> str:
     """Type and first line of an error and, where somebody's own file took part, the line there."""
     text = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('.')}"
-    libraries = (
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-        __file__,
-        "<",
-    )
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(libraries)
-    ]
-    return (
-        f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
-    )
+    libraries = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), __file__, "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(libraries):
+            return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+    return text
 
 
 def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pipeline:
@@ -169,29 +155,21 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
         return estimator
     numbers = [name for name, kind in types.items() if kind == "number"]
     categories = [name for name, kind in types.items() if kind == "category"]
-    tags = (
-        estimator.__sklearn_tags__().input_tags if hasattr(estimator, "__sklearn_tags__") else None
-    )
-    takes_nulls, takes_sparse = (tags.allow_nan, tags.sparse) if tags else (False, False)
-    members = [
-        estimator,
-        *(value for value in estimator.get_params().values() if hasattr(value, "fit")),
-    ]  # of an ensemble
-    is_tree = all(type(member).__module__.startswith(_TREES) for member in members)
+    has_tags = hasattr(estimator, "__sklearn_tags__")
+    tags = estimator.__sklearn_tags__().input_tags if has_tags else InputTags()
+    members = [value for value in estimator.get_params().values() if hasattr(value, "fit")]
+    is_tree = all(type(part).__module__.startswith(_TREES) for part in (estimator, *members))
     is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
-    steps: list[BaseEstimator] = []
-    if not takes_nulls:
-        steps.append(SimpleImputer(strategy="median", add_indicator=True))
-    if not is_tree:
-        steps.append(StandardScaler())
+    imputer = [] if tags.allow_nan else [SimpleImputer(strategy="median", add_indicator=True)]
+    steps = imputer if is_tree else [*imputer, StandardScaler()]
     number_step = make_pipeline(*steps) if steps else "passthrough"
     if is_tree:
         category_step: BaseEstimator = OrdinalEncoder(
             handle_unknown="use_encoded_value",
-            unknown_value=np.nan if takes_nulls else -1,
-            encoded_missing_value=np.nan if takes_nulls else -2,
-            max_categories=(
-                min(MAX_CATEGORIES, estimator.max_bins) if is_histogram else MAX_CATEGORIES
+            unknown_value=np.nan if tags.allow_nan else -1,
+            encoded_missing_value=np.nan if tags.allow_nan else -2,
+            max_categories=min(
+                MAX_CATEGORIES, estimator.max_bins if is_histogram else MAX_CATEGORIES
             ),
         )
     else:
@@ -199,7 +177,7 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
             handle_unknown="infrequent_if_exist",
             min_frequency=10,
             max_categories=MAX_CATEGORIES,
-            sparse_output=takes_sparse,
+            sparse_output=tags.sparse,
         )
     columns = ColumnTransformer(
         [("categories", category_step, categories), ("numbers", number_step, numbers)]
@@ -262,8 +240,7 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
             f"{type(pipeline[-1]).__name__}: predicting raised {_tell(error)}."
             " Mend its code so that it takes nulls and unseen categories, and train anew."
         ) from error
-    if not np.isfinite(probability).all():
-        n_wrong = int((~np.isfinite(probability)).sum())
+    if n_wrong := (~np.isfinite(probability)).sum():
         raise ConfigError(
             f"{type(pipeline[-1]).__name__}: {n_wrong} of {len(X)} predictions are not finite. Mend"
             " its code, and train anew."

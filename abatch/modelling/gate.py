@@ -1,6 +1,6 @@
 """The gate: whether a new model goes live, why, and the figures behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,48 +66,34 @@ def decide(rules: Training, evidence: Evidence, later: str | None) -> Decision:
     if later is not None:
         reason, mend = f"{later} is live from a later date", f"to use it all the same: {PROMOTE}"
         return Decision(promote=False, reason=reason, evidence=figures, mend=mend)
-    faults = [*_judge_rows(rules, evidence), *_judge_slope(rules, evidence)]
-    words = "the first model of its variant"
+    faults, words = list(_find_faults(rules, evidence)), "the first model of its variant"
     if evidence.live is not None:
-        faults += _judge_inputs(rules, evidence)
         words, is_passed = _judge_difference(rules, evidence)
         faults += [] if is_passed else [words]
     return Decision(promote=not faults, reason="; ".join(faults) or words, evidence=figures)
 
 
-def _judge_rows(rules: Training, evidence: Evidence) -> list[str]:
-    n, limit = evidence.n_rows, rules.min_rows
-    if limit is None or n >= limit:
-        return []
-    return [f"{n:,} training rows, fewer than the {limit:,} that are asked for"]
-
-
-def _judge_slope(rules: Training, evidence: Evidence) -> list[str]:
-    if rules.calibration_slope is None:
-        return []
-    lowest, highest = rules.calibration_slope
-    expected, slope = f"expected {lowest:g} to {highest:g}", evidence.calibration_slope
-    if slope is None or slope.lower is None or slope.upper is None:
-        return [
-            "its calibration slope cannot be measured (too few outcomes, or constant predictions),"
-            f" {expected}"
-        ]
-    if lowest <= slope.upper and slope.lower <= highest:
-        return []
-    interval = f"{slope.value:.2f} ({slope.lower:.2f} to {slope.upper:.2f})"
-    return [f"its calibration slope is {interval}, {expected}"]
-
-
-def _judge_inputs(rules: Training, evidence: Evidence) -> list[str]:
-    if rules.max_input_psi is None or evidence.input_psi is None:
-        return []
-    name, psi, noise = evidence.input_psi
-    if psi <= max(rules.max_input_psi, noise):
-        return []
-    return [
-        f"the newest rows are not like those that {evidence.live} knew: PSI {psi:.3f} of {name},"
-        f" more than {rules.max_input_psi:g}"
-    ]
+def _find_faults(rules: Training, evidence: Evidence) -> Iterator[str]:
+    """What speaks against a model by its rows, its calibration slope and its inputs."""
+    n, limit, slope = evidence.n_rows, rules.min_rows, evidence.calibration_slope
+    if limit is not None and n < limit:
+        yield f"{n:,} training rows, fewer than the {limit:,} that are asked for"
+    if rules.calibration_slope is not None:
+        lowest, highest = rules.calibration_slope
+        expected = f"expected {lowest:g} to {highest:g}"
+        if slope is None or slope.lower is None or slope.upper is None:
+            why = "too few outcomes, or constant predictions"
+            yield f"its calibration slope cannot be measured ({why}), {expected}"
+        elif not (lowest <= slope.upper and slope.lower <= highest):
+            interval = f"{slope.value:.2f} ({slope.lower:.2f} to {slope.upper:.2f})"
+            yield f"its calibration slope is {interval}, {expected}"
+    if rules.max_input_psi is not None and evidence.input_psi is not None:
+        name, psi, noise = evidence.input_psi
+        if not psi <= max(rules.max_input_psi, noise):
+            yield (
+                f"the newest rows are not like those that {evidence.live} knew: PSI {psi:.3f} of"
+                f" {name}, more than {rules.max_input_psi:g}"
+            )
 
 
 def _judge_difference(rules: Training, evidence: Evidence) -> tuple[str, bool]:

@@ -63,11 +63,8 @@ def _choose_rows(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rare, common = sorted((np.flatnonzero(y == outcome) for outcome in (0, 1)), key=len)
     n_rare = len(rare) if len(y) <= N_ROWS else min(len(rare), N_ROWS // 2)
     n_common = min(len(common), N_ROWS - n_rare)
-    return np.sort(
-        np.concatenate(
-            [rng.choice(rare, n_rare, replace=False), rng.choice(common, n_common, replace=False)]
-        )
-    )
+    pairs = ((rare, n_rare), (common, n_common))
+    return np.sort(np.concatenate([rng.choice(rows, n, replace=False) for rows, n in pairs]))
 
 
 def measure_subgroups(

@@ -88,11 +88,8 @@ def find_differences(
     trained: Mapping[str, str], now: Mapping[str, str]
 ) -> dict[str, tuple[str, str | None]]:
     """Version then and now, None if it is not there, of each library that is not the same."""
-    return {
-        name: (version, now.get(name))
-        for name, version in trained.items()
-        if now.get(name) != version
-    }
+    pairs = {name: (version, now.get(name)) for name, version in trained.items()}
+    return {name: (then, present) for name, (then, present) in pairs.items() if then != present}
 
 
 def find_present(trained: Mapping[str, str]) -> dict[str, str]:
@@ -138,23 +135,19 @@ def check(trained: Mapping[str, str], file: str) -> str:
             f" can be opened. It is not opened. {mend}, train anew (python train.py --force), or"
             " roll back to a model of today's versions."
         )
-    return (
-        f"{file}: was trained with {describe(differences)}; the libraries promise that it works"
-        if differences
-        else ""
-    )
+    if differences:
+        return (
+            f"{file}: was trained with {describe(differences)}; the libraries promise that it works"
+        )
+    return ""
 
 
 def tell_mend(differences: Mapping[str, tuple[str, str | None]]) -> str:
     """How to bring back the versions of then."""
-    pins = " ".join(
-        f"{name}=={version}" for name, (version, _) in differences.items() if name != "python"
-    )
-    return (
-        f"Install what it was trained with (pip install {pins})"
-        if pins
-        else "Run it with that Python"
-    )
+    pins = [f"{name}=={then}" for name, (then, _) in differences.items() if name != "python"]
+    if pins:
+        return f"Install what it was trained with (pip install {' '.join(pins)})"
+    return "Run it with that Python"
 
 
 def describe(differences: Mapping[str, tuple[str, str | None]]) -> str:
@@ -170,9 +163,7 @@ def _is_promised(name: str, then: str, now: str | None) -> bool:
         return True
     if now is None:
         return False
-    old, new = (
-        [int(number) for number in _NUMBERS.findall(version)[:3]] for version in (then, now)
-    )
+    old, new = ([*map(int, _NUMBERS.findall(version)[:3])] for version in (then, now))
     if name == "scipy":
         return old[:2] == new[:2]
     return name in _READS_OLDER and old[0] == new[0] and old <= new

@@ -305,10 +305,8 @@ def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str
 
 def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
     """The model_name that is live on a date, by variant."""
-    return {
-        variant: row.model_name
-        for variant, row in find_in_force(connection, experiment, on).items()
-    }
+    in_force = find_in_force(connection, experiment, on)
+    return {variant: row.model_name for variant, row in in_force.items()}
 
 
 def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
@@ -385,14 +383,9 @@ def write_deletion(
 
     The file is removed after it is committed, by `remove_files` for a model.
     """
-    row = {
-        "kind": kind,
-        "name": name,
-        "reason": reason,
-        "deleted_by": deleted_by,
-        "deleted_at": deleted_at,
-    }
-    connection.execute(deletions.insert().values(row))
+    deletion = {"kind": kind, "name": name, "reason": reason}
+    who = {"deleted_by": deleted_by, "deleted_at": deleted_at}
+    connection.execute(deletions.insert().values(deletion | who))
 
 
 def remove_files(models_dir: Path, model_name: str) -> None:
@@ -451,7 +444,7 @@ def add_model(connection: sa.Connection, card: Card) -> None:
 
     It holds the trusted copy of its card, the SHA-256 that its file must have, and the decision.
     """
-    row = card.model_dump(include={column.name for column in models.columns})
+    row = card.model_dump(include=set(models.columns.keys()))
     libraries_text = json.dumps(card.libraries, sort_keys=True)
     row["environment_hash"] = files.hash_bytes(libraries_text.encode())
     row |= {"card": card.to_json(), "decision": card.gate.sentence}
