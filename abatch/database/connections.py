@@ -169,9 +169,8 @@ def _prepare_postgresql(engine: sa.Engine) -> None:
     class RealLoader(Loader):
         """The number that the column holds, not the short decimal that stands for it."""
 
-        def load(self, data: Any) -> float:
-            value: float = struct.unpack("f", struct.pack("f", float(bytes(data))))[0]
-            return value
+        def load(self, data: Any) -> Any:
+            return struct.unpack("f", struct.pack("f", float(bytes(data))))[0]
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
