@@ -21,7 +21,6 @@ from abatch.statistics import stats, words
 from abatch.statistics.metrics import N_RELIABILITY_BINS
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
     from matplotlib.axes import Axes
 
 N_COHORTS = 53  # the newest
@@ -50,7 +49,7 @@ Metrics = Mapping[str, Any]
 class Plot(NamedTuple):
     """Inline SVG, and the same in words for those who cannot see it."""
 
-    svg: "Markup"
+    svg: str
     label: str
 
 
@@ -106,7 +105,7 @@ def plot_sequence(finding: Finding, scale: Scale, key: str) -> Plot | None:
         axes.fill_between(x, lower, upper, color=PALETTE[0], alpha=0.25, linewidth=0)
         axes.plot(x, naive, color=PALETTE[1], linewidth=0.9)
         axes.plot(x, estimate, color=PALETTE[0], linewidth=1.6)
-        draw_series(axes, [Series(PALETTE[0], x[-1:], figures[-1:])], size=5)
+        draw_series(axes, [Series(PALETTE[0], x[-1:], figures[-1:])])
         axes.axhline(0, color=INK, linewidth=0.9)
         axes.axhline(effect, **DASHED)
         set_limits(axes, [0, effect, *figures[-1]], figures)
@@ -143,7 +142,7 @@ def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot
         told.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in pairs)}")
 
     def draw(axes: "Axes") -> None:
-        draw_series(axes, series, size=5, apart=0.16)
+        draw_series(axes, series, apart=0.16)
         axes.axhline(1, **DASHED)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.set_xticks(range(1, N_RELIABILITY_BINS + 1))
@@ -203,7 +202,7 @@ def plot_reliability(name: str, tenths: np.ndarray, colour: str, key: str) -> Pl
 
         top = min(1.02, 1.05 * (np.nanmax(tenths[:, 1:]) if len(tenths) else 1))
         axes.plot([0, top], [0, top], **DASHED)
-        draw_series(axes, [Series(colour, tenths[:, 1], tenths[:, 2:])], size=5)
+        draw_series(axes, [Series(colour, tenths[:, 1], tenths[:, 2:])])
         axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
         axes.set(xlabel="Predicted, %", ylabel="Observed, %")
         axes.grid(True)
@@ -241,7 +240,7 @@ def to_array(rows: Sequence[Row], *names: str) -> np.ndarray:
 
 
 def draw_series(
-    axes: "Axes", series: Sequence[Series], size: float, apart: float = 0, is_joined: bool = False
+    axes: "Axes", series: Sequence[Series], size: int = 5, apart: float = 0, is_joined: bool = False
 ) -> None:
     """A dot, and the line of its interval, for each figure.
 
@@ -291,7 +290,6 @@ def draw_svg(
     """One plot; width and height in inches."""
     # Its remarks on font caches would become cron's mail.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from markupsafe import Markup
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -306,4 +304,4 @@ def draw_svg(
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = re.sub(NEEDLESS, "", buffer.getvalue(), flags=re.DOTALL)
     svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
-    return Plot(Markup(re.sub(r"\n\s*\n", "\n", svg).strip()), label)
+    return Plot(re.sub(r"\n\s*\n", "\n", svg).strip(), label)
