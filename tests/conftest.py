@@ -253,6 +253,9 @@ def mssql() -> Iterator[Server]:
     server.engine.dispose()
 
 
+STAGES = (None, "tables", "simulated", "trained")
+
+
 class Templates:
     """Databases that are made once for all tests of a worker, and copied for each.
 
@@ -275,13 +278,13 @@ class Templates:
         """
         if kind == "mssql":  # which copies no database; a stage is built each time
             url = self._new(kind, None, folder)
-            if stage:
-                self._build(url, stage, folder)
+            for step in STAGES[: STAGES.index(stage) + 1]:
+                self._build(url, step, folder)
             return url
         if stage and (kind, stage) not in self.urls:
             home = self.folder / kind / stage
             home.mkdir(parents=True)
-            self.urls[kind, stage] = self._new(kind, None, home)
+            self.urls[kind, stage] = self.copy(kind, STAGES[STAGES.index(stage) - 1], home)
             self._build(self.urls[kind, stage], stage, home)
         template = self.urls[kind, stage] if stage else None
         if stage == "trained":
@@ -302,12 +305,13 @@ class Templates:
         assert server
         return server.create(sa.make_url(template).database if template else None)
 
-    def _build(self, url: str, stage: str, folder: Path) -> None:
+    def _build(self, url: str, stage: str | None, folder: Path) -> None:
         engine = open_engine(experiment := write_experiment(folder, url))
-        migrations.upgrade(engine)
-        if stage in ("simulated", "trained"):
+        if stage == "tables":
+            migrations.upgrade(engine)
+        elif stage == "simulated":
             simulate.simulate(engine, FIRST_NIGHT, history_days=60)
-        if stage == "trained":
+        elif stage == "trained":
             train.train(experiment, engine, FIRST_NIGHT)
         engine.dispose()
 

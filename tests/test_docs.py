@@ -37,6 +37,7 @@ def run_on_terminal(commands: str, folder: Path) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ABATCH_")
     }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # many processes start
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     shell = subprocess.Popen(
         ["sh", "-euc", commands], cwd=folder, env=environment, stdin=end, stdout=end, stderr=end

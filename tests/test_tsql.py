@@ -282,7 +282,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     run(main, "init")  # its statements are SQLite's; what SQL Server gets is printed by --sql
     sa.event.listen(sa.Engine, "before_execute", collect)
     try:
-        simulate.simulate(engine, FIRST_NIGHT, history_days=60)
+        simulate.simulate(engine, FIRST_NIGHT, history_days=30)
         for force in ([], ["--force"]):
             run(train, "--date", "2026-09-01", *force)
             run(predict, "--date", "2026-09-01", *force)
