@@ -41,7 +41,7 @@ ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FIRST_NIGHT, LATER_NIGHT = date(2026, 9, 1), date(2026, 9, 8)  # of `week`
 A1, A8 = (f"modelA_v1.0_{night}" for night in (FIRST_NIGHT, LATER_NIGHT))
-QUICK_MODELS = {  # which are fitted at once
+QUICK_MODELS: dict[str, dict[str, Any]] = {  # which are fitted at once
     "A": {
         "name": "modelA",
         "version": "1.0",

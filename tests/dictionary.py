@@ -1,6 +1,7 @@
 """abatch/database/dictionary.md as tables: what it says of names, types, nulls, keys and meanings."""
 
 import re
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -8,7 +9,7 @@ from abatch.database import tables
 
 HEAD = "| column | type | null | key | meaning |\n|---|---|---|---|---|"
 ROW = re.compile(r"\| `(\w+)` \| ([A-Z0-9 ()max]+) \| (null)? ?\| (key)? ?\| ([^|]+) \|")
-TYPES = {
+TYPES: dict[str, Any] = {
     "BIGINT": sa.BigInteger(),
     "DATE": sa.Date(),
     "DATETIME2(6)": tables.Instant,
@@ -20,7 +21,7 @@ TYPES = {
 }
 
 
-def make_type(text: str) -> sa.types.TypeEngine:
+def make_type(text: str) -> sa.types.TypeEngine[Any]:
     """A type by the name that it has on SQL Server."""
     if text in TYPES:
         return TYPES[text]
@@ -42,7 +43,11 @@ def read_part(title: str) -> sa.MetaData:
             assert matched, row
             column, type_, null, key, meaning = matched.groups()
             assert column not in table.c
-            options = {"nullable": bool(null), "primary_key": bool(key), "comment": meaning}
+            options: dict[str, Any] = {
+                "nullable": bool(null),
+                "primary_key": bool(key),
+                "comment": meaning,
+            }
             table.append_column(sa.Column(column, make_type(type_), **options))
     return metadata
 

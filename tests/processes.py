@@ -66,7 +66,8 @@ class Process:
     def end(self) -> tuple[int | None, str, str]:
         """Exit code, below 0 for the signal that killed it, stdout and stderr."""
         self._process.join()
-        return self._process.exitcode, *(path.read_text("utf-8") for path in self._outputs)
+        out, err = (path.read_text("utf-8") for path in self._outputs)
+        return self._process.exitcode, out, err
 
 
 def _work(

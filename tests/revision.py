@@ -6,7 +6,7 @@ Write it anew: python -m tests.revision
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic.autogenerate import produce_migrations, render_python_code
@@ -44,7 +44,7 @@ def upgrade() -> None:
 '''
 
 
-def render_type(kind: str, item: Any, _context: object) -> str | bool:
+def render_type(kind: str, item: Any, _context: object) -> str | Literal[False]:
     """The types that a revision does not borrow from tables.py; False leaves a type to alembic."""
     if kind == "type" and isinstance(item, tables.FiniteDouble):
         return "sa.Double()"

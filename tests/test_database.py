@@ -191,7 +191,7 @@ def test_transactions_deadlock(
 
     The server ends this one, which does all its work again, or says why not.
     """
-    engine, made = make(database_url, retry_seconds=retry_seconds), []
+    engine, made = make(database_url, retry_seconds=retry_seconds), list[int]()
     if is_babelfish(engine):
         pytest.skip("Babelfish does not know deadlock_priority: which of the two it ends is chance")
     make_counters(engine)
@@ -202,7 +202,7 @@ def test_transactions_deadlock(
 
     def run() -> None:
         def work(connection: sa.Connection) -> None:
-            made.append(None)
+            made.append(1)
             add_one(connection, 2)
             if len(made) == 1:
                 waiter.start()  # the other now asks for 2, while it holds 1
@@ -213,7 +213,12 @@ def test_transactions_deadlock(
     with make(database_url).connect() as other:
         other.exec_driver_sql(others_rank)
         add_one(other, 1)
-        waiter = threading.Thread(target=lambda: (add_one(other, 2), other.commit()))
+
+        def wait() -> None:
+            add_one(other, 2)
+            other.commit()
+
+        waiter = threading.Thread(target=wait)
         if retry_seconds:
             run()
             assert "and this one was ended (deadlock)" in caplog.text
@@ -456,7 +461,10 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
 
 
 def test_transactions_tell_the_first_cause(
-    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    make: Make,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The server has rolled back already, so the rollback is refused: what went wrong first is
     told, or tried again.
@@ -567,7 +575,7 @@ def test_transaction_rolls_back_tables_and_rows(make: Make, database_url: str) -
     assert not sa.inspect(engine).has_table("half")
 
 
-def hold_lock(url: str) -> subprocess.Popen:
+def hold_lock(url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", HOLD_LOCK, url],
         cwd=ROOT,
@@ -577,7 +585,7 @@ def hold_lock(url: str) -> subprocess.Popen:
     )
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -18,8 +18,6 @@ from abatch.statistics.drift import (
     N_CATEGORIES,
     N_NEW_CATEGORIES,
     FeatureCounts,
-    FeatureReference,
-    Reference,
     compute_psi,
     count_bins,
     count_features,
@@ -30,6 +28,7 @@ from abatch.statistics.drift import (
     measure_features,
     psi_noise,
 )
+from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 TYPES = {"amount": "number", "town": "category"}

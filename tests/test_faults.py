@@ -105,7 +105,7 @@ def again(experiment: Experiment, engine: sa.Engine, *, force: bool = False) -> 
         predict.predict(experiment, engine, FIRST_NIGHT, force=force)
 
 
-def read(engine: sa.Engine, *columns: sa.ColumnElement) -> list[tuple]:
+def read(engine: sa.Engine, *columns: sa.ColumnElement[Any]) -> list[tuple[Any, ...]]:
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(sa.select(*columns))]
 

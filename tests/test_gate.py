@@ -122,7 +122,7 @@ def test_compare_auc_few_outcomes(
 ) -> None:
     y = np.repeat([1, 0], [n_ones, n_zeros])
     scores = rng.normal(size=(2, len(y)))
-    assert (compare_auc(y, *scores, np.arange(len(y)) % 8) is not None) == is_measured
+    assert (compare_auc(y, scores[0], scores[1], np.arange(len(y)) % 8) is not None) == is_measured
 
 
 def test_compare_auc_without_an_interval_is_not_passed(rng: np.random.Generator) -> None:

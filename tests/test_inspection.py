@@ -1,7 +1,7 @@
 """What a model rests on and for whom it is good, against scikit-learn and counts by hand."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarra
         {
             "income": income,
             "noise": rng.normal(size=n),
-            "region": rng.choice(["north", "south", None], n),
+            "region": rng.choice(np.array(["north", "south", None], dtype=object), n),
         }
     )
     return features.convert(frame, TYPES), y
@@ -102,11 +102,12 @@ def test_measure_importances_many_rows_and_a_rare_outcome(
     X, y = make_rows(rng, 20_000)
     y[rng.random(len(y)) < 0.8] = 0
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(
-        inspection,
-        "permutation_importance",
-        lambda p, X, y, **kw: seen.append(y) or permutation_importance(p, X, y, **kw),
-    )
+
+    def notice(pipeline: Any, X: pd.DataFrame, y: np.ndarray, **settings: Any) -> Any:
+        seen.append(y)
+        return permutation_importance(pipeline, X, y, **settings)
+
+    monkeypatch.setattr(inspection, "permutation_importance", notice)
     pipeline = fit(X, y)
     found = inspection.measure_importances(pipeline, X, y, 3)
     assert len(seen[0]) == inspection.N_ROWS
@@ -162,7 +163,10 @@ def test_measure_subgroups_figures(rng: np.random.Generator) -> None:
             (y[own].mean(), prediction[own].mean())
         )
         assert row.roc_auc == pytest.approx(roc_auc_score(y[own], prediction[own]), abs=1e-3)
-        assert row.lower < row.roc_auc < row.upper
+        lower, roc_auc, upper = cast(
+            tuple[float, float, float], (row.lower, row.roc_auc, row.upper)
+        )
+        assert lower < roc_auc < upper
     assert regions[-1].value == incomes[-1].value == "(null)"
 
 

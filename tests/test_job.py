@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -46,7 +47,7 @@ def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def read_ledger(engine: sa.Engine) -> list[sa.Row]:
+def read_ledger(engine: sa.Engine) -> list[sa.Row[Any]]:
     with engine.connect() as connection:
         return list(connection.execute(sa.select(runs).order_by(runs.c.started_at, runs.c.run_id)))
 

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ class Trap:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.path,)
 
 
@@ -300,7 +301,7 @@ def test_predict_warns_when_libraries_differ_and_promise_that_it_works(
             models.update().values(card=json.dumps({**card, "libraries": {"scikit-learn": "1.0"}}))
         )
     with pytest.raises(
-        registry.RegistryError,
+        RegistryError,
         match=r"was trained with scikit-learn 1\.0 \(here .*pip install scikit-learn==1\.0\)",
     ):
         predict.predict(week, week_engine, FIRST_NIGHT, force=True)

@@ -54,7 +54,7 @@ def make_prediction(
     score: float | None,
     rank: int,
     selected: int,
-) -> dict:
+) -> dict[str, Any]:
     share = {"A": 0.45, "B": 0.45, "control": 0.1}[variant]
     row = {
         "experiment": "card_offer",
@@ -74,7 +74,7 @@ def make_prediction(
 
 def make_run(
     run_id: str, job: str, run_date: date, started_at: datetime, **changes: object
-) -> dict:
+) -> dict[str, Any]:
     row = {
         "run_id": run_id,
         "job": job,
@@ -91,7 +91,7 @@ def make_run(
     return {**row, "config_hash": "c" * 64, **changes}
 
 
-def make_model(model_name: str, variant: str, **changes: object) -> dict:
+def make_model(model_name: str, variant: str, **changes: object) -> dict[str, Any]:
     row = {
         "model_name": model_name,
         "experiment": "card_offer",
@@ -126,7 +126,7 @@ def make_model(model_name: str, variant: str, **changes: object) -> dict:
 def promote(
     engine: sa.Engine, model_name: str, effective_date: date, promoted_at: datetime, **changes: str
 ) -> None:
-    row = {
+    row: dict[str, Any] = {
         "experiment": "card_offer",
         "variant": "A",
         "model_name": model_name,
@@ -634,7 +634,11 @@ def test_only_reads_and_speaks_tsql(bank: sa.Engine, experiment: Experiment) -> 
     collected, before = set(), count()
 
     def collect(
-        _connection: sa.Connection, statement: Any, rows: list, row: dict, _options: object
+        _connection: sa.Connection,
+        statement: Any,
+        rows: list[Any],
+        row: dict[str, Any],
+        _options: object,
     ) -> None:
         collected.add(compile_for_sql_server(statement))
 

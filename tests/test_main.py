@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -82,7 +83,7 @@ def call(
     return code, *capsys.readouterr()
 
 
-def read_promotions(engine: sa.Engine, variant: str = "A") -> list[sa.Row]:
+def read_promotions(engine: sa.Engine, variant: str = "A") -> list[sa.Row[Any]]:
     with engine.connect() as connection:
         return list(
             connection.execute(
@@ -519,7 +520,7 @@ def test_first_predict_says_what_it_commits_to(
     """Once: a rehearsal says it too and registers nothing; what comes later is silent."""
     predict.predict(bank, engine, FIRST_NIGHT, dry_run=True)
     rehearsed = capsys.readouterr().out
-    assert count(engine, registrations.registrations) == 0
+    assert count(engine, tables.registrations) == 0
     command = [
         sys.executable,
         "predict.py",
@@ -555,7 +556,7 @@ def test_first_predict_says_what_it_commits_to(
     predict.predict(bank, engine, FIRST_NIGHT + DAY)
     predict.predict(bank, engine, FIRST_NIGHT + 2 * DAY, dry_run=True)
     assert capsys.readouterr().out == ""
-    assert count(engine, registrations.registrations) == 1
+    assert count(engine, tables.registrations) == 1
 
 
 def look(

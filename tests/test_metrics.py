@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import reduce
 from itertools import chain, product
 from operator import add
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
-def test_measure_equals_scikit_learn(case: dict[str, float]) -> None:
+def test_measure_equals_scikit_learn(case: dict[str, Any]) -> None:
     prediction, outcome = draw(np.random.default_rng(7), **case)
     base_rate = outcome.mean()
     log_odds = np.log(prediction / (1 - prediction))
@@ -446,7 +447,7 @@ def test_unpack_histogram_gives_back_what_was_packed(
 ) -> None:
     histogram = condense(rows * times)
     file = io.BytesIO()
-    np.savez_compressed(file, **pack_histogram(histogram))
+    np.savez_compressed(file, **cast(dict[str, Any], pack_histogram(histogram)))
     file.seek(0)
     with np.load(file) as packed:
         assert_equal(unpack_histogram(packed), histogram)

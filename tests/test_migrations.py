@@ -53,7 +53,7 @@ sys.exit(__main__.main(["init", "--config", file]))
 
 def read_schema(engine: sa.Engine) -> sa.MetaData:
     """What abatch/database/tables.py and the dictionary say, in the schema of the engine."""
-    schema = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    schema: Any = (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
     metadata = sa.MetaData(schema=schema)
     for table in tables.metadata.tables.values():
         table.to_metadata(metadata, schema=schema)
@@ -61,7 +61,7 @@ def read_schema(engine: sa.Engine) -> sa.MetaData:
     return metadata
 
 
-def compare(engine: sa.Engine) -> list:
+def compare(engine: sa.Engine) -> list[Any]:
     """What alembic would change to get from the database to abatch/database/tables.py."""
     metadata = read_schema(engine)
     has_own_names = False
@@ -205,7 +205,7 @@ def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     engine.dispose()
 
 
-def make_value(column: sa.Column, i: int) -> Any:
+def make_value(column: sa.Column[Any], i: int) -> Any:
     """Some value of the column's type; where it may be null, every other one is."""
     if column.nullable and i % 2:
         return None
@@ -231,7 +231,7 @@ def fill(engine: sa.Engine) -> None:
             connection.execute(table.insert(), rows)
 
 
-def read_all(engine: sa.Engine) -> dict[str, list[tuple]]:
+def read_all(engine: sa.Engine) -> dict[str, list[tuple[Any, ...]]]:
     with engine.connect() as connection:
         rows = {
             table.name: [tuple(row) for row in connection.execute(sa.select(table))]

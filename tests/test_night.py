@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -46,7 +47,7 @@ def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: bool) -> str:
+def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: Any) -> str:
     with open_night("predict", experiment, engine, run_date, **options) as night:
         night.finish("nothing")
     return night.run_id
@@ -69,7 +70,7 @@ def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> Non
     connections.write(engine, predictions.stage, pd.DataFrame([row]))
 
 
-def read_ledger(engine: sa.Engine) -> list[sa.Row]:
+def read_ledger(engine: sa.Engine) -> list[sa.Row[Any]]:
     with engine.connect() as connection:
         return list(connection.execute(sa.select(runs).order_by(runs.c.started_at, runs.c.run_id)))
 
@@ -187,7 +188,7 @@ def test_finish_what_comes_after_sees_the_run_done_and_can_undo_it(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
     """As the report of score does."""
-    seen = []
+    seen: list[str] = []
 
     def look(connection: sa.Connection) -> None:
         seen.extend(connection.scalars(sa.select(runs.c.status)))

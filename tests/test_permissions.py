@@ -165,7 +165,7 @@ def template(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 @contextmanager
 def connect(url: str, login: str | None = None) -> Iterator[sa.Connection]:
     """A connection of a login, or of the owner, that commits each statement."""
-    as_login = {"username": login, "password": "s3cret"} if login else {}
+    as_login: dict[str, Any] = {"username": login, "password": "s3cret"} if login else {}
     engine = sa.create_engine(
         sa.make_url(url).set(**as_login), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )

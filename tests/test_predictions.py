@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from abatch.database import connections, faults
+from abatch.database import connections, faults, tables
 from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import predictions
@@ -72,7 +73,9 @@ def publish(
         )
 
 
-def read(engine: sa.Engine, *names: str, table: sa.Table = predictions.predictions) -> list[tuple]:
+def read(
+    engine: sa.Engine, *names: str, table: sa.Table = tables.predictions
+) -> list[tuple[Any, ...]]:
     columns = [table.c[name] for name in names]
     order = (table.c.run_date, table.c.variant, table.c.rank_in_variant)
     with engine.connect() as connection:
@@ -99,7 +102,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("c3", "control", NAN, "0a00000000000000"),
     ]
     checksum = sum(stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
-    assert count(engine, predictions.predictions) == 0
+    assert count(engine, tables.predictions) == 0
     with engine.connect() as connection:
         predictions.check_staged(connection, "run1", "card_offer", sent(9, checksum))
     assert publish(engine, A=2, B=0, control=1) == 9
@@ -141,7 +144,7 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
         list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True))
     )
     stage(engine, frame)
-    n_selected = {
+    n_selected: dict[str, Any] = {
         name: count_selected(int((assigned.variant == name).sum()), 0.2) for name in split
     }
     publish(engine, **n_selected)

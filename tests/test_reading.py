@@ -6,10 +6,11 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from pydantic import SecretStr
 
 from abatch.database import connections, reading
 from abatch.errors import ConfigError, DatabaseError, DataError
-from abatch.queries import Query, Window
+from abatch.queries import Query, Window, clean_query
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.server
@@ -32,7 +33,7 @@ def count_to(n: int) -> str:
     return " union all ".join(f"select {i} as n" for i in range(1, n + 1)) + " order by n"
 
 
-def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
+def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple[Any, ...]]:
     frame = reading.read_query(
         engine, Query("sql/q.sql", sql), WINDOW, AS_OF, chunk_rows=chunk_rows
     )
@@ -40,10 +41,10 @@ def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple]:
 
 
 def test_clean_query_pieces() -> None:
-    assert reading.clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
-    assert reading.clean_query("select /* :no\n -- ' */ a;") == "select   a"
+    assert clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
+    assert clean_query("select /* :no\n -- ' */ a;") == "select   a"
     assert (
-        reading.clean_query("select a from t where b >= :from_date -- it's\n;-- end")
+        clean_query("select a from t where b >= :from_date -- it's\n;-- end")
         == "select a from t where b >= :from_date"
     )
 
@@ -218,6 +219,7 @@ def test_stream_query_left_half_way(make: Make, database_url: str) -> None:
     engine = make(database_url)
     stream = reading.stream_query(engine, Query("q.sql", count_to(10)), WINDOW, AS_OF, chunk_rows=2)
     assert list(next(stream)["n"]) == [1, 2]
+    assert isinstance(stream, Generator)
     stream.close()
     assert engine.pool.status().endswith("Current Checked out connections: 0")
 
@@ -359,7 +361,7 @@ def test_read_query_types(
 
 
 def test_read_values_kinds() -> None:
-    def kind(values: Sequence[object]) -> tuple[str, list]:
+    def kind(values: Sequence[object]) -> tuple[str, list[Any]]:
         column = reading._read_values(list(values))
         return str(column.dtype), column.astype(object).where(column.notna(), None).tolist()
 

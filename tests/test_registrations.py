@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment, Guardrail, ModelConfig, Outcome
+from abatch.database import tables
 from abatch.errors import ConfigError
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Sample, Terms
@@ -485,7 +486,7 @@ def test_register_round_trip(engine: sa.Engine) -> None:
         assert registrations.find(connection, "card_offer") is None
         registrations.register(connection, registration, AT, "run1")
     with engine.connect() as connection:
-        row = connection.execute(sa.select(registrations.registrations)).one()
+        row = connection.execute(sa.select(tables.registrations)).one()
         found = registrations.find(connection, "card_offer")
     assert found == registration
     assert dump(registration) == json.loads(row.content)
@@ -524,7 +525,7 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
     registration = terms.make_registration(experiment, "recorded", date(2026, 9, 1), trained, 1234)
     with engine.begin() as connection:
         registrations.register(connection, registration, AT, "run1")
-        text = connection.scalar(sa.select(registrations.registrations.c.content))
+        text = connection.scalar(sa.select(tables.registrations.c.content))
     assert text == (
         '{"alpha": 0.05, "assignment": "recorded", "baseline": 41.0, "baseline_sd": 100.0, "b'
         'urn_in": {"cases": 10, "nonzero": 100, "units": 100}, "cap": 500.0, "comparisons": ['

@@ -47,7 +47,7 @@ GOES_LIVE = Decision(promote=True, reason="Ærø 日本", evidence={})
 class CannotBeLoaded:
     """Pickles as a call that fails, as an old estimator does under another library's version."""
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return int, ("node array from the pickle has an incompatible dtype",)
 
 

@@ -1189,7 +1189,7 @@ def test_render_escapes_and_stands_alone(html: str) -> None:
 
 
 def test_render_same_figures_same_bytes(figures: Figures, html: str) -> None:
-    turned = {
+    turned: dict[str, Any] = {
         name: dict(reversed(getattr(figures, name).items()))
         for name in ("scores", "variant_scores", "verdicts")
     }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -64,8 +65,8 @@ def make():
 def trained(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     templates.copy("sqlite", "simulated", folder)
-    settings = {"models": {"A": QUICK_MODELS["A"], "B": BOOSTING}}
-    file = write_config(folder, "sqlite:///bank.db", **settings)
+    models = {"A": QUICK_MODELS["A"], "B": BOOSTING}
+    file = write_config(folder, "sqlite:///bank.db", models=models)
     experiment = load_experiments(file, "dev")["card_offer"]
     engine = open_engine(experiment)
     train.train(experiment, engine, FIRST_NIGHT)
@@ -372,7 +373,7 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
         clients["candidate_id"] // 500, unit="D"
     )
     clients["event_date"] = clients["event_date"].dt.strftime("%Y-%m-%d")
-    changes = {
+    changes: dict[str, Any] = {
         "models": {"A": BOOSTING},
         "split": {"A": 0.9, "control": 0.1},
         "verdicts": ["models_vs_control"],

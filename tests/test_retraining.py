@@ -318,7 +318,7 @@ def test_read_performance(engine: sa.Engine) -> None:
     ],
 )
 def test_retraining_says_why(
-    rules: dict, days: int, words: str, week: Experiment, week_engine: sa.Engine
+    rules: dict[str, Any], days: int, words: str, week: Experiment, week_engine: sa.Engine
 ) -> None:
     experiment = with_training(week, retrain=Retrain(**rules))
     assert words in train.train(experiment, week_engine, FIRST_NIGHT + days * DAY, dry_run=True)

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from abatch.database import tables
 from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
-from abatch.statistics.drift import Reference
+from abatch.statistics.references import Reference
 from abatch.statistics.sums import add_by_key
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
@@ -298,7 +298,7 @@ def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
         assert scores.find_unpublished(connection, "card_offer") == set()
 
 
-def sort_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def sort_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
     keys = ("experiment", "model_name", "variant", "cohort", "metric")
     return sorted(map(dict, rows), key=lambda row: [row.get(key, "") for key in keys])
 

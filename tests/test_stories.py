@@ -50,7 +50,7 @@ def read(engine: sa.Engine, table: sa.Table) -> pd.DataFrame:
         )
 
 
-def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list], dict[str, str]]:
+def snapshot(engine: sa.Engine, folder: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     """All rows of abatch's tables, and all files but the database's own."""
     rows = {
         table.name: sorted(map(repr, read(engine, table).to_dict("records")))
@@ -268,7 +268,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
 
     def roll_back_first(*arguments: Any) -> training.Fitted:
         with engine.begin() as connection:
-            row = {
+            row: dict[str, Any] = {
                 "experiment": "card_offer",
                 "variant": "A",
                 "model_name": "modelA_v1.0_2026-09-01",

@@ -1,6 +1,7 @@
 """What columns take, and the data dictionary: it says what the tables are, and so does the database."""
 
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_dictionary_has_every_table_and_view_once() -> None:
     "table", [*tables.metadata.tables.values(), tables.current_verdicts], ids=str
 )
 def test_dictionary_says_what_the_table_is(table: sa.Table) -> None:
-    def describe(described: sa.Table) -> list[tuple]:
+    def describe(described: sa.Table) -> list[tuple[Any, ...]]:
         keys = described.primary_key.columns
         return [
             (column.name, column.type.compile(SQL_SERVER), column.nullable, column.name in keys)

@@ -394,7 +394,7 @@ def test_fit_and_validate_same_seed_same_model(seed: int) -> None:
 def test_prepare_rows_not_features_and_subgroups() -> None:
     seen_at = [datetime(2026, 5, 1, 8, 30)] * 200
     frame = make_frame().assign(
-        seen_at=seen_at, empty=None, sex=np.where(np.arange(200) % 3, "f", None)
+        seen_at=seen_at, empty=None, sex=np.where(np.arange(200) % 3, "f", np.array(None))
     )
     rows = prepare(frame, not_features=["seen_at", "empty", "sex"], subgroups=["sex", "region"])
     assert rows.types == {"income": "number", "region": "category"}

@@ -18,12 +18,12 @@ import sqlalchemy as sa
 import predict
 import score
 import train
-from abatch import job
 from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.experiment import assignment, looks
 from abatch.modelling import registry
+from abatch.night import utc_now
 from abatch.pages import report
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
@@ -596,13 +596,17 @@ def test_score_counts_everything_after_the_last_night(tmp_path: Path) -> None:
 def make_live(engine: sa.Engine, trained_on: str, action: str) -> None:
     for variant in "AB":
         with engine.begin() as connection:
-            row = {
+            row: dict[str, Any] = {
                 "experiment": "own",
                 "variant": variant,
                 "model_name": f"model{variant}_v1_{trained_on}",
                 "action": action,
             }
-            why = {"reason": "complaints", "promoted_by": "Kari", "promoted_at": job.utc_now()}
+            why: dict[str, Any] = {
+                "reason": "complaints",
+                "promoted_by": "Kari",
+                "promoted_at": utc_now(),
+            }
             registry.promote(connection, effective_date=START + 3 * DAY, **row, **why)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -247,7 +248,10 @@ def test_pages_are_tsql(page: Path) -> None:
 
 def compile_for_sql_server(statement: sa.ClauseElement, keys: list[str] | None = None) -> str:
     """The text that SQL Server would get, with abatch's tables in schema abatch."""
-    options = {"schema_translate_map": {None: "abatch"}, "render_schema_translate": True}
+    options: dict[str, Any] = {
+        "schema_translate_map": {None: "abatch"},
+        "render_schema_translate": True,
+    }
     if isinstance(statement, sa.sql.ddl.ExecutableDDLElement):
         return str(statement.compile(dialect=DIALECT, **options))
     return str(
@@ -269,7 +273,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     collected: dict[str, None] = {}
 
     def collect(
-        _connection: sa.Connection, statement: object, rows: list, row: dict, _options: object
+        _connection: sa.Connection,
+        statement: object,
+        rows: list[Any],
+        row: dict[str, Any],
+        _options: object,
     ) -> None:
         if isinstance(statement, sa.ClauseElement):
             collected[compile_for_sql_server(statement, list(rows[0] if rows else row) or None)] = (

@@ -403,6 +403,7 @@ def test_read_records(engine: sa.Engine) -> None:
                 concluded_at=datetime(2026, 9, 2),
             )
         first, second = records.read_records(connection)
+    assert first.conclusion is not None
     assert (
         first.experiment,
         first.conclusion.because,

@@ -26,8 +26,8 @@ def night(day: int) -> date:
     return date(2020, 1, day)
 
 
-def at(day: int, hour: int, *rest: int) -> datetime:
-    return datetime(2020, 1, day, hour, *rest)
+def at(day: int, hour: int, minute: int = 0, second: int = 0, microsecond: int = 0) -> datetime:
+    return datetime(2020, 1, day, hour, minute, second, microsecond)
 
 
 def insert(engine: sa.Engine, table: sa.Table, *rows: dict[str, Any]) -> None:
@@ -75,7 +75,9 @@ def make_prediction(
     }
 
 
-def read(engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1") -> list[tuple]:
+def read(
+    engine: sa.Engine, view: str, *columns: str, where: str = "1 = 1"
+) -> list[tuple[Any, ...]]:
     """Rows of some columns, in the order of these columns, nulls first."""
     table = VIEWS.tables[view]
     with engine.connect() as connection:
@@ -384,7 +386,7 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
         "y": (at(1, 23, 59, 59, 999_000), at(3, 0)),
         "z": (at(1, 20), None),
     }
-    values = {"error": "a\nb", "rows_read": 2, "rows_written": 3}
+    values: dict[str, Any] = {"error": "a\nb", "rows_read": 2, "rows_written": 3}
     ledger = [
         make_run(name, "train", 1, "failed", started_at=began, finished_at=ended, **values)
         for name, (began, ended) in moments.items()

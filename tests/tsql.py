@@ -353,7 +353,7 @@ def _check(tokens: tuple[Token, ...], *, inner: bool = False) -> Faults:
 
 def _split_clauses(tokens: tuple[Token, ...]) -> Iterator[tuple[str, tuple[Token, ...]]]:
     """Pairs of the word that opens a clause and the tokens up to the next."""
-    opener, inside = "", []
+    opener, inside = "", list[Token]()
     for place, token in enumerate(tokens):
         before, after = (
             tokens[place - 1] if place else NOTHING,
