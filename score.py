@@ -68,7 +68,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
             report.write_report(connection, experiment, night.run_date)
 
     before = night.read(verdicts.find_words, name, night.run_date)
-    page = f"; report {experiment.environment.reports_dir / f'{name}.html'}" * draw
+    page = f"; report {experiment.environment.reports_dir / f'{name}.html'}" if draw else ""
     summary = night.finish(
         f"{look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete to"
         f" {watermark or 'no date yet'}){f'; {figures.n_rows} figures' if night.dry_run else page};"
