@@ -599,3 +599,25 @@ REGISTERED: dict[str, Any] = {  # the content of a registration
 def make_registration(**changes: Any) -> Registration:
     """What card_offer registered, with other content."""
     return Registration.model_validate({**REGISTERED, **changes})
+
+
+@pytest.fixture
+def bank(sqlite_url: str, tmp_path: Path) -> Experiment:
+    """Two experiments, card_offer and second, on one SQLite file."""
+    path = write_config(tmp_path, sqlite_url)
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    second = yaml.safe_load(path.read_text(encoding="utf-8"))["experiments"]["card_offer"]
+    for model in second["models"].values():
+        model["name"] += "_second"
+    raw["experiments"]["second"] = second
+    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return load_experiments(path, "dev")["card_offer"]
+
+
+@pytest.fixture
+def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
+    """The tables of `bank`."""
+    engine = open_engine(bank)
+    migrations.upgrade(engine)
+    yield engine
+    engine.dispose()

@@ -4,47 +4,24 @@ import os
 import pty
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-import yaml
 
 from abatch.config import Experiment, load_experiments
-from abatch.database import faults, migrations
+from abatch.database import faults
 from abatch.database.tables import runs
 from abatch.errors import ConfigError, DataError
 from abatch.experiment import registrations, terms
 from abatch.job import nightly
 from abatch.night import Night
-from tests.conftest import make_registration, open_engine, write_config
+from tests.conftest import make_registration, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
-
-
-@pytest.fixture
-def bank(sqlite_url: str, tmp_path: Path) -> Experiment:
-    """Two experiments, card_offer and second, on one SQLite file."""
-    path = write_config(tmp_path, sqlite_url)
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    second = yaml.safe_load(path.read_text(encoding="utf-8"))["experiments"]["card_offer"]
-    for model in second["models"].values():
-        model["name"] += "_second"
-    raw["experiments"]["second"] = second
-    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_experiments(path, "dev")["card_offer"]
-
-
-@pytest.fixture
-def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
-    """The tables of `bank`."""
-    engine = open_engine(bank)
-    migrations.upgrade(engine)
-    yield engine
-    engine.dispose()
 
 
 def read_ledger(engine: sa.Engine) -> list[sa.Row[Any]]:

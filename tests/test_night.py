@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,18 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-import yaml
 
-from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, migrations
+from abatch.config import Experiment
+from abatch.database import connections, faults
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
 from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import as_stored, open_engine, read_predictions, write_config
+from tests.conftest import as_stored, read_predictions
 
 pytestmark = pytest.mark.server
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
-
-
-@pytest.fixture
-def bank(sqlite_url: str, tmp_path: Path) -> Experiment:
-    """Two experiments, card_offer and second, on one SQLite file."""
-    path = write_config(tmp_path, sqlite_url)
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    second = yaml.safe_load(path.read_text(encoding="utf-8"))["experiments"]["card_offer"]
-    for model in second["models"].values():
-        model["name"] += "_second"
-    raw["experiments"]["second"] = second
-    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_experiments(path, "dev")["card_offer"]
-
-
-@pytest.fixture
-def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
-    """The tables of `bank`."""
-    engine = open_engine(bank)
-    migrations.upgrade(engine)
-    yield engine
-    engine.dispose()
 
 
 def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **options: Any) -> str:
