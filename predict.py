@@ -29,10 +29,7 @@ def predict(night: Night) -> str:
     """Stream candidates, assign by hash, predict, stage; check, rank and publish the night."""
     experiment, query = night.experiment, night.experiment.query("candidates")
     night.read(terms.check, experiment)
-    models = night.read(registry.load_live, experiment, night.run_date)
-    for model in models.values():
-        if model.warning:
-            night.warn(model.warning)
+    models = registry.open_live(night)
 
     # Each chunk is split between the variants, predicted, and staged where no reader looks.
     total = predictions.Batch()

@@ -22,27 +22,20 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.errors import NothingToDo
 from abatch.experiment import looks, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
-from abatch.night import Night, find_nights, is_latest, today
+from abatch.night import Night, find_nights, is_latest
 from abatch.pages import report
 
 
-def require_nights(night: Night) -> None:
-    """Raise NothingToDo if nothing has been predicted yet."""
-    if not night.read(find_nights, night.experiment.name, night.run_date):
-        raise NothingToDo(f"{night}: there are no predictions yet")
-
-
-@nightly(before=require_nights, **SWITCHES)
+@nightly(before=looks.require_nights, **SWITCHES)
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name
     registration = night.read(terms.check, experiment)
     assert registration is not None  # there are nights
-    if not night.read(is_latest, night, today(experiment.environment)):
+    if not night.read(is_latest, night):
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"
         )

@@ -23,18 +23,11 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 from abatch.job import nightly
 from abatch.modelling import evidence, gate, registry, retention, retraining, snapshots, training
-from abatch.night import Night, today, utc_now
+from abatch.night import Night, utc_now
 from abatch.pages import cards
 
 
-def link_live(night: Night) -> None:
-    """Let the `latest` links follow what is live: a job may have died between rows and links."""
-    if not night.dry_run:
-        on = max(night.run_date, today(night.experiment.environment))
-        night.read(registry.link_live, night.experiment, on)
-
-
-@nightly(before=link_live, **SWITCHES)
+@nightly(before=registry.relink, **SWITCHES)
 def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment
@@ -81,7 +74,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     for card in saved:
         if not card.gate.promote:
             night.warn(gate.tell(card))
-    link_live(night)
+    registry.relink(night)
     night.write(retention.write_deletions, environment, utc_now(), f"train {night.run_id}")
     night.read(retention.remove_files, environment, utc_now())
     return summary

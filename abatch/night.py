@@ -183,9 +183,10 @@ class Night:
         print(text, flush=True)
 
 
-def is_latest(connection: sa.Connection, night: Night, present: date) -> bool:
-    """Whether no later run_date of the same job is done; one after `present` does not count."""
-    later = (runs.c.run_date > night.run_date, runs.c.run_date <= max(night.run_date, present))
+def is_latest(connection: sa.Connection, night: Night) -> bool:
+    """Whether no later run_date of the same job is done; one that is still to come counts not."""
+    last = max(night.run_date, today(night.experiment.environment))
+    later = (runs.c.run_date > night.run_date, runs.c.run_date <= last)
     return connection.execute(_select_runs(night, "done", *later)).first() is None
 
 

@@ -280,13 +280,16 @@ def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.
         assert find_nights(connection, "another", date.max) == []
 
 
-def test_is_latest(experiment: Experiment, engine: sa.Engine) -> None:
+def test_is_latest(
+    experiment: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A night that was done for the future by mistake does not freeze the figures."""
+    monkeypatch.setattr("abatch.night.today", lambda environment: NIGHT + timedelta(days=5))
     for days, expected in ((1, True), (0, False), (9, True), (2, True), (10, True), (9, True)):
         run_date = NIGHT + timedelta(days=days)
         with open_night("score", experiment, engine, run_date, force=True) as night:
             with engine.connect() as connection:
-                assert is_latest(connection, night, NIGHT + timedelta(days=5)) == expected
+                assert is_latest(connection, night) == expected
             night.finish("nothing")
 
 

@@ -197,8 +197,7 @@ def _make_live(
     if len(done) == 1 and not any(done.values()):
         raise NothingToDo(f"{next(iter(done))} is live on {change.on} already")
     for experiment in experiments.values():
-        on = max(change.on, night.today(experiment.environment))
-        connections.read(engine, registry.link_live, experiment, on)
+        connections.read(engine, registry.link_live, experiment, change.on)
     return [text for text in done.values() if text]
 
 

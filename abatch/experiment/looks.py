@@ -14,18 +14,24 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database import tables
-from abatch.errors import DatabaseError, DataError
+from abatch.errors import DatabaseError, DataError, NothingToDo
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Key, Part
-from abatch.night import Night
+from abatch.night import Night, find_nights
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 DAY = timedelta(days=1)
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
+
+
+def require_nights(night: Night) -> None:
+    """Raise NothingToDo if nothing has been predicted yet."""
+    if not night.read(find_nights, night.experiment.name, night.run_date):
+        raise NothingToDo(f"{night}: there are no predictions yet")
 
 
 class Question(NamedTuple):

@@ -16,7 +16,7 @@ from abatch.database.tables import Row, deletions, models, promotions
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
-from abatch.night import Night
+from abatch.night import Night, today
 from abatch.statistics.references import FeatureReference, Reference
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
@@ -262,6 +262,15 @@ def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> di
     return {name: load_model(connection, models_dir, live[name]) for name in experiment.models}
 
 
+def open_live(night: Night) -> dict[str, Model]:
+    """The live model of each variant that has one, with a warning where libraries differ."""
+    models = night.read(load_live, night.experiment, night.run_date)
+    for model in models.values():
+        if model.warning:
+            night.warn(model.warning)
+    return models
+
+
 def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
     """The card of each dated model of an experiment, by model_name."""
     query = sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
@@ -282,10 +291,19 @@ def undated_name(name: str, version: str) -> str:
     return f"{name}_v{version}"
 
 
-def link_live(connection: sa.Connection, experiment: Experiment, on: date) -> None:
-    """Let the `latest` links, if there is a folder for them, follow what is live on a date."""
+def relink(night: Night) -> None:
+    """Let the `latest` links follow what is live: a job may have died between rows and links."""
+    if not night.dry_run:
+        night.read(link_live, night.experiment, night.run_date)
+
+
+def link_live(connection: sa.Connection, experiment: Experiment, since: date) -> None:
+    """Let the `latest` links, if there is a folder for them, follow what is live.
+
+    That is today, or on the day since which it is, if that is to come.
+    """
     if experiment.environment.models_dir.is_dir():
-        links = find_links(connection, experiment.name, on)
+        links = find_links(connection, experiment.name, max(since, today(experiment.environment)))
         link_latest(experiment.environment.models_dir, links)
 
 
