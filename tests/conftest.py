@@ -1,5 +1,6 @@
-"""Databases and configurations for the tests: SQLite, a PostgreSQL that the tests start themselves,
-and a SQL Server if one is named.
+"""Databases and configurations for the tests.
+
+SQLite, a PostgreSQL that the tests start themselves, and a SQL Server if one is named.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-# OpenMP reads it as scikit-learn is imported: two tests at a time on two cores want one thread each.
+# OpenMP reads it as scikit-learn is imported: two tests at a time on two cores want a thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -401,11 +402,11 @@ def write_config(
     retention: dict[str, float] | None = None,
     **changes: object,
 ) -> Path:
-    """The repository's own ml_config.yaml and queries in a folder, with a database and folders of
-    the test's own.
+    """The repository's own ml_config.yaml and queries in a folder of the test's own.
 
-    `changes` are keys of the experiment card_offer. Unless they say otherwise every run trains, and
-    what is not worse than the live model goes live.
+    The database and all other folders are the test's own too. `changes` are keys of the experiment
+    card_offer. Unless they say otherwise every run trains, and what is not worse than the live
+    model goes live.
     """
     raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text(encoding="utf-8"))
     raw["environments"] = {
@@ -516,8 +517,9 @@ def call(
 
 
 def is_babelfish(engine: sa.Engine) -> bool:
-    """Whether the TDS server is Babelfish for PostgreSQL, which differs from SQL Server here and
-    there.
+    """Whether the TDS server is Babelfish for PostgreSQL.
+
+    It differs from SQL Server here and there.
     """
     if engine.dialect.name != "mssql":
         return False

@@ -1,4 +1,4 @@
-"""abatch/database/dictionary.md as tables: what it says of names, types, nulls, keys and meanings."""
+"""abatch/database/dictionary.md as tables: what it says of names, types, nulls, keys, meanings."""
 
 import re
 from typing import Any

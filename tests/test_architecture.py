@@ -1,5 +1,6 @@
-"""Houses and doors: imports between houses go down, none goes in a circle, and each outside thing
-has one door.
+"""Houses and doors hold.
+
+Imports between houses go down, none goes in a circle, and each outside thing has one door.
 """
 
 import ast
@@ -40,7 +41,7 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "alembic": "database.migrations",
     "logging.FileHandler": "job",
 }
-# Who else may use one. OpenMP reads its policy once, so it is set before all other modules are there.
+# Who else may use one. OpenMP reads its policy once, so it is set before other modules are there.
 BESIDES = {("abatch", "os.environ")}
 KNOW_THE_DATABASE = ("database", "demo")  # which of the three it is; the demo plays on SQLite alone
 DRIVERS = {"adbc_driver_postgresql", "mssql_python", "psycopg", "pyodbc", "sqlite3"}

@@ -1,5 +1,6 @@
-"""Configuration: what is right is read, and each mistake gives one message with file, key, found,
-expected, mend.
+"""Configuration: what is right is read, and each mistake gives one message.
+
+The message has file, key, found, expected, mend.
 """
 
 import json
@@ -34,7 +35,8 @@ experiments:
     split: {A: 0.45, B: 0.45, control: 0.10}
     select_top: 0.20
     models:
-      A: {name: modelA, version: "1.0", estimator: sklearn.linear_model.LogisticRegression, params: {C: 0.5}}
+      A: {name: modelA, version: "1.0", \
+estimator: sklearn.linear_model.LogisticRegression, params: {C: 0.5}}
       B: {name: modelB, version: "1.0", estimator: my_models.make}
 """
 SPLIT = "{A: 0.45, B: 0.45, control: 0.10}"

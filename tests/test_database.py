@@ -1,5 +1,6 @@
-"""The door to SQL: engines, transactions that are tried again, what a database's errors become, and
-the lock.
+"""The door to SQL.
+
+Engines, transactions that are tried again, what a database's errors become, and the lock.
 """
 
 import os
@@ -132,7 +133,8 @@ def test_check_ready_other_revision(engine: sa.Engine) -> None:
         connection.execute(version.update().values(version_num="0000"))
     with pytest.raises(
         DatabaseError,
-        match=rf"at revision 0000, expected {tables.REVISION}: .* Run: python -m abatch init --env test",
+        match=rf"at revision 0000, expected {tables.REVISION}: .*"
+        " Run: python -m abatch init --env test",
     ):
         connections.check_ready(engine, "test")
 
@@ -331,8 +333,9 @@ def test_transactions_end_by_the_configured_time(
 def test_read_query_is_tried_again(
     make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table that another session holds for longer than the lock's time-out, but not for longer
-    than retry_seconds.
+    """A table that another session holds for longer than the lock's time-out.
+
+    But not for longer than retry_seconds.
     """
     monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
     engine = make(database_url, retry_seconds=20)
@@ -466,8 +469,9 @@ def test_transactions_tell_the_first_cause(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The server has rolled back already, so the rollback is refused: what went wrong first is
-    told, or tried again.
+    """The server has rolled back already, so the rollback is refused.
+
+    What went wrong first is told, or tried again.
     """
     engine, n_attempts = make(database_url, retry_seconds=20), 0
     make_counters(engine)

@@ -59,8 +59,9 @@ def run_on_terminal(commands: str, folder: Path) -> str:
 
 
 def assert_same_output(seen: str, shown: str) -> None:
-    """Word by word; decimals with some room, since another processor may round a model's figures
-    otherwise.
+    """Word by word; decimals with some room.
+
+    Another processor may round a model's figures otherwise.
     """
     assert re.sub(DECIMAL, "#", seen).split() == re.sub(DECIMAL, "#", shown).split()
     assert [float(found) for found in re.findall(DECIMAL, seen)] == pytest.approx(
@@ -70,8 +71,9 @@ def assert_same_output(seen: str, shown: str) -> None:
 
 @pytest.fixture(scope="module")
 def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a reader of docs/own-tables.md has in the end, every block of the page
-    followed to the letter.
+    """The folder that a reader of docs/own-tables.md has in the end.
+
+    Every block of the page is followed to the letter.
     """
     home = tmp_path_factory.mktemp("home")
     checkout, folder = home / "abatch", home / "credit"

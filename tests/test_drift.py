@@ -377,8 +377,9 @@ def test_measure_features_without_rows_is_unknown() -> None:
 
 
 def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:
-    """How often PSI exceeds its noise line when 1000 training rows and 800 of tonight come from the
-    same source.
+    """How often PSI exceeds its noise line when nothing drifts.
+
+    1000 training rows and 800 of tonight come from the same source.
     """
     types = {"number": "number", "nulls": "number", "few": "category", "many": "category"}
 

@@ -1,5 +1,6 @@
-"""Estimators: whatever the config names fits and predicts on a bank's columns, is seeded, and fails
-in clear words.
+"""Estimators: whatever the config names fits and predicts on a bank's columns.
+
+It is seeded, and fails in clear words.
 """
 
 import sys
@@ -67,12 +68,16 @@ def calibrated_boosting(**params):
     return CalibratedClassifierCV(HistGradientBoostingClassifier(**params), cv=3)
 
 def vote():
-    return VotingClassifier([("tree", DecisionTreeClassifier(max_depth=3)), ("line", LogisticRegression())], voting="soft")
+    tree = DecisionTreeClassifier(max_depth=3)
+    return VotingClassifier([("tree", tree), ("line", LogisticRegression())], voting="soft")
 
 def whole_pipeline(C=1.0):
     columns = make_column_transformer(
         (SimpleImputer(keep_empty_features=True), make_column_selector(dtype_include="number")),
-        (make_pipeline(TEXT, OneHotEncoder(handle_unknown="ignore")), make_column_selector(dtype_include=object)),
+        (
+            make_pipeline(TEXT, OneHotEncoder(handle_unknown="ignore")),
+            make_column_selector(dtype_include=object),
+        ),
     )
     return make_pipeline(columns, LogisticRegression(C=C, max_iter=5000))
 
@@ -178,8 +183,9 @@ def test_predict_probability_is_of_outcome_1() -> None:
 
 
 def test_pipeline_equals_scikit_learn_by_hand() -> None:
-    """Median, standard score and logistic regression, worked out with numpy and scikit-learn's bare
-    estimator.
+    """Median, standard score and logistic regression, worked out by hand.
+
+    With numpy and scikit-learn's bare estimator.
     """
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {"C": 0.5}, ["age"])
     age = TRAINING["age"].to_numpy()

@@ -1,5 +1,6 @@
-"""What may go wrong at night: killed processes, two at once, missing tables and files, odd
-candidates.
+"""What may go wrong at night.
+
+Killed processes, two at once, missing tables and files, odd candidates.
 """
 
 import os
@@ -325,8 +326,9 @@ def test_predict_rows_damaged_on_the_way(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) -> None:
-    """The server ends the job's sessions at a chunk: that transaction is done again, and the night
-    is whole.
+    """The server ends the job's sessions at a chunk.
+
+    That transaction is done again, and the night is whole.
     """
     experiment = use_chunks(experiment.environment.file)
     hold = Stop("abatch.experiment.predictions", "stage", nth, "hold")
@@ -406,10 +408,12 @@ def test_fault_models_folder_cannot_be_written(
     bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(bank.environment.models_dir)
-    bank.environment.models_dir.touch()  # rights do not bind root, a file in the folder's place does
+    # Rights do not bind root, a file in the folder's place does.
+    bank.environment.models_dir.touch()
     message = one_line(call(train, bank, capsys, "--force"))
     assert re.search(
-        rf"{bank.environment.models_dir}: cannot be written \(File exists\)\. Check the folder's rights",
+        rf"{bank.environment.models_dir}: cannot be written \(File exists\)\."
+        " Check the folder's rights",
         message,
     )
     assert read_failure(bank_engine, "train") in message

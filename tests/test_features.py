@@ -1,5 +1,6 @@
-"""Features: types by value, columns as a diff, and frames that do not depend on what the driver
-made of a chunk.
+"""Features: types by value, and columns as a diff.
+
+Frames do not depend on what the driver made of a chunk.
 """
 
 from collections.abc import Sequence

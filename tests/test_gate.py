@@ -1,5 +1,6 @@
-"""What goes live: two models held against each other on the same rows, and the rules that a new one
-must pass.
+"""What goes live.
+
+Two models held against each other on the same rows, and the rules that a new one must pass.
 """
 
 import json
@@ -97,8 +98,9 @@ def test_compare_auc_turned_round(rng: np.random.Generator) -> None:
 
 
 def test_compare_auc_is_paired(rng: np.random.Generator) -> None:
-    """Of two models that see the same facts the difference is known better than that of two on rows
-    of their own.
+    """The difference of two models that see the same facts is known better.
+
+    Better than that of two on rows of their own.
     """
     y, new, live, bucket = draw(rng, 2000, 1.0, 1.0)
     order = np.concatenate([rng.permutation(np.flatnonzero(y == outcome)) for outcome in (0, 1)])
@@ -342,8 +344,9 @@ def test_decide_later_is_not_overruled(live: str | None) -> None:
 def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
     week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The recipe is the same, and so are the newest rows: only the actual live model can show that
-    the new one is worse.
+    """The recipe is the same, and so are the newest rows.
+
+    Only the actual live model can show that the new one is worse.
     """
     query = week.sql["training"].replace(
         "case when card_answers.customer_id is null then 0 else 1 end as outcome",

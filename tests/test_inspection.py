@@ -24,8 +24,9 @@ def through_json(rows: list[Any]) -> list[Any]:
 
 
 def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows whose outcome income decides but for chance, with nulls, as `features.convert` gives
-    them.
+    """Rows whose outcome income decides but for chance.
+
+    With nulls, as `features.convert` gives them.
     """
     income = rng.normal(size=n)
     y = (income + 0.5 * rng.normal(size=n) > 1.2).astype(np.int64)

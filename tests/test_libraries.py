@@ -1,5 +1,6 @@
-"""Libraries: what a model depends on, and that nothing is unpickled under a version that does not
-promise to read it.
+"""Libraries: what a model depends on.
+
+Nothing is unpickled under a version that does not promise to read it.
 """
 
 import importlib.metadata

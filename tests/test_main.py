@@ -140,7 +140,8 @@ def test_init_sql_connects_to_nothing(
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith(
-        f"-- abatch: creates its tables in schema abatch, revision {tables.REVISION}.\n-- Run:  sqlcmd "
+        f"-- abatch: creates its tables in schema abatch, revision {tables.REVISION}.\n"
+        "-- Run:  sqlcmd "
     )
     file = write_config(tmp_path, "sqlite:///data/bank.db")
     assert main.main(["init", "--sql", "--config", str(file)]) == 0

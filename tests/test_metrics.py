@@ -1,5 +1,6 @@
-"""Against scikit-learn and scipy on predictions that lie on the histogram's grid, where no rounding
-stands between the two.
+"""Against scikit-learn and scipy on predictions that lie on the histogram's grid.
+
+There no rounding stands between the two.
 """
 
 import io

@@ -1,5 +1,6 @@
-"""The migrations make the tables of abatch/database/tables.py, whole or not at all, and so do the scripts
-that a DBA runs.
+"""The migrations make the tables of abatch/database/tables.py, whole or not at all.
+
+So do the scripts that a DBA runs.
 """
 
 import re

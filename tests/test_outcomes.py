@@ -438,7 +438,8 @@ def test_prepare_columns_and_missing_one() -> None:
         pytest.raises(
             DataError,
             match=(
-                r"outcomes\.sql: the column event_date is missing; found .*Did you mean 'event_day'\?"
+                r"outcomes\.sql: the column event_date is missing; found .*"
+                r"Did you mean 'event_day'\?"
             ),
         ),
         QUERY.named(),

@@ -1,5 +1,6 @@
-"""The scripts of docs/permissions.md, run as they stand: each role can do its work, and nothing
-else.
+"""The scripts of docs/permissions.md, run as they stand.
+
+Each role can do its work, and nothing else.
 """
 
 import io
@@ -174,7 +175,10 @@ def connect(url: str, login: str | None = None) -> Iterator[sa.Connection]:
 
 
 THINGS = """
-    select relname, case relkind when 'S' then 'sequence ' else '' end || relnamespace::regnamespace || '.' || relname
+    select
+        relname,
+        case relkind when 'S' then 'sequence ' else '' end
+            || relnamespace::regnamespace || '.' || relname
     from pg_class
     where relnamespace::regnamespace::text in ('abatch', 'public') and relkind in ('r', 'v', 'S')
     union all
@@ -286,10 +290,15 @@ def test_job_needs_what_is_documented(job: Login) -> None:
 def test_login_has_no_other_right(login: str, template: str) -> None:
     """By the server's own account of all tables and views, the bank's included."""
     query = """
-        select lower(acl.privilege_type), relations.relnamespace::regnamespace || '.' || relations.relname
+        select
+            lower(acl.privilege_type),
+            relations.relnamespace::regnamespace || '.' || relations.relname
         from pg_class as relations
-        cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) as acl (privilege_type)
-        where relations.relnamespace::regnamespace::text in ('abatch', 'public') and relations.relkind in ('r', 'v')
+        cross join unnest(
+            array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
+        ) as acl (privilege_type)
+        where relations.relnamespace::regnamespace::text in ('abatch', 'public')
+            and relations.relkind in ('r', 'v')
             and has_table_privilege(%(login)s, relations.oid, acl.privilege_type)
     """
     with connect(template) as connection:

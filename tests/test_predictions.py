@@ -368,8 +368,9 @@ def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
 
 @pytest.fixture
 def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
-    """Twelve nights, candidates who come again, some of them in another variant, beside another
-    experiment's.
+    """Twelve nights of candidates who come again, beside another experiment's.
+
+    Some of them come in another variant.
     """
     nights = [NIGHT + timedelta(days=day) for day in range(12)]
     parts = []

@@ -1,5 +1,6 @@
-"""Queries of the user's: cleaned, bound, read in chunks, and of the same types whatever database
-and driver they come from.
+"""Queries of the user's: cleaned, bound, read in chunks.
+
+What they return is of the same types whatever database and driver it comes from.
 """
 
 import logging
@@ -428,8 +429,9 @@ def test_read_query_types_that_adbc_does_not_read(
 
 
 def test_read_query_without_the_arrow_libraries(database_url: str) -> None:
-    """In a Python that cannot import them: the plain driver reads the same, and the log says so
-    once.
+    """In a Python that cannot import them, the plain driver reads the same.
+
+    The log says so once.
     """
     program = """
 import logging, sys

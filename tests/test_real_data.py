@@ -1,8 +1,7 @@
-"""Own tables, real data: two public data sets as nightly feeds, read by queries of their own
-(docs/own-tables.md does the same).
+"""Own tables, real data: two public data sets as nightly feeds.
 
-The figures expected are those of the README beside the data, measured there with scikit-learn
-alone.
+They are read by queries of their own (docs/own-tables.md does the same). The figures expected are
+those of the README beside the data, measured there with scikit-learn alone.
 """
 
 from datetime import date, timedelta
@@ -65,8 +64,9 @@ def read_bank() -> pd.DataFrame:
 
 
 def read_credit() -> pd.DataFrame:
-    """Default of Credit Card Clients, which has no dates, as a feed: 500 clients a night from 1
-    September 2005.
+    """Default of Credit Card Clients, which has no dates, as a feed.
+
+    500 clients a night from 1 September 2005.
     """
     clients = pd.read_csv(SHARED_DATA / "uci_default" / "default_credit_card_clients.csv")
     clients = clients.rename(columns={"ID": "client_id", "default.payment.next.month": "defaulted"})
@@ -79,8 +79,9 @@ def read_credit() -> pd.DataFrame:
 def load_feed(
     engine: sa.Engine, rows: pd.DataFrame, key: str, on: str, outcome: str, due_days: int
 ) -> None:
-    """Write the tables of a source system: `people` by night, `answers` loaded the morning after,
-    `feed` saying how far they go.
+    """Write the tables of a source system.
+
+    `people` by night, `answers` loaded the morning after, `feed` saying how far they go.
     """
     due = rows[on] + pd.Timedelta(days=due_days)
     answers = pd.DataFrame(
@@ -192,8 +193,15 @@ def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
         by_year = connection.execute(
             sa.text(
                 """
-                select substr(cohort, 1, 4) as year, sum(n_predicted) as predicted, sum(n_mature) as mature, sum(n_positive) as positive
-                from variant_scores where cohort <> 'all' group by substr(cohort, 1, 4) order by 1"""
+                select
+                    substr(cohort, 1, 4) as year,
+                    sum(n_predicted) as predicted,
+                    sum(n_mature) as mature,
+                    sum(n_positive) as positive
+                from variant_scores
+                where cohort <> 'all'
+                group by substr(cohort, 1, 4)
+                order by 1"""
             )
         ).all()
 
@@ -219,8 +227,9 @@ def test_bank_drift_is_seen_in_time_order(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("thinned", [False, True], ids=["as they are", "a third of B's removed"])
 def test_bank_claims_a_difference_only_where_there_is_one(thinned: bool, tmp_path: Path) -> None:
-    """Who got which variant was drawn by lot after the fact, so that variants differ by chance
-    alone, or by what the feed lost.
+    """Who got which variant was drawn by lot after the fact.
+
+    So variants differ by chance alone, or by what the feed lost.
     """
     rng = np.random.default_rng(20090101)
     contacts = read_bank().assign(y=lambda frame: frame["y"].eq("yes").astype(int))
@@ -349,10 +358,19 @@ def test_credit_nights_give_one_row_per_candidate_and_the_known_auc(tmp_path: Pa
         )  # nights whose week was over
         found = connection.execute(
             sa.text("""
-                select count(*) as expected, count(predictions.candidate_id) as found,
-                    sum(case when (variant = 'control') = (prediction is null and model_name is null) then 1 else 0 end) as told
+                select
+                    count(*) as expected,
+                    count(predictions.candidate_id) as found,
+                    sum(
+                        case
+                            when (variant = 'control') = (prediction is null and model_name is null)
+                            then 1
+                            else 0
+                        end
+                    ) as told
                 from people
-                left join predictions on cast(client_id as varchar(64)) = candidate_id and night = run_date
+                left join predictions
+                    on cast(client_id as varchar(64)) = candidate_id and night = run_date
                 where night >= '2005-10-01'""")
         ).one()
         assert tuple(found) == (15_000, 15_000, 15_000)

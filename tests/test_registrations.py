@@ -96,8 +96,9 @@ def test_describe_thresholds_by_hand() -> None:
 
 
 def test_describe_holds_the_rules() -> None:
-    """The numbers are those that docs of the method name: alpha, power, burn-in, the prior and
-    alarm of the sample ratio.
+    """The numbers are those that docs of the method name.
+
+    Alpha, power, burn-in, the prior and alarm of the sample ratio.
     """
     found = dump(describe())
     assert found["outcome"] == {
@@ -204,8 +205,10 @@ HALVES: dict[str, Any] = {"split": {"A": 0.5, "control": 0.5}, "models": {"A": M
 
 
 def test_make_plan_textbook_sample() -> None:
-    """5 % against 6 % at 50/50: (.05 * .95 + .06 * .94) / .5 * (2.8015852 / .01)**2 = 16,310, and
-    1.69 times that for daily looks.
+    """5 % against 6 % at 50/50, worked out by hand.
+
+    (.05 * .95 + .06 * .94) / .5 * (2.8015852 / .01)**2 = 16,310, and 1.69 times that for daily
+    looks.
     """
     plan = make_plan(1000, **HALVES, **change_outcome(baseline=0.05))
     assert plan.samples == {
@@ -220,8 +223,9 @@ def test_make_plan_textbook_sample() -> None:
 
 
 def test_make_plan_two_verdicts_by_hand() -> None:
-    """Shares .45, .45, .1, 2 % against 3 %: pooled .0291 / .9 + .0196 / .1, B against A .0291 / .45
-    + .0196 / .45.
+    """Shares .45, .45, .1, 2 % against 3 %, worked out by hand.
+
+    Pooled .0291 / .9 + .0196 / .1, B against A .0291 / .45 + .0196 / .45.
     """
     plan = make_plan(1000)
     square = 2.801585218 / 0.01
@@ -282,8 +286,9 @@ def test_make_plan_of_nothing_known_is_none(kind: str) -> None:
 
 
 def test_make_plan_is_never_less_than_the_burn_in() -> None:
-    """Ten outcomes at 1 in 1,000 take 10,000 candidates, of which the smaller variant gets one in
-    twenty.
+    """Ten outcomes at 1 in 1,000 take 10,000 candidates.
+
+    The smaller variant gets one in twenty of them.
     """
     plan = make_plan(
         1000,
@@ -444,7 +449,9 @@ def test_refuse_changes_sign_of_the_effect() -> None:
 
 
 def test_refuse_changes_what_it_does_not_depend_on() -> None:
-    """How long corrections are waited for, where a guardrail's query lies, and a champion that is
+    """What may change unseen is warned of.
+
+    How long corrections are waited for, where a guardrail's query lies, and a champion that is
     named for the first time.
     """
     moved = change_guardrail(query="sql/moved.sql")

@@ -1,5 +1,6 @@
-"""Reproduce: each thing that a model depends on is moved by hand, and the verdict must name it and
-no other.
+"""Reproduce: each thing that a model depends on is moved by hand.
+
+The verdict must name it and no other.
 """
 
 import os
@@ -203,9 +204,9 @@ def test_reproduce_snapshot_byte_flipped(
     out = capsys.readouterr().out
     assert code == 1
     assert (
-        "NOT reproduced, for its rows are neither in the snapshot nor in the database; moved: data\n"
-        in out
-    )
+        "NOT reproduced, for its rows are neither in the snapshot nor in the database;"
+        " moved: data\n"
+    ) in out
 
 
 def test_reproduce_snapshot_missing(bank: Experiment, engine: sa.Engine) -> None:

@@ -1,5 +1,6 @@
-"""The simulated bank: the same for the same seed, and as of a past moment it tells what was known
-then.
+"""The simulated bank.
+
+The same for the same seed, and as of a past moment it tells what was known then.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,8 +64,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(engine: sa.Engine, table: sa.Table) -> pd.DataFrame:
-    """A table of the bank in the order of its key, with the number of the night where it has a
-    candidate_date.
+    """A table of the bank in the order of its key.
+
+    With the number of the night where it has a candidate_date.
     """
     keys = [column.name for column in table.primary_key]
     with engine.connect() as connection:
@@ -121,8 +123,9 @@ def select_some(engine: sa.Engine, night: object) -> None:
 
 
 def test_simulate_same_seed_same_bank(experiment: Experiment, engine: sa.Engine) -> None:
-    """A bank that is played in one go and one that is played morning by morning, elsewhere in the
-    calendar, are the same.
+    """A bank that is played in one go and one that is played morning by morning are the same.
+
+    The other one lies elsewhere in the calendar.
     """
     simulate.simulate(engine, FIRST_NIGHT, history_days=5, seed=3)
     assert simulate.simulate(engine, FIRST_NIGHT + 3 * DAY) == 3
@@ -214,8 +217,9 @@ def test_simulate_calls_who_was_selected(experiment: Experiment, engine: sa.Engi
 
 
 def test_simulate_effect_draws_as_before_there_were_plants(play: Play) -> None:
-    """Figures recorded from the version before: what the other plants and the README's demo stand
-    on.
+    """Figures recorded from the version before.
+
+    What the other plants and the README's demo stand on.
     """
     book = read(play(1, history_days=30), simulate.truth)
     nights = book[book["night"] >= 0].groupby("night")
@@ -236,8 +240,9 @@ def test_simulate_plants_again_the_same(plant: str, play: Play, small: None) -> 
 
 
 def compare_models_with_control(book: pd.DataFrame) -> float:
-    """Mean probability of an answer, A and B less control, when each variant has its fifth called:
-    the likeliest, or any.
+    """Mean probability of an answer, A and B less control.
+
+    Each variant has its fifth called: the likeliest, or any.
     """
     groups = book.assign(variant=assign(book["customer_id"])).groupby("variant")
     rates, sizes = {}, {}
@@ -336,8 +341,9 @@ def test_simulate_drift_is_planted(play: Play, small: None) -> None:
 
 
 def list_late_answers(engine: sa.Engine) -> list[tuple[date, date]]:
-    """Morning and day of each answer that was missing on a morning although the feed said that the
-    day was complete.
+    """Morning and day of each answer that was missing on a morning.
+
+    The feed said that the day was complete.
     """
     answers, feed = read(engine, simulate.answers), read(engine, simulate.feed)
     late = answers.merge(feed, how="cross", suffixes=("", "_feed"))
@@ -411,8 +417,9 @@ def test_simulate_changing_shares_is_planted(play: Play, small: None) -> None:
 def test_simulate_loses_the_same_customers_each_time_round(
     play: Play, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A customer who was lost does not turn up on a later list, where he would make the sample
-    ratio look right again.
+    """A customer who was lost does not turn up on a later list.
+
+    He would make the sample ratio look right again there.
     """
     monkeypatch.setattr(simulate, "N_CUSTOMERS", 400)
     seed = 42  # in no other test: the customers of a seed are kept for as long as the process lives

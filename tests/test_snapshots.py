@@ -34,8 +34,9 @@ NOW = datetime(2026, 12, 1, 12)
 
 
 def make_frame() -> pd.DataFrame:
-    """What a training query returns: five rows in no order, every type, nulls in each, and a column
-    of nulls alone.
+    """What a training query returns: five rows in no order.
+
+    Every type, nulls in each, and a column of nulls alone.
     """
     return pd.DataFrame(
         {

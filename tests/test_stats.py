@@ -67,8 +67,9 @@ GROWTHBOOK = [
 
 
 def bound_share(share: float, n: int) -> float:
-    """How far from a true share one that is counted in n simulations may come to lie: 3.5 standard
-    errors.
+    """How far from a true share one that is counted in n simulations may come to lie.
+
+    3.5 standard errors.
     """
     return 3.5 * (share * (1 - share) / n) ** 0.5
 
@@ -161,8 +162,9 @@ def simulate_repeated(
 def simulate_motion(
     rng: np.random.Generator, n_paths: int, information: np.ndarray, effect: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of a difference, shape (n_paths, looks), and their standard errors,
-    information**-.5.
+    """Estimates of a difference, shape (n_paths, looks), and their standard errors.
+
+    These are information**-.5.
     """
     steps = rng.standard_normal((n_paths, len(information))) * np.sqrt(
         np.diff(information, prepend=0)

@@ -1,5 +1,6 @@
-"""The three stories end to end, on SQLite and on PostgreSQL, against figures that are computed
-another way.
+"""The three stories end to end, on SQLite and on PostgreSQL.
+
+Against figures that are computed another way.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""What columns take, and the data dictionary: it says what the tables are, and so does the database."""
+"""What columns take, and the data dictionary.
+
+It says what the tables are, and so does the database.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -138,7 +141,8 @@ def test_comments_are_in_the_catalogue(experiment: Experiment, engine: sa.Engine
         select c.relname, coalesce(a.attname, ''), d.description
         from pg_description as d
         inner join pg_class as c on c.oid = d.objoid and d.classoid = 'pg_class'::regclass
-        left join pg_attribute as a on a.attrelid = c.oid and a.attnum = d.objsubid and d.objsubid > 0
+        left join pg_attribute as a
+            on a.attrelid = c.oid and a.attnum = d.objsubid and d.objsubid > 0
         where c.relnamespace = 'abatch'::regnamespace"""
     expected = {
         (table.name, column.name, column.comment) for table in ALL for column in table.columns

@@ -58,8 +58,9 @@ def make_days(*counts: int) -> pd.Series:
 
 
 def make_frame(n_days: int = 10, per_day: int = 20) -> pd.DataFrame:
-    """What a training query returns: days in no order, the first row of each day positive, one
-    feature that tells.
+    """What a training query returns: days in no order.
+
+    The first row of each day is positive, and one feature tells.
     """
     days = make_days(*[per_day] * n_days)
     outcome = np.tile(np.arange(per_day) < per_day // 4, n_days).astype(int)
@@ -306,8 +307,9 @@ def test_prepare_rows_few_have_no_reference() -> None:
 
 @pytest.mark.slow
 def test_fit_and_validate_reference_is_no_drift_by_itself() -> None:
-    """Where nothing drifts, PSI passes its noise line in 5 % of cases: of 20 models in more than 4
-    once in 390 times.
+    """Where nothing drifts, PSI passes its noise line in 5 % of cases.
+
+    Of 20 models in more than 4 once in 390 times.
     """
     alarms = 0
     for seed in range(20):
@@ -344,8 +346,9 @@ def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
 def test_fit_and_validate_column_without_values_in_the_older_rows(
     estimator: ClassifierMixin,
 ) -> None:
-    """Validation rows are newer: a column may hold its first values there, and is not used until
-    older rows have some.
+    """Validation rows are newer: a column may hold its first values there.
+
+    It is not used until older rows have some.
     """
     rows = prepare(make_frame(per_day=60))
     added = {
@@ -436,8 +439,9 @@ SHUFFLED = [f"noise_{i}" for i in range(5)]
 def make_live(
     n_days: int = 10, per_day: int = 60, validation_share: float = 0.3
 ) -> tuple[Card, pd.DataFrame]:
-    """Card, as train writes it, and snapshot of a live model: one feature that tells and five that
-    do not.
+    """Card, as train writes it, and snapshot of a live model.
+
+    One feature tells and five do not.
     """
     frame = make_frame(n_days, per_day).drop(columns="region")
     noise = np.random.default_rng(3).normal(size=(len(frame), 5))
@@ -610,8 +614,9 @@ def test_compare_with_live_no_rows_in_common() -> None:
 
 
 def make_moved(n_low: int) -> Rows:
-    """Rows of which the newest 40 have `n_low` incomes of -1, else 1, and every other one the
-    region x, else y.
+    """Rows of which the newest 40 have `n_low` incomes of -1, else 1.
+
+    Every other one has the region x, else y.
     """
     rows = prepare(make_frame())
     income = np.zeros(200)
@@ -654,8 +659,9 @@ def test_find_input_psi_nothing_to_compare(references: dict[str, FeatureReferenc
 
 @pytest.mark.parametrize("kinds", [{"income": "category"}, {"region": "number"}])
 def test_find_input_psi_column_of_another_type(kinds: dict[str, str]) -> None:
-    """A region that was a number and is text now is not what the live model knew: it is told by the
-    comparison, not measured.
+    """A region that was a number and is text now is not what the live model knew.
+
+    It is told by the comparison, not measured.
     """
     name, kind = next(iter(kinds.items()))
     numbers, texts = FEATURES["income"], FEATURES["region"]

@@ -1,5 +1,6 @@
-"""What the scripts say against what is true: counts over raw rows of small tables, and what was
-planted in the simulated bank.
+"""What the scripts say against what is true.
+
+Counts over raw rows of small tables, and what was planted in the simulated bank.
 """
 
 import shutil
@@ -55,8 +56,9 @@ LOGISTIC = "sklearn.linear_model.LogisticRegression"
 
 
 class Bank(NamedTuple):
-    """Raw rows: people (id, night, x, variant), gains (event, id, day, amount, loaded_at; the
-    newest of an event is right).
+    """Raw rows: people (id, night, x, variant), gains (event, id, day, amount, loaded_at).
+
+    The newest gain of an event is right.
     """
 
     people: pd.DataFrame
@@ -261,11 +263,9 @@ def play(folder: Path, kind: str, exposure: str) -> Played:
             train.train(experiment, engine, night)  # another dated model goes live
         if k != 4:
             predict.predict(experiment, engine, night)
-        if (
-            k == 13
-            # missed nights are made up for: one that lies among the closed ones, one from before the
-            # experiment began
-        ):
+        # Missed nights are made up for: one that lies among the closed ones, one from before the
+        # experiment began.
+        if k == 13:
             predict.predict(experiment, engine, START + 4 * DAY)
             predict.predict(experiment, engine, START - DAY)
         if k == 15:  # a closed night is done again, with other candidates
@@ -311,8 +311,9 @@ def played(
 def list_exposures(
     seen: LookSeen, bank: Bank, metric: str, kind: str, exposure: str
 ) -> pd.DataFrame:
-    """What should count, one prediction after the other, from raw rows: candidate_id, variant,
-    value, mixed.
+    """What should count, one prediction after the other, from raw rows.
+
+    Each has candidate_id, variant, value, mixed.
     """
     loaded = bank.gains[bank.gains["loaded_at"] <= at(seen.day, 23)]
     events = defaultdict(list)
@@ -341,8 +342,9 @@ def list_exposures(
 
 
 def cluster_robust(treatment: pd.DataFrame, control: pd.DataFrame) -> tuple[float, float]:
-    """Difference of means and its standard error: least squares on a dummy, sandwich over
-    candidates, u/(u-1) per side.
+    """Difference of means and its standard error.
+
+    Least squares on a dummy, sandwich over candidates, u/(u-1) per side.
     """
     rows = pd.concat([treatment.assign(side=1), control.assign(side=0)])
     X = np.column_stack([np.ones(len(rows)), rows["side"]])
@@ -451,8 +453,9 @@ def test_score_night_by_night_equals_rebuild(played: Played) -> None:
 
 
 def start_own(folder: Path, bank: Bank) -> tuple[Experiment, sa.Engine]:
-    """A trained experiment whose nights are mature on the second day after them, and closed on the
-    third; nothing is predicted yet.
+    """A trained experiment of which nothing is predicted yet.
+
+    Its nights are mature on the second day after them, and closed on the third.
     """
     experiment = write_own(folder, "numeric", "first", window_days=1, lag_days=0, grace_days=1)
     engine = open_engine(experiment)
@@ -536,8 +539,9 @@ def test_score_that_failed_leaves_nothing_behind(
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight nights, scored last on the fifth: the first week's last night was mature then, but
-    neither closed nor all known.
+    """Eight nights, scored last on the fifth.
+
+    The first week's last night was mature then, but neither closed nor all known.
     """
     folder = tmp_path_factory.mktemp("scored")
     experiment, engine = start_own(folder, make_bank(2, 9))

@@ -1,5 +1,6 @@
-"""Every query of the project, and every statement that abatch executes, is looked at as SQL Server
-would.
+"""Every query of the project, and every statement that abatch executes.
+
+It is looked at as SQL Server would.
 """
 
 import ast
@@ -238,8 +239,9 @@ def read_sql_blocks(page: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_pages_are_tsql(page: Path) -> None:
-    """All SQL of the pages, unless the nearest title says that it is for PostgreSQL or SQLite
-    alone.
+    """All SQL of the pages.
+
+    Unless the nearest title says that it is for PostgreSQL or SQLite alone.
     """
     for title, sql in read_sql_blocks(page.read_text(encoding="utf-8")):
         if "SQL Server" in title or not re.search("PostgreSQL|SQLite", title):

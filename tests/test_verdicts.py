@@ -1,5 +1,6 @@
-"""Units are counted as a plain loop counts them, and words follow the interval, burn-in and sample
-ratio.
+"""Units are counted as a plain loop counts them.
+
+Words follow the interval, burn-in and sample ratio.
 """
 
 from collections import defaultdict

@@ -1,6 +1,6 @@
-"""Would SQL Server take this statement? Asked without a server: of sqlfluff's T-SQL parser, and of
-a small check of our own.
+"""Whether SQL Server would take a statement, asked without a server.
 
+Asked are sqlfluff's T-SQL parser and a small check of our own.
 sqlfluff refuses what is not T-SQL's grammar (`limit`, `||`), and lets pass what only looks like it:
 bare booleans, ordinals in `group by`, other databases' functions and types, words that it takes for
 an alias. The check here is for those. It knows brackets, clauses and conditions, and no tables:
@@ -18,8 +18,12 @@ from typing import NamedTuple
 from sqlfluff.core import FluffConfig, Linter
 
 TOKEN = re.compile(
-    r"""(?P<comment>--[^\n]*|/\*.*?\*/) | (?P<text>[nN]?'(?:[^']|'')*') | (?P<name>"(?:[^"]|"")*"|\[[^\]]*\])
-    | (?P<number>0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?) | (?P<bind>\?|(?<!:):[^\W\d]\w*) | (?P<word>@{0,2}[\#$]*[^\W\d][\w@\#$]*)
+    r"""(?P<comment>--[^\n]*|/\*.*?\*/)
+    | (?P<text>[nN]?'(?:[^']|'')*')
+    | (?P<name>"(?:[^"]|"")*"|\[[^\]]*\])
+    | (?P<number>0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
+    | (?P<bind>\?|(?<!:):[^\W\d]\w*)
+    | (?P<word>@{0,2}[\#$]*[^\W\d][\w@\#$]*)
     | (?P<sign>::|\|\||<>|!=|<=|>=|==|!<|!>|->>|->|@>|<@|~\*|!~|<<|>>|\S)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -315,8 +319,9 @@ Faults = Iterator[tuple[int, str]]
 
 
 def _check(tokens: tuple[Token, ...], *, inner: bool = False) -> Faults:
-    """Statements, or a query in brackets: its clauses one after the other, then what concerns
-    several of them.
+    """Statements, or a query in brackets.
+
+    Its clauses one after the other, then what concerns several of them.
     """
     yield from _check_neighbours(tokens)
     clauses = list(_split_clauses(tokens))
