@@ -69,15 +69,14 @@ def calibrated_boosting(**params):
 
 def vote():
     tree = DecisionTreeClassifier(max_depth=3)
-    return VotingClassifier([("tree", tree), ("line", LogisticRegression())], voting="soft")
+    line = LogisticRegression()
+    return VotingClassifier([("tree", tree), ("line", line)], voting="soft")
 
 def whole_pipeline(C=1.0):
+    text = make_pipeline(TEXT, OneHotEncoder(handle_unknown="ignore"))
     columns = make_column_transformer(
         (SimpleImputer(keep_empty_features=True), make_column_selector(dtype_include="number")),
-        (
-            make_pipeline(TEXT, OneHotEncoder(handle_unknown="ignore")),
-            make_column_selector(dtype_include=object),
-        ),
+        (text, make_column_selector(dtype_include=object)),
     )
     return make_pipeline(columns, LogisticRegression(C=C, max_iter=5000))
 
@@ -88,11 +87,11 @@ def careless_pipeline():
 def the_class():
     return LogisticRegression
 
-def nothing():
-    pass
-
 def broken(depth=1):
     return {}["depth"]
+
+def nothing():
+    pass
 """
 
 
