@@ -1,4 +1,4 @@
-"""Until the first release there is one revision, made of tables.py, the views and the dictionary.
+"""Until the first release there is one revision, made of tables.py and the views.
 
 Write it anew: python -m tests.revision
 """
@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 
 from abatch.database import tables
 from abatch.database.migrations import views
-from tests import dictionary
+from abatch.queries import clean_query
 
 TABLES = Path(tables.__file__)
 FILE = TABLES.parent / "migrations" / "versions" / "0001_tables_and_views.py"
@@ -65,15 +65,16 @@ def render(metadata: sa.MetaData) -> str:
 
 
 def write() -> tuple[str, str]:
-    """The revision's name, which ends in a hash of what it makes, and its file's content."""
-    metadata = sa.MetaData()
-    for table in tables.metadata.sorted_tables:
-        table.to_metadata(metadata)
-    body = render(metadata).replace("op.create_table(", "create_table(")
-    dictionary.add_comments(metadata)
-    selects = [path.read_text(encoding="utf-8") for path in sorted(views.FOLDER.glob("*.sql"))]
-    digest = hashlib.sha256("\n".join([render(metadata), *selects, str(views.FRAGMENTS)]).encode())
+    """The revision's name, which ends in a hash of what it makes, and its file's content.
+
+    Tables, columns, types, keys, indexes and views count, what is said of them does not: a database
+    is not refused because a comment or a meaning in the dictionary was edited.
+    """
+    body = render(tables.metadata)
+    selects = [clean_query(path.read_text("utf-8")) for path in sorted(views.FOLDER.glob("*.sql"))]
+    digest = hashlib.sha256("\n".join([body, *selects, str(views.FRAGMENTS)]).encode())
     revision = f"0001_{digest.hexdigest()[:8]}"
+    body = body.replace("op.create_table(", "create_table(")
     return revision, TEXT.format(revision=revision, body=body)
 
 

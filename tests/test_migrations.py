@@ -146,6 +146,20 @@ def test_revision_is_named_after_what_it_makes(
     assert revision.write()[0] != tables.REVISION
 
 
+def test_revision_is_not_named_after_what_is_said_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A meaning in the dictionary, or a comment in a view's file, may be edited at any time."""
+    described = dictionary.TABLES.tables["runs"]
+    monkeypatch.setattr(described, "comment", "edited")
+    monkeypatch.setattr(described.c.run_id, "comment", "edited")
+    for path in views.FOLDER.glob("*.sql"):
+        edited = f"-- edited\n{path.read_text(encoding='utf-8')}"
+        (tmp_path / path.name).write_text(edited, encoding="utf-8")
+    monkeypatch.setattr(views, "FOLDER", tmp_path)
+    assert revision.write()[0] == tables.REVISION
+
+
 def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
     fill(engine)
     before = read_all(engine)

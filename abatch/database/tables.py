@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_6eced07f"
+REVISION = "0001_95d19923"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 # For analysts; each is a file of abatch/database/views.
