@@ -7,23 +7,28 @@ import argparse
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 EXIT_CODES = (
     "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage,\n3 a fault of abatch."
 )
 
 
-class Option(NamedTuple):
+class Option:
     """One argument of a command line, in argparse's words; a positional one has no flags."""
 
-    flags: tuple[str, ...]
-    settings: dict[str, Any]
+    def __init__(self, *flags: str, **settings: Any) -> None:
+        self.flags, self.settings = flags, settings
 
 
-def option(*flags: str, **settings: Any) -> Option:
-    """One argument of a command line; flags and settings are those of argparse."""
-    return Option(flags, settings)
+def switch(flag: str, help: str) -> Option:
+    """What is on or off."""
+    return Option(flag, action="store_true", help=help)
+
+
+def day(flag: str, metavar: str = "YYYY-MM-DD", **settings: Any) -> Option:
+    """What takes a day."""
+    return Option(flag, type=parse_date, metavar=metavar, **settings)
 
 
 def parse_date(text: str) -> date:
@@ -52,33 +57,20 @@ def parse_moment(text: str) -> date | datetime:
 
 _BESIDE = Path(__file__).parent.parent / "ml_config.yaml"  # in a checkout
 DEFAULT_CONFIG = _BESIDE if _BESIDE.exists() else Path("ml_config.yaml")
-ENV = option(
+ENV = Option(
     "--env", metavar="ENV", help="environment of the config (default: $ABATCH_ENV, else dev)"
 )
-CONFIG = option(
+CONFIG = Option(
     "--config",
     metavar="FILE",
     type=Path,
     default=DEFAULT_CONFIG,
     help="default: ml_config.yaml beside the scripts, else in the current folder",
 )
-EXPERIMENT = option("--experiment", metavar="NAME", help="one experiment (default: all)")
-RUN_DATE = option(
-    "--date",
-    type=parse_date,
-    metavar="YYYY-MM-DD",
-    help="run_date (default: today in the config's timezone)",
-)
-FORCE = option(
-    "--force",
-    action="store_true",
-    help="do a night again that is done; the old rows are kept as superseded",
-)
-DRY_RUN = option(
-    "--dry-run",
-    action="store_true",
-    help="read and compute, write nothing, print what would be done",
-)
+EXPERIMENT = Option("--experiment", metavar="NAME", help="one experiment (default: all)")
+RUN_DATE = day("--date", help="run_date (default: today in the config's timezone)")
+FORCE = switch("--force", "do a night again that is done; the old rows are kept as superseded")
+DRY_RUN = switch("--dry-run", "read and compute, write nothing, print what would be done")
 
 
 def parse(
@@ -103,20 +95,15 @@ def parse(
     add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
     add_options(parser, force=FORCE, dry_run=DRY_RUN)
     flags = {name: f"--{name.replace('_', '-')}" for name in switches}
-    for name, flag in flags.items():
-        parser.add_argument(flag, action="store_true", help=switches[name])
+    add_options(parser, **{name: switch(flags[name], about) for name, about in switches.items()})
     options = parser.parse_args(argv)
-    if options.dry_run and any(getattr(options, name) for name in switches):
-        parser.error(
-            f"--dry-run writes nothing, so it does not go with {', '.join(flags.values())}"
-        )
+    for name, flag in flags.items():
+        if options.dry_run and getattr(options, name):
+            parser.error(f"--dry-run writes nothing, so it does not go with {flag}")
     return options
 
 
 def add_options(parser: argparse.ArgumentParser, **options: Option) -> None:
     """Let a command line take some options, by the names under which they are parsed."""
-    for name, (flags, settings) in options.items():
-        if flags:
-            parser.add_argument(*flags, dest=name, **settings)
-        else:
-            parser.add_argument(name, **settings)
+    for name, option in options.items():
+        parser.add_argument(*option.flags, dest=name, **option.settings)

@@ -22,7 +22,7 @@ import predict
 import score
 import train
 from abatch import job
-from abatch.arguments import CONFIG, add_options, parse_date
+from abatch.arguments import CONFIG, add_options, day
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.database.reading import read_query
@@ -203,12 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nights", type=int, default=60, help=f"how many, {FEWEST_NIGHTS} or more (default: 60)"
     )
-    parser.add_argument(
-        "--end",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="the last night (default: the newest)",
-    )
+    add_options(parser, end=day("--end", help="the last night (default: the newest)"))
     parser.add_argument(
         "--plant",
         choices=simulate.PLANTS,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from abatch import job
-from abatch.arguments import CONFIG, ENV, EXIT_CODES, EXPERIMENT, add_options, parse_date
+from abatch.arguments import CONFIG, ENV, EXIT_CODES, EXPERIMENT, add_options, day
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, UsageError
@@ -62,13 +62,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"{simulate.describe_plants()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG)
-    parser.add_argument(
-        "--date",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="the morning until which the bank lives (default: today)",
-    )
+    until = day("--date", help="the morning until which the bank lives (default: today)")
+    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=until)
     parser.add_argument(
         "--plant",
         choices=simulate.PLANTS,

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import sqlalchemy as sa
 
 from abatch import job, night
-from abatch.arguments import CONFIG, ENV, option, parse_date
+from abatch.arguments import CONFIG, ENV, Option, day, switch
 from abatch.commands.command import Chosen, Day, Experiments, command
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
@@ -40,17 +40,15 @@ def _parse_reason(text: str) -> str:
     return text.strip()
 
 
-Model = Annotated[str, option(metavar="MODEL", help="modelA_v1.0_2026-11-23")]
+Model = Annotated[str, Option(metavar="MODEL", help="modelA_v1.0_2026-11-23")]
 Reason = Annotated[
-    str, option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
+    str, Option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
 ]
-By = Annotated[str, option("--by", type=whoami, default="", help="who (default: user and host)")]
+By = Annotated[str, Option("--by", type=whoami, default="", help="who (default: user and host)")]
 AllowDirty = Annotated[
     bool,
-    option(
-        "--allow-dirty",
-        action="store_true",
-        help="in prod, also a model from a dirty tree that was never live; recorded",
+    switch(
+        "--allow-dirty", "in prod, also a model from a dirty tree that was never live; recorded"
     ),
 ]
 
@@ -61,10 +59,9 @@ def init(
     config: Annotated[Path, CONFIG],
     sql: Annotated[
         bool,
-        option(
+        switch(
             "--sql",
-            action="store_true",
-            help="print the script instead, for somebody else to read and run; connects to nothing",
+            "print the script instead, for somebody else to read and run; connects to nothing",
         ),
     ],
 ) -> str:
@@ -128,7 +125,7 @@ def roll_back(
     engine: sa.Engine,
     model: Annotated[
         str | None,
-        option(
+        Option(
             nargs="?",
             metavar="MODEL",
             help="modelA, or dated, such as modelA_v1.0_2026-11-23",
@@ -136,12 +133,7 @@ def roll_back(
     ],
     to: Annotated[
         date | None,
-        option(
-            "--to",
-            type=parse_date,
-            metavar="YYYY-MM-DD",
-            help="in place of MODEL: to all that was live on this day",
-        ),
+        day("--to", help="in place of MODEL: to all that was live on this day"),
     ],
     reason: Reason,
     by: By,
@@ -296,13 +288,13 @@ def conclude(
     engine: sa.Engine,
     experiment: Annotated[
         str,
-        option(
+        Option(
             metavar="NAME", help="of the experiment, also of one that is no longer in the config"
         ),
     ],
     because: Annotated[
         str,
-        option(
+        Option(
             "--because",
             required=True,
             type=_parse_reason,

@@ -15,8 +15,8 @@ from abatch.arguments import (
     EXPERIMENT,
     Option,
     add_options,
-    option,
-    parse_date,
+    day,
+    switch,
 )
 from abatch.config import Experiment, load_experiments
 from abatch.errors import NothingToDo
@@ -24,16 +24,8 @@ from abatch.errors import NothingToDo
 Experiments = dict[str, Experiment]  # of a config, by name
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
-Day = Annotated[
-    date,
-    option(
-        "--date",
-        type=parse_date,
-        metavar="YYYY-MM-DD",
-        help="the day in question (default: today)",
-    ),
-]
-AsJson = Annotated[bool, option("--json", action="store_true", help="print it for programs")]
+Day = Annotated[date, day("--date", help="the day in question (default: today)")]
+AsJson = Annotated[bool, switch("--json", "print it for programs")]
 Reply = str | tuple[str, int]  # what is printed, perhaps with an exit code
 Function = TypeVar("Function", bound=Callable[..., Reply])
 

@@ -10,7 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, night
-from abatch.arguments import option, parse_date, parse_moment
+from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
 from abatch.commands.command import AsJson, Experiments, Only, Reply, command
 from abatch.config import Experiment
@@ -33,11 +33,11 @@ def do_snapshots(
     experiments: Experiments,
     engine: sa.Engine,
     action: Annotated[
-        str, option(nargs="?", choices=ACTIONS, default="list", help="default: list")
+        str, Option(nargs="?", choices=ACTIONS, default="list", help="default: list")
     ],
     name: Annotated[
         str | None,
-        option(
+        Option(
             nargs="?", metavar="SNAPSHOT", help="a hash, the beginning of one, or a dated model"
         ),
     ],
@@ -161,20 +161,12 @@ MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in U
 def recall(
     experiments: Experiments,
     engine: sa.Engine,
-    experiment: Annotated[str, option(metavar="EXPERIMENT", help="whose training query is asked")],
-    from_date: Annotated[
-        date,
-        option("--from", required=True, type=parse_date, metavar="D1", help="first event_date"),
-    ],
-    to_date: Annotated[
-        date,
-        option(
-            "--to", required=True, type=parse_date, metavar="D2", help="last event_date, excluded"
-        ),
-    ],
+    experiment: Annotated[str, Option(metavar="EXPERIMENT", help="whose training query is asked")],
+    from_date: Annotated[date, day("--from", "D1", required=True, help="first event_date")],
+    to_date: Annotated[date, day("--to", "D2", required=True, help="last event_date, excluded")],
     moment: Annotated[
         date | datetime,
-        option(
+        Option(
             "--as-of",
             required=True,
             type=parse_moment,
@@ -184,7 +176,7 @@ def recall(
     ],
     out: Annotated[
         Path | None,
-        option(
+        Option(
             "--out",
             type=Path,
             metavar="FILE",
@@ -193,7 +185,7 @@ def recall(
     ],
     diff: Annotated[
         date | datetime | None,
-        option(
+        Option(
             "--diff",
             type=parse_moment,
             metavar="T2",

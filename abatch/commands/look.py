@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 
 from abatch import job
-from abatch.arguments import option, parse_date
+from abatch.arguments import Option, day
 from abatch.commands.command import AsJson, Chosen, Day, Experiments, Only, command
 from abatch.config import Experiment
 from abatch.database import faults, tables
@@ -104,15 +104,7 @@ def list_models(
     experiments: Chosen,
     engine: sa.Engine,
     on: Day,
-    at: Annotated[
-        date | None,
-        option(
-            "--at",
-            type=parse_date,
-            metavar="YYYY-MM-DD",
-            help="what was live on this day, since when and why",
-        ),
-    ],
+    at: Annotated[date | None, day("--at", help="what was live on this day, since when and why")],
     as_json: AsJson,
 ) -> str:
     """The dated models, and which of them are live; `at` tells what was live on a day."""
@@ -236,7 +228,7 @@ def explain(
     experiments: Chosen,
     engine: sa.Engine,
     candidate: Annotated[
-        str, option("--candidate", required=True, metavar="ID", help="candidate_id")
+        str, Option("--candidate", required=True, metavar="ID", help="candidate_id")
     ],
     on: Day,
     as_json: AsJson,
