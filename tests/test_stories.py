@@ -73,9 +73,6 @@ def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engin
         simulate.simulate(engine, night)
         predict.predict(experiment, engine, night)
         score.score(experiment, engine, night, draw=False)
-        if engine.dialect.name == "postgresql":
-            with engine.begin() as connection:  # which autovacuum does on a server
-                connection.exec_driver_sql("analyze abatch.predictions")
 
     made = read(engine, predictions)
     assert len(made) == N_NIGHTS * simulate.N_CANDIDATES

@@ -326,22 +326,16 @@ def count_newcomers(
 
     Those are of the nights after mature_date.
     """
-    later, earlier = predictions.alias("later").c, predictions.alias("earlier").c
-    is_mature = sa.exists().where(
-        earlier.experiment == experiment,
-        earlier.candidate_id == later.candidate_id,
-        earlier.variant == later.variant,
-        earlier.run_date >= start_date,
-        earlier.run_date <= mature_date,
+    c = predictions.c
+    firsts = (
+        sa.select(c.variant)
+        .where(c.experiment == experiment, c.run_date.between(start_date, run_date))
+        .group_by(c.variant, c.candidate_id)
+        .having(sa.func.min(c.run_date) > mature_date)
+        .subquery()
     )
-    query = sa.select(later.variant, sa.func.count(later.candidate_id.distinct())).where(
-        later.experiment == experiment,
-        later.run_date >= start_date,
-        later.run_date > mature_date,
-        later.run_date <= run_date,
-        ~is_mature,
-    )
-    return {variant: n for variant, n in connection.execute(query.group_by(later.variant))}
+    query = sa.select(firsts.c.variant, sa.func.count()).group_by(firsts.c.variant)
+    return {variant: n for variant, n in connection.execute(query)}
 
 
 def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> set[str]:
