@@ -429,9 +429,27 @@ def _restore_keys(value: Any) -> Any:
     return {int(key) if are_numbers else key: _restore_keys(part) for key, part in value.items()}
 
 
+class Experiments(dict[str, Experiment]):
+    """The experiments of a config in one environment, by name, in the file's order."""
+
+    @property
+    def environment(self) -> Environment:
+        """The one that all are in."""
+        return next(iter(self.values())).environment
+
+    def choose(self, name: str | None) -> "Experiments":
+        """All of them, or the one that is named; UsageError if there is none."""
+        if name is None:
+            return self
+        if name not in self:
+            expected = f"expected one of {', '.join(self)}.{suggest(name, self)}"
+            raise UsageError(f"there is no experiment {name!r}; {expected}")
+        return Experiments({name: self[name]})
+
+
 def load_experiments(
     path: str | Path, environment: str | None = None, *, need_database: bool = True
-) -> dict[str, Experiment]:
+) -> Experiments:
     """Read ml_config.yaml and return its experiments by name, in the file's order.
 
     Parameters
@@ -457,12 +475,11 @@ def load_experiments(
     chosen = _make_environment(path, file, environment, need_database)
     if str(chosen.folder) not in sys.path:
         sys.path.append(str(chosen.folder))  # where a user's own estimators live
-    return {
-        name: Experiment(
-            **dict(section), name=name, environment=chosen, sql=_read_queries(chosen, name, section)
-        )
-        for name, section in file.experiments.items()
-    }
+    experiments = Experiments()
+    for name, section in file.experiments.items():
+        sql = _read_queries(chosen, name, section)
+        experiments[name] = Experiment(**dict(section), name=name, environment=chosen, sql=sql)
+    return experiments
 
 
 def _make_environment(

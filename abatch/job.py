@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from abatch import arguments
-from abatch.config import Environment, Experiment, load_experiments
+from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
-from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError, suggest
+from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
 from abatch.night import Night, open_night, today, utc_now
 
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
@@ -61,21 +61,20 @@ class Job:
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:
-            experiments = choose(load_experiments(options.config, options.env), options.experiment)
-            environment = next(iter(experiments.values())).environment
-            with open_database(environment) as engine:
+            experiments = load_experiments(options.config, options.env).choose(options.experiment)
+            with open_database(experiments.environment) as engine:
                 if not options.dry_run:
-                    start_log(environment, self.name)
+                    start_log(experiments.environment, self.name)
                 return self._play(experiments, engine, options)
         except (Exception, KeyboardInterrupt) as error:
             return report(error, self.name)
 
     def _play(
-        self, experiments: dict[str, Experiment], engine: sa.Engine, options: argparse.Namespace
+        self, experiments: Experiments, engine: sa.Engine, options: argparse.Namespace
     ) -> int:
         code, lines = DONE, []
-        environment = next(iter(experiments.values())).environment
-        run_date = options.date or today(environment)  # one for all, also when midnight passes
+        # one for all, also when midnight passes
+        run_date = options.date or today(experiments.environment)
         chosen = {name: getattr(options, name) for name in ("force", "dry_run", *self.switches)}
         for experiment in experiments.values():
             try:
@@ -156,16 +155,6 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     logger.error("%s: %s", what, message, exc_info=cause)
     print(f"{what}: {message}", file=sys.stderr)
     return code
-
-
-def choose(experiments: dict[str, Experiment], experiment: str | None) -> dict[str, Experiment]:
-    """All experiments, or the one that is named."""
-    if experiment is None:
-        return experiments
-    if experiment not in experiments:
-        known = f"{', '.join(experiments)}.{suggest(experiment, experiments)}"
-        raise UsageError(f"there is no experiment {experiment!r}; expected one of {known}")
-    return {experiment: experiments[experiment]}
 
 
 def start_log(environment: Environment, job: str) -> None:

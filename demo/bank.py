@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         experiments = load_experiments(arguments.config, arguments.env)
         # whose split a plant may break: the first unless --experiment names another
-        experiment = next(iter(job.choose(experiments, arguments.experiment).values()))
+        experiment = next(iter(experiments.choose(arguments.experiment).values()))
         engine = job.connect(experiment.environment)
         try:
             print(live(experiment, engine, arguments))

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from abatch import job, night
 from abatch.arguments import CONFIG, ENV, Option, day, switch
-from abatch.commands.command import Chosen, Day, Experiments, command
-from abatch.config import Experiment, load_experiments
+from abatch.commands.command import Chosen, Day, command
+from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import Row
 from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
@@ -70,7 +70,7 @@ def init(
     from abatch.database.migrations.script import write_script
 
     experiments = load_experiments(config, env, need_database=not sql)
-    environment = next(iter(experiments.values())).environment
+    environment = experiments.environment
     if sql:
         place = f"{environment.file}, environments.{environment.name}"
         url = environment.database.get_secret_value()

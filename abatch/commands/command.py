@@ -18,10 +18,9 @@ from abatch.arguments import (
     day,
     switch,
 )
-from abatch.config import Experiment, load_experiments
+from abatch.config import Experiments, load_experiments
 from abatch.errors import NothingToDo
 
-Experiments = dict[str, Experiment]  # of a config, by name
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
 Day = Annotated[date, day("--date", help="the day in question (default: today)")]
@@ -107,8 +106,7 @@ def _call_on_database(
     **options: Any,
 ) -> Reply:
     known = load_experiments(config, env)
-    environment = next(iter(known.values())).environment  # all are in the same
     if "on" in options:
-        options["on"] = options["on"] or night.today(environment)
-    with job.open_database(environment) as engine:
-        return function(experiments=job.choose(known, experiments), engine=engine, **options)
+        options["on"] = options["on"] or night.today(known.environment)
+    with job.open_database(known.environment) as engine:
+        return function(experiments=known.choose(experiments), engine=engine, **options)

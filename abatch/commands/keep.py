@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from abatch import job, night
 from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
-from abatch.commands.command import AsJson, Experiments, Only, Reply, command
-from abatch.config import Experiment
+from abatch.commands.command import AsJson, Only, Reply, command
+from abatch.config import Experiment, Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
 from abatch.errors import NothingToDo, RegistryError, UsageError
@@ -45,10 +45,9 @@ def do_snapshots(
     as_json: AsJson,
 ) -> Reply:
     """Training rows as they were pulled: list, show, verify, or purge."""
-    chosen = job.choose(experiments, only)
-    experiment = next(iter(chosen.values()))
+    chosen, environment = experiments.choose(only), experiments.environment
     if action == "purge":
-        done = retention.apply(experiment.environment, engine, night.utc_now(), whoami())
+        done = retention.apply(environment, engine, night.utc_now(), whoami())
         text = "\n".join(done) or "nothing to delete; see retention in the config"
         return to_json(done) if as_json else text
     with engine.connect() as connection:
@@ -62,7 +61,7 @@ def do_snapshots(
         if name:
             pulls = [snapshots.choose_snapshot(connection, name)]
         kept = _tell_snapshots(
-            connection, pulls, experiment.environment.snapshots_dir, is_read=action == "verify"
+            connection, pulls, environment.snapshots_dir, is_read=action == "verify"
         )
     if as_json:
         text = to_json(kept)
@@ -194,7 +193,7 @@ def recall(
     ],
 ) -> str:
     """Training rows of any window as they were known at any time, the same that train would see."""
-    asked, window = job.choose(experiments, experiment)[experiment], Window(from_date, to_date)
+    asked, window = experiments.choose(experiment)[experiment], Window(from_date, to_date)
     if from_date >= to_date:
         raise UsageError(f"--from {from_date} is not before --to {to_date}, which is excluded")
     if out and out.suffix != ".parquet":

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 
-from abatch import job
 from abatch.arguments import Option, day
-from abatch.commands.command import AsJson, Chosen, Day, Experiments, Only, command
-from abatch.config import Experiment
+from abatch.commands.command import AsJson, Chosen, Day, Only, command
+from abatch.config import Experiment, Experiments
 from abatch.database import faults, tables
 from abatch.database.tables import Row, runs
 from abatch.errors import NothingToDo
@@ -171,7 +170,7 @@ def list_experiments(
     experiments: Experiments, engine: sa.Engine, only: Only, as_json: AsJson
 ) -> str:
     """Every experiment that was ever registered: asked, expected, known, concluded."""
-    chosen = job.choose(experiments, only)
+    chosen = experiments.choose(only)
     with engine.connect() as connection:
         known = {record.experiment: record for record in records.read_records(connection)}
     shown = [name for name in known if only is None or name in chosen]
