@@ -30,6 +30,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.statistics import drift, metrics
+from abatch.statistics.metrics import Metric
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
@@ -135,20 +136,17 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
         psi = drift.compute_psi(reference.counts, part.bins.tolist())
         n_bins = int(np.count_nonzero(part.bins + reference.counts))
         noise = drift.psi_noise(sum(reference.counts), n, n_bins)
-        figures.append(metrics.Metric("psi", psi, n_obs=n))
-        figures.append(metrics.Metric("psi_noise", noise, n_obs=n))
+        figures |= {"psi": Metric(psi, n_obs=n), "psi_noise": Metric(noise, n_obs=n)}
     return [
         {
             "model_name": key.model_name,
             "cohort": key.cohort,
-            "metric": metric,
-            "value": value,
-            "lower": _null(lower),
-            "upper": _null(upper),
-            "n": n_obs,
+            "metric": name,
+            **figure.to_dict(),
+            "n": figure.n_obs,
         }
-        for metric, value, lower, upper, n_obs in figures
-        if np.isfinite(value)
+        for name, figure in figures.items()
+        if np.isfinite(figure.value)
     ]
 
 
@@ -204,10 +202,6 @@ def measure_features(
         names = ", ".join(f"{name} ({n})" for name, n in feature.new_categories)
         rows.append({"n": row.pop("n_obs"), **row, "new_categories": names or None})
     return rows
-
-
-def _null(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def check_watermark(

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from abatch.modelling import estimators
 from abatch.modelling.card import Importance, Subgroup
 from abatch.statistics import metrics
-from abatch.statistics.metrics import MIN_CASES
+from abatch.statistics.metrics import MIN_CASES, Metric
 
 N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
 N_VALUES = 12  # of a text column that are subgroups of their own
@@ -93,7 +93,7 @@ def measure_subgroups(
     for name in columns.columns:
         for value, rows in _split_column(columns[name]):
             histogram = metrics.make_histogram(prediction[rows], y[rows], bucket[rows], n_buckets)
-            roc_auc = metrics.to_dict(metrics.measure(histogram)).get("roc_auc", {})
+            roc_auc = metrics.measure(histogram).get("roc_auc", Metric(np.nan)).to_dict()
             subgroups.append(
                 Subgroup(
                     column=str(name),
@@ -102,9 +102,9 @@ def measure_subgroups(
                     n_positive=int(y[rows].sum()),
                     base_rate=float(y[rows].mean()),
                     mean_prediction=float(prediction[rows].mean()),
-                    roc_auc=roc_auc.get("value"),
-                    lower=roc_auc.get("lower"),
-                    upper=roc_auc.get("upper"),
+                    roc_auc=roc_auc["value"],
+                    lower=roc_auc["lower"],
+                    upper=roc_auc["upper"],
                 )
             )
     return subgroups

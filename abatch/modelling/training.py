@@ -279,8 +279,8 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     validated = fit_for_validation(recipe, rows)
     scores = estimators.predict_probability(validated, X[newest])
     histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
-    measured = metrics.to_dict(metrics.measure(histogram))
-    figures = {name: Figure(**figure) for name, figure in measured.items()}
+    measured = metrics.measure(histogram).items()
+    figures = {name: Figure(**metric.to_dict()) for name, metric in measured}
     pipeline, reference = fit_for_good(recipe, rows), None
     if rows.holdout.any():
         reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))

@@ -6,7 +6,7 @@ and it respects candidates that come again (Efron & Tibshirani, An Introduction 
 1993, ch. 11). Names are scikit-learn's where it has the metric.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,11 +52,15 @@ class Histogram:
 class Metric(NamedTuple):
     """One figure; lower and upper are nan where it has no interval."""
 
-    name: str
     value: float
     lower: float = np.nan
     upper: float = np.nan
     n_obs: int = 0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Value, lower and upper as JSON and tables hold them: nan becomes None."""
+        figures = zip(("value", "lower", "upper"), self, strict=False)
+        return {name: None if np.isnan(figure) else figure for name, figure in figures}
 
 
 class AucDifference(NamedTuple):
@@ -133,7 +137,7 @@ def _shrink(values: np.ndarray) -> np.ndarray:
     return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
-def measure(histogram: Histogram) -> list[Metric]:
+def measure(histogram: Histogram) -> dict[str, Metric]:
     """All metrics of a histogram; with fewer than 20 of either outcome, the counts only.
 
     Rank metrics take the predictions of a bin for equal. How far that may move a figure is its
@@ -142,14 +146,14 @@ def measure(histogram: Histogram) -> list[Metric]:
 
     Returns
     -------
-    list of Metric
-        Each with a 95 % interval, except n, n_positive, brackets and the mean predictions of the
-        reliability table.
+    dict of Metric
+        By name. Each with a 95 % interval, except n, n_positive, brackets and the mean predictions
+        of the reliability table.
     """
     totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = (int(count) for count in totals.sum(axis=1))
     n = n_negative + n_positive
-    figures = [Metric("n", n, n_obs=n), Metric("n_positive", n_positive, n_obs=n)]
+    figures = {"n": Metric(n, n_obs=n), "n_positive": Metric(n_positive, n_obs=n)}
     if min(n_negative, n_positive) < MIN_CASES:
         return figures
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
@@ -169,21 +173,9 @@ def measure(histogram: Histogram) -> list[Metric]:
             slices.append(_compute(counts, losses, log_odds, calibration))
     for name, value in values.items():
         without = np.concatenate([part[name] for part in slices])
-        figures.append(Metric(name, value.item(), *jackknife_interval(value.item(), without), n))
-    figures += [Metric(name, value, n_obs=n) for name, value in _bracket(totals).items()]
-    return figures + _reliability(histogram.counts, log_odds)
-
-
-def to_dict(figures: Sequence[Metric]) -> dict[str, dict[str, float | None]]:
-    """Metrics by name as JSON holds them: nan becomes None."""
-    names = ("value", "lower", "upper")
-    return {
-        figure.name: {
-            name: None if np.isnan(getattr(figure, name)) else getattr(figure, name)
-            for name in names
-        }
-        for figure in figures
-    }
+        figures[name] = Metric(value.item(), *jackknife_interval(value.item(), without), n)
+    figures |= {name: Metric(value, n_obs=n) for name, value in _bracket(totals).items()}
+    return figures | _reliability(histogram.counts, log_odds)
 
 
 def jackknife_interval(
@@ -349,7 +341,7 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
     }
 
 
-def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
+def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> dict[str, Metric]:
     """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions.
 
     Counts of shape (g, 2, k).
@@ -362,7 +354,7 @@ def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
     parts = np.add.reduceat(counts, first, axis=2)  # (g, 2, up to 10)
     means = np.add.reduceat(size * probability, first) / parts.sum(axis=(0, 1))
     without = parts.sum(axis=0) - parts[parts.any(axis=(1, 2))]
-    figures = []
+    figures = {}
     for index, mean, (n_negative, n_positive), left_out in zip(
         indices + 1, means, parts.sum(axis=0).T, np.moveaxis(without, 2, 0), strict=True
     ):
@@ -372,7 +364,6 @@ def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> list[Metric]:
         rates = np.divide(
             left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0
         )
-        figures.append(Metric(f"reliability_prediction_{index:02}", float(mean), n_obs=n))
-        interval = jackknife_interval(rate, rates)
-        figures.append(Metric(f"reliability_rate_{index:02}", rate, *interval, n))
+        figures[f"reliability_prediction_{index:02}"] = Metric(float(mean), n_obs=n)
+        figures[f"reliability_rate_{index:02}"] = Metric(rate, *jackknife_interval(rate, rates), n)
     return figures
