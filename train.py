@@ -60,7 +60,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     # While nobody else makes a model live: files first, then their rows and the promotions.
     with night.hold(registry.PROMOTIONS, "promoting, rolling back or deleting a model"):
-        live = night.read(registry.find_live, experiment.name, night.run_date)
+        live = night.read(registry.read_promotions, experiment.name).live(night.run_date)
         origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)
         saved = []
         for model, decision in zip(trained, decisions, strict=True):

@@ -505,7 +505,7 @@ def with_training(experiment: Experiment, **changes: object) -> Experiment:
 def find_live(engine: sa.Engine, on: date = LATER_NIGHT) -> dict[str, str]:
     """The model_name that is live on a night, by variant."""
     with engine.connect() as connection:
-        return registry.find_live(connection, "card_offer", on)
+        return registry.read_promotions(connection, "card_offer").live(on)
 
 
 def call(

@@ -108,9 +108,13 @@ def promote(
         )
 
 
-def live(engine: sa.Engine, on: date) -> dict[str, str]:
+def read(engine: sa.Engine, experiment: str = "card_offer") -> registry.Promotions:
     with engine.connect() as connection:
-        return registry.find_live(connection, "card_offer", on)
+        return registry.read_promotions(connection, experiment)
+
+
+def live(engine: sa.Engine, on: date) -> dict[str, str]:
+    return read(engine).live(on)
 
 
 def load(engine: sa.Engine, folder: Path, name: str) -> registry.Model:
@@ -311,7 +315,7 @@ def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
         registry.add_model(connection, card)
 
 
-def test_find_live_effective_dates(engine: sa.Engine) -> None:
+def test_promotions_live_effective_dates(engine: sa.Engine) -> None:
     assert live(engine, MONDAY) == {}
     promote(engine, "m1", MONDAY)
     promote(engine, "m3", WEDNESDAY)  # for the day after tomorrow
@@ -324,28 +328,23 @@ def test_find_live_effective_dates(engine: sa.Engine) -> None:
     assert [live(engine, day)["A"] for day in (MONDAY, TUESDAY, WEDNESDAY)] == ["m1", "m2", "m2"]
     promote(engine, "m0", MONDAY, action="rollback")  # the past as well
     assert [live(engine, day)["A"] for day in (MONDAY, TUESDAY, WEDNESDAY)] == ["m0", "m0", "m0"]
+    assert read(engine, "another").live(THURSDAY) == {}
     with engine.connect() as connection:
-        assert registry.find_live(connection, "another", THURSDAY) == {}
         assert connection.scalars(sa.select(promotions.c.reason).distinct()).all() == ["Ærø 日本"]
 
 
-def test_find_later(bank: sa.Engine) -> None:
+def test_promotions_later(bank: sa.Engine) -> None:
     promote(bank, "m1", MONDAY)
     promote(bank, "m2", WEDNESDAY)
-    with bank.connect() as connection:
-        found = [
-            registry.find_later(connection, "card_offer", day)
-            for day in (date(2026, 9, 6), MONDAY, WEDNESDAY)
-        ]
+    found = [read(bank).later(day) for day in (date(2026, 9, 6), MONDAY, WEDNESDAY)]
     assert found == [{"A": "m2"}, {"A": "m2"}, {}]
 
 
 def previous(engine: sa.Engine, on: date) -> str:
-    with engine.connect() as connection:
-        return registry.find_previous(connection, "card_offer", "A", on)
+    return read(engine).previous("A", on)
 
 
-def test_find_previous_after_rollbacks(bank: sa.Engine) -> None:
+def test_promotions_previous_after_rollbacks(bank: sa.Engine) -> None:
     for name, on in (("m1", MONDAY), ("m2", TUESDAY), ("m3", WEDNESDAY)):
         promote(bank, name, on)
     assert previous(bank, TUESDAY) == "m1"
@@ -363,7 +362,7 @@ def test_find_previous_after_rollbacks(bank: sa.Engine) -> None:
     assert previous(bank, WEDNESDAY) == "m2"
 
 
-def test_find_previous_without_history(bank: sa.Engine) -> None:
+def test_promotions_previous_without_history(bank: sa.Engine) -> None:
     with pytest.raises(RegistryError, match=r"no other model was live before 2026-09-07\."):
         previous(bank, MONDAY)
 

@@ -194,7 +194,7 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     assert "modelA_v1.0_2026-09-02 does not go live: " in said
     assert "validation ROC AUC 0.5000 against" in said
     with engine.connect() as connection:
-        live = registry.find_live(connection, "card_offer", FIRST_NIGHT + DAY)
+        live = registry.read_promotions(connection, "card_offer").live(FIRST_NIGHT + DAY)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}
     assert (experiment.environment.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
     assert (experiment.environment.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path(
@@ -290,7 +290,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
         " meantime" in capsys.readouterr().err
     )
     with engine.connect() as connection:
-        live = registry.find_live(connection, "card_offer", FIRST_NIGHT)
+        live = registry.read_promotions(connection, "card_offer").live(FIRST_NIGHT)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
     name = "modelA_v1.0_2026-09-01_3"
     row = read(engine, models).set_index("model_name").loc[name]

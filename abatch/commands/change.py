@@ -151,7 +151,8 @@ def roll_back(
         for experiment in experiments.values():
             for variant, configured in experiment.models.items():
                 if model == configured.name:
-                    return [registry.find_previous(connection, experiment.name, variant, on)]
+                    promotions = registry.read_promotions(connection, experiment.name)
+                    return [promotions.previous(variant, on)]
         return [model]
 
     change = Change("rollback", on, reason, by, allow_dirty)
@@ -165,7 +166,7 @@ def _find_live(connection: sa.Connection, experiments: Experiments, on: date) ->
     live = [
         name
         for experiment in experiments
-        for name in registry.find_live(connection, experiment, on).values()
+        for name in registry.read_promotions(connection, experiment).live(on).values()
     ]
     if not live:
         raise RegistryError(f"no model was live on {on}. See: python -m abatch models --at {on}")
@@ -203,14 +204,15 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
             " has no model here."
         )
     warning = registry.check_model(connection, experiment.environment.models_dir, model)
-    before = registry.find_live(connection, model.experiment, on).get(model.variant)
+    promotions = registry.read_promotions(connection, model.experiment)
+    before = promotions.live(on).get(model.variant)
     if before == name:
         return ""
     place = experiment.environment.name
-    allowed = gate.check_dirt(connection, place, model, allow_dirty=change.allow_dirty)
-    overruled = registry.find_later(connection, model.experiment, on).get(model.variant)
+    allowed = gate.check_dirt(place, model, promotions, allow_dirty=change.allow_dirty)
+    overruled = promotions.later(on).get(model.variant)
     today = night.today(experiment.environment)
-    live_today = registry.find_live(connection, model.experiment, today).get(model.variant)
+    live_today = promotions.live(today).get(model.variant)
     registry.promote(
         connection,
         experiment=model.experiment,
@@ -262,16 +264,13 @@ def delete(
         row = registry.find_model(connection, model)
         experiment = _choose_config(experiments, row)
         today = night.today(experiment.environment)
-        live = {
-            *registry.find_live(connection, row.experiment, today).values(),
-            *registry.find_later(connection, row.experiment, today).values(),
-        }
-        if model in live:
+        promotions = registry.read_promotions(connection, row.experiment)
+        if model in {*promotions.live(today).values(), *promotions.later(today).values()}:
             raise RegistryError(
                 f"{model} is live, or will be, and is not deleted. Make another one live first."
             )
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
-        return experiment, model in registry.find_ever_live(connection, row.experiment)
+        return experiment, model in promotions.ever_live
 
     with _hold_promotions(engine):
         experiment, was_live = connections.write(engine, write_deletion)

@@ -81,7 +81,7 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day, as_json: AsJson
 
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
     """What is live, and what was done until a day."""
-    live = registry.find_live(connection, experiment.name, on)
+    live = registry.read_promotions(connection, experiment.name).live(on)
     of_experiment = sa.select(runs).where(runs.c.experiment == experiment.name)
     ledger = connection.execute(of_experiment.order_by(runs.c.started_at)).all()
     variants = []
@@ -148,7 +148,7 @@ class ModelState:
 def find_models(connection: sa.Connection, experiment: str, on: date) -> list[ModelState]:
     """The dated models of an experiment, as they are on a day."""
     deleted = registry.find_deleted(connection, registry.MODEL)
-    live = registry.find_live(connection, experiment, on)
+    live = registry.read_promotions(connection, experiment).live(on)
     return [
         ModelState(
             model_name=name,

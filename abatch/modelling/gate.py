@@ -4,13 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import sqlalchemy as sa
-
 from abatch.config import Training
 from abatch.database.tables import Row
 from abatch.errors import RegistryError
-from abatch.modelling import registry
 from abatch.modelling.card import Card, Decision, Figure
+from abatch.modelling.registry import Promotions
 
 if TYPE_CHECKING:  # SciPy takes half a second, for which a promotion by hand need not wait
     from abatch.statistics.metrics import AucDifference
@@ -166,7 +164,7 @@ def judge_dirt(
 
 
 def check_dirt(
-    connection: sa.Connection, environment: str, model: Row, *, allow_dirty: bool
+    environment: str, model: Row, promotions: Promotions, *, allow_dirty: bool
 ) -> dict[str, Any] | None:
     """Evidence to record of a promotion by hand, None without any.
 
@@ -177,9 +175,8 @@ def check_dirt(
     RegistryError
         If it is not.
     """
-    if environment != PROD or not is_dirty(model.code_version):
-        return None
-    if model.model_name in registry.find_ever_live(connection, model.experiment):
+    is_new = model.model_name not in promotions.ever_live
+    if environment != PROD or not is_dirty(model.code_version) or not is_new:
         return None
     if not allow_dirty:
         raise RegistryError(

@@ -59,6 +59,75 @@ class ModelFile(NamedTuple):
         return files.hash_bytes(self.content)
 
 
+class Promotions(NamedTuple):
+    """What was ever made live in an experiment; a row that was written later overrules.
+
+    Attributes
+    ----------
+    rows : of the table `promotions`, in the order in which they were written
+    """
+
+    experiment: str
+    rows: Sequence[Row]
+
+    @property
+    def ever_live(self) -> set[str]:
+        """The model_names that were ever live, or will be."""
+        return {row.model_name for row in self.rows}
+
+    def in_force(self, on: date) -> dict[str, Row]:
+        """The promotion that makes each variant's model live on a date, the newest effective."""
+        return {row.variant: row for row in self.rows if row.effective_date <= on}
+
+    def live(self, on: date) -> dict[str, str]:
+        """The model_name that is live on a date, by variant."""
+        return {variant: row.model_name for variant, row in self.in_force(on).items()}
+
+    def later(self, on: date) -> dict[str, str]:
+        """The model_name that becomes live after a date, by variant.
+
+        It is that of the newest promotion, which overrules all before it.
+        """
+        newest = {row.variant: row for row in self.rows}
+        return {
+            variant: row.model_name for variant, row in newest.items() if row.effective_date > on
+        }
+
+    def previous(self, variant: str, on: date) -> str:
+        """The model_name to go back to.
+
+        It is what was live before the newest promotion that has not been rolled back.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+        """
+        history: list[str] = []
+        for row in self.rows:
+            if row.variant != variant or row.effective_date > on:
+                continue
+            if row.action == "rollback" and row.model_name in history:
+                while history[-1] != row.model_name:
+                    history.pop()
+            elif history[-1:] != [row.model_name]:
+                history.append(row.model_name)
+        if len(history) < 2:
+            raise RegistryError(
+                f"experiment {self.experiment}, variant {variant}: no other model was live before"
+                f" {history[-1] if history else on}. Name a dated model; see: python -m abatch"
+                " models"
+            )
+        return history[-2]
+
+
+def read_promotions(connection: sa.Connection, experiment: str) -> Promotions:
+    """All promotions of an experiment."""
+    query = sa.select(promotions).where(promotions.c.experiment == experiment)
+    rows = connection.execute(query.order_by(promotions.c.promotion_id)).all()
+    return Promotions(experiment, rows)
+
+
 class Standing(NamedTuple):
     """The models of an experiment as they stand on a date.
 
@@ -86,13 +155,12 @@ def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -
     ConfigError
         If a model of the config bears the name of one that was trained for another variant.
     """
-    standing = Standing(
-        find_live(connection, experiment.name, on),
-        find_later(connection, experiment.name, on),
+    history, cards = (
+        read_promotions(connection, experiment.name),
         read_cards(connection, experiment.name),
     )
-    check_names(experiment, standing.cards)
-    return standing
+    check_names(experiment, cards)
+    return Standing(history.live(on), history.later(on), cards)
 
 
 def check_names(experiment: Experiment, cards: Mapping[str, Card]) -> None:
@@ -252,13 +320,14 @@ def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> di
     RegistryError
         If a variant has none, or its file is not what the table says.
     """
-    live, models_dir = find_live(connection, experiment.name, on), experiment.environment.models_dir
+    live = read_promotions(connection, experiment.name).live(on)
     for variant in experiment.models:
         if variant not in live:
             raise RegistryError(
                 f"experiment {experiment.name}, variant {variant}: no model is live on {on}."
                 " Train one (python train.py) or promote one (python -m abatch promote)."
             )
+    models_dir = experiment.environment.models_dir
     return {name: load_model(connection, models_dir, live[name]) for name in experiment.models}
 
 
@@ -312,70 +381,13 @@ def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str
 
     Of every model that the experiment has had.
     """
-    live = {*find_live(connection, experiment, on).values()}
+    live = {*read_promotions(connection, experiment).live(on).values()}
     links: dict[str, str | None] = {}
     columns = (models.c.model_name, models.c.name, models.c.version)
     for row in connection.execute(sa.select(*columns).where(models.c.experiment == experiment)):
         undated = undated_name(row.name, row.version)
         links[undated] = row.model_name if row.model_name in live else links.get(undated)
     return links
-
-
-def find_live(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that is live on a date, by variant."""
-    in_force = find_in_force(connection, experiment, on)
-    return {variant: row.model_name for variant, row in in_force.items()}
-
-
-def find_previous(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
-    """The model_name to go back to.
-
-    It is what was live before the newest promotion that has not been rolled back.
-
-    Raises
-    ------
-    RegistryError
-        If there is none.
-    """
-    rows = _read_promotions(connection, experiment)
-    history: list[str] = []
-    for row in rows:
-        if row.variant != variant or row.effective_date > on:
-            continue
-        if row.action == "rollback" and row.model_name in history:
-            while history[-1] != row.model_name:
-                history.pop()
-        elif history[-1:] != [row.model_name]:
-            history.append(row.model_name)
-    if len(history) < 2:
-        raise RegistryError(
-            f"experiment {experiment}, variant {variant}: no other model was live before"
-            f" {history[-1] if history else on}. Name a dated model; see: python -m abatch models"
-        )
-    return history[-2]
-
-
-def find_later(connection: sa.Connection, experiment: str, on: date) -> dict[str, str]:
-    """The model_name that becomes live after a date, by variant.
-
-    It is that of the newest promotion, which overrules all before it.
-    """
-    newest = {row.variant: row for row in _read_promotions(connection, experiment)}
-    return {variant: row.model_name for variant, row in newest.items() if row.effective_date > on}
-
-
-def find_ever_live(connection: sa.Connection, experiment: str) -> set[str]:
-    """The model_names that were ever live, or will be."""
-    return {row.model_name for row in _read_promotions(connection, experiment)}
-
-
-def find_in_force(connection: sa.Connection, experiment: str, on: date) -> dict[str, Row]:
-    """The promotion that makes each variant's model live on a date, the newest effective."""
-    return {
-        row.variant: row
-        for row in _read_promotions(connection, experiment)
-        if row.effective_date <= on
-    }
 
 
 def find_deletion(connection: sa.Connection, kind: str, name: str) -> Row | None:
@@ -412,11 +424,6 @@ def remove_files(models_dir: Path, model_name: str) -> None:
         files.remove(models_dir / f"{model_name}{suffix}")
 
 
-def _read_promotions(connection: sa.Connection, experiment: str) -> Sequence[Row]:
-    query = sa.select(promotions).where(promotions.c.experiment == experiment)
-    return connection.execute(query.order_by(promotions.c.promotion_id)).all()
-
-
 def publish(
     connection: sa.Connection,
     night: Night,
@@ -436,7 +443,7 @@ def publish(
     DatabaseError
         If another model has become live since, past the lock.
     """
-    if find_live(connection, night.experiment.name, night.run_date) != live:
+    if read_promotions(connection, night.experiment.name).live(night.run_date) != live:
         raise DatabaseError(
             f"promotions of {night.experiment.name}: another model was made live while these were"
             " being saved, past abatch's lock. Nothing was published. Run the job again."

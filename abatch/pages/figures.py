@@ -151,7 +151,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
             by=[sa.desc("psi"), "model_name", "feature"],
         ),
         models={row.model_name: row for row in models},
-        live=registry.find_live(connection, experiment.name, run_date),
+        live=registry.read_promotions(connection, experiment.name).live(run_date),
         promotions=rows(tables.promotions, by=[sa.desc("promotion_id")]),
         runs=rows(tables.runs, by=[sa.desc("started_at"), "run_id"]),
     )

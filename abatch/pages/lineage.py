@@ -417,7 +417,7 @@ def describe_live(
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
     """What is live of each variant on a day."""
-    in_force = registry.find_in_force(connection, experiment.name, on)
+    in_force = registry.read_promotions(connection, experiment.name).in_force(on)
     p = predictions.c
     counts = (sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
     key = (p.variant, p.model_name)
