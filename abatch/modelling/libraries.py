@@ -26,6 +26,8 @@ _READS_OLDER = {
     "six",
 }
 _READS_OTHERS = {"threadpoolctl", "narwhals", "cloudpickle"}  # of which nothing is in a pickle
+# Version then, and now, of each library that is not the same; None if it is not there.
+Differences = dict[str, tuple[str, str | None]]
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -79,30 +81,18 @@ def _find_owners() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
 
 
-def describe_machine() -> str:
-    """Linux x86_64."""
-    return f"{platform.system()} {platform.machine()}"
+def find_differences(trained: Mapping[str, str]) -> Differences:
+    """What is installed in another version, or not, of the libraries that a model was made with."""
+    present = {name: find_version(name) for name in trained}
+    return {name: (then, present[name]) for name, then in trained.items() if then != present[name]}
 
 
-def find_differences(
-    trained: Mapping[str, str], now: Mapping[str, str]
-) -> dict[str, tuple[str, str | None]]:
-    """Version then and now, None if it is not there, of each library that is not the same."""
-    pairs = {name: (version, now.get(name)) for name, version in trained.items()}
-    return {name: (then, present) for name, (then, present) in pairs.items() if then != present}
-
-
-def find_present(trained: Mapping[str, str]) -> dict[str, str]:
-    """The installed versions of the libraries that a model was trained with."""
-    versions = {name: find_version(name) for name in trained}
-    present = {name: version for name, version in versions.items() if version is not None}
-    return {**present, "python": platform.python_version()}
-
-
-def find_version(package: str) -> str | None:
-    """The installed version, None if there is none; quicker than to list all packages."""
+def find_version(name: str) -> str | None:
+    """The version that is here, None if there is none; quicker than to list all packages."""
+    if name == "python":
+        return platform.python_version()
     try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -126,7 +116,7 @@ def check(trained: Mapping[str, str], file: str) -> str:
     RegistryError
         If a library does not promise it.
     """
-    differences = find_differences(trained, find_present(trained))
+    differences = find_differences(trained)
     unsafe = {name: pair for name, pair in differences.items() if not _is_promised(name, *pair)}
     if unsafe:
         mend = tell_mend(unsafe)
@@ -142,7 +132,7 @@ def check(trained: Mapping[str, str], file: str) -> str:
     return ""
 
 
-def tell_mend(differences: Mapping[str, tuple[str, str | None]]) -> str:
+def tell_mend(differences: Differences) -> str:
     """How to bring back the versions of then."""
     pins = [f"{name}=={then}" for name, (then, _) in differences.items() if name != "python"]
     if pins:
@@ -150,7 +140,7 @@ def tell_mend(differences: Mapping[str, tuple[str, str | None]]) -> str:
     return "Run it with that Python"
 
 
-def describe(differences: Mapping[str, tuple[str, str | None]]) -> str:
+def describe(differences: Differences) -> str:
     """scikit-learn 1.9.0 (here 1.8.0), numpy ..."""
     return ", ".join(
         f"{name} {then} (here {now or 'not installed'})"

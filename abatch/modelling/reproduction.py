@@ -217,7 +217,7 @@ def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
 
 
 def _check_environment(card: Card) -> Check:
-    differences = libraries.find_differences(card.libraries, libraries.find_present(card.libraries))
+    differences = libraries.find_differences(card.libraries)
     if differences:
         mend = libraries.tell_mend(differences)
         return Check("environment", MOVED, f"{libraries.describe(differences)}. {mend}")

@@ -1,5 +1,6 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
+import platform
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -320,7 +321,7 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
         config_hash=experiment.hash(),
         code_version=version.code_version(),
         lock=libraries.list_installed(),
-        machine=libraries.describe_machine(),
+        machine=f"{platform.system()} {platform.machine()}",
     )
 
 
