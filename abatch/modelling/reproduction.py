@@ -74,30 +74,36 @@ def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_na
         kept, snapshot_check = _check_snapshot(connection, environment, pull)
         model, file_check = _open(connection, environment, row)
     then = Experiment.restore(card.config, card.experiment, environment)
-    pulled, database_check = _check_database(engine, then, card, pull, kept)
+    pulled, words = _pull_again(engine, then, card, pull, kept)
+    asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
     checks = [
         snapshot_check,
-        database_check,
+        Check("data", MOVED if pulled is None else SAME, f"{asked} {words}"),
         _check_code(environment, card),
         _check_configuration(experiments, card),
         _check_environment(card),
         file_check,
     ]
-    rows = kept if kept is not None else pulled
-    if rows is None:
-        reason = "its rows are neither in the snapshot nor in the database"
-        return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
-    try:
-        gap, where = _compare(then, card, rows, model)
-    except AbatchError as error:
-        reason = f"it could not be built again ({error})"
-        return Verdict(f"{model_name}: NOT reproduced, for {reason}", checks, False)
-    headline, is_reproduced = _judge(gap, where, checks)
+    rows = pulled if kept is None else kept
+    headline, is_reproduced = _judge(then, card, rows, model, checks)
     return Verdict(f"{model_name}: {headline}", checks, is_reproduced)
 
 
-def _judge(gap: float, where: str, checks: list[Check]) -> tuple[str, bool]:
+def _judge(
+    then: Experiment,
+    card: Card,
+    rows: pd.DataFrame | None,
+    model: registry.Model | None,
+    checks: list[Check],
+) -> tuple[str, bool]:
     """The headline, and whether the model is reproduced."""
+    if rows is None:
+        reason = "its rows are neither in the snapshot nor in the database"
+        return f"NOT reproduced, for {reason}", False
+    try:
+        gap, where = _compare(then, card, rows, model)
+    except AbatchError as error:
+        return f"NOT reproduced, for it could not be built again ({error})", False
     figures = f"largest difference {gap:.3g}, allowed {TOLERANCE:g}"
     if gap > TOLERANCE:
         if all(check.state == SAME for check in checks):
@@ -154,31 +160,29 @@ def _check_snapshot(
     return rows, Check("data", SAME, words)
 
 
-def _check_database(
+def _pull_again(
     engine: sa.Engine, then: Experiment, card: Card, pull: Row, kept: pd.DataFrame | None
-) -> tuple[pd.DataFrame | None, Check]:
-    """Pull again, as of then; the rows if they are the same, and what has moved if not."""
-    asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
+) -> tuple[pd.DataFrame | None, str]:
+    """What the database returns as of then: the rows if they are the same, and what it does."""
     query = Query("training query of then", card.query)
     try:
         frame = reading.read_query(engine, query, card.window, card.as_of)
         with query.named():
             again = snapshots.make_snapshot(snapshots.arrange(frame, then.outcome.kind))
     except AbatchError as error:
-        return None, Check("data", MOVED, f"{asked} does not answer ({error})")
+        return None, f"does not answer ({error})"
     if frame.empty:
-        return None, Check("data", MOVED, f"{asked} returns no rows any more")
+        return None, "returns no rows any more"
     if again.content_hash == pull.content_hash:
-        return again.frame, Check("data", SAME, f"{asked} returns the same {len(frame):,} rows")
+        return again.frame, f"returns the same {len(frame):,} rows"
     if kept is not None:
         difference = snapshots.compare(kept, again.frame)
         example = f", such as {difference.example}" if difference.example else ""
-        moved = f"returns other rows than the snapshot has: {difference}{example}"
-        return None, Check("data", MOVED, f"{asked} {moved}")
+        return None, f"returns other rows than the snapshot has: {difference}{example}"
     fingerprints = {column["name"]: column["fingerprint"] for column in json.loads(pull.columns)}
     other = [c.name for c in again.columns if fingerprints.get(c.name) != c.fingerprint]
-    moved = f"returns other rows: {len(frame):,} instead of {pull.rows:,}; other in"
-    return None, Check("data", MOVED, f"{asked} {moved} {', '.join(other)}")
+    counts = f"{len(frame):,} instead of {pull.rows:,}"
+    return None, f"returns other rows: {counts}; other in {', '.join(other)}"
 
 
 def _check_code(environment: Environment, card: Card) -> Check:
