@@ -718,7 +718,7 @@ def test_lock_in_transaction_says_what_sp_getapplock_does(
     """It returns a number where a table's lock would raise an error."""
     dialect = SimpleNamespace(name="mssql", default_schema_name="dbo", loaded_dbapi=sqlite3)
     connection: Any = SimpleNamespace(dialect=dialect, engine=make(sqlite_url))
-    monkeypatch.setattr(connections, "_read_first_row", lambda *_: (result,))
+    monkeypatch.setattr(connections, "_lock", lambda *_: result)
     with pytest.raises(sa.exc.DBAPIError) as caught:
         connections.lock_in_transaction(connection, "nights")
     assert words in faults.describe(caught.value)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,34 +22,41 @@ from abatch.errors import ConfigError, DatabaseError
 P = ParamSpec("P")
 T = TypeVar("T")
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
-# How a server takes a lock of a name in the current database, without waiting (0 or more: taken),
-# and gives it back.
+_APPLOCK = (
+    "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
+    " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = {};"
+    " select @result as result"
+)
+
+
+class _Locks(NamedTuple):
+    """How a server locks a name in the current database; it is locked if 0 or more is returned.
+
+    Attributes
+    ----------
+    take, release : without waiting, for the session, and how it is given back
+    wait : to the end of the transaction. On SQL Server an implicit one begins with the first
+        statement that reads a table
+    """
+
+    take: str
+    release: str
+    wait: str
+
+
 _LOCKS = {
-    "postgresql": (
+    "postgresql": _Locks(
         "select pg_try_advisory_lock(hashtextextended(%s, 0))::int - 1",
         "select pg_advisory_unlock(hashtextextended(%s, 0))",
+        "select 0 from pg_advisory_xact_lock(hashtextextended(%s, 0))",
     ),
-    "mssql": (
-        (
-            "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' +"
-            " ?; exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive',"
-            " @LockOwner = 'Session', @LockTimeout = 0; select @result as result"
-        ),
+    "mssql": _Locks(
+        _APPLOCK.format("", "'Session', @LockTimeout = 0"),
         (
             "declare @name nvarchar(255) = lower(db_name()) + N'.' + ?; exec sp_releaseapplock"
             " @Resource = @name, @LockOwner = 'Session'"
         ),
-    ),
-}
-# The same, but to the end of the transaction, and waiting. An implicit transaction begins with the
-# first statement that reads a table.
-_TRANSACTION_LOCKS = {
-    "postgresql": "select pg_advisory_xact_lock(hashtextextended(%s, 0))",
-    "mssql": (
-        "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?;"
-        " select @result = count(*) from sys.schemas;"
-        " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive',"
-        " @LockOwner = 'Transaction'; select @result as result"
+        _APPLOCK.format("select @result = count(*) from sys.schemas;", "'Transaction'"),
     ),
 }
 
@@ -316,27 +323,17 @@ def check_revision(engine: sa.Engine, revision: str | None, mend: str) -> None:
         )
 
 
-def _read_first_row(connection: sa.Connection, statement: str, *values: object) -> Any:
-    """Read the first row there is: what sp_getapplock says may come after an empty result set."""
+def _lock(connection: sa.Connection, statement: str, resource: str) -> int:
+    """What the first row there is says: sp_getapplock's may come after an empty result set."""
     with (
         faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
         closing(connection.connection.cursor()) as cursor,
     ):
-        cursor.execute(statement, values)
+        cursor.execute(statement, (resource,))
         while cursor.description is None and cursor.nextset():
             pass
-        return cursor.fetchone()
-
-
-def _take(connection: sa.Connection, statement: str, resource: str, seconds: float) -> bool:
-    """Whether a lock is taken, now or within some seconds; it is if 0 or more is returned."""
-    retrying = Retrying(
-        retry=retry_if_result(lambda row: row[0] < 0),
-        stop=stop_after_delay(seconds),
-        wait=wait_fixed(0.2),
-        retry_error_callback=lambda _: (-1,),
-    )
-    return retrying(_read_first_row, connection, statement, resource)[0] >= 0
+        row: Any = cursor.fetchone()
+        return int(row[0])
 
 
 @contextmanager
@@ -347,24 +344,36 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
     belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL, SQL
     Server), and dies with it: nothing is left behind to be cleaned up by hand.
     """
-    if engine.dialect.name == "sqlite":
-        held = FileLock(f"{engine.url.database}.{name}.lock")
-        try:
-            held.acquire(timeout=wait_seconds)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise DatabaseError(
-                f"{held.lock_file}: cannot be written ({error.strerror}). Check the folder's"
-                " rights."
-            ) from None
-        try:
-            yield True
-        finally:
-            held.release()
-        return
-    get, release = _LOCKS[engine.dialect.name]
+    hold = _hold_file if engine.dialect.name == "sqlite" else _hold_session
+    with hold(engine, name, wait_seconds) as acquired:
+        yield acquired
+
+
+@contextmanager
+def _hold_file(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator[bool]:
+    file = FileLock(f"{engine.url.database}.{name}.lock")
+    try:
+        with suppress(Timeout):
+            file.acquire(timeout=wait_seconds)
+    except OSError as error:
+        raise DatabaseError(
+            f"{file.lock_file}: cannot be written ({error.strerror}). Check the folder's rights."
+        ) from None
+    try:
+        yield file.is_locked
+    finally:
+        file.release()
+
+
+@contextmanager
+def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator[bool]:
+    take, release, _ = _LOCKS[engine.dialect.name]
+    trying = Retrying(
+        retry=retry_if_result(lambda result: result < 0),
+        stop=stop_after_delay(wait_seconds),
+        wait=wait_fixed(0.2),
+        retry_error_callback=lambda _: -1,
+    )
     with described(show_url(engine)):
         for attempt in attempts(engine):
             with attempt, ExitStack() as stack:
@@ -372,7 +381,7 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
                 resource = _name_resource(connection, name)
-                acquired = _take(connection, get, resource, wait_seconds)
+                acquired = trying(_lock, connection, take, resource) >= 0
                 stack.pop_all()
     with connection:
         try:
@@ -396,18 +405,16 @@ def lock_in_transaction(connection: sa.Connection, name: str) -> None:
     DBAPIError
         If somebody else holds it for longer than the lock time-out, as where a table is locked.
     """
-    dialect = connection.dialect
+    dialect: Any = connection.dialect
     if dialect.name == "sqlite":
         return
-    result = _read_first_row(
-        connection, _TRANSACTION_LOCKS[dialect.name], _name_resource(connection, name)
-    )[0]
-    if dialect.name == "mssql" and result < 0:
+    resource = _name_resource(connection, name)
+    result = _lock(connection, _LOCKS[dialect.name].wait, resource)
+    if result < 0:  # where PostgreSQL raises an error
         words = {-1: "Lock request time out", -3: "deadlock victim"}
         message = words.get(result, f"sp_getapplock returned {result}")
-        dbapi: Any = dialect.loaded_dbapi
-        with faults.as_dbapi_error(dbapi.Error):
-            raise dbapi.OperationalError(message)
+        with faults.as_dbapi_error(dialect.loaded_dbapi.Error):
+            raise dialect.loaded_dbapi.OperationalError(message)
 
 
 def _name_resource(connection: sa.Connection, name: str) -> str:
