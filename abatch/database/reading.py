@@ -9,7 +9,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -154,6 +154,16 @@ class _NotAsArrow(Exception):
     """Why an Arrow driver cannot read this; raised before the first frame."""
 
 
+@contextmanager
+def _connecting(driver: str, unknown: type[Exception], *refused: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except unknown:  # its text may hold a piece of a password
+        raise _NotAsArrow(f"{driver} does not know all options of the URL") from None
+    except refused as error:
+        raise _NotAsArrow(f"{driver} does not connect ({faults.describe(error)})") from None
+
+
 # What a reader yields first is a frame without rows, which tells the columns.
 Reader = Callable[[sa.Engine, str, dict[str, Any], int], Frames]
 
@@ -227,18 +237,19 @@ def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], objec
     return convert
 
 
-for _name in (
-    "datetime",
-    "datetime2",
-    "datetimeoffset",
-    "smalldatetime",
-    "timestamp",
-    "timestamptz",
-):
-    sqlite3.register_converter(_name, _convert_declared(datetime.fromisoformat))
-for _name in ("uniqueidentifier", "uuid"):
-    sqlite3.register_converter(_name, _convert_declared(str.lower))
-sqlite3.register_converter("date", _convert_declared(date.fromisoformat))
+_DECLARED: dict[str, Callable[[str], object]] = {
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+    "datetime2": datetime.fromisoformat,
+    "datetimeoffset": datetime.fromisoformat,
+    "smalldatetime": datetime.fromisoformat,
+    "timestamp": datetime.fromisoformat,
+    "timestamptz": datetime.fromisoformat,
+    "uniqueidentifier": str.lower,
+    "uuid": str.lower,
+}
+for _name, _parse in _DECLARED.items():
+    sqlite3.register_converter(_name, _convert_declared(_parse))
 
 
 def _bind(text: str, binds: dict[str, Any]) -> sa.TextClause:
@@ -271,12 +282,8 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
         return f"(current_setting('abatch.{bind[1]}')::{kind})"
 
     copied = _BIND.sub(read_setting, text).replace(r"\:", ":")
-    try:
+    with _connecting("ADBC", psycopg.Error, dbapi.Error):
         connection = dbapi.connect(make_conninfo(**options))
-    except psycopg.Error:
-        raise _NotAsArrow("ADBC does not know all options of the URL") from None
-    except dbapi.Error as error:
-        raise _NotAsArrow(f"ADBC does not connect ({faults.describe(error)})") from None
     with (
         faults.as_dbapi_error(dbapi.Error, OSError, pa.ArrowException),
         closing(connection),
@@ -291,9 +298,8 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
         cursor.execute(f"select {set_all}", list(settings.values()))
         cursor.fetchall()
         schema = cursor.adbc_execute_schema(copied)
-        if strange := [
-            field.name for field in schema if not ADBC_TYPES.fullmatch(_read_postgresql_type(field))
-        ]:
+        kinds = {field.name: _read_postgresql_type(field) for field in schema}
+        if strange := [name for name, kind in kinds.items() if not ADBC_TYPES.fullmatch(kind)]:
             raise _NotAsArrow(f"ADBC does not know the type of {', '.join(strange)}")
         if len(schema):
             cursor.execute(copied)
@@ -320,12 +326,9 @@ def _read_mssql_python(
     compiled = _bind(text, binds).compile(dialect=engine.dialect)
     values = [binds[name] for name in getattr(compiled, "positiontup", None) or []]
     driver.pooling(enabled=False)
-    try:
+    unknown = driver.exceptions.ConnectionStringParseError
+    with _connecting("mssql-python", unknown, driver.Error, OSError, RuntimeError):
         connection = driver.connect(odbc)
-    except driver.exceptions.ConnectionStringParseError:  # its text may hold a piece of a password
-        raise _NotAsArrow("mssql-python does not know all options of the URL") from None
-    except (driver.Error, OSError, RuntimeError) as error:
-        raise _NotAsArrow(f"mssql-python does not connect ({faults.describe(error)})") from None
     with (
         faults.as_dbapi_error(driver.Error),
         closing(connection),
@@ -371,6 +374,7 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
     What Arrow has no type for goes by its Python values.
     """
     import pyarrow as pa
+    from pyarrow import types
 
     kind, postgresql_type = field.type, _read_postgresql_type(field)
     if column.null_count == len(column):
@@ -382,18 +386,18 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.string())
         if modifier >= 4 and (modifier - 4) & 0x7FF == 0:  # declared without a fraction
             return _read_values(_convert(Decimal, column.to_pylist()))
-        return column.cast(pa.float64()).to_pandas()
-    if pa.types.is_decimal(kind) and kind.scale > 0:
+        kind = pa.float64()
+    elif types.is_decimal(kind) and kind.scale > 0:
         column = column.cast(pa.string())  # Arrow's own cast misses the nearest float
-        return column.cast(pa.float64()).to_pandas()
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        kind = pa.float64()
+    if types.is_integer(kind) or types.is_boolean(kind):
         nullable = {pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
         return column.cast(pa.int64()).to_pandas(types_mapper=nullable)
-    if pa.types.is_floating(kind):
+    if types.is_floating(kind):
         return column.cast(pa.float64()).to_pandas()
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind):
         return column.to_pandas().astype("str")
-    if pa.types.is_date32(kind) or pa.types.is_timestamp(kind):
+    if types.is_date32(kind) or types.is_timestamp(kind):
         return _read_times(field, column)
     return _read_values(column.to_pylist())
 
@@ -403,19 +407,16 @@ def _read_times(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_date = pa.types.is_date32(field.type)
-    if _read_postgresql_type(field):
-        # days, microseconds
-        whole, unit = (pa.int32(), 1) if is_date else (pa.int64(), 86_400_000_000)
-        ends = pc.min_max(column.cast(whole)).as_py()
-        # of the years 1 to 9999
-        if ends["min"] < -719_162 * unit or ends["max"] >= 2_932_897 * unit:
-            message = (
-                f"the column {field.name} holds infinity, or a day outside the years 1 to 9999;"
-                " leave it out, or put null in its place"
-            )
-            raise sa.exc.DBAPIError(None, None, ValueError(message))
-    if is_date:
+    try:
+        if _read_postgresql_type(field):
+            pc.min_max(column).as_py()
+    except OverflowError:  # as Python's dates end where ours do
+        message = (
+            f"the column {field.name} holds infinity, or a day outside the years 1 to 9999;"
+            " leave it out, or put null in its place"
+        )
+        raise sa.exc.DBAPIError(None, None, ValueError(message)) from None
+    if pa.types.is_date32(field.type):
         return column.to_pandas(date_as_object=False).astype("datetime64[s]")
     return column.cast(pa.timestamp("us", "UTC" if field.type.tz else None)).to_pandas()
 
@@ -429,10 +430,9 @@ def _read_values(values: list[Any]) -> pd.Series:
     kinds = {type(value) for value in values} - {type(None)}
     if not kinds:
         return pd.Series(values, dtype="object")
-    with suppress(OverflowError):  # a whole number beyond bigint
-        if kinds <= {int, bool, Decimal} and all(
-            _is_whole(value) for value in values if isinstance(value, Decimal)
-        ):
+    decimals = (value for value in values if isinstance(value, Decimal))
+    if kinds <= {int, bool, Decimal} and all(map(_is_whole, decimals)):
+        with suppress(OverflowError):  # a whole number beyond bigint
             whole = _convert(int, values)
             return pd.Series(whole, dtype="Int64" if None in whole else "int64")
     if kinds <= {int, bool, Decimal, float}:
@@ -442,10 +442,10 @@ def _read_values(values: list[Any]) -> pd.Series:
     if kinds == {date}:
         return pd.Series(np.array(values, dtype="datetime64[s]"))
     if kinds == {datetime}:
-        zoned = {value.tzinfo is not None for value in values if value is not None}
-        if zoned == {False}:
+        zones = {value.tzinfo for value in values if value is not None}
+        if zones == {None}:
             return pd.Series(np.array(values, dtype="datetime64[us]"))
-        if zoned == {True}:
+        if None not in zones:
             utc = _convert(lambda value: value.astimezone(UTC).replace(tzinfo=None), values)
             return pd.Series(np.array(utc, dtype="datetime64[us]")).dt.tz_localize("UTC")
     return pd.Series(values, dtype="object")
