@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
-from abatch.database.tables import Row, deletions, models, promotions
+from abatch.database.tables import Row, deletions, models, promotions, snapshots
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
@@ -391,8 +391,10 @@ def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str
 
 
 def find_deletion(connection: sa.Connection, kind: str, name: str) -> Row | None:
-    """The newest deletion of a model or a snapshot, None if there is none."""
-    query = sa.select(deletions).where(deletions.c.kind == kind, deletions.c.name == name)
+    """The newest deletion of a model, or of a snapshot that was not pulled again since."""
+    since = snapshots.c.pulled_at > deletions.c.deleted_at
+    pulled = sa.exists(sa.select(snapshots.c.run_id).filter_by(content_hash=name).where(since))
+    query = sa.select(deletions).filter_by(kind=kind, name=name).where(~pulled)
     return connection.execute(query.order_by(deletions.c.deletion_id.desc())).first()
 
 

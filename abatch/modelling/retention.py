@@ -68,11 +68,8 @@ def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
     """Remove the files of deleted models for good, of snapshots unless they were pulled again."""
     for name in registry.find_deleted(connection, registry.MODEL):
         registry.remove_files(environment.models_dir, name)
-    pulls = snapshots.list_snapshots(connection)
-    pulled_at = {row.content_hash: row.pulled_at for row in pulls}
     for name in registry.find_deleted(connection, registry.SNAPSHOT):
-        deletion = registry.find_deletion(connection, registry.SNAPSHOT, name)
-        if deletion and pulled_at.get(name, deletion.deleted_at) <= deletion.deleted_at:
+        if registry.find_deletion(connection, registry.SNAPSHOT, name):
             files.remove(snapshots.path_of(environment.snapshots_dir, name))
 
 

@@ -19,7 +19,6 @@ from abatch.database.tables import (
     predictions_superseded,
     promotions,
     runs,
-    snapshots,
 )
 from abatch.errors import DataError
 from abatch.experiment import registrations, split
@@ -131,31 +130,31 @@ def explain(
     answers = []
     with engine.connect() as connection:
         for experiment in experiments.values():
-            key = (experiment.name, candidate_id, on)
-            lineage = find_lineage(connection, *key)
-            superseded = _find_predictions(connection, predictions_superseded, *key)
-            if lineage or superseded:
-                facts = [*_describe_lineage(lineage), *map(_describe_superseded, superseded)]
-                content = vars(lineage) if lineage else {"prediction": None}
-                title = f"night of {on}, candidate {candidate_id}"
-                answers.append(
-                    Answer(experiment, title, facts, {**content, "superseded": superseded})
-                )
+            night = {"experiment": experiment.name, "run_date": on}
+            rows = _find_predictions(connection, predictions, candidate_id, night)
+            superseded = _find_predictions(connection, predictions_superseded, candidate_id, night)
+            if not rows and not superseded:
+                continue
+            content: dict[str, Any] = {"prediction": None}
+            facts = [
+                ("prediction", "none any more: the night was done again without this candidate")
+            ]
+            if rows:
+                lineage = find_lineage(connection, rows[0])
+                content, facts = vars(lineage), [*_describe_lineage(lineage)]
+            facts += map(_describe_superseded, superseded)
+            title = f"night of {on}, candidate {candidate_id}"
+            answers.append(Answer(experiment, title, facts, content | {"superseded": superseded}))
         if not answers:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
     return _reply(answers, as_json)
 
 
-def find_lineage(
-    connection: sa.Connection, experiment: str, candidate_id: str, on: date
-) -> Lineage | None:
-    """What lies behind a prediction, None if there is none (any more)."""
-    rows = _find_predictions(connection, predictions, experiment, candidate_id, on)
-    if not rows:
-        return None
-    row, registration = rows[0], registrations.find(connection, experiment)
+def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
+    """What lies behind a prediction."""
+    registration = registrations.find(connection, row.experiment)
     assert registration is not None  # the first predict wrote it
-    night = {"experiment": experiment, "run_date": on, "variant": row.variant}
+    night = {"experiment": row.experiment, "run_date": row.run_date, "variant": row.variant}
     count = sa.select(sa.func.count()).select_from(predictions).filter_by(**night)
     n = connection.scalar(count) or 0
     promotion, overruled_by = _find_promotions(connection, row)
@@ -165,7 +164,7 @@ def find_lineage(
         select_top=registration.select_top,
         n_selected=split.count_selected(n, registration.select_top),
         salt=registration.salt,
-        assignment=find_assignment(registration, candidate_id),
+        assignment=find_assignment(registration, row.candidate_id),
         run=_find_run(connection, row.run_id),
         making=_find_making(connection, row.model_name),
         promotion=promotion,
@@ -174,12 +173,12 @@ def find_lineage(
 
 
 def _find_predictions(
-    connection: sa.Connection, table: sa.Table, experiment: str, candidate_id: str, on: date
+    connection: sa.Connection, table: sa.Table, candidate_id: str, night: Mapping[str, Any]
 ) -> list[Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    key = {"experiment": experiment, "run_date": on, "candidate_id": candidate_id}
-    query = sa.select(table).filter_by(**key).order_by(table.c.predicted_at, table.c.run_id)
-    return [row for row in connection.execute(query) if row.candidate_id == candidate_id]
+    query = sa.select(table).filter_by(candidate_id=candidate_id, **night)
+    rows = connection.execute(query.order_by(table.c.predicted_at, table.c.run_id))
+    return [row for row in rows if row.candidate_id == candidate_id]
 
 
 def find_assignment(registration: Registration, candidate_id: str) -> Assignment:
@@ -197,30 +196,20 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     model = _find_model(connection, model_name)
     if model is None:
         return None
-    query = sa.select(models.c.card).where(models.c.model_name == model_name)
+    card = connection.scalars(sa.select(models.c.card).filter_by(model_name=model_name)).one()
     return Making(
         model=model,
-        config_hash=Card.model_validate_json(connection.scalars(query).one()).config_hash,
+        config_hash=Card.model_validate_json(card).config_hash,
         run=_find_run(connection, model.run_id),
         deletion=registry.find_deletion(connection, registry.MODEL, model.model_name),
-        snapshot_deletion=_find_snapshot_deletion(connection, model),
+        snapshot_deletion=registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot),
     )
 
 
 def _find_model(connection: sa.Connection, model_name: str | None) -> Row | None:
     """The row of a model but for its card, which is a page of its own."""
     query = sa.select(*(column for column in models.c if column is not models.c.card))
-    return connection.execute(query.where(models.c.model_name == model_name)).first()
-
-
-def _find_snapshot_deletion(connection: sa.Connection, model: Row) -> Row | None:
-    """Unless another run pulled the same rows since."""
-    deletion = registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot)
-    pulls = sa.select(sa.func.max(snapshots.c.pulled_at))
-    pulled_at = connection.scalar(pulls.where(snapshots.c.content_hash == model.snapshot))
-    if deletion is not None and pulled_at is not None and pulled_at > deletion.deleted_at:
-        return None
-    return deletion
+    return connection.execute(query.filter_by(model_name=model_name)).first()
 
 
 def _find_run(connection: sa.Connection, run_id: str) -> Row | None:
@@ -232,19 +221,16 @@ def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, R
     if row.model_name is None:
         return None, None
     p = promotions.c
-    until = (p.variant == row.variant, p.effective_date <= row.run_date)
-    query = sa.select(promotions).where(p.experiment == row.experiment, *until)
-    history = connection.execute(query.order_by(p.promotion_id)).all()
+    query = sa.select(promotions).filter_by(experiment=row.experiment, variant=row.variant)
+    until = query.where(p.effective_date <= row.run_date).order_by(p.promotion_id)
+    history = connection.execute(until).all()
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     newest = history[-1] if history and history[-1].model_name != row.model_name else None
     return next(reversed(before or named), None), newest
 
 
-def _describe_lineage(lineage: Lineage | None) -> Iterator[Fact]:
-    if lineage is None:
-        yield "prediction", "none any more: the night was done again without this candidate"
-        return
+def _describe_lineage(lineage: Lineage) -> Iterator[Fact]:
     row, n = lineage.prediction, lineage.n_in_variant
     score = "none, for the variant has no model" if row.prediction is None else repr(row.prediction)
     yield "prediction", f"{score}; rank {row.rank_in_variant:,} of {n:,} in variant {row.variant}"
@@ -272,8 +258,8 @@ def _describe_assignment(lineage: Lineage) -> str:
         f" ({start:.6g} to {end:.6g}), registered for {why.by_hash}"
     )
     if why.source == "recorded":
-        same = "the same" if why.by_hash == variant else why.by_hash
-        how = f"recorded by the candidates query; the hash would give {same} and does not count"
+        given = _name_again(why.by_hash, variant)
+        how = f"recorded by the candidates query; the hash would give {given} and does not count"
         return f"{variant}, {how}: {hashed}"
     if why.by_hash == variant:
         return f"{variant}, by hash, recomputed: {hashed}"
@@ -282,19 +268,14 @@ def _describe_assignment(lineage: Lineage) -> str:
 
 def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     """What made the prediction: the model, its rows, and the code and config of either run."""
-    run, made = lineage.run, lineage.making
+    row, run, made = lineage.prediction, lineage.run, lineage.making
     code, config = (run.code_version, run.config_hash) if run else ("unknown", "unknown")
     if made is None:
-        row, key = lineage.prediction, lineage.assignment.hash[16:32]
-        chance = f"none: variant {row.variant} selects at random, by selection_key {key}"
-        yield (
-            "model",
-            (
-                f"{row.model_name}, which the table models does not have"
-                if row.model_name
-                else f"{chance} (bytes 8 to 15 of the hash), lower first"
-            ),
-        )
+        if row.model_name:
+            yield "model", f"{row.model_name}, which the table models does not have"
+        else:
+            key = f"selection_key {lineage.assignment.hash[16:32]} (bytes 8 to 15 of the hash)"
+            yield "model", f"none: variant {row.variant} selects at random, by {key}, lower first"
         yield "code", f"predicted by {code}"
         yield "config", f"predicted under {config}"
         return
@@ -303,11 +284,15 @@ def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     yield "model", f"{model.model_name}, file {model.file}, {state}, SHA-256 {model.sha256}"
     snapshot = f"snapshot {model.snapshot}, {_describe_deletion(made.snapshot_deletion)}"
     yield "trained on", f"{_describe_window(model)}; {snapshot}"
-    same_code = "the same" if code == model.code_version else code
-    yield "code", f"trained by {model.code_version}; predicted by {same_code}"
-    same_config = "the same" if config == made.config_hash else config
-    yield "config", f"trained under {made.config_hash}; predicted under {same_config}"
+    trained = f"trained by {model.code_version}"
+    yield "code", f"{trained}; predicted by {_name_again(code, model.code_version)}"
+    trained = f"trained under {made.config_hash}"
+    yield "config", f"{trained}; predicted under {_name_again(config, made.config_hash)}"
     yield "train run", _describe_run(made.run, model.run_id)
+
+
+def _name_again(name: str, before: str) -> str:
+    return "the same" if name == before else name
 
 
 def _describe_deletion(deletion: Row | None) -> str:
@@ -366,15 +351,14 @@ def _describe_absence(
 
 def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) -> list[date]:
     """The newest nights for which a candidate was predicted, superseded ones too; newest first."""
-    nights: set[date] = set()
-    for c in (predictions.c, predictions_superseded.c):
-        own = (c.experiment == experiment, c.candidate_id == candidate_id)
-        query = sa.select(c.run_date, c.candidate_id).where(*own).distinct()
-        newest = query.order_by(c.run_date.desc(), c.candidate_id).limit(N_NIGHTS)
-        nights |= {
-            row.run_date for row in connection.execute(newest) if row.candidate_id == candidate_id
-        }
-    return sorted(nights, reverse=True)[:N_NIGHTS]
+    key = {"experiment": experiment, "candidate_id": candidate_id}
+    tables = (predictions.c, predictions_superseded.c)
+    nights = sa.union(
+        *(sa.select(c.run_date, c.candidate_id).filter_by(**key) for c in tables)
+    ).subquery()
+    newest = sa.select(nights).order_by(nights.c.run_date.desc(), nights.c.candidate_id)
+    rows = connection.execute(newest.limit(N_NIGHTS))
+    return [row.run_date for row in rows if row.candidate_id == candidate_id]
 
 
 @dataclass(frozen=True)
@@ -451,20 +435,19 @@ def _describe_window(model: Row) -> str:
 
 def _describe_predicted(live: Live, on: date) -> str:
     """Who made a variant's predictions of a night, and since when the table says otherwise."""
-    if not live.predicted:
-        return f"nobody for {on}"
     made = "; ".join(
         f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in live.predicted
     )
     name = live.promotion.model_name if live.promotion else None
     others = [row.predicted_at for row in live.predicted if row.model_name != name]
     if not others:
-        return made
-    note = f"the table says that {name or 'no model'} is live, but that is not what made them"
+        return made or f"nobody for {on}"
+    made += f". Note that the table says that {name or 'no model'} is live, but that is not what"
+    made += " made them"
     if live.promotion and live.promotion.promoted_at > max(others):
-        late = "it was made live for this night only after they were written"
-        note += f": {late}, on {_show(max(others))}"
-    return f"{made}. Note that {note}"
+        made += ": it was made live for this night only after they were written, on"
+        made += f" {_show(max(others))}"
+    return made
 
 
 def _show(moment: datetime) -> str:
