@@ -38,7 +38,7 @@ def predict(night: Night) -> str:
             candidates = assignment.assign_candidates(chunk, experiment)
             inferred = inference.predict(models, candidates)
         registered = night.read(terms.check, experiment, candidates.source)
-        rows = predictions.make_rows(night.run_id, night.run_date, experiment, candidates, inferred)
+        rows = predictions.make_rows(night, candidates, inferred)
         night.write(predictions.stage, rows)
         total += predictions.summarise(rows, candidates.features, inferred.feature_counts)
     with query.named():
@@ -55,13 +55,12 @@ def predict(night: Night) -> str:
 
     def publish(connection: sa.Connection) -> None:
         with query.named():
-            predictions.check_staged(connection, night.run_id, experiment.name, total)
+            predictions.check_staged(connection, night, total)
         if new is not None:
             registrations.register(connection, new, night.started_at, night.run_id)
         scores.drop_sums(connection, experiment.name, night.run_date)
-        key = (night.run_id, experiment.name, night.run_date)
-        predictions.write_feature_counts(connection, *key, total.feature_counts)
-        predictions.publish(connection, *key, n_selected, utc_now())
+        predictions.write_feature_counts(connection, night, total.feature_counts)
+        predictions.publish(connection, night, n_selected, utc_now())
 
     words = predictions.describe(experiment, total, n_selected, models)
     summary = night.finish(words, publish, rows_read=total.n_rows, rows_written=total.n_rows)

@@ -14,14 +14,13 @@ import sys
 import time
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch.database import connections, faults, reading
+from abatch.database import connections, faults, reading, writing
 from abatch.database.tables import Instant
 from abatch.queries import Query, Window
 
@@ -67,17 +66,11 @@ def make_frame(first: int, n: int) -> pd.DataFrame:
     return frame
 
 
-def insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    for start in range(0, len(rows), connections.WRITE_ROWS):
-        connection.execute(table.insert(), rows[start : start + connections.WRITE_ROWS])
-
-
 def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
     """As abatch stages predictions: bounded batches in transactions that are tried again."""
     for first in range(0, n_rows, CHUNK_ROWS):
-        rows = make_frame(first, min(CHUNK_ROWS, n_rows - first)).to_dict("records")
-
-        connections.write(engine, insert, table, rows)
+        frame = make_frame(first, min(CHUNK_ROWS, n_rows - first))
+        connections.write(engine, writing.insert_frame, table, frame)
     return n_rows
 
 

@@ -24,7 +24,7 @@ import train
 from abatch import job
 from abatch.arguments import CONFIG, add_options, day
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, migrations
+from abatch.database import connections, faults, migrations, writing
 from abatch.database.reading import read_query
 from abatch.database.tables import current_verdicts, models, sample_ratios, scores, variant_scores
 from abatch.errors import AbatchError
@@ -107,7 +107,7 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     mature_until = outcomes.last_mature_date(watermark, experiment.outcome)
     with engine.connect() as connection:
         chunks = predictions.stream_predictions(
-            connection, experiment.name, date.min, mature_until + DAY, connections.WRITE_ROWS
+            connection, experiment.name, date.min, mature_until + DAY, writing.WRITE_ROWS
         )
         made = pd.concat(chunks, ignore_index=True)
         found = {

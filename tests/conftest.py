@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # OpenMP reads it as scikit-learn is imported: two tests at a time on two cores want a thread each.
@@ -535,6 +536,14 @@ def read_predictions(
     chunks = predictions.stream_predictions(connection, experiment, from_date, to_date, 1000)
     frames = [*chunks] or [pd.DataFrame(columns=[*columns]).astype(columns)]
     return pd.concat(frames, ignore_index=True)
+
+
+def make_night(
+    run_id: str = "run1", run_date: date = FIRST_NIGHT, experiment: str = "card_offer"
+) -> Any:
+    """What stands in for a Night where only its facts are asked for."""
+    named = SimpleNamespace(name=experiment)
+    return SimpleNamespace(run_id=run_id, run_date=run_date, experiment=named)
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:

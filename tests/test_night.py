@@ -150,8 +150,7 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
             connection.execute(
                 runs.update().values(status="failed", error="died; cleaned up by the next run")
             )
-        key = (night.run_id, "card_offer", NIGHT)
-        night.finish("one", predictions.publish, *key, {"A": 1}, utc_now())
+        night.finish("one", predictions.publish, night, {"A": 1}, utc_now())
     assert [(row.status, row.error) for row in read_ledger(engine)] == [
         ("failed", "died; cleaned up by the next run")
     ]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from abatch.database import connections, faults, tables
+from abatch.database import connections, faults, tables, writing
 from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import predictions
@@ -19,7 +19,7 @@ from abatch.experiment.assignment import assign
 from abatch.experiment.split import count_selected
 from abatch.queries import Query
 from abatch.statistics import drift
-from tests.conftest import as_stored, read_predictions
+from tests.conftest import as_stored, make_night, read_predictions
 
 pytestmark = pytest.mark.server
 
@@ -63,14 +63,10 @@ def publish(
     **n_selected: int,
 ) -> int:
     with engine.begin() as connection:
-        return predictions.publish(
-            connection,
-            run_id=run_id,
-            experiment=experiment,
-            run_date=run_date,
-            n_selected=n_selected,
-            predicted_at=AT,
-        )
+        night = make_night(run_id, run_date, experiment)
+        predictions.publish(connection, night, n_selected=n_selected, predicted_at=AT)
+        written = sa.select(sa.func.count()).select_from(tables.predictions)
+        return connection.scalar(written.filter_by(run_id=run_id, experiment=experiment)) or 0
 
 
 def read(
@@ -104,7 +100,7 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
     checksum = sum(stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
     assert count(engine, tables.predictions) == 0
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", sent(9, checksum))
+        predictions.check_staged(connection, make_night("run1"), sent(9, checksum))
     assert publish(engine, A=2, B=0, control=1) == 9
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
@@ -229,7 +225,7 @@ def test_check_staged_duplicates(engine: sa.Engine) -> None:
         pytest.raises(DataError) as caught,
         Query("sql/c.sql", "").named(),
     ):
-        predictions.check_staged(connection, "run1", "card_offer", sent(5, checksum % 2**64))
+        predictions.check_staged(connection, make_night("run1"), sent(5, checksum % 2**64))
     assert (
         str(caught.value)
         == "sql/c.sql: 2 candidates are returned more than once, for example 'a1'. Expected one row"
@@ -245,7 +241,7 @@ def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
         engine.connect() as connection,
         pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"),
     ):
-        predictions.check_staged(connection, "run1", "card_offer", sent(n_sent, checksum))
+        predictions.check_staged(connection, make_night("run1"), sent(n_sent, checksum))
 
 
 def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
@@ -253,7 +249,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
 
     A change of any one column of one row is found.
     """
-    n = connections.WRITE_ROWS + 500
+    n = writing.WRITE_ROWS + 500
     rows: list[Row] = [(f"c{i}", "A", i / n, f"{i:016x}") for i in range(n)]
     rows += [
         ("x", "control", NAN, "f" * 16),
@@ -268,7 +264,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
     )
     staged = predictions_staging.c
     with engine.connect() as connection:
-        predictions.check_staged(connection, "run1", "card_offer", sent(len(rows), checksum))
+        predictions.check_staged(connection, make_night("run1"), sent(len(rows), checksum))
     changes: list[dict[str, object]] = [
         {"prediction": math.nextafter(7 / n, 1)},
         {"prediction": None},
@@ -291,9 +287,7 @@ def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
                     r" predictions_staging"
                 ),
             ):
-                predictions.check_staged(
-                    connection, "run1", "card_offer", sent(len(rows), checksum)
-                )
+                predictions.check_staged(connection, make_night("run1"), sent(len(rows), checksum))
             connection.rollback()
 
 
@@ -333,9 +327,8 @@ def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
         **counts: dict[str, drift.FeatureCounts],
     ) -> None:
         with engine.begin() as connection:
-            predictions.write_feature_counts(
-                connection, run_id, experiment, date(2026, 9, day), counts
-            )
+            night = make_night(run_id, date(2026, 9, day), experiment)
+            predictions.write_feature_counts(connection, night, counts)
 
     def read_back(first: int, last: int) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
         with engine.connect() as connection:

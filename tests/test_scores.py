@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
-from abatch.database import tables
+from abatch.database import tables, writing
 from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
 from abatch.statistics.references import Reference
@@ -314,7 +314,19 @@ def read_scores(connection: sa.Connection, experiment: str) -> list[list[dict[st
     ]
 
 
-def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Engine) -> None:
+def make_figures(parts: dict[Key, Part], keys: Iterable[Key]) -> scores.Figures:
+    variants = [
+        scores.measure_variant(key, part, 300) for key, part in parts.items() if not key.model_name
+    ]
+    rows = {
+        tables.scores: measure_models(parts),
+        tables.variant_scores: variants,
+        tables.feature_drift: [],
+    }
+    return scores.Figures(rows, set(keys))
+
+
+def test_write_figures_touches_own_experiment_only(engine: sa.Engine) -> None:
     rng = np.random.default_rng(5)
     before = summarise((MONDAY, make_rows(rng, OLD, 300)))
     after = summarise((NEXT_MONDAY, make_rows(rng, NEW, 300)))
@@ -324,25 +336,8 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
             ("renewal", before, "run-1"),
             ("card_offer", after, "run-2"),
         ):
-            scores.replace_rows(
-                connection,
-                experiment,
-                tables.scores,
-                measure_models(parts),
-                run_id,
-            )
-            variants = [
-                scores.measure_variant(key, part, 300)
-                for key, part in parts.items()
-                if not key.model_name
-            ]
-            scores.replace_rows(
-                connection,
-                experiment,
-                tables.variant_scores,
-                variants,
-                run_id,
-            )
+            figures = make_figures(parts, [*before, *after])
+            scores.write_figures(connection, experiment, figures, run_id)
         model_rows, variant_rows = read_scores(connection, "card_offer")
         kept = {(row["model_name"], row["cohort"]): row["run_id"] for row in model_rows}
         assert kept == {
@@ -368,15 +363,17 @@ def test_replace_rows_and_remove_others_touch_own_experiment_only(engine: sa.Eng
             ("card_offer", NEXT_MONDAY),
             ("renewal", MONDAY),
         ):
-            scores.replace_rows(
+            writing.replace_rows(
                 connection,
-                experiment,
                 tables.feature_drift,
-                [{**drift_row, "cohort": cohort}],
+                [drift_row],
                 "run-2",
+                experiment=experiment,
+                cohort=cohort,
             )
         untouched = read_scores(connection, "renewal")
-        scores.remove_others(connection, "card_offer", set(after))
+        nothing = make_figures({}, after)
+        scores.write_figures(connection, "card_offer", nothing, "run-3")
         c = tables.feature_drift.c
         left = connection.execute(sa.select(c.experiment, c.cohort).order_by(c.experiment)).all()
         assert left == [("card_offer", NEXT_MONDAY), ("renewal", MONDAY)]

@@ -21,7 +21,6 @@ from abatch.errors import ConfigError, DatabaseError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
 _APPLOCK = (
     "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
     " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = {};"

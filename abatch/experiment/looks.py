@@ -19,7 +19,7 @@ from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.registrations import OUTCOME, Registration
-from abatch.experiment.scores import Key, Part
+from abatch.experiment.scores import Figures, Key, Part
 from abatch.night import Night, find_nights
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
@@ -312,26 +312,6 @@ def total_with(connection: sa.Connection, question: Question, reading: Reading) 
     return Total(parts, tally, units, len(earlier))
 
 
-class Figures(NamedTuple):
-    """What a look writes beside its verdicts, without experiment and run_id.
-
-    Attributes
-    ----------
-    models, variants, drift : rows of `scores`, `variant_scores` and `feature_drift`
-    keys : of all figures that there are, changed or not
-    """
-
-    models: list[dict[str, Any]]
-    variants: list[dict[str, Any]]
-    drift: list[dict[str, Any]]
-    keys: set[Key]
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows are written."""
-        return len(self.models) + len(self.variants) + len(self.drift)
-
-
 def measure(
     connection: sa.Connection,
     question: Question,
@@ -370,7 +350,12 @@ def measure(
             n_closed = int(closed.counts[0]) if closed else 0
             variants.append(scores.measure_variant(key, part, n_closed + n_open[key]))
     cohorts = sorted({key.cohort for key in changed} - {scores.ALL})
-    return Figures(models, variants, _measure_drift(connection, question, cohorts, run_date), keys)
+    rows = {
+        tables.scores: models,
+        tables.variant_scores: variants,
+        tables.feature_drift: _measure_drift(connection, question, cohorts, run_date),
+    }
+    return Figures(rows, keys)
 
 
 def _publish_key(key: Key) -> tuple[str, str, bool]:
@@ -423,7 +408,7 @@ def count_look(
         variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0)
         for variant in question.experiment.split
     }
-    whole = [row for row in figures.variants if row["cohort"] == scores.ALL]
+    whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     n_units = sum(
         moments.n_units for (metric, _), moments in tally.moments.items() if metric == OUTCOME
     )
@@ -452,12 +437,6 @@ def write(
     """Write the look and all its figures, unless a night was predicted again since the reading."""
     experiment = look.row["experiment"]
     check_unchanged(connection, experiment, reading)
-    for table, rows in (
-        (tables.scores, figures.models),
-        (tables.variant_scores, figures.variants),
-        (tables.feature_drift, figures.drift),
-    ):
-        scores.replace_rows(connection, experiment, table, rows, run_id)
-    scores.remove_others(connection, experiment, figures.keys)
+    scores.write_figures(connection, experiment, figures, run_id)
     scores.mark_published(connection, experiment, run_id)
     verdicts.write_look(connection, look, run_id)

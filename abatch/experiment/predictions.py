@@ -12,16 +12,17 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database import connections
 from abatch.database.tables import (
     feature_counts,
     predictions,
     predictions_staging,
     predictions_superseded,
 )
+from abatch.database.writing import WRITE_ROWS, insert_frame, replace_rows
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
+from abatch.night import Night
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key
 
@@ -60,23 +61,22 @@ class Batch:
         return Batch(self.n_candidates + other.n_candidates, filled, counts, checksum)
 
 
-def make_rows(
-    run_id: str, run_date: date, experiment: Experiment, candidates: Candidates, inferred: Any
-) -> pd.DataFrame:
+def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFrame:
     """Rows of predictions_staging, one per candidate; a prediction without a model is nan.
 
     Parameters
     ----------
     inferred : model_names and prediction, shape (n,) both
     """
+    split = night.experiment.split
     return pd.DataFrame(
         {
-            "run_id": run_id,
-            "experiment": experiment.name,
-            "run_date": run_date,
+            "run_id": night.run_id,
+            "experiment": night.experiment.name,
+            "run_date": night.run_date,
             "candidate_id": candidates.ids,
             "variant": candidates.variant,
-            "assignment_probability": [experiment.split[name] for name in candidates.variant],
+            "assignment_probability": [split[name] for name in candidates.variant],
             "model_name": inferred.model_names,
             "prediction": inferred.prediction,
             "selection_key": candidates.selection_key,
@@ -100,10 +100,7 @@ def summarise(
 
 def stage(connection: sa.Connection, frame: pd.DataFrame) -> None:
     """Write rows, as `make_rows` has them, to the staging table, where no reader looks."""
-    rows = frame[STAGED].astype(object).where(frame[STAGED].notna(), None).to_dict("records")
-    for start in range(0, len(rows), connections.WRITE_ROWS):
-        part = rows[start : start + connections.WRITE_ROWS]
-        connection.execute(predictions_staging.insert(), part)
+    insert_frame(connection, predictions_staging, frame[STAGED])
 
 
 def require_candidates(total: Batch, run_date: date) -> None:
@@ -145,16 +142,7 @@ def compute_checksum(frame: pd.DataFrame) -> int:
     return int(hashes.sum())
 
 
-def _is_staged(run_id: str, experiment: str) -> sa.ColumnElement[bool]:
-    c = predictions_staging.c
-    return (c.experiment == experiment) & (c.run_id == run_id)
-
-
-def _is_of_night(table: sa.Table, experiment: str, run_date: date) -> sa.ColumnElement[bool]:
-    return (table.c.experiment == experiment) & (table.c.run_date == run_date)
-
-
-def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: Batch) -> None:
+def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
     """Look at all staged rows: they must be there as they were sent, each candidate once.
 
     Parameters
@@ -170,9 +158,9 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: 
         If a candidate is there twice, in the eyes of the database: its collation may take two
         spellings for one.
     """
-    is_staged = _is_staged(run_id, experiment)
-    query = sa.select(predictions_staging).where(is_staged)
-    rows = connection.execute(query, execution_options={"yield_per": connections.WRITE_ROWS})
+    own = {"experiment": night.experiment.name, "run_id": night.run_id}
+    query = sa.select(predictions_staging).filter_by(**own)
+    rows = connection.execute(query, execution_options={"yield_per": WRITE_ROWS})
     n_arrived, checksum = 0, 0
     for part in rows.partitions():
         frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
@@ -190,8 +178,8 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: 
             " none, the database's driver changes values: take another version of it."
         )
     candidate_id = predictions_staging.c.candidate_id
-    ids = sa.select(sa.func.min(candidate_id).label("candidate_id")).where(is_staged)
-    twice = ids.group_by(candidate_id).having(sa.func.count() > 1).subquery()
+    ids = sa.select(sa.func.min(candidate_id).label("candidate_id")).group_by(candidate_id)
+    twice = ids.filter_by(**own).having(sa.func.count() > 1).subquery()
     query = sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))
     n_twice, example = connection.execute(query).one()
     if n_twice:
@@ -204,12 +192,10 @@ def check_staged(connection: sa.Connection, run_id: str, experiment: str, sent: 
 
 def publish(
     connection: sa.Connection,
-    run_id: str,
-    experiment: str,
-    run_date: date,
+    night: Night,
     n_selected: Mapping[str, int],
     predicted_at: datetime,
-) -> int:
+) -> None:
     """Move a staged night into `predictions`, ranked.
 
     The night's earlier rows go to `predictions_superseded`.
@@ -218,18 +204,13 @@ def publish(
     ----------
     n_selected : how many of each variant are selected, from the highest prediction down, ties by
         the hash
-
-    Returns
-    -------
-    int
-        Rows written.
     """
-    is_night = _is_of_night(predictions, experiment, run_date)
-    is_staged = _is_staged(run_id, experiment)
-    old = sa.select(*predictions.c, sa.literal(run_id)).where(is_night)
-    names = [*predictions.columns.keys(), "superseded_by"]
+    experiment, run_id = night.experiment.name, night.run_id
+    same_night = {"experiment": experiment, "run_date": night.run_date}
+    old = sa.select(predictions, sa.literal(run_id)).filter_by(**same_night)
+    names = list(predictions_superseded.columns.keys())
     connection.execute(predictions_superseded.insert().from_select(names, old))
-    connection.execute(predictions.delete().where(is_night))
+    connection.execute(predictions.delete().filter_by(**same_night))
     staged = predictions_staging.c
     order = (sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key)
     rank = sa.func.row_number().over(
@@ -237,7 +218,8 @@ def publish(
     )
     shared = [name for name in STAGED if name in predictions.c]
     columns = (*(staged[name] for name in shared), rank.label("rank_in_variant"))
-    ranked = sa.select(*columns).where(is_staged).subquery()
+    own = {"experiment": experiment, "run_id": run_id}
+    ranked = sa.select(*columns).filter_by(**own).subquery()
     limits = ((ranked.c.variant == variant, n) for variant, n in n_selected.items())
     limit = sa.case(*limits, else_=0)
     rows = sa.select(
@@ -246,35 +228,25 @@ def publish(
         sa.literal(predicted_at, predictions.c.predicted_at.type),
     )
     names = [*shared, "rank_in_variant", "selected", "predicted_at"]
-    insert = predictions.insert().from_select(names, rows)
-    written = connection.execute(insert, execution_options={"preserve_rowcount": True})
-    connection.execute(predictions_staging.delete().where(is_staged))
-    return written.rowcount
+    connection.execute(predictions.insert().from_select(names, rows))
+    connection.execute(predictions_staging.delete().filter_by(**own))
 
 
 def write_feature_counts(
     connection: sa.Connection,
-    run_id: str,
-    experiment: str,
-    run_date: date,
+    night: Night,
     counts: Mapping[str, Mapping[str, drift.FeatureCounts]],
 ) -> None:
     """Keep what each model's candidates looked like, in the place of an earlier run's."""
-    connection.execute(
-        feature_counts.delete().where(_is_of_night(feature_counts, experiment, run_date))
-    )
     rows = [
         {
-            "experiment": experiment,
-            "run_date": run_date,
             "model_name": model_name,
             "content": json.dumps({name: asdict(cells) for name, cells in features.items()}),
-            "run_id": run_id,
         }
         for model_name, features in counts.items()
     ]
-    if rows:
-        connection.execute(feature_counts.insert(), rows)
+    key = {"experiment": night.experiment.name, "run_date": night.run_date}
+    replace_rows(connection, feature_counts, rows, night.run_id, **key)
 
 
 def read_feature_counts(
@@ -282,11 +254,10 @@ def read_feature_counts(
 ) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
     """The counts of each model in the nights from from_date to last_date, both included."""
     c = feature_counts.c
-    query = sa.select(c.model_name, c.content).where(
-        c.experiment == experiment, c.run_date >= from_date, c.run_date <= last_date
-    )
+    query = sa.select(c.model_name, c.content).filter_by(experiment=experiment)
+    query = query.where(c.run_date.between(from_date, last_date)).order_by(c.run_date)
     nights: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
-    for model_name, content in connection.execute(query.order_by(c.run_date)):
+    for model_name, content in connection.execute(query):
         features = {
             name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()
         }

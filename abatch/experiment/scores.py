@@ -28,6 +28,7 @@ from abatch.database.tables import (
     units,
     variant_scores,
 )
+from abatch.database.writing import replace_rows
 from abatch.errors import DataError
 from abatch.statistics import drift, metrics
 from abatch.statistics.metrics import Metric
@@ -56,6 +57,24 @@ class Key(NamedTuple):
     cohort: str
     variant: str
     model_name: str = ""
+
+
+class Figures(NamedTuple):
+    """What a look writes beside its verdicts.
+
+    Attributes
+    ----------
+    rows : of `scores`, `variant_scores` and `feature_drift`, without experiment and run_id
+    keys : of all figures that there are, changed or not
+    """
+
+    rows: dict[sa.Table, list[dict[str, Any]]]
+    keys: set[Key]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows are written."""
+        return sum(map(len, self.rows.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +295,8 @@ def load_arrays(
     connection: sa.Connection, experiment: str, key: Key
 ) -> dict[str, np.ndarray] | None:
     """The arrays of one row of cohort_sums."""
-    content = connection.scalar(sa.select(cohort_sums.c.content).where(_has(experiment, key)))
+    query = sa.select(cohort_sums.c.content).filter_by(experiment=experiment, **key._asdict())
+    content = connection.scalar(query)
     if content is None:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -295,14 +315,8 @@ def save_arrays(
     buffer = io.BytesIO()
     save_npz: Callable[..., None] = np.savez_compressed
     save_npz(buffer, **content)
-    connection.execute(cohort_sums.delete().where(_has(experiment, key)))
-    row = {"closed_date": closed_date, "content": buffer.getvalue(), "run_id": run_id}
-    connection.execute(cohort_sums.insert().values(experiment=experiment, **key._asdict(), **row))
-
-
-def _has(experiment: str, key: Key) -> sa.ColumnElement[bool]:
-    values = {"experiment": experiment, **key._asdict()}
-    return sa.and_(*(cohort_sums.c[name] == value for name, value in values.items()))
+    row = {"closed_date": closed_date, "content": buffer.getvalue()}
+    replace_rows(connection, cohort_sums, [row], run_id, experiment=experiment, **key._asdict())
 
 
 def lock_nights(connection: sa.Connection, experiment: str) -> None:
@@ -368,47 +382,22 @@ def find_published(
     }
 
 
-def replace_rows(
-    connection: sa.Connection,
-    experiment: str,
-    table: sa.Table,
-    rows: list[dict[str, Any]],
-    run_id: str,
+def write_figures(
+    connection: sa.Connection, experiment: str, figures: Figures, run_id: str
 ) -> None:
-    """Write figures in the place of those that are equal in the table's columns `REPLACED_BY`."""
-    if rows:
-        keys = {tuple(row[name] for name in REPLACED_BY[table]) for row in rows}
-        _delete(connection, experiment, table, keys)
-        connection.execute(
-            table.insert(), [{"experiment": experiment, "run_id": run_id, **row} for row in rows]
-        )
+    """Write figures in the place of those that are equal in the columns `REPLACED_BY`.
 
-
-def remove_others(connection: sa.Connection, experiment: str, keys: set[Key]) -> None:
-    """Remove figures of models, variants and cohorts that are no longer there.
-
-    Their nights were predicted again.
+    Figures of models, variants and cohorts that are no longer there, for their nights were
+    predicted again, are removed.
     """
-    present: dict[sa.Table, set[tuple[Any, ...]]] = {
-        scores: {(key.model_name, key.cohort) for key in keys},
-        variant_scores: {(key.variant, key.cohort) for key in keys if not key.model_name},
-        feature_drift: {(key.cohort,) for key in keys},
-    }
     for table, names in REPLACED_BY.items():
-        columns = [table.c[name] for name in names]
-        query = sa.select(*columns).where(table.c.experiment == experiment).distinct()
-        written = {tuple(row) for row in connection.execute(query)}
-        _delete(connection, experiment, table, written - present[table])
-
-
-def _delete(
-    connection: sa.Connection, experiment: str, table: sa.Table, keys: set[tuple[Any, ...]]
-) -> None:
-    if keys:
-        names = REPLACED_BY[table]
-        matches = (table.c[name] == sa.bindparam(f"key_{name}") for name in names)
-        binds = [
-            {f"key_{name}": value for name, value in zip(names, key, strict=True)}
-            for key in sorted(keys)
-        ]
-        connection.execute(table.delete().where(table.c.experiment == experiment, *matches), binds)
+        present = {tuple(getattr(key, name) for name in names) for key in figures.keys}
+        query = sa.select(*(table.c[name] for name in names)).filter_by(experiment=experiment)
+        written = {tuple(row) for row in connection.execute(query.distinct())}
+        rows_by_key: dict[tuple[Any, ...], list[dict[str, Any]]]
+        rows_by_key = {key: [] for key in sorted(written - present)}
+        for row in figures.rows[table]:
+            rows_by_key.setdefault(tuple(row[name] for name in names), []).append(row)
+        for key, rows in rows_by_key.items():
+            same = dict(zip(names, key, strict=True))
+            replace_rows(connection, table, rows, run_id, experiment=experiment, **same)

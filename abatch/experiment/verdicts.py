@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import connections
 from abatch.database.tables import Row, looks, predictions, sample_ratios, units, verdicts
+from abatch.database.writing import insert_frame, replace_rows
 from abatch.experiment.records import name_verdict
 from abatch.experiment.registrations import OUTCOME, Comparison, Terms
 from abatch.statistics import stats, words
@@ -314,9 +314,7 @@ def write_units(
         rows = frame[[*UNIT, "n_exposures"]].assign(
             outcome=frame[metric], experiment=experiment, metric=metric
         )
-        for start in range(0, len(rows), connections.WRITE_ROWS):
-            part = rows[start : start + connections.WRITE_ROWS]
-            connection.execute(units.insert(), part.to_dict("records"))
+        insert_frame(connection, units, rows)
 
 
 def _was_predicted(experiment: str, nights: tuple[date, date]) -> sa.ColumnElement[bool]:
@@ -328,12 +326,9 @@ def _was_predicted(experiment: str, nights: tuple[date, date]) -> sa.ColumnEleme
 def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
     """Write one look in the place of that of the same date, if there is one."""
     key = {name: look.row[name] for name in ("experiment", "run_date")}
-    written = ((looks, [look.row]), (sample_ratios, look.ratios), (verdicts, look.verdicts))
-    for table, rows in written:
-        same = (table.c[name] == value for name, value in key.items())
-        connection.execute(table.delete().where(*same))
-        if rows:
-            connection.execute(table.insert(), [{**key, **row, "run_id": run_id} for row in rows])
+    replace_rows(connection, looks, [look.row], run_id, **key)
+    replace_rows(connection, sample_ratios, look.ratios, run_id, **key)
+    replace_rows(connection, verdicts, look.verdicts, run_id, **key)
 
 
 def find_smallest(connection: sa.Connection, experiment: str, run_date: date) -> Smallest:
