@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,45 +22,19 @@ from pydantic import (
     model_validator,
 )
 
+from abatch import mistakes
 from abatch.errors import ConfigError, UsageError, suggest
 from abatch.files import hash_bytes
+from abatch.mistakes import NAME, VERSION, Fault
 from abatch.queries import Query
+from abatch.yaml_file import read_yaml
 
-NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
-VERSION = r"^[0-9A-Za-z.]{1,20}$"
 VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[Positive, Field(le=1)]
-# What pydantic expects, in the words of somebody who writes YAML.
-_EXPECTED = {
-    "string_type": "text",
-    "string_too_short": "text that is not empty",
-    "dict_type": "keys with values",
-    "model_type": "keys with values",
-    "list_type": "a list",
-    "too_short": "at least one entry",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
-    VERSION: "letters, digits and dots, at most 20 of them",
-}
-_PLAIN = {
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-    "greater": "more",
-}
-_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
-
-
-class _Fault(ValueError):
-    """What a check across keys found: the path from there on, what stands there, what should."""
-
-    def __init__(self, found: object, expected: str, *path: str) -> None:
-        super().__init__(expected)
-        self.found, self.path = found, path
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
@@ -69,7 +42,7 @@ def _refuse_twins(names: Iterable[str]) -> None:
     for name in names:
         if name.lower() in seen:
             expected = "names that differ by more than upper and lower case, and there is"
-            raise _Fault(name, f"{expected} {seen[name.lower()]!r} too", name)
+            raise Fault(name, f"{expected} {seen[name.lower()]!r} too", name)
         seen[name.lower()] = name
 
 
@@ -78,8 +51,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    def _fault(self, key: str, expected: str) -> _Fault:
-        return _Fault(getattr(self, key), expected, key)
+    def _fault(self, key: str, expected: str) -> Fault:
+        return Fault(getattr(self, key), expected, key)
 
     def _refuse_numeric(self, *keys: str) -> None:
         mend = "nothing, since this key goes with kind numeric only. Leave it out, or change kind"
@@ -125,7 +98,7 @@ class Outcome(Section):
         effect, baseline = self.expected_effect, self.baseline
         if abs(effect) < 1e-9:
             expected = "an effect other than 0: the difference that would matter"
-            raise _Fault(effect or 0, expected, "expected_effect")
+            raise Fault(effect or 0, expected, "expected_effect")
         if self.kind == "binary":
             if not -1 < effect < 1:
                 expected = "a difference of two rates, more than -1 and less than 1"
@@ -185,7 +158,7 @@ class Retrain(Section):
         rules = (self.max_days, self.new_rows, self.psi, self.auc_drop)
         if all(rule is None for rule in rules):
             expected = "one or more of max_days, new_rows, psi and auc_drop"
-            raise _Fault("no rule", f"{expected}. Without the section every run trains")
+            raise Fault("no rule", f"{expected}. Without the section every run trains")
         return self
 
 
@@ -212,7 +185,7 @@ class Training(Section):
             expected = "the first day, as 2024-01-31, since window is expanding"
             raise self._fault("start_date", expected)
         if self.window == "rolling" and start is not None:
-            raise _Fault(str(start), "nothing: window is rolling", "start_date")
+            raise Fault(str(start), "nothing: window is rolling", "start_date")
         if slope is not None and not slope[0] < slope[1]:
             expected = "the lowest and the highest slope, as [0.5, 2.0]"
             raise self._fault("calibration_slope", expected)
@@ -267,7 +240,7 @@ class ExperimentSection(Section):
         _refuse_twins(guardrails)
         for name in guardrails:
             if name.lower() in _TAKEN:
-                raise _Fault(name, "another name: abatch uses this one itself", name)
+                raise Fault(name, "another name: abatch uses this one itself", name)
         return guardrails
 
     @model_validator(mode="after")
@@ -275,7 +248,7 @@ class ExperimentSection(Section):
         for variant in self.models:
             if variant not in self.split:
                 expected = f"a variant of the split: {', '.join(self.split)}."
-                raise _Fault(variant, expected + suggest(variant, self.split), "models", variant)
+                raise Fault(variant, expected + suggest(variant, self.split), "models", variant)
         if self.champion is not None and self.champion not in self.models:
             expected = f"a variant that has a model: {', '.join(self.models)}."
             raise self._fault("champion", expected + suggest(self.champion, self.models))
@@ -287,7 +260,7 @@ class ExperimentSection(Section):
         for verdict in self.verdicts or ():
             if verdict in impossible:
                 expected = "verdicts that the variants allow, and there is no"
-                raise _Fault(verdict, f"{expected} {impossible[verdict]}. Leave it out", "verdicts")
+                raise Fault(verdict, f"{expected} {impossible[verdict]}. Leave it out", "verdicts")
         return self
 
 
@@ -322,7 +295,7 @@ class File(Section):
                 if owner != place:
                     expected = "a name used once, upper and lower case being the same, but"
                     path = (experiment, "models", variant, "name")
-                    raise _Fault(model.name, f"{expected} {owner} has it", *path)
+                    raise Fault(model.name, f"{expected} {owner} has it", *path)
         return experiments
 
 
@@ -408,7 +381,8 @@ class Experiment(ExperimentSection):
         try:
             section = ExperimentSection.model_validate_json(json.dumps(settings))
         except ValidationError as error:
-            faults = [_describe(Path("its config"), item) for item in error.errors()]
+            place, root = Path("its config"), ExperimentSection
+            faults = [mistakes.describe(place, root, item) for item in error.errors()]
             raise ConfigError("\n".join(faults)) from None
         models = {
             variant: model.model_copy(update={"params": _restore_keys(model.params)})
@@ -466,11 +440,12 @@ def load_experiments(
         If the file has no such environment.
     """
     path = Path(path)
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     try:
         file = File.model_validate(raw)
     except ValidationError as error:
-        faults = [_describe(path, item) for item in _drop_doubles(error.errors())]
+        items = mistakes.drop_doubles(error.errors())
+        faults = [mistakes.describe(path, File, item) for item in items]
         raise ConfigError("\n".join(faults)) from None
     chosen = _make_environment(path, file, environment, need_database)
     if str(chosen.folder) not in sys.path:
@@ -526,55 +501,6 @@ def _read_queries(
     return texts
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, and says where it stumbles.
-
-    YAML would keep the last of them in silence.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *defaults
-                continue
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _stumble(key_node, "a key must be text")
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise _stumble(key_node, f"the key {key!r} is written twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError):  # 2026-13-45
-            kind = node.tag.rpartition(":")[2]
-            problem = f"this is no {kind}; put it between quotes if it is text"
-            raise _stumble(node, problem) from None
-
-
-def _stumble(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        problem = f": cannot be read ({error.strerror}). Name the file with --config."
-    except UnicodeDecodeError as error:
-        problem = f": is not UTF-8 text (byte {error.start}). Save it as UTF-8."
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        tab = " Indent with spaces, not with tabs." if "'\\t'" in str(error.problem) else ""
-        problem = f"{where}: is not valid YAML: {error.problem}.{tab}"
-    except (yaml.YAMLError, RecursionError) as error:
-        problem = f": is not valid YAML: {str(error).splitlines()[0]}."
-    raise ConfigError(f"{path}{problem}")
-
-
 def _expand(text: str, place: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -609,91 +535,3 @@ def _read_query(path: Path, place: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"cannot be read ({reason}). Name the right one."
     raise ConfigError(f"{place}: the query file {path} {problem}")
-
-
-def _drop_doubles(items: list[Any]) -> list[Any]:
-    """Without the missing keys that an unknown key beside them was meant to be.
-
-    One mistake, one message.
-    """
-    missing = {item["loc"] for item in items if item["type"] == "missing"}
-    meant = set()
-    for item in items:
-        if item["type"] == "extra_forbidden":
-            beside = [str(loc[-1]) for loc in missing if loc[:-1] == item["loc"][:-1]]
-            meant |= {
-                (*item["loc"][:-1], name)
-                for name in beside
-                if f"{name!r}?" in suggest(str(item["loc"][-1]), beside)
-            }
-    return [item for item in items if item["type"] != "missing" or item["loc"] not in meant]
-
-
-def _describe(path: Path, item: Any) -> str:
-    """One line for one fault that pydantic found: file, path to the key, found, expected, mend."""
-    location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
-    if kind == "extra_forbidden":
-        keys = _list_keys(location[:-1])
-        expected = f"Expected one of {', '.join(keys)}.{suggest(location[-1], keys)}"
-        return f"{_place(path, location)}: unknown key. {expected}"
-    if kind == "missing":
-        return f"{_place(path, location)}: this key is missing. Add it."
-    expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
-    for words, plain in _PLAIN.items():
-        expected = expected.replace(words, plain)
-    if kind == "value_error":
-        fault = item["ctx"]["error"]
-        expected = str(fault)
-        if isinstance(fault, _Fault):
-            location, found = [*location, *fault.path], fault.found
-    elif kind == "string_pattern_mismatch":
-        expected = _EXPECTED[item["ctx"]["pattern"]]
-    if location[-1:] == ["[key]"] or kind == "invalid_key":
-        place = _place(path, location[: -1 if kind == "invalid_key" else -2])
-        if not isinstance(found, str):
-            yes = ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
-            expected = f"text. Put the key between quotes{yes}"
-        return f"{place}: found the key {_show(found, location)}, expected {expected}."
-    end = "" if expected.endswith((".", "?")) else "."
-    shown = f"found {_show(found, location)}, expected {expected}{end}"
-    return f"{_place(path, location)}: {shown}{_mend(kind, found)}"
-
-
-def _place(path: Path, location: list[str]) -> str:
-    keys = ".".join("(not shown)" if "://" in step else step for step in location)
-    return f"{path}, {keys}" if keys else str(path)
-
-
-def _mend(kind: str, found: object) -> str:
-    """What to write instead, where that is plain."""
-    if kind == "string_type" and isinstance(found, (int, float, bool)):
-        return " Put it between quotes."
-    if kind in ("int_type", "float_type") and isinstance(found, str):
-        try:
-            return f" Write it as {float(found):.15g}, without quotes."
-        except ValueError:
-            pass
-    return ""
-
-
-def _show(found: object, location: list[str]) -> str:
-    """The value in a message, unless it may hold a database's address, and with it a password."""
-    if found is None:
-        return "nothing"
-    text = repr(found)
-    holds_address = location[:1] == ["environments"] and location[2:] in ([], ["database"])
-    if not location or holds_address or "://" in text:
-        return f"{_KINDS.get(type(found), 'a value')} that is not shown, as it may be secret"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _list_keys(location: list[str]) -> list[str]:
-    """Names of the keys that may stand at `location`, read off the classes above."""
-    section: Any = File
-    steps = iter(location)
-    for step in steps:
-        section = section.model_fields[step].annotation
-        while not (isinstance(section, type) and issubclass(section, BaseModel)):
-            section = section.__args__[-1]  # dict[str, Section]: the next step is the entry's name
-            next(steps, None)
-    return [field.alias or name for name, field in section.model_fields.items()]
