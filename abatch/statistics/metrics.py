@@ -151,31 +151,30 @@ def measure(histogram: Histogram) -> dict[str, Metric]:
         of the reliability table.
     """
     totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
-    n_negative, n_positive = (int(count) for count in totals.sum(axis=1))
+    n_negative, n_positive = totals.sum(axis=1).tolist()
     n = n_negative + n_positive
     figures = {"n": Metric(n, n_obs=n), "n_positive": Metric(n_positive, n_obs=n)}
     if min(n_negative, n_positive) < MIN_CASES:
         return figures
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
+    # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
+    start = np.log(n_positive / n_negative), 0.0
     slices = []
     # Without some bucket an outcome may be missing: no interval, nan.
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too
-        # sure.
-        values = _compute(
-            totals[None], total_loss[None], log_odds, (np.log(n_positive / n_negative), 0.0)
-        )
-        calibration = values["calibration_intercept"].item(), values["calibration_slope"].item()
+        values = _compute(totals[None], total_loss[None], log_odds, start)
+        start = values["calibration_intercept"].item(), values["calibration_slope"].item()
         for buckets in np.split(filled, range(SLICE, len(filled), SLICE)):
             counts = totals - histogram.counts[buckets]
             losses = total_loss - histogram.losses[buckets]
-            slices.append(_compute(counts, losses, log_odds, calibration))
-    for name, value in values.items():
+            slices.append(_compute(counts, losses, log_odds, start))
+        reliability = _reliability(histogram.counts, filled, log_odds)
+    for name, (value,) in values.items():
         without = np.concatenate([part[name] for part in slices])
-        figures[name] = Metric(value.item(), *jackknife_interval(value.item(), without), n)
+        figures[name] = Metric(float(value), *jackknife_interval(value, without), n)
     figures |= {name: Metric(value, n_obs=n) for name, value in _bracket(totals).items()}
-    return figures | _reliability(histogram.counts, log_odds)
+    return figures | reliability
 
 
 def jackknife_interval(
@@ -214,14 +213,13 @@ def compare_auc(
     """
     if min(y.sum(), (1 - y).sum()) < MIN_CASES:
         return None
-
-    def difference(rows: np.ndarray) -> float:
-        return _roc_auc(y[rows], new[rows]) - _roc_auc(y[rows], live[rows])
-
-    everything = np.ones(len(y), dtype=bool)
-    left_out = np.array([difference(bucket != number) for number in np.unique(bucket)])
-    lower, upper = jackknife_interval(difference(everything), left_out)
-    return AucDifference(_roc_auc(y, new), _roc_auc(y, live), lower, upper, len(y))
+    new_auc, live_auc = _roc_auc(y, new), _roc_auc(y, live)
+    differences = []
+    for number in np.unique(bucket):
+        rows = bucket != number
+        differences.append(_roc_auc(y[rows], new[rows]) - _roc_auc(y[rows], live[rows]))
+    interval = jackknife_interval(new_auc - live_auc, np.array(differences))
+    return AucDifference(new_auc, live_auc, *interval, len(y))
 
 
 def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
@@ -244,22 +242,19 @@ def _compute(
     """
     counts = counts.astype(np.float64)
     negative, positive = counts[:, 0], counts[:, 1]
-    n_negative, n_positive = negative.sum(axis=1), positive.sum(axis=1)
+    n_negative, n_positive = counts.sum(axis=2).T
     n = n_negative + n_positive
     base_rate = n_positive / n
-    below_negative = negative.cumsum(axis=1)
-    below_positive = positive.cumsum(axis=1)
+    below_negative, below_positive = negative.cumsum(axis=1), positive.cumsum(axis=1)
     roc_auc = (positive * (below_negative - negative / 2)).sum(axis=1) / (n_positive * n_negative)
     apart = below_positive / n_positive[:, None] - below_negative / n_negative[:, None]
     # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
-    # scikit-learn.
-    true_positives = positive[:, ::-1].cumsum(axis=1)
-    flagged = true_positives + negative[:, ::-1].cumsum(axis=1)
-    precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
-    size = (negative + positive)[:, ::-1]
-    room = n[:, None] / 10 - (flagged - size)
-    inside = np.divide(np.clip(room, 0, size), size, out=np.zeros_like(size), where=size > 0)
-    capture = (inside * positive[:, ::-1]).sum(axis=1) / n_positive
+    # scikit-learn. A bin that is empty has no positives either.
+    positive, size = positive[:, ::-1], counts.sum(axis=1)[:, ::-1]
+    flagged = size.cumsum(axis=1)
+    precision = positive.cumsum(axis=1) / np.maximum(flagged, 1)
+    inside = np.clip(n[:, None] / 10 - (flagged - size), 0, size) / np.maximum(size, 1)
+    capture = (inside * positive).sum(axis=1) / n_positive
     brier = losses[:, 1] / n
     intercept, slope = _calibrate(counts, log_odds, start).T
     return {
@@ -267,7 +262,7 @@ def _compute(
         "roc_auc": roc_auc,
         "gini": 2 * roc_auc - 1,
         "ks": np.abs(apart).max(axis=1),
-        "average_precision": (precision * positive[:, ::-1]).sum(axis=1) / n_positive,
+        "average_precision": (precision * positive).sum(axis=1) / n_positive,
         "lift_top_decile": capture * 10,
         "capture_top_decile": capture,
         "log_loss": losses[:, 0] / n,
@@ -320,50 +315,42 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
     """
     negative, positive = totals.astype(np.float64)
     n_negative, n_positive = negative.sum(), positive.sum()
-    below_negative, below_positive = negative.cumsum() / n_negative, positive.cumsum() / n_positive
-    ks = np.abs(below_positive - below_negative).max()
-    apart = np.maximum(
-        below_positive - below_negative + negative / n_negative,
-        below_negative - below_positive + positive / n_positive,
-    )
-    positive, negative = positive[::-1], negative[::-1]  # from the highest prediction down
-    t, f = positive.cumsum(), negative.cumsum()
-    with_positive = positive > 0
-    p, t, f, n = (values[with_positive] for values in (positive, t, f, negative))
-    value, best = p * t / (t + f), p * t / (t + f - n)
-    worst = p - f * (special.digamma(t + f + 1) - special.digamma(t - p + f + 1))
+    apart = positive.cumsum() / n_positive - negative.cumsum() / n_negative
+    widest = np.maximum(apart + negative / n_negative, positive / n_positive - apart)
+    shared_pairs = (positive * negative).sum()
+    negative, positive = negative[::-1], positive[::-1]  # from the highest prediction down
+    bins = np.stack([negative, positive, negative.cumsum(), positive.cumsum()])
+    negative, positive, f, t = bins[:, positive > 0]
+    value, best = positive * t / (t + f), positive * t / (t + f - negative)
+    worst = positive - f * (special.digamma(t + f + 1) - special.digamma(t - positive + f + 1))
+    furthest = max((best - value).sum(), (value - worst).sum())
     return {
-        "roc_auc_bracket": float((positive * negative).sum() / (2 * n_positive * n_negative)),
-        "ks_bracket": float(apart.max() - ks),
-        "average_precision_bracket": float(
-            max((best - value).sum(), (value - worst).sum()) / n_positive
-        ),
+        "roc_auc_bracket": float(shared_pairs / (2 * n_positive * n_negative)),
+        "ks_bracket": float(widest.max() - np.abs(apart).max()),
+        "average_precision_bracket": float(furthest / n_positive),
     }
 
 
-def _reliability(counts: np.ndarray, log_odds: np.ndarray) -> dict[str, Metric]:
+def _reliability(counts: np.ndarray, filled: np.ndarray, log_odds: np.ndarray) -> dict[str, Metric]:
     """Mean prediction and observed rate in ten bins of about equal size, cut on all predictions.
 
-    Counts of shape (g, 2, k).
+    Counts of shape (g, 2, k); filled are the buckets that are not empty.
     """
     size = counts.sum(axis=(0, 1))
     middle = (size.cumsum() - size / 2) / size.sum()
     decile = np.minimum((middle * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
     probability = 1 / (1 + np.exp(-log_odds))
-    indices, first = np.unique(decile, return_index=True)
-    parts = np.add.reduceat(counts, first, axis=2)  # (g, 2, up to 10)
-    means = np.add.reduceat(size * probability, first) / parts.sum(axis=(0, 1))
-    without = parts.sum(axis=0) - parts[parts.any(axis=(1, 2))]
+    numbers, first = np.unique(decile, return_index=True)
+    parts = np.add.reduceat(counts, first, axis=2)[filled]  # (g, 2, up to 10)
+    left_out = parts.sum(axis=0) - parts
+    n_by_part = parts.sum(axis=(0, 1))
+    means = np.add.reduceat(size * probability, first) / n_by_part
+    rates = parts[:, 1].sum(axis=0) / n_by_part
+    rates_left_out = left_out[:, 1] / left_out.sum(axis=1)
     figures = {}
-    for index, mean, (n_negative, n_positive), left_out in zip(
-        indices + 1, means, parts.sum(axis=0).T, np.moveaxis(without, 2, 0), strict=True
-    ):
-        n = int(n_negative + n_positive)
-        rate = float(n_positive / n)
-        n_left = left_out.sum(axis=1)
-        rates = np.divide(
-            left_out[:, 1], n_left, out=np.full(len(n_left), np.nan), where=n_left > 0
-        )
-        figures[f"reliability_prediction_{index:02}"] = Metric(float(mean), n_obs=n)
-        figures[f"reliability_rate_{index:02}"] = Metric(rate, *jackknife_interval(rate, rates), n)
+    columns = (numbers + 1, n_by_part.tolist(), means.tolist(), rates.tolist(), rates_left_out.T)
+    for number, n, mean, rate, without in zip(*columns, strict=True):
+        interval = jackknife_interval(rate, without)
+        figures[f"reliability_prediction_{number:02}"] = Metric(mean, n_obs=n)
+        figures[f"reliability_rate_{number:02}"] = Metric(rate, *interval, n)
     return figures
