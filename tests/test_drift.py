@@ -16,7 +16,6 @@ from scipy import stats
 from abatch.modelling import features
 from abatch.statistics.drift import (
     N_CATEGORIES,
-    N_NEW_CATEGORIES,
     FeatureCounts,
     compute_psi,
     count_bins,
@@ -287,7 +286,7 @@ def test_feature_counts_keep_the_most_common_new_categories() -> None:
     parts = [count_features(frame(np.zeros(33), chunk), references)["town"] for chunk in chunks]
     found = parts[0] + parts[1]
     assert found.n_new == found.counts[-2] == 66
-    assert len(found.new) == N_NEW_CATEGORIES
+    assert len(found.new) == N_CATEGORIES
     assert list(found.new.items())[:3] == [("x", 6), ("p-00", 1), ("p-01", 1)]
 
 

@@ -8,7 +8,7 @@ what chance alone would give.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,8 @@ from scipy import stats
 from abatch.statistics.references import FeatureReference, Reference
 
 N_BINS = 10
-N_CATEGORIES = 20  # bins of a category; the less common share one more
+N_CATEGORIES = 20  # bins of a category; the less common share one more. New ones kept by name
 N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the model's card
-N_NEW_CATEGORIES = 20  # that are kept by name
 # Of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006).
 SOME, MUCH = 0.1, 0.25
 
@@ -44,8 +43,8 @@ class FeatureCounts:
 
     def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        new = _keep_common(Counter(self.new) + Counter(other.new))
-        return FeatureCounts(counts, self.n_new + other.n_new, new)
+        new = _find_common(Counter(self.new) + Counter(other.new))
+        return FeatureCounts(counts, self.n_new + other.n_new, dict(new))
 
 
 class FeatureDrift(NamedTuple):
@@ -138,18 +137,19 @@ def make_feature_references(
 def _refer_number(column: pd.Series) -> FeatureReference:
     values = column.dropna().to_numpy()
     bins = make_reference(values).edges if len(values) else []
-    return FeatureReference("number", bins, _count_number(column, bins), [])
+    return FeatureReference("number", bins, _count_cells(column, "number", bins), [])
 
 
 def _refer_category(column: pd.Series) -> FeatureReference:
-    n_by_value = chosen = _count_values(column)
-    if len(n_by_value) > N_CATEGORIES:
+    values = {*column.dropna().unique()}
+    chosen = counted = column
+    if len(values) > N_CATEGORIES:
         # The most common owe it partly to chance and would be less common tomorrow: choose by every
         # other row, count the rest.
-        chosen, column = _count_values(column[::2]), column[1::2]
-    bins = [value for value, _ in _sort_by_count(chosen)[:N_CATEGORIES]]
-    others = sorted(n_by_value.keys() - set(bins))
-    counts = _count_category(column, _count_values(column), bins)
+        chosen, counted = column[::2], column[1::2]
+    bins = [value for value, _ in _find_common(chosen.value_counts())]
+    others = sorted(values.difference(bins))
+    counts = _count_cells(counted, "category", bins)
     return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
 
 
@@ -164,40 +164,28 @@ def count_features(
 
 
 def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCounts:
-    if reference.kind == "number":
-        return FeatureCounts(_count_number(column, reference.bins), 0, {})
-    n_by_value = _count_values(column)
-    new: Counter[str] = Counter()
-    if reference.others is not None:
-        unknown = n_by_value.keys() - set(reference.bins) - set(reference.others)
-        new.update({value: n_by_value[value] for value in unknown})
-    counts = _count_category(column, n_by_value, reference.bins)
-    return FeatureCounts(counts, new.total(), _keep_common(new))
+    counts = _count_cells(column, reference.kind, reference.bins)
+    if reference.kind == "number" or reference.others is None:
+        return FeatureCounts(counts, 0, {})
+    new = column.value_counts().drop([*reference.bins, *reference.others], errors="ignore")
+    return FeatureCounts(counts, int(new.sum()), dict(_find_common(new)))
 
 
-def _count_number(column: pd.Series, edges: Sequence[float]) -> list[int]:
-    values = column.dropna().to_numpy()
-    return [*count_bins(values, edges).tolist(), len(column) - len(values)]
+def _count_cells(column: pd.Series, kind: str, bins: Sequence[Any]) -> list[int]:
+    """Rows as a `FeatureReference` has them: by bin, of a category any other, and nulls."""
+    n_filled = int(column.count())
+    if kind == "number":
+        counts = count_bins(column.dropna().to_numpy(), bins).tolist()
+    else:
+        counts = column.value_counts().reindex(bins, fill_value=0).tolist()
+        counts.append(n_filled - sum(counts))
+    return [*counts, len(column) - n_filled]
 
 
-def _count_values(column: pd.Series) -> Counter[str]:
-    return Counter(column.value_counts().to_dict())  # without nulls
-
-
-def _count_category(
-    column: pd.Series, n_by_value: Counter[str], categories: Sequence[str]
-) -> list[int]:
-    counts = [n_by_value[value] for value in categories]
-    return [*counts, n_by_value.total() - sum(counts), len(column) - n_by_value.total()]
-
-
-def _sort_by_count(n_by_value: Mapping[str, int]) -> list[tuple[str, int]]:
-    """By name where equal: the same rows give the same card."""
-    return sorted(n_by_value.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _keep_common(new: Mapping[str, int]) -> dict[str, int]:
-    return dict(_sort_by_count(new)[:N_NEW_CATEGORIES])
+def _find_common(n_by_value: Mapping[str, int] | pd.Series) -> list[tuple[str, int]]:
+    """The 20 most common; by name where equal, so that the same rows give the same card."""
+    ranked = sorted(n_by_value.items(), key=lambda item: (-item[1], item[0]))
+    return ranked[:N_CATEGORIES]
 
 
 def measure_features(
@@ -236,5 +224,5 @@ def _measure_feature(
         null_rate=counted.counts[-1] / n_obs if n_obs else np.nan,
         null_rate_training=reference.counts[-1] / n_reference if n_reference else np.nan,
         n_new=counted.n_new,
-        new_categories=_sort_by_count(counted.new),
+        new_categories=_find_common(counted.new),
     )
