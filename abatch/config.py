@@ -22,10 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from abatch import mistakes
 from abatch.errors import ConfigError, UsageError, suggest
 from abatch.files import hash_bytes
-from abatch.mistakes import NAME, VERSION, Fault
+from abatch.mistakes import NAME, VERSION, fault, told
 from abatch.queries import Query
 from abatch.yaml_file import read_yaml
 
@@ -33,8 +32,11 @@ VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[int, Field(ge=0, le=3650)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[Positive, Field(le=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(allow_inf_nan=True)]  # .inf for none
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
@@ -42,17 +44,17 @@ def _refuse_twins(names: Iterable[str]) -> None:
     for name in names:
         if name.lower() in seen:
             expected = "names that differ by more than upper and lower case, and there is"
-            raise Fault(name, f"{expected} {seen[name.lower()]!r} too", name)
+            raise fault(name, f"{expected} {seen[name.lower()]!r} too", name)
         seen[name.lower()] = name
 
 
 class Section(BaseModel):
     """A part of the file: an unknown key or a wrong type is an error."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    def _fault(self, key: str, expected: str) -> Fault:
-        return Fault(getattr(self, key), expected, key)
+    def _fault(self, key: str, expected: str) -> ValidationError:
+        return fault(getattr(self, key), expected, key)
 
     def _refuse_numeric(self, *keys: str) -> None:
         mend = "nothing, since this key goes with kind numeric only. Leave it out, or change kind"
@@ -65,7 +67,7 @@ class Retention(Section):
     """What train deletes of what was never live; None keeps all."""
 
     snapshot_days: Count | None = None
-    snapshot_gigabytes: float | None = Field(None, ge=0, allow_inf_nan=False)
+    snapshot_gigabytes: float | None = Field(None, ge=0)
     model_days: Count | None = None
 
 
@@ -86,10 +88,10 @@ class Outcome(Section):
 
     kind: Literal["binary", "numeric"]
     window_days: int = Field(ge=1, le=3650)
-    lag_days: int = Field(0, ge=0, le=3650)
-    grace_days: int = Field(7, ge=0, le=3650)
-    expected_effect: float = Field(allow_inf_nan=False)
-    baseline: float | None = Field(None, allow_inf_nan=False)
+    lag_days: Days = 0
+    grace_days: Days = 7
+    expected_effect: float
+    baseline: float | None = None
     baseline_sd: Positive | None = None
     cap: Positive | None = None
 
@@ -98,7 +100,7 @@ class Outcome(Section):
         effect, baseline = self.expected_effect, self.baseline
         if abs(effect) < 1e-9:
             expected = "an effect other than 0: the difference that would matter"
-            raise Fault(effect or 0, expected, "expected_effect")
+            raise fault(effect or 0, expected, "expected_effect")
         if self.kind == "binary":
             if not -1 < effect < 1:
                 expected = "a difference of two rates, more than -1 and less than 1"
@@ -151,14 +153,14 @@ class Retrain(Section):
     max_days: Count | None = None
     new_rows: Count | None = None
     psi: Positive | None = None
-    auc_drop: float | None = Field(None, ge=0, le=1)
+    auc_drop: Rate | None = None
 
     @model_validator(mode="after")
     def _has_a_rule(self) -> "Retrain":
         rules = (self.max_days, self.new_rows, self.psi, self.auc_drop)
         if all(rule is None for rule in rules):
             expected = "one or more of max_days, new_rows, psi and auc_drop"
-            raise Fault("no rule", f"{expected}. Without the section every run trains")
+            raise fault("no rule", f"{expected}. Without the section every run trains")
         return self
 
 
@@ -173,9 +175,9 @@ class Training(Section):
     not_features: list[str] = []
     subgroups: list[str] = []
     retrain: Retrain | None = None
-    max_auc_drop: float = Field(0.02, ge=0, le=1)
+    max_auc_drop: Rate = 0.02
     min_rows: Count | None = None
-    calibration_slope: list[float] | None = Field(None, min_length=2, max_length=2)
+    calibration_slope: list[Limit] | None = Field(None, min_length=2, max_length=2)
     max_input_psi: Positive | None = None
 
     @model_validator(mode="after")
@@ -185,7 +187,7 @@ class Training(Section):
             expected = "the first day, as 2024-01-31, since window is expanding"
             raise self._fault("start_date", expected)
         if self.window == "rolling" and start is not None:
-            raise Fault(str(start), "nothing: window is rolling", "start_date")
+            raise fault(str(start), "nothing: window is rolling", "start_date")
         if slope is not None and not slope[0] < slope[1]:
             expected = "the lowest and the highest slope, as [0.5, 2.0]"
             raise self._fault("calibration_slope", expected)
@@ -209,7 +211,7 @@ class ExperimentSection(Section):
     queries: Queries
     training: Training = Training()
     split: dict[Name, Share] = Field(min_length=1)
-    select_top: float = Field(ge=0, le=1, allow_inf_nan=False)
+    select_top: Rate
     models: dict[str, ModelConfig] = Field(min_length=1)
     cohort: Literal["week", "month"] = "week"
     exposure: Literal["first", "all"] = "first"
@@ -240,7 +242,7 @@ class ExperimentSection(Section):
         _refuse_twins(guardrails)
         for name in guardrails:
             if name.lower() in _TAKEN:
-                raise Fault(name, "another name: abatch uses this one itself", name)
+                raise fault(name, "another name: abatch uses this one itself", name)
         return guardrails
 
     @model_validator(mode="after")
@@ -248,7 +250,7 @@ class ExperimentSection(Section):
         for variant in self.models:
             if variant not in self.split:
                 expected = f"a variant of the split: {', '.join(self.split)}."
-                raise Fault(variant, expected + suggest(variant, self.split), "models", variant)
+                raise fault(variant, expected + suggest(variant, self.split), "models", variant)
         if self.champion is not None and self.champion not in self.models:
             expected = f"a variant that has a model: {', '.join(self.models)}."
             raise self._fault("champion", expected + suggest(self.champion, self.models))
@@ -260,7 +262,7 @@ class ExperimentSection(Section):
         for verdict in self.verdicts or ():
             if verdict in impossible:
                 expected = "verdicts that the variants allow, and there is no"
-                raise Fault(verdict, f"{expected} {impossible[verdict]}. Leave it out", "verdicts")
+                raise fault(verdict, f"{expected} {impossible[verdict]}. Leave it out", "verdicts")
         return self
 
 
@@ -295,7 +297,7 @@ class File(Section):
                 if owner != place:
                     expected = "a name used once, upper and lower case being the same, but"
                     path = (experiment, "models", variant, "name")
-                    raise Fault(model.name, f"{expected} {owner} has it", *path)
+                    raise fault(model.name, f"{expected} {owner} has it", *path)
         return experiments
 
 
@@ -378,12 +380,8 @@ class Experiment(ExperimentSection):
             If this abatch would not take such a config.
         """
         settings = {key: described[key] for key in ExperimentSection.model_fields}
-        try:
+        with told("its config", ExperimentSection):
             section = ExperimentSection.model_validate_json(json.dumps(settings))
-        except ValidationError as error:
-            place, root = Path("its config"), ExperimentSection
-            faults = [mistakes.describe(place, root, item) for item in error.errors()]
-            raise ConfigError("\n".join(faults)) from None
         models = {
             variant: model.model_copy(update={"params": _restore_keys(model.params)})
             for variant, model in section.models.items()
@@ -441,12 +439,8 @@ def load_experiments(
     """
     path = Path(path)
     raw = read_yaml(path)
-    try:
+    with told(path, File):
         file = File.model_validate(raw)
-    except ValidationError as error:
-        items = mistakes.drop_doubles(error.errors())
-        faults = [mistakes.describe(path, File, item) for item in items]
-        raise ConfigError("\n".join(faults)) from None
     chosen = _make_environment(path, file, environment, need_database)
     if str(chosen.folder) not in sys.path:
         sys.path.append(str(chosen.folder))  # where a user's own estimators live

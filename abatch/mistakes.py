@@ -1,15 +1,19 @@
 """What pydantic finds wrong in ml_config.yaml, in the words of somebody who writes YAML."""
 
-from pathlib import Path
-from typing import Any
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
-from abatch.errors import suggest
+from abatch.errors import ConfigError, suggest
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 VERSION = r"^[0-9A-Za-z.]{1,20}$"
-# What pydantic expects, in the words of somebody who writes YAML.
+# What is expected, by pydantic's kind of error, or by the pattern of a text.
 _EXPECTED = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
@@ -19,82 +23,77 @@ _EXPECTED = {
     "too_short": "at least one entry",
     "int_type": "a whole number",
     "float_type": "a number",
+    "greater_than": "more than {gt:.15g}",
+    "greater_than_equal": "at least {ge:.15g}",
+    "less_than_equal": "at most {le:.15g}",
     NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
     VERSION: "letters, digits and dots, at most 20 of them",
-}
-_PLAIN = {
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-    "greater": "more",
 }
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
 
 
-class Fault(ValueError):
-    """What a check across keys found: the path from there on, what stands there, what should."""
-
-    def __init__(self, found: object, expected: str, *path: str) -> None:
-        super().__init__(expected)
-        self.found, self.path = found, path
+def fault(found: object, expected: str, *path: str) -> ValidationError:
+    """What a check across keys raises: what stands at the path from there on, what should."""
+    error = PydanticCustomError("fault", expected)
+    return ValidationError.from_exception_data("", [{"type": error, "loc": path, "input": found}])
 
 
-def drop_doubles(items: list[Any]) -> list[Any]:
+@contextmanager
+def told(place: object, section: type[BaseModel]) -> Iterator[None]:
+    """Raise a ConfigError with a line for each mistake that the section's own check finds.
+
+    A line has the place, the path to the key, the value found, what was expected and the mend.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        items = _drop_doubles(error.errors())
+        faults = [f"{place}{_describe(section, item)}" for item in items]
+        raise ConfigError("\n".join(faults)) from None
+
+
+def _drop_doubles(items: list[Any]) -> list[Any]:
     """Without the missing keys that an unknown key beside them was meant to be.
 
     One mistake, one message.
     """
-    missing = {item["loc"] for item in items if item["type"] == "missing"}
-    meant = set()
-    for item in items:
-        if item["type"] == "extra_forbidden":
-            beside = [str(loc[-1]) for loc in missing if loc[:-1] == item["loc"][:-1]]
-            meant |= {
-                (*item["loc"][:-1], name)
-                for name in beside
-                if f"{name!r}?" in suggest(str(item["loc"][-1]), beside)
-            }
-    return [item for item in items if item["type"] != "missing" or item["loc"] not in meant]
+    missing = [item["loc"] for item in items if item["type"] == "missing"]
+    for *section, key in [item["loc"] for item in items if item["type"] == "extra_forbidden"]:
+        beside = [name for *other, name in missing if other == section]
+        meant = [(*section, name) for name in difflib.get_close_matches(key, beside, n=1)]
+        items = [item for item in items if item["loc"] not in meant]
+    return items
 
 
-def describe(path: Path, root: type[BaseModel], item: Any) -> str:
-    """One line for one fault that pydantic found: file, path to the key, found, expected, mend.
-
-    Parameters
-    ----------
-    root : the model whose check found it
-    item : one of the error's `errors()`
-    """
+def _describe(section: type[BaseModel], item: Any) -> str:
+    """What `told` says of one fault, but for its place."""
     location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
+    place = _name_place(location)
     if kind == "extra_forbidden":
-        keys = _list_keys(root, location[:-1])
+        keys = _list_keys(section, location[:-1])
         expected = f"Expected one of {', '.join(keys)}.{suggest(location[-1], keys)}"
-        return f"{_place(path, location)}: unknown key. {expected}"
+        return f"{place}: unknown key. {expected}"
     if kind == "missing":
-        return f"{_place(path, location)}: this key is missing. Add it."
-    expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
-    for words, plain in _PLAIN.items():
-        expected = expected.replace(words, plain)
-    if kind == "value_error":
-        fault = item["ctx"]["error"]
-        expected = str(fault)
-        if isinstance(fault, Fault):
-            location, found = [*location, *fault.path], fault.found
-    elif kind == "string_pattern_mismatch":
-        expected = _EXPECTED[item["ctx"]["pattern"]]
-    if location[-1:] == ["[key]"] or kind == "invalid_key":
-        place = _place(path, location[: -1 if kind == "invalid_key" else -2])
+        return f"{place}: this key is missing. Add it."
+    context = item.get("ctx", {})
+    if words := _EXPECTED.get(context.get("pattern", kind)):
+        expected = words.format(**context)
+    else:
+        expected = re.sub("^(Input should be|Value error,) ", "", item["msg"])
+    shown = _show(found, location)
+    if kind == "invalid_key" or location[-1:] == ["[key]"]:
+        place = _name_place(location[: -1 if kind == "invalid_key" else -2])
         if not isinstance(found, str):
             yes = ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
             expected = f"text. Put the key between quotes{yes}"
-        return f"{place}: found the key {_show(found, location)}, expected {expected}."
+        return f"{place}: found the key {shown}, expected {expected}."
     end = "" if expected.endswith((".", "?")) else "."
-    shown = f"found {_show(found, location)}, expected {expected}{end}"
-    return f"{_place(path, location)}: {shown}{_mend(kind, found)}"
+    return f"{place}: found {shown}, expected {expected}{end}{_mend(kind, found)}"
 
 
-def _place(path: Path, location: list[str]) -> str:
+def _name_place(location: list[str]) -> str:
     keys = ".".join("(not shown)" if "://" in step else step for step in location)
-    return f"{path}, {keys}" if keys else str(path)
+    return f", {keys}" if keys else ""
 
 
 def _mend(kind: str, found: object) -> str:
@@ -120,13 +119,13 @@ def _show(found: object, location: list[str]) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _list_keys(root: type[BaseModel], location: list[str]) -> list[str]:
-    """Names of the keys that may stand at `location`, read off the classes below `root`."""
-    section: Any = root
+def _list_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the keys that may stand at `location`, read off the classes of the sections."""
     steps = iter(location)
     for step in steps:
-        section = section.model_fields[step].annotation
-        while not (isinstance(section, type) and issubclass(section, BaseModel)):
-            section = section.__args__[-1]  # dict[str, Section]: the next step is the entry's name
-            next(steps, None)
+        annotation = section.model_fields[step].annotation
+        if get_origin(annotation) is dict:
+            next(steps, None)  # the name of an entry
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        (section,) = [kind for kind in kinds if issubclass(kind, BaseModel)]
     return [field.alias or name for name, field in section.model_fields.items()]

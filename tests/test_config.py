@@ -75,6 +75,8 @@ KEYS_TRAINING = (
     "Expected one of window, days, start_date, validation_share, seed, not_features, subgroups,"
     " retrain, max_auc_drop, min_rows, calibration_slope, max_input_psi."
 )
+KEYS_RETRAIN = "Expected one of min_days, max_days, new_rows, psi, auc_drop."
+KEYS_RETENTION = "Expected one of snapshot_days, snapshot_gigabytes, model_days."
 KEYS_MODEL = "Expected one of name, version, estimator, params."
 NUMERIC_ONLY = (
     "expected nothing, since this key goes with kind numeric only. Leave it out, or change kind."
@@ -206,6 +208,12 @@ def test_load_configs_numeric_outcome_and_choices(tmp_path: Path) -> None:
     assert settings.verdicts == ["challenger_vs_champion"]
 
 
+def test_load_configs_calibration_slope_without_an_end(tmp_path: Path) -> None:
+    text = change("{days: 365}", "{days: 365, calibration_slope: [0.5, .inf]}")
+    experiment = load_experiments(write(tmp_path, text))["card_offer"]
+    assert experiment.training.calibration_slope == [0.5, float("inf")]
+
+
 def test_load_configs_guardrails_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -289,6 +297,18 @@ MISTAKES = [
         "dayz: 365",
         ".training.dayz",
         f"unknown key. {KEYS_TRAINING} Did you mean 'days'?",
+    ),
+    (
+        "days: 365",
+        "retrain: {max_day: 30}",
+        ".training.retrain.max_day",
+        f"unknown key. {KEYS_RETRAIN} Did you mean 'max_days'?",
+    ),
+    (
+        "  dev:\n",
+        "  dev:\n    retention: {model_day: 30}\n",
+        "environments.dev.retention.model_day",
+        f"unknown key. {KEYS_RETENTION} Did you mean 'model_days'?",
     ),
     ("params:", "parms:", ".models.A.parms", f"unknown key. {KEYS_MODEL} Did you mean 'params'?"),
     (
@@ -397,6 +417,12 @@ MISTAKES = [
         "binary, baseline: 0,",
         ".outcome.baseline",
         "found 0.0, expected a rate, more than 0 and less than 1.",
+    ),
+    (
+        "days: 365",
+        "days: 365, validation_share: .nan",
+        ".training.validation_share",
+        "found nan, expected a finite number.",
     ),
     # Keys of a numeric outcome where it is binary.
     ("binary,", "binary, cap: 100,", ".outcome.cap", f"found 100.0, {NUMERIC_ONLY}"),
@@ -960,5 +986,16 @@ def test_restore_what_this_abatch_would_not_take() -> None:
     described = offer.describe()
     described["training"]["validation_share"] = 2
     message = r"^its config, training\.validation_share: found 2, expected less than 1\.$"
+    with pytest.raises(ConfigError, match=message):
+        Experiment.restore(described, offer.name, offer.environment)
+
+
+def test_restore_a_key_that_this_abatch_does_not_know() -> None:
+    offer = load_experiments(ROOT / "ml_config.yaml", "dev")["card_offer"]
+    described = offer.describe()
+    described["training"]["dayz"] = 2
+    message = (
+        r"^its config, training\.dayz: unknown key\. Expected one of window, days, .*'days'\?$"
+    )
     with pytest.raises(ConfigError, match=message):
         Experiment.restore(described, offer.name, offer.environment)
