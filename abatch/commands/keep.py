@@ -6,7 +6,6 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, night
@@ -53,24 +52,18 @@ def do_snapshots(
     with engine.connect() as connection:
         if action == "show":
             return _show_snapshot(connection, name, as_json)
-        pulls = [
-            row
-            for row in snapshots.list_snapshots(connection)
-            if only is None or row.experiment in chosen
-        ]
         if name:
             pulls = [snapshots.choose_snapshot(connection, name)]
-        kept = _tell_snapshots(
-            connection, pulls, environment.snapshots_dir, is_read=action == "verify"
-        )
-    if as_json:
-        text = to_json(kept)
-    elif not kept:
+        else:
+            rows = snapshots.list_snapshots(connection)
+            pulls = [row for row in rows if only is None or row.experiment in chosen]
+        is_read = action == "verify"
+        kept = _tell_snapshots(connection, pulls, environment.snapshots_dir, is_read=is_read)
+    if not kept and not as_json:
         raise NothingToDo("there are no snapshots yet. Train: python train.py")
-    else:
-        text = _describe_check(kept) if action == "verify" else show_table(map(_make_line, kept))
-    is_broken = action == "verify" and not all(_is_in_order(pull) for pull in kept)
-    return text, job.MENDABLE if is_broken else job.DONE
+    if action == "verify":
+        return _verify(kept, as_json)
+    return to_json(kept) if as_json else show_table(map(_make_line, kept))
 
 
 def _show_snapshot(connection: sa.Connection, name: str | None, as_json: bool) -> str:
@@ -113,15 +106,13 @@ def _look_at(folder: Path, row: Row, deleted: set[str], is_read: bool) -> str:
     return WHOLE
 
 
-def _is_in_order(pull: Mapping[str, Any]) -> bool:
-    return pull["file"] in (WHOLE, DROPPED)
-
-
-def _describe_check(kept: Sequence[Mapping[str, Any]]) -> str:
+def _verify(kept: Sequence[Mapping[str, Any]], as_json: bool) -> Reply:
+    """Which of the files that were read are not in order; if there is one, the exit code tells."""
     states = {pull["content_hash"]: pull["file"] for pull in kept}
     broken = [state for state in states.values() if state not in (WHOLE, DROPPED)]
-    n_whole = sum(state == WHOLE for state in states.values())
-    return "\n".join([*broken, f"{n_whole} of {len(states)} snapshots are what was pulled"])
+    n_whole = list(states.values()).count(WHOLE)
+    text = "\n".join([*broken, f"{n_whole} of {len(states)} snapshots are what was pulled"])
+    return to_json(kept) if as_json else text, job.MENDABLE if broken else job.DONE
 
 
 def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
@@ -200,8 +191,8 @@ def recall(
         raise UsageError(
             f"--out {out}: expected a name that ends in .parquet, for that is what is written"
         )
-    as_of = _find_moment(asked, moment)
-    frame = _pull(engine, asked, window, as_of)
+    as_of, snapshot = _recall(engine, asked, window, moment)
+    frame = snapshot.frame
     head = f"{experiment}: {len(frame):,} rows of {window}, as of {as_of} UTC"
     if frame.empty:
         raise NothingToDo(f"{head}. Nothing is written")
@@ -209,31 +200,29 @@ def recall(
         snapshots.write_rows(out, frame)
         head += f", written as Parquet into {out}"
     if diff:
-        other_as_of = _find_moment(asked, diff)
-        other = _pull(engine, asked, window, other_as_of)
+        as_of, (other, *_) = _recall(engine, asked, window, diff)
         difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
-        text = f"as of {other_as_of} UTC: {difference}"
+        text = f"as of {as_of} UTC: {difference}"
         text += f"\n  for example {difference.example}" if difference.example else ""
         return f"{head}\n{text}"
-    _, columns, content_hash = snapshots.make_snapshot(frame)
-    lines = [column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in columns]
-    return f"{head}\ncontent hash {content_hash}\n\n{show_table(lines)}"
+    lines = [
+        column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in snapshot.columns
+    ]
+    return f"{head}\ncontent hash {snapshot.content_hash}\n\n{show_table(lines)}"
 
 
-def _find_moment(experiment: Experiment, moment: date | datetime) -> datetime:
-    """The moment whose knowledge is asked for, naive UTC: of a day its end, of today now."""
-    if isinstance(moment, datetime):
-        return moment
-    return night.as_of(experiment.environment, moment)
+def _recall(
+    engine: sa.Engine, experiment: Experiment, window: Window, moment: date | datetime
+) -> tuple[datetime, snapshots.Snapshot]:
+    """The moment whose knowledge is asked for, naive UTC, and the rows as they were known then.
 
-
-def _pull(
-    engine: sa.Engine, experiment: Experiment, window: Window, as_of: datetime
-) -> pd.DataFrame:
+    Of a day that is its end, of today now.
+    """
+    if not isinstance(moment, datetime):
+        moment = night.as_of(experiment.environment, moment)
     query = experiment.query("training")
-    rows = reading.read_query(engine, query, window, as_of)
-    with query.named():
-        return snapshots.arrange(rows, experiment.outcome.kind)
+    rows = reading.read_query(engine, query, window, moment)
+    return moment, snapshots.take(query, rows, experiment.outcome.kind)
 
 
 @command("reproduce")

@@ -167,8 +167,7 @@ def _pull_again(
     query = Query("training query of then", card.query)
     try:
         frame = reading.read_query(engine, query, card.window, card.as_of)
-        with query.named():
-            again = snapshots.make_snapshot(snapshots.arrange(frame, then.outcome.kind))
+        again = snapshots.take(query, frame, then.outcome.kind)
     except AbatchError as error:
         return None, f"does not answer ({error})"
     if frame.empty:

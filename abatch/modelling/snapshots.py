@@ -21,7 +21,7 @@ from abatch.errors import RegistryError, suggest
 from abatch.experiment import outcomes
 from abatch.modelling import features
 from abatch.night import Night
-from abatch.queries import Window
+from abatch.queries import Query, Window
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700  # their content is as secret as the tables it comes from
 KEY = ["candidate_id", "event_date"]
@@ -130,9 +130,13 @@ def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
 def pull(night: Night, window: Window) -> Snapshot:
     """The experiment's training rows of a window, as known at the night's moment, arranged."""
     query = night.experiment.query("training")
-    rows = night.pull(query, window)
+    return take(query, night.pull(query, window), night.experiment.outcome.kind)
+
+
+def take(query: Query, rows: pd.DataFrame, kind: str) -> Snapshot:
+    """What a training query returned, arranged; for `kind` and errors see `arrange`."""
     with query.named():
-        return make_snapshot(arrange(rows, night.experiment.outcome.kind))
+        return make_snapshot(arrange(rows, kind))
 
 
 def make_snapshot(frame: pd.DataFrame) -> Snapshot:
