@@ -8,11 +8,8 @@ from importlib import import_module
 
 import abatch
 from abatch.arguments import EXIT_CODES
-from abatch.commands import GROUPS
+from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.errors import suggest
-
-PROG = "python -m abatch"
-GROUP_OF = {name: group for group, commands in GROUPS.items() for name in commands}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import_module(f"abatch.commands.{GROUP_OF[name]}")
     from abatch.commands import command  # SQLAlchemy, for which --help need not wait
 
-    return command.run(name, f"{PROG} {name}", GROUPS[GROUP_OF[name]][name], words[1:])
+    return command.run(name, words[1:])
 
 
 def _make_parser() -> argparse.ArgumentParser:

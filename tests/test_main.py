@@ -21,7 +21,7 @@ import abatch
 import predict
 import train
 from abatch import __main__ as main
-from abatch.commands import GROUPS
+from abatch.commands import GROUP_OF, GROUPS
 from abatch.commands.command import COMMANDS
 from abatch.config import Experiment, load_experiments
 from abatch.database import tables
@@ -242,8 +242,8 @@ def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         [sys.executable, "-m", "abatch", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert all(name in done.stdout for name in (*main.GROUP_OF, "Exit codes: 0 done"))
-    for name, group in main.GROUP_OF.items():
+    assert all(name in done.stdout for name in (*GROUP_OF, "Exit codes: 0 done"))
+    for name, group in GROUP_OF.items():
         with pytest.raises(SystemExit) as caught:
             main.main([name, "--help"])
         out = capsys.readouterr().out
@@ -300,7 +300,7 @@ def test_help_has_the_commands_in_groups_within_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for words in ([], *([name] for name in main.GROUP_OF)):
+    for words in ([], *([name] for name in GROUP_OF)):
         with pytest.raises(SystemExit, match="0"):
             main.main([*words, "--help"])
         lines = capsys.readouterr().out.splitlines()
@@ -328,7 +328,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_options_belong_to_the_commands_that_read_them() -> None:
     """Of each command its own, and every one is a parameter of the function."""
     takes: dict[str, set[str]] = {}
-    for name, group in main.GROUP_OF.items():
+    for name, group in GROUP_OF.items():
         importlib.import_module(f"abatch.commands.{group}")
         options = COMMANDS[name].options
         declared = {flag for option in options.values() for flag in option.flags}

@@ -3,6 +3,7 @@
 This list is all that --help needs. A group's module is imported for its own commands alone.
 """
 
+PROG = "python -m abatch"
 GROUPS = {
     "look": {
         "status": "live models, last runs, missed dates",
@@ -49,3 +50,4 @@ GROUPS = {
         ),
     },
 }
+GROUP_OF = {name: group for group, commands in GROUPS.items() for name in commands}

@@ -18,6 +18,7 @@ from abatch.arguments import (
     day,
     switch,
 )
+from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.config import Experiments, load_experiments
 from abatch.errors import NothingToDo
 
@@ -70,16 +71,15 @@ def command(
     return register
 
 
-def run(name: str, prog: str, about: str, words: Sequence[str]) -> int:
+def run(name: str, words: Sequence[str]) -> int:
     """Do a command; returns the exit code.
 
     Parameters
     ----------
-    prog, about : how its help calls and describes it
     words : what follows its name on the command line
     """
-    chosen = COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=prog, description=about, epilog=EXIT_CODES)
+    chosen, about = COMMANDS[name], GROUPS[GROUP_OF[name]][name]
+    parser = argparse.ArgumentParser(prog=f"{PROG} {name}", description=about, epilog=EXIT_CODES)
     place = {"env": ENV, "config": CONFIG} if chosen.is_on_database else {}
     add_options(parser, **place, **chosen.options)
     options = vars(parser.parse_args(words))

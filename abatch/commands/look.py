@@ -1,5 +1,6 @@
 """Commands that look and change nothing."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
@@ -82,18 +83,18 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day, as_json: AsJson
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
     """What is live, and what was done until a day."""
     live = registry.read_promotions(connection, experiment.name).live(on)
-    of_experiment = sa.select(runs).where(runs.c.experiment == experiment.name)
-    ledger = connection.execute(of_experiment.order_by(runs.c.started_at)).all()
+    query = sa.select(runs).filter_by(experiment=experiment.name).order_by(runs.c.started_at)
+    ledger = connection.execute(query).all()
     variants = []
     for variant in experiment.split:
         has_model = variant in experiment.models
         variants.append(VariantState(variant, has_model, live.get(variant) if has_model else None))
     jobs = []
     for name in ("train", "predict", "score"):
-        own = [row for row in ledger if row.job == name]
-        done = sorted({row.run_date for row in own if row.status == "done" and row.run_date <= on})
+        of_job = [row for row in ledger if row.job == name]
+        done = sorted(row.run_date for row in of_job if row.status == "done" and row.run_date <= on)
         missed = find_gaps(done, on) if done and name != "train" else None
-        jobs.append(JobState(name, own[-1] if own else None, missed))
+        jobs.append(JobState(name, of_job[-1] if of_job else None, missed))
     url, environment = faults.show_url(connection.engine), experiment.environment.name
     return Status(experiment.name, environment, url, on, variants, jobs)
 
@@ -110,59 +111,44 @@ def list_models(
     if at:
         return lineage.describe_live(engine, experiments, at, as_json=as_json)
     with engine.connect() as connection:
-        states = [state for name in experiments for state in find_models(connection, name, on)]
+        models = [model for name in experiments for model in _tell_models(connection, name, on)]
     if as_json:
-        return to_json(states)
-    if not states:
+        return to_json(models)
+    if not models:
         raise NothingToDo("there are no models yet. Train some: python train.py")
-    return show_table([state.show() for state in states])
+    return show_table(map(_make_line, models))
 
 
-@dataclass(frozen=True)
-class ModelState:
-    """What `models` tells of a dated model."""
-
-    model_name: str
-    experiment: str
-    variant: str
-    is_live: bool
-    is_deleted: bool
-    from_date: date
-    to_date: date
-    rows: int
-    roc_auc: float | None
-
-    def show(self) -> dict[str, object]:
-        """A row of the table that is printed."""
-        return {
-            "model": self.model_name,
-            "variant": self.variant,
-            "live": "live" if self.is_live else "deleted" if self.is_deleted else "",
-            "from": self.from_date,
-            "to": self.to_date,
-            "rows": self.rows,
-            "ROC AUC": "" if self.roc_auc is None else f"{self.roc_auc:.4f}",
-        }
-
-
-def find_models(connection: sa.Connection, experiment: str, on: date) -> list[ModelState]:
+def _tell_models(connection: sa.Connection, experiment: str, on: date) -> Iterator[dict[str, Any]]:
     """The dated models of an experiment, as they are on a day."""
     deleted = registry.find_deleted(connection, registry.MODEL)
     live = registry.read_promotions(connection, experiment).live(on)
-    return [
-        ModelState(
-            model_name=name,
-            experiment=experiment,
-            variant=card.variant,
-            is_live=live.get(card.variant) == name,
-            is_deleted=name in deleted,
-            from_date=card.from_date,
-            to_date=card.to_date,
-            rows=card.rows,
-            roc_auc=card.roc_auc,
-        )
-        for name, card in registry.read_cards(connection, experiment).items()
-    ]
+    for name, card in registry.read_cards(connection, experiment).items():
+        yield {
+            "model_name": name,
+            "experiment": experiment,
+            "variant": card.variant,
+            "is_live": live.get(card.variant) == name,
+            "is_deleted": name in deleted,
+            "from_date": card.from_date,
+            "to_date": card.to_date,
+            "rows": card.rows,
+            "roc_auc": card.roc_auc,
+        }
+
+
+def _make_line(model: Mapping[str, Any]) -> dict[str, object]:
+    """A row of the table that `models` prints."""
+    roc_auc = model["roc_auc"]
+    return {
+        "model": model["model_name"],
+        "variant": model["variant"],
+        "live": "live" if model["is_live"] else "deleted" if model["is_deleted"] else "",
+        "from": model["from_date"],
+        "to": model["to_date"],
+        "rows": model["rows"],
+        "ROC AUC": "" if roc_auc is None else f"{roc_auc:.4f}",
+    }
 
 
 @command("experiments")
@@ -199,25 +185,16 @@ def _tell_experiment(
 
 def describe_record(record: records.Record, is_configured: bool) -> str:
     """One experiment as lines."""
-    registration, outcome = record.registration, record.registration.outcome
-    unit = "prediction" if registration.exposure == "all" else "candidate"
-    effect = f"{outcome.expected_effect:+g} in the mean outcome per {unit}"
-    conclusion = record.conclusion
+    registration, conclusion = record.registration, record.conclusion
     facts = [
         ("asked", registration.hypothesis),
-        ("expected", f"{effect}, within {outcome.window_days} days"),
+        ("expected", f"{registration.effect}, within {registration.outcome.window_days} days"),
         *(("found", finding) for finding in record.findings or ["no look yet: run score.py"]),
     ]
+    state = "running" if is_configured else "no longer in the config, not concluded"
     if conclusion:
-        when = f"{conclusion.concluded_at:%Y-%m-%d %H:%M} UTC"
+        state, when = "concluded", f"{conclusion.concluded_at:%Y-%m-%d %H:%M} UTC"
         facts += [("concluded", conclusion.because), ("", f"{when} by {conclusion.concluded_by}")]
-    state = (
-        "concluded"
-        if conclusion
-        else "running"
-        if is_configured
-        else "no longer in the config, not concluded"
-    )
     head = f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}"
     return "\n".join([head, *wrap_facts(facts)])
 

@@ -104,6 +104,16 @@ class Terms(Part):
     watermark_query: str
     timezone: str
 
+    @property
+    def unit(self) -> str:
+        """What the outcome is counted for."""
+        return "candidate" if self.exposure == "first" else "prediction"
+
+    @property
+    def effect(self) -> str:
+        """What is expected, in words."""
+        return f"{self.outcome.expected_effect:+g} in the mean outcome per {self.unit}"
+
 
 class Sample(Part):
     """Candidates that a comparison takes, as `stats.Plan`, but never less than the burn-in."""
@@ -156,14 +166,13 @@ def describe_plan(registration: Registration) -> str:
 
 
 def _list_terms(registration: Registration) -> Iterator[tuple[str, str]]:
-    outcome, plan, unit = registration.outcome, registration.plan, _unit(registration)
+    outcome, plan = registration.outcome, registration.plan
     yield "asked", registration.hypothesis
     name, figure = "mean", plan.mean
     if outcome.kind == "numeric":
         name, figure = "standard deviation", plan.sd
     planned = "" if figure is None else f"; planned with a {name} of {figure:.4g} ({plan.source})"
-    effect = f"{outcome.expected_effect:+g} in the mean outcome per {unit}"
-    yield "expected", f"{effect}; {registration.direction} is good{planned}"
+    yield "expected", f"{registration.effect}; {registration.direction} is good{planned}"
     is_first = registration.exposure == "first"
     counted = "the first mature prediction" if is_first else "all mature predictions"
     yield "counted", f"{counted} of each candidate, outcomes within {outcome.window_days} days"
@@ -177,12 +186,8 @@ def _list_terms(registration: Registration) -> Iterator[tuple[str, str]]:
         yield "how sure", f"{sure}, however often somebody looks"
 
 
-def _unit(terms: Terms) -> str:
-    return "candidate" if terms.exposure == "first" else "prediction"
-
-
 def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
-    plan, unit, power = registration.plan, _unit(registration), f"{registration.power:.0%}"
+    plan, unit, power = registration.plan, registration.unit, f"{registration.power:.0%}"
     for name, sample in plan.samples.items():
         most = f"{name}: {sample.n_most:,} {unit}s at most for {power} power"
         median = f"half of the time {sample.n_median:,} or fewer"
