@@ -21,20 +21,31 @@ from abatch.arguments import (
 from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.config import Experiments, load_experiments
 from abatch.errors import NothingToDo
+from abatch.text import to_json
 
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
 Day = Annotated[date, day("--date", help="the day in question (default: today)")]
-AsJson = Annotated[bool, switch("--json", "print it for programs")]
-Reply = str | tuple[str, int]  # what is printed, perhaps with an exit code
-Function = TypeVar("Function", bound=Callable[..., Reply])
+AS_JSON = switch("--json", "print it for programs")
+
+
+class Reply(NamedTuple):
+    """What a command answers to people, what to programs, as `to_json` takes it; the exit code."""
+
+    text: str
+    content: object = None
+    code: int = job.DONE
+
+
+Function = TypeVar("Function", bound=Callable[..., str | Reply])
 
 
 class Command(NamedTuple):
     """A function with what `command` was told of it."""
 
-    function: Callable[..., Reply]
+    function: Callable[..., str | Reply]
     check: Callable[..., str]
+    in_json: bool
 
     @property
     def options(self) -> dict[str, Option]:
@@ -52,7 +63,7 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    name: str, check: Callable[..., str] = lambda **options: ""
+    name: str, *, check: Callable[..., str] = lambda **options: "", in_json: bool = False
 ) -> Callable[[Function], Function]:
     """Make a function a command, whose reply is printed.
 
@@ -62,10 +73,11 @@ def command(
     Parameters
     ----------
     check : called with the options by name; what it returns, unless empty, is told as wrong usage
+    in_json : whether it answers to programs too, by --json
     """
 
     def register(function: Function) -> Function:
-        COMMANDS[name] = Command(function, check)
+        COMMANDS[name] = Command(function, check, in_json)
         return function
 
     return register
@@ -82,15 +94,18 @@ def run(name: str, words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"{PROG} {name}", description=about, epilog=EXIT_CODES)
     place = {"env": ENV, "config": CONFIG} if chosen.is_on_database else {}
     add_options(parser, **place, **chosen.options)
+    if chosen.in_json:
+        add_options(parser, as_json=AS_JSON)
     options = vars(parser.parse_args(words))
+    as_json = options.pop("as_json", False)
     if fault := chosen.check(**options):
         parser.error(fault)
     call = partial(_call_on_database, chosen.function) if place else chosen.function
     try:
-        reply = call(**options)
-        text, code = reply if isinstance(reply, tuple) else (reply, job.DONE)
-        print(text)
-        return code
+        answer = call(**options)
+        reply = Reply(answer) if isinstance(answer, str) else answer
+        print(to_json(reply.content) if as_json else reply.text)
+        return reply.code
     except NothingToDo as reason:
         print(reason)
         return job.DONE
@@ -99,12 +114,12 @@ def run(name: str, words: Sequence[str]) -> int:
 
 
 def _call_on_database(
-    function: Callable[..., Reply],
+    function: Callable[..., str | Reply],
     config: Path,
     env: str | None,
     experiments: str | None = None,
     **options: Any,
-) -> Reply:
+) -> str | Reply:
     known = load_experiments(config, env)
     if "on" in options:
         options["on"] = options["on"] or night.today(known.environment)

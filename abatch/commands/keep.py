@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from abatch import job, night
 from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
-from abatch.commands.command import AsJson, Only, Reply, command
+from abatch.commands.command import Only, Reply, command
 from abatch.config import Experiment, Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
 from abatch.errors import NothingToDo, RegistryError, UsageError
 from abatch.modelling import registry, reproduction, retention, snapshots
 from abatch.queries import Window
-from abatch.text import show_table, to_json, wrap_facts
+from abatch.text import show_table, wrap_facts
 
 WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
@@ -27,7 +27,7 @@ FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run
 ACTIONS = ["list", "show", "verify", "purge"]
 
 
-@command("snapshots")
+@command("snapshots", in_json=True)
 def do_snapshots(
     experiments: Experiments,
     engine: sa.Engine,
@@ -41,17 +41,16 @@ def do_snapshots(
         ),
     ],
     only: Only,
-    as_json: AsJson,
 ) -> Reply:
     """Training rows as they were pulled: list, show, verify, or purge."""
     chosen, environment = experiments.choose(only), experiments.environment
     if action == "purge":
         done = retention.apply(environment, engine, night.utc_now(), whoami())
         text = "\n".join(done) or "nothing to delete; see retention in the config"
-        return to_json(done) if as_json else text
+        return Reply(text, done)
     with engine.connect() as connection:
         if action == "show":
-            return _show_snapshot(connection, name, as_json)
+            return _show_snapshot(connection, name)
         if name:
             pulls = [snapshots.choose_snapshot(connection, name)]
         else:
@@ -59,20 +58,19 @@ def do_snapshots(
             pulls = [row for row in rows if only is None or row.experiment in chosen]
         is_read = action == "verify"
         kept = _tell_snapshots(connection, pulls, environment.snapshots_dir, is_read=is_read)
-    if not kept and not as_json:
-        raise NothingToDo("there are no snapshots yet. Train: python train.py")
+    if not kept:
+        return Reply("there are no snapshots yet. Train: python train.py", kept)
     if action == "verify":
-        return _verify(kept, as_json)
-    return to_json(kept) if as_json else show_table(map(_make_line, kept))
+        return _verify(kept)
+    return Reply(show_table(map(_make_line, kept)), kept)
 
 
-def _show_snapshot(connection: sa.Connection, name: str | None, as_json: bool) -> str:
+def _show_snapshot(connection: sa.Connection, name: str | None) -> Reply:
     if not name:
         raise UsageError("show: name a hash, the beginning of one, or a dated model")
     row = snapshots.choose_snapshot(connection, name)
-    if not as_json:
-        return describe_snapshot(row)
-    return to_json(_tell(row) | {"columns": json.loads(row.columns), "query": row.query})
+    content = _tell(row) | {"columns": json.loads(row.columns), "query": row.query}
+    return Reply(describe_snapshot(row), content)
 
 
 def _tell(row: Row) -> dict[str, Any]:
@@ -106,13 +104,13 @@ def _look_at(folder: Path, row: Row, deleted: set[str], is_read: bool) -> str:
     return WHOLE
 
 
-def _verify(kept: Sequence[Mapping[str, Any]], as_json: bool) -> Reply:
+def _verify(kept: Sequence[Mapping[str, Any]]) -> Reply:
     """Which of the files that were read are not in order; if there is one, the exit code tells."""
     states = {pull["content_hash"]: pull["file"] for pull in kept}
     broken = [state for state in states.values() if state not in (WHOLE, DROPPED)]
     n_whole = list(states.values()).count(WHOLE)
     text = "\n".join([*broken, f"{n_whole} of {len(states)} snapshots are what was pulled"])
-    return to_json(kept) if as_json else text, job.MENDABLE if broken else job.DONE
+    return Reply(text, kept, job.MENDABLE if broken else job.DONE)
 
 
 def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
@@ -229,4 +227,4 @@ def _recall(
 def reproduce(experiments: Experiments, engine: sa.Engine, model: Model) -> Reply:
     """Build a dated model again, compare what it predicts, and say what has moved."""
     verdict = reproduction.reproduce(engine, experiments, model)
-    return str(verdict), job.DONE if verdict.is_reproduced else job.MENDABLE
+    return Reply(str(verdict), code=job.DONE if verdict.is_reproduced else job.MENDABLE)

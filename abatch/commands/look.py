@@ -1,6 +1,6 @@
 """Commands that look and change nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
@@ -8,16 +8,15 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 
 from abatch.arguments import Option, day
-from abatch.commands.command import AsJson, Chosen, Day, Only, command
+from abatch.commands.command import Chosen, Day, Only, Reply, command
 from abatch.config import Experiment, Experiments
 from abatch.database import faults, tables
 from abatch.database.tables import Row, runs
-from abatch.errors import NothingToDo
-from abatch.experiment import records
+from abatch.experiment.records import Record, read_records
 from abatch.modelling import registry
 from abatch.pages import lineage
 from abatch.pages.gaps import Gap, describe_gaps, find_gaps
-from abatch.text import show_table, to_json, wrap_facts
+from abatch.text import show_table, wrap_facts
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,12 @@ class Status:
         return "\n  ".join([head, *map(str, self.variants), *map(str, self.jobs)])
 
 
-@command("status")
-def show_status(experiments: Chosen, engine: sa.Engine, on: Day, as_json: AsJson) -> str:
+@command("status", in_json=True)
+def show_status(experiments: Chosen, engine: sa.Engine, on: Day) -> Reply:
     """Live models, last runs, missed dates."""
     with engine.connect() as connection:
         states = [find_status(connection, experiment, on) for experiment in experiments.values()]
-    return to_json(states) if as_json else "\n".join(map(str, states))
+    return Reply("\n".join(map(str, states)), states)
 
 
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
@@ -99,24 +98,26 @@ def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> 
     return Status(experiment.name, environment, url, on, variants, jobs)
 
 
-@command("models")
+@command("models", in_json=True)
 def list_models(
     experiments: Chosen,
     engine: sa.Engine,
     on: Day,
     at: Annotated[date | None, day("--at", help="what was live on this day, since when and why")],
-    as_json: AsJson,
-) -> str:
+) -> Reply:
     """The dated models, and which of them are live; `at` tells what was live on a day."""
     if at:
-        return lineage.describe_live(engine, experiments, at, as_json=as_json)
+        return _reply(lineage.describe_live(engine, experiments, at))
     with engine.connect() as connection:
         models = [model for name in experiments for model in _tell_models(connection, name, on)]
-    if as_json:
-        return to_json(models)
     if not models:
-        raise NothingToDo("there are no models yet. Train some: python train.py")
-    return show_table(map(_make_line, models))
+        return Reply("there are no models yet. Train some: python train.py", models)
+    return Reply(show_table(map(_make_line, models)), models)
+
+
+def _reply(answers: Sequence[lineage.Answer]) -> Reply:
+    text = "\n\n".join(answer.text for answer in answers)
+    return Reply(text, [answer.content for answer in answers])
 
 
 def _tell_models(connection: sa.Connection, experiment: str, on: date) -> Iterator[dict[str, Any]]:
@@ -151,27 +152,23 @@ def _make_line(model: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-@command("experiments")
-def list_experiments(
-    experiments: Experiments, engine: sa.Engine, only: Only, as_json: AsJson
-) -> str:
+@command("experiments", in_json=True)
+def list_experiments(experiments: Experiments, engine: sa.Engine, only: Only) -> Reply:
     """Every experiment that was ever registered: asked, expected, known, concluded."""
     chosen = experiments.choose(only)
     with engine.connect() as connection:
-        known = {record.experiment: record for record in records.read_records(connection)}
-    shown = [name for name in known if only is None or name in chosen]
-    waiting = [name for name in chosen if name not in known]
-    if as_json:
-        names = [*shown, *waiting]
-        return to_json([_tell_experiment(name, known.get(name), name in chosen) for name in names])
-    blocks = [describe_record(known[name], name in chosen) for name in shown]
-    blocks += [f"{name}: not registered yet; its first predict does it" for name in waiting]
-    return "\n\n".join(blocks) or "there are no experiments yet"
+        known = {record.experiment: record for record in read_records(connection)}
+    shown = [
+        (name, known.get(name), name in chosen)
+        for name in dict.fromkeys([*known, *chosen])
+        if only is None or name in chosen
+    ]
+    text = "\n\n".join(_describe_experiment(*experiment) for experiment in shown)
+    content = [_tell_experiment(*experiment) for experiment in shown]
+    return Reply(text or "there are no experiments yet", content)
 
 
-def _tell_experiment(
-    name: str, record: records.Record | None, is_configured: bool
-) -> dict[str, Any]:
+def _tell_experiment(name: str, record: Record | None, is_configured: bool) -> dict[str, Any]:
     told = {"experiment": name, "is_configured": is_configured}
     if record is None:
         return told | {"registration": None, "verdicts": [], "conclusion": None}
@@ -183,8 +180,10 @@ def _tell_experiment(
     }
 
 
-def describe_record(record: records.Record, is_configured: bool) -> str:
+def _describe_experiment(name: str, record: Record | None, is_configured: bool) -> str:
     """One experiment as lines."""
+    if record is None:
+        return f"{name}: not registered yet; its first predict does it"
     registration, conclusion = record.registration, record.conclusion
     facts = [
         ("asked", registration.hypothesis),
@@ -195,11 +194,11 @@ def describe_record(record: records.Record, is_configured: bool) -> str:
     if conclusion:
         state, when = "concluded", f"{conclusion.concluded_at:%Y-%m-%d %H:%M} UTC"
         facts += [("concluded", conclusion.because), ("", f"{when} by {conclusion.concluded_by}")]
-    head = f"{record.experiment}: {state}, registered {record.registered_at:%Y-%m-%d}"
+    head = f"{name}: {state}, registered {record.registered_at:%Y-%m-%d}"
     return "\n".join([head, *wrap_facts(facts)])
 
 
-@command("explain")
+@command("explain", in_json=True)
 def explain(
     experiments: Chosen,
     engine: sa.Engine,
@@ -207,10 +206,9 @@ def explain(
         str, Option("--candidate", required=True, metavar="ID", help="candidate_id")
     ],
     on: Day,
-    as_json: AsJson,
-) -> str:
+) -> Reply:
     """How one candidate's prediction of one night came to be."""
-    return lineage.explain(engine, experiments, candidate, on, as_json=as_json)
+    return _reply(lineage.explain(engine, experiments, candidate, on))
 
 
 @command("dictionary")

@@ -4,7 +4,7 @@ Only reads.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
 from abatch.modelling.card import Card
-from abatch.text import to_json, wrap_facts
+from abatch.text import wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
@@ -86,37 +86,30 @@ class Lineage:
 
 
 class Answer(NamedTuple):
-    """What is told of an experiment: as text under a title, or as JSON."""
+    """What is told of an experiment.
 
-    experiment: Experiment
-    title: str
-    facts: list[Fact]
+    Attributes
+    ----------
+    text : lines of at most 80 columns
+    content : for JSON; its keys are columns of the tables
+    """
+
+    text: str
     content: dict[str, Any]
 
 
-def _reply(answers: list[Answer], as_json: bool) -> str:
-    told, blocks = [], []
-    for experiment, title, facts, content in answers:
-        name, environment = experiment.name, experiment.environment.name
-        told.append({"experiment": name, "environment": environment, **content})
-        blocks.append("\n".join(wrap_facts(facts, f"{name} in {environment}, {title}")))
-    return to_json(told) if as_json else "\n\n".join(blocks)
+def _answer(
+    experiment: Experiment, title: str, facts: Iterable[Fact], content: Mapping[str, Any]
+) -> Answer:
+    name, environment = experiment.name, experiment.environment.name
+    text = "\n".join(wrap_facts(facts, f"{name} in {environment}, {title}"))
+    return Answer(text, {"experiment": name, "environment": environment, **content})
 
 
 def explain(
-    engine: sa.Engine,
-    experiments: Mapping[str, Experiment],
-    candidate: str,
-    on: date,
-    *,
-    as_json: bool = False,
-) -> str:
+    engine: sa.Engine, experiments: Mapping[str, Experiment], candidate: str, on: date
+) -> list[Answer]:
     """The lineage of a candidate's prediction of one night, in each experiment that has one.
-
-    Returns
-    -------
-    str
-        Lines of at most 80 columns, or JSON, whose keys are columns of the tables.
 
     Raises
     ------
@@ -144,10 +137,11 @@ def explain(
                 content, facts = vars(lineage), [*_describe_lineage(lineage)]
             facts += map(_describe_superseded, superseded)
             title = f"night of {on}, candidate {candidate_id}"
-            answers.append(Answer(experiment, title, facts, content | {"superseded": superseded}))
+            content = {**content, "superseded": superseded}
+            answers.append(_answer(experiment, title, facts, content))
         if not answers:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
-    return _reply(answers, as_json)
+    return answers
 
 
 def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
@@ -380,23 +374,17 @@ class Live:
 
 
 def describe_live(
-    engine: sa.Engine, experiments: Mapping[str, Experiment], on: date, *, as_json: bool = False
-) -> str:
-    """Which model of each variant is live on a day, why, and which made that night's predictions.
-
-    Returns
-    -------
-    str
-        Lines of at most 80 columns, or JSON, whose keys are columns of the tables.
-    """
+    engine: sa.Engine, experiments: Mapping[str, Experiment], on: date
+) -> list[Answer]:
+    """Which model of each variant is live on a day, why, and which made the night's predictions."""
     answers = []
     with engine.connect() as connection:
         for experiment in experiments.values():
             live = find_live(connection, experiment, on)
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             content = {"date": on, "variants": live}
-            answers.append(Answer(experiment, f"live on {on}", facts, content))
-    return _reply(answers, as_json)
+            answers.append(_answer(experiment, f"live on {on}", facts, content))
+    return answers
 
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
