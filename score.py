@@ -48,12 +48,13 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         night.write(scores.drop_sums, name)
 
     # Nights are closed once their outcomes are final; the open ones count for today alone.
-    question = looks.Question(experiment, registration, *night.read(registry.read_references, name))
+    references = night.read(registry.read_references, name)
+    question = looks.Question(night, registration, watermark, mature_date, *references)
     nights = night.read(find_nights, name, night.run_date)
-    reading, n_read = looks.close_final(night, question, nights, mature_date)
+    reading = looks.close_final(question, nights)
     total = night.read(looks.total_with, question, reading)
-    figures = night.read(looks.measure, question, total.parts, reading.closed_date, night.run_date)
-    look = night.read(looks.count_look, question, total.tally, figures, watermark, night.run_date)
+    figures = night.read(looks.measure, question, reading, total)
+    look = night.read(looks.count_look, question, total.tally, figures)
 
     def write_report(connection: sa.Connection) -> None:
         """If this fails, the run is undone, so that it can be done again."""
@@ -67,12 +68,12 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         f" {watermark or 'no date yet'}){f'; {figures.n_rows} figures' if night.dry_run else page};"
         f" {verdicts.describe(look.verdicts)}",
         looks.write,
-        look,
-        figures,
+        night,
         reading,
-        night.run_id,
+        figures,
+        look,
         after=write_report,
-        rows_read=n_read,
+        rows_read=reading.n_read,
         rows_written=figures.n_rows + len(look.verdicts),
     )
     if not night.dry_run:

@@ -106,9 +106,8 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     assert watermark is not None
     mature_until = outcomes.last_mature_date(watermark, experiment.outcome)
     with engine.connect() as connection:
-        chunks = predictions.stream_predictions(
-            connection, experiment.name, date.min, mature_until + DAY, writing.WRITE_ROWS
-        )
+        mature = predictions.Span(experiment.name, date.min, mature_until)
+        chunks = predictions.stream_predictions(connection, mature, writing.WRITE_ROWS)
         made = pd.concat(chunks, ignore_index=True)
         found = {
             row.variant: row

@@ -529,11 +529,12 @@ def is_babelfish(engine: sa.Engine) -> bool:
 
 
 def read_predictions(
-    connection: sa.Connection, experiment: str, from_date: date, to_date: date
+    connection: sa.Connection, experiment: str, after: date, last: date
 ) -> pd.DataFrame:
     """All chunks of `stream_predictions` at once."""
     columns = predictions.PREDICTED
-    chunks = predictions.stream_predictions(connection, experiment, from_date, to_date, 1000)
+    span = predictions.Span(experiment, after, last)
+    chunks = predictions.stream_predictions(connection, span, 1000)
     frames = [*chunks] or [pd.DataFrame(columns=[*columns]).astype(columns)]
     return pd.concat(frames, ignore_index=True)
 

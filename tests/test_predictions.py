@@ -159,7 +159,7 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
         expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None)
     )
     with engine.connect() as connection:
-        back = read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 2)).set_index(
+        back = read_predictions(connection, "card_offer", date(2026, 8, 31), NIGHT).set_index(
             "candidate_id"
         )
     pd.testing.assert_series_equal(
@@ -307,8 +307,9 @@ def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
         )
         publish(engine, f"run{day}", date(2026, 9, day), control=0)
     with engine.connect() as connection:
-        frame = read_predictions(connection, "card_offer", NIGHT, date(2026, 9, 3))
-        empty = read_predictions(connection, "another", NIGHT, date(2026, 9, 3))
+        days = (date(2026, 8, 31), date(2026, 9, 2))
+        frame = read_predictions(connection, "card_offer", *days)
+        empty = read_predictions(connection, "another", *days)
     assert sorted(frame["run_date"].dt.day) == [1, 2]
     assert frame["prediction"].isna().all()
     assert empty.empty
@@ -387,17 +388,17 @@ def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def test_count_open_equals_pandas(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
+def test_count_by_night_equals_pandas(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
     for closed, last in ((-1, 11), (0, 11), (4, 8), (8, 8), (11, 20)):
         first, until = (NIGHT + timedelta(days=day) for day in (closed, last))
         inside = many_nights[(many_nights["run_date"] > first) & (many_nights["run_date"] <= until)]
         expected = inside.groupby(["run_date", "variant"]).size().to_dict()
         with engine.connect() as connection:
-            assert predictions.count_open(connection, "card_offer", first, until) == expected
+            span = predictions.Span("card_offer", first, until)
+            assert predictions.count_by_night(connection, span) == expected
     with engine.connect() as connection:
-        everything = predictions.count_open(
-            connection, "card_offer", date.min, NIGHT + timedelta(days=11)
-        )
+        span = predictions.Span("card_offer", date.min, NIGHT + timedelta(days=11))
+        everything = predictions.count_by_night(connection, span)
     assert sum(everything.values()) == 12 * 20
 
 
@@ -406,9 +407,11 @@ def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> 
     stage(engine, make_frame([("c1", "A", 0.5, "0" * 16)], "again", nights[2]))
     publish(engine, "again", nights[2], A=0)
     with engine.connect() as connection:
-        found = predictions.find_run_ids(connection, "card_offer", nights[1], nights[3])
+        span = predictions.Span("card_offer", nights[1], nights[3])
+        found = predictions.find_run_ids(connection, span)
         assert found == {(nights[2], "again"), (nights[3], "run3")}
-        assert predictions.find_run_ids(connection, "nobody", date.min, nights[3]) == set()
+        nothing = predictions.Span("nobody", date.min, nights[3])
+        assert predictions.find_run_ids(connection, nothing) == set()
 
 
 def test_count_newcomers_equals_plain_loop(engine: sa.Engine, many_nights: pd.DataFrame) -> None:

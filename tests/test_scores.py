@@ -15,6 +15,7 @@ from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
 from abatch.statistics.references import Reference
 from abatch.statistics.sums import add_by_key
+from tests.conftest import make_night
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
 OLD, NEW, OTHER = "modelA_v1.0_2026-08-01", "modelA_v1.0_2026-09-05_2", "modelB_v1.0_2026-08-01"
@@ -236,6 +237,17 @@ def test_measure_model_psi_hand_sum() -> None:
     assert "psi" not in by_metric(measured, "modelA_v1.0")
 
 
+def save(
+    connection: sa.Connection,
+    parts: dict[Key, Part],
+    closed_date: date,
+    run_id: str,
+    experiment: str = "card_offer",
+) -> None:
+    sums = {key: scores.pack(part) for key, part in parts.items()}
+    scores.save(connection, make_night(run_id, closed_date, experiment), sums, closed_date)
+
+
 def test_save_and_load_round_trip(engine: sa.Engine) -> None:
     rng = np.random.default_rng(5)
     references = {OLD: Reference([0.2, 0.5], [50, 30, 20])}
@@ -247,14 +259,14 @@ def test_save_and_load_round_trip(engine: sa.Engine) -> None:
         references=references,
     )
     with engine.begin() as connection:
-        scores.save(connection, "card_offer", parts, date(2026, 9, 3), "run-1")
-        scores.save(connection, "card_offer", parts, date(2026, 9, 4), "run-2")  # in its place
-        scores.save(connection, "renewal", {}, date(2026, 9, 9), "run-1")
+        save(connection, parts, date(2026, 9, 3), "run-1")
+        save(connection, parts, date(2026, 9, 4), "run-2")  # in its place
+        save(connection, {}, date(2026, 9, 9), "run-1", "renewal")
     with engine.begin() as connection:
-        assert scores.find_keys(connection, "card_offer") == parts.keys()
+        assert scores.find_keys(connection, "card_offer").keys() == parts.keys()
         assert scores.find_closed_date(connection, "card_offer") == date(2026, 9, 4)
-        assert scores.find_closed_date(connection, "renewal") is None
-        loaded = scores.load(connection, "card_offer", [*parts, Key("2026-01-05", "A")])
+        assert scores.find_closed_date(connection, "renewal") == date.min
+        loaded = scores.load_parts(connection, "card_offer", [*parts, Key("2026-01-05", "A")])
         assert measure_models(loaded, references) == measure_models(parts, references)
         assert {key: part.counts.tolist() for key, part in loaded.items()} == {
             key: part.counts.tolist() for key, part in parts.items()
@@ -262,12 +274,17 @@ def test_save_and_load_round_trip(engine: sa.Engine) -> None:
         scores.drop_sums(
             connection, "card_offer", date(2026, 9, 5)
         )  # an open night: the sums do not hold it
-        assert scores.find_keys(connection, "card_offer") == parts.keys()
+        assert scores.find_keys(connection, "card_offer").keys() == parts.keys()
         scores.drop_sums(connection, "card_offer", date(2026, 9, 4))
-        assert scores.find_keys(connection, "card_offer") == set()
+        assert scores.find_keys(connection, "card_offer") == {}
 
 
-def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
+def find_unpublished(connection: sa.Connection) -> set[Key]:
+    keys = scores.find_keys(connection, "card_offer")
+    return {key for key, is_published in keys.items() if not is_published}
+
+
+def test_find_keys_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
     parts = summarise((MONDAY, make_rows(np.random.default_rng(5), None, 50)))
     run = {
         "job": "score",
@@ -284,18 +301,13 @@ def test_find_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
                     **run, run_id=run_id, status=status, run_date=date(2026, 9, day)
                 )
             )
-        scores.save(connection, "card_offer", parts, date(2026, 9, 3), "run-1")
-        assert scores.find_unpublished(connection, "card_offer") == set()
-        scores.save(
-            connection,
-            "card_offer",
-            {Key(ALL, "A"): parts[Key(ALL, "A")]},
-            date(2026, 9, 4),
-            "run-2",
-        )
-        assert scores.find_unpublished(connection, "card_offer") == {Key(ALL, "A")}
-        scores.mark_published(connection, "card_offer", "run-1")  # a later run that is done
-        assert scores.find_unpublished(connection, "card_offer") == set()
+        save(connection, parts, date(2026, 9, 3), "run-1")
+        assert find_unpublished(connection) == set()
+        some = {Key(ALL, "A"): parts[Key(ALL, "A")]}
+        save(connection, some, date(2026, 9, 4), "run-2")
+        assert find_unpublished(connection) == {Key(ALL, "A")}
+        scores.mark_published(connection, make_night("run-1"))  # a later run that is done
+        assert find_unpublished(connection) == set()
 
 
 def sort_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
@@ -337,7 +349,7 @@ def test_write_figures_touches_own_experiment_only(engine: sa.Engine) -> None:
             ("card_offer", after, "run-2"),
         ):
             figures = make_figures(parts, [*before, *after])
-            scores.write_figures(connection, experiment, figures, run_id)
+            scores.write_figures(connection, make_night(run_id, experiment=experiment), figures)
         model_rows, variant_rows = read_scores(connection, "card_offer")
         kept = {(row["model_name"], row["cohort"]): row["run_id"] for row in model_rows}
         assert kept == {
@@ -373,7 +385,7 @@ def test_write_figures_touches_own_experiment_only(engine: sa.Engine) -> None:
             )
         untouched = read_scores(connection, "renewal")
         nothing = make_figures({}, after)
-        scores.write_figures(connection, "card_offer", nothing, "run-3")
+        scores.write_figures(connection, make_night("run-3"), nothing)
         c = tables.feature_drift.c
         left = connection.execute(sa.select(c.experiment, c.cohort).order_by(c.experiment)).all()
         assert left == [("card_offer", NEXT_MONDAY), ("renewal", MONDAY)]

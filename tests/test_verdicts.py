@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from abatch.database import tables
 from abatch.experiment import records, verdicts
+from abatch.experiment.predictions import Span
 from abatch.statistics import stats
 from tests.conftest import REGISTERED, make_registration
 
@@ -110,6 +111,7 @@ def test_unpack_nothing() -> None:
 
 def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     nights = (NIGHT, NIGHT + timedelta(days=1))
+    both = Span("e", NIGHT - timedelta(days=1), nights[1])
     common = {
         "experiment": "e",
         "variant": "A",
@@ -134,20 +136,19 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         ]
         connection.execute(tables.predictions.insert(), rows)
         for _ in range(2):
-            verdicts.remove_units(connection, "e", nights)
+            verdicts.remove_units(connection, both)
             verdicts.write_units(connection, "e", METRICS, units)
-        found = verdicts.read_units(connection, "e", METRICS, nights).sort_values(
+        found = verdicts.read_units(connection, METRICS, both).sort_values(
             "candidate_id", ignore_index=True
         )
         pd.testing.assert_frame_equal(found, units, check_dtype=False)
-        assert verdicts.read_units(connection, "e", METRICS, (nights[1], nights[1]))[
-            "candidate_id"
-        ].tolist() == ["2"]
-        assert verdicts.read_units(connection, "other", METRICS, nights).empty
-        assert (
-            verdicts.read_units(connection, "e", METRICS, None).columns.tolist()
-            == empty().columns.tolist()
-        )
+        second = verdicts.read_units(connection, METRICS, both._replace(after=nights[0]))
+        assert second["candidate_id"].tolist() == ["2"]
+        other = both._replace(experiment="other")
+        assert verdicts.read_units(connection, METRICS, other).empty
+        nothing = verdicts.read_units(connection, METRICS, both._replace(after=both.last))
+        assert nothing.columns.tolist() == empty().columns.tolist()
+        assert nothing.empty
 
 
 def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> verdicts.Tally:

@@ -4,7 +4,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from abatch.errors import DatabaseError, DataError, NothingToDo
 from abatch.experiment import outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.outcomes import Feed
+from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
 from abatch.night import Night, find_nights
@@ -35,17 +36,25 @@ def require_nights(night: Night) -> None:
 
 
 class Question(NamedTuple):
-    """What is asked of mature predictions.
+    """What a night asks of mature predictions.
 
     Attributes
     ----------
+    watermark, mature_date : as `find_mature_date` returns them
     references, features : what the scores and the features of each dated model are compared with
     """
 
-    experiment: Experiment
+    night: Night
     registration: Registration
+    watermark: date | None
+    mature_date: date | None
     references: Mapping[str, Reference]
     features: Mapping[str, Mapping[str, FeatureReference]]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The night's."""
+        return self.night.experiment
 
     @property
     def name(self) -> str:
@@ -66,45 +75,19 @@ class Reading(NamedTuple):
     parts : as scores.summarise makes them
     exposures : candidate_id, variant, run_date and a column for each metric, of the predictions
         that verdicts count
-    nights : the first and the last; None if there is none
+    span : the nights, after the last closed one
     run_ids : who wrote each night
-    closed_date : the last closed night before them, None if there is none
     n_read : rows that the database returned
     """
 
     parts: dict[Key, Part]
     exposures: pd.DataFrame
-    nights: tuple[date, date] | None
+    span: Span
     run_ids: set[tuple[date, str]]
-    closed_date: date | None
     n_read: int
 
 
-def split_nights(
-    nights: Sequence[date],
-    closed_date: date | None,
-    mature_date: date | None,
-    grace_days: int | None,
-) -> tuple[list[date], list[date]]:
-    """The nights to close for good, and those that are mature but stay open for corrections.
-
-    Parameters
-    ----------
-    closed_date, mature_date : the newest closed and the newest mature night, None if there is none
-    grace_days : for which a mature night stays open; None lets all of them
-    """
-    if mature_date is None:
-        return [], []
-    mature = [night for night in nights if (closed_date or date.min) < night <= mature_date]
-    if grace_days is None:
-        return [], mature
-    n_final = sum(night <= mature_date - grace_days * DAY for night in mature)
-    return mature[:n_final], mature[n_final:]
-
-
-def close_final(
-    night: Night, question: Question, nights: Sequence[date], mature_date: date | None
-) -> tuple[Reading, int]:
+def close_final(question: Question, nights: Sequence[date]) -> Reading:
     """Close nights for good once no correction is waited for, and read those that stay open.
 
     A cohort is closed at a time, lest a first run hold them all in memory. A dry run closes none.
@@ -112,29 +95,30 @@ def close_final(
     Parameters
     ----------
     nights : all that have predictions, in order
-    mature_date : the newest mature one, None if there is none
 
     Returns
     -------
-    Reading, int
-        Of the mature nights that are open; and how many rows were read in all.
+    Reading
+        Of the mature nights that are open; n_read counts the rows of the others too.
     """
-    experiment, n_read = question.experiment, 0
-
-    def read(members: Sequence[date]) -> Reading:
-        nonlocal n_read
-        feeds = outcomes.pull_feeds(night.pull, experiment, members)
-        reading = night.read(read_nights, question, feeds, members, closed_date)
-        n_read += reading.n_read
-        return reading
-
+    night, experiment = question.night, question.experiment
     closed_date = night.read(scores.find_closed_date, question.name)
-    grace_days = None if night.dry_run else experiment.outcome.grace_days
-    final, mature = split_nights(nights, closed_date, mature_date, grace_days)
+    newest, grace = question.mature_date or date.min, experiment.outcome.grace_days * DAY
+    mature = [day for day in nights if closed_date < day <= newest]
+    final = [] if night.dry_run else [day for day in mature if day + grace <= newest]
+    n_read = 0
     for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
-        night.write(close_nights, question, read(members), night.run_id)
-        closed_date = members[-1]
-    return read(mature), n_read
+        reading = _read(question, members, closed_date)
+        night.write(close_nights, question, reading)
+        closed_date, n_read = members[-1], n_read + reading.n_read
+    reading = _read(question, mature[len(final) :], closed_date)
+    return reading._replace(n_read=n_read + reading.n_read)
+
+
+def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
+    """Pull what followed on some nights, and read the nights with it."""
+    feeds = outcomes.pull_feeds(question.night.pull, question.experiment, nights)
+    return question.night.read(read_nights, question, feeds, nights, closed_date)
 
 
 def read_nights(
@@ -142,14 +126,14 @@ def read_nights(
     question: Question,
     feeds: Sequence[Feed],
     nights: Sequence[date],
-    closed_date: date | None,
+    closed_date: date,
 ) -> Reading:
     """Read mature predictions, a chunk at a time, with their outcomes, and keep what adds up.
 
     Parameters
     ----------
     feeds : of these nights
-    closed_date : the last closed night before them, None if there is none
+    closed_date : the last closed night before them, date.min if there is none
 
     Raises
     ------
@@ -159,15 +143,21 @@ def read_nights(
         If an outcome's id is that of a prediction but for upper and lower case.
     """
     columns = ["candidate_id", "variant", "run_date", *question.metrics]
+    span = Span(question.name, closed_date, max(nights, default=closed_date))
     if not nights:
-        return Reading({}, pd.DataFrame(columns=columns), None, set(), closed_date, 0)
-    after = closed_date or date.min
-    run_ids = predictions.find_run_ids(connection, question.name, after, nights[-1])
+        return Reading({}, pd.DataFrame(columns=columns), span, set(), 0)
+    run_ids = predictions.find_run_ids(connection, span)
     _check_nights(question.name, nights, {night for night, _ in run_ids})
     start = pd.Timestamp(question.registration.start_date)
+    cohorts = {
+        pd.Timestamp(night): str(outcomes.find_cohort(night, question.experiment.cohort))
+        for night in nights
+    }
     parts: dict[Key, Part] = {}
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
-    for rows in _stream_outcomes(connection, question.experiment, feeds, nights):
+    chunk_rows = question.experiment.environment.chunk_rows
+    for rows in predictions.stream_predictions(connection, span, chunk_rows):
+        _add_columns(rows, question.experiment, feeds, cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
         exposures.append(rows.loc[rows["run_date"] >= start, columns])
         n_read += len(rows)
@@ -176,24 +166,22 @@ def read_nights(
         with feed.query.named():
             twins = outcomes.find_twins(counted["candidate_id"], feed.events)
             _check_case(connection, question.name, twins)
-    return Reading(parts, counted, (nights[0], nights[-1]), run_ids, closed_date, n_read)
+    return Reading(parts, counted, span, run_ids, n_read)
 
 
-def _stream_outcomes(
-    connection: sa.Connection, experiment: Experiment, feeds: Sequence[Feed], nights: Sequence[date]
-) -> Iterator[pd.DataFrame]:
-    """Predictions in chunks, with a column for each metric, and with bucket and cohort."""
-    name, window_days = experiment.name, experiment.outcome.window_days
-    ends, chunk_rows = (nights[0], nights[-1] + DAY), experiment.environment.chunk_rows
-    cohorts = {
-        pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
-    }
-    for rows in predictions.stream_predictions(connection, name, *ends, chunk_rows):
-        for feed in feeds:
-            rows[feed.name] = outcomes.attach(rows, feed.events, window_days, feed.metric)
-        rows["bucket"] = assign(rows["candidate_id"], name, experiment.split).bucket
-        rows["cohort"] = rows["run_date"].map(cohorts)
-        yield rows
+def _add_columns(
+    rows: pd.DataFrame,
+    experiment: Experiment,
+    feeds: Sequence[Feed],
+    cohorts: Mapping[pd.Timestamp, str],
+) -> None:
+    """Give predictions a column for each metric, and bucket and cohort."""
+    for feed in feeds:
+        rows[feed.name] = outcomes.attach(
+            rows, feed.events, experiment.outcome.window_days, feed.metric
+        )
+    rows["bucket"] = assign(rows["candidate_id"], experiment.name, experiment.split).bucket
+    rows["cohort"] = rows["run_date"].map(cohorts)
 
 
 def _check_case(connection: sa.Connection, experiment: str, twins: list[str]) -> None:
@@ -219,18 +207,17 @@ def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -
         raise _predicted_meanwhile(experiment)
 
 
-def check_unchanged(connection: sa.Connection, experiment: str, reading: Reading) -> None:
+def check_unchanged(connection: sa.Connection, reading: Reading) -> None:
     """Raise DatabaseError if a night was predicted again, or made up for, since it was read.
 
     Predict may run at the same time; it waits from here to the end of the transaction.
     """
-    scores.lock_nights(connection, experiment)
-    run_ids, closed_date = set(), reading.closed_date
-    if reading.nights:
-        after = closed_date or date.min
-        run_ids = predictions.find_run_ids(connection, experiment, after, reading.nights[1])
-    if run_ids != reading.run_ids or scores.find_closed_date(connection, experiment) != closed_date:
-        raise _predicted_meanwhile(experiment)
+    span = reading.span
+    scores.lock_nights(connection, span.experiment)
+    run_ids = predictions.find_run_ids(connection, span)
+    closed_date = scores.find_closed_date(connection, span.experiment)
+    if (run_ids, closed_date) != (reading.run_ids, span.after):
+        raise _predicted_meanwhile(span.experiment)
 
 
 def _predicted_meanwhile(experiment: str) -> DatabaseError:
@@ -260,28 +247,24 @@ def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, da
 
 def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:
     """Whether the closed sums are by week and the config now says month, or the other way round."""
-    content = scores.load_arrays(connection, experiment.name, VERDICT_KEY)
+    content = scores.load(connection, experiment.name, VERDICT_KEY)
     return content is not None and str(content["cohort"]) != experiment.cohort
 
 
-def close_nights(
-    connection: sa.Connection, question: Question, reading: Reading, run_id: str
-) -> None:
+def close_nights(connection: sa.Connection, question: Question, reading: Reading) -> None:
     """Add nights to the sums for good."""
-    assert reading.nights
-    name, closed_date = question.name, reading.nights[1]
-    check_unchanged(connection, name, reading)
+    check_unchanged(connection, reading)
     total = total_with(connection, question, reading)
     units = total.units
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
     else:
-        verdicts.remove_units(connection, name, reading.nights)
-    verdicts.write_units(connection, name, question.metrics, units)
-    scores.save(connection, name, total.parts, closed_date, run_id)
+        verdicts.remove_units(connection, reading.span)
+    verdicts.write_units(connection, question.name, question.metrics, units)
     cohort = np.array(question.experiment.cohort)
-    content = {**verdicts.pack(total.tally), "cohort": cohort}
-    scores.save_arrays(connection, name, VERDICT_KEY, content, closed_date, run_id)
+    sums = {key: scores.pack(part) for key, part in total.parts.items()}
+    sums[VERDICT_KEY] = {**verdicts.pack(total.tally), "cohort": cohort}
+    scores.save(connection, question.night, sums, reading.span.last)
 
 
 class Total(NamedTuple):
@@ -304,44 +287,37 @@ class Total(NamedTuple):
 def total_with(connection: sa.Connection, question: Question, reading: Reading) -> Total:
     """The closed sums with a reading added; nothing is written."""
     name, metrics = question.name, question.metrics
-    parts = add_by_key(scores.load(connection, name, reading.parts), reading.parts)
-    closed = verdicts.unpack(scores.load_arrays(connection, name, VERDICT_KEY))
-    earlier = verdicts.read_units(connection, name, metrics, reading.nights)
+    parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
+    closed = verdicts.unpack(scores.load(connection, name, VERDICT_KEY))
+    earlier = verdicts.read_units(connection, metrics, reading.span)
     units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - verdicts.count(earlier, metrics) + verdicts.count(units, metrics)
     return Total(parts, tally, units, len(earlier))
 
 
 def measure(
-    connection: sa.Connection,
-    question: Question,
-    parts: Mapping[Key, Part],
-    closed_date: date | None,
-    run_date: date,
+    connection: sa.Connection, question: Question, reading: Reading, total: Total
 ) -> Figures:
     """Figures of all that has changed.
 
     That is of the parts that the open nights touch, and of what was closed since a run was done.
-
-    Parameters
-    ----------
-    parts : of `total_with`
-    closed_date : the last closed night, None if there is none
     """
-    name = question.name
-    n_open = _count_open(connection, question.experiment, closed_date, run_date)
-    counted = {Key(scores.ALL, variant) for variant in question.experiment.split} | n_open.keys()
-    changed = {*parts, *scores.find_unpublished(connection, name), *counted} - {VERDICT_KEY}
-    keys = scores.find_keys(connection, name) - {VERDICT_KEY} | changed
+    name, run_date, parts = question.name, question.night.run_date, total.parts
+    n_open = _count_open(connection, question, reading.span._replace(last=run_date))
+    written = scores.find_keys(connection, name)
+    unpublished = {key for key, is_published in written.items() if not is_published}
+    counted = {Key(scores.ALL, variant) for variant in question.experiment.split}
+    changed = counted | n_open.keys() | parts.keys() | unpublished
+    keys = (written.keys() | changed) - {VERDICT_KEY}
     # What the last run counted beyond the closed nights is gone if its nights were predicted again,
     # or the feed took days back.
     published = scores.find_published(connection, name, run_date)
     models, variants = [], []
-    for key in sorted(key for key in keys if key in changed or _publish_key(key) in published):
+    for key in sorted(key for key in keys if key in changed or key.of_figures in published):
         closed = None
         if not (key.model_name and key in parts):
-            closed = scores.load(connection, name, [key]).get(key)
-        if key not in changed and closed and closed.counts[0] == published[_publish_key(key)]:
+            closed = scores.load_parts(connection, name, [key]).get(key)
+        if key not in changed and closed and closed.counts[0] == published[key.of_figures]:
             continue
         part = parts.get(key, closed)
         if key.model_name and part:
@@ -353,36 +329,29 @@ def measure(
     rows = {
         tables.scores: models,
         tables.variant_scores: variants,
-        tables.feature_drift: _measure_drift(connection, question, cohorts, run_date),
+        tables.feature_drift: _measure_drift(connection, question, cohorts),
     }
     return Figures(rows, keys)
 
 
-def _publish_key(key: Key) -> tuple[str, str, bool]:
-    """As `scores.find_published` names it."""
-    return key.cohort, key.model_name or key.variant, bool(key.model_name)
-
-
-def _count_open(
-    connection: sa.Connection, experiment: Experiment, closed_date: date | None, run_date: date
-) -> Counter[Key]:
+def _count_open(connection: sa.Connection, question: Question, span: Span) -> Counter[Key]:
     """Predictions of the nights that are not closed, by cohort and variant."""
-    after = closed_date or date.min
-    counts = predictions.count_open(connection, experiment.name, after, run_date)
     n_open: Counter[Key] = Counter()
-    for (night, variant), n in counts.items():
-        for cohort in (str(outcomes.find_cohort(night, experiment.cohort)), scores.ALL):
-            n_open[Key(cohort, variant)] += n
+    for (night, variant), n in predictions.count_by_night(connection, span).items():
+        cohort = outcomes.find_cohort(night, question.experiment.cohort)
+        n_open[Key(str(cohort), variant)] += n
+        n_open[Key(scores.ALL, variant)] += n
     return n_open
 
 
 def _measure_drift(
-    connection: sa.Connection, question: Question, cohorts: Sequence[str], run_date: date
+    connection: sa.Connection, question: Question, cohorts: Sequence[str]
 ) -> list[dict[str, Any]]:
     rows = []
     for cohort in cohorts:
         first = date.fromisoformat(cohort)
-        last = min(run_date, outcomes.find_last_day(first, question.experiment.cohort))
+        last = outcomes.find_last_day(first, question.experiment.cohort)
+        last = min(last, question.night.run_date)
         counts = predictions.read_feature_counts(connection, question.name, first, last)
         for model_name, nights in counts.items():
             features = question.features.get(model_name, {})
@@ -391,18 +360,12 @@ def _measure_drift(
 
 
 def count_look(
-    connection: sa.Connection,
-    question: Question,
-    tally: verdicts.Tally,
-    figures: Figures,
-    watermark: date | None,
-    run_date: date,
+    connection: sa.Connection, question: Question, tally: verdicts.Tally, figures: Figures
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
-    name, registration = question.name, question.registration
-    mature_date = watermark and outcomes.last_mature_date(watermark, question.experiment.outcome)
+    name, registration, run_date = question.name, question.registration, question.night.run_date
     newcomers = predictions.count_newcomers(
-        connection, name, registration.start_date, mature_date or date.min, run_date
+        connection, name, registration.start_date, question.mature_date or date.min, run_date
     )
     assigned = {
         variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0)
@@ -415,8 +378,8 @@ def count_look(
     row = {
         "experiment": name,
         "run_date": run_date,
-        "watermark": watermark,
-        "mature_date": mature_date,
+        "watermark": question.watermark,
+        "mature_date": question.mature_date,
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
         "n_units": int(n_units),
@@ -429,14 +392,13 @@ def count_look(
 
 def write(
     connection: sa.Connection,
-    look: verdicts.Look,
-    figures: Figures,
+    night: Night,
     reading: Reading,
-    run_id: str,
+    figures: Figures,
+    look: verdicts.Look,
 ) -> None:
     """Write the look and all its figures, unless a night was predicted again since the reading."""
-    experiment = look.row["experiment"]
-    check_unchanged(connection, experiment, reading)
-    scores.write_figures(connection, experiment, figures, run_id)
-    scores.mark_published(connection, experiment, run_id)
-    verdicts.write_look(connection, look, run_id)
+    check_unchanged(connection, reading)
+    scores.write_figures(connection, night, figures)
+    scores.mark_published(connection, night)
+    verdicts.write_look(connection, look, night.run_id)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database.tables import (
+    Select,
     feature_counts,
     predictions,
     predictions_staging,
@@ -27,6 +28,20 @@ from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key
 
 STAGED = list(predictions_staging.columns.keys())
+
+
+class Span(NamedTuple):
+    """Nights of an experiment: those after a day, up to another."""
+
+    experiment: str
+    after: date
+    last: date
+
+    def select(self, *columns: sa.ColumnElement[Any]) -> Select:
+        """The query of columns of the nights' predictions."""
+        p = predictions.c
+        query = sa.select(*columns).where(p.run_date > self.after, p.run_date <= self.last)
+        return query.where(p.experiment == self.experiment)
 
 
 @dataclass(frozen=True)
@@ -265,28 +280,16 @@ def read_feature_counts(
     return nights
 
 
-def find_run_ids(
-    connection: sa.Connection, experiment: str, closed_date: date, last: date
-) -> set[tuple[date, str]]:
-    """Who wrote each of the nights after closed_date up to last."""
-    p = predictions.c
-    query = (
-        sa.select(p.run_date, p.run_id)
-        .where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= last)
-        .distinct()
-    )
+def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:
+    """Who wrote each night."""
+    query = span.select(predictions.c.run_date, predictions.c.run_id).distinct()
     return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
 
 
-def count_open(
-    connection: sa.Connection, experiment: str, closed_date: date, run_date: date
-) -> dict[tuple[date, str], int]:
-    """Predictions by night and variant, of the nights after closed_date and up to run_date."""
-    p = predictions.c
-    query = sa.select(p.run_date, p.variant, sa.func.count()).group_by(p.run_date, p.variant)
-    rows = connection.execute(
-        query.where(p.experiment == experiment, p.run_date > closed_date, p.run_date <= run_date)
-    )
+def count_by_night(connection: sa.Connection, span: Span) -> dict[tuple[date, str], int]:
+    """Predictions by night and variant."""
+    by = (predictions.c.run_date, predictions.c.variant)
+    rows = connection.execute(span.select(*by, sa.func.count()).group_by(*by))
     return {(night, variant): n for night, variant, n in rows}
 
 
@@ -331,16 +334,10 @@ PREDICTED = {
 
 
 def stream_predictions(
-    connection: sa.Connection, experiment: str, from_date: date, to_date: date, chunk_rows: int
+    connection: sa.Connection, span: Span, chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
-    """Predictions of the nights in [from_date, to_date), in chunks and in no order.
-
-    One row per candidate and night.
-    """
-    p = predictions.c
-    query = sa.select(*(p[name] for name in PREDICTED)).where(
-        p.experiment == experiment, p.run_date >= from_date, p.run_date < to_date
-    )
+    """Predictions in chunks and in no order, one row per candidate and night."""
+    query = span.select(*(predictions.c[name] for name in PREDICTED))
     for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
         rows = [tuple(row) for row in part]
         yield pd.DataFrame.from_records(rows, columns=list(PREDICTED)).astype(PREDICTED)

@@ -30,12 +30,14 @@ from abatch.database.tables import (
 )
 from abatch.database.writing import replace_rows
 from abatch.errors import DataError
+from abatch.night import Night
 from abatch.statistics import drift, metrics
 from abatch.statistics.metrics import Metric
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 ALL = "all"
+PUBLISHED = ("done", "superseded")  # of a run: what it wrote has been seen
 _DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name
 S = TypeVar("S", metrics.Histogram, np.ndarray)
 REPLACED_BY = {  # columns by which figures are written anew
@@ -57,6 +59,11 @@ class Key(NamedTuple):
     cohort: str
     variant: str
     model_name: str = ""
+
+    @property
+    def of_figures(self) -> "Key":
+        """The key of its figures: those of a model name no variant."""
+        return self._replace(variant="") if self.model_name else self
 
 
 class Figures(NamedTuple):
@@ -144,6 +151,28 @@ def _count(rows: pd.DataFrame) -> np.ndarray:
     selected, positive = rows["selected"] == 1, rows["positive"]
     counts = (len(rows), positive.sum(), selected.sum(), positive[selected].sum())
     return np.array([*counts, rows["outcome"].sum()], dtype=np.float64)
+
+
+def pack(part: Part) -> dict[str, np.ndarray]:
+    """As arrays by name, to be stored."""
+    arrays = {"counts": part.counts}
+    if part.histogram is not None:
+        packed = metrics.pack_histogram(part.histogram)
+        arrays |= {f"histogram.{name}": array for name, array in packed.items()}
+    if part.bins is not None:
+        arrays["bins"] = part.bins
+    return arrays
+
+
+def unpack(arrays: Mapping[str, np.ndarray]) -> Part:
+    """The inverse of `pack`."""
+    packed = {
+        name.removeprefix("histogram."): array
+        for name, array in arrays.items()
+        if name.startswith("histogram.")
+    }
+    histogram = metrics.unpack_histogram(packed) if packed else None
+    return Part(arrays["counts"], histogram, arrays.get("bins"))
 
 
 def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dict[str, Any]]:
@@ -234,7 +263,7 @@ def check_watermark(
             "tells no date, but outcomes were complete before. Nothing was changed. Load the feed,"
             " then score."
         )
-    if closed is not None and mature_date is not None and mature_date < closed and not is_rebuilt:
+    if mature_date is not None and mature_date < closed and not is_rebuilt:
         raise DataError(
             f"makes {mature_date} the newest mature night, but {closed} was mature and closed"
             " before. Nothing was changed. Mend the feed, or score the later date that closed it;"
@@ -242,58 +271,30 @@ def check_watermark(
         )
 
 
-def find_closed_date(connection: sa.Connection, experiment: str) -> date | None:
-    """The newest night whose outcomes are summed up for good; None if there is none."""
-    c = cohort_sums.c
-    query = sa.select(sa.func.max(c.closed_date))
-    return connection.scalar(query.where(c.experiment == experiment))
+def find_closed_date(connection: sa.Connection, experiment: str) -> date:
+    """The newest night whose outcomes are summed up for good; date.min if there is none."""
+    query = sa.select(sa.func.max(cohort_sums.c.closed_date))
+    return connection.scalar(query.where(cohort_sums.c.experiment == experiment)) or date.min
 
 
-def drop_sums(connection: sa.Connection, experiment: str, run_date: date | None = None) -> None:
+def drop_sums(connection: sa.Connection, experiment: str, run_date: date = date.min) -> None:
     """Drop all sums, so that the next score reads every night anew.
 
     With a run_date, only if it lies in the closed part.
     """
     lock_nights(connection, experiment)
-    closed = find_closed_date(connection, experiment)
-    if run_date is None or (closed is not None and run_date <= closed):
+    if run_date <= find_closed_date(connection, experiment):
         for table in (cohort_sums, units):
-            connection.execute(table.delete().where(table.c.experiment == experiment))
+            connection.execute(table.delete().filter_by(experiment=experiment))
 
 
-def load(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:
+def load_parts(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:
     """The closed parts of these keys, as far as there are any."""
-    parts = {}
-    for key in keys:
-        content = load_arrays(connection, experiment, key)
-        if content is not None:
-            counts, bins = content.pop("counts"), content.pop("bins", None)
-            packed = {name.removeprefix("histogram."): array for name, array in content.items()}
-            parts[key] = Part(counts, metrics.unpack_histogram(packed) if packed else None, bins)
-    return parts
+    sums = {key: load(connection, experiment, key) for key in keys}
+    return {key: unpack(arrays) for key, arrays in sums.items() if arrays is not None}
 
 
-def save(
-    connection: sa.Connection,
-    experiment: str,
-    parts: Mapping[Key, Part],
-    closed_date: date,
-    run_id: str,
-) -> None:
-    """Write parts in the place of those of the same keys."""
-    for key, part in parts.items():
-        content = {"counts": part.counts}
-        if part.histogram is not None:
-            packed = metrics.pack_histogram(part.histogram)
-            content |= {f"histogram.{name}": array for name, array in packed.items()}
-        if part.bins is not None:
-            content["bins"] = part.bins
-        save_arrays(connection, experiment, key, content, closed_date, run_id)
-
-
-def load_arrays(
-    connection: sa.Connection, experiment: str, key: Key
-) -> dict[str, np.ndarray] | None:
+def load(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.ndarray] | None:
     """The arrays of one row of cohort_sums."""
     query = sa.select(cohort_sums.c.content).filter_by(experiment=experiment, **key._asdict())
     content = connection.scalar(query)
@@ -303,20 +304,20 @@ def load_arrays(
         return dict(arrays)
 
 
-def save_arrays(
+def save(
     connection: sa.Connection,
-    experiment: str,
-    key: Key,
-    content: Mapping[str, np.ndarray],
+    night: Night,
+    sums: Mapping[Key, Mapping[str, np.ndarray]],
     closed_date: date,
-    run_id: str,
 ) -> None:
-    """Write one row of cohort_sums in the place of that of the same key."""
-    buffer = io.BytesIO()
+    """Write rows of cohort_sums, arrays by name, in the place of those of the same keys."""
     save_npz: Callable[..., None] = np.savez_compressed
-    save_npz(buffer, **content)
-    row = {"closed_date": closed_date, "content": buffer.getvalue()}
-    replace_rows(connection, cohort_sums, [row], run_id, experiment=experiment, **key._asdict())
+    for key, arrays in sums.items():
+        buffer = io.BytesIO()
+        save_npz(buffer, **arrays)
+        row = {"closed_date": closed_date, "content": buffer.getvalue()}
+        same = {"experiment": night.experiment.name, **key._asdict()}
+        replace_rows(connection, cohort_sums, [row], night.run_id, **same)
 
 
 def lock_nights(connection: sa.Connection, experiment: str) -> None:
@@ -327,69 +328,45 @@ def lock_nights(connection: sa.Connection, experiment: str) -> None:
     connections.lock_in_transaction(connection, f"nights-{experiment}")
 
 
-def find_keys(
-    connection: sa.Connection, experiment: str, *conditions: sa.ColumnElement[bool]
-) -> set[Key]:
-    """All keys of cohort_sums whose rows meet the conditions."""
+def find_keys(connection: sa.Connection, experiment: str) -> dict[Key, bool]:
+    """All keys of cohort_sums, and whether the run that wrote the sums published their figures."""
     c = cohort_sums.c
-    query = sa.select(c.cohort, c.variant, c.model_name)
-    rows = connection.execute(query.where(c.experiment == experiment, *conditions))
-    return {Key(*row) for row in rows}
+    query = sa.select(c.cohort, c.variant, c.model_name, runs.c.status)
+    query = query.outerjoin_from(cohort_sums, runs, c.run_id == runs.c.run_id)
+    rows = connection.execute(query.where(c.experiment == experiment))
+    return {Key(*key): status in PUBLISHED for *key, status in rows}
 
 
-def find_unpublished(connection: sa.Connection, experiment: str) -> set[Key]:
-    """Keys of cohort_sums whose figures are still to be written.
-
-    A run that is not done, this one included, wrote the sums.
-    """
-    return find_keys(connection, experiment, _is_unpublished(experiment))
-
-
-def mark_published(connection: sa.Connection, experiment: str, run_id: str) -> None:
+def mark_published(connection: sa.Connection, night: Night) -> None:
     """Say that the figures of all sums are written, by a run that is about to be done."""
-    is_of_experiment = cohort_sums.c.experiment == experiment
-    query = cohort_sums.update().where(is_of_experiment, _is_unpublished(experiment))
-    connection.execute(query.values(run_id=run_id))
+    experiment = night.experiment.name
+    done = sa.select(runs.c.run_id).filter_by(experiment=experiment)
+    done = done.where(runs.c.status.in_(PUBLISHED))
+    unpublished = cohort_sums.update().where(cohort_sums.c.run_id.not_in(done))
+    connection.execute(unpublished.filter_by(experiment=experiment).values(run_id=night.run_id))
 
 
-def _is_unpublished(experiment: str) -> sa.ColumnElement[bool]:
-    done = sa.select(runs.c.run_id).where(
-        runs.c.experiment == experiment,
-        runs.c.job == "score",
-        runs.c.status.in_(("done", "superseded")),
-    )
-    return cohort_sums.c.run_id.not_in(done)
-
-
-def find_published(
-    connection: sa.Connection, experiment: str, run_date: date
-) -> dict[tuple[str, str, bool], int]:
-    """Mature predictions behind the figures of the newest look.
-
-    By cohort, name, and whether it names a model.
-    """
-    c, m, v = looks.c, scores.c, variant_scores.c
+def find_published(connection: sa.Connection, experiment: str, run_date: date) -> dict[Key, int]:
+    """Mature predictions behind the figures of the newest look, by `Key.of_figures`."""
+    c, m, v, nothing = looks.c, scores.c, variant_scores.c, sa.literal("")
     last = sa.select(c.run_id).where(c.experiment == experiment, c.run_date <= run_date)
     run_id = connection.scalar(last.order_by(c.run_date.desc()).limit(1))
-    of_models = sa.select(m.cohort, m.model_name, m.n).where(m.metric == "n")
-    of_variants = sa.select(v.cohort, v.variant, v.n_mature)
+    of_models = sa.select(m.cohort, nothing, m.model_name, m.n).where(m.metric == "n")
+    of_variants = sa.select(v.cohort, v.variant, nothing, v.n_mature)
     return {
-        (cohort, name, table is scores): n
-        for query, table in ((of_models, scores), (of_variants, variant_scores))
-        for cohort, name, n in connection.execute(
-            query.where(table.c.experiment == experiment, table.c.run_id == run_id)
-        )
+        Key(*key): n
+        for query in (of_models, of_variants)
+        for *key, n in connection.execute(query.filter_by(experiment=experiment, run_id=run_id))
     }
 
 
-def write_figures(
-    connection: sa.Connection, experiment: str, figures: Figures, run_id: str
-) -> None:
+def write_figures(connection: sa.Connection, night: Night, figures: Figures) -> None:
     """Write figures in the place of those that are equal in the columns `REPLACED_BY`.
 
     Figures of models, variants and cohorts that are no longer there, for their nights were
     predicted again, are removed.
     """
+    experiment = night.experiment.name
     for table, names in REPLACED_BY.items():
         present = {tuple(getattr(key, name) for name in names) for key in figures.keys}
         query = sa.select(*(table.c[name] for name in names)).filter_by(experiment=experiment)
@@ -400,4 +377,4 @@ def write_figures(
             rows_by_key.setdefault(tuple(row[name] for name in names), []).append(row)
         for key, rows in rows_by_key.items():
             same = dict(zip(names, key, strict=True))
-            replace_rows(connection, table, rows, run_id, experiment=experiment, **same)
+            replace_rows(connection, table, rows, night.run_id, experiment=experiment, **same)

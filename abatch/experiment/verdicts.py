@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from abatch.database.tables import Row, looks, predictions, sample_ratios, units, verdicts
 from abatch.database.writing import insert_frame, replace_rows
+from abatch.experiment.predictions import Span
 from abatch.experiment.records import name_verdict
 from abatch.experiment.registrations import OUTCOME, Comparison, Terms
 from abatch.statistics import stats, words
@@ -274,24 +275,12 @@ def make_look(
     return Look(row, ratios, rows)
 
 
-def read_units(
-    connection: sa.Connection,
-    experiment: str,
-    metrics: Sequence[str],
-    nights: tuple[date, date] | None,
-) -> pd.DataFrame:
-    """What is known of the candidates predicted in some nights, as in `add_exposures`.
-
-    Parameters
-    ----------
-    nights : the first and the last, both included
-    """
-    if nights is None:
-        return pd.DataFrame(columns=[*UNIT, "n_exposures", *metrics])
+def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
+    """What is known of the candidates predicted in some nights, as in `add_exposures`."""
     c, frames = units.c, []
     for metric in metrics:
         query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome).where(
-            _was_predicted(experiment, nights), c.metric == metric
+            _was_predicted(span), c.metric == metric
         )
         rows = [tuple(row) for row in connection.execute(query)]
         frames.append(pd.DataFrame.from_records(rows, columns=[*UNIT, "n_exposures", metric]))
@@ -301,9 +290,9 @@ def read_units(
     return frame
 
 
-def remove_units(connection: sa.Connection, experiment: str, nights: tuple[date, date]) -> None:
-    """Remove what was known of all candidates predicted in some nights, both ends included."""
-    connection.execute(units.delete().where(_was_predicted(experiment, nights)))
+def remove_units(connection: sa.Connection, span: Span) -> None:
+    """Remove what was known of all candidates predicted in some nights."""
+    connection.execute(units.delete().where(_was_predicted(span)))
 
 
 def write_units(
@@ -317,10 +306,9 @@ def write_units(
         insert_frame(connection, units, rows)
 
 
-def _was_predicted(experiment: str, nights: tuple[date, date]) -> sa.ColumnElement[bool]:
-    p = predictions.c
-    ids = sa.select(p.candidate_id).where(p.experiment == experiment, p.run_date.between(*nights))
-    return (units.c.experiment == experiment) & units.c.candidate_id.in_(ids)
+def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
+    ids = span.select(predictions.c.candidate_id)
+    return (units.c.experiment == span.experiment) & units.c.candidate_id.in_(ids)
 
 
 def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
