@@ -3,7 +3,6 @@
 It is looked at as SQL Server would.
 """
 
-import ast
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
