@@ -113,15 +113,12 @@ class Night:
 
         Raises
         ------
-        AbatchError
+        DatabaseError
             If somebody else holds it and does not let go.
         """
-        if self.dry_run:
-            yield
-            return
-        with connections.lock(self._engine, name, wait_seconds=faults.LOCK_WAIT_SECONDS) as held:
-            if not held:
-                raise AbatchError(f"{self}: somebody else is {what}. Run it again.")
+        refusal = f"{self}: somebody else is {what}. Run it again."
+        held = connections.hold(self._engine, name, refusal, faults.LOCK_WAIT_SECONDS)
+        with nullcontext() if self.dry_run else held:
             yield
 
     def finish(

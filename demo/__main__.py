@@ -232,12 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # the bank loads in the morning
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-        with connections.lock(engine, "demo") as acquired:
-            if not acquired:
-                raise AbatchError(
-                    f"{faults.show_url(engine)}: another demo is being played on it. Wait for it,"
-                    " or end it."
-                )
+        refusal = "another demo is being played on it. Wait for it, or end it."
+        with connections.hold(engine, "demo", f"{faults.show_url(engine)}: {refusal}"):
             start_afresh(experiment, engine)
             migrations.upgrade(engine)
             job.start_log(experiment.environment, "demo")

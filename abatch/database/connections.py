@@ -343,9 +343,18 @@ def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool
     belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL, SQL
     Server), and dies with it: nothing is left behind to be cleaned up by hand.
     """
-    hold = _hold_file if engine.dialect.name == "sqlite" else _hold_session
-    with hold(engine, name, wait_seconds) as acquired:
+    acquire = _hold_file if engine.dialect.name == "sqlite" else _hold_session
+    with acquire(engine, name, wait_seconds) as acquired:
         yield acquired
+
+
+@contextmanager
+def hold(engine: sa.Engine, name: str, refusal: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold a lock as `lock` does; DatabaseError with `refusal` if somebody else holds it."""
+    with lock(engine, name, wait_seconds) as acquired:
+        if not acquired:
+            raise DatabaseError(refusal)
+        yield
 
 
 @contextmanager

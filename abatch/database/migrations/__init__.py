@@ -41,14 +41,11 @@ def upgrade(engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
         with faults.described(place):
             _prepare_file(engine, Path(str(engine.url.database)))
-    with connections.lock(engine, "init") as acquired:
-        if not acquired:
-            raise DatabaseError(
-                f"{place}: another process is creating or upgrading the tables. Run init again when"
-                " it has ended."
-            )
-        with faults.described(place):
-            connections.write(engine, _upgrade, connections.find_schema(engine))
+    refusal = (
+        "another process is creating or upgrading the tables. Run init again when it has ended."
+    )
+    with connections.hold(engine, "init", f"{place}: {refusal}"), faults.described(place):
+        connections.write(engine, _upgrade, connections.find_schema(engine))
     connections.check_ready(engine, "")
 
 
