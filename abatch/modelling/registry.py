@@ -93,6 +93,10 @@ class Promotions(NamedTuple):
             variant: row.model_name for variant, row in newest.items() if row.effective_date > on
         }
 
+    def until(self, variant: str, on: date) -> list[Row]:
+        """The promotions of a variant that are effective on a date, the newest last."""
+        return [row for row in self.rows if row.variant == variant and row.effective_date <= on]
+
     def previous(self, variant: str, on: date) -> str:
         """The model_name to go back to.
 
@@ -104,9 +108,7 @@ class Promotions(NamedTuple):
             If there is none.
         """
         history: list[str] = []
-        for row in self.rows:
-            if row.variant != variant or row.effective_date > on:
-                continue
+        for row in self.until(variant, on):
             if row.action == "rollback" and row.model_name in history:
                 while history[-1] != row.model_name:
                     history.pop()

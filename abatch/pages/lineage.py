@@ -17,7 +17,6 @@ from abatch.database.tables import (
     models,
     predictions,
     predictions_superseded,
-    promotions,
     runs,
 )
 from abatch.errors import DataError
@@ -214,10 +213,8 @@ def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, R
     """What made the model live for the night of a prediction, and what has overruled that since."""
     if row.model_name is None:
         return None, None
-    p = promotions.c
-    query = sa.select(promotions).filter_by(experiment=row.experiment, variant=row.variant)
-    until = query.where(p.effective_date <= row.run_date).order_by(p.promotion_id)
-    history = connection.execute(until).all()
+    promotions = registry.read_promotions(connection, row.experiment)
+    history = promotions.until(row.variant, row.run_date)
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     newest = history[-1] if history and history[-1].model_name != row.model_name else None
@@ -393,9 +390,8 @@ def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> li
     p = predictions.c
     counts = (sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
     key = (p.variant, p.model_name)
-    night = (p.experiment == experiment.name, p.run_date == on)
-    query = sa.select(*key, *counts).where(*night).group_by(*key).order_by(*key)
-    rows = connection.execute(query).all()
+    night = sa.select(*key, *counts).filter_by(experiment=experiment.name, run_date=on)
+    rows = connection.execute(night.group_by(*key).order_by(*key)).all()
     live = []
     for variant in experiment.split:
         has_model = variant in experiment.models
