@@ -319,6 +319,11 @@ class Environment:
     retry_seconds: int
 
     @property
+    def place(self) -> str:
+        """Its key, for messages."""
+        return f"{self.file}, environments.{self.name}"
+
+    @property
     def folder(self) -> Path:
         """Where the config lies, and the user's own estimators beside it."""
         return self.file.resolve().parent

@@ -115,7 +115,7 @@ def connect(environment: Environment) -> sa.Engine:
         environment.database,
         environment.schema,
         environment.folder,
-        f"{environment.file}, environments.{environment.name}.database",
+        f"{environment.place}.database",
         environment.retry_seconds,
     )
 

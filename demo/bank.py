@@ -33,7 +33,7 @@ def live(experiment: Experiment, engine: sa.Engine, arguments: argparse.Namespac
         If abatch has no tables here yet, or if the database holds tables of somebody else.
     """
     environment = experiment.environment
-    place = f"{environment.file}, environments.{environment.name}"
+    place = environment.place
     if environment.name == "prod":
         raise UsageError(
             f"{place}: a simulated bank is never played in prod. Name another environment, as in"

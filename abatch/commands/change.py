@@ -4,8 +4,7 @@ import argparse
 import getpass
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -18,9 +17,11 @@ from abatch.commands.command import Chosen, Day, command
 from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.database.tables import Row
-from abatch.errors import AbatchError, NothingToDo, RegistryError, UsageError, suggest
+from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import gate, registry
+
+BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
 
 
 def whoami(name: str = "") -> str:
@@ -72,9 +73,8 @@ def init(
     experiments = load_experiments(config, env, need_database=not sql)
     environment = experiments.environment
     if sql:
-        place = f"{environment.file}, environments.{environment.name}"
         url = environment.database.get_secret_value()
-        return write_script(url, environment.schema, place).rstrip("\n")
+        return write_script(url, environment.schema, environment.place).rstrip("\n")
     with job.open_database(environment, is_ready=False) as engine:
         migrations.upgrade(engine)
         return f"{faults.show_url(engine)}: abatch's tables are ready"
@@ -107,11 +107,11 @@ def promote(
 ) -> str:
     """Make a dated model live from a day on."""
     change = Change("promote", on, reason, by, allow_dirty)
-    return "\n".join(_make_live(experiments, engine, change, lambda connection: [model]))
+    return _make_live(experiments, engine, change, lambda connection: [model])
 
 
-def _check_rollback(model: str | None, to: date | None, **_: object) -> str:
-    if (model is None) != (to is None):
+def _check_rollback(model: str, to: date | None, **_: object) -> str:
+    if bool(model) != bool(to):
         return ""
     return (
         "rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to"
@@ -124,9 +124,10 @@ def roll_back(
     experiments: Chosen,
     engine: sa.Engine,
     model: Annotated[
-        str | None,
+        str,
         Option(
             nargs="?",
+            default="",
             metavar="MODEL",
             help="modelA, or dated, such as modelA_v1.0_2026-11-23",
         ),
@@ -145,8 +146,7 @@ def roll_back(
         raise UsageError(f"--to {to} lies after {on}, from which on it would be live")
 
     def find_names(connection: sa.Connection) -> list[str]:
-        if model is None:
-            assert to is not None  # by _check_rollback
+        if to:
             return _find_live(connection, experiments, to)
         for experiment in experiments.values():
             for variant, configured in experiment.models.items():
@@ -157,9 +157,7 @@ def roll_back(
 
     change = Change("rollback", on, reason, by, allow_dirty)
     done = _make_live(experiments, engine, change, find_names)
-    if not done:
-        raise NothingToDo(f"what was live on {to} is live on {on} already")
-    return "\n".join(done)
+    return done or f"what was live on {to} is live on {on} already"
 
 
 def _find_live(connection: sa.Connection, experiments: Experiments, on: date) -> list[str]:
@@ -178,20 +176,20 @@ def _make_live(
     engine: sa.Engine,
     change: Change,
     find_names: Callable[[sa.Connection], list[str]],
-) -> list[str]:
-    """Append rows to promotions, all or none; returns what each has changed."""
+) -> str:
+    """Append rows to promotions, all or none; returns what they have changed, a line for each."""
 
     def append(connection: sa.Connection) -> dict[str, str]:
         names = find_names(connection)
         return {name: _append(connection, experiments, change, name) for name in names}
 
-    with _hold_promotions(engine):
+    with connections.hold(engine, registry.PROMOTIONS, BUSY):
         done = connections.write(engine, append)
     if len(done) == 1 and not any(done.values()):
-        raise NothingToDo(f"{next(iter(done))} is live on {change.on} already")
+        return f"{next(iter(done))} is live on {change.on} already"
     for experiment in experiments.values():
         connections.read(engine, registry.link_live, experiment, change.on)
-    return [text for text in done.values() if text]
+    return "\n".join(filter(None, done.values()))
 
 
 def _append(connection: sa.Connection, experiments: Experiments, change: Change, name: str) -> str:
@@ -243,17 +241,6 @@ def _choose_config(experiments: Experiments, model: Row) -> Experiment:
     return experiments[model.experiment]
 
 
-@contextmanager
-def _hold_promotions(engine: sa.Engine) -> Iterator[None]:
-    with connections.lock(engine, registry.PROMOTIONS) as acquired:
-        if not acquired:
-            raise AbatchError(
-                "somebody else is promoting, rolling back or deleting a model just now."
-                " Run it again."
-            )
-        yield
-
-
 @command("delete")
 def delete(
     experiments: Experiments, engine: sa.Engine, model: Model, reason: Reason, by: By
@@ -272,7 +259,7 @@ def delete(
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
         return experiment, model in promotions.ever_live
 
-    with _hold_promotions(engine):
+    with connections.hold(engine, registry.PROMOTIONS, BUSY):
         experiment, was_live = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 
