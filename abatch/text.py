@@ -4,7 +4,15 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Reply(NamedTuple):
+    """What is told to people, what to programs, as `to_json` takes it, and an exit code."""
+
+    text: str
+    content: Any = None
+    code: int = 0
 
 
 def to_json(content: object) -> str:

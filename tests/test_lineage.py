@@ -24,7 +24,7 @@ from abatch.errors import DataError
 from abatch.experiment import registrations, terms
 from abatch.modelling import registry
 from abatch.pages import lineage
-from abatch.text import to_json
+from abatch.text import Reply, to_json
 from tests.conftest import make_card, make_registration
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
@@ -183,8 +183,8 @@ def explain(
 
     Of a word that comes again the last counts, and an empty word is the title.
     """
-    (answer,) = lineage.explain(engine, {"card_offer": experiment}, candidate, on)
-    return read_facts(answer.text)
+    reply = lineage.explain(engine, {"card_offer": experiment}, candidate, on)
+    return read_facts(reply.text)
 
 
 def read_facts(text: str) -> dict[str, str]:
@@ -347,8 +347,7 @@ def test_explain_after_force(bank: sa.Engine, experiment: Experiment) -> None:
         "promote, effective from 2026-09-02, written 2026-09-03 06:15:00 UTC by train train2"
     )
     assert "overruled" not in facts
-    (answer,) = lineage.explain(bank, {"card_offer": experiment}, "6", NIGHT)
-    text = answer.text
+    text = lineage.explain(bank, {"card_offer": experiment}, "6", NIGHT).text
     words = " ".join(text[text.index("  superseded") :].split())
     assert (
         words == f"superseded {A1}, 0.125, not selected, 2026-09-02 19:00:00 UTC by run predict0;"
@@ -438,10 +437,10 @@ def test_explain_of_several_experiments(bank: sa.Engine, experiment: Experiment)
     other = experiment.model_copy(update={"name": "renewal"})
     register(bank, other)
     experiments = {"card_offer": experiment, "renewal": other}
-    blocks = [answer.text for answer in lineage.explain(bank, experiments, "1", NIGHT)]
+    blocks = lineage.explain(bank, experiments, "1", NIGHT).text.split("\n\n")
     assert [block.split()[0] for block in blocks] == ["card_offer", "renewal"]
     assert "SHA-256 of renewal:1 begins with 750d400bf45c7707" in " ".join(blocks[1].split())
-    assert len(lineage.explain(bank, experiments, "6", NIGHT)) == 1
+    assert len(lineage.explain(bank, experiments, "6", NIGHT).text.split("\n\n")) == 1
 
 
 def test_explain_without_a_prediction_names_other_nights(
@@ -493,9 +492,9 @@ def test_explain_of_long_names_keeps_the_width(experiment: Experiment, engine: s
 
 def describe(engine: sa.Engine, experiment: Experiment, on: date) -> list[str]:
     """What is said of each variant, in one line."""
-    (answer,) = lineage.describe_live(engine, {"card_offer": experiment}, on)
-    assert max(map(len, answer.text.splitlines())) < 80
-    title, *blocks = answer.text.split("\n  variant ")
+    text = lineage.describe_live(engine, {"card_offer": experiment}, on).text
+    assert max(map(len, text.splitlines())) < 80
+    title, *blocks = text.split("\n  variant ")
     assert title == f"card_offer in dev, live on {on}"
     return [" ".join(block.split()) for block in blocks]
 
@@ -556,16 +555,15 @@ def test_describe_live_of_predictions_without_a_promotion(
     )
 
 
-def read_json(answers: list[lineage.Answer]) -> Any:
-    """The content of the only answer, as a program reads it."""
-    (answer,) = answers
-    return json.loads(to_json(answer.content))
+def read_json(reply: Reply) -> Any:
+    """The content as a program reads it."""
+    return json.loads(to_json(reply.content))
 
 
 def test_explain_as_json(bank: sa.Engine, experiment: Experiment) -> None:
     """The content of the text, under the names of the tables' columns."""
     experiments = {"card_offer": experiment}
-    told = read_json(lineage.explain(bank, experiments, "6", NIGHT))
+    (told,) = read_json(lineage.explain(bank, experiments, "6", NIGHT))
     assert (told["experiment"], told["environment"], told["superseded"]) == (
         "card_offer",
         "dev",
@@ -592,12 +590,12 @@ def test_explain_as_json(bank: sa.Engine, experiment: Experiment) -> None:
     assert (made["run"]["run_id"], told["run"]["run_id"]) == ("train1", "predict1")
     assert told["promotion"].keys() == set(promotions.columns.keys())
     assert told["overruled_by"] is None
-    control = read_json(lineage.explain(bank, experiments, "2", NIGHT))
+    (control,) = read_json(lineage.explain(bank, experiments, "2", NIGHT))
     assert (control["making"], control["promotion"]) == (None, None)
 
 
 def test_describe_live_as_json(bank: sa.Engine, experiment: Experiment) -> None:
-    told = read_json(lineage.describe_live(bank, {"card_offer": experiment}, NIGHT))
+    (told,) = read_json(lineage.describe_live(bank, {"card_offer": experiment}, NIGHT))
     assert (told["experiment"], told["date"]) == ("card_offer", "2026-09-02")
     first, _, control = told["variants"]
     assert first["promotion"]["model_name"] == first["model"]["model_name"] == A1

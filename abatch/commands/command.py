@@ -21,20 +21,12 @@ from abatch.arguments import (
 from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.config import Experiments, load_experiments
 from abatch.errors import NothingToDo
-from abatch.text import to_json
+from abatch.text import Reply, to_json
 
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
 Day = Annotated[date, day("--date", help="the day in question (default: today)")]
 AS_JSON = switch("--json", "print it for programs")
-
-
-class Reply(NamedTuple):
-    """What a command answers to people, what to programs, as `to_json` takes it; the exit code."""
-
-    text: str
-    content: object = None
-    code: int = job.DONE
 
 
 Function = TypeVar("Function", bound=Callable[..., str | Reply])

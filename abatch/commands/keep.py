@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from abatch import job, night
 from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
-from abatch.commands.command import Only, Reply, command
+from abatch.commands.command import Only, command
 from abatch.config import Experiment, Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
 from abatch.errors import NothingToDo, RegistryError, UsageError
 from abatch.modelling import registry, reproduction, retention, snapshots
 from abatch.queries import Window
-from abatch.text import show_table, wrap_facts
+from abatch.text import Reply, show_table, wrap_facts
 
 WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"

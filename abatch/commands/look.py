@@ -1,6 +1,6 @@
 """Commands that look and change nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 
 from abatch.arguments import Option, day
-from abatch.commands.command import Chosen, Day, Only, Reply, command
+from abatch.commands.command import Chosen, Day, Only, command
 from abatch.config import Experiment, Experiments
 from abatch.database import faults, tables
 from abatch.database.tables import Row, runs
@@ -16,7 +16,7 @@ from abatch.experiment.records import Record, read_records
 from abatch.modelling import registry
 from abatch.pages import lineage
 from abatch.pages.gaps import Gap, describe_gaps, find_gaps
-from abatch.text import show_table, wrap_facts
+from abatch.text import Reply, show_table, wrap_facts
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day) -> Reply:
 
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
     """What is live, and what was done until a day."""
-    live = registry.read_promotions(connection, experiment.name).live(on)
+    promotions = registry.read_promotions(connection, experiment.name)
+    live = {variant: promotions.live(on).get(variant) for variant in experiment.models}
     query = sa.select(runs).filter_by(experiment=experiment.name).order_by(runs.c.started_at)
     ledger = connection.execute(query).all()
-    variants = []
-    for variant in experiment.split:
-        has_model = variant in experiment.models
-        variants.append(VariantState(variant, has_model, live.get(variant) if has_model else None))
+    variants = [
+        VariantState(variant, variant in live, live.get(variant)) for variant in experiment.split
+    ]
     jobs = []
     for name in ("train", "predict", "score"):
         of_job = [row for row in ledger if row.job == name]
@@ -107,17 +107,12 @@ def list_models(
 ) -> Reply:
     """The dated models, and which of them are live; `at` tells what was live on a day."""
     if at:
-        return _reply(lineage.describe_live(engine, experiments, at))
+        return lineage.describe_live(engine, experiments, at)
     with engine.connect() as connection:
         models = [model for name in experiments for model in _tell_models(connection, name, on)]
     if not models:
         return Reply("there are no models yet. Train some: python train.py", models)
     return Reply(show_table(map(_make_line, models)), models)
-
-
-def _reply(answers: Sequence[lineage.Answer]) -> Reply:
-    text = "\n\n".join(answer.text for answer in answers)
-    return Reply(text, [answer.content for answer in answers])
 
 
 def _tell_models(connection: sa.Connection, experiment: str, on: date) -> Iterator[dict[str, Any]]:
@@ -208,7 +203,7 @@ def explain(
     on: Day,
 ) -> Reply:
     """How one candidate's prediction of one night came to be."""
-    return _reply(lineage.explain(engine, experiments, candidate, on))
+    return lineage.explain(engine, experiments, candidate, on)
 
 
 @command("dictionary")

@@ -4,7 +4,7 @@ Only reads.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
 from abatch.modelling.card import Card
-from abatch.text import wrap_facts
+from abatch.text import Reply, wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
 Fact = tuple[str, str]
@@ -85,30 +85,32 @@ class Lineage:
 
 
 class Answer(NamedTuple):
-    """What is told of an experiment.
+    """What is told of an experiment: as text under a title, and as JSON."""
 
-    Attributes
-    ----------
-    text : lines of at most 80 columns
-    content : for JSON; its keys are columns of the tables
-    """
-
-    text: str
+    experiment: Experiment
+    title: str
+    facts: list[Fact]
     content: dict[str, Any]
 
 
-def _answer(
-    experiment: Experiment, title: str, facts: Iterable[Fact], content: Mapping[str, Any]
-) -> Answer:
-    name, environment = experiment.name, experiment.environment.name
-    text = "\n".join(wrap_facts(facts, f"{name} in {environment}, {title}"))
-    return Answer(text, {"experiment": name, "environment": environment, **content})
+def _join(answers: list[Answer]) -> Reply:
+    blocks, told = [], []
+    for experiment, title, facts, content in answers:
+        name, environment = experiment.name, experiment.environment.name
+        blocks.append("\n".join(wrap_facts(facts, f"{name} in {environment}, {title}")))
+        told.append({"experiment": name, "environment": environment, **content})
+    return Reply("\n\n".join(blocks), told)
 
 
 def explain(
     engine: sa.Engine, experiments: Mapping[str, Experiment], candidate: str, on: date
-) -> list[Answer]:
+) -> Reply:
     """The lineage of a candidate's prediction of one night, in each experiment that has one.
+
+    Returns
+    -------
+    Reply
+        Lines of at most 80 columns, and content whose keys are columns of the tables.
 
     Raises
     ------
@@ -137,10 +139,10 @@ def explain(
             facts += map(_describe_superseded, superseded)
             title = f"night of {on}, candidate {candidate_id}"
             content = {**content, "superseded": superseded}
-            answers.append(_answer(experiment, title, facts, content))
+            answers.append(Answer(experiment, title, facts, content))
         if not answers:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
-    return answers
+    return _join(answers)
 
 
 def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
@@ -325,14 +327,13 @@ def _describe_superseded(row: Row) -> Fact:
 def _describe_absence(
     connection: sa.Connection, experiments: Mapping[str, Experiment], candidate_id: str, on: date
 ) -> str:
-    nights = {name: _find_nights(connection, name, candidate_id) for name in experiments}
-    where = ", ".join(experiments) or "any experiment"
+    where = ", ".join(experiments)
     lines = [f"--candidate {candidate_id}: there is no prediction of {on} in {where}."]
-    for name, days in nights.items():
-        if days:
-            newest = "the newest are " * (len(days) == N_NIGHTS) + ", ".join(map(str, days))
+    for name in experiments:
+        if nights := _find_nights(connection, name, candidate_id):
+            newest = "the newest are " * (len(nights) == N_NIGHTS) + ", ".join(map(str, nights))
             lines.append(f"{name} has it on other nights: {newest}. Name one by --date.")
-    if not any(nights.values()):
+    if len(lines) == 1:
         lines.append(
             "It was never predicted there. Write the id as the candidates query returns it: outside"
             " UUIDs upper and lower case count."
@@ -370,18 +371,22 @@ class Live:
     predicted: list[Row]
 
 
-def describe_live(
-    engine: sa.Engine, experiments: Mapping[str, Experiment], on: date
-) -> list[Answer]:
-    """Which model of each variant is live on a day, why, and which made the night's predictions."""
+def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: date) -> Reply:
+    """Which model of each variant is live on a day, why, and which made the night's predictions.
+
+    Returns
+    -------
+    Reply
+        Lines of at most 80 columns, and content whose keys are columns of the tables.
+    """
     answers = []
     with engine.connect() as connection:
         for experiment in experiments.values():
             live = find_live(connection, experiment, on)
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             content = {"date": on, "variants": live}
-            answers.append(_answer(experiment, f"live on {on}", facts, content))
-    return answers
+            answers.append(Answer(experiment, f"live on {on}", facts, content))
+    return _join(answers)
 
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
