@@ -139,17 +139,16 @@ def open_database(environment: Environment, *, is_ready: bool = True) -> Iterato
 
 def report(error: BaseException, what: str, where: str = "the database") -> int:
     """Print the one message that somebody must read, log it, and return the exit code that fits."""
-    code = MENDABLE
+    code = USAGE if isinstance(error, UsageError) else MENDABLE
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted; what was not finished was not written. Run it again."
     elif isinstance(error, AbatchError):
-        message, code = str(error), USAGE if isinstance(error, UsageError) else MENDABLE
+        message = str(error)
     elif isinstance(error, SQLAlchemyError):
         message = f"{where}: {faults.describe(error)}"
     else:
-        trace = "".join(traceback.format_exception(error))
+        code, trace = BUG, "".join(traceback.format_exception(error))
         message = f"this is a fault of abatch, not of yours; please report it.\n{trace}"
-        code = BUG
     # An estimator of the user's own may have failed deep inside: the log tells him where.
     cause = error.__cause__ if isinstance(error, ConfigError) else None
     logger.error("%s: %s", what, message, exc_info=cause)

@@ -195,21 +195,20 @@ def _make_live(
 def _append(connection: sa.Connection, experiments: Experiments, change: Change, name: str) -> str:
     """Append one row to promotions; returns what it changed, empty if the model is live already."""
     on, model = change.on, registry.find_model(connection, name)
-    experiment = _choose_config(experiments, model)
+    experiment, environment = _choose_config(experiments, model), experiments.environment
     if model.variant not in experiment.models:
         raise AbatchError(
             f"{experiment.key('models')}: variant {model.variant}, for which {name} was trained,"
             " has no model here."
         )
-    warning = registry.check_model(connection, experiment.environment.models_dir, model)
+    warning = registry.check_model(connection, environment.models_dir, model)
     promotions = registry.read_promotions(connection, model.experiment)
     before = promotions.live(on).get(model.variant)
     if before == name:
         return ""
-    place = experiment.environment.name
-    allowed = gate.check_dirt(place, model, promotions, allow_dirty=change.allow_dirty)
+    allowed = gate.check_dirt(environment.name, model, promotions, allow_dirty=change.allow_dirty)
     overruled = promotions.later(on).get(model.variant)
-    today = night.today(experiment.environment)
+    today = night.today(environment)
     live_today = promotions.live(today).get(model.variant)
     registry.promote(
         connection,
@@ -247,23 +246,22 @@ def delete(
 ) -> str:
     """Delete the files of a dated model that is not live; its record stays."""
 
-    def write_deletion(connection: sa.Connection) -> tuple[Experiment, bool]:
-        row = registry.find_model(connection, model)
-        experiment = _choose_config(experiments, row)
-        today = night.today(experiment.environment)
+    def write_deletion(connection: sa.Connection) -> bool:
+        row, today = registry.find_model(connection, model), night.today(experiments.environment)
+        _choose_config(experiments, row)
         promotions = registry.read_promotions(connection, row.experiment)
         if model in {*promotions.live(today).values(), *promotions.later(today).values()}:
             raise RegistryError(
                 f"{model} is live, or will be, and is not deleted. Make another one live first."
             )
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
-        return experiment, model in promotions.ever_live
+        return model in promotions.ever_live
 
     with connections.hold(engine, registry.PROMOTIONS, BUSY):
-        experiment, was_live = connections.write(engine, write_deletion)
+        was_live = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 
-    connections.read(engine, retention.remove_deleted, experiment.environment)
+    connections.read(engine, retention.remove_deleted, experiments.environment)
     lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
     return f"{model}: its files are deleted; its record stays{lost}"
 
