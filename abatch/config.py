@@ -22,17 +22,16 @@ from pydantic import (
     model_validator,
 )
 
+from abatch import yaml_file
 from abatch.errors import ConfigError, UsageError, suggest
 from abatch.files import hash_bytes
-from abatch.mistakes import NAME, VERSION, fault, told
 from abatch.queries import Query
-from abatch.yaml_file import read_yaml
+from abatch.yaml_file import NAME, VERSION, fault, told
 
 VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
-Days = Annotated[int, Field(ge=0, le=3650)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[Positive, Field(le=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -88,8 +87,8 @@ class Outcome(Section):
 
     kind: Literal["binary", "numeric"]
     window_days: int = Field(ge=1, le=3650)
-    lag_days: Days = 0
-    grace_days: Days = 7
+    lag_days: int = Field(0, ge=0, le=3650)
+    grace_days: int = Field(7, ge=0, le=3650)
     expected_effect: float
     baseline: float | None = None
     baseline_sd: Positive | None = None
@@ -443,9 +442,7 @@ def load_experiments(
         If the file has no such environment.
     """
     path = Path(path)
-    raw = read_yaml(path)
-    with told(path, File):
-        file = File.model_validate(raw)
+    file = yaml_file.read(path, File)
     chosen = _make_environment(path, file, environment, need_database)
     if str(chosen.folder) not in sys.path:
         sys.path.append(str(chosen.folder))  # where a user's own estimators live

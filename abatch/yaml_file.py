@@ -1,11 +1,38 @@
-"""A file of YAML: read, and where it stumbles."""
+"""A file of YAML: read, checked, its mistakes told in the words of somebody who writes YAML."""
 
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
-from abatch.errors import ConfigError
+from abatch.errors import ConfigError, suggest
+
+Section = TypeVar("Section", bound=BaseModel)
+NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+VERSION = r"^[0-9A-Za-z.]{1,20}$"
+# What is expected, by pydantic's kind of error, or by the pattern of a text.
+_EXPECTED = {
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "list_type": "a list",
+    "too_short": "at least one entry",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:.15g}",
+    "greater_than_equal": "at least {ge:.15g}",
+    "less_than_equal": "at most {le:.15g}",
+    NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
+    VERSION: "letters, digits and dots, at most 20 of them",
+}
+_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,14 +67,19 @@ def _stumble(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-def read_yaml(path: Path) -> Any:
-    """What a file of YAML holds.
+def read(path: Path, section: type[Section]) -> Section:
+    """What a file of YAML holds, checked by a model of pydantic's.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, or is no valid YAML: with line and column, and the mend.
+        If the file cannot be read, is no valid YAML, or has mistakes, which `told` tells.
     """
+    with told(path, section):
+        return section.model_validate(_load(path))
+
+
+def _load(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -62,3 +94,102 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, RecursionError) as error:
         problem = f": is not valid YAML: {str(error).splitlines()[0]}."
     raise ConfigError(f"{path}{problem}")
+
+
+def fault(found: object, expected: str, *path: str) -> ValidationError:
+    """What a check across keys raises: what stands at the path from there on, what should."""
+    error = PydanticCustomError("fault", expected)
+    return ValidationError.from_exception_data("", [{"type": error, "loc": path, "input": found}])
+
+
+@contextmanager
+def told(place: object, section: type[BaseModel]) -> Iterator[None]:
+    """Raise a ConfigError with a line for each mistake that the section's own check finds.
+
+    A line has the place, the path to the key, the value found, what was expected and the mend.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        items = _drop_doubles(error.errors())
+        faults = [f"{place}{_describe(section, item)}" for item in items]
+        raise ConfigError("\n".join(faults)) from None
+
+
+def _drop_doubles(items: list[Any]) -> list[Any]:
+    """Without the missing keys that an unknown key beside them was meant to be.
+
+    One mistake, one message.
+    """
+    missing = [item["loc"] for item in items if item["type"] == "missing"]
+    for *section, key in [item["loc"] for item in items if item["type"] == "extra_forbidden"]:
+        beside = [name for *other, name in missing if other == section]
+        meant = [(*section, name) for name in difflib.get_close_matches(key, beside, n=1)]
+        items = [item for item in items if item["loc"] not in meant]
+    return items
+
+
+def _describe(section: type[BaseModel], item: Any) -> str:
+    """What `told` says of one fault, but for its place."""
+    location, found, kind = [str(step) for step in item["loc"]], item["input"], item["type"]
+    place = _name_place(location)
+    if kind == "extra_forbidden":
+        keys = _list_keys(section, location[:-1])
+        expected = f"Expected one of {', '.join(keys)}.{suggest(location[-1], keys)}"
+        return f"{place}: unknown key. {expected}"
+    if kind == "missing":
+        return f"{place}: this key is missing. Add it."
+    context = item.get("ctx", {})
+    if words := _EXPECTED.get(context.get("pattern", kind)):
+        expected = words.format(**context)
+    else:
+        expected = re.sub("^(Input should be|Value error,) ", "", item["msg"])
+    shown = _show(found, location)
+    if kind == "invalid_key" or location[-1:] == ["[key]"]:
+        place = _name_place(location[: -1 if kind == "invalid_key" else -2])
+        if not isinstance(found, str):
+            yes = ": YAML reads yes, no, on and off as true and false" * isinstance(found, bool)
+            expected = f"text. Put the key between quotes{yes}"
+        return f"{place}: found the key {shown}, expected {expected}."
+    end = "" if expected.endswith((".", "?")) else "."
+    return f"{place}: found {shown}, expected {expected}{end}{_mend(kind, found)}"
+
+
+def _name_place(location: list[str]) -> str:
+    keys = ".".join("(not shown)" if "://" in step else step for step in location)
+    return f", {keys}" if keys else ""
+
+
+def _mend(kind: str, found: object) -> str:
+    """What to write instead, where that is plain."""
+    if kind == "string_type" and isinstance(found, (int, float, bool)):
+        return " Put it between quotes."
+    if kind in ("int_type", "float_type") and isinstance(found, str):
+        try:
+            return f" Write it as {float(found):.15g}, without quotes."
+        except ValueError:
+            pass
+    return ""
+
+
+def _show(found: object, location: list[str]) -> str:
+    """The value in a message, unless it may hold a database's address, and with it a password."""
+    if found is None:
+        return "nothing"
+    text = repr(found)
+    holds_address = location[:1] == ["environments"] and location[2:] in ([], ["database"])
+    if not location or holds_address or "://" in text:
+        return f"{_KINDS.get(type(found), 'a value')} that is not shown, as it may be secret"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _list_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the keys that may stand at `location`, read off the classes of the sections."""
+    steps = iter(location)
+    for step in steps:
+        annotation = section.model_fields[step].annotation
+        if get_origin(annotation) is dict:
+            next(steps, None)  # the name of an entry
+        kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+        section = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -20,7 +20,6 @@ LEVELS = [
         "files",
         "queries",
         "yaml_file",
-        "mistakes",
         "config",
         "version",
         "text",
