@@ -178,15 +178,15 @@ def simulate_motion(
 @pytest.mark.parametrize(
     ("alpha", "x"), [(0.05, 8.211968), (0.025, 9.752938), (0.05 / 3, 10.643431)]
 )
-def test_tune_x_published(alpha: float, x: float) -> None:
-    assert stats.tune_x(alpha) == pytest.approx(x, abs=5e-7)
+def test_tune_information_published(alpha: float, x: float) -> None:
+    assert stats.tune_information(alpha) == pytest.approx(x, abs=5e-7)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
-def test_tune_x_gives_the_smallest_multiplier(alpha: float) -> None:
+def test_tune_information_gives_the_smallest_multiplier(alpha: float) -> None:
     grid = np.geomspace(0.1, 1000, 100_001)
     multipliers = stats.compute_sequence(0.0, 1.0, grid, alpha).multiplier
-    assert grid[multipliers.argmin()] == pytest.approx(stats.tune_x(alpha), rel=1e-3)
+    assert grid[multipliers.argmin()] == pytest.approx(stats.tune_information(alpha), rel=1e-3)
 
 
 def test_compare_at_the_planned_standard_error() -> None:
@@ -242,7 +242,7 @@ def test_compute_sequence_growthbook(
 ) -> None:
     p0, p1 = s0 / n0, s1 / n1
     se = np.sqrt(p0 * (1 - p0) / n0 + p1 * (1 - p1) / n1)
-    for tuned, expected in ((approximate_x(alpha), theirs), (stats.tune_x(alpha), ours)):
+    for tuned, expected in ((approximate_x(alpha), theirs), (stats.tune_information(alpha), ours)):
         found = stats.compute_sequence(p1 - p0, se, tuned * (n0 + n1) / n_planned, alpha)
         assert found.estimate == pytest.approx(estimate, abs=5e-9)
         assert (found.lower, found.upper) == pytest.approx(expected[:2], abs=6e-9)
@@ -705,7 +705,7 @@ def test_compute_sequence_spends_alpha_and_no_more() -> None:
     n_crossed = 0
     for _ in range(20):
         estimates, se = simulate_motion(rng, 1000, np.geomspace(1e-3, 1e6, 4000))
-        found = stats.compute_sequence(estimates, se, stats.tune_x(0.05) * se**-2, 0.05)
+        found = stats.compute_sequence(estimates, se, stats.tune_information(0.05) * se**-2, 0.05)
         n_crossed += ((found.lower > 0) | (found.upper < 0)).any(axis=1).sum()
     assert 0.04 <= n_crossed / 20_000 <= 0.05 + bound_share(0.05, 20_000)
 

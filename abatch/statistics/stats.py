@@ -9,7 +9,6 @@ outcomes all enter through a difference and its standard error. Formulas take ar
 floats, so that one call serves one look or a thousand simulated ones.
 """
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from math import ceil, log
 from operator import add, sub
@@ -72,13 +71,10 @@ class Moments:
     sum_yy: float = 0.0
 
     def __add__(self, other: "Moments") -> "Moments":
-        return self._combine(add, other)
+        return Moments(*map(add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "Moments") -> "Moments":
-        return self._combine(sub, other)
-
-    def _combine(self, operation: Callable[[float, float], float], other: "Moments") -> "Moments":
-        return Moments(*map(operation, astuple(self), astuple(other)))
+        return Moments(*map(sub, astuple(self), astuple(other)))
 
 
 class Mean(NamedTuple):
@@ -183,24 +179,23 @@ def compare(treatment: Mean, control: Mean, effect: float, alpha: float) -> Comp
     """
     se = np.sqrt(treatment.variance + control.variance)
     with np.errstate(divide="ignore", invalid="ignore"):
-        x = tune_x(alpha) * (plan_se(effect, alpha) / se) ** 2
-    return compute_sequence(treatment.value - control.value, se, x, alpha)
+        information = tune_information(alpha) * (plan_se(effect, alpha) / se) ** 2
+    return compute_sequence(treatment.value - control.value, se, information, alpha)
 
 
-def compute_sequence(estimate: float, se: float, x: float, alpha: float) -> Comparison:
+def compute_sequence(estimate: float, se: float, information: float, alpha: float) -> Comparison:
     """The two-sided normal mixture bound of Howard et al. 2021, in units of the standard error."""
-    se = _keep(np.asarray(se) > 0, se)
-    x = _keep(se > 0, x)
+    is_known = np.asarray(se) > 0
+    se, x = _keep(is_known, se), _keep(is_known, information)
     shrinkage = x / (1 + x)
     multiplier = np.sqrt((np.log1p(x) + 2 * log(1 / alpha)) / shrinkage)
     pvalue = np.minimum(1.0, np.sqrt(1 + x) * np.exp(-((estimate / se) ** 2) / 2 * shrinkage))
-    return Comparison(
-        estimate, se, x, multiplier, estimate - multiplier * se, estimate + multiplier * se, pvalue
-    )
+    half = multiplier * se
+    return Comparison(estimate, se, x, multiplier, estimate - half, estimate + half, pvalue)
 
 
-def tune_x(alpha: float) -> float:
-    """The x at which the multiplier is smallest for a sample: where the sequence is tightest."""
+def tune_information(alpha: float) -> float:
+    """The information at which the multiplier is smallest for a sample: the tightest sequence."""
     return float(-lambertw(-(alpha**2) / np.e, -1).real - 1)
 
 
