@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -36,6 +36,12 @@ def show_table(rows: Iterable[Mapping[str, object]]) -> str:
         " ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
         for line in lines
     )
+
+
+def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[str]:
+    """The first things, and of how many others nothing is said: and 3 more."""
+    n_rest = len(things) - n_shown
+    return [*things[:n_shown], *([f"and {n_rest} {rest}"] if n_rest > 0 else [])]
 
 
 def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> list[str]:

@@ -32,3 +32,9 @@ def test_to_json() -> None:
         "x": 0.1,
     }
     assert '"Ærø": null' in shown
+
+
+def test_cut_list() -> None:
+    assert text.cut_list(["a", "b"], 2) == ["a", "b"]
+    assert text.cut_list(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]
+    assert text.cut_list(["a", "b"], 1, "later ones") == ["a", "and 1 later ones"]

@@ -19,7 +19,7 @@ from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import code, estimators, libraries, registry, snapshots, training
 from abatch.modelling.card import Card
 from abatch.queries import Query
-from abatch.text import wrap_facts
+from abatch.text import cut_list, wrap_facts
 
 TOLERANCE = 1e-9
 N_CHANGES = 8  # of the config, that are told
@@ -204,8 +204,7 @@ def _check_configuration(experiments: Mapping[str, Experiment], card: Card) -> C
     changes = list(_diff("", card.config, experiment.describe()))
     if not changes:
         return Check("configuration", SAME, f"hash {card.config_hash[:12]}")
-    more = [f"and {len(changes) - N_CHANGES} more"] if len(changes) > N_CHANGES else []
-    return Check("configuration", MOVED, "; ".join([*changes[:N_CHANGES], *more]))
+    return Check("configuration", MOVED, "; ".join(cut_list(changes, N_CHANGES)))
 
 
 def _diff(path: str, then: Any, now: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ link and no time of its own: the same card gives the same bytes. Its sentences s
 card.html.j2, but for the limits, which are sentences that follow from figures.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,29 @@ from abatch import files
 from abatch.modelling.card import Card, Figure, to_json
 from abatch.modelling.gate import is_dirty
 from abatch.pages.html import load_template, show_number, show_percent
-from abatch.pages.plots import PALETTE, list_tenths, plot_reliability
+from abatch.pages.plots import PALETTE, plot_reliability
 from abatch.statistics.metrics import MIN_CASES
+from abatch.text import cut_list
 
 # with fewer, the interval of a ROC AUC of 0.75 is wider than 0.08 (Hanley & McNeil, Radiology 143,
 # 1982, 29-36)
 FEW_CASES = 200
 N_NAMED = 12  # in one sentence
-NOTHING = Figure(value=None, lower=None, upper=None)
 
 
 def render(card: Card) -> str:
     """The page, which depends on nothing but the card."""
     importances = {row.feature: row for row in card.importances}
+    calibration = None
+    if "roc_auc" in card.metrics:
+        calibration = plot_reliability(card.model_name, card.metrics, PALETTE[0], "card")
     subgroups = groupby(card.subgroups, key=lambda row: row.column)
-    tenths = list_tenths(card.metrics)
     return load_template("card.html.j2").render(
         card=card,
         outcome=card.config["outcome"],
         features=[*importances, *sorted(card.columns.keys() - importances)],
         importances=importances,
-        calibration=(
-            plot_reliability(card.model_name, tenths, PALETTE[0], "card") if len(tenths) else None
-        ),
+        calibration=calibration,
         subgroups=[(column, [*rows]) for column, rows in subgroups],
         limits=list_limits(card),
         min_cases=MIN_CASES,
@@ -81,7 +81,7 @@ def list_limits(card: Card) -> list[str]:
 
 
 def _find_limits_of_validation(metrics: Mapping[str, Figure]) -> Iterator[str]:
-    n, n_positive = (int(metrics[name].value or 0) for name in ("n", "n_positive"))
+    n, n_positive = int(metrics["n"].value or 0), int(metrics["n_positive"].value or 0)
     counts = f"{n_positive:,} validation rows with the outcome and {n - n_positive:,} without"
     n_rarer = min(n_positive, n - n_positive)
     if n_rarer < MIN_CASES:
@@ -89,9 +89,10 @@ def _find_limits_of_validation(metrics: Mapping[str, Figure]) -> Iterator[str]:
             f"Nothing was measured: there were {counts}, and under {MIN_CASES} of either no figure"
             " is given."
         )
-    elif n_rarer < FEW_CASES:
+        return
+    if n_rarer < FEW_CASES:
         yield f"Few outcomes, wide intervals: there were {counts}."
-    roc_auc, slope = (metrics.get(name, NOTHING) for name in ("roc_auc", "calibration_slope"))
+    roc_auc, slope = metrics["roc_auc"], metrics["calibration_slope"]
     if roc_auc.lower is not None and roc_auc.lower <= 0.5:
         yield (
             "It is not sure that it ranks better than a coin: ROC AUC may be"
@@ -108,15 +109,16 @@ def _find_limits_of_validation(metrics: Mapping[str, Figure]) -> Iterator[str]:
 def _find_limits_of_use(card: Card) -> Iterator[str]:
     small = [row for row in card.subgroups if row.roc_auc is None]
     if small:
-        names = _name([f"{row.column} = {row.value} ({row.n:,} rows)" for row in small])
+        names = [f"{row.column} = {row.value} ({row.n:,} rows)" for row in small]
         yield (
             f"Subgroups with under {MIN_CASES} of either outcome, for which it is not known how"
-            f" well it ranks: {names}."
+            f" well it ranks: {', '.join(cut_list(names, N_NAMED))}."
         )
     null_rates = {name: card.features[name].null_rate for name in sorted(card.columns)}
     empty = [f"{name} ({show_percent(rate)})" for name, rate in null_rates.items() if rate > 0.5]
     if empty:
-        yield f"Features that were null in more than half of the training rows: {_name(empty)}."
+        names = cut_list(empty, N_NAMED)
+        yield f"Features that were null in more than half of the training rows: {', '.join(names)}."
     if card.config["outcome"]["kind"] == "numeric":
         yield (
             "The outcome is an amount, and what is predicted is the probability that it is above 0,"
@@ -135,8 +137,3 @@ def _find_limits_of_use(card: Card) -> Iterator[str]:
             f"The code differed from its commit ({card.code_version}), so what trained it may not"
             " be found again."
         )
-
-
-def _name(things: Sequence[str]) -> str:
-    more = f", and {len(things) - N_NAMED} more" if len(things) > N_NAMED else ""
-    return ", ".join(things[:N_NAMED]) + more

@@ -82,7 +82,8 @@ class Figures(NamedTuple):
         """ROC AUC of all validations of each name and version."""
         validated: dict[str, list[float]] = {}
         for row in self.models.values():
-            if (roc_auc := Card.model_validate_json(row.card).roc_auc) is not None:
+            roc_auc = Card.model_validate_json(row.card).roc_auc
+            if roc_auc is not None:
                 name = registry.undated_name(row.name, row.version)
                 validated.setdefault(name, []).append(roc_auc)
         return validated
@@ -128,6 +129,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
     newest = sa.select(sa.func.max(feature.cohort)).where(feature.experiment == experiment.name)
     models = rows(tables.models, by=[sa.desc("as_of"), sa.desc("run_id"), "model_name"])
     registration = registrations.find(connection, experiment.name)
+    promotions = registry.read_promotions(connection, experiment.name)
     return Figures(
         experiment=experiment,
         run_date=run_date,
@@ -151,7 +153,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
             by=[sa.desc("psi"), "model_name", "feature"],
         ),
         models={row.model_name: row for row in models},
-        live=registry.read_promotions(connection, experiment.name).live(run_date),
-        promotions=rows(tables.promotions, by=[sa.desc("promotion_id")]),
+        live=promotions.live(run_date),
+        promotions=promotions.rows[::-1],
         runs=rows(tables.runs, by=[sa.desc("started_at"), "run_id"]),
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 
+from abatch.text import cut_list
+
 N_GAPS = 10  # that are named
 DAY = timedelta(days=1)
 
@@ -28,6 +30,4 @@ def find_gaps(nights: Sequence[date], run_date: date) -> list[Gap]:
 
 def describe_gaps(gaps: Sequence[Gap]) -> list[str]:
     """Each gap as text, but of many only the newest by name."""
-    n_earlier = len(gaps) - N_GAPS
-    earlier = [f"and {n_earlier} earlier gaps"] if n_earlier > 0 else []
-    return [*map(str, gaps[:N_GAPS]), *earlier]
+    return cut_list([*map(str, gaps)], N_GAPS, "earlier gaps")

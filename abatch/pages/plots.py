@@ -95,16 +95,14 @@ def plot_sequence(finding: Finding, scale: Scale, key: str) -> Plot | None:
         return None
     days, effect = [row.run_date for row in rows], scale.factor * finding.effect
     x = np.array([day.toordinal() for day in days])
-    estimate, lower, upper, se = to_array(rows, "estimate", "lower", "upper", "se").T
-    naive = scale.factor * np.array(stats.naive_interval(estimate, se)).T
-    figures = scale.factor * np.array([estimate, lower, upper]).T
+    naive = scale.factor * np.array(stats.naive_interval(*to_array(rows, "estimate", "se").T)).T
+    figures = scale.factor * to_array(rows, "estimate", "lower", "upper")
     figures[[row.word == words.TOO_EARLY for row in rows], 1:] = np.nan
-    estimate, lower, upper = figures.T
 
     def draw(axes: "Axes") -> None:
-        axes.fill_between(x, lower, upper, color=PALETTE[0], alpha=0.25, linewidth=0)
+        axes.fill_between(x, *figures.T[1:], color=PALETTE[0], alpha=0.25, linewidth=0)
         axes.plot(x, naive, color=PALETTE[1], linewidth=0.9)
-        axes.plot(x, estimate, color=PALETTE[0], linewidth=1.6)
+        axes.plot(x, figures[:, 0], color=PALETTE[0], linewidth=1.6)
         draw_series(axes, [Series(PALETTE[0], x[-1:], figures[-1:])])
         axes.axhline(0, color=INK, linewidth=0.9)
         axes.axhline(effect, **DASHED)
@@ -119,8 +117,9 @@ def plot_sequence(finding: Finding, scale: Scale, key: str) -> Plot | None:
         mark_days(axes, days)
         axes.set_ylabel(f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)")
 
-    value, low, high = (show_number(figure, scale.decimals) for figure in figures[-1])
-    told = value if np.isnan(lower[-1]) else f"{value} ({low} to {high})"
+    told, lower, upper = (show_number(figure, scale.decimals) for figure in figures[-1])
+    if np.isfinite(figures[-1, 1]):
+        told += f" ({lower} to {upper})"
     label = f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}"
     return draw_svg(draw, label, key, 4.2, 3.0)
 
@@ -134,9 +133,9 @@ def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot
     """
     series, told = [], []
     for name, colour in colours.items():
-        number, _, *rates = list_tenths(scores[name]).T
-        tenths = N_RELIABILITY_BINS + 1 - number
-        lifts = np.array(rates).T / scores[name]["base_rate"].value
+        reliability = list_tenths(scores[name])
+        tenths = N_RELIABILITY_BINS + 1 - reliability[:, 0]
+        lifts = reliability[:, 2:] / scores[name]["base_rate"].value
         series.append(Series(colour, tenths, lifts))
         pairs = zip(tenths[::-1], lifts[::-1, 0], strict=True)
         told.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in pairs)}")
@@ -162,11 +161,12 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
     """
     title, right = HISTORY[metric]
     rows = [row for row in rows if row.metric == metric and row.model_name in colours]
-    days = sorted({date.fromisoformat(row.cohort) for row in rows})[-N_COHORTS:]
+    cohorts = sorted({row.cohort for row in rows})[-N_COHORTS:]
+    days = [date.fromisoformat(cohort) for cohort in cohorts]
     step = min(np.diff([day.toordinal() for day in days]), default=7)
     series, newest = [], []
     for name, colour in colours.items():
-        drawn = [row for row in rows if row.model_name == name and row.cohort >= str(days[0])]
+        drawn = [row for row in rows if row.model_name == name and row.cohort in cohorts]
         x = np.array([date.fromisoformat(row.cohort).toordinal() for row in drawn])
         series.append(Series(colour, x, to_array(drawn, "value", "lower", "upper")))
         newest += [
@@ -179,7 +179,7 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
         if np.isfinite(right):
             axes.axhline(right, **DASHED)
         if days:
-            figures = np.concatenate([drawn.figures for drawn in series])
+            figures = np.concatenate([line.figures for line in series])
             set_limits(axes, [right, *figures[:, 0]], figures)
             mark_days(axes, days)
         axes.set_title(title)
@@ -188,14 +188,14 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
     return draw_svg(draw, label, metric, 3.6, 2.3)
 
 
-def plot_reliability(name: str, tenths: np.ndarray, colour: str, key: str) -> Plot:
+def plot_reliability(name: str, metrics: Metrics, colour: str, key: str) -> Plot:
     """Predicted against observed shares of one model.
 
     Parameters
     ----------
-    tenths : as `list_tenths` has them
     key : keeps the plot's ids apart from those of the page's other plots
     """
+    tenths = list_tenths(metrics)
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator

@@ -61,7 +61,7 @@ def render(figures: Figures) -> str:
         ],
         lift=plots.plot_lift(scores, colours) if colours else None,
         reliability={
-            name: plots.plot_reliability(name, plots.list_tenths(scores[name]), colour, f"r{i}")
+            name: plots.plot_reliability(name, scores[name], colour, f"r{i}")
             for i, (name, colour) in enumerate(colours.items())
         },
         history=[
