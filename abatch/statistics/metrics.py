@@ -90,19 +90,17 @@ def make_histogram(
     bucket : array of int, shape (n,), in [0, n_buckets)
     """
     p = np.clip(prediction, _EPSILON, 1 - _EPSILON)
-    log_odds = np.clip(np.log(p) - np.log1p(-p), -LIMIT, LIMIT)
+    log_p, log_not_p = np.log(p), np.log1p(-p)
+    log_odds = np.clip(log_p - log_not_p, -LIMIT, LIMIT)
     index = np.rint((log_odds + LIMIT) / (2 * LIMIT) * (N_BINS - 1)).astype(np.int64)
     filled = np.bincount(index, minlength=N_BINS) > 0
     bins = np.flatnonzero(filled)
     cell = (bucket * 2 + outcome) * len(bins) + (filled.cumsum() - 1)[index]
     counts = np.bincount(cell, minlength=n_buckets * 2 * len(bins)).reshape(n_buckets, 2, len(bins))
-    log_loss = -np.where(outcome == 1, np.log(p), np.log1p(-p))
-    squared = (prediction - outcome) ** 2
-    losses = [
-        np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in (log_loss, squared)
-    ]
+    losses = -np.where(outcome == 1, log_p, log_not_p), (prediction - outcome) ** 2
+    sums = [np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in losses]
     # Of no rows numpy's sums are integers.
-    return Histogram(bins, counts, np.stack(losses, axis=1, dtype=np.float64))
+    return Histogram(bins, counts, np.stack(sums, axis=1, dtype=np.float64))
 
 
 def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
@@ -177,10 +175,8 @@ def measure(histogram: Histogram) -> dict[str, Metric]:
     return figures | reliability
 
 
-def jackknife_interval(
-    value: float, left_out: np.ndarray, confidence_level: float = 0.95
-) -> tuple[float, float]:
-    """Interval from delete-one-group values, with Student's t on g - 1 degrees of freedom.
+def jackknife_interval(value: float, left_out: np.ndarray) -> tuple[float, float]:
+    """95 % interval from delete-one-group values, with Student's t on g - 1 degrees of freedom.
 
     Parameters
     ----------
@@ -191,7 +187,7 @@ def jackknife_interval(
     if g < 2 or not np.isfinite(left_out).all():
         return np.nan, np.nan
     se = np.sqrt((g - 1) / g * np.sum((left_out - left_out.mean()) ** 2))
-    half = stats.t.ppf((1 + confidence_level) / 2, g - 1) * se
+    half = stats.t.ppf(0.975, g - 1) * se
     return float(value - half), float(value + half)
 
 
