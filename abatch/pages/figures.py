@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database import tables
+from abatch.database.tables import Row
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Registration, Terms
 from abatch.experiment.scores import ALL
@@ -23,7 +24,6 @@ HISTORY = {  # metric: title, and the value that stands for no skill or for righ
     "calibration_intercept": ("Calibration intercept", 0.0),
     "calibration_slope": ("Calibration slope", 1.0),
 }
-Row = sa.Row[Any]
 
 
 class Figures(NamedTuple):

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import groupby
 from typing import NamedTuple
 
+from abatch.database.tables import Row
 from abatch.experiment.registrations import OUTCOME, Comparison
-from abatch.pages.figures import Figures, Row
+from abatch.pages.figures import Figures
 from abatch.statistics import words
 
-PACE_DAYS = 28  # of the newest looks, by whose pace the days to wait are reckoned
+PACE = timedelta(days=28)  # of the newest looks, by whose pace the days to wait are reckoned
 
 
 class Scale(NamedTuple):
@@ -104,11 +106,10 @@ def find_findings(figures: Figures) -> list[Finding]:
     registration, looks, findings = figures.registration, figures.looks, []
     if registration is None:
         return []
+    n_units = looks[-1].n_units if looks else 0
     for comparison in registration.comparisons:
         sample = registration.plan.samples.get(comparison.name)
-        n_left = None
-        if sample:
-            n_left = max(0, sample.n_most - (looks[-1].n_units if looks else 0))
+        n_left = max(0, sample.n_most - n_units) if sample else None
         verdicts = figures.verdicts.get(comparison.name, {})
         findings.append(
             Finding(
@@ -124,16 +125,12 @@ def find_findings(figures: Figures) -> list[Finding]:
 
 
 def _find_days_left(looks: Sequence[Row], n_left: int | None) -> int | None:
-    recent = [
-        look
-        for look in looks
-        if look.n_units and (looks[-1].run_date - look.run_date).days <= PACE_DAYS
-    ]
-    if not n_left or not recent or recent[-1].n_units <= recent[0].n_units:
+    recent = [look for look in looks if look.n_units and look.run_date >= looks[-1].run_date - PACE]
+    if not n_left or not recent:
         return None
-    days = (recent[-1].run_date - recent[0].run_date).days
-    wait: float = n_left * days / (recent[-1].n_units - recent[0].n_units)
-    return math.ceil(wait)
+    first, last = recent[0], recent[-1]
+    n_new, n_days = last.n_units - first.n_units, (last.run_date - first.run_date).days
+    return math.ceil(n_left * n_days / n_new) if n_new > 0 else None
 
 
 def find_oversized(figures: Figures) -> list[Row]:

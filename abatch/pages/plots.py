@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from abatch.database.tables import Row
 from abatch.modelling import registry
-from abatch.pages.figures import HISTORY, Figures, Row
+from abatch.pages.figures import HISTORY, Figures
 from abatch.pages.findings import Finding, Scale
 from abatch.pages.html import show_number, show_percent
 from abatch.statistics import stats, words
