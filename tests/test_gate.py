@@ -361,8 +361,8 @@ def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
     assert f"{A8} does not go live: " in said
     assert "it may be lower by more than 0.02" in said
     with week_engine.connect() as connection:
-        row = registry.find_model(connection, A8)
-    assert row.decision.startswith("does not go live: ")
+        card = registry.find_model(connection, A8)
+    assert card.gate.sentence.startswith("does not go live: ")
     assert (week.environment.models_dir / f"{A8}.pkl").exists()
 
 
@@ -372,7 +372,7 @@ def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> 
     with week_engine.connect() as connection:
         assert (
             "training rows, fewer than the 10,000 that are asked for"
-            in registry.find_model(connection, A8).decision
+            in registry.find_model(connection, A8).gate.sentence
         )
 
 
@@ -396,7 +396,7 @@ def test_dirty_tree_does_not_go_live_in_prod(
     with week_engine.connect() as connection:
         assert (
             "does not go live: it was trained from a dirty tree"
-            in registry.find_model(connection, A8).decision
+            in registry.find_model(connection, A8).gate.sentence
         )
     train.train(prod, week_engine, LATER_NIGHT, force=True, allow_dirty=True)
     assert find_live(week_engine)["A"] == f"{A8}_2"
@@ -417,7 +417,9 @@ def test_promote_of_a_dirty_model_in_prod_by_hand(
     raw["environments"]["prod"] = raw["environments"]["dev"]
     week.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     with week_engine.begin() as connection:
-        connection.execute(models.update().values(code_version="0.1.0+abc-dirty"))
+        clean = json.dumps(version.code_version())
+        dirty = sa.func.replace(models.c.card, clean, '"0.1.0+abc-dirty"')
+        connection.execute(models.update().values(card=dirty))
     command = ("promote", A8, "--reason", "x", "--env", "prod", "--date", "2026-09-08")
     code, out, err = call(capsys, week, *command)
     assert (code, out) == (1, "")

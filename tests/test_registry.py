@@ -84,10 +84,11 @@ def save(
 
 
 def write_files(folder: Path, model_name: str, pipeline: Any, **changes: Any) -> Card:
-    file = registry.pickle_model(model_name, pipeline)
-    facts = {"model_name": model_name, "file": file.name, "sha256": file.sha256}
+    content = registry.pickle_model(pipeline)
+    sha256 = hashlib.sha256(content).hexdigest()
+    facts = {"model_name": model_name, "file": f"{model_name}.pkl", "sha256": sha256}
     card = make_card(**{**CARD, "gate": GOES_LIVE.model_dump(), **facts, **changes})
-    registry.save_model(folder, file, card)
+    registry.save_model(folder, content, card)
     return card
 
 
@@ -247,19 +248,17 @@ def test_load_model_deleted(bank: sa.Engine, tmp_path: Path) -> None:
     assert save(bank, tmp_path, MONDAY) == f"{name}_2"  # its row stays, and with it its name
 
 
-def test_find_deletion(engine: sa.Engine) -> None:
+def test_read_deletions(engine: sa.Engine) -> None:
     delete(engine, "m1")
     delete(engine, "ab", registry.SNAPSHOT)
     delete(engine, "m1")
     with engine.connect() as connection:
-        found = registry.find_deletion(connection, registry.MODEL, "m1")
+        of_models = registry.read_deletions(connection, registry.MODEL)
+        of_snapshots = registry.read_deletions(connection, registry.SNAPSHOT)
         newest = connection.scalar(sa.select(sa.func.max(deletions.c.deletion_id)))
-        assert registry.find_deletion(connection, registry.MODEL, "ab") is None
-        assert registry.find_deleted(connection, registry.MODEL) == {"m1"}
-        assert registry.find_deleted(connection, registry.SNAPSHOT) == {"ab"}
-    assert found is not None
-    assert found.deletion_id == newest
-    assert (found.reason, found.deleted_by) == ("too old, Ærø", "me@here")
+    assert (of_models.keys(), of_snapshots.keys()) == ({"m1"}, {"ab"})
+    assert of_models["m1"].deletion_id == newest
+    assert (of_models["m1"].reason, of_models["m1"].deleted_by) == ("too old, Ærø", "me@here")
 
 
 def test_remove_files_that_cannot_be(tmp_path: Path) -> None:

@@ -691,8 +691,8 @@ def test_expanding_window_begins_on_its_first_day(week: Experiment, week_engine:
     experiment = with_training(week, window="expanding", start_date=start)
     train.train(experiment, week_engine, LATER_NIGHT, force=True)
     with week_engine.connect() as connection:
-        row = registry.find_model(connection, A8)
+        card = registry.find_model(connection, A8)
     # Outcomes are complete to September 6; window 14, lag 1: the last day of training rows is
     # August 22.
-    assert (row.from_date, row.to_date) == (start, FIRST_NIGHT - 9 * DAY)
-    assert row.rows == 31 * simulate.N_HISTORY
+    assert (card.from_date, card.to_date) == (start, FIRST_NIGHT - 9 * DAY)
+    assert card.rows == 31 * simulate.N_HISTORY

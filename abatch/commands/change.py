@@ -16,10 +16,10 @@ from abatch.arguments import CONFIG, ENV, Option, day, switch
 from abatch.commands.command import Chosen, Day, command
 from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
-from abatch.database.tables import Row
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import gate, registry
+from abatch.modelling.card import Card
 
 BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
 
@@ -231,7 +231,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     return text + (f"\n  {warning}" if warning else "")
 
 
-def _choose_config(experiments: Experiments, model: Row) -> Experiment:
+def _choose_config(experiments: Experiments, model: Card) -> Experiment:
     if model.experiment not in experiments:
         raise UsageError(
             f"{model.model_name} belongs to experiment {model.experiment}; expected one of"

@@ -82,7 +82,7 @@ def _tell_snapshots(
 ) -> list[dict[str, Any]]:
     """Pulls, with the state of their files by a look at the folder, or by reading them."""
     needed = retention.find_needed(connection)
-    deleted = registry.find_deleted(connection, registry.SNAPSHOT)
+    deleted = registry.read_deletions(connection, registry.SNAPSHOT)
     files = {row.content_hash: row for row in pulls}
     states = {name: _look_at(folder, row, deleted, is_read) for name, row in files.items()}
     return [
@@ -91,7 +91,7 @@ def _tell_snapshots(
     ]
 
 
-def _look_at(folder: Path, row: Row, deleted: set[str], is_read: bool) -> str:
+def _look_at(folder: Path, row: Row, deleted: Mapping[str, Row], is_read: bool) -> str:
     path = snapshots.path_of(folder, row.content_hash)
     if not path.exists() and row.content_hash in deleted:
         return DROPPED

@@ -117,7 +117,7 @@ def list_models(
 
 def _tell_models(connection: sa.Connection, experiment: str, on: date) -> Iterator[dict[str, Any]]:
     """The dated models of an experiment, as they are on a day."""
-    deleted = registry.find_deleted(connection, registry.MODEL)
+    deleted = registry.read_deletions(connection, registry.MODEL)
     live = registry.read_promotions(connection, experiment).live(on)
     for name, card in registry.read_cards(connection, experiment).items():
         yield {

@@ -5,7 +5,6 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abatch.config import Training
-from abatch.database.tables import Row
 from abatch.errors import RegistryError
 from abatch.modelling.card import Card, Decision, Figure
 from abatch.modelling.registry import Promotions
@@ -164,7 +163,7 @@ def judge_dirt(
 
 
 def check_dirt(
-    environment: str, model: Row, promotions: Promotions, *, allow_dirty: bool
+    environment: str, card: Card, promotions: Promotions, *, allow_dirty: bool
 ) -> dict[str, Any] | None:
     """Evidence to record of a promotion by hand, None without any.
 
@@ -175,15 +174,15 @@ def check_dirt(
     RegistryError
         If it is not.
     """
-    is_new = model.model_name not in promotions.ever_live
-    if environment != PROD or not is_dirty(model.code_version) or not is_new:
+    is_new = card.model_name not in promotions.ever_live
+    if environment != PROD or not is_dirty(card.code_version) or not is_new:
         return None
     if not allow_dirty:
         raise RegistryError(
-            f"{model.model_name}: {DIRTY} ({model.code_version}). It does not go live in {PROD}."
+            f"{card.model_name}: {DIRTY} ({card.code_version}). It does not go live in {PROD}."
             " Train anew from a commit, or allow it: --allow-dirty, which is recorded."
         )
-    return _record_dirt(model.code_version)
+    return _record_dirt(card.code_version)
 
 
 def _record_dirt(code_version: str) -> dict[str, Any]:

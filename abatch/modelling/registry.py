@@ -42,23 +42,6 @@ class Model(NamedTuple):
     warning: str = ""
 
 
-class ModelFile(NamedTuple):
-    """A fitted pipeline as it is saved: pickled, under the name of the dated model."""
-
-    model_name: str
-    content: bytes
-
-    @property
-    def name(self) -> str:
-        """The name of the file."""
-        return f"{self.model_name}.pkl"
-
-    @property
-    def sha256(self) -> str:
-        """Of the content."""
-        return files.hash_bytes(self.content)
-
-
 class Promotions(NamedTuple):
     """What was ever made live in an experiment; a row that was written later overrules.
 
@@ -203,25 +186,25 @@ def choose_model_name(
     return name
 
 
-def pickle_model(model_name: str, pipeline: "Pipeline") -> ModelFile:
+def pickle_model(pipeline: "Pipeline") -> bytes:
     """A fitted pipeline as it is saved."""
     import joblib
 
     buffer = io.BytesIO()
     joblib.dump(pipeline, buffer)
-    return ModelFile(model_name, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def save_model(models_dir: Path, file: ModelFile, card: Card) -> None:
-    """Write the pickle and its .json beside and rename them.
+def save_model(models_dir: Path, content: bytes, card: Card) -> None:
+    """Write the pickle, as `pickle_model` makes it, and its .json beside and rename them.
 
     Raises
     ------
     FileError
         If the folder cannot be written.
     """
-    files.write_file(models_dir / file.name, file.content)
-    files.write_file(models_dir / f"{file.model_name}.json", card.to_json(indent=2).encode())
+    files.write_file(models_dir / card.file, content)
+    files.write_file(models_dir / f"{card.model_name}.json", card.to_json(indent=2).encode())
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
@@ -235,21 +218,20 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
     """
     import joblib
 
-    row = find_model(connection, model_name)
-    content = read_model_file(connection, models_dir, row)
-    card = Card.model_validate_json(row.card)
-    warning = libraries.check(card.libraries, f"{models_dir / row.file}")
+    card = find_model(connection, model_name)
+    content = read_model_file(connection, models_dir, card)
+    warning = libraries.check(card.libraries, f"{models_dir / card.file}")
     try:
         return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
     # the content is what was saved, so it is a library or a module of the user's that differs
     except Exception as error:
         raise RegistryError(
-            f"{models_dir / row.file}: cannot be opened ({error}). Install what it was trained"
+            f"{models_dir / card.file}: cannot be opened ({error}). Install what it was trained"
             " with, see the .json beside it."
         ) from None
 
 
-def check_model(connection: sa.Connection, models_dir: Path, row: Row) -> str:
+def check_model(connection: sa.Connection, models_dir: Path, card: Card) -> str:
     """Whether `load_model` can open a dated model, without the wait for its libraries.
 
     Only a model that has code of the user's is opened: nothing else tells whether that is here.
@@ -264,14 +246,13 @@ def check_model(connection: sa.Connection, models_dir: Path, row: Row) -> str:
     RegistryError
         As `load_model` does.
     """
-    card = Card.model_validate_json(row.card)
     if set(card.code_files) - set(code.TRAINING_CODE):
-        return load_model(connection, models_dir, row.model_name).warning
-    read_model_file(connection, models_dir, row)
-    return libraries.check(card.libraries, f"{models_dir / row.file}")
+        return load_model(connection, models_dir, card.model_name).warning
+    read_model_file(connection, models_dir, card)
+    return libraries.check(card.libraries, f"{models_dir / card.file}")
 
 
-def read_model_file(connection: sa.Connection, models_dir: Path, row: Row) -> bytes:
+def read_model_file(connection: sa.Connection, models_dir: Path, card: Card) -> bytes:
     """The content of a model's file, which is what was saved.
 
     Raises
@@ -279,11 +260,11 @@ def read_model_file(connection: sa.Connection, models_dir: Path, row: Row) -> by
     RegistryError
         If the file is missing, unreadable or another, or was deleted.
     """
-    path = models_dir / row.file
+    path, name = models_dir / card.file, card.model_name
     mend = "Bring it back from a backup, or roll back: python -m abatch rollback"
-    if deletion := find_deletion(connection, MODEL, row.model_name):
+    if deletion := read_deletions(connection, MODEL).get(name):
         raise RegistryError(
-            f"{path}: {row.model_name} was deleted on {deletion.deleted_at:%Y-%m-%d} by"
+            f"{path}: {name} was deleted on {deletion.deleted_at:%Y-%m-%d} by"
             f" {deletion.deleted_by} ({deletion.reason}). Name another; see: python -m abatch"
             " models"
         )
@@ -291,27 +272,28 @@ def read_model_file(connection: sa.Connection, models_dir: Path, row: Row) -> by
         content = path.read_bytes()
     except OSError as error:
         raise RegistryError(
-            f"{path}: the file of {row.model_name} cannot be read ({error.strerror}). {mend}"
+            f"{path}: the file of {name} cannot be read ({error.strerror}). {mend}"
         ) from None
     sha256 = files.hash_bytes(content)
-    if sha256 != row.sha256:
+    if sha256 != card.sha256:
         raise RegistryError(
-            f"{path}: has SHA-256 {sha256}, expected {row.sha256} from the table models. The file"
+            f"{path}: has SHA-256 {sha256}, expected {card.sha256} from the table models. The file"
             f" was changed and is not opened. {mend}"
         )
     return content
 
 
-def find_model(connection: sa.Connection, model_name: str) -> Row:
-    """The row of a dated model; RegistryError if there is none."""
-    row = connection.execute(sa.select(models).where(models.c.model_name == model_name)).first()
-    if row is None:
+def find_model(connection: sa.Connection, model_name: str) -> Card:
+    """The card of a dated model, as the table has it; RegistryError if there is none."""
+    query = sa.select(models.c.card).where(models.c.model_name == model_name)
+    card = connection.scalar(query)
+    if card is None:
         names = connection.scalars(sa.select(models.c.model_name)).all()
         raise RegistryError(
             f"there is no model {model_name!r}. See: python -m abatch"
             f" models{suggest(model_name, names)}"
         )
-    return row
+    return Card.model_validate_json(card)
 
 
 def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> dict[str, Model]:
@@ -392,34 +374,27 @@ def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str
     return links
 
 
-def find_deletion(connection: sa.Connection, kind: str, name: str) -> Row | None:
-    """The newest deletion of a model, or of a snapshot that was not pulled again since."""
+def read_deletions(connection: sa.Connection, kind: str) -> dict[str, Row]:
+    """The newest deletion of each deleted model, or of each snapshot not pulled again since.
+
+    By model_name, or by content hash.
+    """
     since = snapshots.c.pulled_at > deletions.c.deleted_at
-    pulled = sa.exists(sa.select(snapshots.c.run_id).filter_by(content_hash=name).where(since))
-    query = sa.select(deletions).filter_by(kind=kind, name=name).where(~pulled)
-    return connection.execute(query.order_by(deletions.c.deletion_id.desc())).first()
-
-
-def find_deleted(connection: sa.Connection, kind: str) -> set[str]:
-    """The names of models, or the content hashes of snapshots, that are deleted."""
-    return set(connection.scalars(sa.select(deletions.c.name).where(deletions.c.kind == kind)))
+    again = sa.exists().where(snapshots.c.content_hash == deletions.c.name, since)
+    query = sa.select(deletions).filter_by(kind=kind).where(~again)
+    rows = connection.execute(query.order_by(deletions.c.deletion_id))
+    return {row.name: row for row in rows}
 
 
 def write_deletion(
-    connection: sa.Connection,
-    kind: str,
-    name: str,
-    reason: str,
-    deleted_by: str,
-    deleted_at: datetime,
+    connection: sa.Connection, kind: str, name: str, reason: str, by: str, now: datetime
 ) -> None:
     """Append a row to `deletions`.
 
     The file is removed after it is committed, by `remove_files` for a model.
     """
-    deletion = {"kind": kind, "name": name, "reason": reason}
-    who = {"deleted_by": deleted_by, "deleted_at": deleted_at}
-    connection.execute(deletions.insert().values(deletion | who))
+    row = {"kind": kind, "name": name, "reason": reason, "deleted_by": by, "deleted_at": now}
+    connection.execute(deletions.insert().values(row))
 
 
 def remove_files(models_dir: Path, model_name: str) -> None:

@@ -68,11 +68,10 @@ def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_na
     """
     environment = next(iter(experiments.values())).environment
     with engine.connect() as connection:
-        row = registry.find_model(connection, model_name)
-        card = Card.model_validate_json(row.card)
+        card = registry.find_model(connection, model_name)
         pull = snapshots.choose_snapshot(connection, card.snapshot)
         kept, snapshot_check = _check_snapshot(connection, environment, pull)
-        model, file_check = _open(connection, environment, row)
+        model, file_check = _open(connection, environment, card)
     then = Experiment.restore(card.config, card.experiment, environment)
     pulled, words = _pull_again(engine, then, card, pull, kept)
     asked = f"the database, asked as of {card.as_of:%Y-%m-%d %H:%M:%S} UTC,"
@@ -148,7 +147,7 @@ def _compare(
 def _check_snapshot(
     connection: sa.Connection, environment: Environment, pull: Row
 ) -> tuple[pd.DataFrame | None, Check]:
-    deletion = registry.find_deletion(connection, registry.SNAPSHOT, pull.content_hash)
+    deletion = registry.read_deletions(connection, registry.SNAPSHOT).get(pull.content_hash)
     try:
         rows = snapshots.load(environment.snapshots_dir, pull)
     except RegistryError as error:
@@ -228,15 +227,15 @@ def _check_environment(card: Card) -> Check:
 
 
 def _open(
-    connection: sa.Connection, environment: Environment, row: Row
+    connection: sa.Connection, environment: Environment, card: Card
 ) -> tuple[registry.Model | None, Check]:
     """The model, if its file is what was saved and may be opened under today's libraries."""
     try:
-        registry.read_model_file(connection, environment.models_dir, row)
+        registry.read_model_file(connection, environment.models_dir, card)
     except RegistryError as error:
         return None, Check("model file", BROKEN, str(error))
     try:
-        model = registry.load_model(connection, environment.models_dir, row.model_name)
+        model = registry.load_model(connection, environment.models_dir, card.model_name)
     except RegistryError as error:
         words = f"SHA-256 as recorded, but it is not opened here: {error}"
         return None, Check("model file", SAME, words)

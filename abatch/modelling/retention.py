@@ -66,11 +66,10 @@ def remove_files(connection: sa.Connection, environment: Environment, now: datet
 
 def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
     """Remove the files of deleted models for good, of snapshots unless they were pulled again."""
-    for name in registry.find_deleted(connection, registry.MODEL):
+    for name in registry.read_deletions(connection, registry.MODEL):
         registry.remove_files(environment.models_dir, name)
-    for name in registry.find_deleted(connection, registry.SNAPSHOT):
-        if registry.find_deletion(connection, registry.SNAPSHOT, name):
-            files.remove(snapshots.path_of(environment.snapshots_dir, name))
+    for name in registry.read_deletions(connection, registry.SNAPSHOT):
+        files.remove(snapshots.path_of(environment.snapshots_dir, name))
 
 
 def choose_models(
@@ -84,7 +83,7 @@ def choose_models(
     """
     if days is None:
         return
-    kept = {*registry.find_deleted(connection, registry.MODEL)}
+    kept = {*registry.read_deletions(connection, registry.MODEL)}
     kept |= set(connection.scalars(sa.select(promotions.c.model_name)))
     query = sa.select(models.c.model_name, runs.c.started_at)
     for row in connection.execute(query.join(runs, runs.c.run_id == models.c.run_id)):

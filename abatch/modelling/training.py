@@ -17,7 +17,6 @@ from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
 from abatch.modelling.card import Card, Decision, Figure, Origin
-from abatch.modelling.registry import ModelFile
 from abatch.night import Night
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
@@ -325,23 +324,22 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
     )
 
 
-def make_card(
-    experiment: Experiment,
-    origin: Origin,
-    rows: Rows,
-    fitted: Fitted,
-    decision: Decision,
-    file: ModelFile,
-) -> Card:
-    """The card of a model that is about to be saved; figures of validation rows are measured."""
-    model, newest = fitted.recipe.config, rows.validation
+def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Decision) -> Card:
+    """Write a dated model's pickle and its card as JSON; returns the card.
+
+    What the card says of validation rows is measured here.
+    """
+    environment, model, newest = night.experiment.environment, fitted.recipe.config, rows.validation
+    undated = registry.undated_name(model.name, model.version)
+    name = night.read(registry.choose_model_name, environment.models_dir, undated, night.run_date)
+    content = registry.pickle_model(fitted.pipeline)
     checked = rows.X.iloc[choose_checked(len(rows.y))]
-    return Card(
+    card = Card(
         **dict(origin),
         **dict(model),
-        model_name=file.model_name,
-        file=file.name,
-        sha256=file.sha256,
+        model_name=name,
+        file=f"{name}.pkl",
+        sha256=files.hash_bytes(content),
         variant=fitted.recipe.variant,
         metrics=fitted.metrics,
         importances=inspection.measure_importances(
@@ -353,17 +351,8 @@ def make_card(
         reference=fitted.reference,
         checked=estimators.predict_probability(fitted.pipeline, checked).tolist(),
         gate=decision,
-        code_files=code.hash_code(model.estimator, experiment.environment.folder),
+        code_files=code.hash_code(model.estimator, environment.folder),
         libraries=libraries.find_libraries(estimators.list_parts(fitted.pipeline)),
     )
-
-
-def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Decision) -> Card:
-    """Write a dated model's pickle and its card as JSON; returns the card."""
-    folder, model = night.experiment.environment.models_dir, fitted.recipe.config
-    undated = registry.undated_name(model.name, model.version)
-    name = night.read(registry.choose_model_name, folder, undated, night.run_date)
-    file = registry.pickle_model(name, fitted.pipeline)
-    card = make_card(night.experiment, origin, rows, fitted, decision, file)
-    registry.save_model(folder, file, card)
+    registry.save_model(environment.models_dir, content, card)
     return card

@@ -196,8 +196,10 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
         model=model,
         config_hash=Card.model_validate_json(card).config_hash,
         run=_find_run(connection, model.run_id),
-        deletion=registry.find_deletion(connection, registry.MODEL, model.model_name),
-        snapshot_deletion=registry.find_deletion(connection, registry.SNAPSHOT, model.snapshot),
+        deletion=registry.read_deletions(connection, registry.MODEL).get(model.model_name),
+        snapshot_deletion=registry.read_deletions(connection, registry.SNAPSHOT).get(
+            model.snapshot
+        ),
     )
 
 
