@@ -75,8 +75,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         if not card.gate.promote:
             night.warn(gate.tell(card))
     registry.relink(night)
-    night.write(retention.write_deletions, environment, utc_now(), f"train {night.run_id}")
-    night.read(retention.remove_files, environment, utc_now())
+    retention.apply_nightly(night)
     return summary
 
 

@@ -1,30 +1,39 @@
 """Retention: what goes by age and size, and never what is or was live."""
 
 import os
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import train
-from abatch.config import Experiment, Retention
+from abatch.config import Environment, Experiment, Retention, load_experiments
 from abatch.database import connections
 from abatch.database.tables import deletions, runs
 from abatch.modelling import registry, retention, retraining
 from abatch.night import utc_now
-from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, with_training
+from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, with_training, write_config
 from tests.test_registry import MONDAY, delete, promote, save
 from tests.test_snapshots import NOW, add_model, add_pull
 
 DAY = timedelta(days=1)
 
 
+def limit(folder: Path, **limits: Any) -> Environment:
+    """An environment with such a retention, also with limits that a config may not have."""
+    environment = load_experiments(write_config(folder, "sqlite://"), "dev").environment
+    return replace(environment, retention=Retention.model_construct(**limits))
+
+
 def drop(
     engine: sa.Engine, folder: Path, days: int | None = None, gigabytes: float | None = None
 ) -> list[tuple[str, str]]:
+    environment = limit(folder.parent, snapshot_days=days, snapshot_gigabytes=gigabytes)
     with engine.connect() as connection:
-        return list(retention.choose_snapshots(connection, folder, NOW, days, gigabytes))
+        return list(retention.choose_snapshots(connection, environment, NOW))
 
 
 @pytest.fixture
@@ -151,28 +160,29 @@ def test_choose_models(
     promote(engine, names[1], MONDAY)
     promote(engine, names[2], date(2027, 1, 1))
     delete(engine, names[4])
+    environment = limit(tmp_path, model_days=days)
     with engine.connect() as connection:
-        found = sorted(retention.choose_models(connection, now, days))
+        found = sorted(retention.choose_models(connection, environment, now))
     assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
 
 
 def test_retention_keeps_what_was_ever_live(week: Experiment, week_engine: sa.Engine) -> None:
     train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)  # never live
     keep = alter(week, retention=Retention(model_days=1, snapshot_gigabytes=0))
-    assert [
-        line.split()[0] for line in retention.apply(keep.environment, week_engine, utc_now(), "me")
-    ] == ["snapshot"]  # the model is of today
+    assert [line.split()[0] for line in retention.apply(keep.environment, week_engine, "me")] == [
+        "snapshot"
+    ]  # the model is of today
     with week_engine.begin() as connection:
         connection.execute(runs.update().values(started_at=utc_now() - 2 * DAY))
     assert (
-        len(retention.apply(keep.environment, week_engine, utc_now(), "me")) == 2
+        len(retention.apply(keep.environment, week_engine, "me")) == 2
     )  # both variants' models of the later night
     assert sorted(path.name for path in week.environment.models_dir.glob("*2026*.pkl")) == [
         f"{A1}.pkl",
         f"{A1.replace('A', 'B')}.pkl",
     ]
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
-    assert retention.apply(keep.environment, week_engine, utc_now(), "me") == []
+    assert retention.apply(keep.environment, week_engine, "me") == []
     with week_engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {
             "model",
@@ -191,7 +201,7 @@ def test_retention_waits_for_a_run_that_may_promote_yet(
             runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
         )
     keep = alter(week, retention=Retention(snapshot_gigabytes=0))
-    assert retention.apply(keep.environment, week_engine, utc_now(), "me") == []
+    assert retention.apply(keep.environment, week_engine, "me") == []
 
 
 def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
@@ -200,7 +210,7 @@ def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
     night = LATER_NIGHT
     train.train(with_training(week, min_rows=10_000), week_engine, night)
     none = alter(week, retention=Retention(snapshot_gigabytes=0)).environment
-    retention.apply(none, week_engine, utc_now(), "me")
+    retention.apply(none, week_engine, "me")
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
     train.train(with_training(week, min_rows=10_000), week_engine, night, force=True)
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2

@@ -90,7 +90,7 @@ def store(
 
 def load(engine: sa.Engine, folder: Path, content_hash: str) -> pd.DataFrame:
     with engine.connect() as connection:
-        row = snapshots.find_snapshot(connection, content_hash)
+        row = snapshots.find_newest(connection).get(content_hash)
     assert row is not None
     return snapshots.load(folder, row)
 
@@ -354,8 +354,8 @@ def test_store_equal_content_once(engine: sa.Engine, tmp_path: Path) -> None:
     assert path.read_bytes() == content
     with engine.connect() as connection:
         rows = snapshots.list_snapshots(connection)
-        newest = snapshots.find_snapshot(connection, content_hash)
-        assert snapshots.find_snapshot(connection, "0" * 64) is None
+        newest = snapshots.find_newest(connection).get(content_hash)
+        assert snapshots.find_newest(connection).get("0" * 64) is None
     assert [(row.run_id, row.content_hash) for row in rows] == [
         ("run1", content_hash),
         ("run2", content_hash),

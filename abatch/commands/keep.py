@@ -45,7 +45,7 @@ def do_snapshots(
     """Training rows as they were pulled: list, show, verify, or purge."""
     chosen, environment = experiments.choose(only), experiments.environment
     if action == "purge":
-        done = retention.apply(environment, engine, night.utc_now(), whoami())
+        done = retention.apply(environment, engine, whoami())
         text = "\n".join(done) or "nothing to delete; see retention in the config"
         return Reply(text, done)
     with engine.connect() as connection:

@@ -38,7 +38,7 @@ def judge(
 
 def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
     """The snapshot of a live model; None, with a warning, if it is not at hand."""
-    pull = night.read(snapshots.find_snapshot, live.snapshot)
+    pull = night.read(snapshots.find_newest).get(live.snapshot)
     if pull is None:
         return None
     try:

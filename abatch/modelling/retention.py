@@ -13,14 +13,34 @@ import sqlalchemy as sa
 from abatch import files
 from abatch.config import Environment
 from abatch.database import connections, tables
-from abatch.database.tables import Row, models, promotions, runs
+from abatch.database.tables import models, promotions, runs
 from abatch.modelling import registry, snapshots
+from abatch.night import Night, utc_now
 
 logger = logging.getLogger("abatch")
 
 
-def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -> list[str]:
-    """Delete what the environment's retention no longer keeps.
+def apply(environment: Environment, engine: sa.Engine, by: str) -> list[str]:
+    """Delete what the environment's retention no longer keeps; returns what that was, in words."""
+    now = utc_now()
+    deleted = connections.write(engine, write_deletions, environment, now, by)
+    connections.read(engine, remove_files, environment, now)
+    return deleted
+
+
+def apply_nightly(night: Night) -> None:
+    """The same at the end of a night."""
+    environment, now = night.experiment.environment, utc_now()
+    night.write(write_deletions, environment, now, f"{night.job} {night.run_id}")
+    night.read(remove_files, environment, now)
+
+
+def write_deletions(
+    connection: sa.Connection, environment: Environment, now: datetime, by: str
+) -> list[str]:
+    """Write down which snapshots and models go; `remove_files` comes after the commit.
+
+    So a job that dies between the two is finished by the next.
 
     Parameters
     ----------
@@ -32,34 +52,20 @@ def apply(environment: Environment, engine: sa.Engine, now: datetime, by: str) -
     list of str
         What was deleted, in words.
     """
-    deleted = connections.write(engine, write_deletions, environment, now, by)
-    connections.read(engine, remove_files, environment, now)
+    choices = {registry.SNAPSHOT: choose_snapshots, registry.MODEL: choose_models}
+    deleted = []
+    for kind, choose in choices.items():
+        for name, reason in [*choose(connection, environment, now)]:
+            registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
+            deleted.append(f"{kind} {name} deleted: {reason}")
+            logger.info(deleted[-1])
     return deleted
-
-
-def write_deletions(
-    connection: sa.Connection, environment: Environment, now: datetime, by: str
-) -> list[str]:
-    """Write down which snapshots and models go; `remove_files` comes after the commit.
-
-    So a job that dies between the two is finished by the next. Parameters and result are those of
-    `apply`.
-    """
-    keep, folder = environment.retention, environment.snapshots_dir
-    limits = (keep.snapshot_days, keep.snapshot_gigabytes)
-    drops = choose_snapshots(connection, folder, now, *limits)
-    chosen = [(registry.SNAPSHOT, *drop) for drop in drops]
-    chosen += [(registry.MODEL, *drop) for drop in choose_models(connection, now, keep.model_days)]
-    for kind, name, reason in chosen:
-        registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
-        logger.info("%s %s deleted: %s", kind, name, reason)
-    return [f"{kind} {name} deleted: {reason}" for kind, name, reason in chosen]
 
 
 def remove_files(connection: sa.Connection, environment: Environment, now: datetime) -> None:
     """Remove the files of what is deleted, and those that belong to no pull; harmless to repeat."""
     remove_deleted(connection, environment)
-    kept = {row.content_hash for row in snapshots.list_snapshots(connection)}
+    kept = snapshots.find_newest(connection)
     for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
         logger.info("%s removed: it belongs to no pull", path)
 
@@ -73,14 +79,10 @@ def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
 
 
 def choose_models(
-    connection: sa.Connection, now: datetime, days: int | None
+    connection: sa.Connection, environment: Environment, now: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Which dated models go, and why: those never promoted, trained so many days ago.
-
-    Parameters
-    ----------
-    days : None for no limit
-    """
+    """Which dated models go, and why: those never promoted, trained so many days ago."""
+    days = environment.retention.model_days
     if days is None:
         return
     kept = {*registry.read_deletions(connection, registry.MODEL)}
@@ -101,27 +103,20 @@ def find_needed(connection: sa.Connection) -> set[str]:
         .join(runs, runs.c.run_id == tables.snapshots.c.run_id)
         .where(runs.c.status == "running")
     )
-    return {*connection.scalars(promoted), *connection.scalars(running)}
+    return set(connection.scalars(sa.union(promoted, running)))
 
 
 def choose_snapshots(
-    connection: sa.Connection,
-    folder: Path,
-    now: datetime,
-    days: int | None,
-    gigabytes: float | None,
+    connection: sa.Connection, environment: Environment, now: datetime
 ) -> Iterator[tuple[str, str]]:
     """Which contents go, and why: the oldest first, until what is left obeys both limits.
 
-    Parameters
-    ----------
-    days : age of the newest pull of a content from which on it goes; None for no limit
-    gigabytes : 1e9 bytes that all files together may have; None for no limit
+    These are the age of the newest pull of a content, in days, and 1e9 bytes that all files
+    together may have.
     """
-    newest: dict[str, Row] = {}
-    for row in snapshots.list_snapshots(connection):  # the newest pull decides, and comes last
-        newest.pop(row.content_hash, None)
-        newest[row.content_hash] = row
+    folder, keep = environment.snapshots_dir, environment.retention
+    days, gigabytes = keep.snapshot_days, keep.snapshot_gigabytes
+    newest = snapshots.find_newest(connection)
     present = [row for name, row in newest.items() if snapshots.path_of(folder, name).exists()]
     needed, total = find_needed(connection), sum(row.n_bytes for row in present)
     for row in present:

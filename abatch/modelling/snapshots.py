@@ -187,7 +187,7 @@ def store(
         If the folder cannot be written.
     """
     path = path_of(night.experiment.environment.snapshots_dir, snapshot.content_hash)
-    before = find_snapshot(connection, snapshot.content_hash)
+    before = find_newest(connection).get(snapshot.content_hash)
     try:
         content = path.read_bytes()
     except OSError:
@@ -213,19 +213,20 @@ def store(
     )
 
 
-def find_snapshot(connection: sa.Connection, content_hash: str) -> Row | None:
-    """The newest pull of a content, which tells its file's SHA-256; None if there is none."""
-    query = sa.select(snapshots).where(snapshots.c.content_hash == content_hash)
-    return connection.execute(
-        query.order_by(snapshots.c.pulled_at.desc(), snapshots.c.run_id.desc())
-    ).first()
-
-
 def list_snapshots(connection: sa.Connection) -> Sequence[Row]:
     """All pulls, the oldest first."""
     return connection.execute(
         sa.select(snapshots).order_by(snapshots.c.pulled_at, snapshots.c.run_id)
     ).all()
+
+
+def find_newest(connection: sa.Connection) -> dict[str, Row]:
+    """The newest pull of each content, which tells its file's SHA-256, by hash; the latest last."""
+    newest: dict[str, Row] = {}
+    for row in list_snapshots(connection):
+        newest.pop(row.content_hash, None)
+        newest[row.content_hash] = row
+    return newest
 
 
 def choose_snapshot(connection: sa.Connection, name: str) -> Row:
@@ -236,10 +237,10 @@ def choose_snapshot(connection: sa.Connection, name: str) -> Row:
     RegistryError
         If there is none, or several.
     """
-    rows = list_snapshots(connection)
+    newest = find_newest(connection)
     of_model = sa.select(models.c.snapshot).where(models.c.model_name == name)
     wanted = connection.scalar(of_model) or name
-    chosen = {row.content_hash: row for row in rows if row.content_hash.startswith(wanted)}
+    chosen = [row for content_hash, row in newest.items() if content_hash.startswith(wanted)]
     if len(chosen) != 1 or not wanted:
         problem = (
             "several snapshots begin so"
@@ -247,10 +248,9 @@ def choose_snapshot(connection: sa.Connection, name: str) -> Row:
             else "there is no snapshot of this hash, nor of a model of this name"
         )
         raise RegistryError(
-            f"{name}: {problem}. See: python -m abatch"
-            f" snapshots{suggest(name, [row.content_hash for row in rows])}"
+            f"{name}: {problem}. See: python -m abatch snapshots{suggest(name, newest)}"
         )
-    return next(iter(chosen.values()))
+    return chosen[0]
 
 
 def load(folder: Path, row: Row) -> pd.DataFrame:
