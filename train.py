@@ -32,14 +32,12 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment
     recipes = training.make_models(experiment)
-    if not night.dry_run:
-        training.check_folders(environment)
+    training.check_folders(night)
 
     # Training rows end where outcomes are complete. Is anything due?
     window = training.find_window(night)
     standing = night.read(registry.read_standing, experiment, night.run_date)
     due = retraining.judge(night, standing, window)
-    due = due.force() if night.force else due
     night.log(due.sentence)
     if not due.is_due:
         return night.finish(f"not trained, {due.words}")

@@ -15,7 +15,7 @@ from abatch.modelling.registry import Standing
 from abatch.modelling.training import (
     Fitted,
     Rows,
-    fit_for_validation,
+    fit,
     make_model,
     prepare_rows,
 )
@@ -29,8 +29,13 @@ def judge(
 ) -> Decision:
     """Whether a new model goes live: by its evidence, and by the code that made it."""
     experiment, variant = night.experiment, fitted.recipe.variant
-    live = standing.find_live_card(variant)
-    evidence = collect_evidence(experiment, rows, fitted, live, live and _load_rows(night, live))
+    evidence = Evidence(len(rows.y), fitted.metrics.get("calibration_slope"))
+    if live := standing.find_live_card(variant):
+        evidence = evidence._replace(
+            live=live.model_name,
+            difference=compare_with_live(live, _load_rows(night, live), rows, fitted, experiment),
+            input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
+        )
     decision = gate.decide(experiment.training, evidence, standing.later.get(variant))
     environment, code_version = experiment.environment.name, version.code_version()
     return gate.judge_dirt(decision, environment, code_version, allow_dirty=allow_dirty)
@@ -46,28 +51,6 @@ def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
     except RegistryError as error:
         night.warn(f"{error} {live.model_name} is compared by its recipe, fitted on the new rows.")
         return None
-
-
-def collect_evidence(
-    experiment: Experiment,
-    rows: Rows,
-    fitted: Fitted,
-    card: Card | None,
-    frame: pd.DataFrame | None,
-) -> Evidence:
-    """What the gate judges a new model by.
-
-    Parameters
-    ----------
-    card, frame : of the live model, if there is one, and its snapshot, if that is at hand
-    """
-    slope, n_rows = fitted.metrics.get("calibration_slope"), len(rows.y)
-    if card is None:
-        return Evidence(n_rows, slope, None, "it has no record", None)
-    difference = compare_with_live(card, frame, rows, fitted, experiment)
-    limit = experiment.training.max_input_psi or 0
-    input_psi = find_input_psi(card.features, rows, limit)
-    return Evidence(n_rows, slope, card.model_name, difference, input_psi)
 
 
 def compare_with_live(
@@ -97,7 +80,7 @@ def compare_with_live(
         recipe = make_model(before, card.variant, fitted.recipe.key)
         with before.query("training").named():
             old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
-        live = fit_for_validation(recipe, old_rows._replace(types=card.columns))
+        live = fit(recipe, old_rows.select(card.columns), ~old_rows.validation)
         both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
         few = (
             f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
@@ -105,7 +88,7 @@ def compare_with_live(
         )
         if not both.any():
             return few
-        scores = estimators.predict_probability(live, rows.X.loc[both, list(card.columns)])
+        scores = estimators.predict_probability(live, rows.select(card.columns).X[both])
     except AbatchError as error:
         return f"it could not be fitted again ({error})"
     new_scores = fitted.scores[both[rows.validation]]

@@ -33,9 +33,9 @@ class Evidence(NamedTuple):
 
     n_rows: int
     calibration_slope: Figure | None
-    live: str | None
-    difference: "AucDifference | str"
-    input_psi: tuple[str, float, float] | None
+    live: str | None = None
+    difference: "AucDifference | str" = "it has no record"
+    input_psi: tuple[str, float, float] | None = None
 
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""

@@ -133,8 +133,8 @@ def _compare(
     recipe = training.make_model(then, card.variant, key)
     with Query(key, card.query).named():
         rows = training.prepare_rows(frame, card.window, then)
-    built = training.fit_for_good(recipe, rows._replace(types=card.columns))
-    X = rows.X[list(card.columns)]
+    rows = rows.select(card.columns)
+    built, X = training.fit(recipe, rows, ~rows.holdout), rows.X
     if model is None:
         X = X.iloc[training.choose_checked(len(X))]
         before, kept = np.array(card.checked), ", whose predictions its card keeps"

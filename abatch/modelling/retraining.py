@@ -7,7 +7,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from abatch.config import Experiment, Retrain
-from abatch.database.tables import Select, feature_drift, scores
+from abatch.database.tables import Row, feature_drift, scores
 from abatch.modelling.card import Card
 from abatch.modelling.registry import Standing
 from abatch.night import Night
@@ -25,19 +25,24 @@ class Finding(NamedTuple):
         """The finding as a log has it."""
         return ("trains: " if self.is_due else "does not train: ") + self.words
 
-    def force(self) -> "Finding":
-        """The finding where somebody asks for training whatever the rules say."""
-        return self if self.is_due else Finding(f"forced, although {self.words}", is_due=True)
-
 
 def judge(night: Night, standing: Standing, window: Window) -> Finding:
-    """Whether the models are due by the config's rules, and why or why not.
+    """Whether the models are due, and why or why not.
+
+    By the config's rules, unless somebody asks for training whatever these say.
 
     Parameters
     ----------
     standing : on the night's run_date
     window : of the training rows
     """
+    finding = _judge_by_rules(night, standing, window)
+    if finding.is_due or not night.force:
+        return finding
+    return Finding(f"forced, although {finding.words}", is_due=True)
+
+
+def _judge_by_rules(night: Night, standing: Standing, window: Window) -> Finding:
     experiment = night.experiment
     rules, last = experiment.training.retrain, find_last(standing.cards.values(), night.run_date)
     if rules is None:
@@ -99,7 +104,7 @@ def read_drift(
     ----------
     limit : above which, and above its noise line, a PSI counts
     """
-    c, s = feature_drift.c, scores.c
+    c, figures = feature_drift.c, _read_scores(connection, experiment, names)
     newest = sa.select(sa.func.max(c.cohort)).where(c.experiment == experiment).scalar_subquery()
     rows = connection.execute(
         sa.select(feature_drift).where(
@@ -107,16 +112,10 @@ def read_drift(
         )
     )
     drifted = [(f"{row.feature} of {row.model_name}", row.psi, row.psi_noise) for row in rows]
-    values = {
-        (row.model_name, row.metric): row.value
-        for row in connection.execute(
-            _select_scores(experiment, names).where(s.metric.in_(["psi", "psi_noise"]))
-        )
-    }
     drifted += [
-        (f"scores of {name}", values[name, "psi"], values[name, "psi_noise"])
+        (f"scores of {name}", figures[name, "psi"].value, figures[name, "psi_noise"].value)
         for name in names
-        if (name, "psi") in values
+        if (name, "psi") in figures
     ]
     return max(drifted, key=lambda drift: drift[1] - max(limit, drift[2]), default=None)
 
@@ -125,16 +124,21 @@ def read_performance(
     connection: sa.Connection, experiment: str, names: Collection[str]
 ) -> dict[str, tuple[float, float | None]]:
     """ROC AUC on mature predictions, and the upper end of its interval, of models that have one."""
-    query = _select_scores(experiment, names).where(scores.c.metric == "roc_auc")
-    return {row.model_name: (row.value, row.upper) for row in connection.execute(query)}
+    figures = _read_scores(connection, experiment, names)
+    return {
+        name: (row.value, row.upper)
+        for (name, metric), row in figures.items()
+        if metric == "roc_auc"
+    }
 
 
-def _select_scores(experiment: str, names: Collection[str]) -> Select:
-    """Figures of dated models on all their mature predictions."""
-    s = scores.c
-    return sa.select(scores).where(
-        s.experiment == experiment, s.cohort == "all", s.model_name.in_(names)
-    )
+def _read_scores(
+    connection: sa.Connection, experiment: str, names: Collection[str]
+) -> dict[tuple[str, str], Row]:
+    """Figures of dated models on all their mature predictions, by model_name and metric."""
+    query = sa.select(scores).filter_by(experiment=experiment, cohort="all")
+    rows = connection.execute(query.where(scores.c.model_name.in_(names)))
+    return {(row.model_name, row.metric): row for row in rows}
 
 
 def judge_age(rules: Retrain, days: int) -> Iterator[Finding]:

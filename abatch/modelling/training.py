@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
 from abatch import files, version
-from abatch.config import Environment, Experiment, ModelConfig
+from abatch.config import Experiment, ModelConfig
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment import outcomes
@@ -62,6 +62,10 @@ class Rows(NamedTuple):
         """The first day of validation."""
         return pd.Timestamp(self.event_date[self.validation].min()).date()
 
+    def select(self, types: dict[str, str]) -> "Rows":
+        """The rows with these features alone, in this order: those that another model knows."""
+        return self._replace(X=self.X[[*types]], types=types)
+
 
 class Recipe(NamedTuple):
     """A model of the config, not fitted yet.
@@ -98,10 +102,11 @@ class Fitted(NamedTuple):
     reference: Reference | None
 
 
-def check_folders(environment: Environment) -> None:
+def check_folders(night: Night) -> None:
     """Raise FileError unless models and snapshots can be written; called before the long work."""
-    files.check_writable(environment.models_dir)
-    files.check_writable(environment.snapshots_dir, snapshots.FOLDER_MODE)
+    if not night.dry_run:
+        files.check_writable(night.experiment.environment.models_dir)
+        files.check_writable(night.experiment.environment.snapshots_dir, snapshots.FOLDER_MODE)
 
 
 def find_window(night: Night) -> Window:
@@ -236,35 +241,26 @@ def make_model(experiment: Experiment, variant: str, key: str) -> Recipe:
     return Recipe(variant, model, estimator, seed, key)
 
 
-def fit_for_validation(recipe: Recipe, rows: Rows) -> Pipeline:
-    """Fit on the rows that are older than the validation's.
+def fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
+    """The estimator behind the preparation of the columns that have a value in the older rows.
+
+    Of others nothing could be measured.
+
+    Parameters
+    ----------
+    chosen : array of bool, shape (n,), the rows to fit on. For validation these are the rows that
+        are not `validation`; the model that is saved is fitted on all but the `holdout`, the newest
+        included, for they know most of tomorrow
 
     Raises
     ------
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    return _fit(recipe, rows, ~rows.validation)
-
-
-def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
-    """Fit on all rows but the holdout, the newest included: this is the model that is saved.
-
-    The newest know most of tomorrow.
-    """
-    return _fit(recipe, rows, ~rows.holdout)
-
-
-def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
-    """The estimator behind the preparation of the columns that have a value in the older rows.
-
-    Of others nothing could be measured.
-    """
     filled = rows.X[~rows.validation].notna().any()
     types = {name: kind for name, kind in rows.types.items() if filled[name]}
     pipeline = clone(estimators.make_pipeline_for(recipe.estimator, types))
-    X, y = rows.X.loc[chosen, list(rows.types)], rows.y[chosen]
-    return estimators.fit(pipeline, X, y, recipe.key, recipe.seed)
+    return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
 
 
 def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
@@ -275,13 +271,13 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    X, newest = rows.X[list(rows.types)], rows.validation
-    validated = fit_for_validation(recipe, rows)
+    X, newest = rows.X, rows.validation
+    validated = fit(recipe, rows, ~newest)
     scores = estimators.predict_probability(validated, X[newest])
     histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
     measured = metrics.measure(histogram).items()
     figures = {name: Figure(**metric.to_dict()) for name, metric in measured}
-    pipeline, reference = fit_for_good(recipe, rows), None
+    pipeline, reference = fit(recipe, rows, ~rows.holdout), None
     if rows.holdout.any():
         reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))
     return Fitted(recipe, pipeline, validated, scores, figures, reference)
