@@ -25,9 +25,9 @@ class Record(BaseModel):
 class Figure(Record):
     """One figure with its 95 % interval; None where it has none, or could not be measured."""
 
-    value: int | float | None
-    lower: float | None
-    upper: float | None
+    value: int | float | None = None
+    lower: float | None = None
+    upper: float | None = None
 
 
 class Importance(Record):
@@ -153,14 +153,12 @@ class Card(Origin):
     @property
     def roc_auc(self) -> float | None:
         """ROC AUC of the validation, None if it had too few outcomes."""
-        figure = self.metrics.get("roc_auc")
-        return figure.value if figure else None
+        return self.metrics.get("roc_auc", Figure()).value
 
     @property
     def base_rate(self) -> float | None:
         """Share of validation rows with the outcome, None if there were too few."""
-        figure = self.metrics.get("base_rate")
-        return figure.value if figure else None
+        return self.metrics.get("base_rate", Figure()).value
 
     def to_json(self, indent: int | None = None) -> str:
         """The text that `Card.model_validate_json` reads."""

@@ -17,6 +17,7 @@ from abatch.errors import DataError, suggest
 NUMBER, CATEGORY = "number", "category"
 FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
 DATES = "dates; turn them into a number of days in the query"
+CANNOT_BE_FEATURES = "cannot be features. Mend or leave them out in the query."
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
@@ -40,18 +41,17 @@ def infer_types(frame: pd.DataFrame) -> dict[str, str]:
     return types
 
 
-def refuse_columns(faults: Mapping[str, str]) -> None:
-    """Raise DataError if there are columns that cannot be features.
+def refuse_columns(faults: Mapping[str, str], problem: str = CANNOT_BE_FEATURES) -> None:
+    """Raise DataError if there are columns of which no use can be made.
 
     Parameters
     ----------
     faults : what is wrong with each
+    problem : with all of them, and the mend
     """
     if faults:
         lines = "\n".join(f"  {name}: {fault}" for name, fault in faults.items())
-        raise DataError(
-            f"these columns cannot be features. Mend or leave them out in the query.\n{lines}"
-        )
+        raise DataError(f"these columns {problem}\n{lines}")
 
 
 def tell_kinds(values: pd.Series) -> str:
@@ -61,11 +61,11 @@ def tell_kinds(values: pd.Series) -> str:
 
 
 def _infer_type(column: pd.Series) -> str:
-    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
-        return NUMBER if column.notna().any() else "only nulls"
     values = column.dropna()
     if values.empty:
         return "only nulls"
+    if pd.api.types.is_numeric_dtype(column):
+        return NUMBER
     if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
         is_date = values.str.match(_ISO_DATE).all()  # SQLite has no dates but text
         return DATES if is_date else CATEGORY
@@ -109,20 +109,16 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
         If a column holds something else than what was trained on, or infinity; all such columns are
         listed.
     """
-    columns, faults = {}, []
+    columns, faults = {}, {}
     for name, kind in types.items():
         try:
             values = (_convert_text if kind == CATEGORY else _convert_number)(frame[name])
         except DataError as fault:
-            faults.append(f"  {name}: {fault}")
+            faults[name] = str(fault)
             continue
         # With the dtype, else pandas infers str, but not of all nulls.
         columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
-    if faults:
-        raise DataError(
-            "these columns are not of the type that was trained on. Mend the query.\n"
-            + "\n".join(faults)
-        )
+    refuse_columns(faults, "are not of the type that was trained on. Mend the query.")
     return pd.DataFrame(columns, index=frame.index)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Experiment
+from abatch.config import Experiment, ModelConfig
 from abatch.database.tables import Row, deletions, models, promotions, snapshots
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
@@ -108,7 +108,7 @@ class Promotions(NamedTuple):
 
 def read_promotions(connection: sa.Connection, experiment: str) -> Promotions:
     """All promotions of an experiment."""
-    query = sa.select(promotions).where(promotions.c.experiment == experiment)
+    query = sa.select(promotions).filter_by(experiment=experiment)
     rows = connection.execute(query.order_by(promotions.c.promotion_id)).all()
     return Promotions(experiment, rows)
 
@@ -140,11 +140,9 @@ def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -
     ConfigError
         If a model of the config bears the name of one that was trained for another variant.
     """
-    history, cards = (
-        read_promotions(connection, experiment.name),
-        read_cards(connection, experiment.name),
-    )
+    cards = read_cards(connection, experiment.name)
     check_names(experiment, cards)
+    history = read_promotions(connection, experiment.name)
     return Standing(history.live(on), history.later(on), cards)
 
 
@@ -159,8 +157,7 @@ def check_names(experiment: Experiment, cards: Mapping[str, Card]) -> None:
     """
     for variant, model in experiment.models.items():
         for name, card in cards.items():
-            is_same = (card.name, card.version) == (model.name, model.version)
-            if is_same and card.variant != variant:
+            if undated_name(card) == undated_name(model) and card.variant != variant:
                 raise ConfigError(
                     f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but {name}"
                     f" was trained for variant {card.variant}. Give the model of variant {variant}"
@@ -177,7 +174,7 @@ def choose_model_name(
     adopted.
     """
     number, name = 1, f"{undated}_{run_date}"
-    while connection.scalar(sa.select(models.c.model_name).where(models.c.model_name == name)):
+    while connection.scalar(sa.select(models.c.model_name).filter_by(model_name=name)):
         number += 1
         name = f"{undated}_{run_date}_{number}"
     for path in (models_dir / f"{name}.pkl", models_dir / f"{name}.json"):
@@ -285,8 +282,7 @@ def read_model_file(connection: sa.Connection, models_dir: Path, card: Card) -> 
 
 def find_model(connection: sa.Connection, model_name: str) -> Card:
     """The card of a dated model, as the table has it; RegistryError if there is none."""
-    query = sa.select(models.c.card).where(models.c.model_name == model_name)
-    card = connection.scalar(query)
+    card = connection.scalar(sa.select(models.c.card).filter_by(model_name=model_name))
     if card is None:
         names = connection.scalars(sa.select(models.c.model_name)).all()
         raise RegistryError(
@@ -326,8 +322,8 @@ def open_live(night: Night) -> dict[str, Model]:
 
 def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
     """The card of each dated model of an experiment, by model_name."""
-    query = sa.select(models.c.model_name, models.c.card).where(models.c.experiment == experiment)
-    return {row.model_name: Card.model_validate_json(row.card) for row in connection.execute(query)}
+    query = sa.select(models.c.model_name, models.c.card).filter_by(experiment=experiment)
+    return {name: Card.model_validate_json(card) for name, card in connection.execute(query)}
 
 
 def read_references(
@@ -339,9 +335,9 @@ def read_references(
     return scores, {name: card.features for name, card in cards.items()}
 
 
-def undated_name(name: str, version: str) -> str:
+def undated_name(model: Card | ModelConfig | Row) -> str:
     """Name and version as they stand in a model_name: modelA_v1.0."""
-    return f"{name}_v{version}"
+    return f"{model.name}_v{model.version}"
 
 
 def relink(night: Night) -> None:
@@ -367,9 +363,9 @@ def find_links(connection: sa.Connection, experiment: str, on: date) -> dict[str
     """
     live = {*read_promotions(connection, experiment).live(on).values()}
     links: dict[str, str | None] = {}
-    columns = (models.c.model_name, models.c.name, models.c.version)
-    for row in connection.execute(sa.select(*columns).where(models.c.experiment == experiment)):
-        undated = undated_name(row.name, row.version)
+    query = sa.select(models.c.model_name, models.c.name, models.c.version)
+    for row in connection.execute(query.filter_by(experiment=experiment)):
+        undated = undated_name(row)
         links[undated] = row.model_name if row.model_name in live else links.get(undated)
     return links
 

@@ -129,7 +129,7 @@ def _compare(
     float, str
         The largest difference, and on which rows, in words.
     """
-    key = registry.undated_name(card.name, card.version)
+    key = registry.undated_name(card)
     recipe = training.make_model(then, card.variant, key)
     with Query(key, card.query).named():
         rows = training.prepare_rows(frame, card.window, then)

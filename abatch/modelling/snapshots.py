@@ -101,13 +101,13 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
 
 def describe_columns(frame: pd.DataFrame) -> list[Column]:
     """The fingerprint of each column of arranged rows."""
-    return [Column(str(name), *_describe_column(frame[name])) for name in frame.columns]
-
-
-def _describe_column(column: pd.Series) -> tuple[str, int, str]:
-    null = column.isna().to_numpy()
-    kind, content = _read_values(column, null)
-    return kind, int(null.sum()), files.hash_bytes(np.packbits(null).tobytes() + content)
+    columns = []
+    for name, column in frame.items():
+        null = column.isna().to_numpy()
+        kind, content = _read_values(column, null)
+        fingerprint = files.hash_bytes(np.packbits(null).tobytes() + content)
+        columns.append(Column(str(name), kind, int(null.sum()), fingerprint))
+    return columns
 
 
 def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
@@ -291,13 +291,13 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 
     Rows are known by candidate and day.
     """
-    keyed = [
+    before, after = (
         frame.assign(_nth=frame.groupby(KEY).cumcount()).set_index([*KEY, "_nth"])
         for frame in (first, second)
-    ]
-    both = keyed[0].index.intersection(keyed[1].index)
-    removed, added = (len(frame) - len(both) for frame in keyed)
-    before, after = (frame.loc[both] for frame in keyed)
+    )
+    both = before.index.intersection(after.index)
+    before, after = before.loc[both], after.loc[both]
+    added, removed = len(second) - len(both), len(first) - len(both)
     is_other = list(before.columns) != list(after.columns)
     changed = np.zeros(len(both), dtype=bool)
     columns: dict[str, int] = {}

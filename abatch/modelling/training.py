@@ -326,7 +326,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
     What the card says of validation rows is measured here.
     """
     environment, model, newest = night.experiment.environment, fitted.recipe.config, rows.validation
-    undated = registry.undated_name(model.name, model.version)
+    undated = registry.undated_name(model)
     name = night.read(registry.choose_model_name, environment.models_dir, undated, night.run_date)
     content = registry.pickle_model(fitted.pipeline)
     checked = rows.X.iloc[choose_checked(len(rows.y))]

@@ -68,7 +68,7 @@ class Figures(NamedTuple):
     def owners(self) -> dict[str, str]:
         """The variant of each name and version."""
         rows = self.models.values()
-        return {registry.undated_name(row.name, row.version): row.variant for row in rows}
+        return {registry.undated_name(row): row.variant for row in rows}
 
     @property
     def names(self) -> list[str]:
@@ -84,7 +84,7 @@ class Figures(NamedTuple):
         for row in self.models.values():
             roc_auc = Card.model_validate_json(row.card).roc_auc
             if roc_auc is not None:
-                name = registry.undated_name(row.name, row.version)
+                name = registry.undated_name(row)
                 validated.setdefault(name, []).append(roc_auc)
         return validated
 
