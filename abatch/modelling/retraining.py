@@ -36,39 +36,42 @@ def judge(night: Night, standing: Standing, window: Window) -> Finding:
     standing : on the night's run_date
     window : of the training rows
     """
-    finding = _judge_by_rules(night, standing, window)
-    if finding.is_due or not night.force:
-        return finding
-    return Finding(f"forced, although {finding.words}", is_due=True)
-
-
-def _judge_by_rules(night: Night, standing: Standing, window: Window) -> Finding:
     experiment = night.experiment
     rules, last = experiment.training.retrain, find_last(standing.cards.values(), night.run_date)
+    missing = [variant for variant in experiment.models if variant not in standing.live]
     if rules is None:
-        return Finding("every run trains, for training.retrain has no rules", is_due=True)
-    if missing := [variant for variant in experiment.models if variant not in standing.live]:
-        return Finding(f"no model is live for variant {', '.join(missing)}", is_due=True)
-    if last is None:
-        return Finding("there is no model yet", is_due=True)
-    if not is_recipe(last, experiment):
+        why = "every run trains, for training.retrain has no rules"
+    elif missing:
+        why = f"no model is live for variant {', '.join(missing)}"
+    elif last is None:
+        why = "there is no model yet"
+    elif not is_recipe(last, experiment):
         words = f"models, features or training query are not those of {last.model_name}"
-        return Finding(f"the config's {words}", is_due=True)
+        why = f"the config's {words}"
+    else:
+        finding = _apply_rules(night, rules, standing, last, window)
+        if finding.is_due or not night.force:
+            return finding
+        why = f"forced, although {finding.words}"
+    return Finding(why, is_due=True)
+
+
+def _apply_rules(
+    night: Night, rules: Retrain, standing: Standing, last: Card, window: Window
+) -> Finding:
     days = (night.run_date - last.run_date).days
     if days < rules.min_days:
         words = f"the last training is {days} days old, and min_days is {rules.min_days}"
         return Finding(words, is_due=False)
     findings = [*judge_age(rules, days)]
     if rules.new_rows is not None:
-        query, since = experiment.query("training"), Window(last.to_date, window.to_date)
+        query, since = night.experiment.query("training"), Window(last.to_date, window.to_date)
         findings += judge_rows(rules, sum(map(len, night.stream(query, since))))
     live = {name: standing.cards[name] for name in standing.live.values()}
-    drifted = night.read(read_drift, experiment.name, live, rules.psi or 0)
-    performance = night.read(read_performance, experiment.name, live)
-    findings += judge_drift(rules, drifted)
-    findings += judge_performance(
-        rules, performance, {name: card.roc_auc for name, card in live.items()}
-    )
+    of_live = (night.experiment.name, live)
+    findings += judge_drift(rules, night.read(read_drift, *of_live, rules.psi or 0))
+    validated = {name: card.roc_auc for name, card in live.items()}
+    findings += judge_performance(rules, night.read(read_performance, *of_live), validated)
     due = [finding.words for finding in findings if finding.is_due]
     return Finding("; ".join(due or [finding.words for finding in findings]), is_due=bool(due))
 
