@@ -232,17 +232,18 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
         If the estimator, or the preparation that a user's own Pipeline makes, cannot take these
         rows.
     """
+    name = type(pipeline[-1]).__name__
     try:
         ordered = X.sort_index(axis="columns")
         probability = pipeline.predict_proba(ordered)[:, 1].astype(np.float64)
     except Exception as error:
         raise ConfigError(
-            f"{type(pipeline[-1]).__name__}: predicting raised {_tell(error)}."
-            " Mend its code so that it takes nulls and unseen categories, and train anew."
+            f"{name}: predicting raised {_tell(error)}. Mend its code so that it takes nulls and"
+            " unseen categories, and train anew."
         ) from error
     if n_wrong := (~np.isfinite(probability)).sum():
         raise ConfigError(
-            f"{type(pipeline[-1]).__name__}: {n_wrong} of {len(X)} predictions are not finite. Mend"
-            " its code, and train anew."
+            f"{name}: {n_wrong} of {len(X)} predictions are not finite. Mend its code, and train"
+            " anew."
         )
     return probability

@@ -147,16 +147,16 @@ def _compare(
 def _check_snapshot(
     connection: sa.Connection, environment: Environment, pull: Row
 ) -> tuple[pd.DataFrame | None, Check]:
-    deletion = registry.read_deletions(connection, registry.SNAPSHOT).get(pull.content_hash)
     try:
         rows = snapshots.load(environment.snapshots_dir, pull)
     except RegistryError as error:
         words = str(error)
-        if deletion:
+        if deletion := registry.read_deletions(connection, registry.SNAPSHOT).get(
+            pull.content_hash
+        ):
             words += f" It was deleted on {deletion.deleted_at:%Y-%m-%d} ({deletion.reason})."
         return None, Check("data", BROKEN, words)
-    words = f"the snapshot {pull.content_hash[:12]} is what was pulled"
-    return rows, Check("data", SAME, words)
+    return rows, Check("data", SAME, f"the snapshot {pull.content_hash[:12]} is what was pulled")
 
 
 def _pull_again(
@@ -185,7 +185,7 @@ def _pull_again(
 
 def _check_code(environment: Environment, card: Card) -> Check:
     then, now = card.code_files, code.hash_code(card.estimator, environment.folder)
-    other = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    other = [name for name in then | now if then.get(name) != now.get(name)]
     versions = card.code_version
     if versions != version.code_version():
         versions += f", now {version.code_version()}"
@@ -209,7 +209,7 @@ def _check_configuration(experiments: Mapping[str, Experiment], card: Card) -> C
 def _diff(path: str, then: Any, now: Any) -> Iterator[str]:
     """Each key that differs, with both values."""
     if isinstance(then, dict) and isinstance(now, dict):
-        for name in dict.fromkeys([*then, *now]):
+        for name in then | now:
             yield from _diff(f"{path}.{name}".lstrip("."), then.get(name), now.get(name))
     elif then != now:
         shown = [" ".join(json.dumps(value, ensure_ascii=False).split()) for value in (then, now)]
@@ -234,9 +234,9 @@ def _open(
         registry.read_model_file(connection, environment.models_dir, card)
     except RegistryError as error:
         return None, Check("model file", BROKEN, str(error))
+    model, words = None, "SHA-256 as recorded"
     try:
         model = registry.load_model(connection, environment.models_dir, card.model_name)
     except RegistryError as error:
-        words = f"SHA-256 as recorded, but it is not opened here: {error}"
-        return None, Check("model file", SAME, words)
-    return model, Check("model file", SAME, "SHA-256 as recorded")
+        words += f", but it is not opened here: {error}"
+    return model, Check("model file", SAME, words)

@@ -265,25 +265,23 @@ def load(folder: Path, row: Row) -> pd.DataFrame:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise RegistryError(
-            f"{path}: the snapshot's file is missing. Bring it back from a backup."
-        ) from None
+        problem = "the snapshot's file is missing. Bring it back from a backup."
     except OSError as error:
-        raise RegistryError(
-            f"{path}: the snapshot's file cannot be read ({error.strerror}). Check its rights."
-        ) from None
-    if files.hash_bytes(content) != row.sha256:
-        raise RegistryError(
-            f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table"
-            " snapshots. Bring it back from a backup."
+        problem = f"the snapshot's file cannot be read ({error.strerror}). Check its rights."
+    else:
+        problem = (
+            "the snapshot's file was changed; its SHA-256 is not that of the table snapshots. Bring"
+            " it back from a backup."
         )
-    frame = from_parquet(content)
-    if make_snapshot(frame).content_hash != row.content_hash:
-        raise RegistryError(
-            f"{path}: the installed pyarrow or pandas reads other rows than were written. Install"
-            " what the model names."
-        )
-    return frame
+        if files.hash_bytes(content) == row.sha256:
+            frame = from_parquet(content)
+            if make_snapshot(frame).content_hash == row.content_hash:
+                return frame
+            problem = (
+                "the installed pyarrow or pandas reads other rows than were written. Install what"
+                " the model names."
+            )
+    raise RegistryError(f"{path}: {problem}")
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
