@@ -53,7 +53,8 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
     decisions = [evidence.judge(night, rows, model, standing, allow_dirty) for model in trained]
     if night.dry_run:
-        plans = gate.describe_plans([model.recipe.variant for model in trained], decisions)
+        judged = zip(recipes, decisions, strict=True)
+        plans = [f"variant {recipe.variant}: {decision.sentence}" for recipe, decision in judged]
         return night.finish("; ".join([due.words, f"{len(rows.y)} rows", *plans]))
 
     # While nobody else makes a model live: files first, then their rows and the promotions.

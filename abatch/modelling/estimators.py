@@ -218,11 +218,6 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
     return fitted
 
 
-def list_parts(pipeline: Pipeline) -> list[Any]:
-    """The pipeline's estimator, its steps and members: what its pickle holds."""
-    return [pipeline[-1], *pipeline.get_params().values()]
-
-
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
     """Probability of outcome 1 for each row, shape (n,).
 

@@ -30,7 +30,7 @@ def judge(
     """Whether a new model goes live: by its evidence, and by the code that made it."""
     experiment, variant = night.experiment, fitted.recipe.variant
     evidence = Evidence(len(rows.y), fitted.metrics.get("calibration_slope"))
-    if live := standing.find_live_card(variant):
+    if live := standing.cards.get(standing.live.get(variant, "")):
         evidence = evidence._replace(
             live=live.model_name,
             difference=compare_with_live(live, _load_rows(night, live), rows, fitted, experiment),

@@ -1,6 +1,6 @@
 """The gate: whether a new model goes live, why, and the figures behind it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,12 +111,6 @@ def _judge_difference(rules: Training, evidence: Evidence) -> tuple[str, bool]:
 def is_dirty(code_version: str) -> bool:
     """Whether the code differed from its commit."""
     return code_version.endswith("-dirty")
-
-
-def describe_plans(variants: Sequence[str], decisions: Sequence[Decision]) -> list[str]:
-    """What a dry run tells of new models."""
-    pairs = zip(variants, decisions, strict=True)
-    return [f"variant {variant}: {decision.sentence}" for variant, decision in pairs]
 
 
 def stand_back(

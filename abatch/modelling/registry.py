@@ -127,10 +127,6 @@ class Standing(NamedTuple):
     later: dict[str, str]
     cards: dict[str, Card]
 
-    def find_live_card(self, variant: str) -> Card | None:
-        """The card of a variant's live model."""
-        return self.cards.get(self.live.get(variant, ""))
-
 
 def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -> Standing:
     """What is live on a date, what will be later, and what else there is.
@@ -141,28 +137,16 @@ def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -
         If a model of the config bears the name of one that was trained for another variant.
     """
     cards = read_cards(connection, experiment.name)
-    check_names(experiment, cards)
-    history = read_promotions(connection, experiment.name)
-    return Standing(history.live(on), history.later(on), cards)
-
-
-def check_names(experiment: Experiment, cards: Mapping[str, Card]) -> None:
-    """Raise ConfigError if a model bears the name of one that was trained for another variant.
-
-    Figures are kept by that name.
-
-    Parameters
-    ----------
-    cards : of the experiment's dated models, by model_name
-    """
     for variant, model in experiment.models.items():
-        for name, card in cards.items():
+        for name, card in cards.items():  # figures are kept by undated name
             if undated_name(card) == undated_name(model) and card.variant != variant:
                 raise ConfigError(
                     f"{experiment.key(f'models.{variant}.name')}: found {model.name!r}, but {name}"
                     f" was trained for variant {card.variant}. Give the model of variant {variant}"
                     " a name or version of its own."
                 )
+    history = read_promotions(connection, experiment.name)
+    return Standing(history.live(on), history.later(on), cards)
 
 
 def choose_model_name(

@@ -330,6 +330,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
     name = night.read(registry.choose_model_name, environment.models_dir, undated, night.run_date)
     content = registry.pickle_model(fitted.pipeline)
     checked = rows.X.iloc[choose_checked(len(rows.y))]
+    parts = [fitted.pipeline[-1], *fitted.pipeline.get_params().values()]  # what the pickle holds
     card = Card(
         **dict(origin),
         **dict(model),
@@ -348,7 +349,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         checked=estimators.predict_probability(fitted.pipeline, checked).tolist(),
         gate=decision,
         code_files=code.hash_code(model.estimator, environment.folder),
-        libraries=libraries.find_libraries(estimators.list_parts(fitted.pipeline)),
+        libraries=libraries.find_libraries(parts),
     )
     registry.save_model(environment.models_dir, content, card)
     return card
