@@ -287,7 +287,7 @@ def test_decide_each_rule(
 
 
 def test_decide_rules_that_are_off() -> None:
-    assert judge(n_rows=1, calibration_slope=None, input_psi=("income", 9.0, 0.0)).promote
+    assert judge(rows=1, calibration_slope=None, input_psi=("income", 9.0, 0.0)).promote
 
 
 def test_decide_tells_all_that_is_wrong() -> None:

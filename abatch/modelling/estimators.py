@@ -164,10 +164,11 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     steps = imputer if is_tree else [*imputer, StandardScaler()]
     number_step = make_pipeline(*steps) if steps else "passthrough"
     if is_tree:
+        unknown, missing = (np.nan, np.nan) if tags.allow_nan else (-1, -2)
         category_step: BaseEstimator = OrdinalEncoder(
             handle_unknown="use_encoded_value",
-            unknown_value=np.nan if tags.allow_nan else -1,
-            encoded_missing_value=np.nan if tags.allow_nan else -2,
+            unknown_value=unknown,
+            encoded_missing_value=missing,
             max_categories=min(
                 MAX_CATEGORIES, estimator.max_bins if is_histogram else MAX_CATEGORIES
             ),

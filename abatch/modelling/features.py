@@ -5,7 +5,7 @@ Two types are enough for tables: `number` (integers, decimals, floats, true and 
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from numbers import Real
 
@@ -71,7 +71,7 @@ def _infer_type(column: pd.Series) -> str:
         return DATES if is_date else CATEGORY
     if values.map(_is_number).all():
         return NUMBER
-    if values.map(lambda value: isinstance(value, (date, datetime))).all():
+    if values.map(lambda value: isinstance(value, date)).all():
         return DATES
     return tell_kinds(values)
 

@@ -23,7 +23,7 @@ class Evidence(NamedTuple):
 
     Attributes
     ----------
-    n_rows : training rows
+    rows : how many, to train on
     calibration_slope : of the validation
     live : model_name of the live model, None if there is none
     difference : from the live model, or why there is none
@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
         noise line
     """
 
-    n_rows: int
+    rows: int
     calibration_slope: Figure | None
     live: str | None = None
     difference: "AucDifference | str" = "it has no record"
@@ -42,11 +42,8 @@ class Evidence(NamedTuple):
         slope, difference = self.calibration_slope, self.difference
         figures = {} if isinstance(difference, str) else difference._asdict()
         finite = {name: value if isfinite(value) else None for name, value in figures.items()}
-        return {
-            "rows": self.n_rows,
-            "live": self.live,
+        return self._asdict() | {
             "calibration_slope": slope.model_dump() if slope else None,
-            "input_psi": self.input_psi,
             "difference": finite or difference,
         }
 
@@ -72,11 +69,11 @@ def decide(rules: Training, evidence: Evidence, later: str | None) -> Decision:
 
 def _find_faults(rules: Training, evidence: Evidence) -> Iterator[str]:
     """What speaks against a model by its rows, its calibration slope and its inputs."""
-    n, limit, slope = evidence.n_rows, rules.min_rows, evidence.calibration_slope
-    if limit is not None and n < limit:
-        yield f"{n:,} training rows, fewer than the {limit:,} that are asked for"
+    if rules.min_rows is not None and evidence.rows < rules.min_rows:
+        asked = f"fewer than the {rules.min_rows:,} that are asked for"
+        yield f"{evidence.rows:,} training rows, {asked}"
     if rules.calibration_slope is not None:
-        lowest, highest = rules.calibration_slope
+        slope, (lowest, highest) = evidence.calibration_slope, rules.calibration_slope
         expected = f"expected {lowest:g} to {highest:g}"
         if slope is None or slope.lower is None or slope.upper is None:
             why = "too few outcomes, or constant predictions"
