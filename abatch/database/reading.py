@@ -127,14 +127,14 @@ def _read(
     """Read frames of the query's rows by the best driver at hand."""
     text = clean_query(query.text)
     given = {**window._asdict(), "as_of": as_of}
-    names = dict.fromkeys(_BIND.findall(text))
-    for name in names:
+    binds: dict[str, Any] = {}
+    for name in _BIND.findall(text):
         if name not in given:
             raise ConfigError(
                 f"{query.file}: unknown bind :{name}; expected"
                 f" :{', :'.join(given)}.{suggest(name, given)}"
             )
-    binds = {name: given[name] for name in names}
+        binds[name] = given[name]
     with closing(_read_by_best_driver(engine, text, binds, chunk_rows)) as frames:
         empty = next(frames, None)
         if empty is None:
@@ -211,7 +211,7 @@ def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
     ):
         if result.returns_rows:
             names = list(result.keys())
-            yield _make_frame(names, (_read_values([]) for _ in names))
+            yield pd.DataFrame(columns=names)
             for rows in result.partitions(chunk_rows):
                 columns = map(list, zip(*rows, strict=True))
                 yield _make_frame(names, map(_read_values, columns))
@@ -237,19 +237,18 @@ def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], objec
     return convert
 
 
-_DECLARED: dict[str, Callable[[str], object]] = {
-    "date": date.fromisoformat,
-    "datetime": datetime.fromisoformat,
-    "datetime2": datetime.fromisoformat,
-    "datetimeoffset": datetime.fromisoformat,
-    "smalldatetime": datetime.fromisoformat,
-    "timestamp": datetime.fromisoformat,
-    "timestamptz": datetime.fromisoformat,
-    "uniqueidentifier": str.lower,
-    "uuid": str.lower,
-}
-for _name, _parse in _DECLARED.items():
-    sqlite3.register_converter(_name, _convert_declared(_parse))
+for _name in (
+    "datetime",
+    "datetime2",
+    "datetimeoffset",
+    "smalldatetime",
+    "timestamp",
+    "timestamptz",
+):
+    sqlite3.register_converter(_name, _convert_declared(datetime.fromisoformat))
+for _name in ("uniqueidentifier", "uuid"):
+    sqlite3.register_converter(_name, _convert_declared(str.lower))
+sqlite3.register_converter("date", _convert_declared(date.fromisoformat))
 
 
 def _bind(text: str, binds: dict[str, Any]) -> sa.TextClause:
