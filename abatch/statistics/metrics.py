@@ -279,7 +279,7 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
     """
     beta = np.tile(start, (len(counts), 1))
     size, positive = counts.sum(axis=1), counts[:, 1]
-    powers = np.stack([np.ones_like(log_odds), log_odds, log_odds**2], axis=1)  # (k, 3)
+    powers = np.vander(log_odds, 3, increasing=True)  # (k, 3)
     moved = np.full(len(beta), np.inf)
     for _ in range(N_STEPS):
         fitted = 1 / (1 + np.exp(-np.clip(beta[:, :1] + beta[:, 1:] * log_odds, -500, 500)))
