@@ -160,14 +160,8 @@ def _plan_samples(
     for comparison in terms.comparisons:
         treatment = [shares[variant] for variant in comparison.treatment]
         control = [shares[variant] for variant in comparison.control]
-        plan = stats.plan_sample(
-            variance_treatment,
-            sum(treatment),
-            variance_control,
-            sum(control),
-            abs(terms.outcome.expected_effect),
-            len(terms.comparisons),
-        )
+        variance = variance_treatment / sum(treatment) + variance_control / sum(control)
+        plan = stats.plan_sample(variance, terms.outcome.expected_effect, len(terms.comparisons))
         burn_in = ceil(stats.plan_burn_in(terms.outcome.kind, rate) / min(*treatment, *control))
         samples[comparison.name] = Sample(
             **{name: max(n, burn_in) for name, n in plan._asdict().items()}

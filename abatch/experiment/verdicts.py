@@ -179,8 +179,7 @@ def _compare(
     mean_control = stats.estimate_mean(control, kind, exposure)
     difference = stats.compare(mean, mean_control, abs(effect), alpha)
     lift = stats.compute_lift(mean, mean_control, difference.multiplier)
-    figures = difference._asdict() | {f"lift_{name}": n for name, n in lift._asdict().items()}
-    figures["lift"] = figures.pop("lift_value")
+    figures = difference._asdict() | lift._asdict()
     del figures["multiplier"]
     if is_early:  # an interval would promise more than it can hold
         figures |= dict.fromkeys(figures.keys() - {"estimate", "se"}, np.nan)

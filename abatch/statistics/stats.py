@@ -106,11 +106,11 @@ class Comparison(NamedTuple):
 
 
 class Lift(NamedTuple):
-    """The relative difference m1 / m0 - 1 and its interval."""
+    """The relative difference m1 / m0 - 1 and its interval, as the table `verdicts` names them."""
 
-    value: float
-    lower: float
-    upper: float
+    lift: float
+    lift_lower: float
+    lift_upper: float
 
 
 class Plan(NamedTuple):
@@ -287,26 +287,18 @@ def plan_burn_in(kind: str, rate: float) -> float:
     return max(MIN_UNITS, rarest)
 
 
-def plan_sample(
-    variance_treatment: float,
-    share_treatment: float,
-    variance_control: float,
-    share_control: float,
-    effect: float,
-    n_verdicts: int,
-) -> Plan:
+def plan_sample(variance: float, effect: float, n_verdicts: int) -> Plan:
     """How many candidates it takes to find the effect, if it is as large as registered.
 
     Parameters
     ----------
-    variance_treatment, variance_control : of one candidate's outcome
-    share_treatment, share_control : of all candidates of the experiment, in (0, 1)
+    variance : of the difference between two sides, times the candidates of the experiment: the sum
+        over both sides of the variance of one candidate's outcome, divided by the side's share of
+        all candidates, in (0, 1)
     effect : absolute, not 0
     n_verdicts : that share ALPHA, at least 1
     """
-    n_fixed = (variance_treatment / share_treatment + variance_control / share_control) / plan_se(
-        effect, ALPHA
-    ) ** 2
+    n_fixed = variance / plan_se(effect, ALPHA) ** 2
     most, median = _find_look_factors(n_verdicts)
     return Plan(ceil(n_fixed), ceil(n_fixed * most), ceil(n_fixed * median))
 
