@@ -44,7 +44,7 @@ def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[st
     return [*things[:n_shown], *([f"and {n_rest} {rest}"] if n_rest > 0 else [])]
 
 
-def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> list[str]:
+def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:
     """Facts, each a word and a text, as lines for a terminal of 80 columns."""
     indent = " " * 13
     lines = textwrap.wrap(title, 79, subsequent_indent=indent, break_on_hyphens=False)
@@ -53,4 +53,4 @@ def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> list[str]:
         lines += textwrap.wrap(
             text, 79, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
         )
-    return lines
+    return "\n".join(lines)

@@ -161,11 +161,9 @@ def roll_back(
 
 
 def _find_live(connection: sa.Connection, experiments: Experiments, on: date) -> list[str]:
-    live = [
-        name
-        for experiment in experiments
-        for name in registry.read_promotions(connection, experiment).live(on).values()
-    ]
+    live: list[str] = []
+    for experiment in experiments:
+        live += registry.read_promotions(connection, experiment).live(on).values()
     if not live:
         raise RegistryError(f"no model was live on {on}. See: python -m abatch models --at {on}")
     return live

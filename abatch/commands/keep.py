@@ -15,15 +15,14 @@ from abatch.commands.command import Only, command
 from abatch.config import Experiment, Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
-from abatch.errors import NothingToDo, RegistryError, UsageError
+from abatch.errors import RegistryError, UsageError
 from abatch.modelling import registry, reproduction, retention, snapshots
 from abatch.queries import Window
 from abatch.text import Reply, show_table, wrap_facts
 
 WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
-
-
+MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
 ACTIONS = ["list", "show", "verify", "purge"]
 
 
@@ -69,8 +68,9 @@ def _show_snapshot(connection: sa.Connection, name: str | None) -> Reply:
     if not name:
         raise UsageError("show: name a hash, the beginning of one, or a dated model")
     row = snapshots.choose_snapshot(connection, name)
-    content = _tell(row) | {"columns": json.loads(row.columns), "query": row.query}
-    return Reply(describe_snapshot(row), content)
+    columns = json.loads(row.columns)
+    content = _tell(row) | {"columns": columns, "query": row.query}
+    return Reply(describe_snapshot(row, columns), content)
 
 
 def _tell(row: Row) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def describe_snapshot(row: Row) -> str:
+def describe_snapshot(row: Row, columns: list[dict[str, object]]) -> str:
     """One pull in full: binds, columns with their fingerprints, and the query."""
     pulled = f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"
     binds = f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"
@@ -138,11 +138,7 @@ def describe_snapshot(row: Row) -> str:
         ("rows", f"{row.rows:,}"),
         ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
     ]
-    columns = show_table(json.loads(row.columns))
-    return "\n".join([*wrap_facts(facts), "", columns, "", row.query.rstrip()])
-
-
-MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
+    return f"{wrap_facts(facts)}\n\n{show_table(columns)}\n\n{row.query.rstrip()}"
 
 
 @command("recall")
@@ -193,7 +189,7 @@ def recall(
     frame = snapshot.frame
     head = f"{experiment}: {len(frame):,} rows of {window}, as of {as_of} UTC"
     if frame.empty:
-        raise NothingToDo(f"{head}. Nothing is written")
+        return f"{head}. Nothing is written"
     if out:
         snapshots.write_rows(out, frame)
         head += f", written as Parquet into {out}"

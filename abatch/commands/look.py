@@ -190,7 +190,7 @@ def _describe_experiment(name: str, record: Record | None, is_configured: bool) 
         state, when = "concluded", f"{conclusion.concluded_at:%Y-%m-%d %H:%M} UTC"
         facts += [("concluded", conclusion.because), ("", f"{when} by {conclusion.concluded_by}")]
     head = f"{name}: {state}, registered {record.registered_at:%Y-%m-%d}"
-    return "\n".join([head, *wrap_facts(facts)])
+    return f"{head}\n{wrap_facts(facts)}"
 
 
 @command("explain", in_json=True)

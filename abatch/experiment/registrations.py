@@ -160,9 +160,9 @@ class Registration(Terms):
 
 def describe_plan(registration: Registration) -> str:
     """What a new experiment commits to, as lines of at most 80 columns where names are short."""
-    head = f"{registration.salt}: a new experiment. Its first predict registers for good:"
+    head = f"{registration.salt}: a new experiment. Its first predict registers for good:\n"
     facts = [*_list_terms(registration), *_list_samples(registration)]
-    return "\n".join([head, *wrap_facts(facts)])
+    return head + wrap_facts(facts)
 
 
 def _list_terms(registration: Registration) -> Iterator[tuple[str, str]]:

@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
         moved = list(dict.fromkeys(check.thing for check in self.checks if check.state != SAME))
         closing = f"moved: {', '.join(moved)}" if moved else "nothing has moved"
         facts = [(check.thing, f"{check.state}: {check.words}") for check in self.checks]
-        return "\n".join([f"{self.headline}; {closing}", *wrap_facts(facts)])
+        return f"{self.headline}; {closing}\n{wrap_facts(facts)}"
 
 
 def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:

@@ -97,7 +97,7 @@ def _join(answers: list[Answer]) -> Reply:
     blocks, told = [], []
     for experiment, title, facts, content in answers:
         name, environment = experiment.name, experiment.environment.name
-        blocks.append("\n".join(wrap_facts(facts, f"{name} in {environment}, {title}")))
+        blocks.append(wrap_facts(facts, f"{name} in {environment}, {title}"))
         told.append({"experiment": name, "environment": environment, **content})
     return Reply("\n\n".join(blocks), told)
 
