@@ -404,12 +404,14 @@ def test_read_records(engine: sa.Engine) -> None:
                 concluded_by="me",
                 concluded_at=datetime(2026, 9, 2),
             )
-        first, second = records.read_records(connection)
+        known = records.read_records(connection)
+    first, second = known.values()
     assert first.conclusion is not None
+    name, other = known
     assert (
-        first.experiment,
+        name,
         first.conclusion.because,
-        second.experiment,
+        other,
         second.findings,
         second.conclusion,
     ) == (

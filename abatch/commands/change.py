@@ -70,8 +70,7 @@ def init(
     from abatch.database import migrations  # alembic, for which no other command need wait
     from abatch.database.migrations.script import write_script
 
-    experiments = load_experiments(config, env, need_database=not sql)
-    environment = experiments.environment
+    environment = load_experiments(config, env, need_database=not sql).environment
     if sql:
         url = environment.database.get_secret_value()
         return write_script(url, environment.schema, environment.place).rstrip("\n")
@@ -288,7 +287,7 @@ def conclude(
     """Write down what a person concludes from an experiment, beside what abatch found."""
 
     def write(connection: sa.Connection) -> str:
-        registered = {record.experiment: record for record in records.read_records(connection)}
+        registered = records.read_records(connection)
         if experiment not in registered:
             expected = (
                 f"expected one of {', '.join(registered)}"

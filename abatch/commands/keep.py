@@ -92,11 +92,11 @@ def _tell_snapshots(
 
 
 def _look_at(folder: Path, row: Row, deleted: Mapping[str, Row], is_read: bool) -> str:
-    path = snapshots.path_of(folder, row.content_hash)
-    if not path.exists() and row.content_hash in deleted:
+    is_there = snapshots.path_of(folder, row.content_hash).exists()
+    if not is_there and row.content_hash in deleted:
         return DROPPED
     if not is_read:
-        return "there" if path.exists() else "missing"
+        return "there" if is_there else "missing"
     try:
         snapshots.load(folder, row)
     except RegistryError as error:

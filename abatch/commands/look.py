@@ -152,7 +152,7 @@ def list_experiments(experiments: Experiments, engine: sa.Engine, only: Only) ->
     """Every experiment that was ever registered: asked, expected, known, concluded."""
     chosen = experiments.choose(only)
     with engine.connect() as connection:
-        known = {record.experiment: record for record in read_records(connection)}
+        known = read_records(connection)
     shown = [
         (name, known.get(name), name in chosen)
         for name in dict.fromkeys([*known, *chosen])

@@ -1,6 +1,6 @@
 """Records: what is known of each experiment, and what a person concluded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ class Record(NamedTuple):
     conclusion : the newest row of `conclusions`, or None
     """
 
-    experiment: str
     registered_at: datetime
     registration: Registration
     verdicts: list[Row]
@@ -32,29 +31,25 @@ class Record(NamedTuple):
         return [describe_finding(row) for row in self.verdicts]
 
 
-def read_records(connection: sa.Connection) -> list[Record]:
-    """All experiments in the order of their registration."""
-    c = current_verdicts.c
-    verdicts: dict[str, list[Row]] = {}
-    for row in connection.execute(sa.select(current_verdicts).order_by(c.comparison, c.metric)):
-        verdicts.setdefault(row.experiment, []).append(row)
-    concluded = {
-        row.experiment: row
-        for row in connection.execute(sa.select(conclusions).order_by(conclusions.c.conclusion_id))
-    }
-    rows = connection.execute(
-        sa.select(registrations).order_by(registrations.c.registered_at, registrations.c.experiment)
-    )
-    return [
-        Record(
-            row.experiment,
+def read_records(connection: sa.Connection) -> dict[str, Record]:
+    """All experiments by name, in the order of their registration."""
+
+    def read(table: sa.Table, *order: str) -> Sequence[Row]:
+        return connection.execute(
+            sa.select(table).order_by(*(table.c[name] for name in order))
+        ).all()
+
+    verdicts = read(current_verdicts, "comparison", "metric")
+    concluded = {row.experiment: row for row in read(conclusions, "conclusion_id")}
+    return {
+        row.experiment: Record(
             row.registered_at,
             Registration.model_validate_json(row.content),
-            verdicts.get(row.experiment, []),
+            [verdict for verdict in verdicts if verdict.experiment == row.experiment],
             concluded.get(row.experiment),
         )
-        for row in rows
-    ]
+        for row in read(registrations, "registered_at", "experiment")
+    }
 
 
 def describe_finding(row: Row) -> str:
