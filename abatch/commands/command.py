@@ -20,15 +20,12 @@ from abatch.arguments import (
 )
 from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.config import Experiments, load_experiments
-from abatch.errors import NothingToDo
 from abatch.text import Reply, to_json
 
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
 Day = Annotated[date, day("--date", help="the day in question (default: today)")]
 AS_JSON = switch("--json", "print it for programs")
-
-
 Function = TypeVar("Function", bound=Callable[..., str | Reply])
 
 
@@ -98,9 +95,6 @@ def run(name: str, words: Sequence[str]) -> int:
         reply = Reply(answer) if isinstance(answer, str) else answer
         print(to_json(reply.content) if as_json else reply.text)
         return reply.code
-    except NothingToDo as reason:
-        print(reason)
-        return job.DONE
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, f"abatch {name}")
 
