@@ -39,13 +39,11 @@ class Histogram:
 
     def __add__(self, other: "Histogram") -> "Histogram":
         bins = np.union1d(self.bins, other.bins)
-        totals = np.zeros((self.losses.size, len(bins)), dtype=np.int64)
+        counts = np.zeros((*self.losses.shape, len(bins)), dtype=np.int64)
         for histogram in (self, other):
             position = np.searchsorted(bins, histogram.bins)
-            parts = histogram.counts.reshape(len(totals), -1)
-            for total, part in zip(totals, parts, strict=True):
-                total[position] += part  # faster than all rows in one statement
-        counts = totals.reshape(*self.losses.shape, len(bins))
+            for row in np.ndindex(self.losses.shape):  # faster than all rows in one statement
+                counts[row][position] += histogram.counts[row]
         return Histogram(bins, counts, self.losses + other.losses)
 
 
