@@ -228,9 +228,10 @@ def list_tenths(metrics: Metrics) -> np.ndarray:
     """
     tenths = []
     for i in range(1, N_RELIABILITY_BINS + 1):
-        mean, rate = (metrics.get(f"reliability_{what}_{i:02}") for what in ("prediction", "rate"))
-        if mean and rate:
-            tenths.append((i, mean.value, rate.value, rate.lower, rate.upper))
+        rate = metrics.get(f"reliability_rate_{i:02}")
+        if rate:
+            mean = metrics[f"reliability_prediction_{i:02}"].value
+            tenths.append((i, mean, rate.value, rate.lower, rate.upper))
     return np.array(tenths, dtype=np.float64).reshape(-1, 5)
 
 

@@ -267,15 +267,13 @@ def choose_guardrail_word(comparison: Comparison, margin: float) -> str:
 
 def is_burnt_in(moments: Moments, kind: str) -> bool:
     """Whether a variant has brought enough for an interval that rests on the normal."""
+    is_large = moments.n_units >= MIN_UNITS
     if kind == "numeric":
-        return (moments.n_units >= MIN_UNITS) & (moments.n_nonzero >= MIN_NONZERO)
+        return is_large & (moments.n_nonzero >= MIN_NONZERO)
     # A unit's events come together, so they count once. If only the first exposure counts, this is
     # events and non-events.
-    return (
-        (moments.n_units >= MIN_UNITS)
-        & (moments.n_nonzero >= MIN_CASES)
-        & (moments.sum_n - moments.sum_y >= MIN_CASES)
-    )
+    n_without = moments.sum_n - moments.sum_y
+    return is_large & (moments.n_nonzero >= MIN_CASES) & (n_without >= MIN_CASES)
 
 
 def plan_burn_in(kind: str, rate: float) -> float:
