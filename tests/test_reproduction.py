@@ -18,7 +18,7 @@ import yaml
 
 import train
 from abatch import __main__ as main
-from abatch.config import Experiment, load_experiments
+from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import migrations
 from abatch.modelling import libraries, reproduction, snapshots
 from demo import simulate
@@ -89,7 +89,7 @@ def engine(bank: Experiment) -> Iterator[sa.Engine]:
 
 
 def reproduce(experiment: Experiment, engine: sa.Engine, name: str = B) -> reproduction.Verdict:
-    return reproduction.reproduce(engine, {experiment.name: experiment}, name)
+    return reproduction.reproduce(engine, Experiments({experiment.name: experiment}), name)
 
 
 def find_moved(verdict: reproduction.Verdict) -> dict[str, str]:
@@ -242,7 +242,7 @@ def test_reproduce_config_edited(bank: Experiment, engine: sa.Engine) -> None:
     assert find_moved(verdict) == {"configuration": "models.B.params.max_iter was 20, is 30"}
     assert (
         "no longer in the config"
-        in find_moved(reproduction.reproduce(engine, {"other": edited}, B))["configuration"]
+        in find_moved(reproduction.reproduce(engine, Experiments(other=edited), B))["configuration"]
     )
     other = alter(bank, sql={**bank.sql, "training": "select 1"})
     assert find_moved(reproduce(other, engine)) == {"configuration": "sql.training is another text"}
@@ -422,4 +422,6 @@ def test_reproduce_parameters_with_whole_numbers_as_keys(
         models={**week.models, "A": model},
     )
     train.train(weighted, week_engine, LATER_NIGHT)
-    assert reproduction.reproduce(week_engine, {"card_offer": weighted}, A8).is_reproduced
+    assert reproduction.reproduce(
+        week_engine, Experiments({"card_offer": weighted}), A8
+    ).is_reproduced

@@ -5,20 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from abatch import version
 from abatch.config import Experiment
 from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import estimators, gate, snapshots
 from abatch.modelling.card import Card, Decision
 from abatch.modelling.gate import Evidence
 from abatch.modelling.registry import Standing
-from abatch.modelling.training import (
-    Fitted,
-    Rows,
-    fit,
-    make_model,
-    prepare_rows,
-)
+from abatch.modelling.training import Fitted, Rows, fit, make_model, prepare_rows
 from abatch.night import Night
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import FeatureReference
@@ -37,8 +30,7 @@ def judge(
             input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
         )
     decision = gate.decide(experiment.training, evidence, standing.later.get(variant))
-    environment, code_version = experiment.environment.name, version.code_version()
-    return gate.judge_dirt(decision, environment, code_version, allow_dirty=allow_dirty)
+    return gate.judge_dirt(decision, experiment.environment.name, allow_dirty=allow_dirty)
 
 
 def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:

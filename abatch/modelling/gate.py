@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from abatch import version
 from abatch.config import Training
 from abatch.errors import RegistryError
 from abatch.modelling.card import Card, Decision, Figure
@@ -133,24 +134,28 @@ def tell(card: Card) -> str:
     return f"{text}. To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
 
 
-def judge_dirt(
-    decision: Decision, environment: str, code_version: str, *, allow_dirty: bool
-) -> Decision:
+def find_dirt(environment: str, code_version: str) -> dict[str, Any]:
+    """Evidence to record of prod's models whose code differs from its commit; else empty."""
+    if environment != PROD or not is_dirty(code_version):
+        return {}
+    return {"allow_dirty": True, "code_version": code_version}
+
+
+def judge_dirt(decision: Decision, environment: str, *, allow_dirty: bool) -> Decision:
     """The decision where code that differs from its commit must not make prod's models.
 
     Unless that is allowed, and then recorded.
     """
-    if environment != PROD or not is_dirty(code_version) or not decision.promote:
+    dirt = find_dirt(environment, version.code_version())
+    if not dirt or not decision.promote:
         return decision
     if not allow_dirty:
         return decision.refuse(
-            f"{DIRTY} ({code_version}). Commit, then train with --force, or allow it: --allow-dirty"
+            f"{DIRTY} ({version.code_version()}). Commit, then train with --force, or allow it:"
+            " --allow-dirty"
         )
-    return Decision(
-        promote=True,
-        reason=f"{decision.reason} (from a dirty tree, allowed)",
-        evidence={**decision.evidence, **_record_dirt(code_version)},
-    )
+    reason = f"{decision.reason} (from a dirty tree, allowed)"
+    return Decision(promote=True, reason=reason, evidence=decision.evidence | dirt)
 
 
 def check_dirt(
@@ -165,16 +170,12 @@ def check_dirt(
     RegistryError
         If it is not.
     """
-    is_new = card.model_name not in promotions.ever_live
-    if environment != PROD or not is_dirty(card.code_version) or not is_new:
+    dirt = find_dirt(environment, card.code_version)
+    if not dirt or card.model_name in promotions.ever_live:
         return None
     if not allow_dirty:
         raise RegistryError(
             f"{card.model_name}: {DIRTY} ({card.code_version}). It does not go live in {PROD}."
             " Train anew from a commit, or allow it: --allow-dirty, which is recorded."
         )
-    return _record_dirt(card.code_version)
-
-
-def _record_dirt(code_version: str) -> dict[str, Any]:
-    return {"allow_dirty": True, "code_version": code_version}
+    return dirt

@@ -4,7 +4,7 @@ It is held against what the model predicts, and what has moved is told.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch import version
-from abatch.config import Environment, Experiment
+from abatch.config import Environment, Experiment, Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
 from abatch.errors import AbatchError, RegistryError
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
         return f"{self.headline}; {closing}\n{wrap_facts(facts)}"
 
 
-def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_name: str) -> Verdict:
+def reproduce(engine: sa.Engine, experiments: Experiments, model_name: str) -> Verdict:
     """Build a dated model again and say what has moved, each on its own.
 
     That is data, code, configuration, environment, and its file. The rows are those of the
@@ -66,7 +66,7 @@ def reproduce(engine: sa.Engine, experiments: Mapping[str, Experiment], model_na
     RegistryError
         If there is no such model.
     """
-    environment = next(iter(experiments.values())).environment
+    environment = experiments.environment
     with engine.connect() as connection:
         card = registry.find_model(connection, model_name)
         pull = snapshots.choose_snapshot(connection, card.snapshot)
@@ -109,7 +109,7 @@ def _judge(
             figures += "; the estimator does not give the same twice: seed all that it draws"
         return f"NOT identical predictions {where} ({figures})", False
     names = {"data": "the snapshot", "model file": "the model file"}
-    broken = dict.fromkeys(names[check.thing] for check in checks if check.state == BROKEN)
+    broken = [names[check.thing] for check in checks if check.state == BROKEN]
     identical = f"identical predictions {where} ({figures})"
     if broken:
         damage = f"{' and '.join(broken)} is damaged or gone"
@@ -195,7 +195,7 @@ def _check_code(environment: Environment, card: Card) -> Check:
     return Check("code", SAME, words)
 
 
-def _check_configuration(experiments: Mapping[str, Experiment], card: Card) -> Check:
+def _check_configuration(experiments: Experiments, card: Card) -> Check:
     experiment = experiments.get(card.experiment)
     if experiment is None:
         words = f"experiment {card.experiment} is no longer in the config"

@@ -296,8 +296,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
     both = before.index.intersection(after.index)
     before, after = before.loc[both], after.loc[both]
     added, removed = len(second) - len(both), len(first) - len(both)
-    is_other = list(before.columns) != list(after.columns)
-    changed = np.zeros(len(both), dtype=bool)
+    changed = np.full(len(both), list(before.columns) != list(after.columns))
     columns: dict[str, int] = {}
     example = ""
     for name in dict.fromkeys([*before.columns, *after.columns]):
@@ -309,12 +308,11 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
             columns[name] = int(differs.sum())
             changed |= differs
             example = example or _describe_change(before[name], after[name], differs.argmax())
-    if not (is_other or columns or removed or added):  # the values are the same
+    if not (changed.any() or columns or removed or added):  # the values are the same
         pairs = zip(describe_columns(first), describe_columns(second), strict=True)
         columns = {f"{a.name} (type)": len(both) for a, b in pairs if a.type != b.type}
-        is_other = bool(columns)
-    n_changed = len(both) if is_other else int(changed.sum())
-    return Difference(added, removed, n_changed, columns, example)
+        changed |= bool(columns)
+    return Difference(added, removed, int(changed.sum()), columns, example)
 
 
 def _describe_change(before: pd.Series, after: pd.Series, at: np.intp) -> str:
