@@ -21,7 +21,6 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
-from abatch import files
 from abatch.experiment import looks, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
@@ -33,14 +32,12 @@ from abatch.pages import report
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name
-    registration = night.read(terms.check, experiment)
-    assert registration is not None  # there are nights
+    registration = night.read(terms.require, experiment)
     if not night.read(is_latest, night):
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"
         )
-    if draw and not night.dry_run:
-        files.check_writable(experiment.environment.reports_dir)
+    page = report.find_page(night) if draw else None
 
     # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
     watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
@@ -58,27 +55,20 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
 
     def write_report(connection: sa.Connection) -> None:
         """If this fails, the run is undone, so that it can be done again."""
-        if draw:
+        if page:
             report.write_report(connection, experiment, night.run_date)
 
     before = night.read(verdicts.find_words, name, night.run_date)
-    page = f"; report {experiment.environment.reports_dir / f'{name}.html'}" if draw else ""
+    shown = f"report {page}" if page else None
+    if night.dry_run:
+        shown = f"{figures.n_rows} figures"
+    words = looks.describe(look, len(nights), shown)
+    publish = (looks.write, night, reading, figures, look)
+    n_rows = figures.n_rows + len(look.verdicts)
     summary = night.finish(
-        f"{look.row['n_mature']} mature predictions of {len(nights)} nights (outcomes complete to"
-        f" {watermark or 'no date yet'}){f'; {figures.n_rows} figures' if night.dry_run else page};"
-        f" {verdicts.describe(look.verdicts)}",
-        looks.write,
-        night,
-        reading,
-        figures,
-        look,
-        after=write_report,
-        rows_read=reading.n_read,
-        rows_written=figures.n_rows + len(look.verdicts),
+        words, *publish, after=write_report, rows_read=reading.n_read, rows_written=n_rows
     )
-    if not night.dry_run:
-        for news in verdicts.describe_news(look.verdicts, look.ratios, before):
-            night.warn(news)
+    looks.tell_news(night, look, before)
     return summary
 
 

@@ -70,9 +70,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         publish = (registry.publish, night, saved, live, utc_now())
         summary = night.finish(words, *publish, rows_read=len(rows.y), rows_written=len(saved))
 
-    for card in saved:
-        if not card.gate.promote:
-            night.warn(gate.tell(card))
+    gate.warn_of(night, saved)
     registry.relink(night)
     retention.apply_nightly(night)
     return summary

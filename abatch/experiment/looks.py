@@ -402,3 +402,17 @@ def write(
     scores.write_figures(connection, night, figures)
     scores.mark_published(connection, night)
     verdicts.write_look(connection, look, night.run_id)
+
+
+def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
+    """The look as one line; `shown` is what else there is to see of it."""
+    complete = f"outcomes complete to {look.row['watermark'] or 'no date yet'}"
+    mature = f"{look.row['n_mature']} mature predictions of {n_nights} nights ({complete})"
+    return "; ".join(filter(None, [mature, shown, verdicts.describe(look.verdicts)]))
+
+
+def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:
+    """Warn of words that are new, and ask for a decision; `before` is as `find_words` has it."""
+    if not night.dry_run:
+        for news in verdicts.describe_news(look.verdicts, look.ratios, before):
+            night.warn(news)

@@ -200,6 +200,13 @@ def check(
     return registration
 
 
+def require(connection: sa.Connection, experiment: Experiment) -> Registration:
+    """The same where there are nights, for the first of which it was registered."""
+    registration = check(connection, experiment)
+    assert registration is not None
+    return registration
+
+
 def refuse_changes(
     registered: Terms, asked: Terms, place: str, assignment: str | None = None
 ) -> None:

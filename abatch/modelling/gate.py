@@ -1,6 +1,6 @@
 """The gate: whether a new model goes live, why, and the figures behind it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +9,7 @@ from abatch.config import Training
 from abatch.errors import RegistryError
 from abatch.modelling.card import Card, Decision, Figure
 from abatch.modelling.registry import Promotions
+from abatch.night import Night
 
 if TYPE_CHECKING:  # SciPy takes half a second, for which a promotion by hand need not wait
     from abatch.statistics.metrics import AucDifference
@@ -126,12 +127,14 @@ def stand_back(
     return decision.refuse(reason, f"to use the new one: {PROMOTE}")
 
 
-def tell(card: Card) -> str:
-    """What was decided on a new model, and what somebody can do who wants it otherwise."""
-    text = f"{card.model_name} {card.gate.sentence}"
-    if card.gate.promote or card.gate.mend:
-        return text
-    return f"{text}. To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
+def warn_of(night: Night, cards: Iterable[Card]) -> None:
+    """Warn of new models that do not go live, with what to do who wants it otherwise."""
+    for card in cards:
+        text = f"{card.model_name} {card.gate.sentence}"
+        if not card.gate.mend:
+            text += f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
+        if not card.gate.promote:
+            night.warn(text)
 
 
 def find_dirt(environment: str, code_version: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
+from abatch.night import Night
 from abatch.pages import plots
 from abatch.pages.figures import HISTORY, Figures, read_figures
 from abatch.pages.findings import find_findings, find_oversized, find_scale
@@ -18,6 +19,20 @@ from abatch.pages.gaps import describe_gaps, find_gaps
 from abatch.pages.html import load_template
 from abatch.statistics import drift, words
 from abatch.statistics.metrics import MIN_CASES
+
+
+def find_page(night: Night) -> Path:
+    """Where the report of a night is written.
+
+    Raises
+    ------
+    FileError
+        If it cannot be, in a night that writes; called before the long work.
+    """
+    folder = night.experiment.environment.reports_dir
+    if not night.dry_run:
+        files.check_writable(folder)
+    return folder / f"{night.experiment.name}.html"
 
 
 def write_report(connection: sa.Connection, experiment: Experiment, run_date: date) -> Path:
