@@ -125,21 +125,18 @@ def make_model(model_name: str, variant: str, **changes: object) -> dict[str, An
 
 
 def promote(
-    engine: sa.Engine, model_name: str, effective_date: date, promoted_at: datetime, **changes: str
+    engine: sa.Engine,
+    model_name: str,
+    effective_date: date,
+    promoted_at: datetime,
+    variant: str = "A",
+    **changes: str,
 ) -> None:
-    row: dict[str, Any] = {
-        "experiment": "card_offer",
-        "variant": "A",
-        "model_name": model_name,
-        "effective_date": effective_date,
-    }
-    row |= {
-        "reason": "as good as before",
-        "promoted_by": "train train1",
-        "promoted_at": promoted_at,
-    }
+    card = make_card(experiment="card_offer", variant=variant, model_name=model_name)
+    row: dict[str, Any] = {"reason": "as good as before", "promoted_by": "train train1", **changes}
+    row |= {"effective_date": effective_date, "promoted_at": promoted_at}
     with engine.begin() as connection:
-        registry.promote(connection, **row | changes)
+        registry.promote(connection, card, **row)
 
 
 def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> None:

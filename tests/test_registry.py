@@ -98,9 +98,7 @@ def promote(
     with engine.begin() as connection:
         registry.promote(
             connection,
-            experiment="card_offer",
-            variant=variant,
-            model_name=model_name,
+            make_card(experiment="card_offer", variant=variant, model_name=model_name),
             effective_date=on,
             reason="Ærø 日本",
             promoted_by="me",

@@ -266,20 +266,14 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
 
     def roll_back_first(*arguments: Any) -> training.Fitted:
         with engine.begin() as connection:
-            row: dict[str, Any] = {
-                "experiment": "card_offer",
-                "variant": "A",
-                "model_name": "modelA_v1.0_2026-09-01",
-                "effective_date": FIRST_NIGHT,
-            }
-            now = utc_now()
             registry.promote(
                 connection,
+                registry.find_model(connection, "modelA_v1.0_2026-09-01"),
                 action="rollback",
+                effective_date=FIRST_NIGHT,
                 reason="complaints",
                 promoted_by="Kari",
-                promoted_at=now,
-                **row,
+                promoted_at=utc_now(),
             )
         return fit_and_validate(*arguments)
 

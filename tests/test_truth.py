@@ -600,18 +600,16 @@ def test_score_counts_everything_after_the_last_night(tmp_path: Path) -> None:
 def make_live(engine: sa.Engine, trained_on: str, action: str) -> None:
     for variant in "AB":
         with engine.begin() as connection:
-            row: dict[str, Any] = {
-                "experiment": "own",
-                "variant": variant,
-                "model_name": f"model{variant}_v1_{trained_on}",
-                "action": action,
-            }
-            why: dict[str, Any] = {
-                "reason": "complaints",
-                "promoted_by": "Kari",
-                "promoted_at": utc_now(),
-            }
-            registry.promote(connection, effective_date=START + 3 * DAY, **row, **why)
+            name = f"model{variant}_v1_{trained_on}"
+            registry.promote(
+                connection,
+                registry.find_model(connection, name),
+                action=action,
+                effective_date=START + 3 * DAY,
+                reason="complaints",
+                promoted_by="Kari",
+                promoted_at=utc_now(),
+            )
 
 
 @pytest.mark.parametrize("n_closed", [0, 1])

@@ -209,9 +209,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     live_today = promotions.live(today).get(model.variant)
     registry.promote(
         connection,
-        experiment=model.experiment,
-        variant=model.variant,
-        model_name=name,
+        model,
         action=change.action,
         effective_date=on,
         reason=change.reason,

@@ -412,9 +412,7 @@ def publish(
         if card.gate.promote:
             promote(
                 connection,
-                experiment=night.experiment.name,
-                variant=card.variant,
-                model_name=card.model_name,
+                card,
                 effective_date=night.run_date,
                 reason=card.gate.reason,
                 evidence=card.gate.evidence,
@@ -437,6 +435,7 @@ def add_model(connection: sa.Connection, card: Card) -> None:
 
 def promote(
     connection: sa.Connection,
+    card: Card,
     *,
     action: str = "promote",
     evidence: Mapping[str, Any] | None = None,
@@ -446,6 +445,7 @@ def promote(
 
     A later row overrules.
     """
+    row |= card.model_dump(include={"experiment", "variant", "model_name"})
     figures = None if evidence is None else to_json(evidence)
     connection.execute(promotions.insert().values(action=action, evidence=figures, **row))
 
