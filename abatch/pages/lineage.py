@@ -23,7 +23,6 @@ from abatch.errors import DataError
 from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
-from abatch.modelling.card import Card
 from abatch.text import Reply, wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
@@ -191,15 +190,14 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     model = _find_model(connection, model_name)
     if model is None:
         return None
-    card = connection.scalars(sa.select(models.c.card).filter_by(model_name=model_name)).one()
+    deleted = registry.read_deletions(connection, registry.MODEL)
+    deleted_snapshots = registry.read_deletions(connection, registry.SNAPSHOT)
     return Making(
         model=model,
-        config_hash=Card.model_validate_json(card).config_hash,
+        config_hash=registry.find_model(connection, model.model_name).config_hash,
         run=_find_run(connection, model.run_id),
-        deletion=registry.read_deletions(connection, registry.MODEL).get(model.model_name),
-        snapshot_deletion=registry.read_deletions(connection, registry.SNAPSHOT).get(
-            model.snapshot
-        ),
+        deletion=deleted.get(model.model_name),
+        snapshot_deletion=deleted_snapshots.get(model.snapshot),
     )
 
 
