@@ -70,7 +70,12 @@ def write() -> tuple[str, str]:
     Tables, columns, types, keys, indexes and views count, what is said of them does not: a database
     is not refused because a comment or a meaning in the dictionary was edited.
     """
-    body = render(tables.metadata)
+    metadata = sa.MetaData()
+    for table in tables.metadata.sorted_tables:
+        table.to_metadata(metadata).comment = None
+        for column in metadata.tables[table.name].columns:
+            column.comment = None
+    body = render(metadata)
     selects = [clean_query(path.read_text("utf-8")) for path in sorted(views.FOLDER.glob("*.sql"))]
     digest = hashlib.sha256("\n".join([body, *selects, str(views.FRAGMENTS)]).encode())
     revision = f"0001_{digest.hexdigest()[:8]}"

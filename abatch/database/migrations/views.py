@@ -5,7 +5,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 
-from abatch.database.migrations.dictionary import read_meanings
+from abatch.database.migrations.dictionary import find_comments
 from abatch.database.tables import VIEWS
 
 FOLDER = Path(__file__).parent.parent / "views"
@@ -46,14 +46,13 @@ def create_views() -> None:
     context = op.get_context()
     dialect, schema = context.dialect, context.version_table_schema
     prefix = f"{dialect.identifier_preparer.quote_schema(schema)}." if schema else ""
-    meanings = read_meanings()
-    for view in VIEWS:
+    for view, described in VIEWS.items():
         query = (FOLDER / f"{view}.sql").read_text(encoding="utf-8").rstrip()
         query = query.format(schema=prefix, **FRAGMENTS[dialect.name])
         create = f"create view {prefix}{view} as\n{query}"
         # T-SQL wants a view to be created alone in its batch.
         _execute(f"exec(N{_quote(create)})" if dialect.name == "mssql" else create)
-        for column, comment in meanings[view].items():
+        for column, comment in find_comments(described).items():
             if dialect.name == "postgresql":
                 thing = f"column {prefix}{view}.{column}" if column else f"view {prefix}{view}"
                 _execute(f"comment on {thing} is {_quote(comment)}")
