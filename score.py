@@ -47,7 +47,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     # Nights are closed once their outcomes are final; the open ones count for today alone.
     references = night.read(registry.read_references, name)
     question = looks.Question(night, registration, watermark, mature_date, *references)
-    nights = night.read(find_nights, name, night.run_date)
+    nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
     total = night.read(looks.total_with, question, reading)
     figures = night.read(looks.measure, question, reading, total)

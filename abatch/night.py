@@ -5,7 +5,7 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import connections, faults
-from abatch.database.tables import Row, Select, predictions_staging, runs
+from abatch.database.tables import Row, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
 
@@ -184,13 +184,13 @@ def is_latest(connection: sa.Connection, night: Night) -> bool:
     """Whether no later run_date of the same job is done; one that is still to come counts not."""
     last = max(night.run_date, today(night.experiment.environment))
     later = (runs.c.run_date > night.run_date, runs.c.run_date <= last)
-    return connection.execute(_select_runs(night, "done", *later)).first() is None
+    return not _find_runs(connection, night, "done", *later)
 
 
-def find_nights(connection: sa.Connection, experiment: str, until: date) -> list[date]:
-    """The nights up to a day that have predictions, in order."""
-    done = {"experiment": experiment, "job": "predict", "status": "done"}
-    query = sa.select(runs.c.run_date).filter_by(**done).where(runs.c.run_date <= until)
+def find_nights(connection: sa.Connection, night: Night) -> list[date]:
+    """The nights up to this one that have predictions, in order."""
+    done = {"experiment": night.experiment.name, "job": "predict", "status": "done"}
+    query = sa.select(runs.c.run_date).filter_by(**done).where(runs.c.run_date <= night.run_date)
     return list(connection.scalars(query.order_by(runs.c.run_date)))
 
 
@@ -239,11 +239,11 @@ def open_night(
         if not acquired:
             raise _describe_holder(night)
         night.write(_fail_abandoned_runs, night)
-        done = night.read(_find_done, night)
+        done = night.read(_find_runs, night, "done", runs.c.run_date == run_date)
         if done and not force:
             raise NothingToDo(
-                f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
-                f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+                f"{job} of {experiment.name} for {run_date} is already done (run {done[0].run_id},"
+                f" {done[0].finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
             )
         night.write(_begin_run, night)
         if dry_run:
@@ -259,12 +259,13 @@ def open_night(
 
 def _describe_holder(night: Night) -> Exception:
     """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
-    holder = night.read(_find_running, night)
+    running = night.read(_find_runs, night, "running")
     what = f"{night.job} of {night.experiment.name}"
-    if holder is None:
+    if not running:
         return NothingToDo(
             f"{what} is already being done by a process that is just starting or ending"
         )
+    holder = running[0]
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
     if holder.run_date == night.run_date:
         return NothingToDo(f"{what} for {night.run_date} is already being done {who}")
@@ -273,35 +274,26 @@ def _describe_holder(night: Night) -> Exception:
     )
 
 
-def _select_runs(night: Night, status: str, *where: sa.ColumnElement[bool]) -> Select:
-    """Runs of the same job and experiment."""
+def _find_runs(
+    connection: sa.Connection, night: Night, status: str, *where: sa.ColumnElement[bool]
+) -> Sequence[Row]:
+    """Runs of the same job and experiment, the one that began last first."""
     same = {"job": night.job, "experiment": night.experiment.name, "status": status}
-    return sa.select(runs).filter_by(**same).where(*where)
-
-
-def _find_running(connection: sa.Connection, night: Night) -> Row | None:
-    query = _select_runs(night, "running").order_by(runs.c.started_at.desc())
-    return connection.execute(query).first()
-
-
-def _find_done(connection: sa.Connection, night: Night) -> Row | None:
-    query = _select_runs(night, "done", runs.c.run_date == night.run_date)
-    return connection.execute(query).first()
+    query = sa.select(runs).filter_by(**same).where(*where)
+    return connection.execute(query.order_by(runs.c.started_at.desc())).all()
 
 
 def _fail_abandoned_runs(connection: sa.Connection, night: Night) -> None:
     """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
-    for dead in connection.execute(_select_runs(night, "running")).all():
-        reason = "died; cleaned up by the next run"
-        _fail_run(connection, night.experiment.name, dead.run_id, reason)
+    for dead in _find_runs(connection, night, "running"):
+        _fail_run(connection, night, dead.run_id, "died; cleaned up by the next run")
     if night.job == "predict":  # also what a run staged that was taken for dead and was not
-        staged = predictions_staging.delete().filter_by(experiment=night.experiment.name)
-        connection.execute(staged)
+        connection.execute(predictions_staging.delete().filter_by(experiment=night.experiment.name))
 
 
-def _fail_run(connection: sa.Connection, experiment: str, run_id: str, reason: str) -> None:
-    staged = predictions_staging.delete().filter_by(experiment=experiment, run_id=run_id)
-    connection.execute(staged)
+def _fail_run(connection: sa.Connection, night: Night, run_id: str, reason: str) -> None:
+    staged = {"experiment": night.experiment.name, "run_id": run_id}
+    connection.execute(predictions_staging.delete().filter_by(**staged))
     still_running = runs.update().filter_by(run_id=run_id, status="running")
     ended = {"status": "failed", "finished_at": utc_now(), "error": reason}
     connection.execute(still_running.values(ended))
@@ -344,6 +336,6 @@ def _fail(night: Night, error: BaseException) -> None:
     reason = faults.describe(error) if is_database else str(error) or type(error).__name__
     night.log(f"failed: {reason}")
     try:
-        night.write(_fail_run, night.experiment.name, night.run_id, reason)
+        night.write(_fail_run, night, night.run_id, reason)
     except SQLAlchemyError as second:
         night.log(f"the failure could not be written into runs: {faults.describe(second)}")

@@ -16,7 +16,7 @@ from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
 from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import as_stored, read_predictions
+from tests.conftest import as_stored, make_night, read_predictions
 
 pytestmark = pytest.mark.server
 
@@ -271,12 +271,13 @@ def test_find_nights_are_those_that_are_done(experiment: Experiment, engine: sa.
     do(experiment, engine, NIGHT, force=True)  # in the place of the first
     with engine.connect() as connection:
         expected = [NIGHT, NIGHT + timedelta(days=1)]
-        assert find_nights(connection, "card_offer", NIGHT + timedelta(days=1)) == expected
-        assert find_nights(connection, "card_offer", date.max) == [
+        until = make_night(run_date=NIGHT + timedelta(days=1))
+        assert find_nights(connection, until) == expected
+        assert find_nights(connection, make_night(run_date=date.max)) == [
             *expected,
             NIGHT + timedelta(days=2),
         ]
-        assert find_nights(connection, "another", date.max) == []
+        assert find_nights(connection, make_night(run_date=date.max, experiment="another")) == []
 
 
 def test_is_latest(

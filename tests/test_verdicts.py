@@ -273,7 +273,7 @@ def test_check_ratios_says_who_is_over() -> None:
         "assigned": {"A": 4_500, "B": 4_500, "control": 1_000},
         "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
     }
-    rows = verdicts.check_ratios(make_registration(), stages)
+    rows = verdicts.check_ratios(make_registration(), stages, {})
     even = [row for row in rows if row["stage"] == "assigned"]
     assert [(row["variant"], row["n"], row["expected"]) for row in even] == [
         ("A", 4_500, 4_500),
@@ -284,7 +284,7 @@ def test_check_ratios_says_who_is_over() -> None:
     short = {row["variant"]: row for row in rows if row["stage"] == "mature"}
     assert short["B"]["expected"] == pytest.approx(4_275)
     assert short["B"]["pvalue"] < 1e-4
-    assert verdicts.check_ratios(make_registration(), {"mature": {}})[0]["pvalue"] == 1
+    assert verdicts.check_ratios(make_registration(), {"mature": {}}, {})[0]["pvalue"] == 1
 
 
 def write_looks(
@@ -359,7 +359,7 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 def test_describe_news_tells_only_what_is_new() -> None:
     ratios = verdicts.check_ratios(
-        make_registration(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}
+        make_registration(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}, {}
     )
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}

@@ -5,7 +5,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,17 +21,17 @@ from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
-from abatch.night import Night, find_nights
+from abatch.night import DAY, Night, find_nights
 from abatch.statistics.references import FeatureReference, Reference
+from abatch.statistics.stats import Moments
 from abatch.statistics.sums import add_by_key
 
-DAY = timedelta(days=1)
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
 def require_nights(night: Night) -> None:
     """Raise NothingToDo if nothing has been predicted yet."""
-    if not night.read(find_nights, night.experiment.name, night.run_date):
+    if not night.read(find_nights, night):
         raise NothingToDo(f"{night}: there are no predictions yet")
 
 
@@ -144,44 +144,31 @@ def read_nights(
     """
     columns = ["candidate_id", "variant", "run_date", *question.metrics]
     span = Span(question.name, closed_date, max(nights, default=closed_date))
-    if not nights:
-        return Reading({}, pd.DataFrame(columns=columns), span, set(), 0)
     run_ids = predictions.find_run_ids(connection, span)
     _check_nights(question.name, nights, {night for night, _ in run_ids})
     start = pd.Timestamp(question.registration.start_date)
+    experiment, window_days = question.experiment, question.experiment.outcome.window_days
     cohorts = {
-        pd.Timestamp(night): str(outcomes.find_cohort(night, question.experiment.cohort))
-        for night in nights
+        pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
     }
     parts: dict[Key, Part] = {}
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
-    chunk_rows = question.experiment.environment.chunk_rows
+    chunk_rows = experiment.environment.chunk_rows
     for rows in predictions.stream_predictions(connection, span, chunk_rows):
-        _add_columns(rows, question.experiment, feeds, cohorts)
+        for feed in feeds:
+            rows[feed.name] = outcomes.attach(rows, feed.events, window_days, feed.metric)
+        rows["bucket"] = assign(rows["candidate_id"], question.name, experiment.split).bucket
+        rows["cohort"] = rows["run_date"].map(cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
         exposures.append(rows.loc[rows["run_date"] >= start, columns])
         n_read += len(rows)
-    counted = pd.concat(exposures, ignore_index=True)
+    nothing = pd.DataFrame(columns=columns)
+    counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
     for feed in feeds:
         with feed.query.named():
             twins = outcomes.find_twins(counted["candidate_id"], feed.events)
             _check_case(connection, question.name, twins)
     return Reading(parts, counted, span, run_ids, n_read)
-
-
-def _add_columns(
-    rows: pd.DataFrame,
-    experiment: Experiment,
-    feeds: Sequence[Feed],
-    cohorts: Mapping[pd.Timestamp, str],
-) -> None:
-    """Give predictions a column for each metric, and bucket and cohort."""
-    for feed in feeds:
-        rows[feed.name] = outcomes.attach(
-            rows, feed.events, experiment.outcome.window_days, feed.metric
-        )
-    rows["bucket"] = assign(rows["candidate_id"], experiment.name, experiment.split).bucket
-    rows["cohort"] = rows["run_date"].map(cohorts)
 
 
 def _check_case(connection: sa.Connection, experiment: str, twins: list[str]) -> None:
@@ -367,14 +354,8 @@ def count_look(
     newcomers = predictions.count_newcomers(
         connection, name, registration.start_date, question.mature_date or date.min, run_date
     )
-    assigned = {
-        variant: tally.n_distinct.get(variant, 0) + newcomers.get(variant, 0)
-        for variant in question.experiment.split
-    }
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
-    n_units = sum(
-        moments.n_units for (metric, _), moments in tally.moments.items() if metric == OUTCOME
-    )
+    moments = [moments for (metric, _), moments in tally.moments.items() if metric == OUTCOME]
     row = {
         "experiment": name,
         "run_date": run_date,
@@ -382,9 +363,10 @@ def count_look(
         "mature_date": question.mature_date,
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
-        "n_units": int(n_units),
+        "n_units": int(sum(moments, Moments()).n_units),
         "n_mixed": tally.n_mixed,
     }
+    assigned = add_by_key(tally.n_distinct, newcomers)
     stages = {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
     smallest = verdicts.find_smallest(connection, name, run_date)
     return verdicts.make_look(row, registration, tally, stages, smallest)

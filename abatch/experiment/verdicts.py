@@ -6,13 +6,14 @@ The formulas are those of abatch.statistics.stats.
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database.tables import Row, looks, predictions, sample_ratios, units, verdicts
+from abatch.database.tables import looks, predictions, sample_ratios, units, verdicts
 from abatch.database.writing import insert_frame, replace_rows
 from abatch.experiment.predictions import Span
 from abatch.experiment.records import name_verdict
@@ -203,24 +204,17 @@ def _compare(
     }
 
 
-class Smallest(NamedTuple):
-    """The smallest p-values of all looks until a day: by stage, and by comparison and metric."""
-
-    ratios: dict[str, float]
-    verdicts: dict[tuple[str, str], float]
-
-
-NO_LOOKS = Smallest({}, {})
-
-
 def check_ratios(
-    terms: Terms, stages: Mapping[str, Mapping[str, int]], smallest: Smallest = NO_LOOKS
+    terms: Terms,
+    stages: Mapping[str, Mapping[str, int]],
+    smallest: Mapping[tuple[str, ...], float],
 ) -> list[dict[str, Any]]:
     """One row per stage and variant, as the table `sample_ratios` has them.
 
     Parameters
     ----------
     stages : distinct candidates by variant, by stage
+    smallest : as `find_smallest` returns it
     """
     shares = np.array([variant.share for variant in terms.variants])
     rows = []
@@ -235,7 +229,7 @@ def check_ratios(
                 "n": int(size),
                 "expected": float(n.sum() * variant.share),
                 "pvalue": pvalue,
-                "pvalue_min": min(pvalue, smallest.ratios.get(stage, 1.0)),
+                "pvalue_min": min(pvalue, smallest.get((stage,), 1.0)),
             }
             for variant, size in zip(terms.variants, n, strict=True)
         ]
@@ -261,14 +255,14 @@ def make_look(
     terms: Terms,
     tally: Tally,
     stages: Mapping[str, Mapping[str, int]],
-    smallest: Smallest,
+    smallest: Mapping[tuple[str, ...], float],
 ) -> Look:
     """Judge what a look counted; an alarm of the sample ratio at any look forbids its verdicts."""
     ratios = check_ratios(terms, stages, smallest)
     is_invalid = any(ratio["pvalue_min"] < terms.sample_ratio.alpha for ratio in ratios)
     rows = judge(terms, tally, is_invalid)
     for verdict in rows:
-        earlier = smallest.verdicts.get((verdict["comparison"], verdict["metric"]))
+        earlier = smallest.get((verdict["comparison"], verdict["metric"]))
         pvalues = [pvalue for pvalue in (verdict["pvalue"], earlier) if pvalue is not None]
         verdict["pvalue_min"] = min(pvalues, default=None)
     return Look(row, ratios, rows)
@@ -276,17 +270,13 @@ def make_look(
 
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
     """What is known of the candidates predicted in some nights, as in `add_exposures`."""
-    c, frames = units.c, []
+    c, known, frames = units.c, [*UNIT, "n_exposures"], []
     for metric in metrics:
-        query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome).where(
-            _was_predicted(span), c.metric == metric
-        )
+        query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome)
+        query = query.where(_was_predicted(span), c.metric == metric)
         rows = [tuple(row) for row in connection.execute(query)]
-        frames.append(pd.DataFrame.from_records(rows, columns=[*UNIT, "n_exposures", metric]))
-    frame, *others = frames
-    for other in others:
-        frame = frame.merge(other.drop(columns="n_exposures"), on=UNIT, how="outer")
-    return frame
+        frames.append(pd.DataFrame.from_records(rows, columns=[*known, metric]))
+    return reduce(lambda left, right: left.merge(right, on=known, how="outer"), frames)
 
 
 def remove_units(connection: sa.Connection, span: Span) -> None:
@@ -318,22 +308,21 @@ def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
     replace_rows(connection, verdicts, look.verdicts, run_id, **key)
 
 
-def find_smallest(connection: sa.Connection, experiment: str, run_date: date) -> Smallest:
-    """The smallest p-values of all looks until a day, its own included, which may be replaced."""
+def find_smallest(
+    connection: sa.Connection, experiment: str, run_date: date
+) -> dict[tuple[str, ...], float]:
+    """The smallest p-values of all looks until a day, its own included, which may be replaced.
 
-    def find(table: sa.Table, *names: str) -> Sequence[Row]:
+    By stage, and by comparison and metric.
+    """
+    smallest: dict[tuple[str, ...], float] = {}
+    for table, names in ((sample_ratios, ["stage"]), (verdicts, ["comparison", "metric"])):
         columns = [table.c[name] for name in names]
-        query = sa.select(*columns, sa.func.min(table.c.pvalue)).where(
-            table.c.experiment == experiment,
-            table.c.run_date <= run_date,
-            table.c.pvalue.is_not(None),
-        )
-        return connection.execute(query.group_by(*columns)).all()
-
-    return Smallest(
-        {stage: pvalue for stage, pvalue in find(sample_ratios, "stage")},
-        {(name, metric): pvalue for name, metric, pvalue in find(verdicts, "comparison", "metric")},
-    )
+        query = sa.select(*columns, sa.func.min(table.c.pvalue)).filter_by(experiment=experiment)
+        query = query.where(table.c.run_date <= run_date, table.c.pvalue.is_not(None))
+        for *key, pvalue in connection.execute(query.group_by(*columns)):
+            smallest[*key] = pvalue
+    return smallest
 
 
 def find_words(
@@ -344,10 +333,10 @@ def find_words(
     Empty if there is none.
     """
     c = verdicts.c
-    is_of_experiment = c.experiment == experiment
-    newest = sa.select(sa.func.max(c.run_date)).where(is_of_experiment, c.run_date < before)
-    query = sa.select(c.comparison, c.metric, c.word).where(is_of_experiment)
-    rows = connection.execute(query.where(c.run_date == newest.scalar_subquery()))
+    earlier = sa.select(sa.func.max(c.run_date)).where(c.run_date < before)
+    newest = earlier.filter_by(experiment=experiment).scalar_subquery()
+    query = sa.select(c.comparison, c.metric, c.word)
+    rows = connection.execute(query.filter_by(experiment=experiment, run_date=newest))
     return {(comparison, metric): word for comparison, metric, word in rows}
 
 
