@@ -25,11 +25,10 @@ from abatch import job
 from abatch.arguments import CONFIG, add_options, day
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults, migrations, writing
-from abatch.database.reading import read_query
 from abatch.database.tables import current_verdicts, models, sample_ratios, scores, variant_scores
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
-from abatch.night import as_of, today, utc_now
+from abatch.night import open_night, today, utc_now
 from abatch.statistics.stats import SRM_ALPHA
 from demo import simulate
 
@@ -97,12 +96,8 @@ def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
 
 def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     """What score.py found beside what the simulator planted, as lines of at most 80 columns."""
-    moment = as_of(experiment.environment, last_night)
-    watermark = outcomes.read_watermark(
-        lambda query, window: read_query(engine, query, window, moment),
-        experiment.query("watermark"),
-        last_night,
-    )
+    with open_night("score", experiment, engine, last_night, force=True, dry_run=True) as night:
+        watermark = outcomes.read_watermark(night)
     assert watermark is not None
     mature_until = outcomes.last_mature_date(watermark, experiment.outcome)
     with engine.connect() as connection:

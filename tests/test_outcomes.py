@@ -1,5 +1,7 @@
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +54,9 @@ def read(engine: sa.Engine, sql: str) -> date | None:
     def pull(query: Query, window: Window) -> pd.DataFrame:
         return read_query(engine, query, window, datetime(2026, 9, 7, 23, 59, 30))
 
-    return read_watermark(pull, Query("watermark.sql", sql), NIGHT)
+    experiment = SimpleNamespace(query=lambda name: Query(f"{name}.sql", sql))
+    night: Any = SimpleNamespace(pull=pull, experiment=experiment, run_date=NIGHT)
+    return read_watermark(night)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Question(NamedTuple):
     @property
     def metrics(self) -> list[str]:
         """Names of what is measured of each prediction, the outcome first."""
-        return list(outcomes.list_metrics(self.experiment))
+        return [OUTCOME, *self.experiment.guardrails]
 
 
 class Reading(NamedTuple):
@@ -117,7 +117,7 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
 
 def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
     """Pull what followed on some nights, and read the nights with it."""
-    feeds = outcomes.pull_feeds(question.night.pull, question.experiment, nights)
+    feeds = outcomes.pull_feeds(question.night, nights)
     return question.night.read(read_nights, question, feeds, nights, closed_date)
 
 
@@ -225,7 +225,7 @@ def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, da
         If the feed knows less than it did.
     """
     experiment, query = night.experiment, night.experiment.query("watermark")
-    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
+    watermark = outcomes.read_watermark(night)
     mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
     with query.named():
         night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)

@@ -1,28 +1,24 @@
 """Outcomes: what happened to candidates, when it counts, and to which prediction it belongs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from abatch.config import Experiment, Guardrail, Outcome
+from abatch.config import Guardrail, Outcome
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
 from abatch.experiment.registrations import OUTCOME
+from abatch.night import DAY, Night
 from abatch.queries import Query, Window
 
-Pull = Callable[[Query, Window], pd.DataFrame]
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
-
-
-def list_metrics(experiment: Experiment) -> dict[str, Metric]:
-    """What is measured of each prediction, by name: the outcome, then the guardrails."""
-    return {OUTCOME: experiment.outcome, **experiment.guardrails}
+PERIODS = {"week": "W-SUN", "month": "M"}  # cohorts, as pandas names them
 
 
 class Feed(NamedTuple):
@@ -41,40 +37,38 @@ class Feed(NamedTuple):
     n_rows: int
 
 
-def pull_feeds(pull: Pull, experiment: Experiment, nights: Sequence[date]) -> list[Feed]:
-    """Pull the outcomes that belong to some nights, in order, of each metric.
+def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
+    """Pull the outcomes that belong to some run dates, in order: the outcome, then the guardrails.
 
     Raises
     ------
     DataError
         As `prepare`, after the query's file.
     """
-    if not nights:
+    if not run_dates:
         return []
-    window = Window(nights[0], nights[-1] + timedelta(days=experiment.outcome.window_days))
-    feeds = []
-    for name, metric in list_metrics(experiment).items():
+    experiment, feeds = night.experiment, []
+    window = Window(run_dates[0], run_dates[-1] + experiment.outcome.window_days * DAY)
+    metrics: dict[str, Metric] = {OUTCOME: experiment.outcome, **experiment.guardrails}
+    for name, metric in metrics.items():
         query = experiment.query("outcomes" if name == OUTCOME else name)
-        rows = pull(query, window)
+        rows = night.pull(query, window)
         with query.named():
             events = find_events(rows, metric.kind)
         feeds.append(Feed(name, metric, query, events, len(rows)))
     return feeds
 
 
-def read_watermark(pull: Pull, query: Query, run_date: date) -> date | None:
+def read_watermark(night: Night) -> date | None:
     """The date up to which outcomes are complete, as the feed says; None if it has not begun.
-
-    Parameters
-    ----------
-    pull : returns the rows of a query in a window
 
     Raises
     ------
     DataError
         If the query returns anything but one date or one null.
     """
-    frame = pull(query, Window(run_date, run_date + timedelta(days=1)))
+    query = night.experiment.query("watermark")
+    frame = night.pull(query, Window(night.run_date, night.run_date + DAY))
     if frame.empty:
         return None
     with query.named():
@@ -98,7 +92,7 @@ def last_mature_date(watermark: date, outcome: Outcome) -> date:
 
     Its window and the feed's lag end by the watermark.
     """
-    return watermark - timedelta(days=outcome.window_days + outcome.lag_days)
+    return watermark - (outcome.window_days + outcome.lag_days) * DAY
 
 
 def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
@@ -176,13 +170,12 @@ def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
 
 def find_cohort(run_date: date, unit: str) -> date:
     """The first day of the week (Monday) or month that a night belongs to."""
-    return run_date - timedelta(days=run_date.weekday() if unit == "week" else run_date.day - 1)
+    return pd.Period(run_date, PERIODS[unit]).start_time.date()
 
 
 def find_last_day(first: date, unit: str) -> date:
     """The last day of the cohort that begins on `first`."""
-    later = first + timedelta(days=7 if unit == "week" else 31)
-    return find_cohort(later, unit) - timedelta(days=1)
+    return pd.Period(first, PERIODS[unit]).end_time.date()
 
 
 def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, list[date]]]:

@@ -57,7 +57,7 @@ class Batch:
     """
 
     n_candidates: Counter[str] = field(default_factory=Counter)
-    n_filled: Counter[str] = field(default_factory=Counter)
+    n_filled: Mapping[str, int] = field(default_factory=dict)
     feature_counts: Mapping[str, dict[str, drift.FeatureCounts]] = field(default_factory=dict)
     checksum: int = 0
 
@@ -67,7 +67,7 @@ class Batch:
         return self.n_candidates.total()
 
     def __add__(self, other: "Batch") -> "Batch":
-        filled = Counter(add_by_key(self.n_filled, other.n_filled))  # + drops what is 0
+        filled = add_by_key(self.n_filled, other.n_filled)
         counts = {
             name: add_by_key(self.feature_counts.get(name, {}), other.feature_counts.get(name, {}))
             for name in (*self.feature_counts, *other.feature_counts)
@@ -107,7 +107,7 @@ def summarise(
     """The sums of some rows that are staged, and of the features that they were predicted from."""
     return Batch(
         Counter(rows["variant"].tolist()),
-        Counter(features.notna().sum().to_dict()),
+        features.notna().sum().to_dict(),
         feature_counts,
         compute_checksum(rows),
     )

@@ -91,16 +91,19 @@ def list_comparisons(experiment: Experiment) -> list[Comparison]:
     controls = [variant for variant in experiment.split if variant not in experiment.models]
     champion = experiment.champion or modelled[0]
     chosen = experiment.verdicts or ["models_vs_control", "challenger_vs_champion"]
-    sides = []
+    comparisons = []
     if controls and "models_vs_control" in chosen:
-        sides.append(("models vs control", modelled, controls))
+        name = "models vs control"
+        comparisons.append(Comparison(comparison=name, treatment=modelled, control=controls))
     if "challenger_vs_champion" in chosen:
-        challengers = [variant for variant in modelled if variant != champion]
-        sides += [(f"{variant} vs {champion}", [variant], [champion]) for variant in challengers]
-    return [
-        Comparison(comparison=name, treatment=treatment, control=control)
-        for name, treatment, control in sides
-    ]
+        comparisons += [
+            Comparison(
+                comparison=f"{variant} vs {champion}", treatment=[variant], control=[champion]
+            )
+            for variant in modelled
+            if variant != champion
+        ]
+    return comparisons
 
 
 def make_registration(

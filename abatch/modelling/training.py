@@ -118,7 +118,7 @@ def find_window(night: Night) -> Window:
         If no day is known to be complete.
     """
     experiment, query = night.experiment, night.experiment.query("watermark")
-    watermark = outcomes.read_watermark(night.pull, query, night.run_date)
+    watermark = outcomes.read_watermark(night)
     if watermark is None:
         words = "tells no date, so nothing is known to be complete. Load the feed, then train."
         raise DataError(f"{query.file}: {words}")
