@@ -57,7 +57,7 @@ def predict(night: Night) -> str:
         with query.named():
             predictions.check_staged(connection, night, total)
         if new is not None:
-            registrations.register(connection, new, night.started_at, night.run_id)
+            registrations.register(connection, night, new)
         scores.drop_sums(connection, experiment.name, night.run_date)
         predictions.write_feature_counts(connection, night, total.feature_counts)
         predictions.publish(connection, night, n_selected, utc_now())

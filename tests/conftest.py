@@ -540,11 +540,14 @@ def read_predictions(
 
 
 def make_night(
-    run_id: str = "run1", run_date: date = FIRST_NIGHT, experiment: str = "card_offer"
+    run_id: str = "run1",
+    run_date: date = FIRST_NIGHT,
+    experiment: str = "card_offer",
+    at: datetime | None = None,
 ) -> Any:
     """What stands in for a Night where only its facts are asked for."""
     named = SimpleNamespace(name=experiment)
-    return SimpleNamespace(run_id=run_id, run_date=run_date, experiment=named)
+    return SimpleNamespace(run_id=run_id, run_date=run_date, experiment=named, started_at=at)
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:

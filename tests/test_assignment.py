@@ -20,7 +20,7 @@ from abatch.experiment import registrations, terms
 from abatch.experiment.assignment import N_BUCKETS, assign, check_variants, normalise_id
 from abatch.experiment.split import count_selected, split_thresholds
 from abatch.queries import Query
-from tests.conftest import make_registration
+from tests.conftest import make_night, make_registration
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 CANDIDATES = Query("candidates.sql", "")
@@ -46,7 +46,9 @@ def read_table(header: str) -> list[list[str]]:
 
 
 def register_card_offer(connection: sa.Connection) -> None:
-    registrations.register(connection, make_registration(), datetime(2026, 9, 1), "run")
+    registrations.register(
+        connection, make_night("run", at=datetime(2026, 9, 1)), make_registration()
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from abatch.errors import ConfigError, DataError
 from abatch.experiment import registrations, terms
 from abatch.job import nightly
 from abatch.night import Night
-from tests.conftest import make_registration, write_config
+from tests.conftest import make_night, make_registration, write_config
 
 NIGHT, NIGHT_AT = date(2026, 9, 1), datetime(2026, 9, 1, 3, 0)
 
@@ -261,7 +261,7 @@ def test_check_registration_first_then_changed(experiment: Experiment, engine: s
     registration = make_registration(**terms.describe(experiment).model_dump())
     with engine.begin() as connection:
         assert terms.check(connection, experiment) is None
-        registrations.register(connection, registration, NIGHT_AT, "run1")
+        registrations.register(connection, make_night("run1", at=NIGHT_AT), registration)
         assert terms.check(connection, experiment) == registration
         changed = load_experiments(
             write_config(

@@ -25,7 +25,7 @@ from abatch.experiment import registrations, terms
 from abatch.modelling import registry
 from abatch.pages import lineage
 from abatch.text import Reply, to_json
-from tests.conftest import make_card, make_registration
+from tests.conftest import make_card, make_night, make_registration
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 
@@ -143,7 +143,7 @@ def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> No
     asked = terms.describe(experiment).model_dump()
     registration = make_registration(**{**asked, "select_top": 0.5, **changes})
     with engine.begin() as connection:
-        registrations.register(connection, registration, EVENING, "predict1")
+        registrations.register(connection, make_night("predict1", at=EVENING), registration)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from abatch.errors import ConfigError
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Sample, Terms
 from abatch.experiment.terms import TrainingOutcome
+from tests.conftest import make_night
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"
 GUARDRAIL_QUERY = "select customer_id as candidate_id, 1 as outcome from complaints"
@@ -473,7 +474,7 @@ def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.E
     )
     with engine.begin() as connection:
         assert terms.check(connection, experiment) is None
-        registrations.register(connection, registration, AT, "run1")
+        registrations.register(connection, make_night("run1", at=AT), registration)
     with engine.connect() as connection:
         assert terms.check(connection, experiment, "hash") == registration
         with pytest.raises(ConfigError, match="assignment"):
@@ -491,7 +492,7 @@ def test_register_round_trip(engine: sa.Engine) -> None:
     registration = make_registration(**change_outcome(baseline=0.05))
     with engine.begin() as connection:
         assert registrations.find(connection, "card_offer") is None
-        registrations.register(connection, registration, AT, "run1")
+        registrations.register(connection, make_night("run1", at=AT), registration)
     with engine.connect() as connection:
         row = connection.execute(sa.select(tables.registrations)).one()
         found = registrations.find(connection, "card_offer")
@@ -504,10 +505,12 @@ def test_register_round_trip(engine: sa.Engine) -> None:
 
 def test_register_is_for_good(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        registrations.register(connection, make_registration(), datetime(2026, 9, 1), "run1")
+        registrations.register(
+            connection, make_night("run1", at=datetime(2026, 9, 1)), make_registration()
+        )
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
         again = make_registration(select_top=0.9)
-        registrations.register(connection, again, datetime(2026, 9, 2), "run2")
+        registrations.register(connection, make_night("run2", at=datetime(2026, 9, 2)), again)
 
 
 def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
@@ -531,7 +534,7 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
     trained = TrainingOutcome(0.021, 0.2, 0.3)
     registration = terms.make_registration(experiment, "recorded", date(2026, 9, 1), trained, 1234)
     with engine.begin() as connection:
-        registrations.register(connection, registration, AT, "run1")
+        registrations.register(connection, make_night("run1", at=AT), registration)
         text = connection.scalar(sa.select(tables.registrations.c.content))
     assert text == (
         '{"alpha": 0.05, "assignment": "recorded", "baseline": 41.0, "baseline_sd": 100.0, "b'

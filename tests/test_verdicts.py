@@ -21,6 +21,7 @@ from tests.conftest import REGISTERED, make_registration
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
+NOTHING = verdicts.Tally({}, {}, 0)
 
 
 def make_exposures(
@@ -86,27 +87,25 @@ def test_count_equals_a_loop(rng: np.random.Generator, exposure: str) -> None:
     shuffled = frame.sample(
         frac=1, random_state=0
     )  # the order of rows does not matter, that of nights does
-    assert_equal(
-        verdicts.count(verdicts.add_exposures(empty(), shuffled, exposure), METRICS), expected
-    )
+    assert_equal(verdicts.count(verdicts.add_exposures(empty(), shuffled, exposure)), expected)
 
 
 @pytest.mark.parametrize("exposure", ["first", "all"])
 def test_tally_night_by_night_equals_all_at_once(rng: np.random.Generator, exposure: str) -> None:
     frame = make_exposures(rng, 900, 300)
-    known, tally = empty(), verdicts.NOTHING
+    known, tally = empty(), NOTHING
     for _, night in frame.groupby("run_date"):
         touched = known["candidate_id"].isin(night["candidate_id"])
         before = known[touched]
         after = verdicts.add_exposures(before, night, exposure)
-        tally = tally - verdicts.count(before, METRICS) + verdicts.count(after, METRICS)
+        tally = tally - verdicts.count(before) + verdicts.count(after)
         known = pd.concat([known[~touched], after]) if len(known) else after
     assert_equal(tally, count_by_hand(frame, exposure))
     assert_equal(verdicts.unpack(verdicts.pack(tally)), tally)
 
 
 def test_unpack_nothing() -> None:
-    assert verdicts.unpack(None) == verdicts.NOTHING
+    assert verdicts.unpack({}) == NOTHING
 
 
 def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
@@ -137,7 +136,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         connection.execute(tables.predictions.insert(), rows)
         for _ in range(2):
             verdicts.remove_units(connection, both)
-            verdicts.write_units(connection, "e", METRICS, units)
+            verdicts.write_units(connection, "e", units)
         found = verdicts.read_units(connection, METRICS, both).sort_values(
             "candidate_id", ignore_index=True
         )
@@ -231,7 +230,7 @@ def test_judge_too_early(control: tuple[int, int]) -> None:
 
 
 def test_judge_nothing_yet() -> None:
-    for row in verdicts.judge(make_registration(), verdicts.NOTHING, False):
+    for row in verdicts.judge(make_registration(), NOTHING, False):
         assert (row["word"], row["n_treatment"], row["estimate"], row["se"]) == (
             "too early",
             0,

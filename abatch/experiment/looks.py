@@ -172,13 +172,12 @@ def read_nights(
 
 
 def _check_case(connection: sa.Connection, experiment: str, twins: list[str]) -> None:
-    if twins:
-        predicted = predictions.find_ids(connection, experiment, twins[:1000])
-        twins = [name for name in twins if name not in predicted]
-    if twins:
+    predicted = predictions.find_ids(connection, experiment, twins[:1000]) if twins else set()
+    others = [name for name in twins if name not in predicted]
+    if others:
         raise DataError(
-            f"{len(twins)} ids of outcomes were predicted in other upper and lower case, for"
-            f" example {twins[0]!r}. Return ids letter for letter as the candidates query does,"
+            f"{len(others)} ids of outcomes were predicted in other upper and lower case, for"
+            f" example {others[0]!r}. Return ids letter for letter as the candidates query does,"
             " with lower(...) in both if need be."
         )
 
@@ -234,8 +233,8 @@ def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, da
 
 def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:
     """Whether the closed sums are by week and the config now says month, or the other way round."""
-    content = scores.load(connection, experiment.name, VERDICT_KEY)
-    return content is not None and str(content["cohort"]) != experiment.cohort
+    cohort = scores.load(connection, experiment.name, VERDICT_KEY).get("cohort")
+    return cohort is not None and str(cohort) != experiment.cohort
 
 
 def close_nights(connection: sa.Connection, question: Question, reading: Reading) -> None:
@@ -247,7 +246,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
         units = units[total.n_earlier :]
     else:
         verdicts.remove_units(connection, reading.span)
-    verdicts.write_units(connection, question.name, question.metrics, units)
+    verdicts.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
     sums[VERDICT_KEY] = {**verdicts.pack(total.tally), "cohort": cohort}
@@ -273,12 +272,12 @@ class Total(NamedTuple):
 
 def total_with(connection: sa.Connection, question: Question, reading: Reading) -> Total:
     """The closed sums with a reading added; nothing is written."""
-    name, metrics = question.name, question.metrics
+    name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
     closed = verdicts.unpack(scores.load(connection, name, VERDICT_KEY))
-    earlier = verdicts.read_units(connection, metrics, reading.span)
+    earlier = verdicts.read_units(connection, question.metrics, reading.span)
     units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
-    tally = closed - verdicts.count(earlier, metrics) + verdicts.count(units, metrics)
+    tally = closed - verdicts.count(earlier) + verdicts.count(units)
     return Total(parts, tally, units, len(earlier))
 
 
@@ -301,9 +300,7 @@ def measure(
     published = scores.find_published(connection, name, run_date)
     models, variants = [], []
     for key in sorted(key for key in keys if key in changed or key.of_figures in published):
-        closed = None
-        if not (key.model_name and key in parts):
-            closed = scores.load_parts(connection, name, [key]).get(key)
+        closed = scores.load_parts(connection, name, [key]).get(key)
         if key not in changed and closed and closed.counts[0] == published[key.of_figures]:
             continue
         part = parts.get(key, closed)

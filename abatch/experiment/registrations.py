@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date
 from typing import Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from abatch.database.tables import registrations
+from abatch.night import Night
 from abatch.text import wrap_facts
 
 OUTCOME = "outcome"  # the metric that is no guardrail
@@ -216,9 +217,7 @@ def find(connection: sa.Connection, experiment: str) -> Registration | None:
     return None if content is None else Registration.model_validate_json(content)
 
 
-def register(
-    connection: sa.Connection, registration: Registration, registered_at: datetime, run_id: str
-) -> None:
+def register(connection: sa.Connection, night: Night, registration: Registration) -> None:
     """Write the experiment's one row, which is never changed.
 
     The hash is that of the UTF-8 text in `content`.
@@ -230,7 +229,7 @@ def register(
             experiment=registration.salt,
             hash=hashlib.sha256(text.encode()).hexdigest(),
             content=text,
-            registered_at=registered_at,
-            run_id=run_id,
+            registered_at=night.started_at,
+            run_id=night.run_id,
         )
     )

@@ -291,15 +291,15 @@ def drop_sums(connection: sa.Connection, experiment: str, run_date: date = date.
 def load_parts(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:
     """The closed parts of these keys, as far as there are any."""
     sums = {key: load(connection, experiment, key) for key in keys}
-    return {key: unpack(arrays) for key, arrays in sums.items() if arrays is not None}
+    return {key: unpack(arrays) for key, arrays in sums.items() if arrays}
 
 
-def load(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.ndarray] | None:
-    """The arrays of one row of cohort_sums."""
+def load(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.ndarray]:
+    """The arrays of one row of cohort_sums; none if there is no such row."""
     query = sa.select(cohort_sums.c.content).filter_by(experiment=experiment, **key._asdict())
     content = connection.scalar(query)
     if content is None:
-        return None
+        return {}
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return dict(arrays)
 

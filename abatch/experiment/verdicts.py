@@ -23,6 +23,7 @@ from abatch.statistics.sums import add_by_key, subtract_by_key
 
 ASSIGNED, MATURE = "assigned", "mature"
 UNIT = ["candidate_id", "variant"]
+UNIT_COLUMNS = [*UNIT, "n_exposures"]  # and one for each metric
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,6 @@ class Tally:
         )
 
 
-NOTHING = Tally({}, {}, 0)
-
-
 def add_exposures(earlier: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -> pd.DataFrame:
     """What candidates brought once more of their predictions are mature.
 
@@ -82,13 +80,13 @@ def add_exposures(earlier: pd.DataFrame, exposures: pd.DataFrame, exposure: str)
     return both.groupby(UNIT, as_index=False, sort=False).sum()[earlier.columns]
 
 
-def count(frame: pd.DataFrame, metrics: Sequence[str]) -> Tally:
+def count(frame: pd.DataFrame) -> Tally:
     """Sum up units, whose frame is as in `add_exposures`."""
     mixed = frame["candidate_id"].duplicated(keep=False)
     moments = {}
     for variant, rows in frame[~mixed].groupby("variant"):
         n = rows["n_exposures"].to_numpy(np.float64)
-        for metric in metrics:
+        for metric in frame.columns.drop(UNIT_COLUMNS):
             moments[metric, str(variant)] = stats.compute_moments(n, rows[metric].to_numpy())
     n_distinct = {str(variant): int(n) for variant, n in frame["variant"].value_counts().items()}
     return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
@@ -104,10 +102,8 @@ def pack(tally: Tally) -> dict[str, np.ndarray]:
     return {**moments, **n_distinct, "n_mixed": np.array(tally.n_mixed)}
 
 
-def unpack(arrays: Mapping[str, np.ndarray] | None) -> Tally:
+def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
     """The inverse of `pack`; nothing counted if there are no arrays."""
-    if arrays is None:
-        return NOTHING
     moments, n_distinct = {}, {}
     for name, array in arrays.items():
         kind, *key = name.split(".")
@@ -115,7 +111,7 @@ def unpack(arrays: Mapping[str, np.ndarray] | None) -> Tally:
             moments[key[0], key[1]] = stats.Moments(*array.tolist())
         elif kind == "n_distinct":
             n_distinct[key[0]] = int(array)
-    return Tally(moments, n_distinct, int(arrays["n_mixed"]))
+    return Tally(moments, n_distinct, int(arrays.get("n_mixed", 0)))
 
 
 class Criterion(NamedTuple):
@@ -270,13 +266,13 @@ def make_look(
 
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
     """What is known of the candidates predicted in some nights, as in `add_exposures`."""
-    c, known, frames = units.c, [*UNIT, "n_exposures"], []
+    c, frames = units.c, []
     for metric in metrics:
         query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome)
         query = query.where(_was_predicted(span), c.metric == metric)
         rows = [tuple(row) for row in connection.execute(query)]
-        frames.append(pd.DataFrame.from_records(rows, columns=[*known, metric]))
-    return reduce(lambda left, right: left.merge(right, on=known, how="outer"), frames)
+        frames.append(pd.DataFrame.from_records(rows, columns=[*UNIT_COLUMNS, metric]))
+    return reduce(lambda left, right: left.merge(right, on=UNIT_COLUMNS, how="outer"), frames)
 
 
 def remove_units(connection: sa.Connection, span: Span) -> None:
@@ -284,12 +280,10 @@ def remove_units(connection: sa.Connection, span: Span) -> None:
     connection.execute(units.delete().where(_was_predicted(span)))
 
 
-def write_units(
-    connection: sa.Connection, experiment: str, metrics: Sequence[str], frame: pd.DataFrame
-) -> None:
+def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
-    for metric in metrics:
-        rows = frame[[*UNIT, "n_exposures"]].assign(
+    for metric in frame.columns.drop(UNIT_COLUMNS):
+        rows = frame[UNIT_COLUMNS].assign(
             outcome=frame[metric], experiment=experiment, metric=metric
         )
         insert_frame(connection, units, rows)
