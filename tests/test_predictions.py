@@ -331,7 +331,7 @@ def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
             night = make_night(run_id, date(2026, 9, day), experiment)
             predictions.write_feature_counts(connection, night, counts)
 
-    def read_back(first: int, last: int) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
+    def read_back(first: int, last: int) -> predictions.ModelCounts:
         with engine.connect() as connection:
             return predictions.read_feature_counts(
                 connection, "card_offer", date(2026, 9, first), date(2026, 9, last)
@@ -341,18 +341,18 @@ def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
     write("run2", 2, modelA={"region": REGION})
     write("other", 1, "another", modelA={"income": REGION})
     assert read_back(1, 2) == {
-        "modelA": [{"income": INCOME, "region": REGION}, {"region": REGION}],
-        "modelB": [{"income": INCOME}],
+        "modelA": {"income": INCOME, "region": REGION + REGION},
+        "modelB": {"income": INCOME},
     }
-    assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
+    assert read_back(2, 2) == {"modelA": {"region": REGION}}
     assert read_back(3, 9) == {}
     write(
         "run3", 1, modelA={"income": REGION}, modelC={}
     )  # the night again, with another model B and a model that counts nothing
-    assert read_back(1, 1) == {"modelA": [{"income": REGION}], "modelC": [{}]}
-    assert read_back(2, 2) == {"modelA": [{"region": REGION}]}
+    assert read_back(1, 1) == {"modelA": {"income": REGION}, "modelC": {}}
+    assert read_back(2, 2) == {"modelA": {"region": REGION}}
     write("run4", 1)
-    assert read_back(1, 2) == {"modelA": [{"region": REGION}]}
+    assert read_back(1, 2) == {"modelA": {"region": REGION}}
     with engine.connect() as connection:
         found = connection.execute(
             sa.select(feature_counts.c.experiment, feature_counts.c.run_id)

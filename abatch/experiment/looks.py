@@ -336,10 +336,10 @@ def _measure_drift(
         first = date.fromisoformat(cohort)
         last = outcomes.find_last_day(first, question.experiment.cohort)
         last = min(last, question.night.run_date)
-        counts = predictions.read_feature_counts(connection, question.name, first, last)
-        for model_name, nights in counts.items():
+        models = predictions.read_feature_counts(connection, question.name, first, last)
+        for model_name, counts in models.items():
             features = question.features.get(model_name, {})
-            rows += scores.measure_features(model_name, cohort, features, nights)
+            rows += scores.measure_features(model_name, cohort, features, counts)
     return rows
 
 

@@ -149,8 +149,8 @@ def attach(
     if events.empty:
         return outcome
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
-    units = pd.DataFrame({"candidate_id": ids, "run_date": predictions["run_date"]})
-    pairs = units.assign(row=range(len(units))).merge(events, on="candidate_id")
+    rows = {"candidate_id": ids, "run_date": predictions["run_date"], "row": range(len(ids))}
+    pairs = pd.DataFrame(rows).merge(events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
     counted = inside.max() if metric.kind == "binary" else inside.sum()

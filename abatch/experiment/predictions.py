@@ -25,8 +25,9 @@ from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
 from abatch.night import Night
 from abatch.statistics import drift
-from abatch.statistics.sums import add_by_key
+from abatch.statistics.sums import add_by_key, add_by_keys
 
+ModelCounts = Mapping[str, Mapping[str, drift.FeatureCounts]]  # by model_name and feature
 STAGED = list(predictions_staging.columns.keys())
 
 
@@ -58,7 +59,7 @@ class Batch:
 
     n_candidates: Counter[str] = field(default_factory=Counter)
     n_filled: Mapping[str, int] = field(default_factory=dict)
-    feature_counts: Mapping[str, dict[str, drift.FeatureCounts]] = field(default_factory=dict)
+    feature_counts: ModelCounts = field(default_factory=dict)
     checksum: int = 0
 
     @property
@@ -67,13 +68,12 @@ class Batch:
         return self.n_candidates.total()
 
     def __add__(self, other: "Batch") -> "Batch":
-        filled = add_by_key(self.n_filled, other.n_filled)
-        counts = {
-            name: add_by_key(self.feature_counts.get(name, {}), other.feature_counts.get(name, {}))
-            for name in (*self.feature_counts, *other.feature_counts)
-        }
-        checksum = (self.checksum + other.checksum) % 2**64
-        return Batch(self.n_candidates + other.n_candidates, filled, counts, checksum)
+        return Batch(
+            self.n_candidates + other.n_candidates,
+            add_by_key(self.n_filled, other.n_filled),
+            add_by_keys(self.feature_counts, other.feature_counts),
+            (self.checksum + other.checksum) % 2**64,
+        )
 
 
 def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFra
 def summarise(
     rows: pd.DataFrame,
     features: pd.DataFrame,
-    feature_counts: Mapping[str, dict[str, drift.FeatureCounts]],
+    feature_counts: ModelCounts,
 ) -> Batch:
     """The sums of some rows that are staged, and of the features that they were predicted from."""
     return Batch(
@@ -250,7 +250,7 @@ def publish(
 def write_feature_counts(
     connection: sa.Connection,
     night: Night,
-    counts: Mapping[str, Mapping[str, drift.FeatureCounts]],
+    counts: ModelCounts,
 ) -> None:
     """Keep what each model's candidates looked like, in the place of an earlier run's."""
     rows = [
@@ -266,18 +266,18 @@ def write_feature_counts(
 
 def read_feature_counts(
     connection: sa.Connection, experiment: str, from_date: date, last_date: date
-) -> dict[str, list[dict[str, drift.FeatureCounts]]]:
-    """The counts of each model in the nights from from_date to last_date, both included."""
+) -> ModelCounts:
+    """The sums of the counts of the nights from from_date to last_date, both included."""
     c = feature_counts.c
     query = sa.select(c.model_name, c.content).filter_by(experiment=experiment)
     query = query.where(c.run_date.between(from_date, last_date)).order_by(c.run_date)
-    nights: dict[str, list[dict[str, drift.FeatureCounts]]] = {}
+    counts: ModelCounts = {}
     for model_name, content in connection.execute(query):
         features = {
             name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()
         }
-        nights.setdefault(model_name, []).append(features)
-    return nights
+        counts = add_by_keys(counts, {model_name: features})
+    return counts
 
 
 def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:

@@ -7,10 +7,9 @@ run reads the nights that are still open and no others.
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -234,16 +233,15 @@ def measure_features(
     model_name: str,
     cohort: str,
     references: Mapping[str, FeatureReference],
-    nights: Sequence[Mapping[str, drift.FeatureCounts]],
+    counts: Mapping[str, drift.FeatureCounts],
 ) -> list[dict[str, Any]]:
     """Rows for the table `feature_drift`, without experiment and run_id.
 
     Parameters
     ----------
     references : the model's, by feature
-    nights : what was counted in each night, by feature
+    counts : of the cohort's nights, by feature
     """
-    counts: dict[str, drift.FeatureCounts] = reduce(add_by_key, nights, {})
     rows = []
     for feature in drift.measure_features(references, counts):
         row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
