@@ -226,24 +226,21 @@ def publish(
     names = list(predictions_superseded.columns.keys())
     connection.execute(predictions_superseded.insert().from_select(names, old))
     connection.execute(predictions.delete().filter_by(**same_night))
-    staged = predictions_staging.c
+    staged, own = predictions_staging.c, {"experiment": experiment, "run_id": run_id}
     order = (sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key)
     rank = sa.func.row_number().over(
         partition_by=staged.variant, order_by=(*order, staged.candidate_id)
     )
-    shared = [name for name in STAGED if name in predictions.c]
-    columns = (*(staged[name] for name in shared), rank.label("rank_in_variant"))
-    own = {"experiment": experiment, "run_id": run_id}
-    ranked = sa.select(*columns).filter_by(**own).subquery()
-    limits = ((ranked.c.variant == variant, n) for variant, n in n_selected.items())
-    limit = sa.case(*limits, else_=0)
-    rows = sa.select(
-        *ranked.c,
-        sa.case((ranked.c.rank_in_variant <= limit, 1), else_=0),
-        sa.literal(predicted_at, predictions.c.predicted_at.type),
-    )
-    names = [*shared, "rank_in_variant", "selected", "predicted_at"]
-    connection.execute(predictions.insert().from_select(names, rows))
+    query = sa.select(predictions_staging, rank.label("rank_in_variant"))
+    ranked = query.filter_by(**own).subquery().c
+    limits = ((ranked.variant == variant, n) for variant, n in n_selected.items())
+    is_selected = ranked.rank_in_variant <= sa.case(*limits, else_=0)
+    columns = {name: column for name, column in ranked.items() if name in predictions.c} | {
+        "selected": sa.case((is_selected, 1), else_=0),
+        "predicted_at": sa.literal(predicted_at, predictions.c.predicted_at.type),
+    }
+    insert = predictions.insert().from_select([*columns], sa.select(*columns.values()))
+    connection.execute(insert)
     connection.execute(predictions_staging.delete().filter_by(**own))
 
 
