@@ -440,6 +440,7 @@ def test_count_newcomers_equals_plain_loop(engine: sa.Engine, many_nights: pd.Da
                 expected[variant] = expected.get(variant, 0) + 1
         some_come_again |= 0 < sum(expected.values()) < len(firsts)
         with engine.connect() as connection:
-            assert predictions.count_newcomers(connection, "card_offer", *days) == expected
+            span = predictions.Span("card_offer", days[0] - timedelta(days=1), days[2])
+            assert predictions.count_newcomers(connection, span, days[1]) == expected
     assert some_come_again
     assert (many_nights.groupby("candidate_id")["variant"].nunique() > 1).any()

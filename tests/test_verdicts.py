@@ -17,7 +17,7 @@ from abatch.database import tables
 from abatch.experiment import records, verdicts
 from abatch.experiment.predictions import Span
 from abatch.statistics import stats
-from tests.conftest import REGISTERED, make_registration
+from tests.conftest import REGISTERED, make_night, make_registration
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
@@ -292,12 +292,12 @@ def write_looks(
     written = []
     for i, tally in enumerate(tallies):
         night = nights[i] if nights else NIGHT + timedelta(days=i)
-        row = {"experiment": "e", "run_date": night, "watermark": None, "mature_date": None}
+        row: dict[str, Any] = {"watermark": None, "mature_date": None}
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
         smallest = verdicts.find_smallest(connection, "e", night)
         stages = {"assigned": tally.n_distinct}
         look = verdicts.make_look(row, make_registration(), tally, stages, smallest)
-        verdicts.write_look(connection, look, f"r{i}")
+        verdicts.write_look(connection, make_night(f"r{i}", night, "e"), look)
         written.append(look.verdicts)
     return written
 

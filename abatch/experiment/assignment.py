@@ -65,11 +65,10 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
     require_columns(frame, ["candidate_id"])
     ids = [normalise_id(value) for value in frame["candidate_id"]]
     variant, selection_key, _ = assign(ids, experiment.name, experiment.split)
-    is_recorded = "variant" in frame
-    if is_recorded:
-        variant = check_variants(frame["variant"], experiment.split)
+    source = "hash"
+    if "variant" in frame:
+        source, variant = "recorded", check_variants(frame["variant"], experiment.split)
     features = frame.drop(columns=["candidate_id", "variant"], errors="ignore")
-    source = "recorded" if is_recorded else "hash"
     return Candidates(ids, features, variant, selection_key, source)
 
 

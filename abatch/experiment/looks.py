@@ -348,14 +348,11 @@ def count_look(
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
-    newcomers = predictions.count_newcomers(
-        connection, name, registration.start_date, question.mature_date or date.min, run_date
-    )
+    span = Span(name, registration.start_date - DAY, run_date)
+    newcomers = predictions.count_newcomers(connection, span, question.mature_date or date.min)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     moments = [moments for (metric, _), moments in tally.moments.items() if metric == OUTCOME]
     row = {
-        "experiment": name,
-        "run_date": run_date,
         "watermark": question.watermark,
         "mature_date": question.mature_date,
         "n_predicted": sum(row["n_predicted"] for row in whole),
@@ -380,7 +377,7 @@ def write(
     check_unchanged(connection, reading)
     scores.write_figures(connection, night, figures)
     scores.mark_published(connection, night)
-    verdicts.write_look(connection, look, night.run_id)
+    verdicts.write_look(connection, night, look)
 
 
 def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:

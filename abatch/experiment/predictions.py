@@ -174,19 +174,16 @@ def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
         spellings for one.
     """
     own = {"experiment": night.experiment.name, "run_id": night.run_id}
+    arrived = Batch()
     query = sa.select(predictions_staging).filter_by(**own)
-    rows = connection.execute(query, execution_options={"yield_per": WRITE_ROWS})
-    n_arrived, checksum = 0, 0
-    for part in rows.partitions():
-        frame = pd.DataFrame.from_records([tuple(row) for row in part], columns=STAGED)
-        n_arrived += len(frame)
-        checksum += compute_checksum(frame)
-    if n_arrived != sent.n_rows:
+    for rows in _stream(connection, query, WRITE_ROWS):
+        arrived += summarise(rows, rows[[]], {})
+    if arrived.n_rows != sent.n_rows:
         raise DatabaseError(
-            f"{sent.n_rows} predictions were sent and {n_arrived} arrived in predictions_staging."
-            " Nothing was published."
+            f"{sent.n_rows} predictions were sent and {arrived.n_rows} arrived in"
+            " predictions_staging. Nothing was published."
         )
-    if checksum % 2**64 != sent.checksum:
+    if arrived.checksum != sent.checksum:
         raise DatabaseError(
             f"{sent.n_rows} predictions were sent, and other values arrived in predictions_staging"
             " than were sent. Nothing was published. Look for a trigger on the table; if there is"
@@ -290,21 +287,14 @@ def count_by_night(connection: sa.Connection, span: Span) -> dict[tuple[date, st
     return {(night, variant): n for night, variant, n in rows}
 
 
-def count_newcomers(
-    connection: sa.Connection, experiment: str, start_date: date, mature_date: date, run_date: date
-) -> dict[str, int]:
+def count_newcomers(connection: sa.Connection, span: Span, mature_date: date) -> dict[str, int]:
     """Distinct candidates by variant whose first prediction in it is not mature yet.
 
     Those are of the nights after mature_date.
     """
     c = predictions.c
-    firsts = (
-        sa.select(c.variant)
-        .where(c.experiment == experiment, c.run_date.between(start_date, run_date))
-        .group_by(c.variant, c.candidate_id)
-        .having(sa.func.min(c.run_date) > mature_date)
-        .subquery()
-    )
+    by_candidate = span.select(c.variant).group_by(c.variant, c.candidate_id)
+    firsts = by_candidate.having(sa.func.min(c.run_date) > mature_date).subquery()
     query = sa.select(firsts.c.variant, sa.func.count()).group_by(firsts.c.variant)
     return {variant: n for variant, n in connection.execute(query)}
 
@@ -335,6 +325,11 @@ def stream_predictions(
 ) -> Iterator[pd.DataFrame]:
     """Predictions in chunks and in no order, one row per candidate and night."""
     query = span.select(*(predictions.c[name] for name in PREDICTED))
-    for part in connection.execute(query, execution_options={"yield_per": chunk_rows}).partitions():
-        rows = [tuple(row) for row in part]
-        yield pd.DataFrame.from_records(rows, columns=list(PREDICTED)).astype(PREDICTED)
+    for rows in _stream(connection, query, chunk_rows):
+        yield rows.astype(PREDICTED)
+
+
+def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:
+    rows = connection.execute(query, execution_options={"yield_per": chunk_rows})
+    for part in rows.partitions():
+        yield pd.DataFrame.from_records([tuple(row) for row in part], columns=[*rows.keys()])

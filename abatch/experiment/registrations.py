@@ -212,8 +212,8 @@ def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
 
 def find(connection: sa.Connection, experiment: str) -> Registration | None:
     """What was registered, or None before the first predict."""
-    c = registrations.c
-    content = connection.scalar(sa.select(c.content).where(c.experiment == experiment))
+    query = sa.select(registrations.c.content).filter_by(experiment=experiment)
+    content = connection.scalar(query)
     return None if content is None else Registration.model_validate_json(content)
 
 

@@ -18,6 +18,7 @@ from abatch.database.writing import insert_frame, replace_rows
 from abatch.experiment.predictions import Span
 from abatch.experiment.records import name_verdict
 from abatch.experiment.registrations import OUTCOME, Comparison, Terms
+from abatch.night import Night
 from abatch.statistics import stats, words
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
@@ -237,8 +238,8 @@ class Look(NamedTuple):
 
     Attributes
     ----------
-    row : of the table `looks`, without run_id
-    ratios, verdicts : rows of `sample_ratios` and `verdicts`, without experiment, day and run_id
+    row, ratios, verdicts : of `looks`, `sample_ratios` and `verdicts`, without experiment, day and
+        run_id
     """
 
     row: dict[str, Any]
@@ -294,12 +295,12 @@ def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
     return (units.c.experiment == span.experiment) & units.c.candidate_id.in_(ids)
 
 
-def write_look(connection: sa.Connection, look: Look, run_id: str) -> None:
+def write_look(connection: sa.Connection, night: Night, look: Look) -> None:
     """Write one look in the place of that of the same date, if there is one."""
-    key = {name: look.row[name] for name in ("experiment", "run_date")}
-    replace_rows(connection, looks, [look.row], run_id, **key)
-    replace_rows(connection, sample_ratios, look.ratios, run_id, **key)
-    replace_rows(connection, verdicts, look.verdicts, run_id, **key)
+    key = {"experiment": night.experiment.name, "run_date": night.run_date}
+    replace_rows(connection, looks, [look.row], night.run_id, **key)
+    replace_rows(connection, sample_ratios, look.ratios, night.run_id, **key)
+    replace_rows(connection, verdicts, look.verdicts, night.run_id, **key)
 
 
 def find_smallest(
