@@ -44,8 +44,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     # The rows, as known at the night's moment, and kept.
     snapshot = snapshots.pull(night, window)
-    with experiment.query("training").named():
-        rows = training.prepare_rows(snapshot.frame, window, experiment)
+    rows = training.prepare_rows(snapshot.frame, window, experiment)
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
 

@@ -92,7 +92,8 @@ def configure(
 def prepare(frame: pd.DataFrame, **settings: Any) -> Rows:
     experiment = configure(**settings)
     with experiment.query("training").named():
-        return prepare_rows(snapshots.arrange(frame, experiment.outcome.kind), WINDOW, experiment)
+        arranged = snapshots.arrange(frame, experiment.outcome.kind)
+    return prepare_rows(arranged, WINDOW, experiment)
 
 
 def fit(rows: Rows, estimator: BaseEstimator | None = None, seed: int = 0) -> Fitted:

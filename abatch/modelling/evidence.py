@@ -70,8 +70,7 @@ def compare_with_live(
     try:
         before = Experiment.restore(card.config, card.experiment, experiment.environment)
         recipe = make_model(before, card.variant, fitted.recipe.key)
-        with before.query("training").named():
-            old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
+        old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
         live = fit(recipe, old_rows.select(card.columns), ~old_rows.validation)
         both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
         few = (

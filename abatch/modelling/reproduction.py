@@ -129,11 +129,8 @@ def _compare(
     float, str
         The largest difference, and on which rows, in words.
     """
-    key = registry.undated_name(card)
-    recipe = training.make_model(then, card.variant, key)
-    with Query(key, card.query).named():
-        rows = training.prepare_rows(frame, card.window, then)
-    rows = rows.select(card.columns)
+    recipe = training.make_model(then, card.variant, registry.undated_name(card))
+    rows = training.prepare_rows(frame, card.window, then).select(card.columns)
     built, X = training.fit(recipe, rows, ~rows.holdout), rows.X
     if model is None:
         X = X.iloc[training.choose_checked(len(X))]

@@ -141,41 +141,42 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
     ------
     DataError
         If there are no rows, rows outside the window, unusable columns, or too little to fit or
-        validate on.
+        validate on; with the query's file.
     """
     section = experiment.training
-    if frame.empty:
-        raise DataError(
-            f"returned no rows for {window}. Check the query, its binds, training.days, and whether"
-            " the tables are filled."
+    with experiment.query("training").named():
+        if frame.empty:
+            raise DataError(
+                f"returned no rows for {window}. Check the query, its binds, training.days, and"
+                " whether the tables are filled."
+            )
+        require_columns(frame, [*section.not_features, *section.subgroups])
+        _check_window(frame["event_date"], window)
+        types = features.infer_types(
+            frame.drop(columns=["candidate_id", "event_date", "outcome", *section.not_features])
         )
-    require_columns(frame, [*section.not_features, *section.subgroups])
-    _check_window(frame["event_date"], window)
-    types = features.infer_types(
-        frame.drop(columns=["candidate_id", "event_date", "outcome", *section.not_features])
-    )
-    outcome, cap = frame["outcome"].to_numpy(), experiment.outcome.cap
-    y = (outcome > 0).astype(np.int64)
-    if cap is not None:
-        outcome = np.clip(outcome, -cap, cap)
-    validation = split_validation(frame["event_date"], y, section.validation_share)
-    bucket = assign(frame["candidate_id"], experiment.name, {"all": 1.0}).bucket
-    holdout = bucket < N_HOLDOUT_BUCKETS
-    if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
-        holdout = np.zeros(len(y), dtype=bool)
-    return Rows(
-        X=features.convert(frame, types),
-        event_date=frame["event_date"].to_numpy(),
-        y=y,
-        validation=validation,
-        bucket=bucket,
-        holdout=holdout,
-        types=types,
-        outcome_mean=float(outcome.mean()),
-        outcome_sd=float(outcome.std(ddof=1)),
-        subgroups=frame[section.subgroups],
-        window=window,
-    )
+        outcome, cap = frame["outcome"].to_numpy(), experiment.outcome.cap
+        y = (outcome > 0).astype(np.int64)
+        if cap is not None:
+            outcome = np.clip(outcome, -cap, cap)
+        validation = split_validation(frame["event_date"], y, section.validation_share)
+        bucket = assign(frame["candidate_id"], experiment.name, {"all": 1.0}).bucket
+        holdout = bucket < N_HOLDOUT_BUCKETS
+        if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
+            holdout = np.zeros(len(y), dtype=bool)
+        return Rows(
+            X=features.convert(frame, types),
+            event_date=frame["event_date"].to_numpy(),
+            y=y,
+            validation=validation,
+            bucket=bucket,
+            holdout=holdout,
+            types=types,
+            outcome_mean=float(outcome.mean()),
+            outcome_sd=float(outcome.std(ddof=1)),
+            subgroups=frame[section.subgroups],
+            window=window,
+        )
 
 
 def _check_window(event_date: pd.Series, window: Window) -> None:
