@@ -69,7 +69,9 @@ CONFIG = Option(
 )
 EXPERIMENT = Option("--experiment", metavar="NAME", help="one experiment (default: all)")
 RUN_DATE = day("--date", help="run_date (default: today in the config's timezone)")
-FORCE = switch("--force", "do a night again that is done; the old rows are kept as superseded")
+FORCE = switch(
+    "--force", "do a night again that is done; replaced predictions are kept as superseded"
+)
 DRY_RUN = switch("--dry-run", "read and compute, write nothing, print what would be done")
 
 

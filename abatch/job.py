@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from abatch import arguments
+from abatch import arguments, files
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
@@ -88,7 +89,7 @@ class Job:
                 if isinstance(error, KeyboardInterrupt):
                     break
         if lines and (options.dry_run or sys.stdout.isatty()):
-            print(("\n" if options.dry_run else "; ").join(lines))
+            say(("\n" if options.dry_run else "; ").join(lines))
         return code
 
 
@@ -154,6 +155,22 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     logger.error("%s: %s", what, message, exc_info=cause)
     print(f"{what}: {message}", file=sys.stderr)
     return code
+
+
+def say(text: str) -> None:
+    """Print for whoever listens: a reader that has gone away, as `head` does, is no fault.
+
+    Raises
+    ------
+    FileError
+        If the output cannot be written, as on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        if not isinstance(error, BrokenPipeError):
+            raise files.cannot_write(Path("the output"), error) from None
 
 
 def start_log(environment: Environment, job: str) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import train
 from abatch import __main__ as main
 from abatch.config import Experiment
+from abatch.database.tables import deletions
 from abatch.modelling import snapshots
 from tests.conftest import A1, A8, LATER_NIGHT, call, find_live
 
@@ -69,6 +70,10 @@ def test_delete_never_what_is_live(
     assert f"{A8} was deleted on " in err
     assert "(erasure)" in err
     assert call(capsys, week, "delete", A8, "--reason", "again")[0] == 0  # harmless to repeat
+    assert "was deleted already, on " in call(capsys, week, "delete", A8, "--reason", "third")[1]
+    with week_engine.connect() as connection:
+        reasons = connection.scalars(sa.select(deletions.c.reason).filter_by(name=A8)).all()
+    assert reasons == ["erasure"]
     assert "deleted" in call(capsys, week, "models")[1]
 
 

@@ -48,7 +48,9 @@ def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
         "postgresql+psycopg://u:hunter2@h:port/db": "the value is not a database URL",
         "postgresql+psycopg://u:top@hunter2@h/db": "more than one @",
         "oracel://u:hunter2@h/db": "Expected mssql+pyodbc, postgresql+psycopg or sqlite",
-        "oracle+oracledb://u:hunter2@h/db": "the driver for oracle+oracledb cannot be loaded",
+        "oracle+oracledb://u:hunter2@h/db": "'oracle' is no database that abatch knows",
+        "sqllite:///x.db": "Did you mean 'sqlite'?",
+        "postgresql+pg8000://u:hunter2@h/db": "the driver for postgresql+pg8000 cannot be loaded",
         "sqlite://": "needs a file",
         "sqlite:///:memory:": "needs a file",
     }.items():

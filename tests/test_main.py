@@ -165,6 +165,24 @@ def test_dictionary_needs_no_config(tmp_path: Path) -> None:
     assert done.stdout == tables.DICTIONARY.read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_cannot_be_written() -> None:
+    """A reader that went away, as `head` does, is no fault; a full disk is, and can be mended."""
+    command = [sys.executable, "-m", "abatch", "dictionary"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (gone.returncode, gone.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "abatch dictionary: the output: cannot be written (No space left on device). Check the"
+        " folder's rights and room, then run again.\n"
+    )
+
+
 def test_commands_on_a_trained_bank(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
@@ -351,6 +369,17 @@ def test_unknown_names_exit_2(capsys: pytest.CaptureFixture[str], bank: Experime
     code, out, err = call(capsys, bank, "status", "--env", "devv")
     assert (code, out) == (2, "")
     assert "Did you mean 'dev'?" in err
+
+
+def test_promote_again_mends_the_links(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    """The folder could not be written when the rows were."""
+    link = bank.environment.models_dir / "modelA_v1.0_latest.pkl"
+    link.unlink()
+    code, out, _ = call(capsys, bank, "promote", A3, "--reason", "x", "--date", "2026-09-03")
+    assert (code, out) == (0, f"{A3} is live on 2026-09-03 already\n")
+    assert os.readlink(link) == f"{A3}.pkl"
 
 
 def test_rollback_by_model_name_until_the_first(

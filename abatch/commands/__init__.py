@@ -3,7 +3,10 @@
 This list is all that --help needs. A group's module is imported for its own commands alone.
 """
 
-PROG = "python -m abatch"
+import sys
+from pathlib import Path
+
+PROG = "abatch" if Path(sys.argv[0]).name == "abatch" else "python -m abatch"  # as it was called
 GROUPS = {
     "look": {
         "status": "live models, last runs, missed dates",

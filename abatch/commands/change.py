@@ -112,10 +112,7 @@ def promote(
 def _check_rollback(model: str, to: date | None, **_: object) -> str:
     if bool(model) != bool(to):
         return ""
-    return (
-        "rollback: name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to"
-        " YYYY-MM-DD)"
-    )
+    return "name either a model (modelA, or modelA_v1.0_2026-11-23) or a day (--to YYYY-MM-DD)"
 
 
 @command("rollback", check=_check_rollback)
@@ -182,10 +179,10 @@ def _make_live(
 
     with connections.hold(engine, registry.PROMOTIONS, BUSY):
         done = connections.write(engine, append)
-    if len(done) == 1 and not any(done.values()):
-        return f"{next(iter(done))} is live on {change.on} already"
     for experiment in experiments.values():
         connections.read(engine, registry.link_live, experiment, change.on)
+    if len(done) == 1 and not any(done.values()):
+        return f"{next(iter(done))} is live on {change.on} already"
     return "\n".join(filter(None, done.values()))
 
 
@@ -241,7 +238,7 @@ def delete(
 ) -> str:
     """Delete the files of a dated model that is not live; its record stays."""
 
-    def write_deletion(connection: sa.Connection) -> bool:
+    def write_deletion(connection: sa.Connection) -> str:
         row, today = registry.find_model(connection, model), night.today(experiments.environment)
         _choose_config(experiments, row)
         promotions = registry.read_promotions(connection, row.experiment)
@@ -249,16 +246,21 @@ def delete(
             raise RegistryError(
                 f"{model} is live, or will be, and is not deleted. Make another one live first."
             )
+        if earlier := registry.read_deletions(connection, registry.MODEL).get(model):
+            who = f"by {earlier.deleted_by} ({earlier.reason})"
+            return f"{model}: was deleted already, on {earlier.deleted_at:%Y-%m-%d} {who}"
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
-        return model in promotions.ever_live
+        lost = ". It was live once: a rollback to a day of that time will not find it"
+        return f"{model}: its files are deleted; its record stays" + lost * (
+            model in promotions.ever_live
+        )
 
     with connections.hold(engine, registry.PROMOTIONS, BUSY):
-        was_live = connections.write(engine, write_deletion)
+        told = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 
     connections.read(engine, retention.remove_deleted, experiments.environment)
-    lost = ". It was live once: a rollback to a day of that time will not find it" * was_live
-    return f"{model}: its files are deleted; its record stays{lost}"
+    return told
 
 
 @command("conclude")

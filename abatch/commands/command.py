@@ -93,7 +93,7 @@ def run(name: str, words: Sequence[str]) -> int:
     try:
         answer = call(**options)
         reply = Reply(answer) if isinstance(answer, str) else answer
-        print(to_json(reply.content) if as_json else reply.text)
+        job.say(to_json(reply.content) if as_json else reply.text)
         return reply.code
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, f"abatch {name}")

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from abatch.database import faults, tables
 from abatch.database.faults import attempts, described, show_url
-from abatch.errors import ConfigError, DatabaseError
+from abatch.errors import ConfigError, DatabaseError, suggest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,6 +105,11 @@ def make_engine(
 
 def _complete(url: sa.URL, base: Path, place: str) -> tuple[sa.URL, dict[str, Any]]:
     """Complete a URL, and find the options that its kind of engine wants."""
+    if (backend := url.get_backend_name()) not in _SESSIONS:
+        raise ConfigError(
+            f"{place}: {backend!r} is no database that abatch knows. Expected mssql+pyodbc,"
+            f" postgresql+psycopg or sqlite.{suggest(backend, _SESSIONS)}"
+        )
     if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:":
             raise ConfigError(

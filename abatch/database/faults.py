@@ -29,6 +29,7 @@ _TRANSIENT_WORDS = re.compile(
     "connection refused|connection reset|connection timeout|connection timed out|timeout expired"
     "|closed (the connection )?unexpectedly|could not receive data|EOF detected|system is starting"
     " up|system is shutting down|deadlock victim|lock request time out|communication link failure"
+    "|failed to resolve|could not translate host name"
     "|terminating connection|service is currently busy|not currently available",
     re.IGNORECASE,
 )

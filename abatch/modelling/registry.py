@@ -242,7 +242,7 @@ def read_model_file(connection: sa.Connection, models_dir: Path, card: Card) -> 
         If the file is missing, unreadable or another, or was deleted.
     """
     path, name = models_dir / card.file, card.model_name
-    mend = "Bring it back from a backup, or roll back: python -m abatch rollback"
+    mend = "Bring it back from a backup, or roll back: python -m abatch rollback --help"
     if deletion := read_deletions(connection, MODEL).get(name):
         raise RegistryError(
             f"{path}: {name} was deleted on {deletion.deleted_at:%Y-%m-%d} by"
@@ -271,7 +271,7 @@ def find_model(connection: sa.Connection, model_name: str) -> Card:
         names = connection.scalars(sa.select(models.c.model_name)).all()
         raise RegistryError(
             f"there is no model {model_name!r}. See: python -m abatch"
-            f" models{suggest(model_name, names)}"
+            f" models.{suggest(model_name, names)}"
         )
     return Card.model_validate_json(card)
 

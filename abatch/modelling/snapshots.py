@@ -248,7 +248,7 @@ def choose_snapshot(connection: sa.Connection, name: str) -> Row:
             else "there is no snapshot of this hash, nor of a model of this name"
         )
         raise RegistryError(
-            f"{name}: {problem}. See: python -m abatch snapshots{suggest(name, newest)}"
+            f"{name}: {problem}. See: python -m abatch snapshots.{suggest(name, newest)}"
         )
     return chosen[0]
 
