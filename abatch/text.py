@@ -14,6 +14,12 @@ class Reply(NamedTuple):
     content: Any = None
     code: int = 0
 
+    @classmethod
+    def join(cls, replies: Sequence["Reply"]) -> "Reply":
+        """One of several: their texts with an empty line between, their contents as a list."""
+        text = "\n\n".join(reply.text for reply in replies)
+        return cls(text, [reply.content for reply in replies])
+
 
 def to_json(content: object) -> str:
     """JSON for programs: days and instants, which are in UTC, as ISO text; rows and dataclasses."""

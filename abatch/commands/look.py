@@ -81,13 +81,13 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day) -> Reply:
 
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
     """What is live, and what was done until a day."""
-    promotions = registry.read_promotions(connection, experiment.name)
-    live = {variant: promotions.live(on).get(variant) for variant in experiment.models}
+    live = registry.read_promotions(connection, experiment.name).live(on)
     query = sa.select(runs).filter_by(experiment=experiment.name).order_by(runs.c.started_at)
     ledger = connection.execute(query).all()
-    variants = [
-        VariantState(variant, variant in live, live.get(variant)) for variant in experiment.split
-    ]
+    variants = []
+    for variant in experiment.split:
+        has_model = variant in experiment.models
+        variants.append(VariantState(variant, has_model, live.get(variant) if has_model else None))
     jobs = []
     for name in ("train", "predict", "score"):
         of_job = [row for row in ledger if row.job == name]
@@ -152,34 +152,24 @@ def list_experiments(experiments: Experiments, engine: sa.Engine, only: Only) ->
     """Every experiment that was ever registered: asked, expected, known, concluded."""
     chosen = experiments.choose(only)
     with engine.connect() as connection:
-        known = read_records(connection)
-    shown = [
-        (name, known.get(name), name in chosen)
-        for name in dict.fromkeys([*known, *chosen])
-        if only is None or name in chosen
-    ]
-    text = "\n\n".join(_describe_experiment(*experiment) for experiment in shown)
-    content = [_tell_experiment(*experiment) for experiment in shown]
-    return Reply(text or "there are no experiments yet", content)
+        records = read_records(connection)
+    names = chosen if only else dict.fromkeys([*records, *chosen])
+    return Reply.join([_tell(name, records.get(name), name in chosen) for name in names])
 
 
-def _tell_experiment(name: str, record: Record | None, is_configured: bool) -> dict[str, Any]:
-    told = {"experiment": name, "is_configured": is_configured}
+def _tell(name: str, record: Record | None, is_configured: bool) -> Reply:
+    """One experiment."""
+    content: dict[str, Any] = {"experiment": name, "is_configured": is_configured}
     if record is None:
-        return told | {"registration": None, "verdicts": [], "conclusion": None}
-    registration = record.registration.model_dump(mode="json")
-    return told | {
-        "registration": {"registered_at": record.registered_at, **registration},
-        "verdicts": record.verdicts,
-        "conclusion": record.conclusion,
-    }
-
-
-def _describe_experiment(name: str, record: Record | None, is_configured: bool) -> str:
-    """One experiment as lines."""
-    if record is None:
-        return f"{name}: not registered yet; its first predict does it"
+        content |= {"registration": None, "verdicts": [], "conclusion": None}
+        return Reply(f"{name}: not registered yet; its first predict does it", content)
     registration, conclusion = record.registration, record.conclusion
+    registered = {"registered_at": record.registered_at, **registration.model_dump(mode="json")}
+    content |= {
+        "registration": registered,
+        "verdicts": record.verdicts,
+        "conclusion": conclusion,
+    }
     facts = [
         ("asked", registration.hypothesis),
         ("expected", f"{registration.effect}, within {registration.outcome.window_days} days"),
@@ -190,7 +180,7 @@ def _describe_experiment(name: str, record: Record | None, is_configured: bool) 
         state, when = "concluded", f"{conclusion.concluded_at:%Y-%m-%d %H:%M} UTC"
         facts += [("concluded", conclusion.because), ("", f"{when} by {conclusion.concluded_by}")]
     head = f"{name}: {state}, registered {record.registered_at:%Y-%m-%d}"
-    return f"{head}\n{wrap_facts(facts)}"
+    return Reply(f"{head}\n{wrap_facts(facts)}", content)
 
 
 @command("explain", in_json=True)

@@ -4,10 +4,10 @@ Only reads.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -83,22 +83,13 @@ class Lineage:
     overruled_by: Row | None
 
 
-class Answer(NamedTuple):
+def _tell(
+    experiment: Experiment, title: str, facts: Iterable[Fact], content: Mapping[str, Any]
+) -> Reply:
     """What is told of an experiment: as text under a title, and as JSON."""
-
-    experiment: Experiment
-    title: str
-    facts: list[Fact]
-    content: dict[str, Any]
-
-
-def _join(answers: list[Answer]) -> Reply:
-    blocks, told = [], []
-    for experiment, title, facts, content in answers:
-        name, environment = experiment.name, experiment.environment.name
-        blocks.append(wrap_facts(facts, f"{name} in {environment}, {title}"))
-        told.append({"experiment": name, "environment": environment, **content})
-    return Reply("\n\n".join(blocks), told)
+    name, environment = experiment.name, experiment.environment.name
+    told = {"experiment": name, "environment": environment, **content}
+    return Reply(wrap_facts(facts, f"{name} in {environment}, {title}"), told)
 
 
 def explain(
@@ -120,12 +111,12 @@ def explain(
         candidate_id = split.check_id(candidate)
     except DataError as error:
         raise DataError(f"--candidate: {error}") from None
-    answers = []
+    title, replies = f"night of {on}, candidate {candidate_id}", []
     with engine.connect() as connection:
         for experiment in experiments.values():
-            night = {"experiment": experiment.name, "run_date": on}
-            rows = _find_predictions(connection, predictions, candidate_id, night)
-            superseded = _find_predictions(connection, predictions_superseded, candidate_id, night)
+            key = {"experiment": experiment.name, "run_date": on, "candidate_id": candidate_id}
+            rows = _find_predictions(connection, predictions, key)
+            superseded = _find_predictions(connection, predictions_superseded, key)
             if not rows and not superseded:
                 continue
             content: dict[str, Any] = {"prediction": None}
@@ -136,12 +127,11 @@ def explain(
                 lineage = find_lineage(connection, rows[0])
                 content, facts = vars(lineage), [*_describe_lineage(lineage)]
             facts += map(_describe_superseded, superseded)
-            title = f"night of {on}, candidate {candidate_id}"
             content = {**content, "superseded": superseded}
-            answers.append(Answer(experiment, title, facts, content))
-        if not answers:
+            replies.append(_tell(experiment, title, facts, content))
+        if not replies:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
-    return _join(answers)
+    return Reply.join(replies)
 
 
 def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
@@ -167,12 +157,11 @@ def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
 
 
 def _find_predictions(
-    connection: sa.Connection, table: sa.Table, candidate_id: str, night: Mapping[str, Any]
+    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any]
 ) -> list[Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    query = sa.select(table).filter_by(candidate_id=candidate_id, **night)
-    rows = connection.execute(query.order_by(table.c.predicted_at, table.c.run_id))
-    return [row for row in rows if row.candidate_id == candidate_id]
+    query = sa.select(table).filter_by(**key).order_by(table.c.predicted_at, table.c.run_id)
+    return [row for row in connection.execute(query) if row.candidate_id == key["candidate_id"]]
 
 
 def find_assignment(registration: Registration, candidate_id: str) -> Assignment:
@@ -190,14 +179,13 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     model = _find_model(connection, model_name)
     if model is None:
         return None
-    deleted = registry.read_deletions(connection, registry.MODEL)
-    deleted_snapshots = registry.read_deletions(connection, registry.SNAPSHOT)
+    snapshots = registry.read_deletions(connection, registry.SNAPSHOT)
     return Making(
         model=model,
         config_hash=registry.find_model(connection, model.model_name).config_hash,
         run=_find_run(connection, model.run_id),
-        deletion=deleted.get(model.model_name),
-        snapshot_deletion=deleted_snapshots.get(model.snapshot),
+        deletion=registry.read_deletions(connection, registry.MODEL).get(model.model_name),
+        snapshot_deletion=snapshots.get(model.snapshot),
     )
 
 
@@ -370,6 +358,11 @@ class Live:
     model: Row | None
     predicted: list[Row]
 
+    @property
+    def model_name(self) -> str | None:
+        """The dated model that is live."""
+        return self.promotion.model_name if self.promotion else None
+
 
 def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: date) -> Reply:
     """Which model of each variant is live on a day, why, and which made the night's predictions.
@@ -379,14 +372,14 @@ def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: 
     Reply
         Lines of at most 80 columns, and content whose keys are columns of the tables.
     """
-    answers = []
+    replies = []
     with engine.connect() as connection:
         for experiment in experiments.values():
             live = find_live(connection, experiment, on)
             facts = [fact for variant in live for fact in _describe_variant(variant, on)]
             content = {"date": on, "variants": live}
-            answers.append(Answer(experiment, f"live on {on}", facts, content))
-    return _join(answers)
+            replies.append(_tell(experiment, f"live on {on}", facts, content))
+    return Reply.join(replies)
 
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
@@ -409,7 +402,7 @@ def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> li
 
 def _describe_variant(live: Live, on: date) -> Iterator[Fact]:
     none = "no model was live" if live.has_model else "no model (selects at random)"
-    yield "variant", f"{live.variant}: {live.promotion.model_name if live.promotion else none}"
+    yield "variant", f"{live.variant}: {live.model_name or none}"
     if live.promotion:
         yield "promotion", _describe_promotion(live.promotion)
         unknown = "unknown: the table models does not have it"
@@ -427,12 +420,11 @@ def _describe_predicted(live: Live, on: date) -> str:
     made = "; ".join(
         f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in live.predicted
     )
-    name = live.promotion.model_name if live.promotion else None
-    others = [row.predicted_at for row in live.predicted if row.model_name != name]
+    others = [row.predicted_at for row in live.predicted if row.model_name != live.model_name]
     if not others:
         return made or f"nobody for {on}"
-    made += f". Note that the table says that {name or 'no model'} is live, but that is not what"
-    made += " made them"
+    made += f". Note that the table says that {live.model_name or 'no model'} is live, but that is"
+    made += " not what made them"
     if live.promotion and live.promotion.promoted_at > max(others):
         made += ": it was made live for this night only after they were written, on"
         made += f" {_show(max(others))}"
