@@ -5,7 +5,7 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -184,7 +184,7 @@ def is_latest(connection: sa.Connection, night: Night) -> bool:
     """Whether no later run_date of the same job is done; one that is still to come counts not."""
     last = max(night.run_date, today(night.experiment.environment))
     later = (runs.c.run_date > night.run_date, runs.c.run_date <= last)
-    return not _find_runs(connection, night, "done", *later)
+    return _find_run(connection, night, "done", *later) is None
 
 
 def find_nights(connection: sa.Connection, night: Night) -> list[date]:
@@ -238,12 +238,13 @@ def open_night(
     with nullcontext(True) if dry_run else connections.lock(engine, name) as acquired:
         if not acquired:
             raise _describe_holder(night)
-        night.write(_fail_abandoned_runs, night)
-        done = night.read(_find_runs, night, "done", runs.c.run_date == run_date)
+        # Whoever holds the lock knows that no other run of this job is alive.
+        night.write(_fail_runs, night, "died; cleaned up by the next run")
+        done = night.read(_find_run, night, "done", runs.c.run_date == run_date)
         if done and not force:
             raise NothingToDo(
-                f"{job} of {experiment.name} for {run_date} is already done (run {done[0].run_id},"
-                f" {done[0].finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+                f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
+                f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
             )
         night.write(_begin_run, night)
         if dry_run:
@@ -259,13 +260,12 @@ def open_night(
 
 def _describe_holder(night: Night) -> Exception:
     """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
-    running = night.read(_find_runs, night, "running")
+    holder = night.read(_find_run, night, "running")
     what = f"{night.job} of {night.experiment.name}"
-    if not running:
+    if holder is None:
         return NothingToDo(
             f"{what} is already being done by a process that is just starting or ending"
         )
-    holder = running[0]
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
     if holder.run_date == night.run_date:
         return NothingToDo(f"{what} for {night.run_date} is already being done {who}")
@@ -274,29 +274,28 @@ def _describe_holder(night: Night) -> Exception:
     )
 
 
-def _find_runs(
+def _find_run(
     connection: sa.Connection, night: Night, status: str, *where: sa.ColumnElement[bool]
-) -> Sequence[Row]:
-    """Runs of the same job and experiment, the one that began last first."""
+) -> Row | None:
+    """The newest run of the same job and experiment."""
     same = {"job": night.job, "experiment": night.experiment.name, "status": status}
-    query = sa.select(runs).filter_by(**same).where(*where)
-    return connection.execute(query.order_by(runs.c.started_at.desc())).all()
+    query = sa.select(runs).filter_by(**same).where(*where).order_by(runs.c.started_at.desc())
+    return connection.execute(query).first()
 
 
-def _fail_abandoned_runs(connection: sa.Connection, night: Night) -> None:
-    """Close runs that died: whoever holds the lock knows that no other run of this job is alive."""
-    for dead in _find_runs(connection, night, "running"):
-        _fail_run(connection, night, dead.run_id, "died; cleaned up by the next run")
-    if night.job == "predict":  # also what a run staged that was taken for dead and was not
-        connection.execute(predictions_staging.delete().filter_by(experiment=night.experiment.name))
+def _fail_runs(connection: sa.Connection, night: Night, reason: str, /, **which: str) -> None:
+    """End runs of the same job and experiment that still run, and drop what they staged.
 
-
-def _fail_run(connection: sa.Connection, night: Night, run_id: str, reason: str) -> None:
-    staged = {"experiment": night.experiment.name, "run_id": run_id}
-    connection.execute(predictions_staging.delete().filter_by(**staged))
-    still_running = runs.update().filter_by(run_id=run_id, status="running")
+    Parameters
+    ----------
+    which : run_id; without it all, also what a run staged that was taken for dead and was not
+    """
+    same = {"experiment": night.experiment.name, **which}
+    if night.job == "predict":
+        connection.execute(predictions_staging.delete().filter_by(**same))
+    running = runs.update().filter_by(job=night.job, status="running", **same)
     ended = {"status": "failed", "finished_at": utc_now(), "error": reason}
-    connection.execute(still_running.values(ended))
+    connection.execute(running.values(ended))
 
 
 def _begin_run(connection: sa.Connection, night: Night) -> None:
@@ -336,6 +335,6 @@ def _fail(night: Night, error: BaseException) -> None:
     reason = faults.describe(error) if is_database else str(error) or type(error).__name__
     night.log(f"failed: {reason}")
     try:
-        night.write(_fail_run, night, night.run_id, reason)
+        night.write(_fail_runs, night, reason, run_id=night.run_id)
     except SQLAlchemyError as second:
         night.log(f"the failure could not be written into runs: {faults.describe(second)}")
