@@ -220,12 +220,6 @@ class ExperimentSection(Section):
     )
     guardrails: dict[Name, Guardrail] = {}
 
-    @property
-    def files(self) -> dict[str, str]:
-        """Files of the four queries and of the guardrails', by name."""
-        guardrails = {name: guardrail.query for name, guardrail in self.guardrails.items()}
-        return {**dict(self.queries), **guardrails}
-
     @field_validator("split")
     @classmethod
     def _shares_sum_to_one(cls, split: dict[str, float]) -> dict[str, float]:
@@ -355,6 +349,12 @@ class Experiment(ExperimentSection):
     environment: Environment
     sql: dict[str, str]
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of the four queries and of the guardrails', by name."""
+        guardrails = {name: guardrail.query for name, guardrail in self.guardrails.items()}
+        return {**dict(self.queries), **guardrails}
+
     def key(self, path: str) -> str:
         """Where a key of this experiment stands, for messages."""
         return f"{self.environment.file}, experiments.{self.name}.{path}"
@@ -448,8 +448,8 @@ def load_experiments(
         sys.path.append(str(chosen.folder))  # where a user's own estimators live
     experiments = Experiments()
     for name, section in file.experiments.items():
-        sql = _read_queries(chosen, name, section)
-        experiments[name] = Experiment(**dict(section), name=name, environment=chosen, sql=sql)
+        experiment = Experiment(**dict(section), name=name, environment=chosen, sql={})
+        experiments[name] = experiment.model_copy(update={"sql": _read_queries(experiment)})
     return experiments
 
 
@@ -471,7 +471,7 @@ def _make_environment(
             raise
         database = ""
     base = path.resolve().parent
-    folders = ("models_dir", "snapshots_dir", "logs_dir", "reports_dir")
+    folders = {key: text for key, text in section if key.endswith("_dir")}
     return Environment(
         name=name,
         file=path,
@@ -481,19 +481,17 @@ def _make_environment(
         timezone=file.timezone,
         chunk_rows=file.chunk_rows,
         retry_seconds=file.retry_seconds,
-        **{key: base / _expand(getattr(section, key), f"{place}.{key}") for key in folders},
+        **{key: base / _expand(text, f"{place}.{key}") for key, text in folders.items()},
     )
 
 
-def _read_queries(
-    environment: Environment, experiment: str, section: ExperimentSection
-) -> dict[str, str]:
+def _read_queries(experiment: Experiment) -> dict[str, str]:
     """Text of the four queries and of the guardrails', by name."""
     texts = {}
-    for name, file in section.files.items():
-        key = f"guardrails.{name}.query" if name in section.guardrails else f"queries.{name}"
-        place = f"{environment.file}, experiments.{experiment}.{key}"
-        texts[name] = _read_query(environment.folder / file, place)
+    for name, file in experiment.files.items():
+        key = f"guardrails.{name}.query" if name in experiment.guardrails else f"queries.{name}"
+        path = experiment.environment.folder / file
+        texts[name] = _read_query(path, experiment.key(key))
     return texts
 
 
