@@ -52,11 +52,9 @@ def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[st
 
 def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:
     """Facts, each a word and a text, as lines for a terminal of 80 columns."""
-    indent = " " * 13
-    lines = textwrap.wrap(title, 79, subsequent_indent=indent, break_on_hyphens=False)
+    wrapper = textwrap.TextWrapper(79, subsequent_indent=" " * 13, break_on_hyphens=False)
+    lines = wrapper.wrap(title)
     for word, text in facts:
-        head = f"  {word:<10} "
-        lines += textwrap.wrap(
-            text, 79, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
-        )
+        wrapper.initial_indent = f"  {word:<10} "
+        lines += wrapper.wrap(text)
     return "\n".join(lines)

@@ -35,9 +35,7 @@ def read_records(connection: sa.Connection) -> dict[str, Record]:
     """All experiments by name, in the order of their registration."""
 
     def read(table: sa.Table, *order: str) -> Sequence[Row]:
-        return connection.execute(
-            sa.select(table).order_by(*(table.c[name] for name in order))
-        ).all()
+        return connection.execute(sa.select(table).order_by(*order)).all()
 
     verdicts = read(current_verdicts, "comparison", "metric")
     concluded = {row.experiment: row for row in read(conclusions, "conclusion_id")}
