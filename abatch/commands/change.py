@@ -142,27 +142,23 @@ def roll_back(
         raise UsageError(f"--to {to} lies after {on}, from which on it would be live")
 
     def find_names(connection: sa.Connection) -> list[str]:
-        if to:
-            return _find_live(connection, experiments, to)
+        names: list[str] = []
         for experiment in experiments.values():
+            promotions = registry.read_promotions(connection, experiment.name)
+            if to:
+                names += promotions.live(to).values()
             for variant, configured in experiment.models.items():
                 if model == configured.name:
-                    promotions = registry.read_promotions(connection, experiment.name)
                     return [promotions.previous(variant, on)]
-        return [model]
+        if to and not names:
+            raise RegistryError(
+                f"no model was live on {to}. See: python -m abatch models --at {to}"
+            )
+        return names or [model]
 
     change = Change("rollback", on, reason, by, allow_dirty)
     done = _make_live(experiments, engine, change, find_names)
     return done or f"what was live on {to} is live on {on} already"
-
-
-def _find_live(connection: sa.Connection, experiments: Experiments, on: date) -> list[str]:
-    live: list[str] = []
-    for experiment in experiments:
-        live += registry.read_promotions(connection, experiment).live(on).values()
-    if not live:
-        raise RegistryError(f"no model was live on {on}. See: python -m abatch models --at {on}")
-    return live
 
 
 def _make_live(

@@ -42,11 +42,6 @@ class Command(NamedTuple):
         hints = self.function.__annotations__.items()
         return {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
 
-    @property
-    def is_on_database(self) -> bool:
-        """Whether it gets the config's experiments and an engine of their database."""
-        return "engine" in self.function.__annotations__
-
 
 COMMANDS: dict[str, Command] = {}
 
@@ -81,7 +76,8 @@ def run(name: str, words: Sequence[str]) -> int:
     """
     chosen, about = COMMANDS[name], GROUPS[GROUP_OF[name]][name]
     parser = argparse.ArgumentParser(prog=f"{PROG} {name}", description=about, epilog=EXIT_CODES)
-    place = {"env": ENV, "config": CONFIG} if chosen.is_on_database else {}
+    is_on_database = "engine" in chosen.function.__annotations__
+    place = {"env": ENV, "config": CONFIG} if is_on_database else {}
     add_options(parser, **place, **chosen.options)
     if chosen.in_json:
         add_options(parser, as_json=AS_JSON)
@@ -89,7 +85,7 @@ def run(name: str, words: Sequence[str]) -> int:
     as_json = options.pop("as_json", False)
     if fault := chosen.check(**options):
         parser.error(fault)
-    call = partial(_call_on_database, chosen.function) if place else chosen.function
+    call = partial(_call_on_database, chosen.function) if is_on_database else chosen.function
     try:
         answer = call(**options)
         reply = Reply(answer) if isinstance(answer, str) else answer

@@ -12,7 +12,7 @@ from abatch import job, night
 from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
 from abatch.commands.command import Only, command
-from abatch.config import Experiment, Experiments
+from abatch.config import Experiments
 from abatch.database import reading
 from abatch.database.tables import Row
 from abatch.errors import RegistryError, UsageError
@@ -22,7 +22,6 @@ from abatch.text import Reply, show_table, wrap_facts
 
 WHOLE, DROPPED = "whole", "deleted"  # states of a snapshot's file that are in order
 FACTS = "content_hash experiment from_date to_date as_of rows n_bytes sha256 run_id pulled_at"
-MOMENT = "YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS in UTC"
 ACTIONS = ["list", "show", "verify", "purge"]
 
 
@@ -59,18 +58,28 @@ def do_snapshots(
         kept = _tell_snapshots(connection, pulls, environment.snapshots_dir, is_read=is_read)
     if not kept:
         return Reply("there are no snapshots yet. Train: python train.py", kept)
-    if action == "verify":
+    if is_read:
         return _verify(kept)
     return Reply(show_table(map(_make_line, kept)), kept)
 
 
 def _show_snapshot(connection: sa.Connection, name: str | None) -> Reply:
+    """One pull in full: binds, columns with their fingerprints, and the query."""
     if not name:
         raise UsageError("show: name a hash, the beginning of one, or a dated model")
     row = snapshots.choose_snapshot(connection, name)
+    pulled = f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"
+    binds = f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"
+    facts = [
+        ("hash", row.content_hash),
+        ("pulled", pulled),
+        ("binds", binds),
+        ("rows", f"{row.rows:,}"),
+        ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
+    ]
     columns = json.loads(row.columns)
-    content = _tell(row) | {"columns": columns, "query": row.query}
-    return Reply(describe_snapshot(row, columns), content)
+    text = f"{wrap_facts(facts)}\n\n{show_table(columns)}\n\n{row.query.rstrip()}"
+    return Reply(text, _tell(row) | {"columns": columns, "query": row.query})
 
 
 def _tell(row: Row) -> dict[str, Any]:
@@ -127,25 +136,12 @@ def _make_line(pull: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def describe_snapshot(row: Row, columns: list[dict[str, object]]) -> str:
-    """One pull in full: binds, columns with their fingerprints, and the query."""
-    pulled = f"{row.pulled_at:%Y-%m-%d %H:%M:%S} UTC by run {row.run_id} of {row.experiment}"
-    binds = f":from_date {row.from_date}, :to_date {row.to_date}, :as_of {row.as_of} UTC"
-    facts = [
-        ("hash", row.content_hash),
-        ("pulled", pulled),
-        ("binds", binds),
-        ("rows", f"{row.rows:,}"),
-        ("file", f"{row.n_bytes:,} bytes, SHA-256 {row.sha256}"),
-    ]
-    return f"{wrap_facts(facts)}\n\n{show_table(columns)}\n\n{row.query.rstrip()}"
-
-
 @command("recall")
 def recall(
-    experiments: Experiments,
+    experiments: Annotated[
+        Experiments, Option(metavar="EXPERIMENT", help="whose training query is asked")
+    ],
     engine: sa.Engine,
-    experiment: Annotated[str, Option(metavar="EXPERIMENT", help="whose training query is asked")],
     from_date: Annotated[date, day("--from", "D1", required=True, help="first event_date")],
     to_date: Annotated[date, day("--to", "D2", required=True, help="last event_date, excluded")],
     moment: Annotated[
@@ -155,7 +151,10 @@ def recall(
             required=True,
             type=parse_moment,
             metavar="T",
-            help=f"as known when: {MOMENT}",
+            help=(
+                "as known when: YYYY-MM-DD (the end of that business day), or YYYY-MM-DDTHH:MM:SS"
+                " in UTC"
+            ),
         ),
     ],
     out: Annotated[
@@ -178,24 +177,37 @@ def recall(
     ],
 ) -> str:
     """Training rows of any window as they were known at any time, the same that train would see."""
-    asked, window = experiments.choose(experiment)[experiment], Window(from_date, to_date)
+    window = Window(from_date, to_date)
     if from_date >= to_date:
         raise UsageError(f"--from {from_date} is not before --to {to_date}, which is excluded")
     if out and out.suffix != ".parquet":
         raise UsageError(
             f"--out {out}: expected a name that ends in .parquet, for that is what is written"
         )
-    as_of, snapshot = _recall(engine, asked, window, moment)
+    (experiment,) = experiments.values()
+    query = experiment.query("training")
+
+    def ask(moment: date | datetime) -> tuple[datetime, snapshots.Snapshot]:
+        """The moment as naive UTC, and the rows as they were known then.
+
+        Of a day that is its end, of today now.
+        """
+        if not isinstance(moment, datetime):
+            moment = night.as_of(experiment.environment, moment)
+        rows = reading.read_query(engine, query, window, moment)
+        return moment, snapshots.take(query, rows, experiment.outcome.kind)
+
+    as_of, snapshot = ask(moment)
     frame = snapshot.frame
-    head = f"{experiment}: {len(frame):,} rows of {window}, as of {as_of} UTC"
+    head = f"{experiment.name}: {len(frame):,} rows of {window}, as of {as_of} UTC"
     if frame.empty:
         return f"{head}. Nothing is written"
     if out:
         snapshots.write_rows(out, frame)
         head += f", written as Parquet into {out}"
     if diff:
-        as_of, (other, *_) = _recall(engine, asked, window, diff)
-        difference = snapshots.compare(frame, other if len(other) else frame.iloc[:0])
+        as_of, (other, *_) = ask(diff)
+        difference = snapshots.compare(frame, frame.iloc[:0] if other.empty else other)
         text = f"as of {as_of} UTC: {difference}"
         text += f"\n  for example {difference.example}" if difference.example else ""
         return f"{head}\n{text}"
@@ -203,20 +215,6 @@ def recall(
         column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in snapshot.columns
     ]
     return f"{head}\ncontent hash {snapshot.content_hash}\n\n{show_table(lines)}"
-
-
-def _recall(
-    engine: sa.Engine, experiment: Experiment, window: Window, moment: date | datetime
-) -> tuple[datetime, snapshots.Snapshot]:
-    """The moment whose knowledge is asked for, naive UTC, and the rows as they were known then.
-
-    Of a day that is its end, of today now.
-    """
-    if not isinstance(moment, datetime):
-        moment = night.as_of(experiment.environment, moment)
-    query = experiment.query("training")
-    rows = reading.read_query(engine, query, window, moment)
-    return moment, snapshots.take(query, rows, experiment.outcome.kind)
 
 
 @command("reproduce")
