@@ -41,7 +41,7 @@ def do_snapshots(
     only: Only,
 ) -> Reply:
     """Training rows as they were pulled: list, show, verify, or purge."""
-    chosen, environment = experiments.choose(only), experiments.environment
+    environment = experiments.choose(only).environment
     if action == "purge":
         done = retention.apply(environment, engine, whoami())
         text = "\n".join(done) or "nothing to delete; see retention in the config"
@@ -53,7 +53,7 @@ def do_snapshots(
             pulls = [snapshots.choose_snapshot(connection, name)]
         else:
             rows = snapshots.list_snapshots(connection)
-            pulls = [row for row in rows if only is None or row.experiment in chosen]
+            pulls = [row for row in rows if only in (None, row.experiment)]
         is_read = action == "verify"
         kept = _tell_snapshots(connection, pulls, environment.snapshots_dir, is_read=is_read)
     if not kept:

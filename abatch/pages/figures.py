@@ -67,8 +67,7 @@ class Figures(NamedTuple):
     @property
     def owners(self) -> dict[str, str]:
         """The variant of each name and version."""
-        rows = self.models.values()
-        return {registry.undated_name(row): row.variant for row in rows}
+        return {registry.undated_name(row): row.variant for row in self.models.values()}
 
     @property
     def names(self) -> list[str]:
@@ -90,7 +89,7 @@ class Figures(NamedTuple):
 
     def find_nights(self, job: str) -> list[date]:
         """The nights up to run_date that a job has done, in order."""
-        done = (run.run_date for run in self.runs if (run.job, run.status) == (job, "done"))
+        done = [run.run_date for run in self.runs if (run.job, run.status) == (job, "done")]
         return sorted(night for night in done if night <= self.run_date)
 
     def find_drifts(self, name: str) -> list[tuple[str, float, float]]:
@@ -115,12 +114,9 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
         query = sa.select(table).filter_by(experiment=experiment.name, **equal)
         return connection.execute(query.where(*where).order_by(*by)).all()
 
-    def rows_until_run_date(table: sa.Table) -> Sequence[Row]:
-        return rows(table, table.c.run_date <= run_date, by=["run_date"])
-
-    looks = rows_until_run_date(tables.looks)
+    looks = rows(tables.looks, tables.looks.c.run_date <= run_date, by=["run_date"])
     verdicts: dict[str, dict[str, list[Row]]] = {}
-    for row in rows_until_run_date(tables.verdicts):
+    for row in rows(tables.verdicts, tables.verdicts.c.run_date <= run_date, by=["run_date"]):
         verdicts.setdefault(row.comparison, {}).setdefault(row.metric, []).append(row)
     scores: dict[str, dict[str, Row]] = {}
     for row in rows(tables.scores, cohort=ALL):

@@ -222,8 +222,13 @@ def _describe_lineage(lineage: Lineage) -> Iterator[Fact]:
     yield "variant", _describe_assignment(lineage)
     yield from _describe_making(lineage)
     yield "run", _describe_run(lineage.run, row.run_id)
-    if row.model_name:
-        yield "promotion", _describe_cause(lineage)
+    if promotion := lineage.promotion:
+        is_late = promotion.promoted_at > row.predicted_at
+        late = ". Its row was written after the prediction" * is_late
+        yield "promotion", _describe_promotion(promotion) + late
+    elif row.model_name:
+        never = f"the table promotions never had {row.model_name} live on {row.run_date}"
+        yield "promotion", f"none: {never}"
     if newest := lineage.overruled_by:
         stands = f"by now {newest.model_name} is live for that night; the prediction stands"
         yield "overruled", f"{stands}. {_describe_promotion(newest)}"
@@ -290,15 +295,6 @@ def _describe_run(run: Row | None, run_id: str) -> str:
     return f"{run_id}, {name} on {run.host}, {started}, {ended}, {run.status}"
 
 
-def _describe_cause(lineage: Lineage) -> str:
-    """What made the model live for the night."""
-    row, promotion = lineage.prediction, lineage.promotion
-    if promotion is None:
-        return f"none: the table promotions never had {row.model_name} live on {row.run_date}"
-    late = ". Its row was written after the prediction"
-    return _describe_promotion(promotion) + late * (promotion.promoted_at > row.predicted_at)
-
-
 def _describe_promotion(promotion: Row) -> str:
     written = f"written {_show(promotion.promoted_at)} by {promotion.promoted_by}"
     start = f"effective from {promotion.effective_date}"
@@ -336,8 +332,8 @@ def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) 
     nights = sa.union(
         *(sa.select(c.run_date, c.candidate_id).filter_by(**key) for c in tables)
     ).subquery()
-    newest = sa.select(nights).order_by(nights.c.run_date.desc(), nights.c.candidate_id)
-    rows = connection.execute(newest.limit(N_NIGHTS))
+    newest = sa.select(nights).order_by(sa.desc("run_date"), "candidate_id").limit(N_NIGHTS)
+    rows = connection.execute(newest)
     return [row.run_date for row in rows if row.candidate_id == candidate_id]
 
 
@@ -401,34 +397,28 @@ def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> li
 
 
 def _describe_variant(live: Live, on: date) -> Iterator[Fact]:
+    """What is live, and who made the night's predictions if the table says otherwise by now."""
     none = "no model was live" if live.has_model else "no model (selects at random)"
     yield "variant", f"{live.variant}: {live.model_name or none}"
     if live.promotion:
         yield "promotion", _describe_promotion(live.promotion)
         unknown = "unknown: the table models does not have it"
         yield "trained on", unknown if live.model is None else _describe_window(live.model)
-    yield "predicted", _describe_predicted(live, on)
+    made = [f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in live.predicted]
+    text = "; ".join(made) or f"nobody for {on}"
+    others = [row.predicted_at for row in live.predicted if row.model_name != live.model_name]
+    if others:
+        name, written_at = live.model_name or "no model", max(others)
+        text += f". Note that the table says that {name} is live, but that is not what made them"
+        if live.promotion and live.promotion.promoted_at > written_at:
+            after = f"only after they were written, on {_show(written_at)}"
+            text += f": it was made live for this night {after}"
+    yield "predicted", text
 
 
 def _describe_window(model: Row) -> str:
     window = f"[{model.from_date}, {model.to_date})"
     return f"{model.rows:,} rows of {window}, as known at {_show(model.as_of)}"
-
-
-def _describe_predicted(live: Live, on: date) -> str:
-    """Who made a variant's predictions of a night, and since when the table says otherwise."""
-    made = "; ".join(
-        f"{row.n:,} for {on} by {row.model_name or 'no model'}" for row in live.predicted
-    )
-    others = [row.predicted_at for row in live.predicted if row.model_name != live.model_name]
-    if not others:
-        return made or f"nobody for {on}"
-    made += f". Note that the table says that {live.model_name or 'no model'} is live, but that is"
-    made += " not what made them"
-    if live.promotion and live.promotion.promoted_at > max(others):
-        made += ": it was made live for this night only after they were written, on"
-        made += f" {_show(max(others))}"
-    return made
 
 
 def _show(moment: datetime) -> str:
