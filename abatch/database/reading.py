@@ -10,13 +10,12 @@ import re
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
@@ -109,11 +108,9 @@ def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame()
     types: dict[str, Any] = {}
-    for frame in frames:
-        for name, column in frame.items():
-            if column.notna().any():
-                kind = pd.Int64Dtype() if column.dtype == "int64" else column.dtype
-                types.setdefault(name, kind)
+    for frame in reversed(frames):
+        types.update(frame.dtypes[frame.notna().any()])
+    types = {name: "Int64" if kind == "int64" else kind for name, kind in types.items()}
     same = (
         frame.astype({name: types[name] for name in types if frame[name].isna().all()})
         for frame in frames
@@ -125,17 +122,16 @@ def _read(
     engine: sa.Engine, query: Query, window: Window, as_of: datetime, chunk_rows: int
 ) -> Frames:
     """Read frames of the query's rows by the best driver at hand."""
-    text = clean_query(query.text)
+    statement = sa.text(clean_query(query.text))
     given = {**window._asdict(), "as_of": as_of}
-    binds: dict[str, Any] = {}
-    for name in _BIND.findall(text):
+    for name in statement.compile().params:
         if name not in given:
             raise ConfigError(
                 f"{query.file}: unknown bind :{name}; expected"
                 f" :{', :'.join(given)}.{suggest(name, given)}"
             )
-        binds[name] = given[name]
-    with closing(_read_by_best_driver(engine, text, binds, chunk_rows)) as frames:
+        statement = statement.bindparams(sa.bindparam(name, given[name], BIND_TYPES[name]))
+    with closing(_read_by_best_driver(engine, statement, chunk_rows)) as frames:
         empty = next(frames, None)
         if empty is None:
             raise ConfigError(
@@ -165,7 +161,7 @@ def _connecting(driver: str, unknown: type[Exception], *refused: type[Exception]
 
 
 # What a reader yields first is a frame without rows, which tells the columns.
-Reader = Callable[[sa.Engine, str, dict[str, Any], int], Frames]
+Reader = Callable[[sa.Engine, sa.TextClause, int], Frames]
 
 
 def _choose_reader(engine: sa.Engine) -> Reader:
@@ -176,14 +172,12 @@ def _choose_reader(engine: sa.Engine) -> Reader:
     return _read_rows
 
 
-def _read_by_best_driver(
-    engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int
-) -> Frames:
+def _read_by_best_driver(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
     try:
-        yield from _choose_reader(engine)(engine, text, binds, chunk_rows)
+        yield from _choose_reader(engine)(engine, statement, chunk_rows)
     except _NotAsArrow as reason:
         logger.warning("rows are read by the plain driver, which takes longer: %s", reason)
-        yield from _read_rows(engine, text, binds, chunk_rows)
+        yield from _read_rows(engine, statement, chunk_rows)
 
 
 @cache
@@ -201,13 +195,13 @@ def _load(module: str) -> Any:
         return None
 
 
-def _read_rows(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
+def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
     """Read by the engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
         engine = _make_typed_engine(engine.url)
     with (
         engine.connect().execution_options(yield_per=chunk_rows) as connection,
-        closing(connection.execute(_bind(text, binds))) as result,
+        closing(connection.execute(statement)) as result,
     ):
         if result.returns_rows:
             names = list(result.keys())
@@ -251,16 +245,10 @@ for _name in ("uniqueidentifier", "uuid"):
 sqlite3.register_converter("date", _convert_declared(date.fromisoformat))
 
 
-def _bind(text: str, binds: dict[str, Any]) -> sa.TextClause:
-    return sa.text(text).bindparams(
-        *(sa.bindparam(name, value, type_=BIND_TYPES[name]) for name, value in binds.items())
-    )
+def _read_adbc(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
+    """Read PostgreSQL's COPY as Arrow.
 
-
-def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int) -> Frames:
-    """PostgreSQL's COPY as Arrow.
-
-    COPY takes no parameters, so they are bound to settings of the transaction, which it reads.
+    COPY takes no parameters, so they are written into the query: they are dates and nothing else.
     """
     import psycopg
     import pyarrow as pa
@@ -269,18 +257,12 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
     dbapi = _load("adbc_driver_postgresql.dbapi")
     _, options = engine.dialect.create_connect_args(engine.url)
     options.pop("context", None)  # psycopg's own
-    settings = {
-        "TimeZone": "UTC",
-        "lock_timeout": f"{faults.LOCK_WAIT_SECONDS}s",
-        "transaction_read_only": "on",
-    }
-    settings |= {f"abatch.{name}": str(value) for name, value in binds.items()}
+    binds = statement.compile().params
 
-    def read_setting(bind: re.Match[str]) -> str:
-        kind = "timestamp" if bind[1] == "as_of" else "date"
-        return f"(current_setting('abatch.{bind[1]}')::{kind})"
+    def write_literal(bind: re.Match[str]) -> str:
+        return f"('{binds[bind[1]]}'::{'timestamp' if bind[1] == 'as_of' else 'date'})"
 
-    copied = _BIND.sub(read_setting, text).replace(r"\:", ":")
+    copied = _BIND.sub(write_literal, statement.text).replace(r"\:", ":")
     with _connecting("ADBC", psycopg.Error, dbapi.Error):
         connection = dbapi.connect(make_conninfo(**options))
     with (
@@ -291,10 +273,10 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
         cursor.adbc_statement.set_options(
             **{"adbc.postgresql.batch_size_hint_bytes": ADBC_BATCH_BYTES}
         )
-        set_all = ", ".join(
-            f"set_config('{name}', ${i}, true)" for i, name in enumerate(settings, 1)
+        cursor.execute(
+            "select set_config('TimeZone', 'UTC', true), set_config('transaction_read_only', 'on',"
+            f" true), set_config('lock_timeout', '{faults.LOCK_WAIT_SECONDS}s', true)"
         )
-        cursor.execute(f"select {set_all}", list(settings.values()))
         cursor.fetchall()
         schema = cursor.adbc_execute_schema(copied)
         kinds = {field.name: _read_postgresql_type(field) for field in schema}
@@ -305,9 +287,7 @@ def _read_adbc(engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: 
             yield from _make_frames(cursor.fetch_record_batch(), chunk_rows)
 
 
-def _read_mssql_python(
-    engine: sa.Engine, text: str, binds: dict[str, Any], chunk_rows: int
-) -> Frames:
+def _read_mssql_python(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
     """Read SQL Server's rows as Arrow.
 
     Mssql-python brings a driver of its own, of the same kind as the one that the URL names.
@@ -322,8 +302,8 @@ def _read_mssql_python(
             "the URL names no driver of Microsoft's, which mssql-python could stand for"
         )
     odbc = odbc.replace(named[0], ";")
-    compiled = _bind(text, binds).compile(dialect=engine.dialect)
-    values = [binds[name] for name in getattr(compiled, "positiontup", None) or []]
+    compiled: Any = statement.compile(dialect=engine.dialect)
+    values = [compiled.params[name] for name in compiled.positiontup or []]
     driver.pooling(enabled=False)
     unknown = driver.exceptions.ConnectionStringParseError
     with _connecting("mssql-python", unknown, driver.Error, OSError, RuntimeError):
@@ -380,15 +360,13 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
         return _read_values([None] * len(column))
     if postgresql_type == "money":  # in hundredths
         return column.cast(pa.float64()).to_pandas() / 100
-    if postgresql_type == "numeric":  # as text
-        modifier = int(field.metadata[b"POSTGRESQL:typmod"])
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.string())
-        if modifier >= 4 and (modifier - 4) & 0x7FF == 0:  # declared without a fraction
-            return _read_values(_convert(Decimal, column.to_pylist()))
-        kind = pa.float64()
-    elif types.is_decimal(kind) and kind.scale > 0:
-        column = column.cast(pa.string())  # Arrow's own cast misses the nearest float
-        kind = pa.float64()
+    if postgresql_type == "numeric" or types.is_decimal(kind):
+        # ADBC has them so, and Arrow's own cast from decimals misses the nearest float
+        column, kind = column.cast(pa.string()), pa.float64()
+        if _has_no_fraction(field):
+            with suppress(pa.ArrowInvalid):  # a whole number beyond bigint
+                column = column.cast(pa.int64())
+                kind = column.type
     if types.is_integer(kind) or types.is_boolean(kind):
         nullable = {pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
         return column.cast(pa.int64()).to_pandas(types_mapper=nullable)
@@ -399,6 +377,13 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
     if types.is_date32(kind) or types.is_timestamp(kind):
         return _read_times(field, column)
     return _read_values(column.to_pylist())
+
+
+def _has_no_fraction(field: "pa.Field") -> bool:
+    """Whether a decimal is declared so; PostgreSQL's modifier ends in eleven bits of scale."""
+    if _read_postgresql_type(field):
+        return (int(field.metadata[b"POSTGRESQL:typmod"]) - 4) & 0x7FF == 0
+    return bool(field.type.scale == 0)
 
 
 def _read_times(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
@@ -426,39 +411,25 @@ def _read_postgresql_type(field: "pa.Field") -> str:
 
 def _read_values(values: list[Any]) -> pd.Series:
     """Make a column of Python values what `stream_query` promises."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if not kinds:
-        return pd.Series(values, dtype="object")
-    decimals = (value for value in values if isinstance(value, Decimal))
-    if kinds <= {int, bool, Decimal} and all(map(_is_whole, decimals)):
-        with suppress(OverflowError):  # a whole number beyond bigint
-            whole = _convert(int, values)
-            return pd.Series(whole, dtype="Int64" if None in whole else "int64")
-    if kinds <= {int, bool, Decimal, float}:
-        return pd.Series(_convert(float, values), dtype="float64")
-    if kinds in ({str}, {UUID}):
-        return pd.Series(_convert(str, values), dtype="str")
-    if kinds == {date}:
-        return pd.Series(np.array(values, dtype="datetime64[s]"))
-    if kinds == {datetime}:
+    kinds, dtype = {type(value) for value in values} - {type(None)}, "object"
+    if kinds and kinds <= {int, bool, Decimal, float}:
+        decimals = (value for value in values if isinstance(value, Decimal))
+        # declared without a fraction: 5, not 5.00
+        if float not in kinds and all(value.as_tuple().exponent == 0 for value in decimals):
+            with suppress(OverflowError, TypeError):  # a whole number beyond bigint
+                return pd.Series(values, dtype="Int64" if None in values else "int64")
+        dtype = "float64"
+    elif kinds in ({str}, {UUID}):
+        dtype = "str"
+    elif kinds == {date}:
+        dtype = "datetime64[s]"
+    elif kinds == {datetime}:
         zones = {value.tzinfo for value in values if value is not None}
         if zones == {None}:
-            return pd.Series(np.array(values, dtype="datetime64[us]"))
-        if None not in zones:
-            utc = _convert(lambda value: value.astimezone(UTC).replace(tzinfo=None), values)
-            return pd.Series(np.array(utc, dtype="datetime64[us]")).dt.tz_localize("UTC")
-    return pd.Series(values, dtype="object")
-
-
-def _convert(function: Callable[[Any], Any], values: list[Any]) -> list[Any]:
-    """Convert what is not null."""
-    return [None if value is None else function(value) for value in values]
-
-
-def _is_whole(value: Decimal) -> bool:
-    """Whether a decimal was declared without a fraction: 5, not 5.00."""
-    exponent = value.as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= 0
+            dtype = "datetime64[us]"
+        elif None not in zones:
+            dtype = "datetime64[us, UTC]"
+    return pd.Series(values, dtype=dtype)
 
 
 def _make_frame(names: list[str], columns: Iterable[pd.Series]) -> pd.DataFrame:
