@@ -1,9 +1,9 @@
 """The door to SQL: connect, read, write in transactions, hold a lock."""
 
 import re
-import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from ctypes import c_float
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -23,9 +23,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _APPLOCK = (
     "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
-    " exec @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = {};"
-    " select @result as result"
+    " @Resource = @name, {}; select @result as result"
 )
+_GET = "exec @result = sp_getapplock"
 
 
 class _Locks(NamedTuple):
@@ -50,12 +50,12 @@ _LOCKS = {
         "select 0 from pg_advisory_xact_lock(hashtextextended(%s, 0))",
     ),
     "mssql": _Locks(
-        _APPLOCK.format("", "'Session', @LockTimeout = 0"),
-        (
-            "declare @name nvarchar(255) = lower(db_name()) + N'.' + ?; exec sp_releaseapplock"
-            " @Resource = @name, @LockOwner = 'Session'"
+        _APPLOCK.format(_GET, "@LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0"),
+        _APPLOCK.format("exec @result = sp_releaseapplock", "@LockOwner = 'Session'"),
+        _APPLOCK.format(
+            f"select @result = count(*) from sys.schemas; {_GET}",
+            "@LockMode = 'Exclusive', @LockOwner = 'Transaction'",
         ),
-        _APPLOCK.format("select @result = count(*) from sys.schemas;", "'Transaction'"),
     ),
 }
 
@@ -80,8 +80,10 @@ def make_engine(
         shown.
     """
     try:
-        parsed, options = _complete(sa.make_url(url.get_secret_value()), base, place)
-        engine = sa.create_engine(parsed, **options)
+        completed = _complete(sa.make_url(url.get_secret_value()), base, place)
+        options = _OPTIONS.get(completed.get_backend_name(), {})
+        # A link that lay idle while a model was fitted may be dead.
+        engine = sa.create_engine(completed, pool_pre_ping=True, **options)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         raise ConfigError(
             f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite."
@@ -93,60 +95,33 @@ def make_engine(
         ) from None
     except ImportError as error:
         raise ConfigError(
-            f"{place}: the driver for {parsed.drivername} cannot be loaded ({error}). Install"
+            f"{place}: the driver for {completed.drivername} cannot be loaded ({error}). Install"
             " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
             " Driver 18."
         ) from None
-    if prepare := _SESSIONS.get(engine.dialect.name):
-        prepare(engine)
+    _SESSIONS[engine.dialect.name](engine)
     schemas = {"schema_translate_map": {None: schema}} if schema else {}
     return engine.execution_options(retry_seconds=retry_seconds, **schemas)
 
 
-def _complete(url: sa.URL, base: Path, place: str) -> tuple[sa.URL, dict[str, Any]]:
-    """Complete a URL, and find the options that its kind of engine wants."""
+def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:
     if (backend := url.get_backend_name()) not in _SESSIONS:
         raise ConfigError(
             f"{place}: {backend!r} is no database that abatch knows. Expected mssql+pyodbc,"
             f" postgresql+psycopg or sqlite.{suggest(backend, _SESSIONS)}"
         )
-    if url.get_backend_name() == "sqlite":
+    if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise ConfigError(
                 f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db."
             )
-        options: dict[str, Any] = {"connect_args": {"timeout": faults.SQLITE_WAIT_SECONDS}}
-        return url.set(database=str(base / url.database)), options
+        return url.set(database=str(base / url.database))
     if "@" in f"{url.host}{url.database}":  # the end of a password, which a message would show
         raise ConfigError(
             f"{place}: the value holds more than one @. Write an @ in a name or password as"
             " %40, a / as %2F."
         )
-    # A link that lay idle while a model was fitted may be dead.
-    options = {"pool_pre_ping": True}
-    if url.get_backend_name() == "mssql":
-        url = _complete_odbc(url)
-        options |= {"fast_executemany": True, "deprecate_large_types": True}  # never NTEXT
-    return url, options
-
-
-def begin_transactions_ourselves(engine: sa.Engine) -> None:
-    """Let SQLAlchemy begin, for Python's sqlite3 begins late and commits around DDL.
-
-    See "transactional DDL" in SQLAlchemy's pages on SQLite.
-    """
-
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A writer takes its lock at once: a reader that turns writer half-way is refused without
-        # waiting.
-        connection.exec_driver_sql(
-            "begin immediate" if connection.get_execution_options().get("writes") else "begin"
-        )
+    return _complete_odbc(url) if backend == "mssql" else url
 
 
 def _complete_odbc(url: sa.URL) -> sa.URL:
@@ -168,6 +143,26 @@ def _complete_odbc(url: sa.URL) -> sa.URL:
     return url.set(query=options)
 
 
+def prepare_sqlite(engine: sa.Engine) -> None:
+    """Wait for locks, and let SQLAlchemy begin: Python's own begins late, and commits around DDL.
+
+    See "transactional DDL" in SQLAlchemy's pages on SQLite.
+    """
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute(f"pragma busy_timeout = {faults.SQLITE_WAIT_SECONDS * 1000:.0f}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a reader that turns writer half-way is refused without
+        # waiting.
+        connection.exec_driver_sql(
+            "begin immediate" if connection.get_execution_options().get("writes") else "begin"
+        )
+
+
 def _prepare_postgresql(engine: sa.Engine) -> None:
     from psycopg.adapt import Loader
 
@@ -181,16 +176,17 @@ def _prepare_postgresql(engine: sa.Engine) -> None:
         """The number that the column holds, not the short decimal that stands for it."""
 
         def load(self, data: Any) -> Any:
-            return struct.unpack("f", struct.pack("f", float(bytes(data))))[0]
+            return c_float(float(bytes(data))).value
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.adapters.register_loader("money", MoneyLoader)
         connection.adapters.register_loader("float4", RealLoader)
         # It compares :as_of, which is UTC without saying so, with timestamptz in this time zone.
-        connection.execute("set time zone 'UTC'")
-        connection.execute("set lc_monetary = 'C'")
-        connection.execute(f"set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'")
+        connection.execute(
+            "set time zone 'UTC'; set lc_monetary = 'C';"
+            f" set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'"
+        )
         connection.commit()
 
 
@@ -210,8 +206,9 @@ def _prepare_mssql(engine: sa.Engine) -> None:
         connection.commit()
 
 
+_OPTIONS = {"mssql": {"fast_executemany": True, "deprecate_large_types": True}}  # never NTEXT
 _SESSIONS = {
-    "sqlite": begin_transactions_ourselves,
+    "sqlite": prepare_sqlite,
     "postgresql": _prepare_postgresql,
     "mssql": _prepare_mssql,
 }
@@ -327,30 +324,29 @@ def check_revision(engine: sa.Engine, revision: str | None, mend: str) -> None:
         )
 
 
-def _lock(connection: sa.Connection, statement: str, resource: str) -> int:
+def _lock(connection: sa.Connection, statement: str, name: str) -> int:
     """What the first row there is says: sp_getapplock's may come after an empty result set."""
+    schema = find_schema(connection.engine) or connection.dialect.default_schema_name
     with (
         faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
         closing(connection.connection.cursor()) as cursor,
     ):
-        cursor.execute(statement, (resource,))
+        cursor.execute(statement, (f"{schema}.{name}".lower(),))
         while cursor.description is None and cursor.nextset():
             pass
         row: Any = cursor.fetchone()
         return int(row[0])
 
 
-@contextmanager
-def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> Iterator[bool]:
+def lock(engine: sa.Engine, name: str, wait_seconds: float = 0) -> AbstractContextManager[bool]:
     """Hold the lock `name` among all that use this database.
 
-    Yields False if somebody else holds it, and goes on holding it for `wait_seconds`. The lock
+    Gives False if somebody else holds it, and goes on holding it for `wait_seconds`. The lock
     belongs to the process (SQLite: a file lock) or to a connection of its own (PostgreSQL, SQL
     Server), and dies with it: nothing is left behind to be cleaned up by hand.
     """
     acquire = _hold_file if engine.dialect.name == "sqlite" else _hold_session
-    with acquire(engine, name, wait_seconds) as acquired:
-        yield acquired
+    return acquire(engine, name, wait_seconds)
 
 
 @contextmanager
@@ -393,8 +389,7 @@ def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator
                 connection = stack.enter_context(engine.connect())
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
-                resource = _name_resource(connection, name)
-                acquired = trying(_lock, connection, take, resource) >= 0
+                acquired = trying(_lock, connection, take, name) >= 0
                 stack.pop_all()
     with connection:
         try:
@@ -403,8 +398,10 @@ def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator
             # the server would notice the closed connection only a moment later, and the next run be
             # sent away
             if acquired:
-                with suppress(SQLAlchemyError):
-                    connection.exec_driver_sql(release, (resource,))
+                try:
+                    _lock(connection, release, name)
+                except SQLAlchemyError:  # the link is lost, and the lock with it
+                    connection.invalidate()
 
 
 def lock_in_transaction(connection: sa.Connection, name: str) -> None:
@@ -421,15 +418,9 @@ def lock_in_transaction(connection: sa.Connection, name: str) -> None:
     dialect: Any = connection.dialect
     if dialect.name == "sqlite":
         return
-    resource = _name_resource(connection, name)
-    result = _lock(connection, _LOCKS[dialect.name].wait, resource)
+    result = _lock(connection, _LOCKS[dialect.name].wait, name)
     if result < 0:  # where PostgreSQL raises an error
         words = {-1: "Lock request time out", -3: "deadlock victim"}
         message = words.get(result, f"sp_getapplock returned {result}")
         with faults.as_dbapi_error(dialect.loaded_dbapi.Error):
             raise dialect.loaded_dbapi.OperationalError(message)
-
-
-def _name_resource(connection: sa.Connection, name: str) -> str:
-    schema = find_schema(connection.engine) or connection.dialect.default_schema_name
-    return f"{schema}.{name}".lower()

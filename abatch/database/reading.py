@@ -26,11 +26,6 @@ from abatch.queries import Query, Window, clean_query
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BIND_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
-    "from_date": sa.Date(),
-    "to_date": sa.Date(),
-    "as_of": tables.Instant,
-}
 ADBC_BATCH_BYTES = "4000000"
 ADBC_TYPES = re.compile(
     "bool|int[248]|float[48]|numeric|money|text|varchar|bpchar|name|date|timestamp(tz)?|uuid|bytea"
@@ -130,7 +125,8 @@ def _read(
                 f"{query.file}: unknown bind :{name}; expected"
                 f" :{', :'.join(given)}.{suggest(name, given)}"
             )
-        statement = statement.bindparams(sa.bindparam(name, given[name], BIND_TYPES[name]))
+        kind = tables.Instant if name == "as_of" else sa.Date()
+        statement = statement.bindparams(sa.bindparam(name, given[name], kind))
     with closing(_read_by_best_driver(engine, statement, chunk_rows)) as frames:
         empty = next(frames, None)
         if empty is None:
@@ -160,11 +156,8 @@ def _connecting(driver: str, unknown: type[Exception], *refused: type[Exception]
         raise _NotAsArrow(f"{driver} does not connect ({faults.describe(error)})") from None
 
 
-# What a reader yields first is a frame without rows, which tells the columns.
-Reader = Callable[[sa.Engine, sa.TextClause, int], Frames]
-
-
-def _choose_reader(engine: sa.Engine) -> Reader:
+def _choose_reader(engine: sa.Engine) -> Callable[[sa.Engine, sa.TextClause, int], Frames]:
+    """What a reader yields first is a frame without rows, which tells the columns."""
     if engine.dialect.name == "postgresql" and _load("adbc_driver_postgresql.dbapi"):
         return _read_adbc
     if engine.dialect.name == "mssql" and _load("mssql_python"):
@@ -214,9 +207,9 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
 @cache
 def _make_typed_engine(url: sa.URL) -> sa.Engine:
     """SQLite tells the declared type of a column only to a connection that was opened for it."""
-    options = {"timeout": faults.SQLITE_WAIT_SECONDS, "detect_types": sqlite3.PARSE_DECLTYPES}
+    options = {"detect_types": sqlite3.PARSE_DECLTYPES}
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
-    connections.begin_transactions_ourselves(engine)
+    connections.prepare_sqlite(engine)
     return engine
 
 
@@ -231,18 +224,14 @@ def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], objec
     return convert
 
 
-for _name in (
-    "datetime",
-    "datetime2",
-    "datetimeoffset",
-    "smalldatetime",
-    "timestamp",
-    "timestamptz",
+for _parse, _names in (
+    (date.fromisoformat, "date"),
+    (datetime.fromisoformat, "datetime datetime2 datetimeoffset smalldatetime"),
+    (datetime.fromisoformat, "timestamp timestamptz"),
+    (str.lower, "uniqueidentifier uuid"),
 ):
-    sqlite3.register_converter(_name, _convert_declared(datetime.fromisoformat))
-for _name in ("uniqueidentifier", "uuid"):
-    sqlite3.register_converter(_name, _convert_declared(str.lower))
-sqlite3.register_converter("date", _convert_declared(date.fromisoformat))
+    for _name in _names.split():
+        sqlite3.register_converter(_name, _convert_declared(_parse))
 
 
 def _read_adbc(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
