@@ -17,7 +17,7 @@ from abatch.errors import DataError, suggest
 NUMBER, CATEGORY = "number", "category"
 FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
 DATES = "dates; turn them into a number of days in the query"
-CANNOT_BE_FEATURES = "cannot be features. Mend or leave them out in the query."
+_TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
@@ -31,8 +31,7 @@ def infer_types(frame: pd.DataFrame) -> dict[str, str]:
         sense; all are listed.
     """
     types = {str(name): _infer_type(column) for name, column in frame.items()}
-    usable = (NUMBER, CATEGORY)
-    refuse_columns({name: kind for name, kind in types.items() if kind not in usable})
+    refuse_columns({name: kind for name, kind in types.items() if kind not in (NUMBER, CATEGORY)})
     if not types:
         raise DataError(
             "returns no feature columns. Name at least one beside candidate_id,"
@@ -41,7 +40,10 @@ def infer_types(frame: pd.DataFrame) -> dict[str, str]:
     return types
 
 
-def refuse_columns(faults: Mapping[str, str], problem: str = CANNOT_BE_FEATURES) -> None:
+def refuse_columns(
+    faults: Mapping[str, str],
+    problem: str = "cannot be features. Mend or leave them out in the query.",
+) -> None:
     """Raise DataError if there are columns of which no use can be made.
 
     Parameters
@@ -69,9 +71,9 @@ def _infer_type(column: pd.Series) -> str:
     if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
         is_date = values.str.match(_ISO_DATE).all()  # SQLite has no dates but text
         return DATES if is_date else CATEGORY
-    if values.map(_is_number).all():
+    if all(isinstance(value, _TYPES[NUMBER]) for value in values):
         return NUMBER
-    if values.map(lambda value: isinstance(value, date)).all():
+    if all(isinstance(value, date) for value in values):
         return DATES
     return tell_kinds(values)
 
@@ -112,26 +114,25 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
     columns, faults = {}, {}
     for name, kind in types.items():
         try:
-            values = (_convert_text if kind == CATEGORY else _convert_number)(frame[name])
+            values = _convert(frame[name], kind)
         except DataError as fault:
             faults[name] = str(fault)
-            continue
-        # With the dtype, else pandas infers str, but not of all nulls.
-        columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
+        else:  # with the dtype, else pandas infers str, but not of all nulls
+            columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
     refuse_columns(faults, "are not of the type that was trained on. Mend the query.")
     return pd.DataFrame(columns, index=frame.index)
 
 
-def _convert_text(column: pd.Series) -> np.ndarray:
-    filled = column.notna().to_numpy()
-    _refuse("text", column, [value for value in column[filled] if not isinstance(value, str)])
-    return np.where(filled, column.astype(object), np.nan)
-
-
-def _convert_number(column: pd.Series) -> np.ndarray:
+def _convert(column: pd.Series, kind: str) -> np.ndarray:
     # float() would also take text, bytes and dates; the driver's own numbers need no look at each.
-    if not pd.api.types.is_numeric_dtype(column):
-        _refuse("numbers", column, [value for value in column.dropna() if not _is_number(value)])
+    if kind == CATEGORY or not pd.api.types.is_numeric_dtype(column):
+        wrong = [value for value in column.dropna() if not isinstance(value, _TYPES[kind])]
+        if wrong:
+            expected = "text" if kind == CATEGORY else "numbers"
+            found = f"found {wrong[0]!r} in {len(wrong)} of {len(column)} rows"
+            raise DataError(f"expected {expected}, {found}")
+    if kind == CATEGORY:
+        return np.where(column.notna(), column.astype(object), np.nan)
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except OverflowError:  # a whole number beyond 1.8e308
@@ -139,17 +140,6 @@ def _convert_number(column: pd.Series) -> np.ndarray:
     if n_infinite := int(np.isinf(values).sum()):
         raise DataError(f"infinity in {n_infinite} of {len(column)} rows")
     return values
-
-
-def _refuse(expected: str, column: pd.Series, wrong: Sequence[object]) -> None:
-    if wrong:
-        raise DataError(
-            f"expected {expected}, found {wrong[0]!r} in {len(wrong)} of {len(column)} rows"
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (Real, Decimal, np.bool_))
 
 
 def check_null_columns(n_rows: int, n_filled: Mapping[str, int]) -> None:

@@ -1,5 +1,6 @@
 """Inspection: which features a model rests on, and how good it is for whom, on validation rows."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -122,15 +123,13 @@ def _split_column(column: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _split_text(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    code, names = pd.factorize(values)
-    ranked = sorted(
-        zip((-np.bincount(code)).tolist(), map(str, names), range(len(names)), strict=True)
-    )  # by name where equal
-    common = ranked[:N_VALUES]
-    for _, value, number in common:
-        yield value, code == number
-    if len(names) > N_VALUES:
-        yield OTHER, ~np.isin(code, [number for _, _, number in common])
+    n_rows = Counter(values)
+    ranked = sorted(n_rows, key=lambda value: (-n_rows[value], str(value)))  # by name where equal
+    common, others = ranked[:N_VALUES], ranked[N_VALUES:]
+    for value in common:
+        yield str(value), values == value
+    if others:
+        yield OTHER, pd.Series(values).isin(others).to_numpy()
 
 
 def _split_number(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -139,10 +138,9 @@ def _split_number(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     edges = np.unique(np.quantile(values, QUARTERS, method="inverted_cdf"))
     part = np.searchsorted(edges, values, side="left")
     for i in np.unique(part):
-        ends = dict.fromkeys(
-            _show_end(float(end)) for end in (values[part == i].min(), values[part == i].max())
-        )
-        yield " to ".join(ends), part == i
+        members = part == i
+        ends = [_show_end(float(end)) for end in (values[members].min(), values[members].max())]
+        yield " to ".join(dict.fromkeys(ends)), members
 
 
 def _show_end(value: float) -> str:
