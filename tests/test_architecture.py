@@ -45,6 +45,7 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "joblib": "modelling.registry",
     "pickle": "modelling.registry",
     "pyarrow.parquet": "modelling.snapshots",
+    "pd.read_parquet": "modelling.snapshots",
     "sqlalchemy.create_engine": "database",
     "sa.create_engine": "database",
     "filelock": "database",

@@ -152,22 +152,13 @@ def make_snapshot(frame: pd.DataFrame) -> Snapshot:
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
     """Arranged rows as one Parquet file, compressed by zstd."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pandas(
-        frame.assign(event_date=frame["event_date"].dt.date), preserve_index=False
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    rows = frame.assign(event_date=frame["event_date"].dt.date)
+    return rows.to_parquet(engine="pyarrow", compression="zstd", index=False)
 
 
 def from_parquet(content: bytes) -> pd.DataFrame:
     """The rows that `to_parquet` was given."""
-    import pyarrow.parquet as pq
-
-    frame = pq.read_table(io.BytesIO(content)).to_pandas()
+    frame = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
     return frame.assign(event_date=pd.to_datetime(frame["event_date"]).astype("datetime64[s]"))
 
 
