@@ -1,7 +1,6 @@
 """The door to models/: dated files that never change, the record of them, and which is live."""
 
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -427,8 +426,7 @@ def add_model(connection: sa.Connection, card: Card) -> None:
     It holds the trusted copy of its card, the SHA-256 that its file must have, and the decision.
     """
     row = card.model_dump(include=set(models.columns.keys()))
-    libraries_text = json.dumps(card.libraries, sort_keys=True)
-    row["environment_hash"] = files.hash_bytes(libraries_text.encode())
+    row["environment_hash"] = files.hash_bytes(to_json(card.libraries).encode())
     row |= {"card": card.to_json(), "decision": card.gate.sentence}
     connection.execute(models.insert().values(row))
 

@@ -289,7 +289,7 @@ def choose_checked(n_rows: int) -> np.ndarray:
 
     Array of int.
     """
-    return np.unique(np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows)).astype(np.int64))
+    return np.linspace(0, n_rows - 1, min(N_CHECKED, n_rows), dtype=np.int64)
 
 
 def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: str) -> Origin:
@@ -331,7 +331,6 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
     name = night.read(registry.choose_model_name, environment.models_dir, undated, night.run_date)
     content = registry.pickle_model(fitted.pipeline)
     checked = rows.X.iloc[choose_checked(len(rows.y))]
-    parts = [fitted.pipeline[-1], *fitted.pipeline.get_params().values()]  # what the pickle holds
     card = Card(
         **dict(origin),
         **dict(model),
@@ -350,7 +349,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         checked=estimators.predict_probability(fitted.pipeline, checked).tolist(),
         gate=decision,
         code_files=code.hash_code(model.estimator, environment.folder),
-        libraries=libraries.find_libraries(parts),
+        libraries=libraries.find_libraries(fitted.pipeline.get_params().values()),
     )
     registry.save_model(environment.models_dir, content, card)
     return card
