@@ -5,7 +5,7 @@ Never what is or was live, nor the snapshot of such a model.
 
 import logging
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,36 +15,32 @@ from abatch.config import Environment
 from abatch.database import connections, tables
 from abatch.database.tables import models, promotions, runs
 from abatch.modelling import registry, snapshots
-from abatch.night import Night, utc_now
+from abatch.night import DAY, Night, utc_now
 
 logger = logging.getLogger("abatch")
 
 
 def apply(environment: Environment, engine: sa.Engine, by: str) -> list[str]:
     """Delete what the environment's retention no longer keeps; returns what that was, in words."""
-    now = utc_now()
-    deleted = connections.write(engine, write_deletions, environment, now, by)
-    connections.read(engine, remove_files, environment, now)
+    deleted = connections.write(engine, write_deletions, environment, by)
+    connections.read(engine, remove_files, environment)
     return deleted
 
 
 def apply_nightly(night: Night) -> None:
     """The same at the end of a night."""
-    environment, now = night.experiment.environment, utc_now()
-    night.write(write_deletions, environment, now, f"{night.job} {night.run_id}")
-    night.read(remove_files, environment, now)
+    environment = night.experiment.environment
+    night.write(write_deletions, environment, f"{night.job} {night.run_id}")
+    night.read(remove_files, environment)
 
 
-def write_deletions(
-    connection: sa.Connection, environment: Environment, now: datetime, by: str
-) -> list[str]:
+def write_deletions(connection: sa.Connection, environment: Environment, by: str) -> list[str]:
     """Write down which snapshots and models go; `remove_files` comes after the commit.
 
     So a job that dies between the two is finished by the next.
 
     Parameters
     ----------
-    now : naive UTC
     by : who deletes
 
     Returns
@@ -52,9 +48,8 @@ def write_deletions(
     list of str
         What was deleted, in words.
     """
-    choices = {registry.SNAPSHOT: choose_snapshots, registry.MODEL: choose_models}
-    deleted = []
-    for kind, choose in choices.items():
+    now, deleted = utc_now(), []
+    for kind, choose in ((registry.SNAPSHOT, choose_snapshots), (registry.MODEL, choose_models)):
         for name, reason in [*choose(connection, environment, now)]:
             registry.write_deletion(connection, kind, name, f"retention: {reason}", by, now)
             deleted.append(f"{kind} {name} deleted: {reason}")
@@ -62,11 +57,11 @@ def write_deletions(
     return deleted
 
 
-def remove_files(connection: sa.Connection, environment: Environment, now: datetime) -> None:
+def remove_files(connection: sa.Connection, environment: Environment) -> None:
     """Remove the files of what is deleted, and those that belong to no pull; harmless to repeat."""
     remove_deleted(connection, environment)
-    kept = snapshots.find_newest(connection)
-    for path in remove_strays(environment.snapshots_dir, kept, now - timedelta(days=1)):
+    kept, yesterday = snapshots.find_newest(connection), utc_now() - DAY
+    for path in remove_strays(environment.snapshots_dir, kept, yesterday):
         logger.info("%s removed: it belongs to no pull", path)
 
 
