@@ -46,7 +46,9 @@ def make_experiment(**changes: Any) -> Experiment:
         "split": {"A": 0.45, "B": 0.45, "control": 0.1},
         "models": {"A": MODEL, "B": MODEL},
         "select_top": 0.2,
-        "environment": SimpleNamespace(timezone=changes.pop("timezone", "Europe/Oslo")),
+        "environment": SimpleNamespace(
+            file="ml_config.yaml", timezone=changes.pop("timezone", "Europe/Oslo")
+        ),
     }
     return Experiment.model_construct(sql=sql, **{**settings, **changes})
 
@@ -82,7 +84,7 @@ def make_registration(
 
 def refused(**changes: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        terms.refuse_changes(describe(), describe(**changes), "ml_config.yaml")
+        terms.refuse_changes(describe(), make_experiment(**changes))
     return str(caught.value)
 
 
@@ -364,8 +366,8 @@ def test_refuse_changes_form_does_not_count() -> None:
         "-- answers\nselect   customer_id as candidate_id, /* always */\n  1 as outcome\nfrom"
         " answers where day >= :from_date;\n"
     )
-    same = describe(outcomes=commented, hypothesis="  Ringer vi\n til Ærø, får vi svar. \n")
-    terms.refuse_changes(describe(), same, "ml_config.yaml")
+    same = make_experiment(outcomes=commented, hypothesis="  Ringer vi\n til Ærø, får vi svar. \n")
+    terms.refuse_changes(describe(), same)
 
 
 def test_refuse_changes_says_what_changed() -> None:
@@ -464,7 +466,7 @@ def test_refuse_changes_what_it_does_not_depend_on() -> None:
         {"champion": "A"},
         {"verdicts": POOLED + PAIRS},
     ):
-        terms.refuse_changes(describe(), describe(**change), "ml_config.yaml")
+        terms.refuse_changes(describe(), make_experiment(**change))
 
 
 def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.Engine) -> None:
@@ -500,7 +502,7 @@ def test_register_round_trip(engine: sa.Engine) -> None:
     assert dump(registration) == json.loads(row.content)
     assert row.hash == hashlib.sha256(row.content.encode("utf-8")).hexdigest()
     assert (row.registered_at, row.run_id) == (AT, "run1")
-    terms.refuse_changes(found, describe(**change_outcome(baseline=0.05)), "ml_config.yaml")
+    terms.refuse_changes(found, make_experiment(**change_outcome(baseline=0.05)))
 
 
 def test_register_is_for_good(engine: sa.Engine) -> None:

@@ -14,7 +14,6 @@ from abatch.experiment import registrations
 from abatch.experiment.registrations import (
     BurnIn,
     Comparison,
-    Guardrail,
     Outcome,
     Plan,
     Registration,
@@ -62,7 +61,7 @@ def describe(experiment: Experiment) -> Terms:
         burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
         sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
         guardrails={
-            name: Guardrail(**guardrail.model_dump() | {"query": queries[name]})
+            name: guardrail.model_copy(update={"query": queries[name]})
             for name, guardrail in experiment.guardrails.items()
         },
         salt=experiment.name,
@@ -198,8 +197,7 @@ def check(
     """
     registration = registrations.find(connection, experiment.name)
     if registration is not None:
-        place = str(experiment.environment.file)
-        refuse_changes(registration, describe(experiment), place, assignment)
+        refuse_changes(registration, experiment, assignment)
     return registration
 
 
@@ -211,10 +209,11 @@ def require(connection: sa.Connection, experiment: Experiment) -> Registration:
 
 
 def refuse_changes(
-    registered: Terms, asked: Terms, place: str, assignment: str | None = None
+    registered: Terms, experiment: Experiment, assignment: str | None = None
 ) -> None:
-    """Raise ConfigError, with a diff, if what is asked, at `place`, is not what is registered."""
-    before, now = registered.model_dump(mode="json"), asked.model_dump(mode="json")
+    """Raise ConfigError, with a diff, if what the config asks is not what is registered."""
+    before = registered.model_dump(mode="json")
+    now = describe(experiment).model_dump(mode="json")
     if assignment is not None:
         now["assignment"] = assignment
     changed = [key for key in sorted(now) if before[key] != now[key]]
@@ -224,9 +223,9 @@ def refuse_changes(
             for key in changed
         ]
         raise ConfigError(
-            f"{place}: experiment {asked.salt} is registered, and its verdict depends on what has"
-            " changed here. Set it back, or ask the new question under a new experiment name.\n"
-            + "\n".join(lines)
+            f"{experiment.environment.file}: experiment {experiment.name} is registered, and its"
+            " verdict depends on what has changed here. Set it back, or ask the new question under"
+            " a new experiment name.\n" + "\n".join(lines)
         )
 
 
