@@ -41,10 +41,10 @@ Limit = Annotated[float, Field(allow_inf_nan=True)]  # .inf for none
 def _refuse_twins(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        if name.lower() in seen:
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
             expected = "names that differ by more than upper and lower case, and there is"
-            raise fault(name, f"{expected} {seen[name.lower()]!r} too", name)
-        seen[name.lower()] = name
+            raise fault(name, f"{expected} {twin!r} too", name)
 
 
 class Section(BaseModel):
@@ -365,8 +365,8 @@ class Experiment(ExperimentSection):
 
     def describe(self) -> dict[str, Any]:
         """The settings, queries and time zone as JSON holds them; no secret is among them."""
-        section = self.model_dump(mode="json", include=set(ExperimentSection.model_fields))
-        return {**section, "sql": self.sql, "timezone": self.environment.timezone}
+        settings = self.model_dump(mode="json", exclude={"name", "environment"})
+        return {**settings, "timezone": self.environment.timezone}
 
     def hash(self) -> str:
         """SHA-256 of all that `describe` tells."""
