@@ -94,10 +94,10 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXIT_CODES,
     )
-    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
-    add_options(parser, force=FORCE, dry_run=DRY_RUN)
     flags = {name: f"--{name.replace('_', '-')}" for name in switches}
-    add_options(parser, **{name: switch(flags[name], about) for name, about in switches.items()})
+    others = {name: switch(flag, switches[name]) for name, flag in flags.items()}
+    add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
+    add_options(parser, force=FORCE, dry_run=DRY_RUN, **others)
     options = parser.parse_args(argv)
     for name, flag in flags.items():
         if options.dry_run and getattr(options, name):
