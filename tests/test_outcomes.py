@@ -47,7 +47,8 @@ def attach(
     predictions: pd.DataFrame, feed: pd.DataFrame, window_days: int, metric: Metric
 ) -> np.ndarray:
     events = outcomes.find_events(feed, metric.kind)
-    return outcomes.attach(predictions, events, window_days, metric)
+    fed = outcomes.Feed("outcome", metric, QUERY, events, len(feed))
+    return outcomes.attach(predictions, fed, window_days)
 
 
 def read(engine: sa.Engine, sql: str) -> date | None:

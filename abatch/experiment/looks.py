@@ -156,7 +156,7 @@ def read_nights(
     chunk_rows = experiment.environment.chunk_rows
     for rows in predictions.stream_predictions(connection, span, chunk_rows):
         for feed in feeds:
-            rows[feed.name] = outcomes.attach(rows, feed.events, window_days, feed.metric)
+            rows[feed.name] = outcomes.attach(rows, feed, window_days)
         rows["bucket"] = assign(rows["candidate_id"], question.name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))

@@ -128,15 +128,12 @@ def find_events(feed: pd.DataFrame, kind: str) -> pd.DataFrame:
     return events.astype({"candidate_id": object})
 
 
-def attach(
-    predictions: pd.DataFrame, events: pd.DataFrame, window_days: int, metric: Metric
-) -> np.ndarray:
+def attach(predictions: pd.DataFrame, feed: Feed, window_days: int) -> np.ndarray:
     """The outcome of each prediction, from the events in [run_date, run_date + window_days).
 
     Parameters
     ----------
     predictions : columns candidate_id and run_date (datetime64), n rows
-    events : what `find_events` returned
     window_days : length of the window
 
     Returns
@@ -145,12 +142,12 @@ def attach(
         Of a binary metric 1 if there was one, else 0; of a numeric one the sum, between -cap and
         cap.
     """
-    outcome = np.zeros(len(predictions))
-    if events.empty:
+    outcome, metric = np.zeros(len(predictions)), feed.metric
+    if feed.events.empty:
         return outcome
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
     rows = {"candidate_id": ids, "run_date": predictions["run_date"], "row": range(len(ids))}
-    pairs = pd.DataFrame(rows).merge(events, on="candidate_id")
+    pairs = pd.DataFrame(rows).merge(feed.events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
     inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
     counted = inside.max() if metric.kind == "binary" else inside.sum()
@@ -195,11 +192,8 @@ def parse_dates(column: pd.Series) -> pd.Series:
     DataError
         If a value is null or not a date.
     """
-    if (
-        column.dtype.kind == "M"
-        and column.notna().all()
-        and getattr(column.dtype, "tz", None) is None
-    ):
+    has_zone = getattr(column.dtype, "tz", None) is not None
+    if column.dtype.kind == "M" and not has_zone and column.notna().all():
         return column.dt.normalize().astype("datetime64[s]")
     try:
         return pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
