@@ -208,9 +208,8 @@ def recall(
     if diff:
         as_of, (other, *_) = ask(diff)
         difference = snapshots.compare(frame, frame.iloc[:0] if other.empty else other)
-        text = f"as of {as_of} UTC: {difference}"
-        text += f"\n  for example {difference.example}" if difference.example else ""
-        return f"{head}\n{text}"
+        example = f"\n  for example {difference.example}" if difference.example else ""
+        return f"{head}\nas of {as_of} UTC: {difference}{example}"
     lines = [
         column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in snapshot.columns
     ]

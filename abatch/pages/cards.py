@@ -29,7 +29,7 @@ def render(card: Card) -> str:
     importances = {row.feature: row for row in card.importances}
     calibration = None
     if "roc_auc" in card.metrics:
-        calibration = plot_reliability(card.model_name, card.metrics, PALETTE[0], "card")
+        calibration = plot_reliability(card.model_name, card.metrics, PALETTE[0])
     subgroups = groupby(card.subgroups, key=lambda row: row.column)
     unmeasured = [row for row in card.subgroups if row.roc_auc is None]
     small = [f"{row.column} = {row.value} ({row.n:,} rows)" for row in unmeasured]

@@ -79,12 +79,8 @@ def choose_colours(figures: Figures) -> dict[str, str]:
     return {name: colours[name] for name in figures.names if "roc_auc" in figures.scores[name]}
 
 
-def plot_sequence(finding: Finding, scale: Scale, key: str) -> Plot | None:
+def plot_sequence(finding: Finding, scale: Scale) -> Plot | None:
     """The difference on each look: its sequence of intervals, and the naive ones.
-
-    Parameters
-    ----------
-    key : keeps the plot's ids apart from those of the page's other plots
 
     Returns
     -------
@@ -122,7 +118,7 @@ def plot_sequence(finding: Finding, scale: Scale, key: str) -> Plot | None:
     if np.isfinite(figures[-1, 1]):
         told += f" ({lower} to {upper})"
     label = f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}"
-    return draw_svg(draw, label, key, 4.2, 3.0)
+    return draw_svg(draw, label, finding.comparison.name, 4.2, 3.0)
 
 
 def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot:
@@ -189,13 +185,8 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
     return draw_svg(draw, label, metric, 3.6, 2.3)
 
 
-def plot_reliability(name: str, metrics: Metrics, colour: str, key: str) -> Plot:
-    """Predicted against observed shares of one model.
-
-    Parameters
-    ----------
-    key : keeps the plot's ids apart from those of the page's other plots
-    """
+def plot_reliability(name: str, metrics: Metrics, colour: str) -> Plot:
+    """Predicted against observed shares of one model."""
     tenths = list_tenths(metrics)
 
     def draw(axes: "Axes") -> None:
@@ -216,7 +207,7 @@ def plot_reliability(name: str, metrics: Metrics, colour: str, key: str) -> Plot
         for _, predicted, rate, *_ in tenths
     ]
     label = f"Reliability plot of {name}, from low to high: {'; '.join(told)}"
-    return draw_svg(draw, label, key, 3.8, 3.4)
+    return draw_svg(draw, label, name, 3.8, 3.4)
 
 
 def list_tenths(metrics: Metrics) -> np.ndarray:
@@ -289,7 +280,13 @@ def mark_days(axes: "Axes", days: Sequence[date]) -> None:
 def draw_svg(
     draw: Callable[["Axes"], None], label: str, key: str, width: float, height: float
 ) -> Plot:
-    """One plot; width and height in inches."""
+    """One plot.
+
+    Parameters
+    ----------
+    key : keeps the plot's ids apart from those of the page's other plots
+    width, height : in inches
+    """
     # Its remarks on font caches would become cron's mail.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib import style

@@ -70,14 +70,12 @@ def render(figures: Figures) -> str:
         measured=colours,
         drifting=[name for name in figures.models if "psi" in scores.get(name, {})],
         drawn=[
-            (finding, plot)
-            for i, finding in enumerate(findings)
-            if (plot := plots.plot_sequence(finding, scale, f"s{i}"))
+            (finding, plot) for finding in findings if (plot := plots.plot_sequence(finding, scale))
         ],
         lift=plots.plot_lift(scores, colours) if colours else None,
         reliability={
-            name: plots.plot_reliability(name, scores[name], colour, f"r{i}")
-            for i, (name, colour) in enumerate(colours.items())
+            name: plots.plot_reliability(name, scores[name], colour)
+            for name, colour in colours.items()
         },
         history=[
             plots.plot_history(figures.cohorts, metric, colours) for metric in HISTORY if colours
