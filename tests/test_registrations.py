@@ -490,6 +490,11 @@ def test_normalise_query_white_space_in_a_literal_counts() -> None:
     assert terms.normalise_query("select 'a' -- 'x'\n ;") == terms.normalise_query("select\n\t'a'")
 
 
+def test_make_registration_guardrail_query_of_comments_alone() -> None:
+    """The config asks for a file's name; a registration takes whatever the file says."""
+    assert make_registration(calls="-- to be written").guardrails["calls"].query == ""
+
+
 def test_register_round_trip(engine: sa.Engine) -> None:
     registration = make_registration(**change_outcome(baseline=0.05))
     with engine.begin() as connection:

@@ -9,7 +9,6 @@ from typing import Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
-from abatch.config import Guardrail
 from abatch.database.tables import registrations
 from abatch.night import Night
 from abatch.text import wrap_facts
@@ -55,6 +54,16 @@ class SampleRatio(Part):
     alpha: float
 
 
+class Guardrail(Part):
+    """What must not get worse by more than margin; see the config."""
+
+    kind: Literal["binary", "numeric"]
+    direction: Literal["increase", "decrease"]
+    margin: float
+    cap: float | None
+    query: str
+
+
 class Variant(Part):
     """A part of the split: candidates whose hash begins with at most hash_up_to."""
 
@@ -72,7 +81,6 @@ class Terms(Part):
     direction : of the outcome, the good one
     baseline, baseline_sd, cap : of the outcome, as in the config
     alpha : of all comparisons together
-    guardrails : as in the config, but with the text of the query, as `normalise_query` makes it
     salt : of the split: the experiment's name
     outcomes_query, watermark_query : as `normalise_query` makes them
     """

@@ -14,6 +14,7 @@ from abatch.experiment import registrations
 from abatch.experiment.registrations import (
     BurnIn,
     Comparison,
+    Guardrail,
     Outcome,
     Plan,
     Registration,
@@ -61,7 +62,7 @@ def describe(experiment: Experiment) -> Terms:
         burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
         sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
         guardrails={
-            name: guardrail.model_copy(update={"query": queries[name]})
+            name: Guardrail(**guardrail.model_dump() | {"query": queries[name]})
             for name, guardrail in experiment.guardrails.items()
         },
         salt=experiment.name,
