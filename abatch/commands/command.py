@@ -25,7 +25,6 @@ from abatch.text import Reply, to_json
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
 Day = Annotated[date, day("--date", help="the day in question (default: today)")]
-AS_JSON = switch("--json", "print it for programs")
 Function = TypeVar("Function", bound=Callable[..., str | Reply])
 
 
@@ -80,7 +79,7 @@ def run(name: str, words: Sequence[str]) -> int:
     place = {"env": ENV, "config": CONFIG} if is_on_database else {}
     add_options(parser, **place, **chosen.options)
     if chosen.in_json:
-        add_options(parser, as_json=AS_JSON)
+        add_options(parser, as_json=switch("--json", "print it for programs"))
     options = vars(parser.parse_args(words))
     as_json = options.pop("as_json", False)
     if fault := chosen.check(**options):
