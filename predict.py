@@ -2,7 +2,8 @@
 
 Reads   candidates by SQL (queries.candidates), the live models
 Writes  tables predictions and feature_counts (the whole night or nothing),
-        registrations (the first time), runs
+        registrations (the first time), predictions_superseded (with --force),
+        runs; drops the sums of closed nights if this night is one of them
 
     python predict.py          all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer
@@ -28,10 +29,11 @@ from abatch.queries import Window
 def predict(night: Night) -> str:
     """Stream candidates, assign by hash, predict, stage; check, rank and publish the night."""
     experiment, query = night.experiment, night.experiment.query("candidates")
-    night.read(terms.check, experiment)
+    night.read(terms.check, experiment)  # a changed question is refused before any work
     models = registry.open_live(night)
 
-    # Each chunk is split between the variants, predicted, and staged where no reader looks.
+    # Each chunk is split between the variants, predicted, and staged where no reader looks. Only
+    # the rows tell whether they bring the variant themselves, which was registered too.
     total = predictions.Batch()
     for chunk in night.stream(query, Window(night.run_date, night.run_date + DAY)):
         with query.named():
@@ -45,6 +47,7 @@ def predict(night: Night) -> str:
         predictions.require_candidates(total, night.run_date)
         features.check_null_columns(total.n_rows, total.n_filled)
 
+    # The first night registers what it has found, as the chunks before have it.
     n_selected = predictions.count_selected(total, experiment.select_top)
     new = None
     if registered is None:
@@ -54,11 +57,12 @@ def predict(night: Night) -> str:
         )
 
     def publish(connection: sa.Connection) -> None:
+        """In one transaction, with the run's end: what was staged arrived, and is shown ranked."""
         with query.named():
             predictions.check_staged(connection, night, total)
         if new is not None:
             registrations.register(connection, night, new)
-        scores.drop_sums(connection, experiment.name, night.run_date)
+        scores.drop_sums(connection, experiment.name, night.run_date)  # they held the old rows
         predictions.write_feature_counts(connection, night, total.feature_counts)
         predictions.publish(connection, night, n_selected, utc_now())
 

@@ -1,7 +1,7 @@
 """Score predictions whose outcome is known, and judge which variant is better.
 
-Reads   predictions, outcomes and their watermark by SQL (queries.outcomes,
-        queries.watermark, guardrails)
+Reads   predictions, feature_counts and cards; outcomes and how far they are
+        complete by SQL (queries.outcomes, queries.watermark, guardrails)
 Writes  one look: tables looks, verdicts, sample_ratios, scores,
         variant_scores, feature_drift, runs; the sums of closed nights:
         cohort_sums, units; reports/<experiment>.html
@@ -39,12 +39,14 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         )
     page = report.find_page(night) if draw else None
 
-    # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
+    # How far are outcomes complete? Not less far than before, unless all is to be read anew. Sums of
+    # closed nights that do not fit any more are dropped.
     watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
 
-    # Nights are closed once their outcomes are final; the open ones count for today alone.
+    # Nights whose outcomes are final are added to sums for good, a cohort in a transaction (none in
+    # a dry run); the open ones count for today alone.
     references = night.read(registry.read_references, name)
     question = looks.Question(night, registration, watermark, mature_date, *references)
     nights = night.read(find_nights, night)
@@ -52,13 +54,13 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     total = night.read(looks.total_with, question, reading)
     figures = night.read(looks.measure, question, reading, total)
     look = night.read(looks.count_look, question, total.tally, figures)
+    told = night.read(verdicts.find_words, name, night.run_date)
 
     def write_report(connection: sa.Connection) -> None:
-        """If this fails, the run is undone, so that it can be done again."""
+        """Before the commit: if this fails, the run is undone, so that it can be done again."""
         if page:
             report.write_report(connection, experiment, night.run_date)
 
-    before = night.read(verdicts.find_words, name, night.run_date)
     shown = f"report {page}" if page else None
     if night.dry_run:
         shown = f"{figures.n_rows} figures"
@@ -68,7 +70,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     summary = night.finish(
         words, *publish, after=write_report, rows_read=reading.n_read, rows_written=n_rows
     )
-    looks.tell_news(night, look, before)
+    looks.tell_news(night, look, told)
     return summary
 
 

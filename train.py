@@ -1,7 +1,8 @@
 """Train the models of an experiment and decide what goes live.
 
-Reads   training rows by SQL (queries.training), as known at one moment;
-        the snapshot of the live model
+Reads   training rows and how far they are complete by SQL (queries.training,
+        queries.watermark), as known at one moment; the live model's snapshot;
+        what score found, if training.retrain asks for it
 Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl,
         .json and .html, <name>_v<version>_latest.pkl;
         tables snapshots, models, promotions, deletions, runs
@@ -34,7 +35,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     recipes = training.make_models(experiment)
     training.check_folders(night)
 
-    # Training rows end where outcomes are complete. Is anything due?
+    # Training rows end where outcomes are complete, which the watermark tells. Is anything due?
     window = training.find_window(night)
     standing = night.read(registry.read_standing, experiment, night.run_date)
     due = retraining.judge(night, standing, window)
@@ -42,13 +43,14 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     if not due.is_due:
         return night.finish(f"not trained, {due.words}")
 
-    # The rows, as known at the night's moment, and kept.
+    # The rows, as known at the night's moment, and kept, whatever becomes of the models.
     snapshot = snapshots.pull(night, window)
     rows = training.prepare_rows(snapshot.frame, window, experiment)
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
 
-    # Each model is measured, and held against the live one on rows that neither was fitted on.
+    # Each model is measured on the newest rows, then fitted on these too. The gate holds it against
+    # the live one, on rows that neither was fitted on.
     trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
     decisions = [evidence.judge(night, rows, model, standing, allow_dirty) for model in trained]
     if night.dry_run:
@@ -56,7 +58,8 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         plans = [f"variant {recipe.variant}: {decision.sentence}" for recipe, decision in judged]
         return night.finish("; ".join([due.words, f"{len(rows.y)} rows", *plans]))
 
-    # While nobody else makes a model live: files first, then their rows and the promotions.
+    # Somebody may have made another model live meanwhile, but from here on nobody can. Files first,
+    # then in one transaction their rows, the promotions, and that the run is done.
     with night.hold(registry.PROMOTIONS, "promoting, rolling back or deleting a model"):
         live = night.read(registry.read_promotions, experiment.name).live(night.run_date)
         origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)
