@@ -39,8 +39,8 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         )
     page = report.find_page(night) if draw else None
 
-    # How far are outcomes complete? Not less far than before, unless all is to be read anew. Sums of
-    # closed nights that do not fit any more are dropped.
+    # How far are outcomes complete? Not less far than before, unless all is to be read anew. Sums
+    # of closed nights that do not fit any more are dropped.
     watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
