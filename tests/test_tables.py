@@ -20,7 +20,7 @@ from abatch.errors import DataError
 from tests.dictionary import TABLES, VIEWS
 
 ALL = [*TABLES.tables.values(), *VIEWS.tables.values()]
-SQL_SERVER = script.make_sql_server_dialect()
+SQL_SERVER = script.make_dialect("mssql")
 SCORE = {
     "experiment": "e",
     "model_name": "m",

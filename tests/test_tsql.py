@@ -23,7 +23,7 @@ from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
-DIALECT = script.make_sql_server_dialect()
+DIALECT = script.make_dialect("mssql")
 FENCE = re.compile(
     r"^(?P<title>#+ [^\n]*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -287,24 +287,22 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
         raise DatabaseError(f"{place}: there is no such file. {mend}")
     with described(place):
-        names, revision = attempts(engine)(read, engine, _find_tables)
+        attempts(engine)(read, engine, _check_tables, place, mend)
+
+
+def _check_tables(connection: sa.Connection, place: str, mend: str) -> None:
+    schema = find_schema(connection.engine)
+    names = set(sa.inspect(connection).get_table_names(schema=schema))
     if tables.VERSION_TABLE not in names:
         raise DatabaseError(f"{place}: abatch has no tables here yet. {mend}")
-    check_revision(engine, revision, mend)
+    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
+    check_revision(connection.engine, connection.scalar(sa.select(version)), mend)
     if missing := sorted(tables.metadata.tables.keys() - names):
         raise DatabaseError(
             f"{place}: somebody removed abatch's table {', '.join(missing)}, or this"
             " login has no right on it. Bring it back from a backup, or ask for the right;"
             " docs/permissions.md has the scripts."
         )
-
-
-def _find_tables(connection: sa.Connection) -> tuple[set[str], str | None]:
-    """Find the tables in abatch's schema, and their revision."""
-    schema = find_schema(connection.engine)
-    names = set(sa.inspect(connection).get_table_names(schema=schema))
-    version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
-    return names, connection.scalar(sa.select(version)) if version.name in names else None
 
 
 def check_revision(engine: sa.Engine, revision: str | None, mend: str) -> None:
@@ -415,12 +413,11 @@ def lock_in_transaction(connection: sa.Connection, name: str) -> None:
     DBAPIError
         If somebody else holds it for longer than the lock time-out, as where a table is locked.
     """
-    dialect: Any = connection.dialect
-    if dialect.name == "sqlite":
+    kind = connection.dialect.name
+    if kind == "sqlite":
         return
-    result = _lock(connection, _LOCKS[dialect.name].wait, name)
+    result = _lock(connection, _LOCKS[kind].wait, name)
     if result < 0:  # where PostgreSQL raises an error
         words = {-1: "Lock request time out", -3: "deadlock victim"}
         message = words.get(result, f"sp_getapplock returned {result}")
-        with faults.as_dbapi_error(dialect.loaded_dbapi.Error):
-            raise dialect.loaded_dbapi.OperationalError(message)
+        raise DBAPIError(None, None, RuntimeError(message))

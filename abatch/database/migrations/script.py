@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
-from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations import make_config
 from abatch.database.tables import REVISION
@@ -50,7 +49,8 @@ def write_script(url: str, schema: str | None, place: str) -> str:
             f"{place}.schema: this key is missing, and a script for SQL Server must name it. Add"
             " it: schema: abatch."
         )
-    dialect = _make_dialect(kind, schema)
+    dialect = make_dialect(kind, schema)
+    dialect.insert_returning = False  # of no use in a script
     buffer = io.StringIO()
     config = make_config(connection=SimpleNamespace(dialect=dialect), schema=schema, buffer=buffer)
     command.upgrade(config, "head", sql=True)
@@ -73,29 +73,22 @@ def write_script(url: str, schema: str | None, place: str) -> str:
     )
 
 
-def _make_dialect(kind: str, schema: str | None) -> Any:
-    """Make a dialect that puts what has no schema into `schema`, as a connected engine does."""
+def make_dialect(kind: str, schema: str | None = None) -> Any:
+    """Make a dialect as it is when it has met a server.
+
+    What has no schema it puts into `schema`, as a connected engine does. On SQL Server it has
+    NVARCHAR(max) rather than NTEXT, and DATE: SQL Server 2016 is the oldest that the migrations are
+    made for.
+    """
+    make: Any = sa.make_url(f"{kind}://").get_dialect()
+    dialect = make(paramstyle="named")  # with others, a % in a comment would be doubled
     if kind == "mssql":
-        dialect = make_sql_server_dialect()
-    else:
-        make: Any = sa.make_url(f"{kind}://").get_dialect()
-        dialect = make(paramstyle="named")  # with others, a % in a comment would be doubled
-    dialect.insert_returning = False  # of no use in a script
+        dialect.deprecate_large_types = True
+        dialect.server_version_info = (13,)
     if schema:
         translate = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
         dialect.statement_compiler = partial(dialect.statement_compiler, **translate)
         dialect.ddl_compiler = partial(dialect.ddl_compiler, **translate)
-    return dialect
-
-
-def make_sql_server_dialect() -> Any:
-    """Make SQL Server's dialect as it is when it has met a server.
-
-    With NVARCHAR(max) rather than NTEXT, and with DATE: SQL Server 2016 is the oldest that the
-    migrations are made for.
-    """
-    dialect: Any = mssql.dialect(deprecate_large_types=True)
-    dialect.server_version_info = (13,)
     return dialect
 
 
