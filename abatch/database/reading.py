@@ -80,12 +80,11 @@ def read_query(
     Parameters, columns and errors are those of `stream_query`; after a transient error the whole
     query is read again.
     """
-
-    def read() -> list[pd.DataFrame]:
-        return list(_read(engine, query, window, as_of, chunk_rows))
-
     with faults.described(query.file):
-        return _join(faults.attempts(engine)(read))
+        for attempt in faults.attempts(engine):
+            with attempt:
+                frames = list(_read(engine, query, window, as_of, chunk_rows))
+    return _join(frames)
 
 
 def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:

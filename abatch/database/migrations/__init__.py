@@ -38,14 +38,14 @@ def upgrade(engine: sa.Engine) -> None:
         or if another process is doing the same.
     """
     place = faults.show_url(engine)
-    if engine.dialect.name == "sqlite":
-        with faults.described(place):
-            _prepare_file(engine, Path(str(engine.url.database)))
     refusal = (
         "another process is creating or upgrading the tables. Run init again when it has ended."
     )
-    with connections.hold(engine, "init", f"{place}: {refusal}"), faults.described(place):
-        connections.write(engine, _upgrade, connections.find_schema(engine))
+    with faults.described(place):
+        if engine.dialect.name == "sqlite":
+            _prepare_file(engine, Path(str(engine.url.database)))
+        with connections.hold(engine, "init", f"{place}: {refusal}"):
+            connections.write(engine, _upgrade, connections.find_schema(engine))
     connections.check_ready(engine, "")
 
 
