@@ -34,7 +34,7 @@ class Figures(NamedTuple):
     terms : as registered; before that, as the config has them
     registered : the row of the registration
     looks : oldest first
-    verdicts : by comparison and metric, oldest first
+    verdicts : of all looks, oldest first
     ratios : sample_ratios of the newest look
     conclusion : the newest
     variant_scores : of all cohorts together, by variant
@@ -52,7 +52,7 @@ class Figures(NamedTuple):
     registration: Registration | None
     registered: Row | None
     looks: Sequence[Row]
-    verdicts: dict[str, dict[str, list[Row]]]
+    verdicts: Sequence[Row]
     ratios: Sequence[Row]
     conclusion: Row | None
     variant_scores: dict[str, Row]
@@ -115,9 +115,6 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
         return connection.execute(query.where(*where).order_by(*by)).all()
 
     looks = rows(tables.looks, tables.looks.c.run_date <= run_date, by=["run_date"])
-    verdicts: dict[str, dict[str, list[Row]]] = {}
-    for row in rows(tables.verdicts, tables.verdicts.c.run_date <= run_date, by=["run_date"]):
-        verdicts.setdefault(row.comparison, {}).setdefault(row.metric, []).append(row)
     scores: dict[str, dict[str, Row]] = {}
     for row in rows(tables.scores, cohort=ALL):
         scores.setdefault(row.model_name, {})[row.metric] = row
@@ -133,7 +130,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
         registration=registration,
         registered=next(iter(rows(tables.registrations)), None),
         looks=looks,
-        verdicts=verdicts,
+        verdicts=rows(tables.verdicts, tables.verdicts.c.run_date <= run_date, by=["run_date"]),
         ratios=rows(
             tables.sample_ratios,
             run_date=looks[-1].run_date if looks else None,

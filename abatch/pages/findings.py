@@ -110,13 +110,14 @@ def find_findings(figures: Figures) -> list[Finding]:
     for comparison in registration.comparisons:
         sample = registration.plan.samples.get(comparison.name)
         n_left = max(0, sample.n_most - n_units) if sample else None
-        verdicts = figures.verdicts.get(comparison.name, {})
+        verdicts = [row for row in figures.verdicts if row.comparison == comparison.name]
+        newest = {row.metric: row for row in verdicts}
         findings.append(
             Finding(
                 comparison,
                 registration.outcome.expected_effect,
-                verdicts.get(OUTCOME, []),
-                [verdicts[name][-1] for name in registration.guardrails if name in verdicts],
+                [row for row in verdicts if row.metric == OUTCOME],
+                [newest[name] for name in registration.guardrails if name in newest],
                 n_left,
                 _find_days_left(looks, n_left),
             )
