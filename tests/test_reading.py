@@ -368,6 +368,7 @@ def test_read_values_kinds() -> None:
 
     assert kind([]) == ("object", [])
     assert kind([2**70, 1]) == ("float64", [float(2**70), 1.0])
+    assert kind([2**63, None]) == ("float64", [float(2**63), None])
     assert kind([1, 2.5, Decimal("0.25"), None]) == ("float64", [1.0, 2.5, 0.25, None])
     assert kind([Decimal("5.00"), Decimal("6.00")]) == (
         "float64",
