@@ -52,9 +52,7 @@ def predict(night: Night) -> str:
     new = None
     if registered is None:
         trained = inference.find_training_outcome(models)
-        new = terms.make_registration(
-            experiment, candidates.source, night.run_date, trained, total.n_rows
-        )
+        new = terms.make_registration(night, candidates.source, trained, total.n_rows)
 
     def publish(connection: sa.Connection) -> None:
         """In one transaction, with the run's end: what was staged arrived, and is shown ranked."""

@@ -542,11 +542,11 @@ def read_predictions(
 def make_night(
     run_id: str = "run1",
     run_date: date = FIRST_NIGHT,
-    experiment: str = "card_offer",
+    experiment: str | Experiment = "card_offer",
     at: datetime | None = None,
 ) -> Any:
     """What stands in for a Night where only its facts are asked for."""
-    named = SimpleNamespace(name=experiment)
+    named = SimpleNamespace(name=experiment) if isinstance(experiment, str) else experiment
     return SimpleNamespace(run_id=run_id, run_date=run_date, experiment=named, started_at=at)
 
 

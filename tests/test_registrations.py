@@ -78,8 +78,8 @@ def make_plan(
 def make_registration(
     trained: TrainingOutcome = NOTHING_KNOWN, n_candidates: int = 1000, **changes: Any
 ) -> registrations.Registration:
-    experiment = make_experiment(**changes)
-    return terms.make_registration(experiment, "hash", AT.date(), trained, n_candidates)
+    night = make_night(run_date=AT.date(), experiment=make_experiment(**changes))
+    return terms.make_registration(night, "hash", trained, n_candidates)
 
 
 def refused(**changes: object) -> str:
@@ -471,9 +471,8 @@ def test_refuse_changes_what_it_does_not_depend_on() -> None:
 
 def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.Engine) -> None:
     """Such as the day of the start, and whether the hash assigns."""
-    registration = terms.make_registration(
-        experiment, "hash", date(2026, 8, 1), NOTHING_KNOWN, 1000
-    )
+    night = make_night(run_date=date(2026, 8, 1), experiment=experiment)
+    registration = terms.make_registration(night, "hash", NOTHING_KNOWN, 1000)
     with engine.begin() as connection:
         assert terms.check(connection, experiment) is None
         registrations.register(connection, make_night("run1", at=AT), registration)
@@ -539,7 +538,8 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
         },
     )
     trained = TrainingOutcome(0.021, 0.2, 0.3)
-    registration = terms.make_registration(experiment, "recorded", date(2026, 9, 1), trained, 1234)
+    night = make_night("run1", date(2026, 9, 1), experiment, at=AT)
+    registration = terms.make_registration(night, "recorded", trained, 1234)
     with engine.begin() as connection:
         registrations.register(connection, make_night("run1", at=AT), registration)
         text = connection.scalar(sa.select(tables.registrations.c.content))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from datetime import date
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from abatch.experiment.registrations import (
     Variant,
 )
 from abatch.experiment.split import split_thresholds
+from abatch.night import Night
 from abatch.queries import clean_query
 from abatch.statistics import stats
 
@@ -107,18 +107,14 @@ def list_comparisons(experiment: Experiment) -> list[Comparison]:
 
 
 def make_registration(
-    experiment: Experiment,
-    assignment: str,
-    start_date: date,
-    trained: TrainingOutcome,
-    n_candidates: int,
+    night: Night, assignment: str, trained: TrainingOutcome, n_candidates: int
 ) -> Registration:
-    """What the first predict registers; n_candidates are those of its night, start_date."""
-    terms = describe(experiment)
+    """What the first predict registers; n_candidates are those of its night."""
+    terms = describe(night.experiment)
     return Registration(
         **terms.model_dump(),
         assignment=assignment,
-        start_date=start_date,
+        start_date=night.run_date,
         plan=make_plan(terms, trained, n_candidates),
     )
 
