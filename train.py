@@ -23,7 +23,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
     arguments.parse("train", __doc__, **SWITCHES)
 
 from abatch.job import nightly
-from abatch.modelling import evidence, gate, registry, retention, retraining, snapshots, training
+from abatch.modelling import gate, registry, retention, retraining, snapshots, training
 from abatch.night import Night, utc_now
 from abatch.pages import cards
 
@@ -52,7 +52,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     # Each model is measured on the newest rows, then fitted on these too. The gate holds it against
     # the live one, on rows that neither was fitted on.
     trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
-    decisions = [evidence.judge(night, rows, model, standing, allow_dirty) for model in trained]
+    decisions = [gate.judge(night, rows, model, standing, allow_dirty) for model in trained]
     if night.dry_run:
         judged = zip(recipes, decisions, strict=True)
         plans = [f"variant {recipe.variant}: {decision.sentence}" for recipe, decision in judged]

@@ -23,7 +23,7 @@ from abatch.experiment.assignment import assign
 from abatch.modelling import registry, snapshots
 from abatch.modelling.card import Card
 from abatch.modelling.estimators import make_pipeline_for
-from abatch.modelling.evidence import compare_with_live, find_input_psi
+from abatch.modelling.gate import compare_with_live, find_input_psi
 from abatch.modelling.training import (
     Fitted,
     Recipe,

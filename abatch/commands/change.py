@@ -18,7 +18,7 @@ from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
-from abatch.modelling import gate, registry
+from abatch.modelling import dirt, registry
 from abatch.modelling.card import Card
 
 BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
@@ -196,7 +196,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     before = promotions.live(on).get(model.variant)
     if before == name:
         return ""
-    allowed = gate.check_dirt(environment.name, model, promotions, allow_dirty=change.allow_dirty)
+    allowed = dirt.check_dirt(environment.name, model, promotions, allow_dirty=change.allow_dirty)
     overruled = promotions.later(on).get(model.variant)
     today = night.today(environment)
     live_today = promotions.live(today).get(model.variant)

@@ -1,22 +1,26 @@
-"""The gate: whether a new model goes live, why, and the figures behind it."""
+"""The gate: whether a new model goes live, why, and the figures behind it.
+
+It is judged beside the live one, on rows that neither has seen.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from abatch import version
-from abatch.config import Training
-from abatch.errors import RegistryError
+import numpy as np
+import pandas as pd
+
+from abatch.config import Experiment, Training
+from abatch.errors import AbatchError, RegistryError
+from abatch.modelling import dirt, estimators, snapshots
 from abatch.modelling.card import Card, Decision, Figure
-from abatch.modelling.registry import Promotions
+from abatch.modelling.registry import Standing
+from abatch.modelling.training import Fitted, Rows, fit, make_model, prepare_rows
 from abatch.night import Night
-
-if TYPE_CHECKING:  # SciPy takes half a second, for which a promotion by hand need not wait
-    from abatch.statistics.metrics import AucDifference
+from abatch.statistics import drift, metrics
+from abatch.statistics.references import FeatureReference
 
 RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of config.Training
-PROD = "prod"  # the environment in which models come from committed code only
-DIRTY = "it was trained from a dirty tree: the code differs from its commit"
 PROMOTE = "python -m abatch promote"
 
 
@@ -36,7 +40,7 @@ class Evidence(NamedTuple):
     rows: int
     calibration_slope: Figure | None
     live: str | None = None
-    difference: "AucDifference | str" = "it has no record"
+    difference: metrics.AucDifference | str = "it has no record"
     input_psi: tuple[str, float, float] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -107,9 +111,97 @@ def _judge_difference(rules: Training, evidence: Evidence) -> tuple[str, bool]:
     return f"{figures}: it may be lower by more than {rules.max_auc_drop:g}", False
 
 
-def is_dirty(code_version: str) -> bool:
-    """Whether the code differed from its commit."""
-    return code_version.endswith("-dirty")
+def judge(
+    night: Night, rows: Rows, fitted: Fitted, standing: Standing, allow_dirty: bool
+) -> Decision:
+    """Whether a new model goes live: by its evidence, and by the code that made it."""
+    experiment, variant = night.experiment, fitted.recipe.variant
+    evidence = Evidence(len(rows.y), fitted.metrics.get("calibration_slope"))
+    if live := standing.cards.get(standing.live.get(variant, "")):
+        evidence = evidence._replace(
+            live=live.model_name,
+            difference=compare_with_live(live, _load_rows(night, live), rows, fitted, experiment),
+            input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
+        )
+    decision = decide(experiment.training, evidence, standing.later.get(variant))
+    return dirt.judge_dirt(decision, experiment.environment.name, allow_dirty=allow_dirty)
+
+
+def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
+    """The snapshot of a live model; None, with a warning, if it is not at hand."""
+    pull = night.read(snapshots.find_newest).get(live.snapshot)
+    if pull is None:
+        return None
+    try:
+        return snapshots.load(night.experiment.environment.snapshots_dir, pull)
+    except RegistryError as error:
+        night.warn(f"{error} {live.model_name} is compared by its recipe, fitted on the new rows.")
+        return None
+
+
+def compare_with_live(
+    card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, experiment: Experiment
+) -> metrics.AucDifference | str:
+    """How a new model ranks rows that neither it nor the live one was fitted on.
+
+    The live model as it was validated, without the newest rows of its time, is fitted again from
+    its snapshot. Both are measured on the rows that are newer than what either was fitted on then.
+
+    Parameters
+    ----------
+    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then
+        its recipe is fitted on `rows`
+    rows, fitted, experiment : of the new model
+
+    Returns
+    -------
+    AucDifference or str
+        Or why that cannot be told.
+    """
+    missing = [name for name, kind in card.columns.items() if rows.types.get(name) != kind]
+    if missing:
+        return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
+    try:
+        before = Experiment.restore(card.config, card.experiment, experiment.environment)
+        recipe = make_model(before, card.variant, fitted.recipe.key)
+        old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
+        live = fit(recipe, old_rows.select(card.columns), ~old_rows.validation)
+        both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
+        few = (
+            f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
+            " neither was fitted on"
+        )
+        if not both.any():
+            return few
+        scores = estimators.predict_probability(live, rows.select(card.columns).X[both])
+    except AbatchError as error:
+        return f"it could not be fitted again ({error})"
+    new_scores = fitted.scores[both[rows.validation]]
+    return metrics.compare_auc(rows.y[both], new_scores, scores, rows.bucket[both]) or few
+
+
+def find_input_psi(
+    references: Mapping[str, FeatureReference], rows: Rows, limit: float
+) -> tuple[str, float, float] | None:
+    """The feature of the newest rows that has moved most from a model's training rows.
+
+    Parameters
+    ----------
+    references : the model's, by feature
+    limit : above which, and above its noise line, a PSI counts
+
+    Returns
+    -------
+    feature, PSI, noise line; None if nothing can be compared
+    """
+    same = {name: ref for name, ref in references.items() if rows.types.get(name) == ref.kind}
+    counts = drift.count_features(rows.X[rows.validation], same)
+    moved = [
+        (drifted.feature, drifted.psi, drifted.psi_noise)
+        for drifted in drift.measure_features(same, counts)
+        if np.isfinite(drifted.psi)
+    ]
+    return max(moved, key=lambda drifted: drifted[1] - max(limit, drifted[2]), default=None)
 
 
 def stand_back(
@@ -135,50 +227,3 @@ def warn_of(night: Night, cards: Iterable[Card]) -> None:
             text += f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
         if not card.gate.promote:
             night.warn(text)
-
-
-def find_dirt(environment: str, code_version: str) -> dict[str, Any]:
-    """Evidence to record of prod's models whose code differs from its commit; else empty."""
-    if environment != PROD or not is_dirty(code_version):
-        return {}
-    return {"allow_dirty": True, "code_version": code_version}
-
-
-def judge_dirt(decision: Decision, environment: str, *, allow_dirty: bool) -> Decision:
-    """The decision where code that differs from its commit must not make prod's models.
-
-    Unless that is allowed, and then recorded.
-    """
-    dirt = find_dirt(environment, version.code_version())
-    if not dirt or not decision.promote:
-        return decision
-    if not allow_dirty:
-        return decision.refuse(
-            f"{DIRTY} ({version.code_version()}). Commit, then train with --force, or allow it:"
-            " --allow-dirty"
-        )
-    reason = f"{decision.reason} (from a dirty tree, allowed)"
-    return Decision(promote=True, reason=reason, evidence=decision.evidence | dirt)
-
-
-def check_dirt(
-    environment: str, card: Card, promotions: Promotions, *, allow_dirty: bool
-) -> dict[str, Any] | None:
-    """Evidence to record of a promotion by hand, None without any.
-
-    In prod a model from a dirty tree that was never live needs to be allowed.
-
-    Raises
-    ------
-    RegistryError
-        If it is not.
-    """
-    dirt = find_dirt(environment, card.code_version)
-    if not dirt or card.model_name in promotions.ever_live:
-        return None
-    if not allow_dirty:
-        raise RegistryError(
-            f"{card.model_name}: {DIRTY} ({card.code_version}). It does not go live in {PROD}."
-            " Train anew from a commit, or allow it: --allow-dirty, which is recorded."
-        )
-    return dirt

@@ -444,7 +444,7 @@ def promote(
     A later row overrules.
     """
     row |= card.model_dump(include={"experiment", "variant", "model_name"})
-    figures = None if evidence is None else to_json(evidence)
+    figures = to_json(evidence) if evidence else None
     connection.execute(promotions.insert().values(action=action, evidence=figures, **row))
 
 

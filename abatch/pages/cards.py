@@ -12,7 +12,7 @@ from typing import Any
 
 from abatch import files
 from abatch.modelling.card import Card, Figure, to_json
-from abatch.modelling.gate import is_dirty
+from abatch.modelling.dirt import is_dirty
 from abatch.pages.html import load_template, show_percent
 from abatch.pages.plots import PALETTE, plot_reliability
 from abatch.statistics.metrics import MIN_CASES

@@ -1,0 +1,63 @@
+"""Dirt: code that differs from its commit must not make prod's models, unless it is allowed."""
+
+from typing import Any
+
+from abatch import version
+from abatch.errors import RegistryError
+from abatch.modelling.card import Card, Decision
+from abatch.modelling.registry import Promotions
+
+PROD = "prod"  # the environment in which models come from committed code only
+DIRTY = "it was trained from a dirty tree: the code differs from its commit"
+
+
+def is_dirty(code_version: str) -> bool:
+    """Whether the code differed from its commit."""
+    return code_version.endswith("-dirty")
+
+
+def find_dirt(environment: str, code_version: str) -> dict[str, Any]:
+    """Evidence to record of prod's models whose code differs from its commit; else empty."""
+    if environment != PROD or not is_dirty(code_version):
+        return {}
+    return {"allow_dirty": True, "code_version": code_version}
+
+
+def judge_dirt(decision: Decision, environment: str, *, allow_dirty: bool) -> Decision:
+    """The decision where code that differs from its commit must not make prod's models.
+
+    Unless that is allowed, and then recorded.
+    """
+    dirt = find_dirt(environment, version.code_version())
+    if not dirt or not decision.promote:
+        return decision
+    if not allow_dirty:
+        return decision.refuse(
+            f"{DIRTY} ({version.code_version()}). Commit, then train with --force, or allow it:"
+            " --allow-dirty"
+        )
+    reason = f"{decision.reason} (from a dirty tree, allowed)"
+    return Decision(promote=True, reason=reason, evidence=decision.evidence | dirt)
+
+
+def check_dirt(
+    environment: str, card: Card, promotions: Promotions, *, allow_dirty: bool
+) -> dict[str, Any]:
+    """Evidence to record of a promotion by hand; else empty.
+
+    In prod a model from a dirty tree that was never live needs to be allowed.
+
+    Raises
+    ------
+    RegistryError
+        If it is not.
+    """
+    dirt = find_dirt(environment, card.code_version)
+    if card.model_name in promotions.ever_live:
+        return {}
+    if dirt and not allow_dirty:
+        raise RegistryError(
+            f"{card.model_name}: {DIRTY} ({card.code_version}). It does not go live in {PROD}."
+            " Train anew from a commit, or allow it: --allow-dirty, which is recorded."
+        )
+    return dirt
