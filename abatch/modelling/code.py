@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 from abatch import files
@@ -30,7 +31,8 @@ def find_source(path: str) -> Path | None:
     path : such as my_models.make_model
     """
     module_name = path.rpartition(".")[0]
-    if not module_name or libraries.is_installed(module_name):
+    first = module_name.partition(".")[0]
+    if first in {"", *sys.stdlib_module_names, *libraries.find_owners()}:
         return None
     try:
         file = importlib.import_module(module_name).__file__

@@ -3,7 +3,6 @@
 import importlib.metadata
 import platform
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -44,12 +43,6 @@ def list_installed() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def is_installed(module_name: str) -> bool:
-    """Whether a module belongs to Python or to an installed package, and is not the user's own."""
-    first = module_name.partition(".")[0]
-    return first in sys.stdlib_module_names or first in _find_owners()
-
-
 def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     """Versions of what predictions depend on.
 
@@ -60,7 +53,7 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     parts : objects of the user's pipeline; a module that belongs to no package is code, and no
         library
     """
-    owners = _find_owners()
+    owners = find_owners()
     modules = {type(part).__module__.partition(".")[0] for part in parts}
     wanted = {*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))}
     installed, versions, waiting = list_installed(), {}, sorted(wanted)
@@ -77,7 +70,8 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
 
 
 @cache
-def _find_owners() -> dict[str, list[str]]:
+def find_owners() -> dict[str, list[str]]:
+    """The packages that each module which can be imported, but for Python's own, belongs to."""
     return dict(importlib.metadata.packages_distributions())
 
 

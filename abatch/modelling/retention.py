@@ -90,14 +90,10 @@ def choose_models(
 
 def find_needed(connection: sa.Connection) -> set[str]:
     """Content hashes that never go: of models ever promoted, and of runs that may yet promote."""
-    promoted = sa.select(models.c.snapshot).join(
-        promotions, promotions.c.model_name == models.c.model_name
-    )
-    running = (
-        sa.select(tables.snapshots.c.content_hash)
-        .join(runs, runs.c.run_id == tables.snapshots.c.run_id)
-        .where(runs.c.status == "running")
-    )
+    pulls = tables.snapshots.c
+    promoted = sa.select(models.c.snapshot).where(models.c.model_name == promotions.c.model_name)
+    of_runs = sa.select(pulls.content_hash).where(pulls.run_id == runs.c.run_id)
+    running = of_runs.where(runs.c.status == "running")
     return set(connection.scalars(sa.union(promoted, running)))
 
 

@@ -46,8 +46,7 @@ def judge(night: Night, standing: Standing, window: Window) -> Finding:
     elif last is None:
         why = "there is no model yet"
     elif not is_recipe(last, experiment):
-        words = f"models, features or training query are not those of {last.model_name}"
-        why = f"the config's {words}"
+        why = f"the config's models, features or training query are not those of {last.model_name}"
     else:
         finding = _apply_rules(night, rules, standing, last, window)
         if finding.is_due or not night.force:

@@ -1,7 +1,7 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
 import platform
-from datetime import date, timedelta
+from datetime import date
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
 from abatch.modelling.card import Card, Decision, Figure, Origin
-from abatch.night import Night
+from abatch.night import DAY, Night
 from abatch.queries import Window
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import Reference
@@ -117,14 +117,15 @@ def find_window(night: Night) -> Window:
     DataError
         If no day is known to be complete.
     """
-    experiment, query = night.experiment, night.experiment.query("watermark")
-    watermark = outcomes.read_watermark(night)
+    experiment, watermark = night.experiment, outcomes.read_watermark(night)
     if watermark is None:
-        words = "tells no date, so nothing is known to be complete. Load the feed, then train."
-        raise DataError(f"{query.file}: {words}")
+        raise DataError(
+            f"{experiment.query('watermark').file}: tells no date, so nothing is known to be"
+            " complete. Load the feed, then train."
+        )
     last = outcomes.last_mature_date(min(watermark, night.run_date), experiment.outcome)
-    to_date = last + timedelta(days=1)
-    from_date = experiment.training.start_date or to_date - timedelta(experiment.training.days)
+    to_date = last + DAY
+    from_date = experiment.training.start_date or to_date - experiment.training.days * DAY
     return Window(from_date, to_date)
 
 
