@@ -91,8 +91,8 @@ def measure_subgroups(
         Its ROC AUC, with a 95 % jackknife interval, is None with fewer than 20 of either outcome.
     """
     subgroups = []
-    for name in columns.columns:
-        for value, rows in _split_column(columns[name]):
+    for name, column in columns.items():
+        for value, rows in _split_column(column):
             histogram = metrics.make_histogram(prediction[rows], y[rows], bucket[rows], n_buckets)
             roc_auc = metrics.measure(histogram).get("roc_auc", Metric(np.nan)).to_dict()
             subgroups.append(

@@ -87,13 +87,10 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     if frame.empty:
         return frame
     rows = outcomes.prepare(frame, kind)
-    names = rows.columns.difference([*KEY, "outcome"], sort=False)
-    mixed = {name: rows[name].dropna() for name in names if rows[name].dtype == object}
-    features.refuse_columns(
-        {name: features.tell_kinds(values) for name, values in mixed.items() if len(values)}
-    )
+    others = rows.columns.difference(KEY, sort=False)
+    mixed = [name for name in others if rows[name].dtype == object and rows[name].notna().any()]
+    features.refuse_columns({name: features.tell_kinds(rows[name].dropna()) for name in mixed})
     rows["candidate_id"] = rows["candidate_id"].astype("str")
-    others = [name for name in rows.columns if name not in KEY]
     return rows.sort_values(
         ["event_date", "candidate_id", *others], kind="stable", ignore_index=True
     )
@@ -229,8 +226,7 @@ def choose_snapshot(connection: sa.Connection, name: str) -> Row:
         If there is none, or several.
     """
     newest = find_newest(connection)
-    of_model = sa.select(models.c.snapshot).where(models.c.model_name == name)
-    wanted = connection.scalar(of_model) or name
+    wanted = connection.scalar(sa.select(models.c.snapshot).filter_by(model_name=name)) or name
     chosen = [row for content_hash, row in newest.items() if content_hash.startswith(wanted)]
     if len(chosen) != 1 or not wanted:
         problem = (

@@ -153,9 +153,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
             )
         require_columns(frame, [*section.not_features, *section.subgroups])
         _check_window(frame["event_date"], window)
-        types = features.infer_types(
-            frame.drop(columns=["candidate_id", "event_date", "outcome", *section.not_features])
-        )
+        types = features.infer_types(frame.drop(columns=[*outcomes.EVENT, *section.not_features]))
         outcome, cap = frame["outcome"].to_numpy(), experiment.outcome.cap
         y = (outcome > 0).astype(np.int64)
         if cap is not None:
