@@ -370,12 +370,14 @@ def test_describe_news_tells_only_what_is_new() -> None:
             "no difference larger than d",
         )
     ]
-    assert verdicts.describe_news(rows, ratios, {("B vs A", "outcome"): "better"}) == [
+    assert verdicts.describe_news(
+        verdicts.Look({}, ratios, rows), {("B vs A", "outcome"): "better"}
+    ) == [
         "B vs A: invalid (before: better); A is over by 225 candidates (mature); see the report",
         "B vs A: no difference larger than d (before: better); see the report",
     ]
     guardrail = {"comparison": "B vs A", "metric": "complaint", "word": "broken"}
-    assert verdicts.describe_news([guardrail], [], {}) == [
+    assert verdicts.describe_news(verdicts.Look({}, [], [guardrail]), {}) == [
         "B vs A, guardrail complaint: broken (before: too early); see the report"
     ]
     assert verdicts.describe([guardrail]) == "B vs A, guardrail complaint: broken"

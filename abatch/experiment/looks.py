@@ -390,5 +390,5 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
 def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:
     """Warn of words that are new, and ask for a decision; `before` is as `find_words` has it."""
     if not night.dry_run:
-        for news in verdicts.describe_news(look.verdicts, look.ratios, before):
+        for news in verdicts.describe_news(look, before):
             night.warn(news)

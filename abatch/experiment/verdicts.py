@@ -6,7 +6,6 @@ The formulas are those of abatch.statistics.stats.
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,10 +85,10 @@ def count(frame: pd.DataFrame) -> Tally:
     mixed = frame["candidate_id"].duplicated(keep=False)
     moments = {}
     for variant, rows in frame[~mixed].groupby("variant"):
-        n = rows["n_exposures"].to_numpy(np.float64)
+        n = rows["n_exposures"].to_numpy()
         for metric in frame.columns.drop(UNIT_COLUMNS):
             moments[metric, str(variant)] = stats.compute_moments(n, rows[metric].to_numpy())
-    n_distinct = {str(variant): int(n) for variant, n in frame["variant"].value_counts().items()}
+    n_distinct = frame["variant"].value_counts().to_dict()
     return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
 
 
@@ -267,13 +266,12 @@ def make_look(
 
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
     """What is known of the candidates predicted in some nights, as in `add_exposures`."""
-    c, frames = units.c, []
-    for metric in metrics:
-        query = sa.select(c.candidate_id, c.variant, c.n_exposures, c.outcome)
-        query = query.where(_was_predicted(span), c.metric == metric)
-        rows = [tuple(row) for row in connection.execute(query)]
-        frames.append(pd.DataFrame.from_records(rows, columns=[*UNIT_COLUMNS, metric]))
-    return reduce(lambda left, right: left.merge(right, on=UNIT_COLUMNS, how="outer"), frames)
+    c = units.c
+    by = [c[name] for name in UNIT_COLUMNS]
+    outcomes = [sa.func.max(sa.case((c.metric == metric, c.outcome))) for metric in metrics]
+    query = sa.select(*by, *outcomes).where(_was_predicted(span)).group_by(*by).order_by(*by)
+    rows = map(tuple, connection.execute(query))
+    return pd.DataFrame.from_records(rows, columns=[*UNIT_COLUMNS, *metrics])
 
 
 def remove_units(connection: sa.Connection, span: Span) -> None:
@@ -283,11 +281,8 @@ def remove_units(connection: sa.Connection, span: Span) -> None:
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
-    for metric in frame.columns.drop(UNIT_COLUMNS):
-        rows = frame[UNIT_COLUMNS].assign(
-            outcome=frame[metric], experiment=experiment, metric=metric
-        )
-        insert_frame(connection, units, rows)
+    rows = frame.melt(UNIT_COLUMNS, var_name="metric").rename(columns={"value": "outcome"})
+    insert_frame(connection, units, rows.assign(experiment=experiment))
 
 
 def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
@@ -341,25 +336,20 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(named) or "nothing is compared"
 
 
-def describe_news(
-    rows: Sequence[Mapping[str, Any]],
-    ratios: Sequence[Mapping[str, Any]],
-    before: Mapping[tuple[str, str], str],
-) -> list[str]:
+def describe_news(look: Look, before: Mapping[tuple[str, str], str]) -> list[str]:
     """What somebody should know of today: words that are new, and ask for a decision.
 
     Parameters
     ----------
-    rows, ratios : of `verdicts` and of `sample_ratios`
     before : what `find_words` returned
     """
-    over = max(ratios, key=lambda row: row["n"] - row["expected"], default=None)
+    over = max(look.ratios, key=lambda row: row["n"] - row["expected"], default=None)
     cause = ""
     if over:
         excess = f"{over['n'] - over['expected']:,.0f} candidates ({over['stage']})"
         cause = f"; {over['variant']} is over by {excess}"
     news = []
-    for row in rows:
+    for row in look.verdicts:
         word, old = row["word"], before.get((row["comparison"], row["metric"]), words.TOO_EARLY)
         if word not in (old, words.TOO_EARLY, words.NOT_YET, words.KEPT):
             why = cause if word == words.INVALID else ""

@@ -325,7 +325,6 @@ def log_bayes_factor(counts: np.ndarray, shares: np.ndarray, prior: np.ndarray) 
     shares : array of float, shape (v,), registered, more than 0
     prior : array of float, shape (v,), weights of the Dirichlet distribution: SRM_WEIGHT * shares
     """
-    counts, shares, prior = np.asarray(counts), np.asarray(shares), np.asarray(prior)
     return _log_beta(prior + counts) - _log_beta(prior) - xlogy(counts, shares).sum(axis=-1)
 
 
