@@ -472,9 +472,12 @@ def test_pack_histogram_holds_filled_cells_alone() -> None:
     packed = pack_histogram(histogram)
     # Bucket 0, outcome 0: one in bin 0 and two in the middle; bucket 1, outcome 1: all others, in
     # the very last cell.
-    assert packed["steps"].tolist() == [0, 32768, 4 * N_BINS - 1 - 32768]
-    assert packed["counts"].tolist() == [1, 2, 300]
-    assert (packed["steps"].dtype, packed["counts"].dtype) == (np.uint32, np.uint16)
+    assert packed["histogram.steps"].tolist() == [0, 32768, 4 * N_BINS - 1 - 32768]
+    assert packed["histogram.counts"].tolist() == [1, 2, 300]
+    assert (packed["histogram.steps"].dtype, packed["histogram.counts"].dtype) == (
+        np.uint32,
+        np.uint16,
+    )
 
 
 def test_jackknife_interval_of_a_mean_is_student_t() -> None:

@@ -156,8 +156,7 @@ def pack(part: Part) -> dict[str, np.ndarray]:
     """As arrays by name, to be stored."""
     arrays = {"counts": part.counts}
     if part.histogram is not None:
-        packed = metrics.pack_histogram(part.histogram)
-        arrays |= {f"histogram.{name}": array for name, array in packed.items()}
+        arrays |= metrics.pack_histogram(part.histogram)
     if part.bins is not None:
         arrays["bins"] = part.bins
     return arrays
@@ -165,12 +164,7 @@ def pack(part: Part) -> dict[str, np.ndarray]:
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> Part:
     """The inverse of `pack`."""
-    packed = {
-        name.removeprefix("histogram."): array
-        for name, array in arrays.items()
-        if name.startswith("histogram.")
-    }
-    histogram = metrics.unpack_histogram(packed) if packed else None
+    histogram = metrics.unpack_histogram(arrays) if "histogram.counts" in arrays else None
     return Part(arrays["counts"], histogram, arrays.get("bins"))
 
 

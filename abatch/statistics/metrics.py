@@ -107,26 +107,27 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of array
-        steps, from one cell to the next in the flattened (g, 2, 65536); counts, as many; losses,
-        shape (g, 2).
+        histogram.steps, from one cell to the next in the flattened (g, 2, 65536); histogram.counts,
+        as many; histogram.losses, shape (g, 2). Other arrays may be stored beside them.
     """
     bucket, outcome, position = np.nonzero(histogram.counts)
     cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
     counts = histogram.counts[bucket, outcome, position]
     return {
-        "steps": _shrink(np.diff(cells, prepend=0)),
-        "counts": _shrink(counts),
-        "losses": histogram.losses,
+        "histogram.steps": _shrink(np.diff(cells, prepend=0)),
+        "histogram.counts": _shrink(counts),
+        "histogram.losses": histogram.losses,
     }
 
 
 def unpack_histogram(packed: Mapping[str, np.ndarray]) -> Histogram:
     """The histogram that `pack_histogram` was given."""
-    rows, bins = np.divmod(packed["steps"].cumsum(dtype=np.int64), N_BINS)
+    rows, bins = np.divmod(packed["histogram.steps"].cumsum(dtype=np.int64), N_BINS)
     filled, position = np.unique(bins, return_inverse=True)
-    counts = np.zeros((packed["losses"].size, len(filled)), dtype=np.int64)
-    counts[rows, position] = packed["counts"]
-    return Histogram(filled, counts.reshape(*packed["losses"].shape, len(filled)), packed["losses"])
+    losses = packed["histogram.losses"]
+    counts = np.zeros((losses.size, len(filled)), dtype=np.int64)
+    counts[rows, position] = packed["histogram.counts"]
+    return Histogram(filled, counts.reshape(*losses.shape, len(filled)), losses)
 
 
 def _shrink(values: np.ndarray) -> np.ndarray:
