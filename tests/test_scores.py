@@ -82,16 +82,16 @@ def test_measure_variant_hand_sum() -> None:
         for cohort, frame in ((MONDAY, first), (NEXT_MONDAY, second))
     ]
     parts = summarise(*without_model)
-    n_predicted = {
-        ("A", MONDAY): 5,
-        ("A", NEXT_MONDAY): 3,
-        ("A", ALL): 8,
-        ("control", MONDAY): 1,
-        ("control", ALL): 2,
+    n_waiting = {
+        ("A", MONDAY): 1,
+        ("A", NEXT_MONDAY): 1,
+        ("A", ALL): 2,
+        ("control", MONDAY): 0,
+        ("control", ALL): 1,
     }
     rows = {
         (key.variant, key.cohort): scores.measure_variant(
-            key, part, n_predicted[key.variant, key.cohort]
+            key, part, n_waiting[key.variant, key.cohort]
         )
         for key, part in parts.items()
     }
@@ -134,7 +134,7 @@ def test_measure_variant_wilson_published(
 ) -> None:
     # Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3.
     row = scores.measure_variant(
-        Key(ALL, "A"), Part(np.array([n, positive, 0, 0, positive], dtype=float)), n
+        Key(ALL, "A"), Part(np.array([n, positive, 0, 0, positive], dtype=float)), 0
     )
     assert (row["lower"], row["upper"]) == pytest.approx((lower, upper), abs=0.00005)
 

@@ -22,6 +22,7 @@ from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
 from abatch.night import DAY, Night, find_nights
+from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.stats import Moments
 from abatch.statistics.sums import add_by_key
@@ -289,26 +290,24 @@ def measure(
     That is of the parts that the open nights touch, and of what was closed since a run was done.
     """
     name, run_date, parts = question.name, question.night.run_date, total.parts
-    n_open = _count_open(connection, question, reading.span._replace(last=run_date))
+    n_waiting = _count_waiting(connection, question, Span(name, reading.span.last, run_date))
     written = scores.find_keys(connection, name)
     unpublished = {key for key, is_published in written.items() if not is_published}
     counted = {Key(scores.ALL, variant) for variant in question.experiment.split}
-    changed = counted | n_open.keys() | parts.keys() | unpublished
+    changed = counted | n_waiting.keys() | parts.keys() | unpublished
     keys = (written.keys() | changed) - {VERDICT_KEY}
     # What the last run counted beyond the closed nights is gone if its nights were predicted again,
     # or the feed took days back.
     published = scores.find_published(connection, name, run_date)
     models, variants = [], []
     for key in sorted(key for key in keys if key in changed or key.of_figures in published):
-        closed = scores.load_parts(connection, name, [key]).get(key)
-        if key not in changed and closed and closed.counts[0] == published[key.of_figures]:
+        part = parts.get(key) or scores.load_parts(connection, name, [key]).get(key)
+        if key not in changed and part and part.counts[0] == published[key.of_figures]:
             continue
-        part = parts.get(key, closed)
-        if key.model_name and part:
+        if not key.model_name:
+            variants.append(scores.measure_variant(key, part, n_waiting[key]))
+        elif part:
             models += scores.measure_model(key, part, question.references.get(key.model_name))
-        elif not key.model_name:
-            n_closed = int(closed.counts[0]) if closed else 0
-            variants.append(scores.measure_variant(key, part, n_closed + n_open[key]))
     cohorts = sorted({key.cohort for key in changed} - {scores.ALL})
     rows = {
         tables.scores: models,
@@ -318,14 +317,14 @@ def measure(
     return Figures(rows, keys)
 
 
-def _count_open(connection: sa.Connection, question: Question, span: Span) -> Counter[Key]:
-    """Predictions of the nights that are not closed, by cohort and variant."""
-    n_open: Counter[Key] = Counter()
+def _count_waiting(connection: sa.Connection, question: Question, span: Span) -> Counter[Key]:
+    """Predictions of the nights that are not mature, by cohort and variant."""
+    n_waiting: Counter[Key] = Counter()
     for (night, variant), n in predictions.count_by_night(connection, span).items():
         cohort = outcomes.find_cohort(night, question.experiment.cohort)
-        n_open[Key(str(cohort), variant)] += n
-        n_open[Key(scores.ALL, variant)] += n
-    return n_open
+        n_waiting[Key(str(cohort), variant)] += n
+        n_waiting[Key(scores.ALL, variant)] += n
+    return n_waiting
 
 
 def _measure_drift(
@@ -339,7 +338,11 @@ def _measure_drift(
         models = predictions.read_feature_counts(connection, question.name, first, last)
         for model_name, counts in models.items():
             features = question.features.get(model_name, {})
-            rows += scores.measure_features(model_name, cohort, features, counts)
+            for feature in drift.measure_features(features, counts):
+                row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
+                names = [f"{name} ({n})" for name, n in feature.new_categories]
+                row |= {"n": row.pop("n_obs"), "new_categories": ", ".join(names) or None}
+                rows.append(row)
     return rows
 
 

@@ -32,7 +32,7 @@ from abatch.errors import DataError
 from abatch.night import Night
 from abatch.statistics import drift, metrics
 from abatch.statistics.metrics import Metric
-from abatch.statistics.references import FeatureReference, Reference
+from abatch.statistics.references import Reference
 from abatch.statistics.sums import add_by_key
 
 ALL = "all"
@@ -191,7 +191,7 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
     ]
 
 
-def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, Any]:
+def measure_variant(key: Key, part: Part | None, n_waiting: int) -> dict[str, Any]:
     """The row for the table `variant_scores`, without experiment and run_id.
 
     The interval is Wilson's.
@@ -199,7 +199,7 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
     Parameters
     ----------
     part : its mature predictions; None if there are none
-    n_predicted : all of them, mature or not
+    n_waiting : those that are not mature
     """
     counts = part.counts if part else np.zeros(5)
     n_mature, n_positive, n_selected, n_selected_positive = (int(n) for n in counts[:4])
@@ -210,7 +210,7 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
     return {
         "variant": key.variant,
         "cohort": key.cohort,
-        "n_predicted": n_predicted,
+        "n_predicted": n_mature + n_waiting,
         "n_mature": n_mature,
         "n_positive": n_positive,
         "n_selected": n_selected,
@@ -221,27 +221,6 @@ def measure_variant(key: Key, part: Part | None, n_predicted: int) -> dict[str, 
         "selected_rate": n_selected_positive / n_selected if n_selected else None,
         "outcome_sum": float(counts[4]),
     }
-
-
-def measure_features(
-    model_name: str,
-    cohort: str,
-    references: Mapping[str, FeatureReference],
-    counts: Mapping[str, drift.FeatureCounts],
-) -> list[dict[str, Any]]:
-    """Rows for the table `feature_drift`, without experiment and run_id.
-
-    Parameters
-    ----------
-    references : the model's, by feature
-    counts : of the cohort's nights, by feature
-    """
-    rows = []
-    for feature in drift.measure_features(references, counts):
-        row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
-        names = ", ".join(f"{name} ({n})" for name, n in feature.new_categories)
-        rows.append({"n": row.pop("n_obs"), **row, "new_categories": names or None})
-    return rows
 
 
 def check_watermark(
