@@ -67,16 +67,16 @@ def test_compute_psi_equal_and_empty_cells() -> None:
 
 
 def test_psi_noise_published_line() -> None:
-    assert psi_noise(500, 500, 10) == pytest.approx(0.068, abs=0.0005)
-    assert psi_noise(500, 500, 1) == 0
+    assert psi_noise([50] * 10, [50] * 10) == pytest.approx(0.068, abs=0.0005)
+    assert psi_noise([500], [500]) == 0
     # Chi-squared tables: 16.919 is exceeded in 5 % with 9 degrees of freedom, 3.841 with 1.
-    assert psi_noise(1000, 250, 10) == pytest.approx(0.005 * 16.919, rel=1e-4)
-    assert psi_noise(1000, 250, 2) == pytest.approx(0.005 * 3.841, rel=1e-3)
+    assert psi_noise([100] * 10, [25] * 10) == pytest.approx(0.005 * 16.919, rel=1e-4)
+    assert psi_noise([500] * 2, [125] * 2) == pytest.approx(0.005 * 3.841, rel=1e-3)
 
 
 def test_psi_noise_is_exceeded_in_five_percent_without_drift() -> None:
     rng = np.random.default_rng(20261123)
-    line, n_rounds = psi_noise(500, 500, 10), 4000
+    line, n_rounds = psi_noise([50] * 10, [50] * 10), 4000
     # Both sides are samples, as multinomials of ten equal bins.
     references, counts = (rng.multinomial(500, np.full(10, 0.1), size=n_rounds) for _ in range(2))
     exceeded = np.mean(
@@ -94,7 +94,7 @@ def test_psi_noise_holds_for_bins_cut_on_the_reference() -> None:
     # The reference's own deciles hold equal counts by construction, and yet the two sides differ by
     # both samples' chance.
     rng = np.random.default_rng(20261124)
-    line, n_rounds, exceeded = psi_noise(500, 500, 10), 4000, 0
+    line, n_rounds, exceeded = psi_noise([50] * 10, [50] * 10), 4000, 0
     for _ in range(n_rounds):
         reference = make_reference(rng.random(500))
         exceeded += (

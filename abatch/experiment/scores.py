@@ -128,8 +128,8 @@ def summarise(
     frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
     undated = frame["model_name"].map(lambda name: _DATE_SUFFIX.sub("", name), na_action="ignore")
     parts: dict[Key, Part] = {}
-    for (cohort, variant), rows in frame.groupby(["cohort", "variant"]):
-        parts[Key(str(cohort), str(variant))] = Part(_count(rows))
+    for key, rows in frame.groupby(["cohort", "variant"]):
+        parts[Key(*key)] = Part(_count(rows))
     for names in (frame["model_name"], undated):
         # Rows without a model fall out.
         for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):
@@ -139,7 +139,7 @@ def summarise(
             )
             reference = references.get(name)
             bins = drift.count_bins(prediction, reference.edges) if reference else None
-            parts[Key(str(cohort), str(variant), str(name))] = Part(_count(rows), histogram, bins)
+            parts[Key(cohort, variant, name)] = Part(_count(rows), histogram, bins)
     totals: dict[Key, Part] = {}
     for key, part in parts.items():
         totals = add_by_key(totals, {key._replace(cohort=ALL): part})
@@ -173,11 +173,9 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
     assert part.histogram is not None
     figures = metrics.measure(part.histogram)
     if part.bins is not None and reference is not None:
-        n = int(part.bins.sum())
-        psi = drift.compute_psi(reference.counts, part.bins.tolist())
-        n_bins = int(np.count_nonzero(part.bins + reference.counts))
-        noise = drift.psi_noise(sum(reference.counts), n, n_bins)
-        figures |= {"psi": Metric(psi, n_obs=n), "psi_noise": Metric(noise, n_obs=n)}
+        counts = part.bins.tolist()
+        for name, compute in (("psi", drift.compute_psi), ("psi_noise", drift.psi_noise)):
+            figures[name] = Metric(compute(reference.counts, counts), n_obs=sum(counts))
     return [
         {
             "model_name": key.model_name,

@@ -90,14 +90,16 @@ def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def psi_noise(n_reference: int, n_obs: int, n_bins: int) -> float:
-    """The PSI that is exceeded in 5 % of cases without any drift.
+def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
+    """The PSI of such counts that is exceeded in 5 % of cases without any drift.
 
-    It is (1/n + 1/m) times the chi-squared quantile.
+    It is (1/n + 1/m) times the chi-squared quantile. Nulls, others or a decile that are empty on
+    both sides are no cells: no chance is at work in them.
     """
-    if n_bins < 2:
+    n_cells = np.count_nonzero(np.add(reference, counts))
+    if n_cells < 2:
         return 0.0
-    return float((1 / n_reference + 1 / n_obs) * stats.chi2.ppf(0.95, n_bins - 1))
+    return float((1 / sum(reference) + 1 / sum(counts)) * stats.chi2.ppf(0.95, n_cells - 1))
 
 
 def is_drift(psi: float, noise: float) -> bool:
@@ -208,13 +210,11 @@ def _measure_feature(
     name: str, reference: FeatureReference, counted: FeatureCounts
 ) -> FeatureDrift:
     n_reference, n_obs = sum(reference.counts), sum(counted.counts)
-    # Nulls, others or a decile that are empty on both sides are no cells: no chance is at work in
-    # them.
-    cells = [(a, b) for a, b in zip(reference.counts, counted.counts, strict=True) if a or b]
     psi = noise = np.nan
     if n_reference and n_obs:
+        cells = [(a, b) for a, b in zip(reference.counts, counted.counts, strict=True) if a or b]
         psi = compute_psi(*zip(*cells, strict=True))
-        noise = psi_noise(n_reference, n_obs, len(cells))
+        noise = psi_noise(reference.counts, counted.counts)
     return FeatureDrift(
         feature=name,
         kind=reference.kind,
