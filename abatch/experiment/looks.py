@@ -24,7 +24,6 @@ from abatch.experiment.scores import Figures, Key, Part
 from abatch.night import DAY, Night, find_nights
 from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
-from abatch.statistics.stats import Moments
 from abatch.statistics.sums import add_by_key
 
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
@@ -354,13 +353,13 @@ def count_look(
     span = Span(name, registration.start_date - DAY, run_date)
     newcomers = predictions.count_newcomers(connection, span, question.mature_date or date.min)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
-    moments = [moments for (metric, _), moments in tally.moments.items() if metric == OUTCOME]
+    n_units = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     row = {
         "watermark": question.watermark,
         "mature_date": question.mature_date,
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
-        "n_units": int(sum(moments, Moments()).n_units),
+        "n_units": int(sum(n_units)),
         "n_mixed": tally.n_mixed,
     }
     assigned = add_by_key(tally.n_distinct, newcomers)
