@@ -222,7 +222,7 @@ def _measure_feature(
         psi=psi,
         psi_noise=noise,
         null_rate=counted.counts[-1] / n_obs if n_obs else np.nan,
-        null_rate_training=reference.counts[-1] / n_reference if n_reference else np.nan,
+        null_rate_training=reference.null_rate if n_reference else np.nan,
         n_new=counted.n_new,
         new_categories=_find_common(counted.new),
     )
