@@ -28,7 +28,7 @@ from abatch.night import Night, find_nights, is_latest
 from abatch.pages import report
 
 
-@nightly(before=looks.require_nights, **SWITCHES)
+@nightly(first=looks.require_nights, **SWITCHES)
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name
@@ -51,9 +51,9 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     question = looks.Question(night, registration, watermark, mature_date, *references)
     nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
-    total = night.read(looks.total_with, question, reading)
+    total = night.read(looks.add_to_closed, question, reading)
     figures = night.read(looks.measure, question, reading, total)
-    look = night.read(looks.count_look, question, total.tally, figures)
+    look = night.read(looks.judge, question, total.tally, figures)
     told = night.read(verdicts.find_words, name, night.run_date)
 
     def write_report(connection: sa.Connection) -> None:
@@ -68,7 +68,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     publish = (looks.write, night, reading, figures, look)
     n_rows = figures.n_rows + len(look.verdicts)
     summary = night.finish(
-        words, *publish, after=write_report, rows_read=reading.n_read, rows_written=n_rows
+        words, *publish, last=write_report, rows_read=reading.n_read, rows_written=n_rows
     )
     looks.tell_news(night, look, told)
     return summary

@@ -28,11 +28,11 @@ from abatch.night import Night, utc_now
 from abatch.pages import cards
 
 
-@nightly(before=registry.relink, **SWITCHES)
+@nightly(first=registry.relink, **SWITCHES)
 def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment
-    recipes = training.make_models(experiment)
+    recipes = training.make_recipes(experiment)
     training.check_folders(night)
 
     # Training rows end where outcomes are complete, which the watermark tells. Is anything due?

@@ -29,11 +29,11 @@ class Job:
     """A story with its command line, lock, ledger and exit code; see `nightly`."""
 
     def __init__(
-        self, story: Callable[..., str], before: Callable[[Night], None], switches: dict[str, str]
+        self, story: Callable[..., str], first: Callable[[Night], None], switches: dict[str, str]
     ) -> None:
         update_wrapper(self, story)
         self.name = story.__name__
-        self.story, self.before, self.switches = story, before, switches
+        self.story, self.first, self.switches = story, first, switches
 
     def __call__(
         self,
@@ -53,7 +53,7 @@ class Job:
             run_date,
             force=force or options.get("rebuild", False),
             dry_run=dry_run,
-            before=self.before,
+            first=self.first,
         ) as night:
             return self.story(night, **options)
 
@@ -94,7 +94,7 @@ class Job:
 
 
 def nightly(
-    before: Callable[[Night], None] = lambda night: None, **switches: str
+    first: Callable[[Night], None] = lambda night: None, **switches: str
 ) -> Callable[[Callable[..., str]], Job]:
     """Make a job of a story, which is given a `Night` and returns the job's closing line.
 
@@ -103,11 +103,11 @@ def nightly(
 
     Parameters
     ----------
-    before : called with the night before the run is begun; it may raise NothingToDo
+    first : called with the night before the run is begun; it may raise NothingToDo
     switches : the story's own options that are on or off, with their help; they write, so they do
         not go with --dry-run
     """
-    return lambda story: Job(story, before, switches)
+    return lambda story: Job(story, first, switches)
 
 
 def connect(environment: Environment) -> sa.Engine:

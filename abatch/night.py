@@ -126,7 +126,7 @@ class Night:
         words: str,
         work: Callable[..., object] | None = None,
         *args: Any,
-        after: Callable[[sa.Connection], object] | None = None,
+        last: Callable[[sa.Connection], object] | None = None,
         rows_read: int = 0,
         rows_written: int = 0,
     ) -> str:
@@ -136,7 +136,7 @@ class Night:
         ----------
         words : what was done; in a dry run, what would be
         work : called as `write` calls it
-        after : called when the run is marked done, still in the transaction, which it can undo
+        last : called when the run is marked done, still in the transaction, which it can undo
 
         Returns
         -------
@@ -154,8 +154,8 @@ class Night:
             if work is not None:
                 work(connection, *args)
             _end_run(connection, self, rows_read, rows_written)
-            if after is not None:
-                after(connection)
+            if last is not None:
+                last(connection)
 
         self.write(publish)
         if self.dry_run:
@@ -203,7 +203,7 @@ def open_night(
     *,
     force: bool = False,
     dry_run: bool = False,
-    before: Callable[[Night], None] = lambda night: None,
+    first: Callable[[Night], None] = lambda night: None,
 ) -> Iterator[Night]:
     """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
 
@@ -212,7 +212,7 @@ def open_night(
 
     Parameters
     ----------
-    before : called before all that; it may raise NothingToDo
+    first : called before all that; it may raise NothingToDo
 
     Raises
     ------
@@ -233,7 +233,7 @@ def open_night(
         dry_run=dry_run,
         _engine=engine,
     )
-    before(night)
+    first(night)
     name = f"{job}-{experiment.name}"
     with nullcontext(True) if dry_run else connections.lock(engine, name) as acquired:
         if not acquired:

@@ -173,7 +173,7 @@ def test_finish_what_comes_after_sees_the_run_done_and_can_undo_it(
         pytest.raises(OSError, match="No space"),
         open_night("score", experiment, engine, NIGHT) as night,
     ):
-        night.finish("nothing", after=look)
+        night.finish("nothing", last=look)
     assert seen == ["done"]
     assert [row.status for row in read_ledger(engine)] == ["failed"]
 

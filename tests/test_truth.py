@@ -685,7 +685,7 @@ def test_score_dry_run_tells_the_verdicts_to_come(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("function", "again", "missed"),
-    [("read_nights", 1, None), ("count_look", 1, None), ("read_nights", 4, 4)],
+    [("read_nights", 1, None), ("judge", 1, None), ("read_nights", 4, 4)],
     ids=["closed, while reading", "closed, while measuring", "missed, while reading"],
 )
 def test_score_while_a_night_is_predicted(

@@ -240,7 +240,7 @@ def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool
 def close_nights(connection: sa.Connection, question: Question, reading: Reading) -> None:
     """Add nights to the sums for good."""
     check_unchanged(connection, reading)
-    total = total_with(connection, question, reading)
+    total = add_to_closed(connection, question, reading)
     units = total.units
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
@@ -270,7 +270,7 @@ class Total(NamedTuple):
     n_earlier: int
 
 
-def total_with(connection: sa.Connection, question: Question, reading: Reading) -> Total:
+def add_to_closed(connection: sa.Connection, question: Question, reading: Reading) -> Total:
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
@@ -345,7 +345,7 @@ def _measure_drift(
     return rows
 
 
-def count_look(
+def judge(
     connection: sa.Connection, question: Question, tally: verdicts.Tally, figures: Figures
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""

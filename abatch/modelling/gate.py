@@ -15,7 +15,7 @@ from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import dirt, estimators, snapshots
 from abatch.modelling.card import Card, Decision, Figure
 from abatch.modelling.registry import Standing
-from abatch.modelling.training import Fitted, Rows, fit, make_model, prepare_rows
+from abatch.modelling.training import Fitted, Rows, fit, make_recipe, prepare_rows
 from abatch.night import Night
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import FeatureReference
@@ -163,7 +163,7 @@ def compare_with_live(
         return f"its columns are not returned any more as it knows them: {', '.join(missing)}"
     try:
         before = Experiment.restore(card.config, card.experiment, experiment.environment)
-        recipe = make_model(before, card.variant, fitted.recipe.key)
+        recipe = make_recipe(before, card.variant, fitted.recipe.key)
         old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
         live = fit(recipe, old_rows.select(card.columns), ~old_rows.validation)
         both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))

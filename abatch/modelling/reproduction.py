@@ -129,7 +129,7 @@ def _compare(
     float, str
         The largest difference, and on which rows, in words.
     """
-    recipe = training.make_model(then, card.variant, registry.undated_name(card))
+    recipe = training.make_recipe(then, card.variant, registry.undated_name(card))
     rows = training.prepare_rows(frame, card.window, then).select(card.columns)
     built, X = training.fit(recipe, rows, ~rows.holdout), rows.X
     if model is None:

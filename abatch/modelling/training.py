@@ -222,7 +222,7 @@ def split_validation(event_date: pd.Series, outcome: np.ndarray, share: float) -
     return validation
 
 
-def make_models(experiment: Experiment) -> list[Recipe]:
+def make_recipes(experiment: Experiment) -> list[Recipe]:
     """The config's models, each with its estimator.
 
     Raises
@@ -231,11 +231,11 @@ def make_models(experiment: Experiment) -> list[Recipe]:
         If an estimator cannot be imported or called, or is none.
     """
     variants = experiment.models
-    return [make_model(experiment, name, experiment.key(f"models.{name}")) for name in variants]
+    return [make_recipe(experiment, name, experiment.key(f"models.{name}")) for name in variants]
 
 
-def make_model(experiment: Experiment, variant: str, key: str) -> Recipe:
-    """One of `make_models`."""
+def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
+    """One of `make_recipes`."""
     model, seed = experiment.models[variant], experiment.training.seed
     estimator = estimators.make_estimator(model.estimator, model.params, seed, key)
     return Recipe(variant, model, estimator, seed, key)
