@@ -27,6 +27,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from pydantic import SecretStr
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import train
 from abatch import __main__ as abatch_main
@@ -233,7 +234,11 @@ class Server:
         if self.engine.dialect.name == "postgresql":
             self.execute(f"drop database {name} with (force)")
         elif is_babelfish(self.engine):
-            self.execute(f"drop database {name}")
+            # a closed connection leaves the database a moment later
+            retry = retry_if_exception_type(sa.exc.ProgrammingError)
+            until = stop_after_delay(10)
+            retrying = Retrying(retry=retry, stop=until, wait=wait_fixed(0.2), reraise=True)
+            retrying(self.execute, f"drop database {name}")
         else:
             alone = f"alter database {name} set single_user with rollback immediate"
             self.execute(alone, f"drop database {name}")

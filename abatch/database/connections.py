@@ -21,8 +21,9 @@ from abatch.errors import ConfigError, DatabaseError, suggest
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Without nocount, which may outlive the batch: updates would not tell how many rows they changed.
 _APPLOCK = (
-    "set nocount on; declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
+    "declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
     " @Resource = @name, {}; select @result as result"
 )
 _GET = "exec @result = sp_getapplock"
@@ -54,7 +55,7 @@ _LOCKS = {
         _APPLOCK.format("exec @result = sp_releaseapplock", "@LockOwner = 'Session'"),
         _APPLOCK.format(
             f"select @result = count(*) from sys.schemas; {_GET}",
-            "@LockMode = 'Exclusive', @LockOwner = 'Transaction'",
+            "@LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = @@lock_timeout",
         ),
     ),
 }
