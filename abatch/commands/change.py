@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from abatch import job, night
 from abatch.arguments import CONFIG, ENV, Option, day, switch
-from abatch.commands.command import Chosen, Day, command
+from abatch.commands.command import Chosen, command
 from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
@@ -46,6 +46,7 @@ Reason = Annotated[
     str, Option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
 ]
 By = Annotated[str, Option("--by", type=whoami, default="", help="who (default: user and host)")]
+Start = Annotated[date, day("--date", help="live from this day on (default: today)")]
 AllowDirty = Annotated[
     bool,
     switch(
@@ -102,7 +103,7 @@ def promote(
     reason: Reason,
     by: By,
     allow_dirty: AllowDirty,
-    on: Day,
+    on: Start,
 ) -> str:
     """Make a dated model live from a day on."""
     change = Change("promote", on, reason, by, allow_dirty)
@@ -135,7 +136,7 @@ def roll_back(
     reason: Reason,
     by: By,
     allow_dirty: AllowDirty,
-    on: Day,
+    on: Start,
 ) -> str:
     """Go back to what was live before, to a dated model, or to all that was live on a day."""
     if to and to > on:
