@@ -37,7 +37,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"
         )
-    page = report.find_page(night) if draw else None
+    page = report.find_page(experiment) if draw and not night.dry_run else None
 
     # How far are outcomes complete? Not less far than before, unless all is to be read anew. Sums
     # of closed nights that do not fit any more are dropped.
@@ -54,7 +54,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     total = night.read(looks.add_to_closed, question, reading)
     figures = night.read(looks.measure, question, reading, total)
     look = night.read(looks.judge, question, total.tally, figures)
-    told = night.read(verdicts.find_words, name, night.run_date)
+    earlier_words = night.read(verdicts.find_words, name, night.run_date)
 
     def write_report(connection: sa.Connection) -> None:
         """Before the commit: if this fails, the run is undone, so that it can be done again."""
@@ -70,7 +70,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     summary = night.finish(
         words, *publish, last=write_report, rows_read=reading.n_read, rows_written=n_rows
     )
-    looks.tell_news(night, look, told)
+    looks.tell_news(night, look, earlier_words)
     return summary
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
 import traceback
@@ -15,11 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from abatch import arguments, files
+from abatch import arguments
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
 from abatch.night import Night, open_night, today, utc_now
+from abatch.text import say
 
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
 logger = logging.getLogger("abatch")
@@ -155,22 +155,6 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     logger.error("%s: %s", what, message, exc_info=cause)
     print(f"{what}: {message}", file=sys.stderr)
     return code
-
-
-def say(text: str) -> None:
-    """Print for whoever listens: a reader that has gone away, as `head` does, is no fault.
-
-    Raises
-    ------
-    FileError
-        If the output cannot be written, as on a full disk.
-    """
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
-        if not isinstance(error, BrokenPipeError):
-            raise files.cannot_write(Path("the output"), error) from None
 
 
 def start_log(environment: Environment, job: str) -> None:

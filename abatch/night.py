@@ -20,6 +20,7 @@ from abatch.database import connections, faults
 from abatch.database.tables import Row, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
+from abatch.text import say
 
 DAY = timedelta(days=1)
 if TYPE_CHECKING:
@@ -177,11 +178,11 @@ class Night:
         """Log, and print wherever the job runs: it is said once in an experiment's life."""
         for line in text.splitlines():
             self.log(line)
-        print(text, flush=True)
+        say(text)
 
 
 def is_latest(connection: sa.Connection, night: Night) -> bool:
-    """Whether no later run_date of the same job is done; one that is still to come counts not."""
+    """Whether no later run_date of the same job is done, those that are still to come aside."""
     last = max(night.run_date, today(night.experiment.environment))
     later = (runs.c.run_date > night.run_date, runs.c.run_date <= last)
     return _find_run(connection, night, "done", *later) is None

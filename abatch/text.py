@@ -1,10 +1,15 @@
 """Text that is printed: facts and tables for people, JSON for programs."""
 
 import json
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from abatch.files import cannot_write
 
 
 class Reply(NamedTuple):
@@ -45,7 +50,7 @@ def show_table(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[str]:
-    """The first things, and of how many others nothing is said: and 3 more."""
+    """The first things, and how many others there are: and 3 more."""
     n_rest = len(things) - n_shown
     return [*things[:n_shown], *([f"and {n_rest} {rest}"] if n_rest > 0 else [])]
 
@@ -58,3 +63,19 @@ def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:
         wrapper.initial_indent = f"  {word:<10} "
         lines += wrapper.wrap(text)
     return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Print for whoever listens: a reader that has gone away, as `head` does, is no fault.
+
+    Raises
+    ------
+    FileError
+        If the output cannot be written, as on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        if not isinstance(error, BrokenPipeError):
+            raise cannot_write(Path("the output"), error) from None

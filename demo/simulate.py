@@ -155,7 +155,7 @@ def find_foreign(engine: sa.Engine) -> list[str]:
             continue
         names = {*inspector.get_table_names(schema), *inspector.get_view_names(schema)}
         if schema == (connections.find_schema(engine) or default):
-            names -= {*tables.metadata.tables, *tables.VIEWS, tables.VERSION_TABLE}
+            names -= {*tables.TABLES, *tables.VIEWS, tables.VERSION_TABLE}
         if schema == default and bank.name in names:
             names -= {*metadata.tables}
         foreign += [name if schema == default else f"{schema}.{name}" for name in sorted(names)]

@@ -465,6 +465,14 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
     assert say(state, f"[{state}] {text}").startswith(said)
 
 
+def test_a_name_that_cannot_be_resolved_may_be_tomorrow(make: Make) -> None:
+    engine = make("postgresql+psycopg://u:hunter2@host.invalid/d")
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        engine.connect()
+    assert faults.is_transient(caught.value)
+    assert faults.describe(caught.value).startswith("the server cannot be reached: failed to resol")
+
+
 def test_transactions_tell_the_first_cause(
     make: Make,
     database_url: str,

@@ -325,18 +325,18 @@ def test_iterate_cohorts_weeks_begin_on_monday() -> None:
         date(2026, 1, 12),
     ]
     assert list(iterate_cohorts(nights, "week")) == [
-        (date(2025, 12, 29), [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 4)]),
-        (date(2026, 1, 5), [date(2026, 1, 5)]),
-        (date(2026, 1, 12), [date(2026, 1, 12)]),
+        [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 4)],
+        [date(2026, 1, 5)],
+        [date(2026, 1, 12)],
     ]
 
 
 def test_iterate_cohorts_months() -> None:
     nights = [date(2026, 2, 1), date(2026, 1, 31), date(2025, 2, 28), date(2026, 2, 28)]
     assert list(iterate_cohorts(nights, "month")) == [
-        (date(2025, 2, 1), [date(2025, 2, 28)]),
-        (date(2026, 1, 1), [date(2026, 1, 31)]),
-        (date(2026, 2, 1), [date(2026, 2, 1), date(2026, 2, 28)]),
+        [date(2025, 2, 28)],
+        [date(2026, 1, 31)],
+        [date(2026, 2, 1), date(2026, 2, 28)],
     ]
 
 

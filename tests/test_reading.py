@@ -89,6 +89,8 @@ def test_read_query_binds_in_casts(
         assert read(make(postgres_url), sql) == [
             (pd.Timestamp("2026-03-02"), 2026, "x:from_date::y")
         ]
+        with pytest.raises(DatabaseError, match="the database refused: syntax error"):
+            read(make(postgres_url), "select 1 as a where :as_of:date is null")
 
 
 def test_read_query_unknown_bind_suggests(make: Make, database_url: str) -> None:

@@ -15,7 +15,7 @@ from abatch.database import connections
 from abatch.database.tables import deletions, runs
 from abatch.modelling import registry, retention, retraining
 from abatch.night import utc_now
-from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, with_training, write_config
+from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, call, with_training, write_config
 from tests.test_registry import MONDAY, delete, promote, save
 from tests.test_snapshots import NOW, add_model, add_pull
 
@@ -205,7 +205,7 @@ def test_retention_waits_for_a_run_that_may_promote_yet(
 
 
 def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
-    week: Experiment, week_engine: sa.Engine
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     night = LATER_NIGHT
     train.train(with_training(week, min_rows=10_000), week_engine, night)
@@ -216,3 +216,8 @@ def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2
     connections.read(week_engine, retention.remove_deleted, week.environment)
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2
+    # Pulled again, it is deleted no more: if its file is lost, that is told as a loss.
+    for path in week.environment.snapshots_dir.glob("*.parquet"):
+        path.unlink()
+    code, out, _ = call(capsys, week, "snapshots", "verify")
+    assert (code, out.count("the snapshot's file is missing")) == (1, 2)

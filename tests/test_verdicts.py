@@ -148,6 +148,12 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         nothing = verdicts.read_units(connection, METRICS, both._replace(after=both.last))
         assert nothing.columns.tolist() == empty().columns.tolist()
         assert nothing.empty
+        names = ["value", "metric"]  # as guardrails may be called
+        odd = units.set_axis([*verdicts.UNIT_COLUMNS, *names], axis="columns")
+        verdicts.remove_units(connection, both)
+        verdicts.write_units(connection, "e", odd)
+        again = verdicts.read_units(connection, names, both)
+        pd.testing.assert_frame_equal(again, odd, check_dtype=False)
 
 
 def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> verdicts.Tally:

@@ -4,9 +4,8 @@ This list is all that --help needs. A group's module is imported for its own com
 """
 
 import sys
-from pathlib import Path
 
-PROG = "abatch" if Path(sys.argv[0]).name == "abatch" else "python -m abatch"  # as it was called
+PROG = "abatch" if sys.argv[0].endswith("/abatch") else "python -m abatch"  # as it was called
 GROUPS = {
     "look": {
         "status": "live models, last runs, missed dates",

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from abatch import job, night
 from abatch.arguments import CONFIG, ENV, Option, day, switch
-from abatch.commands.command import Chosen, command
+from abatch.commands.command import Chosen, Day, command
 from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
@@ -46,7 +46,6 @@ Reason = Annotated[
     str, Option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
 ]
 By = Annotated[str, Option("--by", type=whoami, default="", help="who (default: user and host)")]
-Start = Annotated[date, day("--date", help="live from this day on (default: today)")]
 AllowDirty = Annotated[
     bool,
     switch(
@@ -103,7 +102,7 @@ def promote(
     reason: Reason,
     by: By,
     allow_dirty: AllowDirty,
-    on: Start,
+    on: Day,
 ) -> str:
     """Make a dated model live from a day on."""
     change = Change("promote", on, reason, by, allow_dirty)
@@ -136,7 +135,7 @@ def roll_back(
     reason: Reason,
     by: By,
     allow_dirty: AllowDirty,
-    on: Start,
+    on: Day,
 ) -> str:
     """Go back to what was live before, to a dated model, or to all that was live on a day."""
     if to and to > on:
@@ -247,10 +246,10 @@ def delete(
             who = f"by {earlier.deleted_by} ({earlier.reason})"
             return f"{model}: was deleted already, on {earlier.deleted_at:%Y-%m-%d} {who}"
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
-        lost = ". It was live once: a rollback to a day of that time will not find it"
-        return f"{model}: its files are deleted; its record stays" + lost * (
-            model in promotions.ever_live
-        )
+        told = f"{model}: its files are deleted; its record stays"
+        if model in promotions.ever_live:
+            told += ". It was live once: a rollback to a day of that time will not find it"
+        return told
 
     with connections.hold(engine, registry.PROMOTIONS, BUSY):
         told = connections.write(engine, write_deletion)

@@ -20,11 +20,11 @@ from abatch.arguments import (
 )
 from abatch.commands import GROUP_OF, GROUPS, PROG
 from abatch.config import Experiments, load_experiments
-from abatch.text import Reply, to_json
+from abatch.text import Reply, say, to_json
 
 Chosen = Annotated[Experiments, EXPERIMENT]  # all of them, or the one that is named
 Only = Annotated[str | None, EXPERIMENT]  # the name itself
-Day = Annotated[date, day("--date", help="the day in question (default: today)")]
+Day = Annotated[date, day("--date", help="the day in question, or from which on (default: today)")]
 Function = TypeVar("Function", bound=Callable[..., str | Reply])
 
 
@@ -88,7 +88,7 @@ def run(name: str, words: Sequence[str]) -> int:
     try:
         answer = call(**options)
         reply = Reply(answer) if isinstance(answer, str) else answer
-        job.say(to_json(reply.content) if as_json else reply.text)
+        say(to_json(reply.content) if as_json else reply.text)
         return reply.code
     except (Exception, KeyboardInterrupt) as error:
         return job.report(error, f"abatch {name}")

@@ -6,6 +6,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import sqlalchemy as sa
 
 from abatch import job, night
@@ -187,7 +188,7 @@ def recall(
     (experiment,) = experiments.values()
     query = experiment.query("training")
 
-    def ask(moment: date | datetime) -> tuple[datetime, snapshots.Snapshot]:
+    def ask(moment: date | datetime) -> tuple[datetime, pd.DataFrame]:
         """The moment as naive UTC, and the rows as they were known then.
 
         Of a day that is its end, of today now.
@@ -195,10 +196,10 @@ def recall(
         if not isinstance(moment, datetime):
             moment = night.as_of(experiment.environment, moment)
         rows = reading.read_query(engine, query, window, moment)
-        return moment, snapshots.take(query, rows, experiment.outcome.kind)
+        with query.named():
+            return moment, snapshots.arrange(rows, experiment.outcome.kind)
 
-    as_of, snapshot = ask(moment)
-    frame = snapshot.frame
+    as_of, frame = ask(moment)
     head = f"{experiment.name}: {len(frame):,} rows of {window}, as of {as_of} UTC"
     if frame.empty:
         return f"{head}. Nothing is written"
@@ -206,10 +207,11 @@ def recall(
         snapshots.write_rows(out, frame)
         head += f", written as Parquet into {out}"
     if diff:
-        as_of, (other, *_) = ask(diff)
+        other_as_of, other = ask(diff)
         difference = snapshots.compare(frame, frame.iloc[:0] if other.empty else other)
         example = f"\n  for example {difference.example}" if difference.example else ""
-        return f"{head}\nas of {as_of} UTC: {difference}{example}"
+        return f"{head}\nas of {other_as_of} UTC: {difference}{example}"
+    snapshot = snapshots.make_snapshot(frame)
     lines = [
         column._asdict() | {"fingerprint": column.fingerprint[:12]} for column in snapshot.columns
     ]

@@ -82,12 +82,16 @@ def make_engine(
     """
     try:
         completed = _complete(sa.make_url(url.get_secret_value()), base, place)
-        options = _OPTIONS.get(completed.get_backend_name(), {})
+        backend = completed.get_backend_name()
+        if backend not in _SESSIONS:
+            raise NoSuchModuleError(f"{backend!r} is no database that abatch knows")
+        options = _OPTIONS.get(backend, {})
         # A link that lay idle while a model was fitted may be dead.
         engine = sa.create_engine(completed, pool_pre_ping=True, **options)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
+        near = suggest(completed.drivername, _SESSIONS)
         raise ConfigError(
-            f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite."
+            f"{place}: {error}. Expected mssql+pyodbc, postgresql+psycopg or sqlite.{near}"
         ) from None
     except (ArgumentError, ValueError, TypeError):
         raise ConfigError(
@@ -106,12 +110,7 @@ def make_engine(
 
 
 def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:
-    if (backend := url.get_backend_name()) not in _SESSIONS:
-        raise ConfigError(
-            f"{place}: {backend!r} is no database that abatch knows. Expected mssql+pyodbc,"
-            f" postgresql+psycopg or sqlite.{suggest(backend, _SESSIONS)}"
-        )
-    if backend == "sqlite":
+    if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:":
             raise ConfigError(
                 f"{place}: an SQLite database needs a file, as in sqlite:///data/dev.db."
@@ -122,7 +121,7 @@ def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:
             f"{place}: the value holds more than one @. Write an @ in a name or password as"
             " %40, a / as %2F."
         )
-    return _complete_odbc(url) if backend == "mssql" else url
+    return _complete_odbc(url) if url.get_backend_name() == "mssql" else url
 
 
 def _complete_odbc(url: sa.URL) -> sa.URL:
@@ -298,7 +297,7 @@ def _check_tables(connection: sa.Connection, place: str, mend: str) -> None:
         raise DatabaseError(f"{place}: abatch has no tables here yet. {mend}")
     version = sa.table(tables.VERSION_TABLE, sa.column("version_num"), schema=schema)
     check_revision(connection.engine, connection.scalar(sa.select(version)), mend)
-    if missing := sorted(tables.metadata.tables.keys() - names):
+    if missing := sorted(tables.TABLES.keys() - names):
         raise DatabaseError(
             f"{place}: somebody removed abatch's table {', '.join(missing)}, or this"
             " login has no right on it. Bring it back from a backup, or ask for the right;"
@@ -390,17 +389,15 @@ def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator
                 connection.detach()  # closed for real at the end, and the lock with it
                 acquired = trying(_lock, connection, take, name) >= 0
                 stack.pop_all()
-    with connection:
-        try:
-            yield acquired
-        finally:
-            # the server would notice the closed connection only a moment later, and the next run be
-            # sent away
+    link: Any = connection.connection.dbapi_connection
+    try:
+        yield acquired
+    finally:
+        # Released first: the server would notice the closed link only a moment later, and the next
+        # run be sent away. A link that is lost has lost the lock, too.
+        with suppress(Exception), closing(link):
             if acquired:
-                try:
-                    _lock(connection, release, name)
-                except SQLAlchemyError:  # the link is lost, and the lock with it
-                    connection.invalidate()
+                _lock(connection, release, name)
 
 
 def lock_in_transaction(connection: sa.Connection, name: str) -> None:

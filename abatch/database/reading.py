@@ -33,7 +33,7 @@ ADBC_TYPES = re.compile(
 Frames = Generator[pd.DataFrame, None, None]
 logger = logging.getLogger("abatch")
 
-_BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")  # as SQLAlchemy's text() sees it
+_BIND = re.compile(r"(?<![:\w\\]):(\w+)(?![:\w])")  # as SQLAlchemy's text() sees it
 
 
 def stream_query(
@@ -350,11 +350,12 @@ def _read_column(field: "pa.Field", column: "pa.ChunkedArray") -> pd.Series:
         return column.cast(pa.float64()).to_pandas() / 100
     if postgresql_type == "numeric" or types.is_decimal(kind):
         # ADBC has them so, and Arrow's own cast from decimals misses the nearest float
-        column, kind = column.cast(pa.string()), pa.float64()
-        if _has_no_fraction(field):
-            with suppress(pa.ArrowInvalid):  # a whole number beyond bigint
-                column = column.cast(pa.int64())
-                kind = column.type
+        text = column.cast(pa.string())
+        try:
+            column = text.cast(pa.int64() if _has_no_fraction(field) else pa.float64())
+        except pa.ArrowInvalid:  # a whole number beyond bigint
+            column = text.cast(pa.float64())
+        kind = column.type
     if types.is_integer(kind) or types.is_boolean(kind):
         nullable = {pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
         return column.cast(pa.int64()).to_pandas(types_mapper=nullable)

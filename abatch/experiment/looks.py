@@ -107,7 +107,7 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     mature = [day for day in nights if closed_date < day <= newest]
     final = [] if night.dry_run else [day for day in mature if day + grace <= newest]
     n_read = 0
-    for _, members in outcomes.iterate_cohorts(final, experiment.cohort):
+    for members in outcomes.iterate_cohorts(final, experiment.cohort):
         reading = _read(question, members, closed_date)
         night.write(close_nights, question, reading)
         closed_date, n_read = members[-1], n_read + reading.n_read
@@ -340,7 +340,8 @@ def _measure_drift(
             for feature in drift.measure_features(features, counts):
                 row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
                 names = [f"{name} ({n})" for name, n in feature.new_categories]
-                row |= {"n": row.pop("n_obs"), "new_categories": ", ".join(names) or None}
+                row["n"] = row.pop("n_obs")
+                row["new_categories"] = ", ".join(names) or None
                 rows.append(row)
     return rows
 
@@ -353,13 +354,13 @@ def judge(
     span = Span(name, registration.start_date - DAY, run_date)
     newcomers = predictions.count_newcomers(connection, span, question.mature_date or date.min)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
-    n_units = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
+    sizes = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     row = {
         "watermark": question.watermark,
         "mature_date": question.mature_date,
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
-        "n_units": int(sum(n_units)),
+        "n_units": int(sum(sizes)),
         "n_mixed": tally.n_mixed,
     }
     assigned = add_by_key(tally.n_distinct, newcomers)
@@ -390,7 +391,7 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
 
 
 def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:
-    """Warn of words that are new, and ask for a decision; `before` is as `find_words` has it."""
+    """Warn of words that are new, and ask for a decision; `find_words` tells those of before."""
     if not night.dry_run:
         for news in verdicts.describe_news(look, before):
             night.warn(news)

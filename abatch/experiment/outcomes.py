@@ -175,13 +175,10 @@ def find_last_day(first: date, unit: str) -> date:
     return pd.Period(first, PERIODS[unit]).end_time.date()
 
 
-def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[tuple[date, list[date]]]:
-    """Group run dates, in order, by week (from Monday) or month.
-
-    Yields the first day of each and its run dates.
-    """
-    for first, members in groupby(sorted(run_dates), lambda run_date: find_cohort(run_date, unit)):
-        yield first, list(members)
+def iterate_cohorts(run_dates: list[date], unit: str) -> Iterator[list[date]]:
+    """Group run dates, in order, by week (from Monday) or month."""
+    for _, members in groupby(sorted(run_dates), lambda run_date: find_cohort(run_date, unit)):
+        yield list(members)
 
 
 def parse_dates(column: pd.Series) -> pd.Series:

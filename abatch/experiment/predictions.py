@@ -177,7 +177,7 @@ def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
     arrived = Batch()
     query = sa.select(predictions_staging).filter_by(**own)
     for rows in _stream(connection, query, WRITE_ROWS):
-        arrived += summarise(rows, rows[[]], {})
+        arrived += Batch(Counter(rows["variant"]), checksum=compute_checksum(rows))
     if arrived.n_rows != sent.n_rows:
         raise DatabaseError(
             f"{sent.n_rows} predictions were sent and {arrived.n_rows} arrived in"
@@ -220,7 +220,7 @@ def publish(
     experiment, run_id = night.experiment.name, night.run_id
     same_night = {"experiment": experiment, "run_date": night.run_date}
     old = sa.select(predictions, sa.literal(run_id)).filter_by(**same_night)
-    names = list(predictions_superseded.columns.keys())
+    names = [*predictions.columns.keys(), "superseded_by"]
     connection.execute(predictions_superseded.insert().from_select(names, old))
     connection.execute(predictions.delete().filter_by(**same_night))
     staged, own = predictions_staging.c, {"experiment": experiment, "run_id": run_id}

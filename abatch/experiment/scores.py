@@ -340,10 +340,11 @@ def write_figures(connection: sa.Connection, night: Night, figures: Figures) -> 
         present = {tuple(getattr(key, name) for name in names) for key in figures.keys}
         query = sa.select(*(table.c[name] for name in names)).filter_by(experiment=experiment)
         written = {tuple(row) for row in connection.execute(query.distinct())}
-        rows_by_key: dict[tuple[Any, ...], list[dict[str, Any]]]
-        rows_by_key = {key: [] for key in sorted(written - present)}
-        for row in figures.rows[table]:
-            rows_by_key.setdefault(tuple(row[name] for name in names), []).append(row)
-        for key, rows in rows_by_key.items():
+        common = {"experiment": experiment, "run_id": night.run_id}
+        rows = [{**row, **common} for row in figures.rows[table]]
+        replaced = {tuple(row[name] for name in names) for row in rows}
+        for key in sorted(written & replaced | written - present):
             same = dict(zip(names, key, strict=True))
-            replace_rows(connection, table, rows, night.run_id, experiment=experiment, **same)
+            connection.execute(table.delete().filter_by(experiment=experiment, **same))
+        if rows:
+            connection.execute(table.insert(), rows)

@@ -199,7 +199,7 @@ def check(
 
 
 def require(connection: sa.Connection, experiment: Experiment) -> Registration:
-    """The same where there are nights, for the first of which it was registered."""
+    """What was registered, checked as `check` does; there are nights, so it was."""
     registration = check(connection, experiment)
     assert registration is not None
     return registration

@@ -265,7 +265,10 @@ def make_look(
 
 
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
-    """What is known of the candidates predicted in some nights, as in `add_exposures`."""
+    """What is known of the candidates predicted in some nights, as in `add_exposures`.
+
+    In one order, so that their sums are the same to the last bit, whatever the database.
+    """
     c = units.c
     by = [c[name] for name in UNIT_COLUMNS]
     outcomes = [sa.func.max(sa.case((c.metric == metric, c.outcome))) for metric in metrics]
@@ -281,8 +284,9 @@ def remove_units(connection: sa.Connection, span: Span) -> None:
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
-    rows = frame.melt(UNIT_COLUMNS, var_name="metric").rename(columns={"value": "outcome"})
-    insert_frame(connection, units, rows.assign(experiment=experiment))
+    common = frame[UNIT_COLUMNS].assign(experiment=experiment)
+    for metric in frame.columns.difference(UNIT_COLUMNS, sort=False):
+        insert_frame(connection, units, common.assign(metric=metric, outcome=frame[metric]))
 
 
 def _was_predicted(span: Span) -> sa.ColumnElement[bool]:

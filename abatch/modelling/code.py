@@ -32,13 +32,13 @@ def find_source(path: str) -> Path | None:
     """
     module_name = path.rpartition(".")[0]
     first = module_name.partition(".")[0]
-    if first in {"", *sys.stdlib_module_names, *libraries.find_owners()}:
+    if first in sys.stdlib_module_names or first in libraries.find_owners():
         return None
     try:
         file = importlib.import_module(module_name).__file__
     except (Exception, SystemExit):
         return None
-    return None if file is None else Path(file)
+    return Path(file) if file else None
 
 
 def hash_code(estimator: str, folder: Path) -> dict[str, str]:

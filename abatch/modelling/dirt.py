@@ -1,4 +1,7 @@
-"""Dirt: code that differs from its commit must not make prod's models, unless it is allowed."""
+"""Dirt: code that differs from its commit must not make prod's models, unless it is allowed.
+
+Apart from the gate, which needs SciPy: half a second, for which a promotion by hand need not wait.
+"""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import dirt, estimators, snapshots
 from abatch.modelling.card import Card, Decision, Figure
 from abatch.modelling.registry import Standing
-from abatch.modelling.training import Fitted, Rows, fit, make_recipe, prepare_rows
+from abatch.modelling.training import Fitted, Rows, fit_for_validation, make_recipe, prepare_rows
 from abatch.night import Night
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import FeatureReference
@@ -165,7 +165,7 @@ def compare_with_live(
         before = Experiment.restore(card.config, card.experiment, experiment.environment)
         recipe = make_recipe(before, card.variant, fitted.recipe.key)
         old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
-        live = fit(recipe, old_rows.select(card.columns), ~old_rows.validation)
+        live = fit_for_validation(recipe, old_rows.select(card.columns))
         both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
         few = (
             f"fewer than {metrics.MIN_CASES} of either outcome in the {both.sum():,} rows that"
@@ -220,10 +220,8 @@ def stand_back(
 
 
 def warn_of(night: Night, cards: Iterable[Card]) -> None:
-    """Warn of new models that do not go live, with what to do who wants it otherwise."""
+    """Warn of new models that do not go live, and say what somebody can do who wants them to."""
     for card in cards:
-        text = f"{card.model_name} {card.gate.sentence}"
-        if not card.gate.mend:
-            text += f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
+        mend = f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
         if not card.gate.promote:
-            night.warn(text)
+            night.warn(f"{card.model_name} {card.gate.sentence}{'' if card.gate.mend else mend}")

@@ -76,7 +76,7 @@ def find_owners() -> dict[str, list[str]]:
 
 
 def find_differences(trained: Mapping[str, str]) -> Differences:
-    """What is installed in another version, or not, of the libraries that a model was made with."""
+    """Libraries that a model was made with, and that are here in another version, or not at all."""
     present = {name: find_version(name) for name in trained}
     return {name: (then, present[name]) for name, then in trained.items() if then != present[name]}
 

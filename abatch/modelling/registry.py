@@ -332,7 +332,7 @@ def relink(night: Night) -> None:
 def link_live(connection: sa.Connection, experiment: Experiment, since: date) -> None:
     """Let the `latest` links, if there is a folder for them, follow what is live.
 
-    That is today, or on the day since which it is, if that is to come.
+    That is today, or on the day `since` where that lies ahead.
     """
     if experiment.environment.models_dir.is_dir():
         links = find_links(connection, experiment.name, max(since, today(experiment.environment)))

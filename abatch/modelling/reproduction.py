@@ -131,7 +131,7 @@ def _compare(
     """
     recipe = training.make_recipe(then, card.variant, registry.undated_name(card))
     rows = training.prepare_rows(frame, card.window, then).select(card.columns)
-    built, X = training.fit(recipe, rows, ~rows.holdout), rows.X
+    built, X = training.fit_for_good(recipe, rows), rows.X
     if model is None:
         X = X.iloc[training.choose_checked(len(X))]
         before, kept = np.array(card.checked), ", whose predictions its card keeps"

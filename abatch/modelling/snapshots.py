@@ -251,24 +251,23 @@ def load(folder: Path, row: Row) -> pd.DataFrame:
     path = path_of(folder, row.content_hash)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        problem = "the snapshot's file is missing. Bring it back from a backup."
     except OSError as error:
-        problem = f"the snapshot's file cannot be read ({error.strerror}). Check its rights."
-    else:
-        problem = (
-            "the snapshot's file was changed; its SHA-256 is not that of the table snapshots. Bring"
-            " it back from a backup."
+        problem, mend = f"cannot be read ({error.strerror})", "Check its rights."
+        if isinstance(error, FileNotFoundError):
+            problem, mend = "is missing", "Bring it back from a backup."
+        raise RegistryError(f"{path}: the snapshot's file {problem}. {mend}") from None
+    if files.hash_bytes(content) != row.sha256:
+        raise RegistryError(
+            f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table"
+            " snapshots. Bring it back from a backup."
         )
-        if files.hash_bytes(content) == row.sha256:
-            frame = from_parquet(content)
-            if make_snapshot(frame).content_hash == row.content_hash:
-                return frame
-            problem = (
-                "the installed pyarrow or pandas reads other rows than were written. Install what"
-                " the model names."
-            )
-    raise RegistryError(f"{path}: {problem}")
+    frame = from_parquet(content)
+    if make_snapshot(frame).content_hash != row.content_hash:
+        raise RegistryError(
+            f"{path}: the installed pyarrow or pandas reads other rows than were written. Install"
+            " what the model names."
+        )
+    return frame
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:

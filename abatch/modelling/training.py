@@ -103,7 +103,10 @@ class Fitted(NamedTuple):
 
 
 def check_folders(night: Night) -> None:
-    """Raise FileError unless models and snapshots can be written; called before the long work."""
+    """Raise FileError unless models and snapshots can be written; called before the long work.
+
+    A dry run writes nothing, so nothing is checked.
+    """
     if not night.dry_run:
         files.check_writable(night.experiment.environment.models_dir)
         files.check_writable(night.experiment.environment.snapshots_dir, snapshots.FOLDER_MODE)
@@ -241,21 +244,29 @@ def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
     return Recipe(variant, model, estimator, seed, key)
 
 
-def fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
-    """The estimator behind the preparation of the columns that have a value in the older rows.
-
-    Of others nothing could be measured.
-
-    Parameters
-    ----------
-    chosen : array of bool, shape (n,), the rows to fit on. For validation these are the rows that
-        are not `validation`; the model that is saved is fitted on all but the `holdout`, the newest
-        included, for they know most of tomorrow
+def fit_for_validation(recipe: Recipe, rows: Rows) -> Pipeline:
+    """Fit on the rows that are older than the validation's.
 
     Raises
     ------
     ConfigError
         If scikit-learn refuses the parameters or the columns.
+    """
+    return _fit(recipe, rows, ~rows.validation)
+
+
+def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
+    """Fit on all rows but the holdout, the newest included: this is the model that is saved.
+
+    The newest know most of tomorrow. Errors are those of `fit_for_validation`.
+    """
+    return _fit(recipe, rows, ~rows.holdout)
+
+
+def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
+    """The estimator behind the preparation of the columns that have a value in the older rows.
+
+    Of others nothing could be measured.
     """
     filled = rows.X[~rows.validation].notna().any()
     types = {name: kind for name, kind in rows.types.items() if filled[name]}
@@ -272,12 +283,12 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
         If scikit-learn refuses the parameters or the columns.
     """
     X, newest = rows.X, rows.validation
-    validated = fit(recipe, rows, ~newest)
+    validated = fit_for_validation(recipe, rows)
     scores = estimators.predict_probability(validated, X[newest])
     histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
     measured = metrics.measure(histogram).items()
     figures = {name: Figure(**metric.to_dict()) for name, metric in measured}
-    pipeline, reference = fit(recipe, rows, ~rows.holdout), None
+    pipeline, reference = fit_for_good(recipe, rows), None
     if rows.holdout.any():
         reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))
     return Fitted(recipe, pipeline, validated, scores, figures, reference)

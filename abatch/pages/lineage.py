@@ -328,13 +328,13 @@ def _describe_absence(
 def _find_nights(connection: sa.Connection, experiment: str, candidate_id: str) -> list[date]:
     """The newest nights for which a candidate was predicted, superseded ones too; newest first."""
     key = {"experiment": experiment, "candidate_id": candidate_id}
-    tables = (predictions.c, predictions_superseded.c)
-    nights = sa.union(
-        *(sa.select(c.run_date, c.candidate_id).filter_by(**key) for c in tables)
-    ).subquery()
-    newest = sa.select(nights).order_by(sa.desc("run_date"), "candidate_id").limit(N_NIGHTS)
-    rows = connection.execute(newest)
-    return [row.run_date for row in rows if row.candidate_id == candidate_id]
+    nights: set[date] = set()
+    for c in (predictions.c, predictions_superseded.c):  # letter for letter, whatever the collation
+        query = sa.select(c.run_date, c.candidate_id).filter_by(**key).distinct()
+        query = query.order_by(c.run_date.desc(), c.candidate_id).limit(N_NIGHTS)
+        rows = connection.execute(query)
+        nights |= {row.run_date for row in rows if row.candidate_id == candidate_id}
+    return sorted(nights, reverse=True)[:N_NIGHTS]
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,7 @@ def choose_colours(figures: Figures) -> dict[str, str]:
 
     Those of today come first, in the order of their variants, then those of earlier versions.
     """
-    models = figures.experiment.models.values()
-    today = [registry.undated_name(model) for model in models]
+    today = [registry.undated_name(model) for model in figures.experiment.models.values()]
     colours = dict(zip(dict.fromkeys([*today, *figures.names]), cycle(PALETTE)))
     return {name: colours[name] for name in figures.names if "roc_auc" in figures.scores[name]}
 

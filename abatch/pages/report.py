@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
-from abatch.night import Night
 from abatch.pages import plots
 from abatch.pages.figures import HISTORY, Figures, read_figures
 from abatch.pages.findings import find_findings, find_oversized, find_scale
@@ -21,18 +20,17 @@ from abatch.statistics import drift, words
 from abatch.statistics.metrics import MIN_CASES
 
 
-def find_page(night: Night) -> Path:
-    """Where the report of a night is written.
+def find_page(experiment: Experiment) -> Path:
+    """Where the report is written; its folder is made if need be.
 
     Raises
     ------
     FileError
-        If it cannot be, in a night that writes; called before the long work.
+        If it cannot be written; called before the long work, too.
     """
-    folder = night.experiment.environment.reports_dir
-    if not night.dry_run:
-        files.check_writable(folder)
-    return folder / f"{night.experiment.name}.html"
+    folder = experiment.environment.reports_dir
+    files.check_writable(folder)
+    return folder / f"{experiment.name}.html"
 
 
 def write_report(connection: sa.Connection, experiment: Experiment, run_date: date) -> Path:
@@ -43,10 +41,9 @@ def write_report(connection: sa.Connection, experiment: Experiment, run_date: da
     AbatchError
         If the folder or the file cannot be written.
     """
-    path = experiment.environment.reports_dir / f"{experiment.name}.html"
-    files.check_writable(path.parent)
-    files.write_file(path, render(read_figures(connection, experiment, run_date)).encode())
-    return path
+    page = find_page(experiment)
+    files.write_file(page, render(read_figures(connection, experiment, run_date)).encode())
+    return page
 
 
 def render(figures: Figures) -> str:

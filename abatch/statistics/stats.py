@@ -293,7 +293,7 @@ def plan_sample(variance: float, effect: float, n_verdicts: int) -> Plan:
     variance : of the difference between two sides, times the candidates of the experiment: the sum
         over both sides of the variance of one candidate's outcome, divided by the side's share of
         all candidates, in (0, 1)
-    effect : absolute, not 0
+    effect : not 0; its sign does not matter
     n_verdicts : that share ALPHA, at least 1
     """
     n_fixed = variance / plan_se(effect, ALPHA) ** 2

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from abatch.database.tables import metadata
+from abatch.database.tables import TABLES
 
 
 def find_comments(described: sa.Table) -> dict[str, str]:
@@ -17,7 +17,7 @@ def create_table(name: str, *parts: sa.schema.SchemaItem) -> None:
 
     The dictionary says what columns mean now: one that a later revision drops has no comment.
     """
-    comments = find_comments(metadata.tables[name]) if name in metadata.tables else {}
+    comments = find_comments(TABLES[name]) if name in TABLES else {}
     for part in parts:
         if isinstance(part, sa.Column):
             part.comment = comments.get(part.name)
