@@ -32,7 +32,8 @@ from abatch.pages import report
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name
-    registration = night.read(terms.require, experiment)
+    registration = night.read(terms.check, experiment)
+    assert registration is not None  # the first night wrote it
     if not night.read(is_latest, night):
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"

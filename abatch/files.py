@@ -25,11 +25,11 @@ def check_writable(folder: Path, mode: int = 0o777) -> None:
         raise cannot_write(folder, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> FileError:
-    """The error of a file or folder that the system refuses to write."""
+def cannot_write(path: Path, error: OSError, then: str = "run again") -> FileError:
+    """The error of a file or folder that the system refuses to write; `then` ends the mend."""
     return FileError(
         f"{path}: cannot be written ({error.strerror}). Check the folder's rights and room, then"
-        " run again."
+        f" {then}."
     )
 
 

@@ -198,13 +198,6 @@ def check(
     return registration
 
 
-def require(connection: sa.Connection, experiment: Experiment) -> Registration:
-    """What was registered, checked as `check` does; there are nights, so it was."""
-    registration = check(connection, experiment)
-    assert registration is not None
-    return registration
-
-
 def refuse_changes(
     registered: Terms, experiment: Experiment, assignment: str | None = None
 ) -> None:

@@ -471,4 +471,5 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
                 beside.symlink_to(f"{target}.pkl")
                 os.replace(beside, link)
         except OSError as error:
-            raise files.cannot_write(link, error) from None
+            then = "train.py mends the link; what is live is recorded already"
+            raise files.cannot_write(link, error, then) from None
