@@ -1,9 +1,8 @@
 """Predict tonight's candidates, each by the live model of its variant.
 
 Reads   candidates by SQL (queries.candidates), the live models
-Writes  tables predictions and feature_counts (the whole night or nothing),
-        registrations (the first time), predictions_superseded (with --force),
-        runs; drops the sums of closed nights if this night is one of them
+Writes  tables predictions, feature_counts, with --force predictions_superseded
+        (the whole night or nothing), registrations (the first time), runs
 
     python predict.py          all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer
@@ -47,7 +46,7 @@ def predict(night: Night) -> str:
         predictions.require_candidates(total, night.run_date)
         features.check_null_columns(total.n_rows, total.n_filled)
 
-    # The first night registers what it has found, as the chunks before have it.
+    # The first night registers the question, with the source of variants that its rows have.
     n_selected = predictions.count_selected(total, experiment.select_top)
     new = None
     if registered is None:

@@ -40,19 +40,17 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         )
     page = report.find_page(experiment) if draw and not night.dry_run else None
 
-    # How far are outcomes complete? Not less far than before, unless all is to be read anew. Sums
-    # of closed nights that do not fit any more are dropped.
+    # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
     watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
 
-    # Nights whose outcomes are final are added to sums for good, a cohort in a transaction (none in
-    # a dry run); the open ones count for today alone.
+    # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.
     references = night.read(registry.read_references, name)
     question = looks.Question(night, registration, watermark, mature_date, *references)
     nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
-    total = night.read(looks.add_to_closed, question, reading)
+    total = night.read(looks.sum_up, question, reading)
     figures = night.read(looks.measure, question, reading, total)
     look = night.read(looks.judge, question, total.tally, figures)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)

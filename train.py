@@ -1,8 +1,7 @@
 """Train the models of an experiment and decide what goes live.
 
 Reads   training rows and how far they are complete by SQL (queries.training,
-        queries.watermark), as known at one moment; the live model's snapshot;
-        what score found, if training.retrain asks for it
+        queries.watermark), the live model's snapshot, what score found
 Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl,
         .json and .html, <name>_v<version>_latest.pkl;
         tables snapshots, models, promotions, deletions, runs
@@ -49,8 +48,8 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
 
-    # Each model is measured on the newest rows, then fitted on these too. The gate holds it against
-    # the live one, on rows that neither was fitted on.
+    # Measured on the newest rows, where the gate holds each against the live one; saved as fitted
+    # on these too.
     trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
     decisions = [gate.judge(night, rows, model, standing, allow_dirty) for model in trained]
     if night.dry_run:
@@ -58,8 +57,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         plans = [f"variant {recipe.variant}: {decision.sentence}" for recipe, decision in judged]
         return night.finish("; ".join([due.words, f"{len(rows.y)} rows", *plans]))
 
-    # Somebody may have made another model live meanwhile, but from here on nobody can. Files first,
-    # then in one transaction their rows, the promotions, and that the run is done.
+    # Somebody may have promoted meanwhile, now nobody can. Files first, then all rows at once.
     with night.hold(registry.PROMOTIONS, "promoting, rolling back or deleting a model"):
         live = night.read(registry.read_promotions, experiment.name).live(night.run_date)
         origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)

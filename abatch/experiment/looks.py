@@ -240,7 +240,7 @@ def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool
 def close_nights(connection: sa.Connection, question: Question, reading: Reading) -> None:
     """Add nights to the sums for good."""
     check_unchanged(connection, reading)
-    total = add_to_closed(connection, question, reading)
+    total = sum_up(connection, question, reading)
     units = total.units
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
@@ -270,7 +270,7 @@ class Total(NamedTuple):
     n_earlier: int
 
 
-def add_to_closed(connection: sa.Connection, question: Question, reading: Reading) -> Total:
+def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> Total:
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
