@@ -343,7 +343,7 @@ def write_figures(connection: sa.Connection, night: Night, figures: Figures) -> 
         common = {"experiment": experiment, "run_id": night.run_id}
         rows = [{**row, **common} for row in figures.rows[table]]
         replaced = {tuple(row[name] for name in names) for row in rows}
-        for key in sorted(written & replaced | written - present):
+        for key in sorted(replaced | written - present):
             same = dict(zip(names, key, strict=True))
             connection.execute(table.delete().filter_by(experiment=experiment, **same))
         if rows:
