@@ -2,8 +2,10 @@
 
 import os
 
-# Before scikit-learn loads OpenMP, which reads it once: threads that wait sleep instead of spinning
-# on a core that others need.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before scikit-learn loads OpenMP, which reads them once: a thread that waits spins a moment, then
+# leaves its core to others. Sleep at once is slow on idle cores (python -m bench.threads).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"

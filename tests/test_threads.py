@@ -10,16 +10,24 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("policy", "spins"),
-    [(None, "0"), ("active", "30000000000")],  # by libgomp's manual, for no policy 300000
+    ("given", "policy", "spins"),
+    [  # libgomp's manual: no spins for passive, 30 billion for active, 300000 where neither is set
+        ({}, "PASSIVE", "1000"),
+        ({"OMP_WAIT_POLICY": "passive"}, "PASSIVE", "0"),
+        ({"OMP_WAIT_POLICY": "active"}, "ACTIVE", "30000000000"),
+        ({"GOMP_SPINCOUNT": "20"}, "PASSIVE", "20"),
+    ],
 )
-def test_waiting_threads_sleep_unless_told_otherwise(policy: str | None, spins: str) -> None:
+def test_waiting_threads_soon_sleep_unless_told_otherwise(
+    given: dict[str, str], policy: str, spins: str
+) -> None:
     """By libgomp's own account, which it gives as it is loaded."""
     environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
-    environment.pop("OMP_WAIT_POLICY")
-    if policy:
-        environment["OMP_WAIT_POLICY"] = policy
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        environment.pop(name, None)
+    environment |= given
     command = [sys.executable, "-c", "import abatch, sklearn.utils._openmp_helpers"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
