@@ -17,8 +17,9 @@ import predict
 import train
 from abatch import job
 from abatch.commands import GROUPS
-from abatch.config import Guardrail, load_experiments
+from abatch.config import load_experiments
 from abatch.errors import AbatchError
+from abatch.sections import Guardrail
 from abatch.statistics import words
 from tests.conftest import ROOT, SHARED_DATA
 

@@ -15,11 +15,12 @@ from sklearn.metrics import roc_auc_score
 
 import train
 from abatch import version
-from abatch.config import Experiment, Training
+from abatch.config import Experiment
 from abatch.database.tables import models, promotions
 from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
 from abatch.modelling.gate import Evidence, decide
+from abatch.sections import Training
 from abatch.statistics.metrics import AucDifference, compare_auc
 from tests.conftest import A1, A8, LATER_NIGHT, alter, call, find_live, with_training
 

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch.config import Outcome
 from abatch.database.reading import read_query
 from abatch.errors import DataError
 from abatch.experiment import outcomes
@@ -26,6 +25,7 @@ from abatch.experiment.outcomes import (
     read_watermark,
 )
 from abatch.queries import Query, Window
+from abatch.sections import Outcome
 
 NIGHT = date(2026, 9, 1)
 QUERY = Query("outcomes.sql", "select 1")

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from abatch.config import Experiment, Guardrail, ModelConfig, Outcome
+from abatch.config import Experiment
 from abatch.database import tables
 from abatch.errors import ConfigError
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Sample, Terms
 from abatch.experiment.terms import TrainingOutcome
+from abatch.sections import Guardrail, ModelConfig, Outcome
 from tests.conftest import make_night
 
 QUERY = "select customer_id as candidate_id, 1 as outcome from answers where day >= :from_date"

@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 import train
-from abatch.config import Environment, Experiment, Retention, load_experiments
+from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections
 from abatch.database.tables import deletions, runs
 from abatch.modelling import registry, retention, retraining
 from abatch.night import utc_now
+from abatch.sections import Retention
 from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, call, with_training, write_config
 from tests.test_registry import MONDAY, delete, promote, save
 from tests.test_snapshots import NOW, add_model, add_pull

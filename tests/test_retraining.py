@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 import train
-from abatch.config import Experiment, Retrain, load_experiments
+from abatch.config import Experiment, load_experiments
 from abatch.database import tables
 from abatch.database.tables import runs
 from abatch.modelling import retraining
 from abatch.modelling.card import Card
 from abatch.modelling.retraining import Finding
+from abatch.sections import Retrain
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, alter, make_card, with_training, write_config
 
 DAY = timedelta(days=1)

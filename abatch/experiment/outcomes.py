@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from abatch.config import Guardrail, Outcome
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
 from abatch.experiment.registrations import OUTCOME
 from abatch.night import DAY, Night
 from abatch.queries import Query, Window
+from abatch.sections import Guardrail, Outcome
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]

@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from abatch.config import Experiment, Training
+from abatch.config import Experiment
 from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import dirt, estimators, snapshots
 from abatch.modelling.card import Card, Decision, Figure
 from abatch.modelling.registry import Standing
 from abatch.modelling.training import Fitted, Rows, fit_for_validation, make_recipe, prepare_rows
 from abatch.night import Night
+from abatch.sections import Training
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import FeatureReference
 
-RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of config.Training
+RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of sections.Training
 PROMOTE = "python -m abatch promote"
 
 

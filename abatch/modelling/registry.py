@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.config import Experiment, ModelConfig
+from abatch.config import Experiment
 from abatch.database.tables import Row, deletions, models, promotions, snapshots
 from abatch.errors import ConfigError, DatabaseError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
 from abatch.night import Night, today
+from abatch.sections import ModelConfig
 from abatch.statistics.references import FeatureReference, Reference
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait

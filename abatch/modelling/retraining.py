@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.config import Experiment, Retrain
+from abatch.config import Experiment
 from abatch.database.tables import Row, feature_drift, scores
 from abatch.modelling.card import Card
 from abatch.modelling.registry import Standing
 from abatch.night import Night
 from abatch.queries import Window
+from abatch.sections import Retrain
 
 
 class Finding(NamedTuple):

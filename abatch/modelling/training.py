@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
 from abatch import files, version
-from abatch.config import Experiment, ModelConfig
+from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment import outcomes
@@ -19,6 +19,7 @@ from abatch.modelling import code, estimators, features, inspection, libraries, 
 from abatch.modelling.card import Card, Decision, Figure, Origin
 from abatch.night import DAY, Night
 from abatch.queries import Window
+from abatch.sections import ModelConfig
 from abatch.statistics import drift, metrics
 from abatch.statistics.references import Reference
 
