@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from abatch import version
 from abatch.config import Environment, Experiment
-from abatch.database import connections, faults
+from abatch.database import connections, faults, locks
 from abatch.database.tables import Row, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
@@ -118,7 +118,7 @@ class Night:
             If somebody else holds it and does not let go.
         """
         refusal = f"{self}: somebody else is {what}. Run it again."
-        held = connections.hold(self._engine, name, refusal, faults.LOCK_WAIT_SECONDS)
+        held = locks.hold(self._engine, name, refusal, faults.LOCK_WAIT_SECONDS)
         with nullcontext() if self.dry_run else held:
             yield
 
@@ -236,7 +236,7 @@ def open_night(
     )
     first(night)
     name = f"{job}-{experiment.name}"
-    with nullcontext(True) if dry_run else connections.lock(engine, name) as acquired:
+    with nullcontext(True) if dry_run else locks.lock(engine, name) as acquired:
         if not acquired:
             raise _describe_holder(night)
         # Whoever holds the lock knows that no other run of this job is alive.

@@ -24,7 +24,7 @@ import train
 from abatch import job
 from abatch.arguments import CONFIG, add_options, day
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, migrations, writing
+from abatch.database import faults, locks, migrations, writing
 from abatch.database.tables import current_verdicts, models, sample_ratios, scores, variant_scores
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first_night = end - (arguments.nights - 1) * DAY
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
         refusal = "another demo is being played on it. Wait for it, or end it."
-        with connections.hold(engine, "demo", f"{faults.show_url(engine)}: {refusal}"):
+        with locks.hold(engine, "demo", f"{faults.show_url(engine)}: {refusal}"):
             start_afresh(experiment, engine)
             migrations.upgrade(engine)
             job.start_log(experiment.environment, "demo")

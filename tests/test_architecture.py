@@ -50,7 +50,7 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "pd.read_parquet": "modelling.snapshots",
     "sqlalchemy.create_engine": "database",
     "sa.create_engine": "database",
-    "filelock": "database",
+    "filelock": "database.locks",
     "alembic": "database.migrations",
     "logging.FileHandler": "job",
 }

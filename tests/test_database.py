@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, reading, tables
+from abatch.database import connections, faults, locks, reading, tables
 from abatch.errors import ConfigError, DatabaseError
 from abatch.queries import Query, Window
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish, open_engine
@@ -34,9 +34,9 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 from pydantic import SecretStr
-from abatch.database import connections
+from abatch.database import connections, locks
 engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
-with connections.lock(engine, "predict-card_offer") as acquired:
+with locks.lock(engine, "predict-card_offer") as acquired:
     print(acquired, flush=True)
     sys.stdin.readline()
 """
@@ -605,7 +605,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def try_lock(engine: sa.Engine, name: str = "predict-card_offer") -> bool:
-    with connections.lock(engine, name) as acquired:
+    with locks.lock(engine, name) as acquired:
         return acquired
 
 
@@ -647,7 +647,7 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
 
 
 def test_lock_released_after_an_error(experiment: Experiment, engine: sa.Engine) -> None:
-    with pytest.raises(RuntimeError), connections.lock(engine, "x") as acquired:
+    with pytest.raises(RuntimeError), locks.lock(engine, "x") as acquired:
         assert acquired
         assert not try_lock(engine, "x")
         raise RuntimeError
@@ -667,7 +667,7 @@ def test_lock_in_transaction_waits_for_the_other_session(
 
     def work() -> None:
         def work_second(connection: sa.Connection) -> None:
-            connections.lock_in_transaction(connection, "nights")
+            locks.lock_in_transaction(connection, "nights")
             order.append("second")
 
         connections.write(other, work_second)
@@ -675,7 +675,7 @@ def test_lock_in_transaction_waits_for_the_other_session(
     thread = threading.Thread(target=work)
 
     def work_first(connection: sa.Connection) -> None:
-        connections.lock_in_transaction(connection, "nights")
+        locks.lock_in_transaction(connection, "nights")
         thread.start()
         thread.join(0.3)
         order.append("first")
@@ -698,10 +698,10 @@ def test_lock_in_transaction_waits_as_long_as_for_a_table(
     monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 1)
     engine, other = make(database_url), make(database_url)
     with engine.begin() as connection, other.begin() as second:
-        connections.lock_in_transaction(connection, "nights")
-        connections.lock_in_transaction(second, "days")
+        locks.lock_in_transaction(connection, "nights")
+        locks.lock_in_transaction(second, "days")
         with pytest.raises(sa.exc.DBAPIError) as caught:
-            connections.lock_in_transaction(second, "nights")
+            locks.lock_in_transaction(second, "nights")
     assert faults.is_transient(caught.value)
     assert faults.describe(caught.value) == (
         "a table is locked by another session (waited 1 s). End that session, or run this job again"
@@ -728,16 +728,16 @@ def test_lock_in_transaction_says_what_sp_getapplock_does(
     """It returns a number where a table's lock would raise an error."""
     dialect = SimpleNamespace(name="mssql", default_schema_name="dbo", loaded_dbapi=sqlite3)
     connection: Any = SimpleNamespace(dialect=dialect, engine=make(sqlite_url))
-    monkeypatch.setattr(connections, "_lock", lambda *_: result)
+    monkeypatch.setattr(locks, "_lock", lambda *_: result)
     with pytest.raises(sa.exc.DBAPIError) as caught:
-        connections.lock_in_transaction(connection, "nights")
+        locks.lock_in_transaction(connection, "nights")
     assert words in faults.describe(caught.value)
     assert faults.is_transient(caught.value) == is_transient
 
 
 def test_lock_is_not_shared_between_schemas(make: Make, postgres_url: str) -> None:
     one, other = make(postgres_url, "one"), make(postgres_url, "other")
-    with connections.lock(one, "x") as first, connections.lock(other, "x") as second:
+    with locks.lock(one, "x") as first, locks.lock(other, "x") as second:
         assert first
         assert second
 
@@ -753,7 +753,7 @@ def test_lock_whatever_the_url_looks_like(make: Make, database_url: str) -> None
         url.set(database=str(url.database).upper()),
         sa.URL.create("mssql+pyodbc", query={"odbc_connect": odbc}),
     ]
-    with connections.lock(make(database_url), "x") as first:
+    with locks.lock(make(database_url), "x") as first:
         assert first
         for other in others:
             assert not try_lock(make(other.render_as_string(hide_password=False)), "x")
@@ -769,7 +769,7 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
             DatabaseError,
             match=r"bank\.db\.x\.lock: cannot be written \(.*Check the folder's rights\.",
         ),
-        connections.lock(engine, "x"),
+        locks.lock(engine, "x"),
     ):
         pass
 

@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 
 from abatch.config import Experiment
-from abatch.database import connections, faults, migrations, tables
+from abatch.database import connections, faults, locks, migrations, tables
 from abatch.database.migrations import views
 from abatch.database.migrations.script import write_script
 from abatch.errors import ConfigError, DatabaseError
@@ -316,7 +316,7 @@ def test_init_killed_and_run_again(experiment: Experiment, words: str) -> None:
 
 def test_upgrade_two_at_once(experiment: Experiment) -> None:
     engine, other = open_engine(experiment), open_engine(experiment)
-    with connections.lock(other, "init") as acquired:
+    with locks.lock(other, "init") as acquired:
         assert acquired
         with pytest.raises(
             DatabaseError,

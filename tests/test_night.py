@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database import connections, faults
+from abatch.database import connections, faults, locks
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
@@ -326,7 +326,7 @@ def test_hold_waits_and_then_tells(
 ) -> None:
     monkeypatch.setattr(faults, "LOCK_WAIT_SECONDS", 0.5)
     with open_night("train", experiment, engine, NIGHT) as night:
-        with connections.lock(engine, "promotions") as acquired:
+        with locks.lock(engine, "promotions") as acquired:
             assert acquired
             with (
                 pytest.raises(
@@ -337,7 +337,7 @@ def test_hold_waits_and_then_tells(
                 pass
         with (
             night.hold("promotions", "promoting"),
-            connections.lock(engine, "promotions") as acquired,
+            locks.lock(engine, "promotions") as acquired,
         ):
             assert not acquired
         night.finish("nothing")

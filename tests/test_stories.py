@@ -19,7 +19,7 @@ import predict
 import score
 import train
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, reading
+from abatch.database import locks, reading
 from abatch.database.tables import (
     metadata,
     models,
@@ -301,7 +301,7 @@ def test_train_saves_under_the_lock_of_promotions(
     save_model, was_free = registry.save_model, []
 
     def look_at_the_lock(*arguments: Any) -> None:
-        with connections.lock(engine, registry.PROMOTIONS) as acquired:
+        with locks.lock(engine, registry.PROMOTIONS) as acquired:
             was_free.append(acquired)
         save_model(*arguments)
 

@@ -17,7 +17,7 @@ import score
 import train
 from abatch import __main__ as main
 from abatch.config import load_experiments
-from abatch.database import connections, tables
+from abatch.database import locks, tables
 from abatch.database.migrations import script
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
@@ -345,7 +345,7 @@ def test_tables_are_tsql() -> None:
 
 def test_lock_statements_are_tsql() -> None:
     """The T-SQL that abatch holds ready as text."""
-    texts = connections._LOCKS["mssql"]
+    texts = locks._LOCKS["mssql"]
     assert len(texts) == 3
     for text in texts:
         assert "applock @" in text

@@ -15,7 +15,7 @@ from abatch import job, night
 from abatch.arguments import CONFIG, ENV, Option, day, switch
 from abatch.commands.command import Chosen, Day, command
 from abatch.config import Experiment, Experiments, load_experiments
-from abatch.database import connections, faults
+from abatch.database import connections, faults, locks
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import dirt, registry
@@ -173,7 +173,7 @@ def _make_live(
         names = find_names(connection)
         return {name: _append(connection, experiments, change, name) for name in names}
 
-    with connections.hold(engine, registry.PROMOTIONS, BUSY):
+    with locks.hold(engine, registry.PROMOTIONS, BUSY):
         done = connections.write(engine, append)
     for experiment in experiments.values():
         connections.read(engine, registry.link_live, experiment, change.on)
@@ -251,7 +251,7 @@ def delete(
             told += ". It was live once: a rollback to a day of that time will not find it"
         return told
 
-    with connections.hold(engine, registry.PROMOTIONS, BUSY):
+    with locks.hold(engine, registry.PROMOTIONS, BUSY):
         told = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 

@@ -17,7 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 from scipy import stats
 
-from abatch.database import connections
+from abatch.database import locks
 from abatch.database.tables import (
     cohort_sums,
     feature_drift,
@@ -294,7 +294,7 @@ def lock_nights(connection: sa.Connection, experiment: str) -> None:
 
     Whoever writes nights and whoever writes sums calls this first.
     """
-    connections.lock_in_transaction(connection, f"nights-{experiment}")
+    locks.lock_in_transaction(connection, f"nights-{experiment}")
 
 
 def find_keys(connection: sa.Connection, experiment: str) -> dict[Key, bool]:

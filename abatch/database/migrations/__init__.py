@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from abatch.database import connections, faults
+from abatch.database import connections, faults, locks
 from abatch.database.tables import VERSION_TABLE
 from abatch.errors import DatabaseError
 
@@ -44,7 +44,7 @@ def upgrade(engine: sa.Engine) -> None:
     with faults.described(place):
         if engine.dialect.name == "sqlite":
             _prepare_file(engine, Path(str(engine.url.database)))
-        with connections.hold(engine, "init", f"{place}: {refusal}"):
+        with locks.hold(engine, "init", f"{place}: {refusal}"):
             connections.write(engine, _upgrade, connections.find_schema(engine))
     connections.check_ready(engine, "")
 
