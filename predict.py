@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from abatch.experiment import assignment, predictions, registrations, scores, terms
 from abatch.job import nightly
-from abatch.modelling import features, inference, registry
+from abatch.modelling import features, inference, promotion
 from abatch.night import DAY, Night, utc_now
 from abatch.queries import Window
 
@@ -29,7 +29,7 @@ def predict(night: Night) -> str:
     """Stream candidates, assign by hash, predict, stage; check, rank and publish the night."""
     experiment, query = night.experiment, night.experiment.query("candidates")
     night.read(terms.check, experiment)  # a changed question is refused before any work
-    models = registry.open_live(night)
+    models = promotion.open_live(night)
 
     # Each chunk is split between the variants, predicted, and staged where no reader looks. Only
     # the rows tell whether they bring the variant themselves, which was registered too.

@@ -22,12 +22,12 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
     arguments.parse("train", __doc__, **SWITCHES)
 
 from abatch.job import nightly
-from abatch.modelling import gate, registry, retention, retraining, snapshots, training
+from abatch.modelling import gate, promotion, retention, retraining, snapshots, training
 from abatch.night import Night, utc_now
 from abatch.pages import cards
 
 
-@nightly(first=registry.relink, **SWITCHES)
+@nightly(first=promotion.relink, **SWITCHES)
 def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment
@@ -36,7 +36,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     # Training rows end where outcomes are complete, which the watermark tells. Is anything due?
     window = training.find_window(night)
-    standing = night.read(registry.read_standing, experiment, night.run_date)
+    standing = night.read(promotion.read_standing, experiment, night.run_date)
     due = retraining.judge(night, standing, window)
     night.log(due.sentence)
     if not due.is_due:
@@ -58,8 +58,8 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
         return night.finish("; ".join([due.words, f"{len(rows.y)} rows", *plans]))
 
     # Somebody may have promoted meanwhile, now nobody can. Files first, then all rows at once.
-    with night.hold(registry.PROMOTIONS, "promoting, rolling back or deleting a model"):
-        live = night.read(registry.read_promotions, experiment.name).live(night.run_date)
+    with night.hold(promotion.PROMOTIONS, "promoting, rolling back or deleting a model"):
+        live = night.read(promotion.read_promotions, experiment.name).live(night.run_date)
         origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)
         saved = []
         for model, decision in zip(trained, decisions, strict=True):
@@ -67,11 +67,11 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
             saved.append(training.save(night, origin, rows, model, final))
             cards.save(environment.models_dir, saved[-1])
         words = "; ".join(f"{card.model_name} {card.gate.sentence}" for card in saved)
-        publish = (registry.publish, night, saved, live, utc_now())
+        publish = (promotion.publish, night, saved, live, utc_now())
         summary = night.finish(words, *publish, rows_read=len(rows.y), rows_written=len(saved))
 
     gate.warn_of(night, saved)
-    registry.relink(night)
+    promotion.relink(night)
     retention.apply_nightly(night)
     return summary
 

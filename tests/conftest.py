@@ -35,7 +35,7 @@ from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections, faults, migrations
 from abatch.experiment import predictions
 from abatch.experiment.registrations import Registration
-from abatch.modelling import inspection, registry
+from abatch.modelling import inspection, promotion
 from abatch.modelling.card import Card
 from abatch.pages import cards
 from demo import simulate
@@ -511,7 +511,7 @@ def with_training(experiment: Experiment, **changes: object) -> Experiment:
 def find_live(engine: sa.Engine, on: date = LATER_NIGHT) -> dict[str, str]:
     """The model_name that is live on a night, by variant."""
     with engine.connect() as connection:
-        return registry.read_promotions(connection, "card_offer").live(on)
+        return promotion.read_promotions(connection, "card_offer").live(on)
 
 
 def call(

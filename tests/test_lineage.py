@@ -22,7 +22,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.experiment import registrations, terms
-from abatch.modelling import registry
+from abatch.modelling import promotion
 from abatch.pages import lineage
 from abatch.text import Reply, to_json
 from tests.conftest import make_card, make_night, make_registration
@@ -136,7 +136,7 @@ def promote(
     row: dict[str, Any] = {"reason": "as good as before", "promoted_by": "train train1", **changes}
     row |= {"effective_date": effective_date, "promoted_at": promoted_at}
     with engine.begin() as connection:
-        registry.promote(connection, card, **row)
+        promotion.promote(connection, card, **row)
 
 
 def register(engine: sa.Engine, experiment: Experiment, **changes: object) -> None:

@@ -18,7 +18,7 @@ from abatch.config import load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions
 from abatch.errors import FileError, RegistryError
-from abatch.modelling import registry
+from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card, Decision
 from tests.conftest import alter, as_stored, make_card, write_config
 
@@ -96,7 +96,7 @@ def promote(
     engine: sa.Engine, model_name: str, on: date, action: str = "promote", variant: str = "A"
 ) -> None:
     with engine.begin() as connection:
-        registry.promote(
+        promotion.promote(
             connection,
             make_card(experiment="card_offer", variant=variant, model_name=model_name),
             effective_date=on,
@@ -107,9 +107,9 @@ def promote(
         )
 
 
-def read(engine: sa.Engine, experiment: str = "card_offer") -> registry.Promotions:
+def read(engine: sa.Engine, experiment: str = "card_offer") -> promotion.Promotions:
     with engine.connect() as connection:
-        return registry.read_promotions(connection, experiment)
+        return promotion.read_promotions(connection, experiment)
 
 
 def live(engine: sa.Engine, on: date) -> dict[str, str]:
@@ -272,14 +272,14 @@ def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> N
     both = alter(load_experiments(path, "dev")["card_offer"], models_dir=tmp_path)
     of_a = alter(both, models={"A": both.models["A"]})
     with bank.connect() as connection:
-        assert registry.load_live(connection, of_a, TUESDAY)["A"].model_name == name
+        assert promotion.load_live(connection, of_a, TUESDAY)["A"].model_name == name
         for experiment, on in ((of_a, MONDAY), (both, TUESDAY)):
             with pytest.raises(
                 RegistryError,
                 match=rf"card_offer, variant {[*experiment.models][-1]}: no model is live on {on}\."
                 r" Train one",
             ):
-                registry.load_live(connection, experiment, on)
+                promotion.load_live(connection, experiment, on)
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:
@@ -373,19 +373,19 @@ def test_link_latest_follows(tmp_path: Path) -> None:
         "modelA_v1.0_2026-09-07",
     ):
         (tmp_path / f"{name}.pkl").write_text(name)
-        registry.link_latest(tmp_path, {UNDATED: name, "modelB_v1.0": None})
+        promotion.link_latest(tmp_path, {UNDATED: name, "modelB_v1.0": None})
         # relative: the folder may be moved
         assert link.read_text() == name
         assert os.readlink(link) == f"{name}.pkl"
         assert not (tmp_path / "modelB_v1.0_latest.pkl").is_symlink()
-    registry.link_latest(tmp_path, {UNDATED: None})
+    promotion.link_latest(tmp_path, {UNDATED: None})
     assert not link.is_symlink()
     assert not list(tmp_path.glob(".*"))
 
 
 def test_link_latest_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "modelA_v1.0_latest.pkl").write_text("a copy, not a link")
-    registry.link_latest(tmp_path, {UNDATED: "modelA_v1.0_2026-09-07"})
+    promotion.link_latest(tmp_path, {UNDATED: "modelA_v1.0_2026-09-07"})
     assert os.readlink(tmp_path / "modelA_v1.0_latest.pkl") == "modelA_v1.0_2026-09-07.pkl"
 
 
@@ -399,11 +399,11 @@ def test_link_latest_name_that_begins_another(bank: sa.Engine, tmp_path: Path) -
     promote(bank, names[0], MONDAY)
     promote(bank, names[1], WEDNESDAY)
     with bank.connect() as connection:
-        before = registry.find_links(connection, "card_offer", TUESDAY)
-        links = registry.find_links(connection, "card_offer", WEDNESDAY)
+        before = promotion.find_links(connection, "card_offer", TUESDAY)
+        links = promotion.find_links(connection, "card_offer", WEDNESDAY)
     assert before == {"m_v1": names[0], "m_v1_x_v2": other, UNDATED: None}
     assert links == {**before, "m_v1": names[1]}
-    registry.link_latest(tmp_path, links)
+    promotion.link_latest(tmp_path, links)
     assert os.readlink(tmp_path / "m_v1_latest.pkl") == "m_v1_2026-09-08_2.pkl"
     assert os.readlink(tmp_path / "m_v1_x_v2_latest.pkl") == "m_v1_x_v2_2026-09-07.pkl"
 
@@ -413,4 +413,4 @@ def test_link_latest_folder_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(
         FileError, match=r"cannot be written .* what is live is recorded already\.$"
     ):
-        registry.link_latest(tmp_path / "models", {UNDATED: "modelA_v1.0_2026-09-07"})
+        promotion.link_latest(tmp_path / "models", {UNDATED: "modelA_v1.0_2026-09-07"})

@@ -31,7 +31,7 @@ from abatch.database.tables import (
     variant_scores,
 )
 from abatch.errors import ConfigError, DatabaseError, DataError
-from abatch.modelling import features, registry, training
+from abatch.modelling import features, promotion, registry, training
 from abatch.night import utc_now
 from abatch.queries import Window
 from demo import simulate
@@ -194,7 +194,7 @@ def test_train_keeps_the_live_model_when_the_new_one_ranks_worse(
     assert "modelA_v1.0_2026-09-02 does not go live: " in said
     assert "validation ROC AUC 0.5000 against" in said
     with engine.connect() as connection:
-        live = registry.read_promotions(connection, "card_offer").live(FIRST_NIGHT + DAY)
+        live = promotion.read_promotions(connection, "card_offer").live(FIRST_NIGHT + DAY)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-02"}
     assert (experiment.environment.models_dir / "modelA_v1.0_2026-09-02.pkl").exists()
     assert (experiment.environment.models_dir / "modelA_v1.0_latest.pkl").readlink() == Path(
@@ -266,7 +266,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
 
     def roll_back_first(*arguments: Any) -> training.Fitted:
         with engine.begin() as connection:
-            registry.promote(
+            promotion.promote(
                 connection,
                 registry.find_model(connection, "modelA_v1.0_2026-09-01"),
                 action="rollback",
@@ -284,7 +284,7 @@ def test_train_stands_back_when_somebody_rolled_back_meanwhile(
         " meantime" in capsys.readouterr().err
     )
     with engine.connect() as connection:
-        live = registry.read_promotions(connection, "card_offer").live(FIRST_NIGHT)
+        live = promotion.read_promotions(connection, "card_offer").live(FIRST_NIGHT)
     assert live == {"A": "modelA_v1.0_2026-09-01", "B": "modelB_v1.0_2026-09-01_3"}
     name = "modelA_v1.0_2026-09-01_3"
     row = read(engine, models).set_index("model_name").loc[name]
@@ -301,7 +301,7 @@ def test_train_saves_under_the_lock_of_promotions(
     save_model, was_free = registry.save_model, []
 
     def look_at_the_lock(*arguments: Any) -> None:
-        with locks.lock(engine, registry.PROMOTIONS) as acquired:
+        with locks.lock(engine, promotion.PROMOTIONS) as acquired:
             was_free.append(acquired)
         save_model(*arguments)
 

@@ -23,7 +23,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import migrations, tables
 from abatch.errors import AbatchError
 from abatch.experiment import assignment, looks
-from abatch.modelling import registry
+from abatch.modelling import promotion, registry
 from abatch.night import utc_now
 from abatch.pages import report
 from demo import simulate
@@ -601,7 +601,7 @@ def make_live(engine: sa.Engine, trained_on: str, action: str) -> None:
     for variant in "AB":
         with engine.begin() as connection:
             name = f"model{variant}_v1_{trained_on}"
-            registry.promote(
+            promotion.promote(
                 connection,
                 registry.find_model(connection, name),
                 action=action,

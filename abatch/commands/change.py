@@ -18,7 +18,7 @@ from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults, locks
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
-from abatch.modelling import dirt, registry
+from abatch.modelling import dirt, promotion, registry
 from abatch.modelling.card import Card
 
 BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
@@ -144,7 +144,7 @@ def roll_back(
     def find_names(connection: sa.Connection) -> list[str]:
         names: list[str] = []
         for experiment in experiments.values():
-            promotions = registry.read_promotions(connection, experiment.name)
+            promotions = promotion.read_promotions(connection, experiment.name)
             if to:
                 names += promotions.live(to).values()
             for variant, configured in experiment.models.items():
@@ -173,10 +173,10 @@ def _make_live(
         names = find_names(connection)
         return {name: _append(connection, experiments, change, name) for name in names}
 
-    with locks.hold(engine, registry.PROMOTIONS, BUSY):
+    with locks.hold(engine, promotion.PROMOTIONS, BUSY):
         done = connections.write(engine, append)
     for experiment in experiments.values():
-        connections.read(engine, registry.link_live, experiment, change.on)
+        connections.read(engine, promotion.link_live, experiment, change.on)
     if len(done) == 1 and not any(done.values()):
         return f"{next(iter(done))} is live on {change.on} already"
     return "\n".join(filter(None, done.values()))
@@ -192,7 +192,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
             " has no model here."
         )
     warning = registry.check_model(connection, environment.models_dir, model)
-    promotions = registry.read_promotions(connection, model.experiment)
+    promotions = promotion.read_promotions(connection, model.experiment)
     before = promotions.live(on).get(model.variant)
     if before == name:
         return ""
@@ -200,7 +200,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
     overruled = promotions.later(on).get(model.variant)
     today = night.today(environment)
     live_today = promotions.live(today).get(model.variant)
-    registry.promote(
+    promotion.promote(
         connection,
         model,
         action=change.action,
@@ -237,7 +237,7 @@ def delete(
     def write_deletion(connection: sa.Connection) -> str:
         row, today = registry.find_model(connection, model), night.today(experiments.environment)
         _choose_config(experiments, row)
-        promotions = registry.read_promotions(connection, row.experiment)
+        promotions = promotion.read_promotions(connection, row.experiment)
         if model in {*promotions.live(today).values(), *promotions.later(today).values()}:
             raise RegistryError(
                 f"{model} is live, or will be, and is not deleted. Make another one live first."
@@ -251,7 +251,7 @@ def delete(
             told += ". It was live once: a rollback to a day of that time will not find it"
         return told
 
-    with locks.hold(engine, registry.PROMOTIONS, BUSY):
+    with locks.hold(engine, promotion.PROMOTIONS, BUSY):
         told = connections.write(engine, write_deletion)
     from abatch.modelling import retention  # pandas, for which a promotion need not wait
 

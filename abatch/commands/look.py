@@ -13,7 +13,7 @@ from abatch.config import Experiment, Experiments
 from abatch.database import faults, tables
 from abatch.database.tables import Row, runs
 from abatch.experiment.records import Record, read_records
-from abatch.modelling import registry
+from abatch.modelling import promotion, registry
 from abatch.pages import lineage
 from abatch.pages.gaps import Gap, describe_gaps, find_gaps
 from abatch.text import Reply, show_table, wrap_facts
@@ -81,7 +81,7 @@ def show_status(experiments: Chosen, engine: sa.Engine, on: Day) -> Reply:
 
 def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
     """What is live, and what was done until a day."""
-    live = registry.read_promotions(connection, experiment.name).live(on)
+    live = promotion.read_promotions(connection, experiment.name).live(on)
     query = sa.select(runs).filter_by(experiment=experiment.name).order_by(runs.c.started_at)
     ledger = connection.execute(query).all()
     variants = []
@@ -118,7 +118,7 @@ def list_models(
 def _tell_models(connection: sa.Connection, experiment: str, on: date) -> Iterator[dict[str, Any]]:
     """The dated models of an experiment, as they are on a day."""
     deleted = registry.read_deletions(connection, registry.MODEL)
-    live = registry.read_promotions(connection, experiment).live(on)
+    live = promotion.read_promotions(connection, experiment).live(on)
     for name, card in registry.read_cards(connection, experiment).items():
         yield {
             "model_name": name,

@@ -8,7 +8,7 @@ from typing import Any
 from abatch import version
 from abatch.errors import RegistryError
 from abatch.modelling.card import Card, Decision
-from abatch.modelling.registry import Promotions
+from abatch.modelling.promotion import Promotions
 
 PROD = "prod"  # the environment in which models come from committed code only
 DIRTY = "it was trained from a dirty tree: the code differs from its commit"

@@ -14,7 +14,7 @@ from abatch.config import Experiment
 from abatch.errors import AbatchError, RegistryError
 from abatch.modelling import dirt, estimators, snapshots
 from abatch.modelling.card import Card, Decision, Figure
-from abatch.modelling.registry import Standing
+from abatch.modelling.promotion import Standing
 from abatch.modelling.training import Fitted, Rows, fit_for_validation, make_recipe, prepare_rows
 from abatch.night import Night
 from abatch.sections import Training

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from abatch.config import Experiment
 from abatch.database.tables import Row, feature_drift, scores
 from abatch.modelling.card import Card
-from abatch.modelling.registry import Standing
+from abatch.modelling.promotion import Standing
 from abatch.night import Night
 from abatch.queries import Window
 from abatch.sections import Retrain

@@ -13,7 +13,7 @@ from abatch.database.tables import Row
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Registration, Terms
 from abatch.experiment.scores import ALL
-from abatch.modelling import registry
+from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card
 from abatch.statistics import drift
 
@@ -122,7 +122,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
     newest = sa.select(sa.func.max(feature.cohort)).where(feature.experiment == experiment.name)
     models = rows(tables.models, by=[sa.desc("as_of"), sa.desc("run_id"), "model_name"])
     registration = registrations.find(connection, experiment.name)
-    promotions = registry.read_promotions(connection, experiment.name)
+    promotions = promotion.read_promotions(connection, experiment.name)
     return Figures(
         experiment=experiment,
         run_date=run_date,

@@ -23,6 +23,7 @@ from abatch.errors import DataError
 from abatch.experiment import registrations, split
 from abatch.experiment.registrations import Registration
 from abatch.modelling import registry
+from abatch.modelling.promotion import read_promotions
 from abatch.text import Reply, wrap_facts
 
 N_NIGHTS = 5  # of a candidate, that a message names
@@ -203,7 +204,7 @@ def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, R
     """What made the model live for the night of a prediction, and what has overruled that since."""
     if row.model_name is None:
         return None, None
-    promotions = registry.read_promotions(connection, row.experiment)
+    promotions = read_promotions(connection, row.experiment)
     history = promotions.until(row.variant, row.run_date)
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
@@ -380,7 +381,7 @@ def describe_live(engine: sa.Engine, experiments: Mapping[str, Experiment], on: 
 
 def find_live(connection: sa.Connection, experiment: Experiment, on: date) -> list[Live]:
     """What is live of each variant on a day."""
-    in_force = registry.read_promotions(connection, experiment.name).in_force(on)
+    in_force = read_promotions(connection, experiment.name).in_force(on)
     p = predictions.c
     counts = (sa.func.count().label("n"), sa.func.max(p.predicted_at).label("predicted_at"))
     key = (p.variant, p.model_name)
