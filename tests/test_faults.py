@@ -162,7 +162,7 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
     ("stop", "published"),
     [
         # The run is in the ledger, and nothing is staged.
-        (Stop("abatch.modelling.promotion", "load_live", action="kill before"), False),
+        (Stop("abatch.modelling.promotion", "open_live", action="kill before"), False),
         (Stop("abatch.experiment.predictions", "stage", 2), False),
         # The rows are moved, and nothing is committed.
         (Stop("abatch.experiment.predictions", "publish"), False),

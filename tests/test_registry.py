@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from abatch.config import load_experiments
+from abatch.config import Experiment, load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions
 from abatch.errors import FileError, RegistryError
 from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card, Decision
-from tests.conftest import alter, as_stored, make_card, write_config
+from tests.conftest import alter, as_stored, make_card, make_night, write_config
 
 UNDATED = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
@@ -265,21 +266,26 @@ def test_remove_files_that_cannot_be(tmp_path: Path) -> None:
         registry.remove_files(tmp_path, "m1")
 
 
-def test_load_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> None:
+def test_open_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     promote(bank, name, TUESDAY)
     path = write_config(tmp_path, str(bank.url))
     both = alter(load_experiments(path, "dev")["card_offer"], models_dir=tmp_path)
     of_a = alter(both, models={"A": both.models["A"]})
-    with bank.connect() as connection:
-        assert promotion.load_live(connection, of_a, TUESDAY)["A"].model_name == name
-        for experiment, on in ((of_a, MONDAY), (both, TUESDAY)):
-            with pytest.raises(
-                RegistryError,
-                match=rf"card_offer, variant {[*experiment.models][-1]}: no model is live on {on}\."
-                r" Train one",
-            ):
-                promotion.load_live(connection, experiment, on)
+
+    def open_live(experiment: Experiment, on: date) -> dict[str, registry.Model]:
+        night = make_night(run_date=on, experiment=experiment)
+        night.read = partial(connections.read, bank)
+        return promotion.open_live(night)
+
+    assert open_live(of_a, TUESDAY)["A"].model_name == name
+    for experiment, on in ((of_a, MONDAY), (both, TUESDAY)):
+        with pytest.raises(
+            RegistryError,
+            match=rf"card_offer, variant {[*experiment.models][-1]}: no model is live on {on}\."
+            r" Train one",
+        ):
+            open_live(experiment, on)
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:

@@ -127,34 +127,28 @@ def read_standing(connection: sa.Connection, experiment: Experiment, on: date) -
     return Standing(history.live(on), history.later(on), cards)
 
 
-def load_live(connection: sa.Connection, experiment: Experiment, on: date) -> dict[str, Model]:
-    """Open the model that is live on a date, for each variant that has one.
+def open_live(night: Night) -> dict[str, Model]:
+    """Open the model that is live for each variant that has one; warn where libraries differ.
 
     Raises
     ------
     RegistryError
         If a variant has none, or its file is not what the table says.
     """
-    live = read_promotions(connection, experiment.name).live(on)
+    experiment, on = night.experiment, night.run_date
+    live = night.read(read_promotions, experiment.name).live(on)
+    opened = {}
     for variant in experiment.models:
         if variant not in live:
             raise RegistryError(
                 f"experiment {experiment.name}, variant {variant}: no model is live on {on}."
                 " Train one (python train.py) or promote one (python -m abatch promote)."
             )
-    models_dir = experiment.environment.models_dir
-    return {
-        name: registry.load_model(connection, models_dir, live[name]) for name in experiment.models
-    }
-
-
-def open_live(night: Night) -> dict[str, Model]:
-    """The live model of each variant that has one, with a warning where libraries differ."""
-    models = night.read(load_live, night.experiment, night.run_date)
-    for model in models.values():
-        if model.warning:
-            night.warn(model.warning)
-    return models
+        models_dir, name = experiment.environment.models_dir, live[variant]
+        opened[variant] = night.read(registry.load_model, models_dir, name)
+        if warning := opened[variant].warning:
+            night.warn(warning)
+    return opened
 
 
 def relink(night: Night) -> None:
