@@ -71,6 +71,11 @@ class Night:
     def __str__(self) -> str:
         return f"{self.job} {self.experiment.name} {self.run_date}"
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """Experiment and run_date, as the columns of tables have them."""
+        return {"experiment": self.experiment.name, "run_date": self.run_date}
+
     def read(
         self, find: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -304,8 +309,7 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
         runs.insert().values(
             run_id=night.run_id,
             job=night.job,
-            experiment=night.experiment.name,
-            run_date=night.run_date,
+            **night.key,
             started_at=night.started_at,
             status="running",
             code_version=version.code_version(),
@@ -317,8 +321,7 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
 
 def _end_run(connection: sa.Connection, night: Night, rows_read: int, rows_written: int) -> None:
     """Mark the run done, and what it replaces superseded."""
-    same_night = {"experiment": night.experiment.name, "run_date": night.run_date}
-    done = runs.update().filter_by(job=night.job, status="done", **same_night)
+    done = runs.update().filter_by(job=night.job, status="done", **night.key)
     connection.execute(done.values(status="superseded"))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
     ended = running.values(status="done", finished_at=utc_now())

@@ -552,7 +552,10 @@ def make_night(
 ) -> Any:
     """What stands in for a Night where only its facts are asked for."""
     named = SimpleNamespace(name=experiment) if isinstance(experiment, str) else experiment
-    return SimpleNamespace(run_id=run_id, run_date=run_date, experiment=named, started_at=at)
+    key = {"experiment": named.name, "run_date": run_date}
+    return SimpleNamespace(
+        run_id=run_id, run_date=run_date, experiment=named, started_at=at, key=key
+    )
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:

@@ -295,7 +295,7 @@ def test_is_latest(
 
 def test_night_has_few_public_names() -> None:
     """Facts and doors: what a story needs more is no business of the night's."""
-    facts = "job experiment run_date run_id started_at as_of force dry_run"
+    facts = "job experiment run_date key run_id started_at as_of force dry_run"
     doors = "read pull stream write finish hold log warn announce"
     names = {name for name in (*Night.__annotations__, *vars(Night)) if not name.startswith("_")}
     assert names == {*facts.split(), *doors.split()}

@@ -87,8 +87,7 @@ def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFra
     return pd.DataFrame(
         {
             "run_id": night.run_id,
-            "experiment": night.experiment.name,
-            "run_date": night.run_date,
+            **night.key,
             "candidate_id": candidates.ids,
             "variant": candidates.variant,
             "assignment_probability": [split[name] for name in candidates.variant],
@@ -217,13 +216,12 @@ def publish(
     n_selected : how many of each variant are selected, from the highest prediction down, ties by
         the hash
     """
-    experiment, run_id = night.experiment.name, night.run_id
-    same_night = {"experiment": experiment, "run_date": night.run_date}
-    old = sa.select(predictions, sa.literal(run_id)).filter_by(**same_night)
+    own = {"experiment": night.experiment.name, "run_id": night.run_id}
+    old = sa.select(predictions, sa.literal(night.run_id)).filter_by(**night.key)
     names = [*predictions.columns.keys(), "superseded_by"]
     connection.execute(predictions_superseded.insert().from_select(names, old))
-    connection.execute(predictions.delete().filter_by(**same_night))
-    staged, own = predictions_staging.c, {"experiment": experiment, "run_id": run_id}
+    connection.execute(predictions.delete().filter_by(**night.key))
+    staged = predictions_staging.c
     order = (sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key)
     rank = sa.func.row_number().over(
         partition_by=staged.variant, order_by=(*order, staged.candidate_id)
@@ -254,8 +252,7 @@ def write_feature_counts(
         }
         for model_name, features in counts.items()
     ]
-    key = {"experiment": night.experiment.name, "run_date": night.run_date}
-    replace_rows(connection, feature_counts, rows, night.run_id, **key)
+    replace_rows(connection, feature_counts, rows, night.run_id, **night.key)
 
 
 def read_feature_counts(

@@ -296,10 +296,9 @@ def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
 
 def write_look(connection: sa.Connection, night: Night, look: Look) -> None:
     """Write one look in the place of that of the same date, if there is one."""
-    key = {"experiment": night.experiment.name, "run_date": night.run_date}
     tables = {looks: [look.row], sample_ratios: look.ratios, verdicts: look.verdicts}
     for table, rows in tables.items():
-        replace_rows(connection, table, rows, night.run_id, **key)
+        replace_rows(connection, table, rows, night.run_id, **night.key)
 
 
 def find_smallest(

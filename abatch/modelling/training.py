@@ -307,8 +307,7 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
     """What the models of one training have in common; `snapshot` is the content hash."""
     experiment = night.experiment
     return Origin(
-        experiment=experiment.name,
-        run_date=night.run_date,
+        **night.key,
         run_id=night.run_id,
         trained_because=trained_because,
         query=experiment.query("training").text,
