@@ -162,7 +162,7 @@ def _name_place(location: list[str]) -> str:
 
 def _mend(kind: str, found: object) -> str:
     """What to write instead, where that is plain."""
-    if kind == "string_type" and isinstance(found, (int, float, bool)):
+    if kind == "string_type" and isinstance(found, (int, float)):
         return " Put it between quotes."
     if kind in ("int_type", "float_type") and isinstance(found, str):
         try:

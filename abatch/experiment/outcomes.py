@@ -189,8 +189,7 @@ def parse_dates(column: pd.Series) -> pd.Series:
     DataError
         If a value is null or not a date.
     """
-    has_zone = getattr(column.dtype, "tz", None) is not None
-    if column.dtype.kind == "M" and not has_zone and column.notna().all():
+    if pd.api.types.is_datetime64_dtype(column) and column.notna().all():  # without a time zone
         return column.dt.normalize().astype("datetime64[s]")
     try:
         return pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
@@ -228,9 +227,7 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):  # tells not which value is to blame
-        values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(
-            dtype=np.float64, na_value=np.nan
-        )
+        values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64)
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
         expected = (

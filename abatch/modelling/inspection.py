@@ -62,7 +62,7 @@ def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:
 def _choose_rows(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Positions, in order, of at most N_ROWS rows: of the rarer outcome all, or half of these."""
     rare, common = sorted((np.flatnonzero(y == outcome) for outcome in (0, 1)), key=len)
-    n_rare = len(rare) if len(y) <= N_ROWS else min(len(rare), N_ROWS // 2)
+    n_rare = min(len(rare), N_ROWS // 2)
     n_common = min(len(common), N_ROWS - n_rare)
     pairs = ((rare, n_rare), (common, n_common))
     return np.sort(np.concatenate([rng.choice(rows, n, replace=False) for rows, n in pairs]))
