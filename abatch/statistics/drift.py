@@ -66,8 +66,9 @@ def make_reference(scores: np.ndarray) -> Reference:
 
     Equal deciles, which many equal scores give, become one edge.
     """
-    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="inverted_cdf"))
-    return Reference(edges.tolist(), count_bins(scores, edges.tolist()).tolist())
+    deciles = np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="inverted_cdf")
+    edges = np.unique(deciles).tolist()
+    return Reference(edges, count_bins(scores, edges).tolist())
 
 
 def count_bins(scores: np.ndarray, edges: Sequence[float]) -> np.ndarray:
@@ -84,8 +85,7 @@ def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
     Banks customarily read .1 as some drift and .25 as much (Siddiqi, Credit Risk Scorecards, 2006);
     see also `psi_noise`.
     """
-    p = np.asarray(reference, dtype=np.float64) + 0.5
-    q = np.asarray(counts, dtype=np.float64) + 0.5
+    p, q = np.array([reference, counts], dtype=np.float64) + 0.5
     p, q = p / p.sum(), q / q.sum()
     return float(np.sum((q - p) * np.log(q / p)))
 
