@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from abatch.errors import DataError
 
-# Literals, quoted names and comments, in which a colon or a dash means nothing.
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+LITERAL = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]"""  # or a quoted name
+# In these and in comments a colon or a dash means nothing.
+_QUOTED = re.compile(rf"{LITERAL}|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _CAST_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
 
 

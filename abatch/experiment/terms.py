@@ -24,10 +24,8 @@ from abatch.experiment.registrations import (
 )
 from abatch.experiment.split import split_thresholds
 from abatch.night import Night
-from abatch.queries import clean_query
+from abatch.queries import LITERAL, clean_query
 from abatch.statistics import stats
-
-_LITERAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\])""")
 
 
 class TrainingOutcome(NamedTuple):
@@ -173,7 +171,7 @@ def normalise_query(sql: str) -> str:
 
     Without comments, and with single spaces outside literals and quoted names.
     """
-    pieces = _LITERAL.split(clean_query(sql))
+    pieces = re.split(f"({LITERAL})", clean_query(sql))
     return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))
 
 
