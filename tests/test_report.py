@@ -1353,24 +1353,25 @@ def test_describe_gaps(days: list[int], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "effect", "exposure", "expected"),
+    ("kind", "effect", "counted", "expected"),
     [
-        ("binary", 0.01, "first", (100, 2, "outcomes per hundred candidates", "fewer")),
-        ("binary", -0.0005, "all", (100, 3, "outcomes per hundred predictions", "fewer")),  # .050
-        ("numeric", 250.0, "first", (1, 0, "per candidate", "less")),
-        ("numeric", -0.02, "all", (1, 4, "per prediction", "less")),
+        ("binary", 0.01, "candidate", (100, 2, "outcomes per hundred candidates", "fewer")),
+        # .050
+        ("binary", -0.0005, "prediction", (100, 3, "outcomes per hundred predictions", "fewer")),
+        ("numeric", 250.0, "candidate", (1, 0, "per candidate", "less")),
+        ("numeric", -0.02, "prediction", (1, 4, "per prediction", "less")),
         (
             "binary",
             0.0,
-            "first",
+            "candidate",
             (100, 2, "outcomes per hundred candidates", "fewer"),
         ),  # a guardrail without room
     ],
 )
 def test_find_scale(
-    kind: str, effect: float, exposure: str, expected: tuple[int, int, str, str]
+    kind: str, effect: float, counted: str, expected: tuple[int, int, str, str]
 ) -> None:
-    assert findings.find_scale(kind, effect, exposure) == expected
+    assert findings.find_scale(kind, effect, counted) == expected
 
 
 def test_write_report_unwritable_folder(experiment: Experiment, engine: sa.Engine) -> None:

@@ -89,15 +89,18 @@ class Finding(NamedTuple):
         return {name: round(4 + 92 * (at - low) / (high - low), 2) for name, at in marks.items()}
 
 
-def find_scale(kind: str, effect: float, exposure: str) -> Scale:
+def find_scale(kind: str, effect: float, counted: str) -> Scale:
     """Binary differences per hundred, numeric ones in the outcome's unit.
 
     About three digits of the effect that matters.
+
+    Parameters
+    ----------
+    counted : what the outcome is counted for, as `Terms.unit` has it
     """
-    who = "candidate" if exposure == "first" else "prediction"
-    factor, unit, less = 1, f"per {who}", "less"
+    factor, unit, less = 1, f"per {counted}", "less"
     if kind == "binary":
-        factor, unit, less = 100, f"outcomes per hundred {who}s", "fewer"
+        factor, unit, less = 100, f"outcomes per hundred {counted}s", "fewer"
     return Scale(factor, max(0, 2 - round(math.log10(abs(factor * effect) or 1))), unit, less)
 
 

@@ -49,7 +49,7 @@ def write_report(connection: sa.Connection, experiment: Experiment, run_date: da
 def render(figures: Figures) -> str:
     """The page, which depends on nothing but the figures."""
     outcome, scores = figures.terms.outcome, figures.scores
-    scale = find_scale(outcome.kind, outcome.expected_effect, figures.terms.exposure)
+    scale = find_scale(outcome.kind, outcome.expected_effect, figures.terms.unit)
     findings, nights = find_findings(figures), figures.find_nights("predict")
     colours = plots.choose_colours(figures)
     return load_template("report.html.j2").render(
