@@ -185,9 +185,10 @@ def load_experiments(
 def _make_environment(
     path: Path, file: File, wanted: str | None, need_database: bool
 ) -> Environment:
-    name = wanted or os.environ.get("ABATCH_ENV") or "dev"
+    of_variable = os.environ.get("ABATCH_ENV")
+    name = wanted or of_variable or "dev"
     if name not in file.environments:
-        source = " (from ABATCH_ENV)" if not wanted and os.environ.get("ABATCH_ENV") else ""
+        source = " (from ABATCH_ENV)" if not wanted and of_variable else ""
         raise UsageError(
             f"{path}, environments: there is no environment {name!r}{source}; expected one of"
             f" {', '.join(file.environments)}." + suggest(name, file.environments)
@@ -200,7 +201,9 @@ def _make_environment(
             raise
         database = ""
     base = path.resolve().parent
-    folders = {key: text for key, text in section if key.endswith("_dir")}
+    folders = {
+        key: base / _expand(text, f"{place}.{key}") for key, text in section if key.endswith("_dir")
+    }
     return Environment(
         name=name,
         file=path,
@@ -210,7 +213,7 @@ def _make_environment(
         timezone=file.timezone,
         chunk_rows=file.chunk_rows,
         retry_seconds=file.retry_seconds,
-        **{key: base / _expand(text, f"{place}.{key}") for key, text in folders.items()},
+        **folders,
     )
 
 
