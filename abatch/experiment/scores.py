@@ -7,7 +7,7 @@ run reads the nights that are still open and no others.
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple, TypeVar
@@ -280,10 +280,9 @@ def save(
     closed_date: date,
 ) -> None:
     """Write rows of cohort_sums, arrays by name, in the place of those of the same keys."""
-    save_npz: Callable[..., None] = np.savez_compressed
     for key, arrays in sums.items():
         buffer = io.BytesIO()
-        save_npz(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         row = {"closed_date": closed_date, "content": buffer.getvalue()}
         same = {"experiment": night.experiment.name, **key._asdict()}
         replace_rows(connection, cohort_sums, [row], night.run_id, **same)
