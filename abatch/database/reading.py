@@ -199,8 +199,7 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
             names = list(result.keys())
             yield pd.DataFrame(columns=names)
             for rows in result.partitions(chunk_rows):
-                columns = map(list, zip(*rows, strict=True))
-                yield _make_frame(names, map(_read_values, columns))
+                yield _make_frame(names, map(_read_values, zip(*rows, strict=True)))
 
 
 @cache
@@ -398,7 +397,7 @@ def _read_postgresql_type(field: "pa.Field") -> str:
     return (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
 
 
-def _read_values(values: list[Any]) -> pd.Series:
+def _read_values(values: Sequence[Any]) -> pd.Series:
     """Make a column of Python values what `stream_query` promises."""
     kinds, dtype = {type(value) for value in values} - {type(None)}, "object"
     if kinds and kinds <= {int, bool, Decimal, float}:

@@ -105,7 +105,7 @@ def summarise(
 ) -> Batch:
     """The sums of some rows that are staged, and of the features that they were predicted from."""
     return Batch(
-        Counter(rows["variant"].tolist()),
+        Counter(rows["variant"]),
         features.notna().sum().to_dict(),
         feature_counts,
         compute_checksum(rows),
@@ -333,4 +333,4 @@ def stream_predictions(
 def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:
     rows = connection.execute(query, execution_options={"yield_per": chunk_rows})
     for part in rows.partitions():
-        yield pd.DataFrame.from_records([tuple(row) for row in part], columns=[*rows.keys()])
+        yield pd.DataFrame.from_records(map(tuple, part), columns=[*rows.keys()])

@@ -77,8 +77,8 @@ def find_owners() -> dict[str, list[str]]:
 
 def find_differences(trained: Mapping[str, str]) -> Differences:
     """Libraries that a model was made with, and that are here in another version, or not at all."""
-    present = {name: find_version(name) for name in trained}
-    return {name: (then, present[name]) for name, then in trained.items() if then != present[name]}
+    pairs = ((name, then, find_version(name)) for name, then in trained.items())
+    return {name: (then, now) for name, then, now in pairs if then != now}
 
 
 def find_version(name: str) -> str | None:
