@@ -76,8 +76,9 @@ def run(name: str, words: Sequence[str]) -> int:
     chosen, about = COMMANDS[name], GROUPS[GROUP_OF[name]][name]
     parser = argparse.ArgumentParser(prog=f"{PROG} {name}", description=about, epilog=EXIT_CODES)
     is_on_database = "engine" in chosen.function.__annotations__
-    place = {"env": ENV, "config": CONFIG} if is_on_database else {}
-    add_options(parser, **place, **chosen.options)
+    if is_on_database:
+        add_options(parser, env=ENV, config=CONFIG)
+    add_options(parser, **chosen.options)
     if chosen.in_json:
         add_options(parser, as_json=switch("--json", "print it for programs"))
     options = vars(parser.parse_args(words))
