@@ -305,9 +305,8 @@ def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> 
 
     At most some 1,000 at once.
     """
-    query = sa.select(predictions.c.candidate_id).where(
-        predictions.c.experiment == experiment, predictions.c.candidate_id.in_(ids)
-    )
+    c = predictions.c
+    query = sa.select(c.candidate_id).where(c.experiment == experiment, c.candidate_id.in_(ids))
     return set(connection.scalars(query.distinct())) & set(ids)
 
 

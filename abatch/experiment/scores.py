@@ -243,7 +243,7 @@ def check_watermark(
 def find_closed_date(connection: sa.Connection, experiment: str) -> date:
     """The newest night whose outcomes are summed up for good; date.min if there is none."""
     query = sa.select(sa.func.max(cohort_sums.c.closed_date))
-    return connection.scalar(query.where(cohort_sums.c.experiment == experiment)) or date.min
+    return connection.scalar(query.filter_by(experiment=experiment)) or date.min
 
 
 def drop_sums(connection: sa.Connection, experiment: str, run_date: date = date.min) -> None:

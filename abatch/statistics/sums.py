@@ -21,4 +21,4 @@ def add_by_keys(a: Mapping[K, Mapping[L, V]], b: Mapping[K, Mapping[L, V]]) -> d
 
 def subtract_by_key(a: Mapping[K, V], b: Mapping[K, V]) -> dict[K, V]:
     """What a holds without b, whose keys are all among those of a."""
-    return {**a, **{key: sub(a[key], b[key]) for key in a if key in b}}
+    return {**a, **{key: sub(a[key], b[key]) for key in b}}
