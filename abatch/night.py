@@ -159,7 +159,7 @@ class Night:
         def publish(connection: sa.Connection) -> None:
             if work is not None:
                 work(connection, *args)
-            _end_run(connection, self, rows_read, rows_written)
+            _end_run(connection, self, rows_read=rows_read, rows_written=rows_written)
             if last is not None:
                 last(connection)
 
@@ -319,14 +319,13 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
     )
 
 
-def _end_run(connection: sa.Connection, night: Night, rows_read: int, rows_written: int) -> None:
-    """Mark the run done, and what it replaces superseded."""
+def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
+    """Mark the run done, with its rows_read and rows_written, and what it replaces superseded."""
     done = runs.update().filter_by(job=night.job, status="done", **night.key)
     connection.execute(done.values(status="superseded"))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
-    ended = running.values(status="done", finished_at=utc_now())
-    updated = connection.execute(ended.values(rows_read=rows_read, rows_written=rows_written))
-    if updated.rowcount != 1:
+    ended = running.values(status="done", finished_at=utc_now(), **counts)
+    if connection.execute(ended).rowcount != 1:
         raise DatabaseError(
             f"run {night.run_id}: is no longer running in the table runs; another process took it"
             " for dead. Nothing was written. Run the job again."
