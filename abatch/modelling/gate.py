@@ -130,10 +130,8 @@ def judge(
 
 def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
     """The snapshot of a live model; None, with a warning, if it is not at hand."""
-    pull = night.read(snapshots.find_newest).get(live.snapshot)
-    if pull is None:
-        return None
     try:
+        pull = night.read(snapshots.choose_snapshot, live.snapshot)
         return snapshots.load(night.experiment.environment.snapshots_dir, pull)
     except RegistryError as error:
         night.warn(f"{error} {live.model_name} is compared by its recipe, fitted on the new rows.")
