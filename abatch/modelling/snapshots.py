@@ -252,10 +252,10 @@ def load(folder: Path, row: Row) -> pd.DataFrame:
     try:
         content = path.read_bytes()
     except OSError as error:
-        problem, mend = f"cannot be read ({error.strerror})", "Check its rights."
+        problem = f"cannot be read ({error.strerror}). Check its rights."
         if isinstance(error, FileNotFoundError):
-            problem, mend = "is missing", "Bring it back from a backup."
-        raise RegistryError(f"{path}: the snapshot's file {problem}. {mend}") from None
+            problem = "is missing. Bring it back from a backup."
+        raise RegistryError(f"{path}: the snapshot's file {problem}") from None
     if files.hash_bytes(content) != row.sha256:
         raise RegistryError(
             f"{path}: the snapshot's file was changed; its SHA-256 is not that of the table"
