@@ -64,7 +64,7 @@ def make_engine(
             " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
             " Driver 18."
         ) from None
-    _SESSIONS[engine.dialect.name](engine)
+    _SESSIONS[backend](engine)
     schemas = {"schema_translate_map": {None: schema}} if schema else {}
     return engine.execution_options(retry_seconds=retry_seconds, **schemas)
 
@@ -176,7 +176,7 @@ _SESSIONS = {
 
 def find_schema(engine: sa.Engine) -> str | None:
     """Find the schema of abatch's own tables; None means the connection's own."""
-    return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
+    return engine.get_execution_options().get("schema_translate_map", {}).get(None)
 
 
 def read(

@@ -66,12 +66,13 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) ->
         )
     chosen: dict[str, Any] = {}
     for name, value in estimator.get_params().items():
-        if name.split("__")[-1] in SEEDS and value is None:
+        own_name = name.split("__")[-1]
+        if own_name in SEEDS and value is None:
             chosen[name] = seed
         # A splitter has no parameters of its own.
         elif getattr(value, "random_state", seed) is None:
             value.random_state = seed
-        elif name.split("__")[-1] == "early_stopping" and value == "auto":
+        elif own_name == "early_stopping" and value == "auto":
             chosen[name] = False
     return estimator.set_params(**chosen)
 

@@ -55,8 +55,8 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     """
     owners = find_owners()
     modules = {type(part).__module__.partition(".")[0] for part in parts}
-    wanted = {*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))}
-    installed, versions, waiting = list_installed(), {}, sorted(wanted)
+    waiting = [*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))]
+    installed, versions = list_installed(), {}
     while waiting:
         name = waiting.pop()
         if name in installed and name not in versions:
