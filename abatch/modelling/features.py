@@ -68,7 +68,7 @@ def _infer_type(column: pd.Series) -> str:
         return "only nulls"
     if pd.api.types.is_numeric_dtype(column):
         return NUMBER
-    if isinstance(column.dtype, pd.StringDtype) or values.map(type).eq(str).all():
+    if pd.api.types.infer_dtype(values) == "string":
         is_date = values.str.match(_ISO_DATE).all()  # SQLite has no dates but text
         return DATES if is_date else CATEGORY
     if all(isinstance(value, _TYPES[NUMBER]) for value in values):
