@@ -69,10 +69,8 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
-@cache
-def find_owners() -> dict[str, list[str]]:
-    """The packages that each module which can be imported, but for Python's own, belongs to."""
-    return dict(importlib.metadata.packages_distributions())
+# The packages that each module which can be imported, but for Python's own, belongs to.
+find_owners = cache(importlib.metadata.packages_distributions)
 
 
 def find_differences(trained: Mapping[str, str]) -> Differences:
