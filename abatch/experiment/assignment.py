@@ -120,7 +120,7 @@ def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) 
         digest = prefix.copy()
         digest.update(candidate_id.encode("ascii"))
         digests += digest.digest()[:24]
-    parts = np.frombuffer(bytes(digests), dtype=">u8").reshape(-1, 3).astype(np.uint64)
+    parts = np.frombuffer(digests, dtype=">u8").reshape(-1, 3).astype(np.uint64)
     inner = np.array(list(split_thresholds(split).values())[:-1], dtype=np.uint64)
     variant = np.array(list(split), dtype=object)[np.searchsorted(inner, parts[:, 0], side="right")]
     selection_key = np.array([f"{key:016x}" for key in parts[:, 1].tolist()], dtype=object)

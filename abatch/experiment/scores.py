@@ -172,7 +172,7 @@ def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dic
     """Rows for the table `scores` of one model in one cohort, without experiment and run_id."""
     assert part.histogram is not None
     figures = metrics.measure(part.histogram)
-    if part.bins is not None and reference is not None:
+    if reference and part.bins is not None:
         counts = part.bins.tolist()
         for name, compute in (("psi", drift.compute_psi), ("psi_noise", drift.psi_noise)):
             figures[name] = Metric(compute(reference.counts, counts), n_obs=sum(counts))
@@ -227,7 +227,7 @@ def check_watermark(
     """Raise DataError if the feed knows less than it did: it is broken, not young or late."""
     closed, c = find_closed_date(connection, experiment), variant_scores.c
     counted = sa.select(c.variant).where(c.experiment == experiment, c.n_mature > 0)
-    if mature_date is None and connection.execute(counted).first() is not None:
+    if mature_date is None and connection.scalar(counted):
         raise DataError(
             "tells no date, but outcomes were complete before. Nothing was changed. Load the feed,"
             " then score."

@@ -83,8 +83,7 @@ class Figures(NamedTuple):
         for row in self.models.values():
             roc_auc = Card.model_validate_json(row.card).roc_auc
             if roc_auc is not None:
-                name = registry.undated_name(row)
-                validated.setdefault(name, []).append(roc_auc)
+                validated.setdefault(registry.undated_name(row), []).append(roc_auc)
         return validated
 
     def find_nights(self, job: str) -> list[date]:
@@ -119,7 +118,7 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
     for row in rows(tables.scores, cohort=ALL):
         scores.setdefault(row.model_name, {})[row.metric] = row
     score, feature = tables.scores.c, tables.feature_drift.c
-    newest = sa.select(sa.func.max(feature.cohort)).where(feature.experiment == experiment.name)
+    newest = sa.select(sa.func.max(feature.cohort)).filter_by(experiment=experiment.name)
     models = rows(tables.models, by=[sa.desc("as_of"), sa.desc("run_id"), "model_name"])
     registration = registrations.find(connection, experiment.name)
     promotions = promotion.read_promotions(connection, experiment.name)
