@@ -94,14 +94,13 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXIT_CODES,
     )
-    flags = {name: f"--{name.replace('_', '-')}" for name in switches}
-    others = {name: switch(flag, switches[name]) for name, flag in flags.items()}
+    others = {name: switch(f"--{name.replace('_', '-')}", help) for name, help in switches.items()}
     add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
     add_options(parser, force=FORCE, dry_run=DRY_RUN, **others)
     options = parser.parse_args(argv)
-    for name, flag in flags.items():
+    for name, option in others.items():
         if options.dry_run and getattr(options, name):
-            parser.error(f"--dry-run writes nothing, so it does not go with {flag}")
+            parser.error(f"--dry-run writes nothing, so it does not go with {option.flags[0]}")
     return options
 
 
