@@ -72,7 +72,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     gate.warn_of(night, saved)
     promotion.relink(night)
-    retention.apply_nightly(night)
+    retention.apply(night)
     return summary
 
 

@@ -19,7 +19,7 @@ from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
 from abatch.night import Night, open_night, today, utc_now
-from abatch.text import say
+from abatch.text import is_terminal, say
 
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
 logger = logging.getLogger("abatch")
@@ -88,7 +88,7 @@ class Job:
                 code = max(code, report(error, what, faults.show_url(engine)))
                 if isinstance(error, KeyboardInterrupt):
                     break
-        if lines and (options.dry_run or sys.stdout.isatty()):
+        if lines and (options.dry_run or is_terminal()):
             say(("\n" if options.dry_run else "; ").join(lines))
         return code
 

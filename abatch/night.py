@@ -20,9 +20,10 @@ from abatch.database import connections, faults, locks
 from abatch.database.tables import Row, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
-from abatch.text import say
+from abatch.text import is_terminal, say
 
 DAY = timedelta(days=1)
+START_SECONDS = 3  # in which whoever takes the lock says in the ledger for which night
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -176,7 +177,7 @@ class Night:
     def warn(self, message: str) -> None:
         """Log, and print where cron's mail finds it: somebody should act."""
         logger.warning("%s %s: %s", self.run_id, self, message)
-        if not sys.stdout.isatty():  # there the closing line says it
+        if not is_terminal():  # there the closing line says it
             print(f"{self}: {message}", file=sys.stderr)
 
     def announce(self, text: str) -> None:
@@ -241,7 +242,7 @@ def open_night(
     )
     first(night)
     name = f"{job}-{experiment.name}"
-    with nullcontext(True) if dry_run else locks.lock(engine, name) as acquired:
+    with nullcontext(True) if dry_run else locks.lock(engine, name, START_SECONDS) as acquired:
         if not acquired:
             raise _describe_holder(night)
         # Whoever holds the lock knows that no other run of this job is alive.
@@ -269,8 +270,8 @@ def _describe_holder(night: Night) -> Exception:
     holder = night.read(_find_run, night, "running")
     what = f"{night.job} of {night.experiment.name}"
     if holder is None:
-        return NothingToDo(
-            f"{what} is already being done by a process that is just starting or ending"
+        return AbatchError(
+            f"{what} is being done by a process that is just starting. Run it again."
         )
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
     if holder.run_date == night.run_date:

@@ -65,6 +65,11 @@ def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:
     return "\n".join(lines)
 
 
+def is_terminal() -> bool:
+    """Whether somebody reads along; the output may be closed, too."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def say(text: str) -> None:
     """Print for whoever listens: a reader that has gone away, as `head` does, is no fault.
 
@@ -78,4 +83,5 @@ def say(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
         if not isinstance(error, BrokenPipeError):
-            raise cannot_write(Path("the output"), error) from None
+            then = "look what was done (python -m abatch status) before you run it again"
+            raise cannot_write(Path("the output"), error, then) from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+from abatch import night as night_module
 from abatch.config import Experiment
 from abatch.database import connections, faults, locks
 from abatch.database.tables import predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
-from abatch.night import Night, find_nights, is_latest, open_night, today, utc_now
+from abatch.night import DAY, Night, find_nights, is_latest, open_night, today, utc_now
 from tests.conftest import as_stored, make_night, read_predictions
 
 pytestmark = pytest.mark.server
@@ -233,6 +235,35 @@ def test_open_night_names_the_holder(experiment: Experiment, engine: sa.Engine) 
             other.finish("nothing")
         night.finish("nothing")
     assert [row.status for row in read_ledger(engine)] == ["done", "done"]
+
+
+def test_open_night_waits_until_the_holder_says_which_night(
+    experiment: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has just taken the lock stands not in the ledger yet; its night may be another."""
+
+    def begin(other: Night) -> None:
+        connections.write(engine, night_module._begin_run, other)
+
+    with open_night("predict", experiment, engine, NIGHT, dry_run=True) as other:
+        pass
+    with locks.lock(engine, "predict-card_offer"):
+        timer = threading.Timer(0.5, begin, [other])
+        timer.start()
+        with (
+            pytest.raises(AbatchError, match=f"for another date, {NIGHT}, by"),
+            open_night("predict", experiment, engine, NIGHT + DAY),
+        ):
+            pass
+        timer.join()
+    monkeypatch.setattr(night_module, "START_SECONDS", 0)
+    connections.write(engine, night_module._fail_runs, other, "died")
+    with (
+        locks.lock(engine, "predict-card_offer"),
+        pytest.raises(AbatchError, match=r"just starting\. Run it again\."),
+        open_night("predict", experiment, engine, NIGHT),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

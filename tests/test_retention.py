@@ -167,23 +167,29 @@ def test_choose_models(
     assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
 
 
+def apply(environment: Environment, engine: sa.Engine) -> list[str]:
+    deleted = connections.write(engine, retention.write_deletions, environment, "me")
+    connections.read(engine, retention.remove_files, environment)
+    return deleted
+
+
 def test_retention_keeps_what_was_ever_live(week: Experiment, week_engine: sa.Engine) -> None:
     train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)  # never live
     keep = alter(week, retention=Retention(model_days=1, snapshot_gigabytes=0))
-    assert [line.split()[0] for line in retention.apply(keep.environment, week_engine, "me")] == [
+    assert [line.split()[0] for line in apply(keep.environment, week_engine)] == [
         "snapshot"
     ]  # the model is of today
     with week_engine.begin() as connection:
         connection.execute(runs.update().values(started_at=utc_now() - 2 * DAY))
     assert (
-        len(retention.apply(keep.environment, week_engine, "me")) == 2
+        len(apply(keep.environment, week_engine)) == 2
     )  # both variants' models of the later night
     assert sorted(path.name for path in week.environment.models_dir.glob("*2026*.pkl")) == [
         f"{A1}.pkl",
         f"{A1.replace('A', 'B')}.pkl",
     ]
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
-    assert retention.apply(keep.environment, week_engine, "me") == []
+    assert apply(keep.environment, week_engine) == []
     with week_engine.connect() as connection:
         assert {row.kind for row in connection.execute(sa.select(deletions))} == {
             "model",
@@ -202,7 +208,7 @@ def test_retention_waits_for_a_run_that_may_promote_yet(
             runs.update().where(runs.c.run_date > FIRST_NIGHT).values(status="running")
         )
     keep = alter(week, retention=Retention(snapshot_gigabytes=0))
-    assert retention.apply(keep.environment, week_engine, "me") == []
+    assert apply(keep.environment, week_engine) == []
 
 
 def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
@@ -211,7 +217,7 @@ def test_deleted_snapshot_is_kept_once_it_is_pulled_again(
     night = LATER_NIGHT
     train.train(with_training(week, min_rows=10_000), week_engine, night)
     none = alter(week, retention=Retention(snapshot_gigabytes=0)).environment
-    retention.apply(none, week_engine, "me")
+    apply(none, week_engine)
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 1
     train.train(with_training(week, min_rows=10_000), week_engine, night, force=True)
     assert len(list(week.environment.snapshots_dir.glob("*.parquet"))) == 2

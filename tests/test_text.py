@@ -1,9 +1,11 @@
 """Text that is printed: tables as pandas prints them, JSON with days and instants."""
 
 import json
+import sys
 from datetime import date, datetime
 
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,3 +40,10 @@ def test_cut_list() -> None:
     assert text.cut_list(["a", "b"], 2) == ["a", "b"]
     assert text.cut_list(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]
     assert text.cut_list(["a", "b"], 1, "later ones") == ["a", "and 1 later ones"]
+
+
+def test_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `predict.py >&-` leaves it, which is no fault."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not text.is_terminal()
+    text.say("done")

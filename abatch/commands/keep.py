@@ -14,7 +14,7 @@ from abatch.arguments import Option, day, parse_moment
 from abatch.commands.change import Model, whoami
 from abatch.commands.command import Only, command
 from abatch.config import Experiments
-from abatch.database import reading
+from abatch.database import connections, reading
 from abatch.database.tables import Row
 from abatch.errors import RegistryError, UsageError
 from abatch.modelling import registry, reproduction, retention, snapshots
@@ -44,7 +44,8 @@ def do_snapshots(
     """Training rows as they were pulled: list, show, verify, or purge."""
     environment = experiments.choose(only).environment
     if action == "purge":
-        done = retention.apply(environment, engine, whoami())
+        done = connections.write(engine, retention.write_deletions, environment, whoami())
+        connections.read(engine, retention.remove_files, environment)
         text = "\n".join(done) or "nothing to delete; see retention in the config"
         return Reply(text, done)
     with engine.connect() as connection:

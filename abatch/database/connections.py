@@ -176,7 +176,7 @@ _SESSIONS = {
 
 def find_schema(engine: sa.Engine) -> str | None:
     """Find the schema of abatch's own tables; None means the connection's own."""
-    return engine.get_execution_options().get("schema_translate_map", {}).get(None)
+    return (engine.get_execution_options().get("schema_translate_map") or {}).get(None)
 
 
 def read(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Environment
-from abatch.database import connections, tables
+from abatch.database import tables
 from abatch.database.tables import models, promotions, runs
 from abatch.modelling import registry, snapshots
 from abatch.night import DAY, Night, utc_now
@@ -20,15 +20,8 @@ from abatch.night import DAY, Night, utc_now
 logger = logging.getLogger("abatch")
 
 
-def apply(environment: Environment, engine: sa.Engine, by: str) -> list[str]:
-    """Delete what the environment's retention no longer keeps; returns what that was, in words."""
-    deleted = connections.write(engine, write_deletions, environment, by)
-    connections.read(engine, remove_files, environment)
-    return deleted
-
-
-def apply_nightly(night: Night) -> None:
-    """The same at the end of a night."""
+def apply(night: Night) -> None:
+    """Delete what the environment's retention no longer keeps."""
     environment = night.experiment.environment
     night.write(write_deletions, environment, f"{night.job} {night.run_id}")
     night.read(remove_files, environment)
