@@ -45,9 +45,8 @@ def make_engine(
         backend = completed.get_backend_name()
         if backend not in _SESSIONS:
             raise NoSuchModuleError(f"{backend!r} is no database that abatch knows")
-        options = _OPTIONS.get(backend, {})
         # A link that lay idle while a model was fitted may be dead.
-        engine = sa.create_engine(completed, pool_pre_ping=True, **options)
+        engine = sa.create_engine(completed, pool_pre_ping=True, **_OPTIONS.get(backend, {}))
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         near = suggest(completed.drivername, _SESSIONS)
         raise ConfigError(

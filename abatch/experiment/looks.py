@@ -147,16 +147,15 @@ def read_nights(
     run_ids = predictions.find_run_ids(connection, span)
     _check_nights(question.name, nights, {night for night, _ in run_ids})
     start = pd.Timestamp(question.registration.start_date)
-    experiment, window_days = question.experiment, question.experiment.outcome.window_days
+    experiment = question.experiment
     cohorts = {
         pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
     }
     parts: dict[Key, Part] = {}
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
-    chunk_rows = experiment.environment.chunk_rows
-    for rows in predictions.stream_predictions(connection, span, chunk_rows):
+    for rows in predictions.stream_predictions(connection, span, experiment.environment.chunk_rows):
         for feed in feeds:
-            rows[feed.name] = outcomes.attach(rows, feed, window_days)
+            rows[feed.name] = outcomes.attach(rows, feed, experiment.outcome.window_days)
         rows["bucket"] = assign(rows["candidate_id"], question.name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))

@@ -54,8 +54,7 @@ def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
         query = experiment.query("outcomes" if name == OUTCOME else name)
         rows = night.pull(query, window)
         with query.named():
-            events = find_events(rows, metric.kind)
-        feeds.append(Feed(name, metric, query, events, len(rows)))
+            feeds.append(Feed(name, metric, query, find_events(rows, metric.kind), len(rows)))
     return feeds
 
 
@@ -107,7 +106,7 @@ def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     """
     require_columns(frame, EVENT)
     return frame.assign(
-        candidate_id=[normalise_id(value) for value in frame["candidate_id"]],
+        candidate_id=[*map(normalise_id, frame["candidate_id"])],
         event_date=parse_dates(frame["event_date"]),
         outcome=parse_outcomes(frame["outcome"], kind),
     )

@@ -222,8 +222,7 @@ def register(connection: sa.Connection, night: Night, registration: Registration
 
     The hash is that of the UTF-8 text in `content`.
     """
-    content = registration.model_dump(mode="json")
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(registration.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
     connection.execute(
         registrations.insert().values(
             experiment=registration.salt,

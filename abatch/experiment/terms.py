@@ -86,7 +86,7 @@ def list_comparisons(experiment: Experiment) -> list[Comparison]:
     Empty if there is nothing to compare with.
     """
     modelled = [variant for variant in experiment.split if variant in experiment.models]
-    controls = [variant for variant in experiment.split if variant not in experiment.models]
+    controls = [variant for variant in experiment.split if variant not in modelled]
     champion = experiment.champion or modelled[0]
     chosen = experiment.verdicts or ["models_vs_control", "challenger_vs_champion"]
     comparisons = []

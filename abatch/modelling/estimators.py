@@ -231,8 +231,7 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
     """
     name = type(pipeline[-1]).__name__
     try:
-        ordered = X.sort_index(axis="columns")
-        probability = pipeline.predict_proba(ordered)[:, 1].astype(np.float64)
+        probability = pipeline.predict_proba(X.sort_index(axis="columns"))[:, 1].astype(np.float64)
     except Exception as error:
         raise ConfigError(
             f"{name}: predicting raised {_tell(error)}. Mend its code so that it takes nulls and"

@@ -127,8 +127,7 @@ def find_window(night: Night) -> Window:
             f"{experiment.query('watermark').file}: tells no date, so nothing is known to be"
             " complete. Load the feed, then train."
         )
-    last = outcomes.last_mature_date(min(watermark, night.run_date), experiment.outcome)
-    to_date = last + DAY
+    to_date = outcomes.last_mature_date(min(watermark, night.run_date), experiment.outcome) + DAY
     from_date = experiment.training.start_date or to_date - experiment.training.days * DAY
     return Window(from_date, to_date)
 

@@ -128,8 +128,7 @@ def explain(
                 lineage = find_lineage(connection, rows[0])
                 content, facts = vars(lineage), [*_describe_lineage(lineage)]
             facts += map(_describe_superseded, superseded)
-            content = {**content, "superseded": superseded}
-            replies.append(_tell(experiment, title, facts, content))
+            replies.append(_tell(experiment, title, facts, {**content, "superseded": superseded}))
         if not replies:
             raise DataError(_describe_absence(connection, experiments, candidate_id, on))
     return Reply.join(replies)
@@ -161,7 +160,7 @@ def _find_predictions(
     connection: sa.Connection, table: sa.Table, key: Mapping[str, Any]
 ) -> list[Row]:
     """Letter for letter: a server's collation may take two spellings for one."""
-    query = sa.select(table).filter_by(**key).order_by(table.c.predicted_at, table.c.run_id)
+    query = sa.select(table).filter_by(**key).order_by("predicted_at", "run_id")
     return [row for row in connection.execute(query) if row.candidate_id == key["candidate_id"]]
 
 
@@ -204,8 +203,7 @@ def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, R
     """What made the model live for the night of a prediction, and what has overruled that since."""
     if row.model_name is None:
         return None, None
-    promotions = read_promotions(connection, row.experiment)
-    history = promotions.until(row.variant, row.run_date)
+    history = read_promotions(connection, row.experiment).until(row.variant, row.run_date)
     named = [promotion for promotion in history if promotion.model_name == row.model_name]
     before = [promotion for promotion in named if promotion.promoted_at <= row.predicted_at]
     newest = history[-1] if history and history[-1].model_name != row.model_name else None

@@ -186,8 +186,7 @@ def _count_cells(column: pd.Series, kind: str, bins: Sequence[Any]) -> list[int]
 
 def _find_common(n_by_value: Mapping[str, int] | pd.Series) -> list[tuple[str, int]]:
     """The most common, N_CATEGORIES; by name where equal: the same rows give the same card."""
-    ranked = sorted(n_by_value.items(), key=lambda item: (-item[1], item[0]))
-    return ranked[:N_CATEGORIES]
+    return sorted(n_by_value.items(), key=lambda item: (-item[1], item[0]))[:N_CATEGORIES]
 
 
 def measure_features(

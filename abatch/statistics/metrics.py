@@ -112,10 +112,9 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
     """
     bucket, outcome, position = np.nonzero(histogram.counts)
     cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
-    counts = histogram.counts[bucket, outcome, position]
     return {
         "histogram.steps": _shrink(np.diff(cells, prepend=0)),
-        "histogram.counts": _shrink(counts),
+        "histogram.counts": _shrink(histogram.counts[bucket, outcome, position]),
         "histogram.losses": histogram.losses,
     }
 
