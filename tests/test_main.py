@@ -179,8 +179,8 @@ def test_output_that_cannot_be_written() -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "abatch dictionary: the output: cannot be written (No space left on device). Check the"
-        " folder's rights and room, then look what was done (python -m abatch status) before you run"
-        " it again.\n"
+        " folder's rights and room, then look what was done (python -m abatch status) before you"
+        " run it again.\n"
     )
 
 
