@@ -73,7 +73,7 @@ def choose_colours(figures: Figures) -> dict[str, str]:
 
     Those of today come first, in the order of their variants, then those of earlier versions.
     """
-    today = [registry.undated_name(model) for model in figures.experiment.models.values()]
+    today = map(registry.undated_name, figures.experiment.models.values())
     colours = dict(zip(dict.fromkeys([*today, *figures.names]), cycle(PALETTE)))
     return {name: colours[name] for name in figures.names if "roc_auc" in figures.scores[name]}
 
@@ -140,9 +140,11 @@ def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot
         draw_series(axes, series, apart=0.16)
         axes.axhline(1, **DASHED)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        axes.set_xticks(range(1, N_RELIABILITY_BINS + 1))
-        axes.set_xlabel("Tenth, from the highest predictions (1) down")
-        axes.set_ylabel("Lift, with 95 % interval")
+        axes.set(
+            xticks=range(1, N_RELIABILITY_BINS + 1),
+            xlabel="Tenth, from the highest predictions (1) down",
+            ylabel="Lift, with 95 % interval",
+        )
 
     label = f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(told)}"
     return draw_svg(draw, label, "lift", 4.0, 2.8)
@@ -158,7 +160,7 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
     title, right = HISTORY[metric]
     rows = [row for row in rows if row.metric == metric and row.model_name in colours]
     cohorts = sorted({row.cohort for row in rows})[-N_COHORTS:]
-    days = [date.fromisoformat(cohort) for cohort in cohorts]
+    days = [*map(date.fromisoformat, cohorts)]
     step = min(np.diff([day.toordinal() for day in days]), default=7)
     series, newest = [], []
     for name, colour in colours.items():
@@ -218,8 +220,7 @@ def list_tenths(metrics: Metrics) -> np.ndarray:
     """
     tenths = []
     for i in range(1, N_RELIABILITY_BINS + 1):
-        rate = metrics.get(f"reliability_rate_{i:02}")
-        if rate:
+        if rate := metrics.get(f"reliability_rate_{i:02}"):
             mean = metrics[f"reliability_prediction_{i:02}"].value
             tenths.append((i, mean, rate.value, rate.lower, rate.upper))
     return np.array(tenths, dtype=np.float64).reshape(-1, 5)
