@@ -26,7 +26,8 @@ class _Locks(NamedTuple):
 
     Attributes
     ----------
-    take, release : without waiting, for the session, and how it is given back
+    take, release : for the session, and how it is given back; PostgreSQL's does not wait, SQL
+        Server's as many milliseconds as are put in
     wait : to the end of the transaction. On SQL Server an implicit one begins with the first
         statement that reads a table
     """
@@ -43,7 +44,9 @@ _LOCKS = {
         "select 0 from pg_advisory_xact_lock(hashtextextended(%s, 0))",
     ),
     "mssql": _Locks(
-        _APPLOCK.format(_GET, "@LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0"),
+        _APPLOCK.format(
+            _GET, "@LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = {:.0f}"
+        ),
         _APPLOCK.format("exec @result = sp_releaseapplock", "@LockOwner = 'Session'"),
         _APPLOCK.format(
             f"select @result = count(*) from sys.schemas; {_GET}",
@@ -118,7 +121,7 @@ def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator
                 connection = stack.enter_context(engine.connect())
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
-                acquired = trying(_lock, connection, take, name) >= 0
+                acquired = trying(_lock, connection, take.format(1000 * wait_seconds), name) >= 0
                 stack.pop_all()
     link: Any = connection.connection.dbapi_connection
     try:
