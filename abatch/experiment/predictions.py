@@ -105,7 +105,7 @@ def summarise(
 ) -> Batch:
     """The sums of some rows that are staged, and of the features that they were predicted from."""
     return Batch(
-        Counter(rows["variant"]),
+        Counter(rows["variant"].tolist()),
         features.notna().sum().to_dict(),
         feature_counts,
         compute_checksum(rows),
@@ -176,7 +176,7 @@ def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
     arrived = Batch()
     query = sa.select(predictions_staging).filter_by(**own)
     for rows in _stream(connection, query, WRITE_ROWS):
-        arrived += Batch(Counter(rows["variant"]), checksum=compute_checksum(rows))
+        arrived += Batch(Counter(rows["variant"].tolist()), checksum=compute_checksum(rows))
     if arrived.n_rows != sent.n_rows:
         raise DatabaseError(
             f"{sent.n_rows} predictions were sent and {arrived.n_rows} arrived in"
