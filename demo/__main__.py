@@ -30,7 +30,7 @@ from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
 from abatch.night import open_night, today, utc_now
 from abatch.statistics.stats import SRM_ALPHA
-from demo import simulate
+from demo import bank_tables, simulate
 
 RETRAIN_DAYS = 7
 DAY = timedelta(days=1)
@@ -74,7 +74,7 @@ def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
     path = Path(str(engine.url.database))
     if not path.exists():
         return
-    if foreign := simulate.find_foreign(engine):
+    if foreign := bank_tables.find_foreign(engine):
         raise AbatchError(
             f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file"
             " away, then run again."

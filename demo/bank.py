@@ -19,7 +19,7 @@ from abatch.config import Experiment, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, UsageError
 from abatch.night import today
-from demo import simulate
+from demo import bank_tables, simulate
 
 
 def live(experiment: Experiment, engine: sa.Engine, arguments: argparse.Namespace) -> str:
@@ -40,7 +40,7 @@ def live(experiment: Experiment, engine: sa.Engine, arguments: argparse.Namespac
             " --env test."
         )
     connections.check_ready(engine, environment.name)
-    if foreign := simulate.find_foreign(engine):
+    if foreign := bank_tables.find_foreign(engine):
         raise AbatchError(
             f"{faults.show_url(engine)}: holds {', '.join(foreign[:5])}"
             f"{f' and {len(foreign) - 5} more' * (len(foreign) > 5)}, which neither abatch nor a"

@@ -9,7 +9,7 @@ import yaml
 
 from abatch import __main__ as abatch
 from abatch.config import Experiment, load_experiments
-from demo import bank, simulate
+from demo import bank, bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, open_engine, write_config
 
 
@@ -27,8 +27,8 @@ def call(
 
 def list_bank(engine: sa.Engine) -> set[str]:
     """Those of the bank's tables that are there."""
-    with simulate.in_default_schema(engine).connect() as connection:
-        return {*sa.inspect(connection).get_table_names()} & {*simulate.metadata.tables}
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        return {*sa.inspect(connection).get_table_names()} & {*bank_tables.metadata.tables}
 
 
 def test_bank_plants_and_lives_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_bank_plants_and_lives_on(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert (code, err) == (0, "")
     assert out.endswith("the simulated bank played 181 mornings, until 2026-09-01\n")
     engine = open_engine(experiment)
-    with simulate.in_default_schema(engine).connect() as connection:
-        found = connection.execute(sa.select(simulate.bank)).one()
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        found = connection.execute(sa.select(bank_tables.bank)).one()
         n_listed = connection.scalar(
             sa.select(sa.func.count()).where(
-                simulate.candidates.c.candidate_date == date(2026, 9, 1)
+                bank_tables.candidates.c.candidate_date == date(2026, 9, 1)
             )
         )
     engine.dispose()
@@ -71,9 +71,9 @@ def test_bank_takes_a_seed(
     code, out, err = call(capsys, experiment, "--date", "2026-09-01", "--seed", "7")
     assert (code, err) == (0, "")
     assert "played 181 mornings" in out
-    with simulate.in_default_schema(engine).connect() as connection:
-        assert connection.scalar(sa.select(simulate.bank.c.seed)) == 7
-    assert simulate.find_foreign(engine) == []
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        assert connection.scalar(sa.select(bank_tables.bank.c.seed)) == 7
+    assert bank_tables.find_foreign(engine) == []
 
 
 def test_bank_is_never_played_in_prod(
@@ -124,15 +124,15 @@ def test_bank_does_not_live_on_among_foreign_tables(
     capsys: pytest.CaptureFixture[str], experiment: Experiment, engine: sa.Engine
 ) -> None:
     simulate.simulate(engine, FIRST_NIGHT, history_days=0)
-    assert simulate.find_foreign(engine) == []
+    assert bank_tables.find_foreign(engine) == []
     with engine.begin() as connection:
         for i in range(7):
             connection.exec_driver_sql(f"create table t{i} (id integer)")
     code, out, err = call(capsys, experiment, "--date", "2026-09-02")
     assert (code, out) == (1, "")
     assert ": holds t0, t1, t2, t3, t4 and 2 more, which" in err
-    with simulate.in_default_schema(engine).connect() as connection:
-        newest = connection.scalar(sa.select(sa.func.max(simulate.candidates.c.candidate_date)))
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        newest = connection.scalar(sa.select(sa.func.max(bank_tables.candidates.c.candidate_date)))
     assert newest == FIRST_NIGHT
 
 
@@ -144,11 +144,11 @@ def test_bank_leaves_foreign_schemas_alone(
 ) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("create schema loans")
-    assert simulate.find_foreign(engine) == []
+    assert bank_tables.find_foreign(engine) == []
     with engine.begin() as connection:
         connection.exec_driver_sql("create table loans.runs (id integer)")
         connection.exec_driver_sql("create table abatch.card_calls (id integer)")
-    assert sorted(simulate.find_foreign(engine)) == ["abatch.card_calls", "loans.runs"]
+    assert sorted(bank_tables.find_foreign(engine)) == ["abatch.card_calls", "loans.runs"]
     code, out, err = call(capsys, experiment, "--date", "2026-09-01")
     assert (code, out) == (1, "")
     assert "loans.runs" in err

@@ -34,7 +34,7 @@ from abatch.database.tables import (
     runs,
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
-from demo import simulate
+from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
 from tests.processes import Process, Stop
 
@@ -500,12 +500,12 @@ def test_predict_odd_candidates(experiment: Experiment, engine: sa.Engine) -> No
         {**dict.fromkeys(columns), **values, "customer_id": number}
         for number, values in enumerate(odd, start=-1)
     ]
-    with simulate.in_default_schema(engine).begin() as connection:
+    with bank_tables.in_default_schema(engine).begin() as connection:
         night = {"candidate_date": FIRST_NIGHT, "loaded_at": sa.func.current_timestamp()}
         night["loaded_at"] = connection.scalar(
-            sa.select(sa.func.max(simulate.candidates.c.loaded_at))
+            sa.select(sa.func.max(bank_tables.candidates.c.loaded_at))
         )
-        connection.execute(simulate.candidates.insert(), [{**row, **night} for row in rows])
+        connection.execute(bank_tables.candidates.insert(), [{**row, **night} for row in rows])
     predict.predict(experiment, engine, FIRST_NIGHT)
     check_night(engine, simulate.N_CANDIDATES + len(odd))
     found = {

@@ -20,7 +20,7 @@ from abatch.database.tables import predictions
 from abatch.errors import UsageError
 from abatch.experiment import assignment
 from abatch.queries import Window
-from demo import simulate
+from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT
 
 DAY = timedelta(days=1)
@@ -93,10 +93,10 @@ def read_as_of(
 
 def select_some(engine: sa.Engine, night: object) -> None:
     """Predictions that select every tenth candidate of a night, as far as the bank is concerned."""
-    with simulate.in_default_schema(engine).connect() as connection:
+    with bank_tables.in_default_schema(engine).connect() as connection:
         ids = connection.scalars(
-            sa.select(simulate.candidates.c.customer_id).where(
-                simulate.candidates.c.candidate_date == night
+            sa.select(bank_tables.candidates.c.customer_id).where(
+                bank_tables.candidates.c.candidate_date == night
             )
         ).all()
     row = {
@@ -131,8 +131,8 @@ def test_simulate_same_seed_same_bank(experiment: Experiment, engine: sa.Engine)
     assert simulate.simulate(engine, FIRST_NIGHT + 3 * DAY) == 3
     assert simulate.simulate(engine, FIRST_NIGHT + 3 * DAY) == 0
     first = simulate.read_truth(engine).sort_values(["run_date", "candidate_id"], ignore_index=True)
-    with simulate.in_default_schema(engine).begin() as connection:
-        simulate.metadata.drop_all(connection)
+    with bank_tables.in_default_schema(engine).begin() as connection:
+        bank_tables.metadata.drop_all(connection)
     moved = FIRST_NIGHT + 200 * DAY
     simulate.simulate(engine, moved, history_days=5, seed=3)
     for days in (1, 2, 3):
@@ -192,8 +192,8 @@ def test_simulate_odd_values(experiment: Experiment, engine: sa.Engine, small: N
     """Nulls, decimals, text beyond latin-1, and from one night on a channel never seen."""
     simulate.simulate(engine, FIRST_NIGHT, history_days=2)
     simulate.simulate(engine, FIRST_NIGHT + simulate.NEW_CHANNEL * DAY)
-    with simulate.in_default_schema(engine).connect() as connection:
-        rows = connection.execute(sa.select(simulate.candidates)).all()
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        rows = connection.execute(sa.select(bank_tables.candidates)).all()
     assert {"Ærø", "日本", None} <= {row.region for row in rows}
     assert any(row.income is None for row in rows)
     assert all(isinstance(row.income, Decimal) for row in rows if row.income is not None)
@@ -221,7 +221,7 @@ def test_simulate_effect_draws_as_before_there_were_plants(play: Play) -> None:
 
     What the other plants and the README's demo stand on.
     """
-    book = read(play(1, history_days=30), simulate.truth)
+    book = read(play(1, history_days=30), bank_tables.truth)
     nights = book[book["night"] >= 0].groupby("night")
     assert len(book) == 30 * 150 + 2 * 1000
     np.testing.assert_allclose(
@@ -235,7 +235,7 @@ def test_simulate_effect_draws_as_before_there_were_plants(play: Play) -> None:
 def test_simulate_plants_again_the_same(plant: str, play: Play, small: None) -> None:
     plan = {"plant": plant, "salt": SALT, "split": SPLIT, "seed": 3}
     first, second = play(2, **plan), play(2, **plan)
-    for table in (simulate.candidates, simulate.truth, simulate.answers, simulate.feed):
+    for table in (bank_tables.candidates, bank_tables.truth, bank_tables.answers, bank_tables.feed):
         pd.testing.assert_frame_equal(read(first, table), read(second, table))
 
 
@@ -268,12 +268,14 @@ def test_simulate_no_effect_is_planted(play: Play, small: None) -> None:
         play(-1, history_days=2, plant="no_effect"),
     )
     simulate.simulate(nobody, FIRST_NIGHT + 3 * DAY)
-    book, before = read(engine, simulate.truth), read(play(3, history_days=2), simulate.truth)
-    assert set(read(engine, simulate.calls)["call_date"]) > set(
-        read(nobody, simulate.calls)["call_date"]
+    book, before = read(engine, bank_tables.truth), read(play(3, history_days=2), bank_tables.truth)
+    assert set(read(engine, bank_tables.calls)["call_date"]) > set(
+        read(nobody, bank_tables.calls)["call_date"]
     )
-    assert len(read(engine, simulate.answers)) > 10
-    pd.testing.assert_frame_equal(read(engine, simulate.answers), read(nobody, simulate.answers))
+    assert len(read(engine, bank_tables.answers)) > 10
+    pd.testing.assert_frame_equal(
+        read(engine, bank_tables.answers), read(nobody, bank_tables.answers)
+    )
     assert (book["p_called"] == book["p_uncalled"]).all()
     assert 0.02 < book["p_called"].mean() < 0.04
     assert (book["p_called"].rank() == before["p_called"].rank()).all()
@@ -285,7 +287,8 @@ def test_simulate_effect_and_harm_are_planted(play: Play) -> None:
     History, where all were called, shows the same order in both.
     """
     effect, harm = (
-        read(play(4, history_days=5, plant=plant), simulate.truth) for plant in ("effect", "harm")
+        read(play(4, history_days=5, plant=plant), bank_tables.truth)
+        for plant in ("effect", "harm")
     )
     assert (effect["p_uncalled"] == 0.01).all()
     assert (harm["p_called"] < harm["p_uncalled"]).all()
@@ -304,7 +307,7 @@ def test_simulate_effect_and_harm_are_planted(play: Play) -> None:
 
 def test_simulate_drift_is_planted(play: Play, small: None) -> None:
     moved, before = play(21, plant="drift"), play(21)
-    old, new = read(before, simulate.candidates), read(moved, simulate.candidates)
+    old, new = read(before, bank_tables.candidates), read(moved, bank_tables.candidates)
     early = new["night"] < 20
     pd.testing.assert_frame_equal(new[early], old[early])
     assert early.sum() > 0
@@ -327,7 +330,7 @@ def test_simulate_drift_is_planted(play: Play, small: None) -> None:
     ).sum() > 0.25  # the population stability index, of which banks call .25 much
     # The formula, by hand, from the features as loaded on the last night, before any correction;
     # wrong incomes are left out.
-    book = read(moved, simulate.truth)
+    book = read(moved, bank_tables.truth)
     both = new.merge(book[book["corrected_income"].isna()], on=["customer_id", "candidate_date"])
     line = 0.5 * (np.log(both["income"].astype(float).fillna(40_000)) - 10.6) + 0.35 * both[
         "segment"
@@ -345,7 +348,7 @@ def list_late_answers(engine: sa.Engine) -> list[tuple[date, date]]:
 
     The feed said that the day was complete.
     """
-    answers, feed = read(engine, simulate.answers), read(engine, simulate.feed)
+    answers, feed = read(engine, bank_tables.answers), read(engine, bank_tables.feed)
     late = answers.merge(feed, how="cross", suffixes=("", "_feed"))
     late = late[
         (late["loaded_at"] > late["loaded_at_feed"]) & (late["answer_date"] <= late["complete_to"])
@@ -356,13 +359,13 @@ def list_late_answers(engine: sa.Engine) -> list[tuple[date, date]]:
 def test_simulate_late_feed_is_planted(play: Play, small: None) -> None:
     """What the usual feed has loaded by night 33, the late one has by night 38."""
     usual, late = play(38), play(38, plant="late_feed")
-    for table in (simulate.candidates, simulate.calls, simulate.truth):
+    for table in (bank_tables.candidates, bank_tables.calls, bank_tables.truth):
         pd.testing.assert_frame_equal(read(late, table), read(usual, table))
     assert list_late_answers(usual) == list_late_answers(late) == []
 
     def show(engine: sa.Engine, night: int) -> tuple[set[tuple[int, date, date]], date]:
         moment = datetime.combine(FIRST_NIGHT + night * DAY, time(22))
-        answers, feed = read(engine, simulate.answers), read(engine, simulate.feed)
+        answers, feed = read(engine, bank_tables.answers), read(engine, bank_tables.feed)
         known = answers[answers["loaded_at"] <= moment]
         return (
             set(zip(known["customer_id"], known["offer_date"], known["answer_date"], strict=True)),
@@ -387,8 +390,8 @@ def count_losses(engine: sa.Engine) -> pd.DataFrame:
     One row per night and variant.
     """
     keys = ["customer_id", "candidate_date"]
-    listed = read(engine, simulate.candidates)[keys].drop_duplicates().assign(listed=1)
-    book = read(engine, simulate.truth).merge(listed, on=keys, how="left", validate="one_to_one")
+    listed = read(engine, bank_tables.candidates)[keys].drop_duplicates().assign(listed=1)
+    book = read(engine, bank_tables.truth).merge(listed, on=keys, how="left", validate="one_to_one")
     assert book["listed"].sum() == len(listed)
     book["variant"], book["lost"] = assign(book["customer_id"]), book["listed"].isna()
     return book.groupby(["night", "variant"], as_index=False)["lost"].agg(["size", "sum"])
@@ -424,7 +427,7 @@ def test_simulate_loses_the_same_customers_each_time_round(
     monkeypatch.setattr(simulate, "N_CUSTOMERS", 400)
     seed = 42  # in no other test: the customers of a seed are kept for as long as the process lives
     customers = read(
-        play(3, plant="broken_split", salt=SALT, split=SPLIT, seed=seed), simulate.candidates
+        play(3, plant="broken_split", salt=SALT, split=SPLIT, seed=seed), bank_tables.candidates
     )
     lists = [set(customers.loc[customers["night"] == night, "customer_id"]) for night in range(4)]
     assert lists[:2] == lists[2:]

@@ -34,7 +34,7 @@ from abatch.errors import ConfigError, DatabaseError, DataError
 from abatch.modelling import features, promotion, registry, training
 from abatch.night import utc_now
 from abatch.queries import Window
-from demo import simulate
+from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, ROOT, alter
 
 DAY = timedelta(days=1)
@@ -84,8 +84,8 @@ def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engin
         if rows["model_name"].notna().all():
             assert rows.sort_values("rank_in_variant")["prediction"].is_monotonic_decreasing
 
-    with simulate.in_default_schema(engine).connect() as connection:
-        answers = [row._asdict() for row in connection.execute(sa.select(simulate.answers))]
+    with bank_tables.in_default_schema(engine).connect() as connection:
+        answers = [row._asdict() for row in connection.execute(sa.select(bank_tables.answers))]
     answered = {(str(row["customer_id"]), row["offer_date"]) for row in answers}
     mature = made[made["run_date"] <= FIRST_NIGHT + 2 * DAY].copy()
     mature["outcome"] = [
@@ -367,8 +367,8 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(
     simulate.simulate(engine, FIRST_NIGHT + 18 * DAY)
     score.score(experiment, engine, FIRST_NIGHT + 18 * DAY, draw=False)
     before = read(engine, variant_scores)
-    with simulate.in_default_schema(engine).begin() as connection:
-        connection.execute(simulate.feed.delete())
+    with bank_tables.in_default_schema(engine).begin() as connection:
+        connection.execute(bank_tables.feed.delete())
     with pytest.raises(
         DataError,
         match=(

@@ -26,7 +26,7 @@ from abatch.experiment import assignment, looks
 from abatch.modelling import promotion, registry
 from abatch.night import utc_now
 from abatch.pages import report
-from demo import simulate
+from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, QUICK_MODELS, open_engine, write_config
 from tests.test_real_data import write_experiment
 
@@ -918,10 +918,10 @@ def test_story_drift_is_flagged_where_it_was_planted(tmp_path: Path) -> None:
         assert set(rows.loc[rows["flagged"], "feature"]) == (
             moved if cohort >= str(planted) else set()
         )
-    with simulate.in_default_schema(story.engine).connect() as connection:
+    with bank_tables.in_default_schema(story.engine).connect() as connection:
         app = sa.select(
-            simulate.candidates.c.customer_id, simulate.candidates.c.candidate_date
-        ).where(simulate.candidates.c.channel == "app")
+            bank_tables.candidates.c.customer_id, bank_tables.candidates.c.candidate_date
+        ).where(bank_tables.candidates.c.channel == "app")
         by_app = {(str(row[0]), row[1]) for row in connection.execute(app)}
     made = read(story.engine, tables.predictions).dropna(subset="model_name")
     made = made[[row in by_app for row in zip(made["candidate_id"], made["run_date"], strict=True)]]
