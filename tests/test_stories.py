@@ -5,7 +5,7 @@ Against figures that are computed another way.
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import train
 from abatch.config import Experiment, load_experiments
 from abatch.database import locks, reading
 from abatch.database.tables import (
+    looks,
     metadata,
     models,
     predictions,
@@ -377,6 +378,49 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(
     ):
         score.score(experiment, engine, FIRST_NIGHT + 19 * DAY, draw=False)
     pd.testing.assert_frame_equal(read(engine, variant_scores), before)
+
+
+def tell_feed(engine: sa.Engine, day: date, complete_to: date) -> None:
+    """Let the bank's feed say, from a day on, up to which day answers are complete."""
+    row = {"loaded_at": simulate.morning(day) + timedelta(hours=1), "complete_to": complete_to}
+    with simulate.in_default_schema(engine).begin() as connection:
+        connection.execute(simulate.feed.insert().values(row))
+
+
+@pytest.mark.bank("trained")
+def test_score_refuses_outcomes_of_days_to_come(experiment: Experiment, engine: sa.Engine) -> None:
+    predict.predict(experiment, engine, FIRST_NIGHT)
+    simulate.simulate(engine, FIRST_NIGHT + DAY)
+    tell_feed(engine, FIRST_NIGHT, FIRST_NIGHT + DAY)  # excluded: all of the night's day is known
+    assert "0 mature" in score.score(experiment, engine, FIRST_NIGHT, draw=False)
+    tell_feed(engine, FIRST_NIGHT + DAY, FIRST_NIGHT + 60 * DAY)
+    before = read(engine, looks)
+    with pytest.raises(
+        DataError,
+        match=r"watermark\.sql: says that outcomes are complete to 2026-10-31, but on 2026-09-02"
+        r" nobody .* 2026-09-03 at most",
+    ):
+        score.score(experiment, engine, FIRST_NIGHT + DAY, draw=False)
+    pd.testing.assert_frame_equal(read(engine, looks), before)
+
+
+@pytest.mark.bank("trained")
+def test_score_tells_of_a_feed_that_is_suddenly_faster(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bank's feed is two days late, every day."""
+    predict.predict(experiment, engine, FIRST_NIGHT)
+    simulate.simulate(engine, FIRST_NIGHT + 8 * DAY)
+    for days in range(8):
+        score.score(experiment, engine, FIRST_NIGHT + days * DAY, draw=False)
+    assert "a delay of" not in capsys.readouterr().err
+    tell_feed(engine, FIRST_NIGHT + 8 * DAY, FIRST_NIGHT + 8 * DAY)
+    score.score(experiment, engine, FIRST_NIGHT + 8 * DAY, draw=False)
+    assert (
+        "complete to 2026-09-09, a delay of 0 days, and it was 2 or more" in capsys.readouterr().err
+    )
+    score.score(experiment, engine, FIRST_NIGHT + 8 * DAY, force=True, draw=False)
+    assert "a delay of 0 days" in capsys.readouterr().err
 
 
 @pytest.mark.bank("trained")

@@ -5,7 +5,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
+N_STEADY = 7  # looks, a week of them
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
@@ -220,14 +221,43 @@ def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, da
     Raises
     ------
     DataError
-        If the feed knows less than it did.
+        If the feed knows less than it did, or what is yet to come.
     """
     experiment, query = night.experiment, night.experiment.query("watermark")
     watermark = outcomes.read_watermark(night)
     mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
     with query.named():
+        if watermark and watermark > night.run_date + DAY:
+            raise DataError(
+                f"says that outcomes are complete to {watermark}, but on {night.run_date} nobody"
+                " knows those of days to come. Return the first day that is not complete as of"
+                f" :as_of, {night.run_date + DAY} at most. (Without :as_of a past night is told"
+                " what is known today.)"
+            )
         night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
+    if watermark and (steady := night.read(find_steady_delay, night)):
+        delay = (night.run_date - watermark).days
+        if delay < steady.days - 1:
+            night.warn(
+                f"{query.file}: outcomes are complete to {watermark}, a delay of {delay} days, and"
+                f" it was {steady.days} or more at the last {N_STEADY} looks. So several nights"
+                " mature at once. Unless the feed has become faster, it says too much: mend it,"
+                " then score again with --force."
+            )
     return watermark, mature_date
+
+
+def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
+    """The shortest delay of the feed in the newest looks before a night.
+
+    None if they are few, or the delay came and went, as where a feed is loaded every week.
+    """
+    c = tables.looks.c
+    query = sa.select(c.run_date, c.watermark).filter_by(experiment=night.experiment.name)
+    query = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_STEADY)
+    delays = [day - watermark for day, watermark in connection.execute(query) if watermark]
+    is_steady = len(delays) == N_STEADY and max(delays) - min(delays) <= DAY
+    return min(delays) if is_steady else None
 
 
 def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:
