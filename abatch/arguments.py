@@ -72,6 +72,7 @@ RUN_DATE = day("--date", help="run_date (default: today in the config's timezone
 FORCE = switch(
     "--force", "do a night again that is done; replaced predictions are kept as superseded"
 )
+FUTURE = switch("--future", "allow a --date after today, which is never counted as done")
 DRY_RUN = switch("--dry-run", "read and compute, write nothing, print what would be done")
 
 
@@ -96,7 +97,7 @@ def parse(
     )
     others = {name: switch(f"--{name.replace('_', '-')}", help) for name, help in switches.items()}
     add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
-    add_options(parser, force=FORCE, dry_run=DRY_RUN, **others)
+    add_options(parser, force=FORCE, future=FUTURE, dry_run=DRY_RUN, **others)
     options = parser.parse_args(argv)
     for name, option in others.items():
         if options.dry_run and getattr(options, name):

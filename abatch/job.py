@@ -75,7 +75,14 @@ class Job:
     ) -> int:
         code, lines = DONE, []
         # one for all, also when midnight passes
-        run_date = options.date or today(experiments.environment)
+        now = today(experiments.environment)
+        run_date = options.date or now
+        if run_date > now and not options.future:
+            zone = experiments.environment.timezone
+            raise UsageError(
+                f"--date {run_date} is yet to come: today is {now} in {zone}. Name a day until"
+                " today, or allow it: --future"
+            )
         chosen = {name: getattr(options, name) for name in ("force", "dry_run", *self.switches)}
         for experiment in experiments.values():
             try:

@@ -23,6 +23,7 @@ from abatch.queries import Query, Window
 from abatch.text import is_terminal, say
 
 DAY = timedelta(days=1)
+DONE, EARLY = "done", "early"  # statuses; early: of a night that was yet to come, never counted
 START_SECONDS = 3  # in which whoever takes the lock says in the ledger for which night
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,14 +192,15 @@ def is_latest(connection: sa.Connection, night: Night) -> bool:
     """Whether no later run_date of the same job is done, those that are still to come aside."""
     last = max(night.run_date, today(night.experiment.environment))
     later = (runs.c.run_date > night.run_date, runs.c.run_date <= last)
-    return _find_run(connection, night, "done", *later) is None
+    return _find_run(connection, night, DONE, *later) is None
 
 
 def find_nights(connection: sa.Connection, night: Night) -> list[date]:
     """The nights up to this one that have predictions, in order."""
-    done = {"experiment": night.experiment.name, "job": "predict", "status": "done"}
-    query = sa.select(runs.c.run_date).filter_by(**done).where(runs.c.run_date <= night.run_date)
-    return list(connection.scalars(query.order_by(runs.c.run_date)))
+    c = runs.c
+    query = sa.select(c.run_date).filter_by(experiment=night.experiment.name, job="predict")
+    query = query.where(c.run_date <= night.run_date, c.status.in_((DONE, EARLY)))
+    return list(connection.scalars(query.distinct().order_by(c.run_date)))
 
 
 @contextmanager
@@ -247,7 +249,7 @@ def open_night(
             raise _describe_holder(night)
         # Whoever holds the lock knows that no other run of this job is alive.
         night.write(_fail_runs, night, "died; cleaned up by the next run")
-        done = night.read(_find_run, night, "done", runs.c.run_date == run_date)
+        done = night.read(_find_run, night, DONE, runs.c.run_date == run_date)
         if done and not force:
             raise NothingToDo(
                 f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
@@ -322,10 +324,12 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
 
 def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
     """Mark the run done, with its rows_read and rows_written, and what it replaces superseded."""
-    done = runs.update().filter_by(job=night.job, status="done", **night.key)
-    connection.execute(done.values(status="superseded"))
+    replaced = runs.update().filter_by(job=night.job, **night.key)
+    replaced = replaced.where(runs.c.status.in_((DONE, EARLY)))
+    connection.execute(replaced.values(status="superseded"))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
-    ended = running.values(status="done", finished_at=utc_now(), **counts)
+    status = EARLY if night.run_date > night.started_at.date() + DAY else DONE
+    ended = running.values(status=status, finished_at=utc_now(), **counts)
     if connection.execute(ended).rowcount != 1:
         raise DatabaseError(
             f"run {night.run_id}: is no longer running in the table runs; another process took it"

@@ -5,13 +5,14 @@ import pty
 import re
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from abatch import job
 from abatch.config import Experiment, load_experiments
 from abatch.database import faults
 from abatch.database.tables import runs
@@ -55,6 +56,31 @@ def read_log(bank: Experiment) -> list[str]:
     (path,) = bank.environment.logs_dir.iterdir()
     assert re.fullmatch(r"predict_\d{4}-\d\d\.log", path.name)
     return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_main_refuses_days_to_come(
+    bank: Experiment,
+    bank_engine: sa.Engine,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is 20:30 UTC on the first, 22:30 in Oslo; an hour and a half later the second begins."""
+    assert bank.environment.timezone == "Europe/Oslo"
+    now = datetime(2026, 9, 1, 20, 30, tzinfo=UTC)
+    monkeypatch.setattr(job, "today", lambda environment: environment.today(now))
+    assert call(bank, "--date", "2026-09-02") == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        "predict: --date 2026-09-02 is yet to come: today is 2026-09-01 in Europe/Oslo. Name a day"
+        " until today, or allow it: --future\n"
+    )
+    assert call(bank, "--date", "2026-09-02", "--force") == 2
+    assert read_ledger(bank_engine) == []
+    assert call(bank, "--date", "2026-09-02", "--future") == 0
+    now = datetime(2026, 9, 1, 22, 0, tzinfo=UTC)
+    assert call(bank, "--date", "2026-09-02", "--force") == 0
+    assert len(read_ledger(bank_engine)) == 4
 
 
 def test_main_is_silent_and_logs(

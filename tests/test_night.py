@@ -324,6 +324,23 @@ def test_is_latest(
             night.finish("nothing")
 
 
+def test_night_that_is_yet_to_come_counts_for_nothing(
+    experiment: Experiment, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day ahead of UTC it may be somewhere, two days nowhere."""
+    start = utc_now().date()
+    do(experiment, engine, start + DAY)
+    do(experiment, engine, start + 2 * DAY)
+    assert [row.status for row in read_ledger(engine)] == ["done", "early"]
+    do(experiment, engine, start + 2 * DAY)  # as it is not done, no force is needed
+    moment = utc_now() + DAY
+    monkeypatch.setattr(night_module, "utc_now", lambda: moment)
+    run_id = do(experiment, engine, start + 2 * DAY)
+    assert [row.status for row in read_ledger(engine)][1:] == ["superseded", "superseded", "done"]
+    with pytest.raises(NothingToDo, match=f"already done .run {run_id}"):
+        do(experiment, engine, start + 2 * DAY)
+
+
 def test_night_has_few_public_names() -> None:
     """Facts and doors: what a story needs more is no business of the night's."""
     facts = "job experiment run_date key run_id started_at as_of force dry_run"

@@ -332,6 +332,15 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         assert view["B vs A"].first_decided_date == NIGHT
         assert view["B vs A"].look_date == NIGHT + timedelta(days=1)
         assert view["B vs A"].word == "not yet known"
+        early = {"run_id": "r1", "job": "score", "experiment": "e", "status": "early"}
+        early |= {"run_date": NIGHT, "started_at": datetime(2026, 8, 1), "host": "here"}
+        early |= {"code_version": "0", "config_hash": "0"}
+        connection.execute(tables.runs.insert().values(early))
+        query = sa.select(tables.current_verdicts).filter_by(comparison="B vs A")
+        assert connection.execute(query).one().look_date == NIGHT
+        early_too = tables.runs.update().values(run_id="r0")
+        connection.execute(early_too)
+        assert connection.execute(query).one().first_decided_date is None
 
 
 def test_write_look_again_replaces_it_but_not_its_alarm(engine: sa.Engine) -> None:

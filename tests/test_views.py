@@ -127,7 +127,8 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
         make_run("pa2", "predict", 2),
         make_run("pa3", "predict", 3, "failed"),
     )
-    insert(engine, runs, make_run("sa9", "score", 9))
+    insert(engine, runs, make_run("sa9", "score", 9), make_run("pa8", "predict", 8, "early"))
+    insert(engine, predictions, make_prediction("a", 8, "c1"))
     insert(engine, predictions, *(make_prediction("a", 1, candidate) for candidate in ("c1", "c2")))
     insert(
         engine,

@@ -1,5 +1,5 @@
 -- Each candidate's newest prediction. One row per experiment and candidate.
--- Reads:  predictions
+-- Reads:  predictions, runs
 select
     ranked.experiment,
     ranked.run_date,
@@ -29,5 +29,7 @@ from (
             partition by p.experiment, p.candidate_id order by p.run_date desc
         ) as age
     from {schema}predictions as p
+    left join {schema}runs as r on r.run_id = p.run_id and r.status = 'early'
+    where r.run_id is null
 ) as ranked
 where ranked.age = 1
