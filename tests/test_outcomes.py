@@ -134,11 +134,34 @@ def test_find_twins_are_ids_of_other_case() -> None:
     events = outcomes.find_events(
         make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), "binary"
     )
-    assert outcomes.find_twins(pd.Series(["ab", "cd"]), events) == ["AB"]
-    assert outcomes.find_twins(pd.Series(["ab", "AB"]), events) == []
+    assert outcomes.find_twins(pd.Series(["ab", "cd"]), events) == {"AB": "ab"}
+    assert outcomes.find_twins(pd.Series(["ab", "AB"]), events) == {}
     assert attach(
         make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, BINARY
     ).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "event", "is_twin"),
+    [
+        ("42", "00000042", True),
+        ("0042", "42", True),
+        ("42", "42.0", True),
+        ("1420", "142.0", False),
+        ("C07204", "7204", True),
+        ("7204", "DK-0007204", True),
+        ("0a1b2c3d-0000", "{0A1B2C3D0000}", True),
+        ("NO 123", "no123", True),
+        ("a42", "b42", False),  # by their digits these candidates are not told apart
+        ("abc", "abd", False),
+        ("42", "43", False),
+    ],
+)
+def test_find_twins_written_otherwise(predicted: str, event: str, is_twin: bool) -> None:
+    candidates = pd.Series([predicted, "x42", "y42"] if event == "b42" else [predicted, "77"])
+    events = outcomes.find_events(make_feed((event, NIGHT, 1), ("99", NIGHT, 1)), "binary")
+    expected = {event: predicted} if is_twin else {}
+    assert outcomes.find_twins(candidates, events) == expected
 
 
 def test_attach_late_hour_of_the_last_day_counts() -> None:

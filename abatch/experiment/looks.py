@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from scipy.special import pdtr  # of Poisson, up to and with a count
 
 from abatch.config import Experiment
 from abatch.database import tables
@@ -26,6 +27,7 @@ from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
+N_TELLING = 20  # ids that are no accident
 N_STEADY = 7  # looks, a week of them
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
@@ -79,6 +81,7 @@ class Reading(NamedTuple):
     span : the nights, after the last closed one
     run_ids : who wrote each night
     n_read : rows that the database returned
+    doubts : sentences on what looks as if outcomes did not find their predictions
     """
 
     parts: dict[Key, Part]
@@ -86,6 +89,7 @@ class Reading(NamedTuple):
     span: Span
     run_ids: set[tuple[date, str]]
     n_read: int
+    doubts: list[str]
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
@@ -119,7 +123,10 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
 def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
     """Pull what followed on some nights, and read the nights with it."""
     feeds = outcomes.pull_feeds(question.night, nights)
-    return question.night.read(read_nights, question, feeds, nights, closed_date)
+    reading = question.night.read(read_nights, question, feeds, nights, closed_date)
+    for doubt in reading.doubts:
+        question.night.warn(doubt)
+    return reading
 
 
 def read_nights(
@@ -141,7 +148,7 @@ def read_nights(
     DatabaseError
         If predict wrote one of these nights, or one before them, meanwhile.
     DataError
-        If an outcome's id is that of a prediction but for upper and lower case.
+        If ids of outcomes are those of predictions, written otherwise.
     """
     columns = ["candidate_id", "variant", "run_date", *question.metrics]
     span = Span(question.name, closed_date, max(nights, default=closed_date))
@@ -164,22 +171,47 @@ def read_nights(
         n_read += len(rows)
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
-    for feed in feeds:
-        with feed.query.named():
-            twins = outcomes.find_twins(counted["candidate_id"], feed.events)
-            _check_case(connection, question.name, twins)
-    return Reading(parts, counted, span, run_ids, n_read)
+    doubts = [words for feed in feeds if (words := _check_ids(connection, feed, counted, span))]
+    return Reading(parts, counted, span, run_ids, n_read, doubts)
 
 
-def _check_case(connection: sa.Connection, experiment: str, twins: list[str]) -> None:
-    predicted = predictions.find_ids(connection, experiment, twins[:1000]) if twins else set()
-    others = [name for name in twins if name not in predicted]
-    if others:
-        raise DataError(
-            f"{len(others)} ids of outcomes were predicted in other upper and lower case, for"
-            f" example {others[0]!r}. Return ids letter for letter as the candidates query does,"
-            " with lower(...) in both if need be."
-        )
+def _check_ids(
+    connection: sa.Connection, feed: Feed, counted: pd.DataFrame, span: Span
+) -> str | None:
+    """A sentence if outcomes seem not to find their predictions; None if all is well.
+
+    Raises
+    ------
+    DataError
+        If ids differ but in upper and lower case, which SQL may take for one, or if in a variant
+        many are written otherwise: more than a tenth of those that are as they were predicted.
+    """
+    ids = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    found = feed.events["candidate_id"].drop_duplicates()
+    twins = outcomes.find_twins(counted["candidate_id"], feed.events)
+    names = sorted(twins)
+    predicted = predictions.find_ids(connection, span.experiment, names[:1000]) if names else set()
+    others = [name for name in names if name not in predicted]
+    n_alike = found.map(ids).value_counts()
+    if not others:
+        if len(found) >= N_TELLING and len(ids) >= N_TELLING and n_alike.empty:
+            return (
+                f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
+                f" {found.iloc[0]!r}, is one of the {len(ids)} that were predicted, such as"
+                f" {ids.index[0]!r}. Return ids as the candidates query does."
+            )
+        return None
+    first = others[0]
+    words = (
+        f"{len(others)} ids of outcomes seem to be ids of candidates written otherwise, for example"
+        f" {first!r} for {twins[first]!r}. Return ids letter for letter as the candidates query"
+        " does, with the same cast, trim or lower in both if need be."
+    )
+    n_other = pd.Series([ids[twins[name]] for name in others]).value_counts()
+    are_many = n_other > n_alike.reindex(n_other.index, fill_value=0) / 10
+    if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
+        raise DataError(f"{feed.query.file}: {words}")
+    return f"{feed.query.file}: {words}"
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -308,6 +340,27 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - verdicts.count(earlier) + verdicts.count(units)
     return Total(parts, tally, units, len(earlier))
+
+
+def warn_of_fewer(question: Question, reading: Reading, total: Total) -> None:
+    """Warn where far fewer predictions of the open nights have an outcome than of closed ones.
+
+    Chance alone halves what is expected once in a million looks: the feed may have lost some, or
+    writes ids otherwise.
+    """
+    for variant in question.experiment.split:
+        key = Key(scores.ALL, variant)
+        if key in reading.parts and key in total.parts:
+            n_open, found = reading.parts[key].counts[:2]
+            n_closed, before = total.parts[key].counts[:2] - reading.parts[key].counts[:2]
+            expected = n_open * before / max(n_closed, 1)
+            if found < expected / 2 and pdtr(found, expected) < 1e-6:
+                question.night.warn(
+                    f"{question.experiment.query('outcomes').file}: {found:.0f} of {n_open:.0f}"
+                    f" mature predictions of variant {variant} that are not closed yet have an"
+                    f" outcome; by the closed ones it would be {expected:.0f}. Look whether the"
+                    " feed is whole, and writes ids as the candidates query does."
+                )
 
 
 def measure(

@@ -18,6 +18,9 @@ from abatch.sections import Guardrail, Outcome
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
+# What two systems may write otherwise in one id, beside upper and lower case: nothing; leading
+# zeros, blanks and signs, and the fraction of a float; all but its digits.
+FOLDS = [r"(?!)", r"^[^1-9a-z]+|\.0+$|[^0-9a-z]", r"^[^1-9]+|\.0+$|[^0-9]"]
 PERIODS = {"week": "W-SUN", "month": "M"}  # cohorts, as pandas names them
 
 
@@ -154,14 +157,24 @@ def attach(predictions: pd.DataFrame, feed: Feed, window_days: int) -> np.ndarra
     return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
 
 
-def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> list[str]:
-    """Ids of events that are those of candidates but for upper and lower case.
+def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> dict[str, str]:
+    """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 
-    SQL may take the two for one, abatch does not.
+    They are folded by `FOLDS`, the first that finds some, as long as it tells the candidates apart.
     """
     ids = pd.Index(candidate_ids.unique()).astype(object)
-    strange = events.loc[~events["candidate_id"].isin(ids), "candidate_id"].drop_duplicates()
-    return sorted(strange[strange.str.lower().isin(ids.str.lower())]) if len(strange) else []
+    strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
+    for pattern in FOLDS if len(strange) else ():
+        own = dict(zip(_fold(ids, pattern), ids, strict=True))
+        if len(own) >= 0.99 * len(ids):
+            pairs = zip(strange, _fold(strange, pattern), strict=True)
+            if twins := {name: own[folded] for name, folded in pairs if folded and folded in own}:
+                return twins
+    return {}
+
+
+def _fold(ids: pd.Index, pattern: str) -> pd.Index:
+    return ids.str.lower().str.replace(pattern, "", regex=True)
 
 
 def find_cohort(run_date: date, unit: str) -> date:

@@ -216,6 +216,26 @@ def compare_auc(
     return AucDifference(new_auc, live_auc, *interval, len(y))
 
 
+def brier_skill_over(y: np.ndarray, scores: np.ndarray, rate: float, bucket: np.ndarray) -> Metric:
+    """Brier skill over one rate that is predicted for every row; below 0 the rate is better.
+
+    Its interval is a delete-one-bucket jackknife over the candidates' hash: nan with fewer than 20
+    of either outcome.
+
+    Parameters
+    ----------
+    y, scores, bucket : arrays of shape (n,): outcomes, predictions, jackknife buckets
+    rate : known before these rows, as that of the training rows
+    """
+    losses = np.stack([np.bincount(bucket, (guess - y) ** 2) for guess in (scores, rate)])
+    total, filled = losses.sum(axis=1), losses[1] > 0
+    value = float(1 - total[0] / total[1])
+    left_out = total[:, None] - losses[:, filled]
+    is_known = min(y.sum(), (1 - y).sum()) >= MIN_CASES
+    interval = jackknife_interval(value, 1 - left_out[0] / left_out[1])
+    return Metric(value, *(interval if is_known else (np.nan, np.nan)), len(y))
+
+
 def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
     """From ranks, as Mann and Whitney (1947) have it.
 
