@@ -45,6 +45,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     # The rows, as known at the night's moment, and kept, whatever becomes of the models.
     snapshot = snapshots.pull(night, window)
     rows = training.prepare_rows(snapshot.frame, window, experiment)
+    training.warn_of_rows(night, snapshot.frame, rows)
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
 

@@ -3,6 +3,8 @@
 It is seeded, and fails in clear words.
 """
 
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -503,6 +505,78 @@ def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> Non
     assert str(error.value).endswith(
         "Mend its code so that it takes nulls and unseen categories, and train anew."
     )
+
+
+def test_what_an_estimator_prints_goes_to_the_log(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Chatty(LogisticRegression):
+        def fit(self, X: Any, y: Any) -> "Chatty":
+            print("[Info] start training")
+            print("[Warning] no further splits", file=sys.stderr)
+            ctypes.CDLL(None).puts(b"written in C")
+            os.write(2, b"and \xff too\n")
+            super().fit(X, y)
+            return self
+
+        def predict_proba(self, X: Any) -> np.ndarray:
+            os.write(2, b"predicting\n")
+            return np.array(super().predict_proba(X))
+
+    caplog.set_level("INFO", "abatch")
+    X = pd.DataFrame({"x": [0.0, 1.0]})
+    pipeline = fit(Pipeline([("estimator", Chatty())]), X, np.array([0, 1]), "models.A")
+    predict_probability(pipeline, X)
+    print("printed again", flush=True)
+    assert capfd.readouterr() == ("printed again\n", "")
+    said = {record.getMessage().removeprefix("an estimator says: ") for record in caplog.records}
+    assert said == {
+        "[Info] start training",
+        "[Warning] no further splits",
+        "written in C",
+        "and \ufffd too",
+        "predicting",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (
+            np.array([[0.5, 0.5], [-0.1, 1.1]]),
+            "1 of 2 predictions are no probabilities, such as 1.1",
+        ),
+        (
+            np.array([[1.2, -0.2], [0.5, 0.5]]),
+            "1 of 2 predictions are no probabilities, such as -0.2",
+        ),
+        (np.array([[0.5, 0.5]]), r"an array of float64, shape \(1, 2\), for 2 rows"),
+        (np.array([0.5, 0.5]), r"shape \(2,\), for 2 rows; expected numbers, shape \(2, 2\)"),
+        (np.full((2, 3), 1 / 3), r"shape \(2, 3\)"),
+        (np.full((2, 2), 0.5j), "an array of complex128"),
+        (np.array([["a", "b"]] * 2), "an array of <U1"),
+        (SystemExit(0), "predicting raised SystemExit: 0"),
+    ],
+)
+def test_predict_probability_refuses_what_is_none(answer: Any, fault: str) -> None:
+    class Broken(LogisticRegression):
+        def predict_proba(self, X: Any) -> np.ndarray:
+            if isinstance(answer, SystemExit):
+                raise answer
+            return np.asarray(answer)
+
+    pipeline = Pipeline([("estimator", Broken().fit([[0], [1]], [0, 1]))])
+    with pytest.raises(ConfigError, match=f"^Broken: .*{fault}"):
+        predict_probability(pipeline, pd.DataFrame({"x": [1.0, 2.0]}))
+
+
+def test_predict_probability_of_32_bits_is_rounded() -> None:
+    class Rounded(LogisticRegression):
+        def predict_proba(self, X: Any) -> np.ndarray:
+            return np.array([[-1e-7, 1 + 1e-7], [1, -6e-8]], dtype=np.float32)
+
+    pipeline = Pipeline([("estimator", Rounded().fit([[0], [1]], [0, 1]))])
+    assert predict_probability(pipeline, pd.DataFrame({"x": [1.0, 2.0]})).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

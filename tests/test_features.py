@@ -17,6 +17,7 @@ from abatch.modelling.features import (
     check_columns,
     check_null_columns,
     convert,
+    find_doubts,
     infer_types,
 )
 from abatch.queries import Query
@@ -250,6 +251,32 @@ def test_infer_types_of_chunks_put_together() -> None:
     assert infer_types(whole) == {"x": "number"}
     whole = pd.concat([read(part) for part in ([None], ["a", None], ["b"])], ignore_index=True)
     assert infer_types(whole) == {"x": "category"}
+
+
+def test_find_doubts() -> None:
+    """Each column has what its name says; the counts are by hand."""
+    n = 200
+    X = pd.DataFrame(
+        {
+            "account": [float(9_000 + i) for i in range(n)],  # the candidate_id
+            "letter": [f"Dear customer {i // 2 + i % 2}" for i in range(n)],  # 101 values
+            "phone": [f"+47 {i:08}" for i in range(n)],
+            "amount": [f"1.{i:03},50" for i in range(n)],
+            "postcode": [f"{i % 60:04}" for i in range(n)],
+            "region": ["north", "south"] * 100,
+            "rare": [None] * 160 + [f"note {i}" for i in range(40)],
+            "income": [1e4 + i / 7 for i in range(n)],
+            "units": [float(i) for i in range(n)],
+        }
+    )
+    assert find_doubts(
+        X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])
+    ) == {
+        "account": "200 values in 200 rows, which are the candidate_id",
+        "letter": "101 values in 200 rows: text or an id, of which no model learns",
+        "phone": "200 values in 200 rows: text or an id, of which no model learns",
+        "amount": "200 values in 200 rows, which are numbers as text, such as '1.000,50'",
+    }
 
 
 def test_check_null_columns() -> None:

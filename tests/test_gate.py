@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from scipy.special import ndtr
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 import train
 from abatch import version
@@ -21,7 +21,7 @@ from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
 from abatch.modelling.gate import Evidence, decide
 from abatch.sections import Training
-from abatch.statistics.metrics import AucDifference, compare_auc
+from abatch.statistics.metrics import AucDifference, brier_skill_over, compare_auc
 from tests.conftest import A1, A8, LATER_NIGHT, alter, call, find_live, with_training
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
@@ -79,6 +79,49 @@ def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> No
     difference = roc_auc_score(y, new) - roc_auc_score(y, live)
     assert found.lower == pytest.approx(difference - T_3 * se, abs=1e-10)
     assert found.upper == pytest.approx(difference + T_3 * se, abs=1e-10)
+
+
+def test_brier_skill_over_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> None:
+    y, bucket = np.tile([0, 0, 0, 1], 40), np.repeat([3, 17, 40, 63], 40)
+    scores = rng.uniform(size=160)
+    found = brier_skill_over(y, scores, 0.1, bucket)
+
+    def skill(kept: Any) -> float:
+        plain = brier_score_loss(y[kept], np.full(len(y[kept]), 0.1))
+        return 1 - brier_score_loss(y[kept], scores[kept]) / plain
+
+    left_out = [skill(bucket != number) for number in (3, 17, 40, 63)]
+    se = (3 / 4 * sum((one - sum(left_out) / 4) ** 2 for one in left_out)) ** 0.5
+    assert found.value == pytest.approx(skill(slice(None)), abs=1e-12)
+    assert found.lower == pytest.approx(skill(slice(None)) - T_3 * se, abs=1e-10)
+    assert found.upper == pytest.approx(skill(slice(None)) + T_3 * se, abs=1e-10)
+    assert brier_skill_over(y, np.full(160, 0.1), 0.1, bucket)[:3] == (0, 0, 0)
+    few = brier_skill_over(y[:76], scores[:76], 0.1, bucket[:76])  # 19 ones
+    assert np.isnan(few.upper)
+
+
+@pytest.mark.parametrize(
+    ("skill", "fault"),
+    [
+        (
+            (-0.18, -0.25, -0.11),
+            "it predicts worse than the rate of its training rows does: Brier skill -0.180 (-0.250"
+            " to -0.110)",
+        ),
+        ((-0.05, -0.11, 0.01), ""),
+        ((-0.05, None, None), ""),
+        ((0.2, 0.1, 0.3), ""),
+    ],
+)
+@pytest.mark.parametrize("live", [None, LIVE])
+def test_decide_worse_than_the_rate_for_certain(
+    skill: tuple[float | None, ...], fault: str, live: str | None
+) -> None:
+    value, lower, upper = skill
+    decision = judge(skill=Figure(value=value, lower=lower, upper=upper), live=live)
+    assert decision.promote is not bool(fault)
+    assert decision.reason == (fault or (FIGURES if live else "the first model of its variant"))
+    assert decision.evidence["skill"] == {"value": value, "lower": lower, "upper": upper}
 
 
 def test_compare_auc_of_one_model_twice(rng: np.random.Generator) -> None:
@@ -215,6 +258,7 @@ def test_decide_sentence_and_evidence() -> None:
             "live": LIVE,
             "calibration_slope": SLOPE.model_dump(),
             "input_psi": ("income", 0.05, 0.01),
+            "skill": None,
             "difference": {"new": 0.80, "live": 0.75, "lower": 0.01, "upper": 0.09, "n_rows": 1234},
         },
     )

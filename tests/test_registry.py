@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from datetime import date, datetime
 from functools import partial
@@ -14,11 +15,12 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions
-from abatch.errors import FileError, RegistryError
+from abatch.errors import ConfigError, FileError, RegistryError
 from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card, Decision
 from tests.conftest import alter, as_stored, make_card, make_night, write_config
@@ -45,11 +47,20 @@ CARD: dict[str, Any] = {
 GOES_LIVE = Decision(promote=True, reason="Ærø 日本", evidence={})
 
 
+def make_node_array(text: str) -> "CannotBeLoaded":
+    """What a pickle calls; under the library's next version it is told that it cannot."""
+    if CannotBeLoaded.is_upgraded:
+        int(text)
+    return CannotBeLoaded()
+
+
 class CannotBeLoaded:
     """Pickles as a call that fails, as an old estimator does under another library's version."""
 
+    is_upgraded = False
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return int, ("node array from the pickle has an incompatible dtype",)
+        return make_node_array, ("node array from the pickle has an incompatible dtype",)
 
 
 @pytest.fixture
@@ -85,7 +96,7 @@ def save(
 
 
 def write_files(folder: Path, model_name: str, pipeline: Any, **changes: Any) -> Card:
-    content = registry.pickle_model(pipeline)
+    content, _ = registry.pickle_model(pipeline, "models.A")
     sha256 = hashlib.sha256(content).hexdigest()
     facts = {"model_name": model_name, "file": f"{model_name}.pkl", "sha256": sha256}
     card = make_card(**{**CARD, "gate": GOES_LIVE.model_dump(), **facts, **changes})
@@ -157,6 +168,25 @@ def test_save_model_comes_back(engine: sa.Engine, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*model*")) == [f"{name}.json", f"{name}.pkl"]
 
 
+def test_pickle_model_that_cannot_be_loaded_elsewhere() -> None:
+    """A lambda cannot be pickled at all; of __main__ another process has another one."""
+
+    class Local(DummyClassifier):
+        pass
+
+    cases = [(FunctionTransformer(lambda X: X), "lambda"), (Local(), "Local")]
+    main = sys.modules["__main__"]
+    own = type("OfMain", (DummyClassifier,), {"__module__": "__main__"})
+    setattr(main, "OfMain", own)  # noqa: B010  # mypy knows no such name there
+    cases.append((own(), "OfMain of __main__ is in it"))
+    for estimator, told in cases:
+        with pytest.raises(
+            ConfigError, match=rf"^models\.A\.estimator: the fitted .*{told}.*Let it hold no lambda"
+        ):
+            registry.pickle_model(make_pipeline(estimator), "models.A")
+    delattr(main, "OfMain")
+
+
 def test_load_model_byte_flipped(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
     path = tmp_path / f"{name}.pkl"
@@ -193,8 +223,13 @@ def test_load_model_row_missing_suggests(bank: sa.Engine, tmp_path: Path) -> Non
         load(bank, tmp_path, "modelA_v1.0_2026-09-8")
 
 
-def test_load_model_of_other_libraries(bank: sa.Engine, tmp_path: Path) -> None:
+def test_load_model_of_other_libraries(
+    bank: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = save(bank, tmp_path, MONDAY, CannotBeLoaded())
+    monkeypatch.setattr(CannotBeLoaded, "is_upgraded", True)
+    with pytest.raises(ConfigError, match="cannot be saved and loaded again"):
+        registry.pickle_model(make_pipeline(CannotBeLoaded()), "models.A")
     with pytest.raises(
         RegistryError, match=r"cannot be opened \(invalid literal.*Install what it was trained with"
     ):

@@ -351,6 +351,28 @@ def test_predict_refuses_another_source_of_variants(
     assert len(read(engine, predictions)) == 1000
 
 
+@pytest.mark.bank("simulated")
+def test_train_doubts_its_rows(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every row twice, an id, and a word that the candidates query knows."""
+
+    def ask(column: str, join: str = "") -> Experiment:
+        query = experiment.sql["training"].replace("known.channel\n", f"known.channel, {column}\n")
+        query = query.replace("from card_calls\n", f"from card_calls {join}\n")
+        return alter(experiment, sql={**experiment.sql, "training": query})
+
+    twice = "cross join (select 1 as n union all select 2 as n) as twice"
+    doubtful = ask("cast(card_calls.customer_id as varchar(20)) as code", twice)
+    train.train(doubtful, engine, FIRST_NIGHT)
+    told = capsys.readouterr().err
+    n_rows = read(engine, models)["rows"][0]
+    assert f"training.sql: {n_rows // 2:,} of {n_rows:,} rows come twice or more" in told
+    assert f"code has {n_rows // 2:,} values in {n_rows:,} rows, which are the candidate_id" in told
+    with pytest.raises(DataError, match=r"training\.sql: returns a column 'variant', which in"):
+        train.train(ask("'A' as variant"), engine, FIRST_NIGHT + DAY)
+
+
 @pytest.mark.bank("trained")
 def test_score_keeps_its_figures_when_the_feed_is_emptied(
     experiment: Experiment, engine: sa.Engine
@@ -402,6 +424,50 @@ def test_score_refuses_outcomes_of_days_to_come(experiment: Experiment, engine: 
     ):
         score.score(experiment, engine, FIRST_NIGHT + DAY, draw=False)
     pd.testing.assert_frame_equal(read(engine, looks), before)
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # its own way to write ids
+@pytest.mark.parametrize(
+    ("candidate_id", "outcome", "error"),
+    [
+        ("printf('%010d', customer_id)", DataError, r"'0001\d+' for '1"),
+        (
+            "case when customer_id % 2 = 0 then customer_id else 'C' || customer_id end",
+            DataError,
+            "'C1",
+        ),
+        ("'X' || (customer_id + 5000000)", None, "none of"),
+        (
+            "case when customer_id % 50 = 0 then 'C' || customer_id else customer_id end",
+            None,
+            "written otherwise",
+        ),
+    ],
+)
+def test_score_sees_that_outcomes_do_not_find_their_predictions(
+    experiment: Experiment,
+    engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    candidate_id: str,
+    outcome: type[Exception] | None,
+    error: str,
+) -> None:
+    query = experiment.sql["outcomes"].replace("customer_id as", f"{candidate_id} as")
+    other = alter(experiment, sql={**experiment.sql, "outcomes": query})
+    predict.predict(other, engine, FIRST_NIGHT)
+    for days in range(1, 4):
+        simulate.simulate(engine, FIRST_NIGHT + days * DAY)
+        predict.predict(other, engine, FIRST_NIGHT + days * DAY)
+    last = FIRST_NIGHT + 21 * DAY
+    simulate.simulate(engine, last)
+    if outcome:
+        with pytest.raises(outcome, match=rf"outcomes\.sql: \d+ ids .*{error}"):
+            score.score(other, engine, last, draw=False)
+        assert len(read(engine, looks)) == 0
+    else:
+        score.score(other, engine, last, draw=False)
+        assert error in capsys.readouterr().err
 
 
 @pytest.mark.bank("trained")

@@ -332,7 +332,12 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         assert view["B vs A"].first_decided_date == NIGHT
         assert view["B vs A"].look_date == NIGHT + timedelta(days=1)
         assert view["B vs A"].word == "not yet known"
-        early = {"run_id": "r1", "job": "score", "experiment": "e", "status": "early"}
+        early: dict[str, Any] = {
+            "run_id": "r1",
+            "job": "score",
+            "experiment": "e",
+            "status": "early",
+        }
         early |= {"run_date": NIGHT, "started_at": datetime(2026, 8, 1), "host": "here"}
         early |= {"code_version": "0", "config_hash": "0"}
         connection.execute(tables.runs.insert().values(early))

@@ -1,12 +1,16 @@
 """Estimators: imported by path, seeded, behind scikit-learn's preparation of columns by type."""
 
+import ctypes
 import importlib
 import inspect
+import logging
+import os
 import random
 import sysconfig
+import tempfile
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ from sklearn.utils import InputTags, all_estimators
 
 from abatch.errors import ConfigError, suggest
 
+logger = logging.getLogger("abatch")
 SEEDS = ("random_state", "seed", "random_seed")
+ROUNDING = 1e-6  # of a probability, as 32 bits have it
 MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255
 _TREES = (
     "sklearn.tree",
@@ -65,6 +71,8 @@ def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) ->
             " predicts probabilities, with predict_proba."
         )
     chosen: dict[str, Any] = {}
+    if type(estimator).__module__.startswith("catboost"):  # else it makes a folder where it runs
+        chosen["allow_writing_files"] = params.get("allow_writing_files", False)
     for name, value in estimator.get_params().items():
         own_name = name.split("__")[-1]
         if own_name in SEEDS and value is None:
@@ -122,7 +130,7 @@ def _call(factory: Any, path: str, params: Mapping[str, Any], key: str) -> Any:
                 )
     try:
         return factory(**params)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}.params: calling {path} with them raised {_tell(error)}. Mend the parameters"
             " or the function."
@@ -189,6 +197,30 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     return Pipeline([("columns", columns), ("estimator", estimator)])
 
 
+@contextmanager
+def listen() -> Iterator[None]:
+    """Write what an estimator prints, its code in C too, into the log, and not into cron's mail."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        try:
+            with ExitStack() as stack:
+                c_flush = ctypes.CDLL(None).fflush
+                c_flush(None)
+                for number in (1, 2):  # stdout and stderr, which may be closed
+                    with suppress(OSError):
+                        kept = os.dup(number)
+                        stack.callback(os.close, kept)
+                        stack.callback(os.dup2, kept, number)
+                        os.dup2(file.fileno(), number)
+                stack.enter_context(redirect_stdout(file))
+                stack.enter_context(redirect_stderr(file))
+                stack.callback(c_flush, None)
+                yield
+        finally:
+            file.seek(0)
+            for line in file:
+                logger.info("an estimator says: %s", line.rstrip())
+
+
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int = 0) -> Pipeline:
     """Fit, and blame what cannot be fitted on the config that asked for it.
 
@@ -207,8 +239,9 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
     random.seed(seed)
     np.random.seed(seed)
     try:
-        fitted = pipeline.fit(X.sort_index(axis="columns"), y)
-    except Exception as error:
+        with listen():
+            fitted = pipeline.fit(X.sort_index(axis="columns"), y)
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
             " parameters or its code."
@@ -231,15 +264,28 @@ def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
     """
     name = type(pipeline[-1]).__name__
     try:
-        probability = pipeline.predict_proba(X.sort_index(axis="columns"))[:, 1].astype(np.float64)
-    except Exception as error:
+        with listen():
+            answer = np.asarray(pipeline.predict_proba(X.sort_index(axis="columns")))
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{name}: predicting raised {_tell(error)}. Mend its code so that it takes nulls and"
             " unseen categories, and train anew."
         ) from error
+    if answer.shape != (len(X), 2) or answer.dtype.kind not in "fiub":
+        raise ConfigError(
+            f"{name}: predict_proba returned an array of {answer.dtype}, shape {answer.shape}, for"
+            f" {len(X)} rows; expected numbers, shape {(len(X), 2)}. Mend its code, and train anew."
+        )
+    probability = answer[:, 1].astype(np.float64)
     if n_wrong := (~np.isfinite(probability)).sum():
         raise ConfigError(
             f"{name}: {n_wrong} of {len(X)} predictions are not finite. Mend its code, and train"
             " anew."
         )
-    return probability
+    beyond = np.abs(probability - 0.5) > 0.5 + ROUNDING
+    if n_wrong := beyond.sum():
+        raise ConfigError(
+            f"{name}: {n_wrong} of {len(X)} predictions are no probabilities, such as"
+            f" {probability[beyond][0]:g}. Mend its code, and train anew."
+        )
+    return np.clip(probability, 0, 1)

@@ -16,8 +16,10 @@ from abatch.errors import DataError, suggest
 
 NUMBER, CATEGORY = "number", "category"
 FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
+FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
 DATES = "dates; turn them into a number of days in the query"
 _TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
+_DECIMAL = r"\s*[-+]?\d[\d\s]*[.,][\d.,\s]*"  # no code, but a number with some separator
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 
 
@@ -76,6 +78,40 @@ def _infer_type(column: pd.Series) -> str:
     if all(isinstance(value, date) for value in values):
         return DATES
     return tell_kinds(values)
+
+
+def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
+    """What is the matter with features that can be used, but hardly are what was meant, by name.
+
+    Parameters
+    ----------
+    X : as `convert` makes it, n rows
+    candidate_ids : of the same rows
+    """
+    ids = candidate_ids.astype(object).to_numpy()
+    doubts = {}
+    for name, column in X.items():
+        values = column.dropna()
+        n, n_values = len(values), values.nunique()
+        if n < FEW_VALUES or n_values < FEW_VALUES:
+            continue
+        found = f"{n_values:,} values in {n:,} rows"
+        if (_write(values) == ids[column.notna()]).mean() > MOST:
+            doubts[str(name)] = f"{found}, which are the candidate_id"
+        elif pd.api.types.is_numeric_dtype(column):
+            continue
+        elif values.str.fullmatch(_DECIMAL).mean() > MOST:
+            doubts[str(name)] = f"{found}, which are numbers as text, such as {values.iloc[0]!r}"
+        elif n_values > n / 2:
+            doubts[str(name)] = f"{found}: text or an id, of which no model learns"
+    return doubts
+
+
+def _write(values: pd.Series) -> np.ndarray:
+    """Values as ids are written: whole numbers without a fraction."""
+    if not pd.api.types.is_numeric_dtype(values) or (values % 1 != 0).any():
+        return values.astype(str).to_numpy(dtype=object)
+    return values.map("{:.0f}".format).to_numpy(dtype=object)
 
 
 def check_columns(names: Sequence[str], types: Mapping[str, str], model_name: str) -> None:

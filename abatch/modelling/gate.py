@@ -36,6 +36,7 @@ class Evidence(NamedTuple):
     difference : from the live model, or why there is none
     input_psi : the feature that has moved most from the live model's training rows, its PSI and its
         noise line
+    skill : Brier skill of the validation over the rate of the rows to fit on
     """
 
     rows: int
@@ -43,14 +44,16 @@ class Evidence(NamedTuple):
     live: str | None = None
     difference: metrics.AucDifference | str = "it has no record"
     input_psi: tuple[str, float, float] | None = None
+    skill: Figure | None = None
 
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""
-        slope, difference = self.calibration_slope, self.difference
+        slope, skill, difference = self.calibration_slope, self.skill, self.difference
         figures = {} if isinstance(difference, str) else difference._asdict()
         finite = {name: value if isfinite(value) else None for name, value in figures.items()}
         return self._asdict() | {
             "calibration_slope": slope.model_dump() if slope else None,
+            "skill": skill.model_dump() if skill else None,
             "difference": finite or difference,
         }
 
@@ -75,10 +78,13 @@ def decide(rules: Training, evidence: Evidence, later: str | None) -> Decision:
 
 
 def _find_faults(rules: Training, evidence: Evidence) -> Iterator[str]:
-    """What speaks against a model by its rows, its calibration slope and its inputs."""
+    """What speaks against a model by its rows, its skill, its calibration slope and its inputs."""
     if rules.min_rows is not None and evidence.rows < rules.min_rows:
         asked = f"fewer than the {rules.min_rows:,} that are asked for"
         yield f"{evidence.rows:,} training rows, {asked}"
+    if (skill := evidence.skill) and skill.upper is not None and skill.upper < 0:
+        figures = f"Brier skill {skill.value:.3f} ({skill.lower:.3f} to {skill.upper:.3f})"
+        yield f"it predicts worse than the rate of its training rows does: {figures}"
     if rules.calibration_slope is not None:
         slope, (lowest, highest) = evidence.calibration_slope, rules.calibration_slope
         expected = f"expected {lowest:g} to {highest:g}"
@@ -117,7 +123,12 @@ def judge(
 ) -> Decision:
     """Whether a new model goes live: by its evidence, and by the code that made it."""
     experiment, variant = night.experiment, fitted.recipe.variant
-    evidence = Evidence(len(rows.y), fitted.metrics.get("calibration_slope"))
+    newest, y = rows.validation, rows.y
+    skill = metrics.brier_skill_over(
+        y[newest], fitted.scores, float(y[~newest].mean()), rows.bucket[newest]
+    )
+    slope = fitted.metrics.get("calibration_slope")
+    evidence = Evidence(len(y), slope, skill=Figure(**skill.to_dict()))
     if live := standing.cards.get(standing.live.get(variant, "")):
         evidence = evidence._replace(
             live=live.model_name,

@@ -1,15 +1,16 @@
 """The door to models/: dated files that never change, and the record of them."""
 
 import io
+import pickle
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
 from abatch import files
 from abatch.database.tables import Row, deletions, models, snapshots
-from abatch.errors import RegistryError, suggest
+from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, to_json
 from abatch.sections import ModelConfig
@@ -55,13 +56,41 @@ def choose_model_name(
     return name
 
 
-def pickle_model(pipeline: "Pipeline") -> bytes:
-    """A fitted pipeline as it is saved."""
+class _Search(pickle.Pickler):
+    """Raises PicklingError for what another process could not load."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Look at each class, function and instance on the way."""
+        named = thing if hasattr(thing, "__qualname__") else type(thing)
+        if getattr(named, "__module__", None) == "__main__":
+            raise pickle.PicklingError(f"{named.__qualname__} of __main__ is in it")
+        return NotImplemented
+
+
+def pickle_model(pipeline: "Pipeline", key: str) -> tuple[bytes, "Pipeline"]:
+    """A fitted pipeline as it is saved, and as it is once loaded again.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be saved, or would not be loaded elsewhere; `key` is where it stands in the
+        config.
+    """
     import joblib
 
     buffer = io.BytesIO()
-    joblib.dump(pipeline, buffer)
-    return buffer.getvalue()
+    try:
+        # whose buffers are left out, so that no array is copied
+        _Search(io.BytesIO(), protocol=5, buffer_callback=lambda _: None).dump(pipeline)
+        joblib.dump(pipeline, buffer)
+        content = buffer.getvalue()
+        return content, joblib.load(io.BytesIO(content))
+    except Exception as error:
+        raise ConfigError(
+            f"{key}.estimator: the fitted estimator cannot be saved and loaded again ({error}). Let"
+            " it hold no lambda, no function within a function and nothing of __main__: put them"
+            " into a module beside the config."
+        ) from error
 
 
 def save_model(models_dir: Path, content: bytes, card: Card) -> None:

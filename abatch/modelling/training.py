@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from abatch import files, version
 from abatch.config import Experiment
 from abatch.database.reading import require_columns
-from abatch.errors import DataError
+from abatch.errors import ConfigError, DataError
 from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
@@ -155,6 +155,11 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
                 " whether the tables are filled."
             )
         require_columns(frame, [*section.not_features, *section.subgroups])
+        if "variant" in frame.columns.difference(section.not_features):
+            raise DataError(
+                "returns a column 'variant', which in the candidates query says who is in which"
+                " variant, and is no feature. Name it otherwise in both."
+            )
         _check_window(frame["event_date"], window)
         types = features.infer_types(frame.drop(columns=[*outcomes.EVENT, *section.not_features]))
         outcome, cap = frame["outcome"].to_numpy(), experiment.outcome.cap
@@ -178,6 +183,26 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
             outcome_sd=float(outcome.std(ddof=1)),
             subgroups=frame[section.subgroups],
             window=window,
+        )
+
+
+def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
+    """Warn of training rows that can be used, but hardly are what was meant.
+
+    Parameters
+    ----------
+    frame : what `rows` were made of
+    """
+    file = night.experiment.query("training").file
+    if n_twice := int(frame.duplicated().sum()):
+        night.warn(
+            f"{file}: {n_twice:,} of {len(frame):,} rows come twice or more, alike in every column,"
+            " and count as often. Look at the joins of the query; select distinct drops them."
+        )
+    for name, doubt in features.find_doubts(rows.X, frame["candidate_id"]).items():
+        night.warn(
+            f"{file}: {name} has {doubt}. Cast it to a number, or leave it out: in the query, or by"
+            " training.not_features."
         )
 
 
@@ -338,8 +363,14 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
     environment, model, newest = night.experiment.environment, fitted.recipe.config, rows.validation
     undated = registry.undated_name(model)
     name = night.read(registry.choose_model_name, environment.models_dir, undated, night.run_date)
-    content = registry.pickle_model(fitted.pipeline)
-    checked = rows.X.iloc[choose_checked(len(rows.y))]
+    content, loaded = registry.pickle_model(fitted.pipeline, fitted.recipe.key)
+    some = rows.X.iloc[choose_checked(len(rows.y))]
+    checked = estimators.predict_probability(loaded, some)
+    if not np.array_equal(checked, estimators.predict_probability(fitted.pipeline, some)):
+        raise ConfigError(
+            f"{fitted.recipe.key}.estimator: saved and loaded again it predicts otherwise. Let all"
+            " that it has learnt be pickled."
+        )
     card = Card(
         **dict(origin),
         **dict(model),
@@ -355,7 +386,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
             rows.subgroups[newest], rows.y[newest], fitted.scores, rows.bucket[newest], N_BUCKETS
         ),
         reference=fitted.reference,
-        checked=estimators.predict_probability(fitted.pipeline, checked).tolist(),
+        checked=checked.tolist(),
         gate=decision,
         code_files=code.hash_code(model.estimator, environment.folder),
         libraries=libraries.find_libraries(fitted.pipeline.get_params().values()),
