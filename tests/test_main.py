@@ -450,6 +450,19 @@ def test_promote_for_a_later_date(
     assert f"variant A          {A1}\n" in out
 
 
+def test_promote_for_a_date_before_the_training(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    """Its own training rows would be predicted, and scored."""
+    before = len(read_promotions(engine))
+    words = ("promote", A3, "--date", "2026-09-02", "--reason", "why not")
+    code, out, err = call(capsys, bank, *words)
+    assert (code, out) == (2, "")
+    assert f"{A3} was trained for 2026-09-03, on rows that nobody knew on 2026-09-02" in err
+    assert err.rstrip().endswith("Name a --date from 2026-09-03 on.")
+    assert len(read_promotions(engine)) == before
+
+
 def test_promote_unknown_suggests(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:

@@ -191,6 +191,11 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
             f"{experiment.key('models')}: variant {model.variant}, for which {name} was trained,"
             " has no model here."
         )
+    if on < model.run_date:
+        raise UsageError(
+            f"{name} was trained for {model.run_date}, on rows that nobody knew on {on}: scores of"
+            f" nights before would flatter it. Name a --date from {model.run_date} on."
+        )
     warning = registry.check_model(connection, environment.models_dir, model)
     promotions = promotion.read_promotions(connection, model.experiment)
     before = promotions.live(on).get(model.variant)
