@@ -41,13 +41,13 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     page = report.find_page(experiment) if draw and not night.dry_run else None
 
     # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
-    watermark, mature_date = looks.find_mature_date(night, is_rebuilt=rebuild)
+    maturity = looks.find_maturity(night, is_rebuilt=rebuild)
     if rebuild or night.read(looks.has_other_cohorts, experiment):
         night.write(scores.drop_sums, name)
 
     # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.
     references = night.read(registry.read_references, name)
-    question = looks.Question(night, registration, watermark, mature_date, *references)
+    question = looks.Question(night, registration, maturity, *references)
     nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
     total = night.read(looks.sum_up, question, reading)

@@ -70,7 +70,7 @@ class Experiment(ExperimentSection):
 
     Attributes
     ----------
-    sql : text of each query, by the name of the query or guardrail
+    sql : text of each query, by name, as `files` has them
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -80,16 +80,23 @@ class Experiment(ExperimentSection):
 
     @property
     def files(self) -> dict[str, str]:
-        """Files of the four queries and of the guardrails', by name."""
-        guardrails = {name: guardrail.query for name, guardrail in self.guardrails.items()}
-        return {**dict(self.queries), **guardrails}
+        """Files of the four queries and of the guardrails', by name.
+
+        A guardrail's own watermark is named after it, as `complaints.watermark`.
+        """
+        files = dict(self.queries)
+        for name, guardrail in self.guardrails.items():
+            files[name] = guardrail.query
+            if guardrail.watermark is not None:
+                files[f"{name}.watermark"] = guardrail.watermark
+        return files
 
     def key(self, path: str) -> str:
         """Where a key of this experiment stands, for messages."""
         return f"{self.environment.file}, experiments.{self.name}.{path}"
 
     def query(self, name: str) -> Query:
-        """One of the four queries, or a guardrail's."""
+        """One of `files`."""
         return Query(self.files[name], self.sql[name])
 
     def describe(self) -> dict[str, Any]:
@@ -221,7 +228,9 @@ def _read_queries(experiment: Experiment) -> dict[str, str]:
     """Text of the four queries and of the guardrails', by name."""
     texts = {}
     for name, file in experiment.files.items():
-        key = f"guardrails.{name}.query" if name in experiment.guardrails else f"queries.{name}"
+        key = f"queries.{name}"
+        if (guardrail := name.removesuffix(".watermark")) in experiment.guardrails:
+            key = f"guardrails.{guardrail}.{'query' if name == guardrail else 'watermark'}"
         path = experiment.environment.folder / file
         texts[name] = _read_query(path, experiment.key(key))
     return texts

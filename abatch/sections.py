@@ -111,6 +111,7 @@ class Guardrail(Section):
     direction: Literal["increase", "decrease"]
     margin: Positive
     cap: Positive | None = None
+    watermark: Text | None = None
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Guardrail":

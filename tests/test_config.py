@@ -70,7 +70,7 @@ KEYS_OUTCOME = (
     "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline,"
     " baseline_sd, cap."
 )
-KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap."
+KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap, watermark."
 KEYS_TRAINING = (
     "Expected one of window, days, start_date, validation_share, seed, not_features, subgroups,"
     " retrain, max_auc_drop, min_rows, calibration_slope, max_input_psi."

@@ -126,6 +126,7 @@ def test_describe_holds_the_rules() -> None:
             "margin": 0.02,
             "cap": None,
             "query": GUARDRAIL_QUERY,
+            "watermark": None,
         }
     }
     assert describe(**change_outcome(expected_effect=-0.01)).direction == "decrease"
@@ -551,7 +552,8 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
         ', {"comparison": "B vs A", "control": ["A"], "treatment": ["B"]}], "direction": "dec'
         'rease", "exposure": "all", "guardrails": {"calls": {"cap": 9.0, "direction": "decrea'
         'se", "kind": "numeric", "margin": 1.0, "query": "select customer_id as candidate_id,'
-        ' 1 as outcome from complaints"}}, "hypothesis": "Ringer vi til Ærø, får vi svar.", "'
+        ' 1 as outcome from complaints", "watermark": null}}, "hypothesis": "Ringer vi til Ær'
+        'ø, får vi svar.", "'
         'outcome": {"expected_effect": -2.5, "kind": "numeric", "lag_days": 0, "window_days":'
         ' 30}, "outcomes_query": "select customer_id as candidate_id, 1 as outcome from answe'
         'rs where day >= :from_date", "plan": {"days_median": 165, "days_most": 251, "mean": '

@@ -350,6 +350,7 @@ WHOLE: list[Row] = [
                 "margin": 0.005,
                 "cap": None,
                 "query": "",
+                "watermark": None,
             }
         },
     ),
@@ -759,6 +760,7 @@ def test_render_guardrails(
             "margin": margin,
             "cap": None,
             "query": "select 1",
+            "watermark": None,
         }
     }
     text = tell(verdict("better", *UP), verdict(word, *told, metric="complaints"), guardrails=rules)
@@ -1245,6 +1247,7 @@ def test_render_a_year_of_nights_is_small(read: Callable[..., Figures]) -> None:
                     "margin": 0.005,
                     "cap": None,
                     "query": "",
+                    "watermark": None,
                 }
             }
         )

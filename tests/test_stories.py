@@ -30,11 +30,13 @@ from abatch.database.tables import (
     runs,
     scores,
     variant_scores,
+    verdicts,
 )
 from abatch.errors import ConfigError, DatabaseError, DataError
 from abatch.modelling import features, promotion, registry, training
 from abatch.night import utc_now
 from abatch.queries import Window
+from abatch.sections import Guardrail
 from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, ROOT, alter
 
@@ -419,7 +421,7 @@ def test_score_refuses_outcomes_of_days_to_come(experiment: Experiment, engine: 
     before = read(engine, looks)
     with pytest.raises(
         DataError,
-        match=r"watermark\.sql: says that outcomes are complete to 2026-10-31, but on 2026-09-02"
+        match=r"watermark\.sql: says that the feed is complete to 2026-10-31, but on 2026-09-02"
         r" nobody .* 2026-09-03 at most",
     ):
         score.score(experiment, engine, FIRST_NIGHT + DAY, draw=False)
@@ -479,14 +481,77 @@ def test_score_tells_of_a_feed_that_is_suddenly_faster(
     simulate.simulate(engine, FIRST_NIGHT + 8 * DAY)
     for days in range(8):
         score.score(experiment, engine, FIRST_NIGHT + days * DAY, draw=False)
-    assert "a delay of" not in capsys.readouterr().err
+    assert "mature at once" not in capsys.readouterr().err
     tell_feed(engine, FIRST_NIGHT + 8 * DAY, FIRST_NIGHT + 8 * DAY)
     score.score(experiment, engine, FIRST_NIGHT + 8 * DAY, draw=False)
-    assert (
-        "complete to 2026-09-09, a delay of 0 days, and it was 2 or more" in capsys.readouterr().err
-    )
+    # 14 days of the window and one of lag; before, one more of the feed.
+    told = "watermark.sql: nights mature after 15 days, and it took 17 or more"
+    assert told in capsys.readouterr().err
     score.score(experiment, engine, FIRST_NIGHT + 8 * DAY, force=True, draw=False)
-    assert "a delay of 0 days" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.bank("trained")
+def test_score_waits_for_the_feed_of_a_guardrail(experiment: Experiment, engine: sa.Engine) -> None:
+    """All whom B selects complain on the last day of the window, which is known a week later.
+
+    Answers are complete to two days before the night: by them, nights are mature after 17 days, and
+    their complaints would be missed.
+    """
+    bank, others = bank_tables.in_default_schema(engine), sa.MetaData()
+    feed, complaints = (
+        sa.Table(
+            name,
+            others,
+            sa.Column("candidate_id", sa.Unicode(64)),
+            sa.Column("event_date", sa.Date),
+            sa.Column("loaded_at", sa.DateTime),
+        )
+        for name in ("complaint_feed", "complaints")
+    )
+    others.create_all(bank)
+    rule = {"query": "complaints.sql", "watermark": "loaded.sql", "kind": "binary"}
+    sql = {
+        "complaints": "select candidate_id, event_date, 1 as outcome from complaints where"
+        " event_date >= :from_date and event_date < :to_date and loaded_at <= :as_of",
+        "complaints.watermark": "select max(event_date) as day from complaint_feed"
+        " where loaded_at <= :as_of",
+    }
+    watched = alter(
+        experiment,
+        guardrails={"complaints": Guardrail(**rule, direction="decrease", margin=0.01)},
+        sql={**experiment.sql, **sql},
+    )
+    for days in range(24):
+        last = FIRST_NIGHT + days * DAY
+        simulate.simulate(engine, last)
+        if days < 7:
+            predict.predict(watched, engine, last)
+        loaded = {"loaded_at": simulate.morning(last), "event_date": last - 6 * DAY}
+        with bank.begin() as connection:
+            connection.execute(feed.insert().values(loaded))
+    made = read(engine, predictions)
+    rows = [
+        {
+            "candidate_id": row.candidate_id,
+            "event_date": row.run_date + 13 * DAY,
+            "loaded_at": simulate.morning(row.run_date + 20 * DAY),
+        }
+        for row in made[(made["variant"] == "B") & (made["selected"] == 1)].itertuples()
+    ]
+    with bank.begin() as connection:
+        connection.execute(complaints.insert(), rows)
+    score.score(watched, engine, last, draw=False)
+
+    (look,) = read(engine, looks).to_dict("records")
+    assert (look["watermark"], look["waits_for"]) == (last - 2 * DAY, "complaints")
+    assert look["mature_date"] == FIRST_NIGHT + 2 * DAY
+    made = made[made["run_date"] <= look["mature_date"]].drop_duplicates("candidate_id")
+    complained = made[made["variant"] == "B"]["selected"].sum()
+    found = read(engine, verdicts).set_index(["comparison", "metric"])
+    assert complained > 0
+    assert found.loc[("B vs A", "complaints"), "sum_treatment"] == complained
+    assert found.loc[("B vs A", "complaints"), "sum_control"] == 0
 
 
 @pytest.mark.bank("trained")

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_09d0148c"
+REVISION = "0001_378a24db"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")

@@ -38,19 +38,32 @@ def require_nights(night: Night) -> None:
         raise NothingToDo(f"{night}: there are no predictions yet")
 
 
+class Maturity(NamedTuple):
+    """How far what follows on predictions is known.
+
+    Attributes
+    ----------
+    watermark : of the outcomes; None if their feed has not begun
+    mature_date : the newest night of which all is known, guardrails too; None if there is none
+    waits_for : the guardrail whose feed is the latest; None if that of the outcomes is
+    """
+
+    watermark: date | None
+    mature_date: date | None
+    waits_for: str | None
+
+
 class Question(NamedTuple):
     """What a night asks of mature predictions.
 
     Attributes
     ----------
-    watermark, mature_date : as `find_mature_date` returns them
     references, features : what the scores and the features of each dated model are compared with
     """
 
     night: Night
     registration: Registration
-    watermark: date | None
-    mature_date: date | None
+    maturity: Maturity
     references: Mapping[str, Reference]
     features: Mapping[str, Mapping[str, FeatureReference]]
 
@@ -108,7 +121,7 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     """
     night, experiment = question.night, question.experiment
     closed_date = night.read(scores.find_closed_date, question.name)
-    newest, grace = question.mature_date or date.min, experiment.outcome.grace_days * DAY
+    newest, grace = question.maturity.mature_date or date.min, experiment.outcome.grace_days * DAY
     mature = [day for day in nights if closed_date < day <= newest]
     final = [] if night.dry_run else [day for day in mature if day + grace <= newest]
     n_read = 0
@@ -245,49 +258,58 @@ def _predicted_meanwhile(experiment: str) -> DatabaseError:
     )
 
 
-def find_mature_date(night: Night, *, is_rebuilt: bool) -> tuple[date | None, date | None]:
-    """The watermark of the outcomes, and the newest night whose outcomes are complete.
+def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
+    """How far all feeds are complete: that of the outcomes and those of the guardrails.
 
     A feed that is late leaves nights open, and never turns into zeros.
 
     Raises
     ------
     DataError
-        If the feed knows less than it did, or what is yet to come.
+        If a feed knows less than it did, or what is yet to come.
     """
-    experiment, query = night.experiment, night.experiment.query("watermark")
+    experiment = night.experiment
     watermark = outcomes.read_watermark(night)
-    mature_date = watermark and outcomes.last_mature_date(watermark, experiment.outcome)
-    with query.named():
-        if watermark and watermark > night.run_date + DAY:
+    found = {"watermark": watermark}
+    for name, guardrail in experiment.guardrails.items():
+        if guardrail.watermark is not None:
+            own = f"{name}.watermark"
+            found[own] = outcomes.read_watermark(night, own)
+    for name, day in found.items():
+        if day and day > night.run_date + DAY:
             raise DataError(
-                f"says that outcomes are complete to {watermark}, but on {night.run_date} nobody"
-                " knows those of days to come. Return the first day that is not complete as of"
-                f" :as_of, {night.run_date + DAY} at most. (Without :as_of a past night is told"
-                " what is known today.)"
+                f"{experiment.query(name).file}: says that the feed is complete to {day}, but on"
+                f" {night.run_date} nobody knows of days to come. Return the first day that is not"
+                f" complete as of :as_of, {night.run_date + DAY} at most. (Without :as_of a past"
+                " night is told what is known today.)"
             )
+    latest = min(found, key=lambda name: found[name] or date.min)  # the outcome's if all are alike
+    behind = found[latest]
+    mature_date = behind and outcomes.last_mature_date(behind, experiment.outcome)
+    with experiment.query(latest).named():
         night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
-    if watermark and (steady := night.read(find_steady_delay, night)):
-        delay = (night.run_date - watermark).days
+    if mature_date and (steady := night.read(find_steady_delay, night)):
+        delay = (night.run_date - mature_date).days
         if delay < steady.days - 1:
             night.warn(
-                f"{query.file}: outcomes are complete to {watermark}, a delay of {delay} days, and"
-                f" it was {steady.days} or more at the last {N_STEADY} looks. So several nights"
-                " mature at once. Unless the feed has become faster, it says too much: mend it,"
-                " then score again with --force."
+                f"{experiment.query(latest).file}: nights mature after {delay} days, and it took"
+                f" {steady.days} or more at the last {N_STEADY} looks. So several mature at once."
+                " Unless the feed has become faster, it says too much: mend it, then score again"
+                " with --force."
             )
-    return watermark, mature_date
+    waits_for = None if latest == "watermark" else latest.removesuffix(".watermark")
+    return Maturity(watermark, mature_date, waits_for)
 
 
 def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
-    """The shortest delay of the feed in the newest looks before a night.
+    """The shortest time that nights took to mature at the newest looks before a night.
 
     None if they are few, or the delay came and went, as where a feed is loaded every week.
     """
     c = tables.looks.c
-    query = sa.select(c.run_date, c.watermark).filter_by(experiment=night.experiment.name)
+    query = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
     query = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_STEADY)
-    delays = [day - watermark for day, watermark in connection.execute(query) if watermark]
+    delays = [day - mature_date for day, mature_date in connection.execute(query) if mature_date]
     is_steady = len(delays) == N_STEADY and max(delays) - min(delays) <= DAY
     return min(delays) if is_steady else None
 
@@ -434,12 +456,12 @@ def judge(
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
     span = Span(name, registration.start_date - DAY, run_date)
-    newcomers = predictions.count_newcomers(connection, span, question.mature_date or date.min)
+    maturity = question.maturity
+    newcomers = predictions.count_newcomers(connection, span, maturity.mature_date or date.min)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     sizes = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     row = {
-        "watermark": question.watermark,
-        "mature_date": question.mature_date,
+        **maturity._asdict(),
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
         "n_units": int(sum(sizes)),

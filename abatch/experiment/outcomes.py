@@ -61,15 +61,19 @@ def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
     return feeds
 
 
-def read_watermark(night: Night) -> date | None:
-    """The date up to which outcomes are complete, as the feed says; None if it has not begun.
+def read_watermark(night: Night, name: str = "watermark") -> date | None:
+    """The date up to which a feed is complete, as it says; None if it has not begun.
+
+    Parameters
+    ----------
+    name : of the query, as `Experiment.files` has it; that of the outcomes if left out
 
     Raises
     ------
     DataError
         If the query returns anything but one date or one null.
     """
-    query = night.experiment.query("watermark")
+    query = night.experiment.query(name)
     frame = night.pull(query, Window(night.run_date, night.run_date + DAY))
     if frame.empty:
         return None
@@ -83,8 +87,8 @@ def read_watermark(night: Night) -> date | None:
         watermark: date = parse_dates(frame.iloc[:, 0]).iloc[0].date()
         if watermark.year < 1900:
             raise DataError(
-                f"returned {watermark}; expected the day up to which outcomes are complete, or null"
-                " while there are none."
+                f"returned {watermark}; expected the day up to which the feed is complete, or null"
+                " while there is none."
             )
     return watermark
 

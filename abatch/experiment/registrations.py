@@ -62,6 +62,7 @@ class Guardrail(Part):
     margin: float
     cap: float | None
     query: str
+    watermark: str | None
 
 
 class Variant(Part):

@@ -60,7 +60,10 @@ def describe(experiment: Experiment) -> Terms:
         burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
         sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
         guardrails={
-            name: Guardrail(**guardrail.model_dump() | {"query": queries[name]})
+            name: Guardrail(
+                **guardrail.model_dump()
+                | {"query": queries[name], "watermark": queries.get(f"{name}.watermark")}
+            )
             for name, guardrail in experiment.guardrails.items()
         },
         salt=experiment.name,

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_09d0148c"
+revision = "0001_378a24db"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column('run_date', sa.Date(), nullable=False),
         sa.Column('watermark', sa.Date(), nullable=True),
         sa.Column('mature_date', sa.Date(), nullable=True),
+        sa.Column('waits_for', sa.String(length=64), nullable=True),
         sa.Column('n_predicted', sa.Integer(), nullable=False),
         sa.Column('n_mature', sa.Integer(), nullable=False),
         sa.Column('n_units', sa.Integer(), nullable=False),
