@@ -407,8 +407,8 @@ def test_score_keeps_its_figures_when_the_feed_is_emptied(
 def tell_feed(engine: sa.Engine, day: date, complete_to: date) -> None:
     """Let the bank's feed say, from a day on, up to which day answers are complete."""
     row = {"loaded_at": simulate.morning(day) + timedelta(hours=1), "complete_to": complete_to}
-    with simulate.in_default_schema(engine).begin() as connection:
-        connection.execute(simulate.feed.insert().values(row))
+    with bank_tables.in_default_schema(engine).begin() as connection:
+        connection.execute(bank_tables.feed.insert().values(row))
 
 
 @pytest.mark.bank("trained")
@@ -510,7 +510,6 @@ def test_score_waits_for_the_feed_of_a_guardrail(experiment: Experiment, engine:
         for name in ("complaint_feed", "complaints")
     )
     others.create_all(bank)
-    rule = {"query": "complaints.sql", "watermark": "loaded.sql", "kind": "binary"}
     sql = {
         "complaints": "select candidate_id, event_date, 1 as outcome from complaints where"
         " event_date >= :from_date and event_date < :to_date and loaded_at <= :as_of",
@@ -519,7 +518,15 @@ def test_score_waits_for_the_feed_of_a_guardrail(experiment: Experiment, engine:
     }
     watched = alter(
         experiment,
-        guardrails={"complaints": Guardrail(**rule, direction="decrease", margin=0.01)},
+        guardrails={
+            "complaints": Guardrail(
+                query="complaints.sql",
+                watermark="loaded.sql",
+                kind="binary",
+                direction="decrease",
+                margin=0.01,
+            )
+        },
         sql={**experiment.sql, **sql},
     )
     for days in range(24):
