@@ -21,7 +21,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
-from abatch.experiment import looks, scores, terms, verdicts
+from abatch.experiment import corrections, looks, scores, terms, verdicts
 from abatch.job import nightly
 from abatch.modelling import registry
 from abatch.night import Night, find_nights, is_latest
@@ -40,9 +40,11 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
         )
     page = report.find_page(experiment) if draw and not night.dry_run else None
 
-    # How far are outcomes complete? Sums of closed nights that do not fit any more are dropped.
+    # How far are outcomes complete? Were closed ones corrected? Sums that do not fit any more are
+    # dropped.
     maturity = looks.find_maturity(night, is_rebuilt=rebuild)
-    if rebuild or night.read(looks.has_other_cohorts, experiment):
+    is_outdated = rebuild or night.read(looks.has_other_cohorts, experiment)
+    if is_outdated or corrections.reread(night, registration):
         night.write(scores.drop_sums, name)
 
     # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.

@@ -79,6 +79,8 @@ class Outcome(Section):
     window_days: int = Field(ge=1, le=3650)
     lag_days: int = Field(0, ge=0, le=3650)
     grace_days: int = Field(7, ge=0, le=3650)
+    corrections: Literal["warn", "rebuild"] = "warn"
+    corrections_days: int = Field(180, ge=0, le=3650)
     expected_effect: float
     baseline: float | None = None
     baseline_sd: Positive | None = None

@@ -16,7 +16,7 @@ from scipy.special import pdtr  # of Poisson, up to and with a count
 from abatch.config import Experiment
 from abatch.database import tables
 from abatch.errors import DatabaseError, DataError, NothingToDo
-from abatch.experiment import outcomes, predictions, scores, verdicts
+from abatch.experiment import corrections, outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
@@ -88,6 +88,7 @@ class Reading(NamedTuple):
 
     Attributes
     ----------
+    feeds : what the queries returned
     parts : as scores.summarise makes them
     exposures : candidate_id, variant, run_date and a column for each metric, of the predictions
         that verdicts count
@@ -97,6 +98,7 @@ class Reading(NamedTuple):
     doubts : sentences on what looks as if outcomes did not find their predictions
     """
 
+    feeds: Sequence[Feed]
     parts: dict[Key, Part]
     exposures: pd.DataFrame
     span: Span
@@ -175,8 +177,7 @@ def read_nights(
     parts: dict[Key, Part] = {}
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
     for rows in predictions.stream_predictions(connection, span, experiment.environment.chunk_rows):
-        for feed in feeds:
-            rows[feed.name] = outcomes.attach(rows, feed, experiment.outcome.window_days)
+        outcomes.attach_all(rows, feeds, experiment.outcome.window_days)
         rows["bucket"] = assign(rows["candidate_id"], question.name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
@@ -185,7 +186,7 @@ def read_nights(
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
     doubts = [words for feed in feeds if (words := _check_ids(connection, feed, counted, span))]
-    return Reading(parts, counted, span, run_ids, n_read, doubts)
+    return Reading(feeds, parts, counted, span, run_ids, n_read, doubts)
 
 
 def _check_ids(
@@ -333,6 +334,10 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
     sums[VERDICT_KEY] = {**verdicts.pack(total.tally), "cohort": cohort}
+    nights = sorted({day for day, _ in reading.run_ids})
+    key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
+    told = corrections.make(question.night, nights, reading.feeds, reading.exposures)
+    sums[key] = corrections.add(connection, question.name, key, told)
     scores.save(connection, question.night, sums, reading.span.last)
 
 
@@ -395,10 +400,10 @@ def measure(
     name, run_date, parts = question.name, question.night.run_date, total.parts
     n_waiting = _count_waiting(connection, question, Span(name, reading.span.last, run_date))
     written = scores.find_keys(connection, name)
-    unpublished = {key for key, is_published in written.items() if not is_published}
+    unpublished = {key for key, is_published in written.items() if not is_published and key.variant}
     counted = {Key(scores.ALL, variant) for variant in question.experiment.split}
     changed = counted | n_waiting.keys() | parts.keys() | unpublished
-    keys = (written.keys() | changed) - {VERDICT_KEY}
+    keys = {key for key in written.keys() | changed if key.variant}
     # What the last run counted beyond the closed nights is gone if its nights were predicted again,
     # or the feed took days back.
     published = scores.find_published(connection, name, run_date)
@@ -466,6 +471,7 @@ def judge(
         "n_mature": sum(row["n_mature"] for row in whole),
         "n_units": int(sum(sizes)),
         "n_mixed": tally.n_mixed,
+        "outcomes_as_of": corrections.find_date(connection, name),
     }
     assigned = add_by_key(tally.n_distinct, newcomers)
     stages = {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
@@ -491,7 +497,9 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
     """The look as one line; `shown` is what else there is to see of it."""
     complete = f"outcomes complete to {look.row['watermark'] or 'no date yet'}"
     mature = f"{look.row['n_mature']} mature predictions of {n_nights} nights ({complete})"
-    return "; ".join(filter(None, [mature, shown, verdicts.describe(look.verdicts)]))
+    changed = look.row["outcomes_as_of"]
+    as_of = f"outcomes that have changed since count as of {changed}" if changed else None
+    return "; ".join(filter(None, [mature, shown, verdicts.describe(look.verdicts), as_of]))
 
 
 def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:

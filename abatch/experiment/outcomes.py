@@ -161,6 +161,12 @@ def attach(predictions: pd.DataFrame, feed: Feed, window_days: int) -> np.ndarra
     return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
 
 
+def attach_all(predictions: pd.DataFrame, feeds: Sequence[Feed], window_days: int) -> None:
+    """Add a column for each feed, by its name, as `attach` makes them."""
+    for feed in feeds:
+        predictions[feed.name] = attach(predictions, feed, window_days)
+
+
 def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> dict[str, str]:
     """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 

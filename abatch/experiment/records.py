@@ -58,6 +58,8 @@ def describe_finding(row: Row) -> str:
     if row.lower is not None:
         text += f", {row.estimate:+.4g} ({row.lower:+.4g} to {row.upper:+.4g})"
     text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"
+    if row.outcomes_as_of:
+        text += f", on outcomes as of {row.outcomes_as_of}, some of which have changed since"
     return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
 
 

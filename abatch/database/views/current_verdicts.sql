@@ -16,7 +16,8 @@ select
     v.n_treatment,
     v.n_control,
     decided.first_decided_date,
-    looks.mature_date
+    looks.mature_date,
+    looks.outcomes_as_of
 from {schema}looks as looks
 inner join (
     select

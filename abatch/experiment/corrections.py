@@ -1,0 +1,219 @@
+"""Corrections: outcomes that change after their night was closed.
+
+What the feeds said of each closed night is kept beside its cohort's sums. Each score asks again for
+one cohort, in turn, and compares; only where a feed differs are predictions read again.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch.database.tables import cohort_sums
+from abatch.experiment import outcomes, predictions, scores
+from abatch.experiment.outcomes import Feed
+from abatch.experiment.predictions import Span
+from abatch.experiment.registrations import Registration
+from abatch.experiment.scores import Key
+from abatch.night import DAY, Night
+from abatch.text import cut_list
+
+N_NAMED = 7  # nights that a warning names
+MENDS = {
+    "warn": "The verdicts stand on what was counted. To count again: python score.py --rebuild"
+    " --force. To let score do so by itself: outcome.corrections: rebuild.",
+    "rebuild": "All nights are read again now, as outcome.corrections says.",
+}
+Arrays = dict[str, np.ndarray]
+
+
+def condense(feeds: Sequence[Feed], nights: Sequence[date], window_days: int) -> np.ndarray:
+    """What feeds say of nights, of whomever.
+
+    Returns
+    -------
+    array of float, shape (n_nights, n_feeds, 3)
+        Of the events in each night's window, as `_add_up` counts them.
+    """
+    days = pd.DatetimeIndex(nights)
+    figures = np.zeros((len(nights), len(feeds), 3))
+    for i, feed in enumerate(feeds):
+        sums = _add_up(feed.events, "event_date", "outcome")
+        for j, day in enumerate(days):
+            inside = (sums.index >= day) & (sums.index < day + window_days * DAY)
+            figures[j, i] = sums.to_numpy()[inside].sum(axis=0)
+    return figures
+
+
+def count(rows: pd.DataFrame, nights: Sequence[date], metrics: Sequence[str]) -> np.ndarray:
+    """What came of the predictions of nights; as `condense`, nan for a night without any.
+
+    Parameters
+    ----------
+    rows : candidate_id, run_date and a column for each metric, one row per prediction
+    """
+    days = pd.DatetimeIndex(nights)
+    figures = np.full((len(nights), len(metrics), 3), np.nan)
+    rows = rows[rows["run_date"].isin(days)]
+    figures[days.isin(rows["run_date"])] = 0
+    for i, metric in enumerate(metrics):
+        sums = _add_up(rows[rows[metric] != 0], "run_date", metric)
+        figures[days.get_indexer(sums.index), i] = sums
+    return figures
+
+
+def _add_up(rows: pd.DataFrame, day: str, amount: str) -> pd.DataFrame:
+    """By day: how many, their sum, and a sum weighted by candidate, which tells them apart."""
+    weights = np.array([crc32(name.encode()) for name in rows["candidate_id"]], float) / 2**32
+    amounts = rows[amount].to_numpy(dtype=float)
+    parts = pd.DataFrame({"n": np.ones(len(rows)), "sum": amounts, "weighted": weights * amounts})
+    return parts.groupby(pd.DatetimeIndex(rows[day])).sum()
+
+
+def make(
+    night: Night, nights: Sequence[date], feeds: Sequence[Feed], exposures: pd.DataFrame
+) -> Arrays:
+    """What is kept of nights that are being closed, by name, one element for each.
+
+    Attributes
+    ----------
+    nights, closed_on, read_on : ordinals of days: of the nights, and when their outcomes were
+        counted, and last asked for again
+    told, counted, found : what the feeds last said; what is in the sums; what would be in them now
+    """
+    told = condense(feeds, nights, night.experiment.outcome.window_days)
+    counted = count(exposures, nights, [feed.name for feed in feeds])
+    days = np.array([day.toordinal() for day in nights])
+    today = np.full(len(nights), night.run_date.toordinal())
+    values = {"told": told, "counted": counted, "found": counted}
+    return {"nights": days, "closed_on": today, "read_on": today, **values}
+
+
+def add(connection: sa.Connection, experiment: str, key: Key, new: Arrays) -> Arrays:
+    """The nights of a cohort that are closed, with more of them."""
+    earlier = scores.load(connection, experiment, key)
+    if not earlier:
+        return new
+    return {name: np.concatenate([earlier[name], array]) for name, array in new.items()}
+
+
+def find_changed(arrays: Arrays) -> np.ndarray:
+    """Whether outcomes of each night and feed have changed; shape (n_nights, n_feeds)."""
+    return _differ(arrays["counted"], arrays["found"])
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """By night and feed; sums may differ in their last digits by the order of their terms."""
+    return ~np.isclose(a, b, rtol=1e-9, atol=1e-9).all(axis=-1)
+
+
+def find_date(connection: sa.Connection, experiment: str) -> date | None:
+    """The day as of which outcomes are counted, if some have changed since; None if none has."""
+    closed_on = [
+        int(arrays["closed_on"][is_changed].min())
+        for arrays in _load_cohorts(connection, experiment, date.min).values()
+        if (is_changed := find_changed(arrays).any(axis=1)).any()
+    ]
+    return date.fromordinal(min(closed_on)) if closed_on else None
+
+
+def _load_cohorts(connection: sa.Connection, experiment: str, since: date) -> dict[Key, Arrays]:
+    c = cohort_sums.c
+    query = sa.select(c.cohort).filter_by(experiment=experiment, variant="", model_name="")
+    query = query.where(c.cohort != scores.ALL, c.closed_date >= since).order_by(c.cohort)
+    keys = [Key(cohort, "") for cohort in connection.scalars(query).all()]
+    return {key: scores.load(connection, experiment, key) for key in keys}
+
+
+def reread(night: Night, registration: Registration) -> bool:
+    """Ask the feeds again for the closed cohort that was asked for longest ago, and tell changes.
+
+    Returns
+    -------
+    bool
+        Whether outcomes have changed that were not known to have, and the config wants the sums to
+        be rebuilt then.
+    """
+    experiment, outcome = night.experiment, night.experiment.outcome
+    since = night.run_date - outcome.corrections_days * DAY
+    cohorts = night.read(_load_cohorts, experiment.name, since)
+    if not cohorts or outcome.corrections_days == 0:
+        return False
+    key = min(cohorts, key=lambda key: (cohorts[key]["read_on"].min(), key.cohort))
+    before = cohorts[key]
+    nights = [date.fromordinal(day) for day in before["nights"].tolist()]
+    feeds = outcomes.pull_feeds(night, nights)
+    told = condense(feeds, nights, outcome.window_days)
+    for i, feed in enumerate(feeds):
+        if feed.n_rows == 0 and before["told"][:, i].any():  # no correction, but forgotten
+            told[:, i] = before["told"][:, i]
+            night.warn(
+                f"{feed.query.file}: returns nothing any more for the nights {nights[0]} to"
+                f" {nights[-1]}, which are closed. Their figures stay. If the feed keeps outcomes"
+                f" for less than {outcome.corrections_days} days, set outcome.corrections_days to"
+                " that."
+            )
+    found = before["found"].copy()
+    differs = np.any(_differ(told, before["told"]), axis=1)
+    if differs.any():
+        others = [day for day, differs_ in zip(nights, differs, strict=True) if differs_]
+        found[differs] = night.read(_count_anew, night, registration, feeds, others)
+    today = np.full(len(nights), night.run_date.toordinal())
+    after = {**before, "told": told, "found": found, "read_on": today}
+    night.write(_store, night, key, before, after)
+    is_news = find_changed(after) & _differ(found, before["found"])
+    for i, feed in enumerate(feeds):
+        if is_news[:, i].any():
+            words = _describe(feed, nights, after, is_news[:, i], i)
+            night.warn(f"{words} {MENDS[outcome.corrections]}")
+    return bool(is_news.any()) and outcome.corrections == "rebuild"
+
+
+def _count_anew(
+    connection: sa.Connection,
+    night: Night,
+    registration: Registration,
+    feeds: Sequence[Feed],
+    nights: Sequence[date],
+) -> np.ndarray:
+    experiment = night.experiment
+    metrics = [feed.name for feed in feeds]
+    kept = [pd.DataFrame(columns=["candidate_id", "run_date", *metrics])]
+    span = Span(experiment.name, nights[0] - DAY, nights[-1])
+    chunk_rows = experiment.environment.chunk_rows
+    for rows in predictions.stream_predictions(connection, span, chunk_rows):
+        outcomes.attach_all(rows, feeds, experiment.outcome.window_days)
+        kept.append(rows[rows["run_date"] >= pd.Timestamp(registration.start_date)])
+    return count(pd.concat(kept), nights, metrics)
+
+
+def _store(
+    connection: sa.Connection, night: Night, key: Key, before: Arrays, after: Arrays
+) -> None:
+    """Keep what was found, unless the sums were dropped or added to meanwhile."""
+    scores.lock_nights(connection, night.experiment.name)
+    now = scores.load(connection, night.experiment.name, key)
+    if now and np.array_equal(now["nights"], before["nights"]):
+        last = date.fromordinal(int(after["nights"].max()))
+        scores.save(connection, night, {key: after}, last)
+
+
+def _describe(
+    feed: Feed, nights: Sequence[date], arrays: Arrays, is_news: np.ndarray, i: int
+) -> str:
+    days = [day for day, differs in zip(nights, is_news, strict=True) if differs]
+    named = ", ".join(cut_list([str(day) for day in days], N_NAMED))
+    counted, found = (arrays[name][is_news, i].sum(axis=0) for name in ("counted", "found"))
+    as_of = date.fromordinal(int(arrays["closed_on"][is_news].min()))
+    what = f"{counted[0]:,.0f} predictions with an outcome were counted, now it is {found[0]:,.0f}"
+    if np.isnan(found).any():
+        what = "the predictions are no longer in the table, so by how much cannot be told"
+    elif feed.metric.kind == "numeric":
+        what += f"; the amounts sum to {found[1]:,.6g} in place of {counted[1]:,.6g}"
+    return (
+        f"{feed.query.file}: outcomes of the closed nights {named} have changed"
+        f" since they were counted as of {as_of}: {what}."
+    )
