@@ -53,7 +53,6 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
     total = night.read(looks.sum_up, question, reading)
-    looks.warn_of_fewer(question, reading, total)
     figures = night.read(looks.measure, question, reading, total)
     look = night.read(looks.judge, question, total.tally, figures)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)

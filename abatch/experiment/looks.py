@@ -4,7 +4,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 N_TELLING = 20  # ids that are no accident
+MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 N_STEADY = 7  # looks, a week of them
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
@@ -186,6 +187,7 @@ def read_nights(
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
     doubts = [words for feed in feeds if (words := _check_ids(connection, feed, counted, span))]
+    doubts += [*_find_fewer(connection, question, parts, len(nights))]
     return Reading(feeds, parts, counted, span, run_ids, n_read, doubts)
 
 
@@ -226,6 +228,33 @@ def _check_ids(
     if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
         raise DataError(f"{feed.query.file}: {words}")
     return f"{feed.query.file}: {words}"
+
+
+def _find_fewer(
+    connection: sa.Connection, question: Question, parts: Mapping[Key, Part], n_nights: int
+) -> Iterator[str]:
+    """Sentences where far fewer predictions have an outcome than of closed nights, or by the plan.
+
+    Half of a week, or a tenth of single nights, and so few by chance once in a million looks.
+    """
+    plan, outcome = question.registration.plan, question.experiment.outcome
+    keys = [Key(scores.ALL, variant) for variant in question.experiment.split]
+    closed = scores.load_parts(connection, question.name, keys)
+    for key in keys:
+        n, found = parts[key].counts[:2] if key in parts else (0, 0)
+        n_before, before = closed[key].counts[:2] if key in closed else (0, 0)
+        by, rate = "closed nights", before / max(n_before, 1)
+        if n_before == 0 and outcome.kind == "binary":
+            by, rate = plan.source, plan.mean or 0
+        expected = n * rate
+        few = expected / (2 if n_nights >= N_STEADY else 10)
+        if found < few and pdtr(found, expected) < 1e-6:
+            yield (
+                f"{question.experiment.query('outcomes').file}: {found:,.0f} of {n:,.0f} mature"
+                f" predictions of variant {key.variant} have an outcome; by {by} it would be"
+                f" {expected:,.0f}. Look whether the feed is whole, and writes ids as the"
+                " candidates query does."
+            )
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -369,27 +398,6 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     return Total(parts, tally, units, len(earlier))
 
 
-def warn_of_fewer(question: Question, reading: Reading, total: Total) -> None:
-    """Warn where far fewer predictions of the open nights have an outcome than of closed ones.
-
-    Chance alone halves what is expected once in a million looks: the feed may have lost some, or
-    writes ids otherwise.
-    """
-    for variant in question.experiment.split:
-        key = Key(scores.ALL, variant)
-        if key in reading.parts and key in total.parts:
-            n_open, found = reading.parts[key].counts[:2]
-            n_closed, before = total.parts[key].counts[:2] - reading.parts[key].counts[:2]
-            expected = n_open * before / max(n_closed, 1)
-            if found < expected / 2 and pdtr(found, expected) < 1e-6:
-                question.night.warn(
-                    f"{question.experiment.query('outcomes').file}: {found:.0f} of {n_open:.0f}"
-                    f" mature predictions of variant {variant} that are not closed yet have an"
-                    f" outcome; by the closed ones it would be {expected:.0f}. Look whether the"
-                    " feed is whole, and writes ids as the candidates query does."
-                )
-
-
 def measure(
     connection: sa.Connection, question: Question, reading: Reading, total: Total
 ) -> Figures:
@@ -505,5 +513,23 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
 def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:
     """Warn of words that are new, and ask for a decision; `find_words` tells those of before."""
     if not night.dry_run:
-        for news in verdicts.describe_news(look, before):
+        for news in [*verdicts.describe_news(look, before), *night.read(_tell_mixed, night, look)]:
             night.warn(news)
+
+
+def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) -> list[str]:
+    """A sentence on candidates who change variant, the first time that they are many."""
+    c = tables.looks.c
+    query = sa.select(c.n_mixed, c.n_units).filter_by(experiment=night.experiment.name)
+    earlier = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(1)
+    n, n_units = look.row["n_mixed"], look.row["n_units"]
+    before = connection.execute(earlier).first()
+    if n <= MANY_MIXED * (n + n_units) or (
+        before and before.n_mixed > MANY_MIXED * (before.n_mixed + before.n_units)
+    ):
+        return []
+    return [
+        f"{n:,} of {n + n_units:,} candidates with a known outcome were in more than one variant"
+        " and are left out of the verdicts, which hold for the others alone. Let the candidates"
+        " query return one variant for each candidate, always the same."
+    ]

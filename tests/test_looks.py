@@ -1,0 +1,94 @@
+"""What a look doubts: outcomes that do not find their predictions, candidates who move."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from abatch.config import Experiment
+from abatch.database.tables import predictions
+from abatch.errors import DataError
+from tests.conftest import FIRST_NIGHT, alter
+from tests.responses import Responses
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.bank("trained")
+def test_score_doubts_outcomes_that_find_few_predictions(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One in ten answers; ids written otherwise, others' ids, and rows that are lost."""
+    responses = Responses(experiment, engine)
+    responses.set(grace_days=30)
+    for days in range(3):
+        responses.play(FIRST_NIGHT + days * DAY)
+    night = FIRST_NIGHT + 2 * DAY
+    everybody = responses.forget()
+    assert 2 * 1000 / 10 < len(everybody) < 3 * 1000 / 9
+
+    def tell(change: Callable[[str], str]) -> str:
+        responses.forget()
+        rows = [row | {"candidate_id": change(row["candidate_id"])} for row in everybody]
+        with responses.bank.begin() as connection:
+            connection.execute(responses.table.insert(), rows)
+        responses.score(night, force=True)
+        return capsys.readouterr().err
+
+    assert tell(str) == ""
+    with pytest.raises(
+        DataError, match=r"outcomes\.sql: \d+ ids .* example '00000\d+1' for '\d+1'"
+    ):
+        tell(lambda name: name.zfill(12))
+    few = tell(lambda name: name.zfill(12) if name.endswith("11") else name)
+    assert "ids of outcomes seem to be ids of candidates written otherwise" in few
+    none = tell(lambda name: f"lead{hash(name)}")
+    assert "none of" in none
+    assert "is one of the" in none
+    few = tell(lambda name: name if name.endswith("111") else "9" * 12)
+    assert "mature predictions of variant A have an outcome; by the training rows it would" in few
+
+
+@pytest.mark.bank("trained")
+def test_score_tells_of_candidates_who_change_variant(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same thousand come each night; from the second on, one in twenty is recorded in B."""
+    responses = Responses(experiment, engine)
+    shift = sa.Table("shift", sa.MetaData(), sa.Column("moved", sa.Integer))
+    shift.create(responses.bank)
+    query = experiment.sql["candidates"]
+    moving = (
+        "case when customer_id % 20 = (select max(moved) from shift) then 'B' when customer_id % 20"
+        " < 9 then 'A' when customer_id % 20 < 18 then 'B' else 'control' end as variant"
+    )
+    for old, new in (
+        ("candidate_date >= :from_date", "candidate_date >= '2026-09-01'"),
+        ("candidate_date < :to_date", "candidate_date < '2026-09-02' and :from_date < :to_date"),
+        ("customer_id as candidate_id,", f"customer_id as candidate_id, {moving},"),
+    ):
+        assert old in query
+        query = query.replace(old, new)
+    sql = {**responses.experiment.sql, "candidates": query}
+    responses.experiment = alter(responses.experiment, sql=sql)
+    told = []
+    for days, moved in enumerate((30, 0, 0, 0)):
+        with responses.bank.begin() as connection:
+            connection.execute(shift.delete())
+            connection.execute(shift.insert().values(moved=moved))
+        responses.play(FIRST_NIGHT + days * DAY)
+        responses.score(FIRST_NIGHT + days * DAY)
+        told.append(capsys.readouterr().err)
+    with engine.connect() as connection:
+        n_moved = connection.scalar(
+            sa.select(sa.func.count()).select_from(
+                sa.select(predictions.c.candidate_id)
+                .group_by(predictions.c.candidate_id)
+                .having(sa.func.count(predictions.c.variant.distinct()) > 1)
+                .subquery()
+            )
+        )
+    assert n_moved in range(20, 80)
+    words = f"{n_moved} of 1,000 candidates with a known outcome were in more than one variant"
+    assert [words in text for text in told] == [False, False, True, False]
