@@ -121,9 +121,8 @@ def test_measure_calibration_survives_predictions_that_are_far_too_sure() -> Non
     x = rng.normal(size=4000)
     outcome = (rng.random(4000) < expit(0.3 * x)).astype(np.int64)
     prediction = np.round(np.clip(0.5 + 0.4 * x, 0, 1), 1)
-    log_odds = snap(
-        np.log(np.clip(prediction, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(prediction, 1e-9, 1 - 1e-9))
-    )
+    with np.errstate(divide="ignore"):
+        log_odds = np.clip(snap(np.log(prediction) - np.log1p(-prediction)), -12, 12)
     logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
         log_odds[:, None], outcome
     )
@@ -268,8 +267,8 @@ def measure_exactly(prediction: np.ndarray, outcome: np.ndarray) -> dict[str, fl
 # the edges between bins.
 CLUSTERS = {
     "wide": lambda rng, n: rng.normal(-2, 2, n),
-    "clipped": lambda rng, n: rng.normal(0, 15, n),
-    "all clipped": lambda rng, n: rng.normal(-20, 2, n),
+    "clipped": lambda rng, n: rng.normal(-30, 15, n),
+    "all clipped": lambda rng, n: rng.normal(-60, 2, n),
     "coarse": lambda rng, n: -1 + rng.normal(0, 5 * STEP, n),
     "two bins": lambda rng, n: -1 + rng.random(n) * 2 * STEP,
     "heavy ties": lambda rng, n: -1 + np.round(rng.normal(0, 2, n)) * STEP / 3,
@@ -346,10 +345,10 @@ def test_measure_of_predictions_between_the_bins() -> None:
 
 
 def test_measure_holds_little_more_than_the_histogram() -> None:
-    # All 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take
-    # eight times the histogram.
-    counts = np.random.default_rng(0).integers(0, 2, size=(64, 2, N_BINS))
-    histogram = Histogram(np.arange(N_BINS), counts, np.ones((64, 2)))
+    # 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take eight
+    # times the histogram.
+    counts = np.random.default_rng(0).integers(0, 2, size=(64, 2, 65_536))
+    histogram = Histogram(np.arange(65_536, 131_072), counts, np.ones((64, 2)))
     tracemalloc.start()
     try:
         found = measure(histogram)
@@ -358,6 +357,40 @@ def test_measure_holds_little_more_than_the_histogram() -> None:
         tracemalloc.stop()
     assert peak < 1.5 * counts.nbytes
     assert found["roc_auc"].lower < 0.5 < found["roc_auc"].upper
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(-14, 1), (-20, 3), (-30, 1.5), (14, 1), (0, 7)])
+def test_measure_of_rare_and_nearly_certain_outcomes_equals_scikit_learn(
+    centre: float, spread: float
+) -> None:
+    # Far too low or too high throughout, as of a model fitted on a sample of the negatives:
+    # probabilities of 1e-7, 1e-9, 1e-13, 1 - 1e-6, and of both ends.
+    rng = np.random.default_rng(17)
+    log_odds = rng.normal(centre, spread, size=5000)
+    outcome = (rng.random(5000) < expit((log_odds - centre) / spread - 2)).astype(np.int64)
+    prediction = expit(log_odds)
+    log_odds = np.log(prediction) - np.log1p(-prediction)  # what float64 has kept of it
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
+        log_odds[:, None], outcome
+    )
+    found = measure_all(prediction, outcome)
+    for name, exact in measure_exactly(prediction, outcome).items():
+        assert abs(found[name].value - exact) <= found[f"{name}_bracket"].value < 0.001
+    assert found["calibration_intercept"].value == pytest.approx(logistic.intercept_[0], abs=0.001)
+    assert found["calibration_slope"].value == pytest.approx(logistic.coef_[0, 0], abs=0.001)
+
+
+def test_measure_calibration_takes_0_and_1_for_the_outermost_of_the_others() -> None:
+    rng = np.random.default_rng(18)
+    log_odds = snap(rng.normal(-16, 1, size=3000))
+    outcome = (rng.random(3000) < expit(log_odds + 15)).astype(np.int64)
+    prediction = expit(log_odds)
+    prediction[:100], log_odds[:100] = 0, log_odds[100:].min()
+    logistic = LogisticRegression(C=np.inf, tol=1e-10, solver="newton-cholesky").fit(
+        log_odds[:, None], outcome
+    )
+    found = measure_all(prediction, outcome)["calibration_slope"].value
+    assert found == pytest.approx(logistic.coef_[0, 0], rel=1e-6)
 
 
 def test_measure_interval_equals_plain_jackknife() -> None:
@@ -472,7 +505,7 @@ def test_pack_histogram_holds_filled_cells_alone() -> None:
     packed = pack_histogram(histogram)
     # Bucket 0, outcome 0: one in bin 0 and two in the middle; bucket 1, outcome 1: all others, in
     # the very last cell.
-    assert packed["histogram.steps"].tolist() == [0, 32768, 4 * N_BINS - 1 - 32768]
+    assert packed["histogram.steps"].tolist() == [0, N_BINS // 2, 4 * N_BINS - 1 - N_BINS // 2]
     assert packed["histogram.counts"].tolist() == [1, 2, 300]
     assert (packed["histogram.steps"].dtype, packed["histogram.counts"].dtype) == (
         np.uint32,

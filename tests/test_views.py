@@ -212,7 +212,11 @@ def test_model_performance(engine: sa.Engine) -> None:
         "all",
         "sa9",
         reliability_rate_01=0.5,
-        **{k: v for k, v in all_values.items() if not k.startswith("roc_auc")},
+        **{
+            k: v
+            for k, v in all_values.items()
+            if k not in ("roc_auc", "roc_auc_lower", "roc_auc_upper")
+        },
     )
     bounds = {"lower": all_values["roc_auc_lower"], "upper": all_values["roc_auc_upper"]}
     row = {

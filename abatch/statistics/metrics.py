@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-N_BINS = 65_536
-LIMIT = 12.0  # log-odds beyond this share the outer bins
+N_BINS = 196_608
+LIMIT = 36.0  # log-odds beyond this share the outer bins: float64 tells hardly any apart there
+CERTAIN = 12.0  # log-odds that 0 and 1 are taken for at least, where they must have some
 MIN_CASES = 20  # with fewer of either outcome: counts only
 N_RELIABILITY_BINS = 10
 N_STEPS = 30  # of Newton at most
@@ -107,8 +108,8 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of array
-        histogram.steps, from one cell to the next in the flattened (g, 2, 65536); histogram.counts,
-        as many; histogram.losses, shape (g, 2). Other arrays may be stored beside them.
+        histogram.steps, from one cell to the next in the flattened (g, 2, N_BINS);
+        histogram.counts, as many; histogram.losses, shape (g, 2). Other arrays may be stored beside them.
     """
     bucket, outcome, position = np.nonzero(histogram.counts)
     cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
@@ -154,17 +155,18 @@ def measure(histogram: Histogram) -> dict[str, Metric]:
         return figures
     filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
     log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
+    finite = _bound(log_odds)
     # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
     start = np.log(n_positive / n_negative), 0.0
     slices = []
     # Without some bucket an outcome may be missing: no interval, nan.
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = _compute(totals[None], total_loss[None], log_odds, start)
+        values = _compute(totals[None], total_loss[None], finite, start)
         start = values["calibration_intercept"].item(), values["calibration_slope"].item()
         for buckets in np.split(filled, range(SLICE, len(filled), SLICE)):
             counts = totals - histogram.counts[buckets]
             losses = total_loss - histogram.losses[buckets]
-            slices.append(_compute(counts, losses, log_odds, start))
+            slices.append(_compute(counts, losses, finite, start))
         reliability = _reliability(histogram.counts, filled, log_odds)
     for name, (value,) in values.items():
         without = np.concatenate([part[name] for part in slices])
@@ -285,6 +287,13 @@ def _compute(
         "calibration_intercept": intercept,
         "calibration_slope": slope,
     }
+
+
+def _bound(log_odds: np.ndarray) -> np.ndarray:
+    """With those of 0 and 1, which are infinite, where all others end, and at 12 at least."""
+    others = log_odds[np.abs(log_odds) < LIMIT]
+    lowest, highest = others.min(initial=-CERTAIN), others.max(initial=CERTAIN)
+    return np.clip(log_odds, lowest, highest)
 
 
 def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, float]) -> np.ndarray:

@@ -13,6 +13,7 @@ select
     max(case when s.metric = 'roc_auc' then s.value end) as roc_auc,
     max(case when s.metric = 'roc_auc' then s.lower end) as roc_auc_lower,
     max(case when s.metric = 'roc_auc' then s.upper end) as roc_auc_upper,
+    max(case when s.metric = 'roc_auc_bracket' then s.value end) as roc_auc_bracket,
     max(case when s.metric = 'gini' then s.value end) as gini,
     max(case when s.metric = 'ks' then s.value end) as ks,
     max(case when s.metric = 'average_precision' then s.value end) as average_precision,
