@@ -143,7 +143,7 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
         name = f"{model.name}_v{model.version}"
         own = units[units["variant"] == variant]
         row = auc[name]
-        planted = expected_auc(own["prediction"].to_numpy(), own["p"].to_numpy())
+        planted = expected_auc(own)
         lines.append(
             f"  {name:<26}{planted:>9.3f}{row.value:>8.3f}   {row.lower:.3f} to {row.upper:.3f}"
         )
@@ -170,20 +170,21 @@ def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
     return "\n".join(lines)
 
 
-def expected_auc(prediction: np.ndarray, p: np.ndarray) -> float:
+def expected_auc(units: pd.DataFrame) -> float:
     """The ROC AUC that predictions have on average over outcomes drawn with probabilities p.
 
-    Both have the shape (n,).
+    As score.py has it: of pairs that one dated model predicted.
+
+    Parameters
+    ----------
+    units : model_name, prediction, p
     """
-    frame = (
-        pd.DataFrame({"prediction": prediction, "positive": p, "negative": 1 - p})
-        .groupby("prediction")
-        .sum()
-    )
-    below = frame["negative"].cumsum() - frame["negative"] / 2
-    return float(
-        (frame["positive"] * below).sum() / (frame["positive"].sum() * frame["negative"].sum())
-    )
+    sums = units.assign(positive=units["p"], negative=1 - units["p"])
+    sums = sums.groupby(["model_name", "prediction"])[["positive", "negative"]].sum()
+    of_models = sums.groupby("model_name")
+    below = of_models["negative"].cumsum() - sums["negative"] / 2
+    n_pairs = of_models["positive"].sum() * of_models["negative"].sum()
+    return float((sums["positive"] * below).sum() / n_pairs.sum())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -111,7 +112,15 @@ def test_demo_leaves_foreign_tables_alone(tmp_path: Path) -> None:
 
 
 def test_expected_auc_of_certain_outcomes(rng: np.random.Generator) -> None:
-    """With probabilities of 0 and 1 the average over outcomes is the ROC AUC itself."""
+    """With probabilities of 0 and 1 the average over outcomes is the ROC AUC itself.
+
+    Of two models, by pairs within each.
+    """
     y = rng.integers(0, 2, 500)
     prediction = np.round(rng.random(500) + 0.3 * y, 1)  # many ties
-    assert np.isclose(expected_auc(prediction, y.astype(float)), roc_auc_score(y, prediction))
+    units = pd.DataFrame({"model_name": "a", "prediction": prediction, "p": y.astype(float)})
+    assert np.isclose(expected_auc(units), roc_auc_score(y, prediction))
+    both = pd.concat([units, units[:100].assign(model_name="b", prediction=y[:100] - 3.0)])
+    n_pairs = [sum(y == 1) * sum(y == 0), sum(y[:100] == 1) * sum(y[:100] == 0)]
+    expected = np.average([roc_auc_score(y, prediction), 1], weights=n_pairs)
+    assert np.isclose(expected_auc(both), expected)

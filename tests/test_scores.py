@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from scipy.special import expit
-from sklearn.metrics import log_loss, roc_auc_score
+from scipy.stats import ks_2samp
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from abatch.database import tables, writing
 from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
 from abatch.statistics.references import Reference
-from abatch.statistics.sums import add_by_key
 from tests.conftest import make_night
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
@@ -44,8 +44,9 @@ def summarise(
     """Each cohort is condensed by itself, as nights are, and added to what there is."""
     parts: dict[Key, Part] = {}
     for cohort, frame in cohorts:
-        parts = add_by_key(
-            parts, scores.summarise(frame.assign(cohort=cohort), references or {}, 64)
+        new = scores.summarise(frame.assign(cohort=cohort), references or {}, 64)
+        parts |= scores.rank_within(
+            {key: parts[key] + part if key in parts else part for key, part in new.items()}
         )
     return parts
 
@@ -151,6 +152,7 @@ def test_model_rows_pool_the_dated_models_of_a_name_and_version() -> None:
         summarise((MONDAY, pd.concat([old, other])), (NEXT_MONDAY, pd.concat([new, control])))
     )
     both = pd.concat([old, new])
+    pairs = [rows["outcome"].sum() * (1 - rows["outcome"]).sum() for rows in (old, new)]
     expected = {
         (OLD, MONDAY): old,
         (OLD, ALL): old,
@@ -171,13 +173,79 @@ def test_model_rows_pool_the_dated_models_of_a_name_and_version() -> None:
         found = by_metric(rows_of_all, model_name, cohort)
         assert found["n"]["value"] == found["roc_auc"]["n"] == len(rows)
         assert found["n_positive"]["value"] == rows["outcome"].sum()
-        assert found["roc_auc"]["value"] == pytest.approx(
-            roc_auc_score(rows["outcome"], rows["prediction"]), abs=1e-9
-        )
+        roc_auc = roc_auc_score(rows["outcome"], rows["prediction"])
+        if rows is both:
+            roc_aucs = [roc_auc_score(part["outcome"], part["prediction"]) for part in (old, new)]
+            roc_auc = np.average(roc_aucs, weights=pairs)
+        assert found["roc_auc"]["value"] == pytest.approx(roc_auc, abs=1e-9)
         assert found["log_loss"]["value"] == pytest.approx(
             log_loss(rows["outcome"], rows["prediction"]), abs=1e-9
         )
         assert found["roc_auc"]["lower"] < found["roc_auc"]["value"] < found["roc_auc"]["upper"]
+
+
+def make_models_of_other_scales(rng: np.random.Generator, n_models: int) -> list[pd.DataFrame]:
+    """Nights of models that rank alike, but each predicts twice as much as the one before."""
+    frames = []
+    for i in range(n_models):
+        rows = make_rows(rng, f"modelA_v1.0_2026-08-{i + 1:02}", 400 + 100 * i)
+        odds = rows["prediction"] / (1 - rows["prediction"]) * 2**i
+        frames.append(rows.assign(prediction=odds / (1 + odds)))
+    return frames
+
+
+def test_rank_within_weighs_figures_of_dated_models_by_pairs_or_positives() -> None:
+    frames = make_models_of_other_scales(np.random.default_rng(9), 4)
+    # Two nights of each model, closed one after the other: what was closed is not read again.
+    nights = [rows[part::2] for rows in frames for part in (0, 1)]
+    found = by_metric(
+        measure_models(summarise(*((MONDAY, night) for night in nights))), "modelA_v1.0"
+    )
+
+    def weigh(kept: list[pd.DataFrame]) -> dict[str, float]:
+        y = [rows["outcome"].to_numpy() for rows in kept]
+        p = [rows["prediction"].to_numpy() for rows in kept]
+        positives = [one.sum() for one in y]
+        pairs = [one.sum() * (1 - one).sum() for one in y]
+        ks = [ks_2samp(b[a == 1], b[a == 0]).statistic for a, b in zip(y, p, strict=True)]
+        return {
+            "roc_auc": np.average([*map(roc_auc_score, y, p)], weights=pairs),
+            "ks": np.average(ks, weights=pairs),
+            "average_precision": np.average(
+                [*map(average_precision_score, y, p)], weights=positives
+            ),
+        }
+
+    expected = weigh(frames)
+    both = pd.concat(frames)
+    pooled = roc_auc_score(both["outcome"], both["prediction"])
+    assert pooled < expected["roc_auc"] - 0.03  # what mixing the models would say
+    for name, value in expected.items():
+        assert found[name]["value"] == pytest.approx(value, abs=1e-9)
+    assert found["gini"]["value"] == pytest.approx(2 * expected["roc_auc"] - 1, abs=1e-9)
+    assert found["log_loss"]["value"] == pytest.approx(
+        log_loss(both["outcome"], both["prediction"]), abs=1e-9
+    )
+    # A candidate's bucket is left out of all models at once.
+    left_out = [[rows[rows["bucket"] != bucket] for rows in frames] for bucket in range(64)]
+    without = np.array([weigh(kept)["roc_auc"] for kept in left_out])
+    half = 1.9983405 * np.sqrt(63 / 64 * np.sum((without - np.mean(without)) ** 2))
+    row = found["roc_auc"]
+    assert (row["upper"] - row["lower"]) / 2 == pytest.approx(half, rel=1e-6)  # t table: .975, 63
+
+
+def test_rank_within_of_models_with_few_positives_has_no_ks() -> None:
+    # Fifteen positives in each of ten models: chance alone gives a KS of about .25.
+    rng = np.random.default_rng(10)
+    frames = []
+    for i in range(10):
+        rows = make_rows(rng, f"modelA_v1.0_2026-08-{i + 1:02}", 300)
+        frames.append(rows.assign(outcome=(np.arange(300) < 15).astype(float)))
+    found = by_metric(measure_models(summarise((MONDAY, pd.concat(frames)))), "modelA_v1.0")
+    expected = np.mean([roc_auc_score(rows["outcome"], rows["prediction"]) for rows in frames])
+    assert found["roc_auc"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert not {"ks", "ks_bracket", "average_precision"} & found.keys()
+    assert found["capture_top_decile"]["value"] < 0.2
 
 
 def test_measure_model_two_cohorts_add_up_to_all() -> None:

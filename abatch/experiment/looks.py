@@ -395,7 +395,7 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     earlier = verdicts.read_units(connection, question.metrics, reading.span)
     units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - verdicts.count(earlier) + verdicts.count(units)
-    return Total(parts, tally, units, len(earlier))
+    return Total(scores.rank_within(parts), tally, units, len(earlier))
 
 
 def measure(

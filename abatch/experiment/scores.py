@@ -8,7 +8,7 @@ run reads the nights that are still open and no others.
 import io
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,7 +38,7 @@ from abatch.statistics.sums import add_by_key
 ALL = "all"
 PUBLISHED = ("done", "superseded")  # of a run: what it wrote has been seen
 _DATE_SUFFIX = re.compile(r"_\d{4}-\d\d-\d\d(_\d+)?$")  # of a model_name
-S = TypeVar("S", metrics.Histogram, np.ndarray)
+S = TypeVar("S", metrics.Histogram, metrics.Ranking, np.ndarray)
 REPLACED_BY = {  # columns by which figures are written anew
     scores: ("model_name", "cohort"),
     variant_scores: ("variant", "cohort"),
@@ -95,17 +95,20 @@ class Part:
         of the outcomes
     histogram : of the model; None for a variant
     bins : array of int, the model's scores per bin of its reference; None without a reference
+    ranking : of the model's histogram, or summed over dated models, as `rank_within` adds it
     """
 
     counts: np.ndarray
     histogram: metrics.Histogram | None = None
     bins: np.ndarray | None = None
+    ranking: metrics.Ranking | None = None
 
     def __add__(self, other: "Part") -> "Part":
         return Part(
             self.counts + other.counts,
             _add(self.histogram, other.histogram),
             _add(self.bins, other.bins),
+            _add(self.ranking, other.ranking),
         )
 
 
@@ -126,7 +129,7 @@ def summarise(
     references : the score reference of each dated model, by model_name
     """
     frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
-    undated = frame["model_name"].map(lambda name: _DATE_SUFFIX.sub("", name), na_action="ignore")
+    undated = frame["model_name"].map(_remove_date, na_action="ignore")
     parts: dict[Key, Part] = {}
     for key, rows in frame.groupby(["cohort", "variant"]):
         parts[Key(*key)] = Part(_count(rows))
@@ -146,6 +149,31 @@ def summarise(
     return parts | totals
 
 
+def rank_within(parts: Mapping[Key, Part]) -> dict[Key, Part]:
+    """The same parts with the ranking of each dated model, and with their sum for all its dates.
+
+    A histogram of several models would compare the predictions of one with those of another.
+
+    Parameters
+    ----------
+    parts : closed ones, ranked, to which a reading was added, not ranked: what changed is enough
+        to know
+    """
+    ranked = dict(parts)
+    for key, part in parts.items():
+        undated = key._replace(model_name=_remove_date(key.model_name))
+        if undated != key and part.histogram is not None:
+            ranking, total = metrics.rank(part.histogram), ranked[undated]
+            change = ranking - part.ranking if part.ranking else ranking
+            ranked[key] = replace(part, ranking=ranking)
+            ranked[undated] = replace(total, ranking=_add(total.ranking, change))
+    return ranked
+
+
+def _remove_date(model_name: str) -> str:
+    return _DATE_SUFFIX.sub("", model_name)
+
+
 def _count(rows: pd.DataFrame) -> np.ndarray:
     selected, positive = rows["selected"] == 1, rows["positive"]
     counts = (len(rows), positive.sum(), selected.sum(), positive[selected].sum())
@@ -157,6 +185,8 @@ def pack(part: Part) -> dict[str, np.ndarray]:
     arrays = {"counts": part.counts}
     if part.histogram is not None:
         arrays |= metrics.pack_histogram(part.histogram)
+    if part.ranking is not None:
+        arrays |= metrics.pack_ranking(part.ranking)
     if part.bins is not None:
         arrays["bins"] = part.bins
     return arrays
@@ -165,13 +195,14 @@ def pack(part: Part) -> dict[str, np.ndarray]:
 def unpack(arrays: Mapping[str, np.ndarray]) -> Part:
     """The inverse of `pack`."""
     histogram = metrics.unpack_histogram(arrays) if "histogram.counts" in arrays else None
-    return Part(arrays["counts"], histogram, arrays.get("bins"))
+    ranking = metrics.unpack_ranking(arrays) if "ranking.sums" in arrays else None
+    return Part(arrays["counts"], histogram, arrays.get("bins"), ranking)
 
 
 def measure_model(key: Key, part: Part, reference: Reference | None) -> list[dict[str, Any]]:
     """Rows for the table `scores` of one model in one cohort, without experiment and run_id."""
     assert part.histogram is not None
-    figures = metrics.measure(part.histogram)
+    figures = metrics.measure(part.histogram, part.ranking)
     if reference and part.bins is not None:
         counts = part.bins.tolist()
         for name, compute in (("psi", drift.compute_psi), ("psi_noise", drift.psi_noise)):

@@ -8,6 +8,7 @@ and it respects candidates that come again (Efron & Tibshirani, An Introduction 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ MIN_CASES = 20  # with fewer of either outcome: counts only
 N_RELIABILITY_BINS = 10
 N_STEPS = 30  # of Newton at most
 SLICE = 8  # buckets left out at a time: all at once would hold gigabytes
+RANKED = ("roc_auc", "ks", "average_precision", "capture_top_decile")
 _EPSILON = np.finfo(np.float64).eps
 
 
@@ -46,6 +48,34 @@ class Histogram:
             for row in np.ndindex(self.losses.shape):  # faster than all rows in one statement
                 counts[row][position] += histogram.counts[row]
         return Histogram(bins, counts, self.losses + other.losses)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """How well models rank, each its own predictions; rankings of several add up with +.
+
+    What of two models has the higher prediction says nothing of either, so no pair of theirs
+    counts. - takes out what is a part.
+
+    Attributes
+    ----------
+    sums : array of float, shape (g + 1, 4); the metrics in RANKED times their weights, of all
+        predictions, then without each jackknife bucket
+    weights : array of float, shape (g + 1, 4); pairs of a positive and a negative for ROC AUC and
+        KS, positives for the others; 0 for KS and average precision of a model with fewer than 20
+        of either outcome, where chance raises them
+    brackets : array of float, shape (3,); of the first three, times their weights
+    """
+
+    sums: np.ndarray
+    weights: np.ndarray
+    brackets: np.ndarray
+
+    def __add__(self, other: "Ranking") -> "Ranking":
+        return Ranking(*map(np.add, vars(self).values(), vars(other).values()))
+
+    def __sub__(self, other: "Ranking") -> "Ranking":
+        return Ranking(*map(np.subtract, vars(self).values(), vars(other).values()))
 
 
 class Metric(NamedTuple):
@@ -109,7 +139,8 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
     -------
     dict of array
         histogram.steps, from one cell to the next in the flattened (g, 2, N_BINS);
-        histogram.counts, as many; histogram.losses, shape (g, 2). Other arrays may be stored beside them.
+        histogram.counts, as many; histogram.losses, shape (g, 2). Other arrays may be stored
+        beside them.
     """
     bucket, outcome, position = np.nonzero(histogram.counts)
     cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
@@ -134,12 +165,40 @@ def _shrink(values: np.ndarray) -> np.ndarray:
     return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
-def measure(histogram: Histogram) -> dict[str, Metric]:
+def rank(histogram: Histogram) -> Ranking:
+    """How well one model ranks its own predictions."""
+    totals = histogram.counts.sum(axis=0)
+    buckets = range(0, len(histogram.counts), SLICE)
+    left_out = (totals - histogram.counts[first : first + SLICE] for first in buckets)
+    ranks = map(_rank, chain([totals[None]], left_out))
+    sums, weights = (np.concatenate(arrays) for arrays in zip(*ranks, strict=True))
+    ranking = Ranking(sums, weights, _bracket(totals))
+    if totals.sum(axis=1).min() < MIN_CASES:
+        for array in vars(ranking).values():
+            array[..., 1:3] = 0
+    return ranking
+
+
+def pack_ranking(ranking: Ranking) -> dict[str, np.ndarray]:
+    """Its arrays, by names that may stand beside those of `pack_histogram`."""
+    return {f"ranking.{name}": array for name, array in vars(ranking).items()}
+
+
+def unpack_ranking(packed: Mapping[str, np.ndarray]) -> Ranking:
+    """The ranking that `pack_ranking` was given."""
+    return Ranking(*(packed[f"ranking.{name}"] for name in ("sums", "weights", "brackets")))
+
+
+def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, Metric]:
     """All metrics of a histogram; with fewer than 20 of either outcome, the counts only.
 
     Rank metrics take the predictions of a bin for equal. How far that may move a figure is its
     bracket: with the predictions themselves roc_auc, ks and average_precision lie within value ±
     bracket. Log loss and Brier are exact.
+
+    Parameters
+    ----------
+    ranking : of the histogram, if it is known, or of the models that made its predictions
 
     Returns
     -------
@@ -168,10 +227,14 @@ def measure(histogram: Histogram) -> dict[str, Metric]:
             losses = total_loss - histogram.losses[buckets]
             slices.append(_compute(counts, losses, finite, start))
         reliability = _reliability(histogram.counts, filled, log_odds)
+        ranks, brackets = _divide(ranking or rank(histogram))
     for name, (value,) in values.items():
         without = np.concatenate([part[name] for part in slices])
         figures[name] = Metric(float(value), *jackknife_interval(value, without), n)
-    figures |= {name: Metric(value, n_obs=n) for name, value in _bracket(totals).items()}
+    for name, rank_values in ranks.items():
+        interval = jackknife_interval(rank_values[0], rank_values[1:][filled])
+        figures[name] = Metric(float(rank_values[0]), *interval, n)
+    figures |= {name: Metric(value, n_obs=n) for name, value in brackets.items()}
     return figures | reliability
 
 
@@ -257,36 +320,49 @@ def _compute(
     Start: of intercept and slope.
     """
     counts = counts.astype(np.float64)
-    negative, positive = counts[:, 0], counts[:, 1]
     n_negative, n_positive = counts.sum(axis=2).T
     n = n_negative + n_positive
     base_rate = n_positive / n
-    below_negative, below_positive = negative.cumsum(axis=1), positive.cumsum(axis=1)
-    roc_auc = (positive * (below_negative - negative / 2)).sum(axis=1) / (n_positive * n_negative)
-    apart = below_positive / n_positive[:, None] - below_negative / n_negative[:, None]
-    # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
-    # scikit-learn. A bin that is empty has no positives either.
-    positive, size = positive[:, ::-1], counts.sum(axis=1)[:, ::-1]
-    flagged = size.cumsum(axis=1)
-    precision = positive.cumsum(axis=1) / np.maximum(flagged, 1)
-    inside = np.clip(n[:, None] / 10 - (flagged - size), 0, size) / np.maximum(size, 1)
-    capture = (inside * positive).sum(axis=1) / n_positive
     brier = losses[:, 1] / n
     intercept, slope = _calibrate(counts, log_odds, start).T
     return {
         "base_rate": base_rate,
-        "roc_auc": roc_auc,
-        "gini": 2 * roc_auc - 1,
-        "ks": np.abs(apart).max(axis=1),
-        "average_precision": (precision * positive).sum(axis=1) / n_positive,
-        "lift_top_decile": capture * 10,
-        "capture_top_decile": capture,
         "log_loss": losses[:, 0] / n,
         "brier": brier,
         "brier_skill": 1 - brier / (base_rate * (1 - base_rate)),
         "calibration_intercept": intercept,
         "calibration_slope": slope,
     }
+
+
+def _rank(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and weights of a Ranking for each row of counts, shape (r, 2, k)."""
+    counts = counts.astype(np.float64)
+    negative, positive = counts[:, 0], counts[:, 1]
+    n_negative, n_positive = counts.sum(axis=2).T
+    below_negative, below_positive = negative.cumsum(axis=1), positive.cumsum(axis=1)
+    concordant = (positive * (below_negative - negative / 2)).sum(axis=1)
+    apart = below_positive * n_negative[:, None] - below_negative * n_positive[:, None]
+    # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
+    # scikit-learn. A bin that is empty has no positives either.
+    positive, size = positive[:, ::-1], counts.sum(axis=1)[:, ::-1]
+    flagged = size.cumsum(axis=1)
+    precision = positive.cumsum(axis=1) / np.maximum(flagged, 1)
+    tenth = (n_negative + n_positive)[:, None] / 10
+    inside = np.clip(tenth - (flagged - size), 0, size) / np.maximum(size, 1)
+    captured = (inside * positive).sum(axis=1)
+    sums = concordant, np.abs(apart).max(axis=1, initial=0), (precision * positive).sum(1), captured
+    n_pairs = n_negative * n_positive
+    return np.stack(sums, axis=1), np.stack([n_pairs, n_pairs, n_positive, n_positive], axis=1)
+
+
+def _divide(ranking: Ranking) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The ranking metrics, shape (g + 1,), and their brackets."""
+    ranks = dict(zip(RANKED, (ranking.sums / ranking.weights).T, strict=True))
+    ranks |= {"gini": 2 * ranks["roc_auc"] - 1, "lift_top_decile": 10 * ranks["capture_top_decile"]}
+    brackets = (ranking.brackets / ranking.weights[0, :3]).tolist()
+    names = [f"{name}_bracket" for name in RANKED[:3]]
+    return ranks, dict(zip(names, brackets, strict=True))
 
 
 def _bound(log_odds: np.ndarray) -> np.ndarray:
@@ -326,10 +402,10 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
     return np.where((moved <= 1e-6)[:, None], beta, np.nan)  # separable outcomes move for ever
 
 
-def _bracket(totals: np.ndarray) -> dict[str, float]:
+def _bracket(totals: np.ndarray) -> np.ndarray:
     """How far rank metrics of counts, shape (2, k), may be from those of the predictions.
 
-    The predictions are in any order inside bins.
+    Of the first three in RANKED, each times its weight, with predictions in any order inside bins.
     ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a
     bin may have its positives below and its negatives above, or the reverse. Average precision: the
     best order has a bin's positives first and equal, the worst its negatives first and then one
@@ -338,8 +414,8 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
     """
     negative, positive = totals.astype(np.float64)
     n_negative, n_positive = negative.sum(), positive.sum()
-    apart = positive.cumsum() / n_positive - negative.cumsum() / n_negative
-    widest = np.maximum(apart + negative / n_negative, positive / n_positive - apart)
+    apart = positive.cumsum() * n_negative - negative.cumsum() * n_positive
+    widest = np.maximum(apart + negative * n_positive, positive * n_negative - apart)
     shared_pairs = (positive * negative).sum()
     negative, positive = negative[::-1], positive[::-1]  # from the highest prediction down
     bins = np.stack([negative, positive, negative.cumsum(), positive.cumsum()])
@@ -347,11 +423,8 @@ def _bracket(totals: np.ndarray) -> dict[str, float]:
     value, best = positive * t / (t + f), positive * t / (t + f - negative)
     worst = positive - f * (special.digamma(t + f + 1) - special.digamma(t - positive + f + 1))
     furthest = max((best - value).sum(), (value - worst).sum())
-    return {
-        "roc_auc_bracket": float(shared_pairs / (2 * n_positive * n_negative)),
-        "ks_bracket": float(widest.max() - np.abs(apart).max()),
-        "average_precision_bracket": float(furthest / n_positive),
-    }
+    of_ks = widest.max(initial=0) - np.abs(apart).max(initial=0)
+    return np.array([shared_pairs / 2, of_ks, furthest])
 
 
 def _reliability(counts: np.ndarray, filled: np.ndarray, log_odds: np.ndarray) -> dict[str, Metric]:
