@@ -694,7 +694,7 @@ def test_render_first_decision_beside_today(tell: Callable[..., str]) -> None:
     )
 
 
-def test_render_invalid_says_who_is_over(tell: Callable[..., str]) -> None:
+def test_render_invalid_says_who_is_missing_and_who_is_over(tell: Callable[..., str]) -> None:
     sizes = [
         ratio("A", 2600, 2800, 0.0001),
         ratio("B", 2700, 2750, 0.0001),
@@ -703,11 +703,11 @@ def test_render_invalid_says_who_is_over(tell: Callable[..., str]) -> None:
     mature = [ratio("A", 900, 890, 0.5, "mature"), ratio("control", 90, 100, 0.5, "mature")]
     text = tell(verdict("invalid", *UP), *sizes, *mature)
     assert (
-        "control has 250 candidates too many, 912 instead of 662, among all that were assigned."
-        in text
+        "A lacks 200 candidates, 2,600 instead of 2,800, and control has 250 too many, 912 instead"
+        " of 662, among all that were assigned." in text
     )
-    assert "A has" not in text
     assert "B has" not in text
+    assert "B lacks" not in text
     assert "among those whose outcome is known" not in text
     assert "No. The alarm went off: chance does not explain these sizes." in text
     text = tell(verdict("better", *UP), *mature)

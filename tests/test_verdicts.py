@@ -377,9 +377,12 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 
 def test_describe_news_tells_only_what_is_new() -> None:
-    ratios = verdicts.check_ratios(
-        make_registration(), {"mature": {"A": 4_500, "B": 4_000, "control": 1_000}}, {}
-    )
+    # Of the stage that is off: .45 of 9,500 is 4,275. In the other, sizes are such as chance gives.
+    stages = {
+        "assigned": {"A": 45_300, "B": 44_700, "control": 10_000},
+        "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
+    }
+    ratios = verdicts.check_ratios(make_registration(), stages, {})
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
         for word in (
@@ -393,7 +396,8 @@ def test_describe_news_tells_only_what_is_new() -> None:
     assert verdicts.describe_news(
         verdicts.Look({}, ratios, rows), {("B vs A", "outcome"): "better"}
     ) == [
-        "B vs A: invalid (before: better); A is over by 225 candidates (mature); see the report",
+        "B vs A: invalid (before: better); B lacks 275 candidates and A has 225 too many (mature);"
+        " see the report",
         "B vs A: no difference larger than d (before: better); see the report",
     ]
     guardrail = {"comparison": "B vs A", "metric": "complaint", "word": "broken"}

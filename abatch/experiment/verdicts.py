@@ -346,15 +346,28 @@ def describe_news(look: Look, before: Mapping[tuple[str, str], str]) -> list[str
     ----------
     before : what `find_words` returned
     """
-    over = max(look.ratios, key=lambda row: row["n"] - row["expected"], default=None)
-    cause = ""
-    if over:
-        excess = f"{over['n'] - over['expected']:,.0f} candidates ({over['stage']})"
-        cause = f"; {over['variant']} is over by {excess}"
-    news = []
+    cause, news = _describe_sizes(look.ratios), []
     for row in look.verdicts:
         word, old = row["word"], before.get((row["comparison"], row["metric"]), words.TOO_EARLY)
         if word not in (old, words.TOO_EARLY, words.NOT_YET, words.KEPT):
-            why = cause if word == words.INVALID else ""
+            why = f"; {cause}" if word == words.INVALID and cause else ""
             news.append(f"{name_verdict(row)}: {word} (before: {old}){why}; see the report")
     return news
+
+
+def _describe_sizes(ratios: Sequence[Mapping[str, Any]]) -> str:
+    """Which variant is most above its share, and which most below, in the stage that is most off.
+
+    Empty without rows.
+    """
+    if not ratios:
+        return ""
+    stage = min(ratios, key=lambda row: row["pvalue_min"])["stage"]
+    surplus = {
+        row["variant"]: row["n"] - row["expected"] for row in ratios if row["stage"] == stage
+    }
+    over, short = max(surplus, key=surplus.__getitem__), min(surplus, key=surplus.__getitem__)
+    return (
+        f"{short} lacks {-surplus[short]:,.0f} candidates and {over} has {surplus[over]:,.0f} too"
+        f" many ({stage})"
+    )

@@ -137,9 +137,19 @@ def _find_days_left(looks: Sequence[Row], n_left: int | None) -> int | None:
     return math.ceil(n_left * n_days / n_new) if n_new > 0 else None
 
 
-def find_oversized(figures: Figures) -> list[Row]:
-    """Of each stage whose sample ratio is off, the variant that is most above its share."""
+class Misfit(NamedTuple):
+    """The variants that are most below and most above their shares in a stage."""
+
+    short: Row
+    over: Row
+
+
+def find_misfits(figures: Figures) -> list[Misfit]:
+    """Of each stage whose sample ratio is off."""
     alpha = figures.terms.sample_ratio.alpha
-    over = [row for row in figures.ratios if row.pvalue_min < alpha and row.n > row.expected]
-    stages = groupby(over, key=lambda row: row.stage)
-    return [max(rows, key=lambda row: row.n - row.expected) for _, rows in stages]
+    alarmed = (row for row in figures.ratios if row.pvalue_min < alpha)
+    stages = [
+        sorted(rows, key=lambda row: row.n - row.expected)
+        for _, rows in groupby(alarmed, key=lambda row: row.stage)
+    ]
+    return [Misfit(rows[0], rows[-1]) for rows in stages]

@@ -13,7 +13,7 @@ from abatch import files
 from abatch.config import Experiment
 from abatch.pages import plots
 from abatch.pages.figures import HISTORY, Figures, read_figures
-from abatch.pages.findings import find_findings, find_oversized, find_scale
+from abatch.pages.findings import find_findings, find_misfits, find_scale
 from abatch.pages.gaps import describe_gaps, find_gaps
 from abatch.pages.html import load_template
 from abatch.statistics import drift, words
@@ -61,7 +61,7 @@ def render(figures: Figures) -> str:
         scale=scale,
         find_scale=find_scale,
         findings=findings,
-        oversized=find_oversized(figures),
+        misfits=find_misfits(figures),
         nights=nights,
         missed=describe_gaps(find_gaps(nights, figures.run_date)),
         measured=colours,
