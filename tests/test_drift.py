@@ -207,7 +207,7 @@ def test_count_features_by_the_bins_of_the_reference() -> None:
     )
     found = count_features(tonight, references)
     # Edges 1 to 9: three up to 1, then 1.5, then 9, and two above.
-    assert found["amount"] == FeatureCounts([3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1], 0, {})
+    assert found["amount"] == FeatureCounts([3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1], 0, {}, [-5.0, 1e300])
     assert found["town"] == FeatureCounts(
         [1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1}
     )
@@ -248,7 +248,7 @@ def test_count_features_of_what_convert_makes() -> None:
     found = count_features(features.convert(tonight, TYPES), references)
     assert references["town"] == FeatureReference("category", ["Oslo", "Ærø"], [1, 1, 0, 1], [])
     assert found == {
-        "amount": FeatureCounts([1, 1, 0, 1], 0, {}),
+        "amount": FeatureCounts([1, 1, 0, 1], 0, {}, [1.0, 2.0]),
         "town": FeatureCounts([0, 1, 1, 1], 1, {"Lund": 1}),
     }
 

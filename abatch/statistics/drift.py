@@ -7,7 +7,7 @@ what chance alone would give.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,16 +35,24 @@ class FeatureCounts:
     counts : as those of the reference; new categories are among the others
     n_new : rows with a category that training never saw
     new : the most common new categories, at most 20, with their rows
+    span : smallest and largest number; empty without any
     """
 
     counts: list[int]
     n_new: int
     new: dict[str, int]
+    span: list[float] = field(default_factory=list)
 
     def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         new = _find_common(Counter(self.new) + Counter(other.new))
-        return FeatureCounts(counts, self.n_new + other.n_new, dict(new))
+        span = [*self.span, *other.span]
+        return FeatureCounts(counts, self.n_new + other.n_new, dict(new), find_span(span))
+
+
+def find_span(values: Sequence[float] | np.ndarray) -> list[float]:
+    """The smallest and the largest of some numbers; empty without any."""
+    return [float(np.min(values)), float(np.max(values))] if len(values) else []
 
 
 class FeatureDrift(NamedTuple):
@@ -167,7 +175,9 @@ def count_features(
 
 def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCounts:
     counts = _count_cells(column, reference.kind, reference.bins)
-    if reference.kind == "number" or reference.others is None:
+    if reference.kind == "number":
+        return FeatureCounts(counts, 0, {}, find_span(column.dropna().to_numpy()))
+    if reference.others is None:
         return FeatureCounts(counts, 0, {})
     new = column.value_counts().drop([*reference.bins, *reference.others], errors="ignore")
     return FeatureCounts(counts, int(new.sum()), dict(_find_common(new)))

@@ -1,0 +1,269 @@
+"""Features that are not what they were: what is told, and how seldom without a cause."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from math import log
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from abatch.modelling import features
+from abatch.statistics import changes, drift
+from abatch.statistics.changes import Change, View
+from abatch.statistics.references import FeatureReference
+from tests.conftest import SHARED_DATA
+from tests.test_real_data import read_bank
+
+FIRST = date(2026, 9, 1)
+DAY = timedelta(days=1)
+
+
+class Feed:
+    """Nights of one table of features, of which the newest seven are compared with."""
+
+    def __init__(self, training: pd.DataFrame) -> None:
+        self.types = features.infer_types(training)
+        self.references = self.refer(training)
+        self.nights: list[dict[str, drift.FeatureCounts]] = []
+
+    def refer(self, frame: pd.DataFrame) -> dict[str, FeatureReference]:
+        return drift.make_feature_references(features.convert(frame, self.types), self.types)
+
+    def play(self, frame: pd.DataFrame) -> dict[str, Change]:
+        """What is found of a night, which is published then."""
+        X = features.convert(frame, self.types)
+        tonight = drift.count_features(X, self.references)
+        found = {name: changes.find_change([self.view(name, tonight)]) for name in self.types}
+        self.nights.append(tonight)
+        return {name: change for name, change in found.items() if change}
+
+    def view(self, name: str, tonight: dict[str, drift.FeatureCounts]) -> View:
+        first = max(0, len(self.nights) - 7)
+        newest = {FIRST + (first + i) * DAY: n[name] for i, n in enumerate(self.nights[first:])}
+        return View(self.references[name], ["m"], True, tonight[name], newest)
+
+    def play_overnight(self, frame: pd.DataFrame) -> list[str]:
+        return [name for name, change in self.play(frame).items() if change.is_overnight]
+
+
+def draw(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Twenty features: amounts, counts and flags, categories of 2 to 60 values, with nulls."""
+    columns: dict[str, Any] = {}
+    for i in range(5):
+        columns[f"amount{i}"] = rng.lognormal(10, 1, n)
+        columns[f"count{i}"] = rng.poisson(2, n).astype(float)
+    for i, k in enumerate([2, 3, 4, 5, 8, 12, 20, 30, 40, 60]):
+        p = 1 / np.arange(1.0, k + 1) ** (i % 3)
+        values = np.array([f"v{j}" for j in range(k)], dtype=object)
+        columns[f"category{i}"] = values[rng.choice(k, n, p=p / p.sum())]
+    frame = pd.DataFrame(columns)
+    for i, name in enumerate(frame):
+        frame.loc[rng.random(n) < (0, 0.02, 0.3)[i % 3], name] = None
+    return frame
+
+
+def draw_plan(rng: np.random.Generator, n: int = 500, *p: float) -> pd.DataFrame:
+    """One category, of '10', '20' and '30'."""
+    return pd.DataFrame({"plan": rng.choice(["10", "20", "30"], n, p=p or (0.5, 0.3, 0.2))})
+
+
+@pytest.mark.parametrize(("n_rows", "n_nights"), [(50, 60), (200, 60), (1000, 30), (5000, 10)])
+def test_find_change_nights_of_one_distribution_trip_nothing(
+    n_rows: int, n_nights: int, rng: np.random.Generator
+) -> None:
+    """In 1,000 nights of 50 and of 200 rows, 400 of 1,000 and 100 of 5,000 none was found."""
+    feed = Feed(draw(rng, 5000))
+    assert [feed.play(draw(rng, n_rows)) for _ in range(n_nights)] == [{}] * n_nights
+
+
+@pytest.mark.parametrize("n_rows", [50, 200, 1000])
+def test_find_change_whole_features_gone_wrong(n_rows: int, rng: np.random.Generator) -> None:
+    feed = Feed(draw(rng, 5000))
+    for _ in range(7):
+        feed.play(draw(rng, n_rows))
+    wrong = draw(rng, n_rows).assign(
+        amount0=lambda frame: frame["amount0"] * 100,  # cents
+        amount1=None,
+        amount2=0,
+        count3=lambda frame: frame["count3"] + 1000,
+        category1="v1",
+        category3=lambda frame: frame["category3"] + ".0",
+        category4=None,
+        category7=lambda frame: frame["category7"].str.upper(),
+    )
+    expected = {"amount0", "amount1", "amount2", "count3"}
+    expected |= {f"category{i}" for i in (1, 3, 4, 7)}
+    assert set(feed.play_overnight(wrong)) == expected
+    assert feed.play(draw(rng, n_rows)) == {}  # mended, it is like the nights before
+
+
+def test_measure_by_hand() -> None:
+    p, q = np.array([50.5, 30.5, 0.5]) / 81.5, np.array([0.5, 30.5, 50.5]) / 81.5
+    expected = sum((b - a) * log(b / a) for a, b in zip(p, q, strict=True))
+    psi, noise = changes.measure([50, 30, 0, 0], [0, 30, 50, 0])
+    assert psi == pytest.approx(expected)
+    assert noise == pytest.approx((1 / 80 + 1 / 80) * 5.991465)  # chi-squared, 2 df, .95
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([9000, 1000, 0], [200, 0, 0], True),  # 20 rows are lacking: a chance of e^-20
+        ([9000, 1000, 0], [190, 0, 0], False),
+        ([9000, 1000, 0], [199, 1, 0], False),
+        ([10_000, 0, 0], [5000, 0, 0], False),
+        ([9800, 0, 200], [650, 0, 350], True),  # a third gone null: .33 ln(17.5) + .33 ln(1.5)
+        ([9800, 0, 200], [750, 0, 250], False),
+    ],
+)
+def test_is_far_by_hand(before: Sequence[int], after: Sequence[int], expected: bool) -> None:
+    assert changes.is_far(before, after) is expected
+
+
+def test_find_change_is_told_once_and_again_after_a_week(rng: np.random.Generator) -> None:
+    """By steps that are not gross the mix leaves the training rows: nothing overnight."""
+    feed = Feed(draw_plan(rng, 5000))
+    for share in (0.35, 0.2, 0.1, 0.05):
+        assert feed.play_overnight(draw_plan(rng, 500, share, 0.3, 0.7 - share)) == []
+    told = [feed.play(draw_plan(rng, 500, 0.02, 0.1, 0.88)) for _ in range(8)]
+    assert [night["plan"].is_overnight for night in told] == [False] * 8
+    assert sum(night["plan"].is_new for night in told) <= 1
+    assert [feed.play(draw_plan(rng)) for _ in range(7)] == [{}] * 7
+    again = feed.play(draw_plan(rng, 500, 0.02, 0.1, 0.88))["plan"]
+    assert (again.is_new, again.is_overnight) == (True, True)
+
+
+def test_find_change_first_night_has_none_to_compare_with(rng: np.random.Generator) -> None:
+    feed = Feed(draw_plan(rng, 5000))
+    change = feed.play(draw_plan(rng, 500) + ".0")["plan"]
+    assert (change.is_new, change.is_overnight, change.nearest) == (True, False, None)
+
+
+def test_find_change_weekends_are_like_the_last_one(rng: np.random.Generator) -> None:
+    week = [(0.9, 0.05, 0.05)] * 5 + [(0.02, 0.03, 0.95)] * 2
+    mixed = pd.concat([draw_plan(rng, 500, *p) for p in week * 8])
+    feed = Feed(mixed)
+    found = [feed.play_overnight(draw_plan(rng, 300, *p)) for p in week * 6]
+    assert [night for night, names in enumerate(found) if names] == [5]  # the first of all
+
+
+def test_find_change_one_value_a_night_is_a_calendar(rng: np.random.Generator) -> None:
+    """A month is another one after thirty nights; null, or 'm9.0', it is not."""
+    months = [f"m{i}" for i in range(1, 13)]
+    feed = Feed(pd.DataFrame({"month": np.repeat(months[:8], 300)}))
+    for month in ("m2", "m3", "m9"):  # the last is new to the model
+        for night in range(9):
+            change = feed.play(pd.DataFrame({"month": [month] * 300}))["month"]
+            assert (change.is_new, change.is_overnight) == (month == "m2" and night == 0, False)
+    assert feed.play_overnight(pd.DataFrame({"month": [None] * 300})) == ["month"]
+    assert feed.play_overnight(pd.DataFrame({"month": ["m3"] * 300})) == []
+    assert feed.play_overnight(pd.DataFrame({"month": ["m3.0"] * 300})) == ["month"]
+    assert feed.play_overnight(pd.DataFrame({"month": ["m3.0"] * 300})) == []
+
+
+def test_find_change_a_rate_of_the_day_may_go_where_it_likes(rng: np.random.Generator) -> None:
+    feed = Feed(pd.DataFrame({"rate": np.repeat(rng.uniform(3, 5, 250), 4)}))
+    for rate in (4.0, 3.1, 2.6, 2.0, 1.6, 1.4, 1.2, 0.9):
+        assert feed.play_overnight(pd.DataFrame({"rate": [rate] * 200})) == []
+    assert feed.play_overnight(pd.DataFrame({"rate": [90.0] * 200})) == ["rate"]
+    assert feed.play_overnight(pd.DataFrame({"rate": [0.8] * 200})) == []
+    assert feed.play_overnight(pd.DataFrame({"rate": [0.0] * 200})) == ["rate"]
+
+
+def test_find_change_what_jumps_every_night_is_usual(rng: np.random.Generator) -> None:
+    """Two mixtures that come and go by chance, and then a third, no farther away."""
+    mixes = [(0.8, 0.15, 0.05), (0.3, 0.65, 0.05), (0.05, 0.15, 0.8), (0.05, 0.9, 0.05)]
+    feed = Feed(pd.concat([draw_plan(rng, 500, *p) for p in mixes]))
+    for i in (0, 1, 2):
+        feed.play(draw_plan(rng, 500, *mixes[i]))
+    assert feed.play_overnight(draw_plan(rng, 500, *mixes[3])) == []
+
+
+def test_find_change_a_second_fault_is_seen_after_the_first(rng: np.random.Generator) -> None:
+    feed = Feed(draw_plan(rng, 5000))
+    for _ in range(6):
+        feed.play(draw_plan(rng))
+    assert feed.play_overnight(draw_plan(rng) + "x") == ["plan"]
+    assert feed.play_overnight(draw_plan(rng, 500, 0, 0, 1)) == ["plan"]
+    assert feed.play_overnight(draw_plan(rng) + "x") == []  # as it was two nights ago
+
+
+def test_find_change_by_the_bins_of_the_earlier_model(rng: np.random.Generator) -> None:
+    """A model of today has no nights yet; those of the model before are counted by its bins."""
+    old, new = (Feed(draw_plan(rng, 5000)) for _ in range(2))
+    for _ in range(7):
+        old.play(draw_plan(rng))
+
+    def find(frame: pd.DataFrame) -> Change | None:
+        X = features.convert(frame, old.types)
+        by_new, by_old = (drift.count_features(X, feed.references) for feed in (new, old))
+        live, before = new.view("plan", by_new), old.view("plan", by_old)
+        views = [live, View(before.reference, ["old"], False, before.tonight, before.nights)]
+        return changes.find_change(views)
+
+    assert find(draw_plan(rng)) is None
+    broken = find(draw_plan(rng) + ".0")
+    assert broken is not None
+    assert (broken.is_overnight, broken.nearest and broken.nearest[1].model_names) == (
+        True,
+        ["old"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("tonight", "expected"),
+    [
+        (["20.0"] * 98 + ["20"] * 2, "'20.0' ('20' written otherwise), new to the model, in 98%"),
+        (["x"] * 60 + ["y"] * 40, "'x' and 1 others, new to the model, in 100%"),
+        ([None] * 90 + ["20"] * 10, "null in 90% of 100 rows, before 0%"),
+        (["20"] * 100, "'20' in 100% of 100 rows, before 50%"),
+    ],
+)
+def test_describe_rise_of_a_category(tonight: list[str | None], expected: str) -> None:
+    feed = Feed(pd.DataFrame({"plan": ["10"] * 50 + ["20"] * 50}))
+    X = features.convert(pd.DataFrame({"plan": tonight}), feed.types)
+    view = feed.view("plan", drift.count_features(X, feed.references))
+    assert changes.describe_rise(None, view).startswith(expected)
+
+
+def test_describe_rise_of_a_number() -> None:
+    feed = Feed(pd.DataFrame({"income": np.arange(1.0, 101)}))
+    X = features.convert(pd.DataFrame({"income": [2000.0, 5000.0]}), feed.types)
+    view = feed.view("income", drift.count_features(X, feed.references))
+    assert changes.describe_rise(None, view) == (
+        "above 90 (2,000 to 5,000 tonight) in 100% of 2 rows, before 10%"
+    )
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"there is no folder {SHARED_DATA}")
+@pytest.mark.parametrize("n_parts", [1, 4])
+def test_find_change_of_the_banks_months(n_parts: int) -> None:
+    """A model of 2008 in 2009 and 2010, months as nights, and each in four nights, as they were.
+
+    Months, rates and indices leave the training rows at once and are told, month by month they
+    change, and are never taken for a fault. In four nights a month the weekdays of one, and the
+    campaign of another, really are others overnight: 2 of 76 nights.
+    """
+    contacts = read_bank()
+    nights = contacts["contact_date"]
+    if n_parts == 1:
+        nights = nights.dt.to_period("M").dt.to_timestamp()
+    in_training = nights < "2009"
+    X = contacts.drop(columns=["contact_id", "contact_date", "y"])
+    feed = Feed(X[in_training])
+    told: list[tuple[str, str]] = []
+    overnight: list[tuple[str, str]] = []
+    for night, rows in X[~in_training].groupby(nights[~in_training]):
+        for name, change in feed.play(rows).items():
+            (overnight if change.is_overnight else told if change.is_new else []).append(
+                (name, f"{night:%Y-%m-%d}")
+            )
+    assert len(feed.nights) == 19 * n_parts
+    of_season = {"month", "euribor3m", "emp.var.rate", "cons.price.idx", "cons.conf.idx"}
+    assert {name for name, night in told if night == "2009-03-01"} >= of_season
+    assert [night for name, night in told if name == "month"] == ["2009-03-01"]
+    assert [night for name, night in told if name == "euribor3m"] == ["2009-03-01"]
+    expected = [] if n_parts == 1 else [("day_of_week", "2009-04-08"), ("campaign", "2009-07-22")]
+    assert overnight == expected
