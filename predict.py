@@ -1,6 +1,7 @@
 """Predict tonight's candidates, each by the live model of its variant.
 
-Reads   candidates by SQL (queries.candidates), the live models
+Reads   candidates by SQL (queries.candidates), the live models, feature_counts
+        of the newest nights
 Writes  tables predictions, feature_counts, with --force predictions_superseded
         (the whole night or nothing), registrations (the first time), runs
 
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 
 from abatch.experiment import assignment, predictions, registrations, scores, terms
 from abatch.job import nightly
-from abatch.modelling import features, inference, promotion
+from abatch.modelling import constancy, features, inference, promotion
 from abatch.night import DAY, Night, utc_now
 from abatch.queries import Window
 
@@ -30,6 +31,7 @@ def predict(night: Night) -> str:
     experiment, query = night.experiment, night.experiment.query("candidates")
     night.read(terms.check, experiment)  # a changed question is refused before any work
     models = promotion.open_live(night)
+    recent = constancy.read_recent(night, models)
 
     # Each chunk is split between the variants, predicted, and staged where no reader looks. Only
     # the rows tell whether they bring the variant themselves, which was registered too.
@@ -37,14 +39,15 @@ def predict(night: Night) -> str:
     for chunk in night.stream(query, Window(night.run_date, night.run_date + DAY)):
         with query.named():
             candidates = assignment.assign_candidates(chunk, experiment)
-            inferred = inference.predict(models, candidates)
+            inferred = inference.predict(models, candidates, recent.earlier)
         registered = night.read(terms.check, experiment, candidates.source)
         rows = predictions.make_rows(night, candidates, inferred)
         night.write(predictions.stage, rows)
-        total += predictions.summarise(rows, candidates.features, inferred.feature_counts)
+        total += predictions.summarise(rows, candidates.features, inferred)
     with query.named():
         predictions.require_candidates(total, night.run_date)
         features.check_null_columns(total.n_rows, total.n_filled)
+        changes = constancy.check(night, recent, total)
 
     # The first night registers the question, with the source of variants that its rows have.
     n_selected = predictions.count_selected(total, experiment.select_top)
@@ -64,6 +67,7 @@ def predict(night: Night) -> str:
         predictions.publish(connection, night, n_selected, utc_now())
 
     words = predictions.describe(experiment, total, n_selected, models)
+    words += changes
     summary = night.finish(words, publish, rows_read=total.n_rows, rows_written=total.n_rows)
     if new is not None:
         night.announce(registrations.describe_plan(new))

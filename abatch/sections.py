@@ -205,6 +205,7 @@ class ExperimentSection(Section):
     split: dict[Name, Share] = Field(min_length=1)
     select_top: Rate
     models: dict[str, ModelConfig] = Field(min_length=1)
+    overnight_change: Literal["warn", "refuse"] = "warn"
     cohort: Literal["week", "month"] = "week"
     exposure: Literal["first", "all"] = "first"
     champion: str | None = None

@@ -63,8 +63,8 @@ KEYS_ENV = (
     "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, reports_dir."
 )
 KEYS_EXPERIMENT = (
-    "Expected one of hypothesis, outcome, queries, training, split, select_top, models, cohort,"
-    " exposure, champion, verdicts, guardrails."
+    "Expected one of hypothesis, outcome, queries, training, split, select_top, models,"
+    " overnight_change, cohort, exposure, champion, verdicts, guardrails."
 )
 KEYS_OUTCOME = (
     "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline,"
@@ -174,6 +174,7 @@ def test_load_configs_defaults(tmp_path: Path) -> None:
         "week",
         {},
     )
+    assert settings.overnight_change == "warn"
     outcome = settings.outcome
     assert (outcome.grace_days, outcome.baseline, outcome.baseline_sd, outcome.cap) == (
         7,

@@ -48,7 +48,7 @@ def make_frame(
 def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
     """Stage rows; returns their checksum."""
     connections.write(engine, predictions.stage, frame)
-    return predictions.summarise(frame, frame[[]], {}).checksum
+    return predictions.summarise(frame, frame[[]], predictions.Batch()).checksum
 
 
 def sent(n_rows: int, checksum: int) -> predictions.Batch:

@@ -18,12 +18,13 @@ from abatch.database.tables import (
     predictions,
     predictions_staging,
     predictions_superseded,
+    runs,
 )
 from abatch.database.writing import WRITE_ROWS, insert_frame, replace_rows
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
-from abatch.night import Night
+from abatch.night import DONE, Night
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key, add_by_keys
 
@@ -54,12 +55,14 @@ class Batch:
     n_candidates : by variant
     n_filled : by feature, rows in which it is not null
     feature_counts : by model_name and feature
+    earlier_counts : of all rows with a model, by the references of earlier models
     checksum : sum of a hash of each row, modulo 2**64
     """
 
     n_candidates: Counter[str] = field(default_factory=Counter)
     n_filled: Mapping[str, int] = field(default_factory=dict)
     feature_counts: ModelCounts = field(default_factory=dict)
+    earlier_counts: ModelCounts = field(default_factory=dict)
     checksum: int = 0
 
     @property
@@ -72,6 +75,7 @@ class Batch:
             self.n_candidates + other.n_candidates,
             add_by_key(self.n_filled, other.n_filled),
             add_by_keys(self.feature_counts, other.feature_counts),
+            add_by_keys(self.earlier_counts, other.earlier_counts),
             (self.checksum + other.checksum) % 2**64,
         )
 
@@ -98,16 +102,18 @@ def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFra
     )
 
 
-def summarise(
-    rows: pd.DataFrame,
-    features: pd.DataFrame,
-    feature_counts: ModelCounts,
-) -> Batch:
-    """The sums of some rows that are staged, and of the features that they were predicted from."""
+def summarise(rows: pd.DataFrame, features: pd.DataFrame, inferred: Any) -> Batch:
+    """The sums of some rows that are staged, and of the features that they were predicted from.
+
+    Parameters
+    ----------
+    inferred : feature_counts and earlier_counts, as `Batch` has them
+    """
     return Batch(
         Counter(rows["variant"].tolist()),
         features.notna().sum().to_dict(),
-        feature_counts,
+        inferred.feature_counts,
+        inferred.earlier_counts,
         compute_checksum(rows),
     )
 
@@ -264,11 +270,28 @@ def read_feature_counts(
     query = query.where(c.run_date.between(from_date, last_date)).order_by(c.run_date)
     counts: ModelCounts = {}
     for model_name, content in connection.execute(query):
-        features = {
-            name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()
-        }
-        counts = add_by_keys(counts, {model_name: features})
+        counts = add_by_keys(counts, {model_name: _parse_counts(content)})
     return counts
+
+
+def read_newest_counts(
+    connection: sa.Connection, experiment: str, before: date, n_nights: int
+) -> dict[date, ModelCounts]:
+    """The counts of the newest nights that were done before a date, the oldest first."""
+    r, c = runs.c, feature_counts.c
+    done = sa.select(r.run_date).filter_by(experiment=experiment, job="predict", status=DONE)
+    newest = done.where(r.run_date < before).order_by(r.run_date.desc()).limit(n_nights)
+    nights = sorted(connection.scalars(newest))
+    counts: dict[date, ModelCounts] = {night: {} for night in nights}
+    query = sa.select(c.run_date, c.model_name, c.content).filter_by(experiment=experiment)
+    for night, model_name, content in connection.execute(query.where(c.run_date.in_(nights))):
+        counts[night] = {**counts[night], model_name: _parse_counts(content)}
+    return counts
+
+
+def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:
+    """By feature, as `write_feature_counts` has them."""
+    return {name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()}
 
 
 def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:

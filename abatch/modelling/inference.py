@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from abatch.experiment.assignment import Candidates
 from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import estimators, features
 from abatch.modelling.registry import Model
 from abatch.statistics import drift
+from abatch.statistics.references import FeatureReference
+from abatch.statistics.sums import add_by_keys
+
+References = Mapping[str, FeatureReference]
 
 
 class Inference(NamedTuple):
@@ -20,11 +25,13 @@ class Inference(NamedTuple):
     model_names : list of str or None, shape (n,); None where the variant has no model
     prediction : array of float, shape (n,), probabilities in [0, 1]; nan without a model
     feature_counts : what each model's candidates looked like, by model_name and feature
+    earlier_counts : the same of all that have a model, by the references of earlier models
     """
 
     model_names: list[str | None]
     prediction: np.ndarray
     feature_counts: dict[str, dict[str, drift.FeatureCounts]]
+    earlier_counts: dict[str, dict[str, drift.FeatureCounts]]
 
 
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
@@ -33,12 +40,15 @@ def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
     return TrainingOutcome(card.outcome_mean, card.outcome_sd, card.base_rate)
 
 
-def predict(models: Mapping[str, Model], candidates: Candidates) -> Inference:
+def predict(
+    models: Mapping[str, Model], candidates: Candidates, earlier: Mapping[str, References]
+) -> Inference:
     """Predict candidates, each by the model of its variant.
 
     Parameters
     ----------
     models : the live model of each variant that has one
+    earlier : by model_name, of models that are not live, to count the features by too
 
     Raises
     ------
@@ -50,12 +60,25 @@ def predict(models: Mapping[str, Model], candidates: Candidates) -> Inference:
     for model in models.values():
         features.check_columns(list(candidates.features), model.card.columns, model.model_name)
     prediction = np.full(len(candidates.ids), np.nan)
-    feature_counts = {}
+    feature_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
+    earlier_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
     for variant, model in models.items():
         rows = candidates.variant == variant
         if rows.any():
             X = features.convert(candidates.features[rows], model.card.columns)
             prediction[rows] = estimators.predict_probability(model.pipeline, X)
             feature_counts[model.model_name] = drift.count_features(X, model.card.features)
+            counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
+            earlier_counts = add_by_keys(earlier_counts, counts)
     names = {variant: model.model_name for variant, model in models.items()}
-    return Inference([names.get(name) for name in candidates.variant], prediction, feature_counts)
+    model_names = [names.get(name) for name in candidates.variant]
+    return Inference(model_names, prediction, feature_counts, earlier_counts)
+
+
+def _count_same(
+    X: pd.DataFrame, model: Model, references: References
+) -> dict[str, drift.FeatureCounts]:
+    """Rows of one model by another's references, of the features that both know as one type."""
+    types = model.card.columns
+    same = {name: known for name, known in references.items() if types.get(name) == known.kind}
+    return drift.count_features(X, same)

@@ -1,0 +1,160 @@
+"""A night in which a whole feature is wrong, through predict: told, refused, and how to go on."""
+
+import json
+from datetime import date, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+import predict
+import train
+from abatch.config import Experiment
+from abatch.database.tables import feature_counts, predictions, predictions_staging, runs
+from abatch.errors import DataError
+from abatch.experiment.predictions import read_newest_counts
+from demo import simulate
+from tests.conftest import A1, A8, FIRST_NIGHT, LATER_NIGHT, alter
+
+DAY = timedelta(days=1)
+CENTS = ("    income,\n    balance", "    100 * income as income,\n    balance")
+EMPTY = ("    income,\n    balance", "    nullif(income, income) as income,\n    balance")
+POINT = ("    segment,\n    region", "    segment || '.0' as segment,\n    region")
+
+
+def spoil(experiment: Experiment, *changes: tuple[str, str], rule: str = "warn") -> Experiment:
+    """The experiment with other values in its candidates, by its query's last select."""
+    sql = experiment.sql["candidates"]
+    head, _, tail = sql.rpartition("select")
+    for old, new in changes:
+        assert old in tail
+        tail = tail.replace(old, new)
+    queries = {**experiment.sql, "candidates": f"{head}select{tail}"}
+    return alter(experiment, sql=queries, overnight_change=rule)
+
+
+@pytest.fixture
+def played(week: Experiment, week_engine: sa.Engine) -> Experiment:
+    """Three nights that nothing is to be said of."""
+    for i in range(3):
+        predict.predict(week, week_engine, FIRST_NIGHT + i * DAY)
+    return week
+
+
+NIGHT = FIRST_NIGHT + 3 * DAY
+
+
+def count(engine: sa.Engine, table: sa.Table, night: date) -> int:
+    with engine.connect() as connection:
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.run_date == night)
+        return connection.scalar(query) or 0
+
+
+def test_predict_says_nothing_of_nights_alike(
+    played: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = predict.predict(played, week_engine, NIGHT)
+    assert summary.endswith("selected)")
+    assert "features" not in capsys.readouterr().err
+
+
+def test_predict_warns_of_a_change_overnight(
+    played: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled = spoil(played, CENTS, POINT)
+    capsys.readouterr()
+    dry = predict.predict(spoiled, week_engine, NIGHT, dry_run=True)
+    assert dry.endswith("; changed overnight: income, segment")
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"predict card_offer {NIGHT}: sql/card_offer/candidates.sql: these features changed"
+        " overnight:\n  income: above "
+    )
+    assert "\n  segment: 'classic.0' ('classic' written otherwise) and 3 others, new to the" in told
+    assert f"against the training rows of {A1} and modelB_v1.0_2026-09-01 (noise 0." in told
+    assert "the nearest night (noise 0." in told
+    assert "mend the load or the query, then predict again with --force." in told
+
+    assert predict.predict(spoiled, week_engine, NIGHT).endswith(
+        "; changed overnight: income, segment"
+    )
+    assert capsys.readouterr().err == told
+    assert count(week_engine, predictions, NIGHT) == simulate.N_CANDIDATES
+    # The next night is as wrong, which was told; one that is as before is what it should be.
+    predict.predict(spoiled, week_engine, NIGHT + DAY)
+    predict.predict(played, week_engine, NIGHT, force=True)
+    assert "features" not in capsys.readouterr().err
+
+
+def test_predict_refuses_a_change_overnight(played: Experiment, week_engine: sa.Engine) -> None:
+    spoiled = spoil(played, POINT, rule="refuse")
+    for force in (False, True):
+        with pytest.raises(DataError) as refusal:
+            predict.predict(spoiled, week_engine, NIGHT, force=force)
+        assert str(refusal.value).startswith(
+            "sql/card_offer/candidates.sql: these features changed overnight:\n  segment: "
+        )
+        assert "Nothing was published: mend the load or the query, and run it again." in str(
+            refusal.value
+        )
+        assert "experiments.card_offer.overnight_change: warn publishes it" in str(refusal.value)
+    with pytest.raises(DataError):
+        predict.predict(spoiled, week_engine, NIGHT, dry_run=True)
+    for table in (predictions, feature_counts):
+        assert count(week_engine, table, NIGHT) == 0
+    with week_engine.connect() as connection:
+        status = sa.select(runs.c.status).where(runs.c.run_date == NIGHT, runs.c.job == "predict")
+        assert connection.scalars(status).all() == ["failed", "failed"]
+    # It was right: it is published, and the next night is compared with it.
+    predict.predict(spoil(played, POINT), week_engine, NIGHT)
+    assert count(week_engine, predictions_staging, NIGHT) == 0
+    assert "overnight" not in predict.predict(spoiled, week_engine, NIGHT + DAY)
+
+
+def test_predict_tells_once_what_left_the_training_rows(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the first night there is none to compare with, so nothing is refused either."""
+    spoiled = spoil(week, CENTS, rule="refuse")
+    summary = predict.predict(spoiled, week_engine, FIRST_NIGHT)
+    assert summary.endswith("; unlike the training rows: income")
+    told = capsys.readouterr().err
+    assert "these features are not what their models were trained with:\n  income: above " in told
+    assert "no earlier night to compare with\nIt is told once for a model." in told
+    for i in range(1, 4):
+        predict.predict(spoiled, week_engine, FIRST_NIGHT + i * DAY)
+    assert "features" not in capsys.readouterr().err
+
+
+def test_predict_compares_a_new_model_with_the_nights_of_the_old_one(
+    played: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(played, week_engine, LATER_NIGHT)
+    assert "unlike" not in predict.predict(played, week_engine, LATER_NIGHT, dry_run=True)
+    with pytest.raises(DataError, match=rf"segment: .* against the training rows of {A8}"):
+        predict.predict(spoil(played, POINT, rule="refuse"), week_engine, LATER_NIGHT)
+    predict.predict(played, week_engine, LATER_NIGHT)
+    with week_engine.connect() as connection:
+        counted = sa.select(feature_counts.c.model_name, feature_counts.c.content)
+        rows = connection.execute(counted.where(feature_counts.c.run_date == LATER_NIGHT)).all()
+    assert sorted(name for name, _ in rows) == [A8, "modelB_v1.0_2026-09-08"]
+    assert all(json.loads(content)["segment"]["n_new"] == 0 for _, content in rows)
+
+
+def test_predict_still_refuses_a_column_of_nulls(
+    played: Experiment, week_engine: sa.Engine
+) -> None:
+    with pytest.raises(DataError, match="only nulls in income"):
+        predict.predict(spoil(played, EMPTY), week_engine, NIGHT)
+
+
+def test_read_newest_counts_of_nights_that_are_done(
+    played: Experiment, week_engine: sa.Engine
+) -> None:
+    with week_engine.begin() as connection:
+        early = sa.update(runs).where(runs.c.run_date == FIRST_NIGHT + 1 * DAY)
+        connection.execute(early.where(runs.c.job == "predict").values(status="early"))
+        found = read_newest_counts(connection, "card_offer", FIRST_NIGHT + 3 * DAY, 2)
+        assert read_newest_counts(connection, "other", NIGHT, 7) == {}
+    assert [*found] == [FIRST_NIGHT + i * DAY for i in (0, 2)]
+    assert all({*counts} == {A1, "modelB_v1.0_2026-09-01"} for counts in found.values())
+    assert sum(found[FIRST_NIGHT][A1]["income"].counts) > 400
