@@ -71,6 +71,8 @@ def predict(night: Night) -> str:
     summary = night.finish(words, publish, rows_read=total.n_rows, rows_written=total.n_rows)
     if new is not None:
         night.announce(registrations.describe_plan(new))
+        for doubt in registrations.list_doubts(new):
+            night.warn(doubt)
     return summary
 
 

@@ -83,6 +83,7 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
     "rows_validation": 6394,
     "outcome_mean": 0.05,
     "outcome_sd": 0.218,
+    "outcome_kurtosis": 17.05,
     "metrics": {},
     "importances": [],
     "subgroups": [],
@@ -589,7 +590,7 @@ REGISTERED: dict[str, Any] = {  # the content of a registration
     ],
     "alpha": 0.05,
     "power": 0.8,
-    "burn_in": {"units": 100, "cases": 10, "nonzero": 100},
+    "burn_in": {"units": 100, "cases": 10, "nonzero": 100, "kurtoses": 10},
     "sample_ratio": {"weight": 1000, "alpha": 0.01},
     "guardrails": {},
     "salt": "card_offer",
@@ -607,6 +608,7 @@ REGISTERED: dict[str, Any] = {  # the content of a registration
     "plan": {
         "mean": 0.05,
         "sd": 0.21795,
+        "kurtosis": None,
         "source": "training rows",
         "n_candidates": 300,
         "samples": {

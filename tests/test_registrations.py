@@ -118,7 +118,7 @@ def test_describe_holds_the_rules() -> None:
         0.8,
         {"weight": 1000, "alpha": 0.01},
     )
-    assert found["burn_in"] == {"units": 100, "cases": 10, "nonzero": 100}
+    assert found["burn_in"] == {"units": 100, "cases": 10, "nonzero": 100, "kurtoses": 10}
     assert found["guardrails"] == {
         "calls": {
             "kind": "binary",
@@ -260,6 +260,39 @@ def test_make_plan_numeric_by_hand() -> None:
     plan = make_plan(100, rows, **HALVES, **change_outcome(**numeric, baseline=40.0))
     assert plan.samples["models vs control"].n_fixed == 3140
     assert (plan.mean, plan.sd, plan.source) == (40.0, 100.0, "the training rows")
+
+
+def test_make_plan_numeric_waits_for_rare_amounts() -> None:
+    """One in 500 training rows brings all: a kurtosis of 500.
+
+    Ten times as many candidates in the smaller half are 10,000, whatever the sample would be.
+    """
+    numeric = {"kind": "numeric", "expected_effect": 10.0, "baseline": None}
+    rows = TrainingOutcome(42.0, 100.0, 1.0, 500.0)
+    plan = make_plan(100, rows, **HALVES, **change_outcome(**numeric))
+    assert plan.samples["models vs control"] == Sample(
+        n_fixed=10_000, n_most=10_000, n_median=10_000
+    )
+    assert plan.kurtosis == 500
+    small = make_plan(100, rows._replace(kurtosis=3.0), **HALVES, **change_outcome(**numeric))
+    assert small.samples["models vs control"].n_fixed == 3140
+
+
+def test_list_doubts_names_what_has_no_cap() -> None:
+    loose = {"kind": "numeric", "expected_effect": 10.0, "baseline": None}
+    calls = Guardrail(query="c.sql", kind="numeric", direction="decrease", margin=1.0)
+    changes = HALVES | change_outcome(**loose)
+    doubts = registrations.list_doubts(make_registration(**changes, guardrails={"calls": calls}))
+    assert [doubt.split(" and has")[0] for doubt in doubts] == [
+        "card_offer: outcome is numeric",
+        "card_offer: calls is numeric",
+    ]
+    capped = {"calls": calls.model_copy(update={"cap": 9.0})}
+    capped_outcome = change_outcome(**loose, cap=500.0)
+    registration = make_registration(**HALVES, **capped_outcome, guardrails=capped)
+    assert registrations.list_doubts(registration) == []
+    assert "each variant has 10 times their kurtosis in candidates" in doubts[0]
+    assert registrations.list_doubts(make_registration(**HALVES)) == []
 
 
 def test_make_plan_training_rows_stand_in() -> None:
@@ -539,7 +572,7 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
             )
         },
     )
-    trained = TrainingOutcome(0.021, 0.2, 0.3)
+    trained = TrainingOutcome(0.021, 0.2, 0.3, 30.5)
     night = make_night("run1", date(2026, 9, 1), experiment, at=AT)
     registration = terms.make_registration(night, "recorded", trained, 1234)
     with engine.begin() as connection:
@@ -547,23 +580,23 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
         text = connection.scalar(sa.select(tables.registrations.c.content))
     assert text == (
         '{"alpha": 0.05, "assignment": "recorded", "baseline": 41.0, "baseline_sd": 100.0, "b'
-        'urn_in": {"cases": 10, "nonzero": 100, "units": 100}, "cap": 500.0, "comparisons": ['
-        '{"comparison": "models vs control", "control": ["control"], "treatment": ["A", "B"]}'
-        ', {"comparison": "B vs A", "control": ["A"], "treatment": ["B"]}], "direction": "dec'
-        'rease", "exposure": "all", "guardrails": {"calls": {"cap": 9.0, "direction": "decrea'
-        'se", "kind": "numeric", "margin": 1.0, "query": "select customer_id as candidate_id,'
-        ' 1 as outcome from complaints", "watermark": null}}, "hypothesis": "Ringer vi til Ær'
-        'ø, får vi svar.", "'
-        'outcome": {"expected_effect": -2.5, "kind": "numeric", "lag_days": 0, "window_days":'
-        ' 30}, "outcomes_query": "select customer_id as candidate_id, 1 as outcome from answe'
-        'rs where day >= :from_date", "plan": {"days_median": 165, "days_most": 251, "mean": '
-        '41.0, "n_candidates": 1234, "samples": {"B vs A": {"n_fixed": 55815, "n_median": 664'
-        '19, "n_most": 108838}, "models vs control": {"n_fixed": 139536, "n_median": 166048, '
-        '"n_most": 272095}}, "sd": 100.0, "source": "the config"}, "power": 0.8, "salt": "car'
-        'd_offer", "sample_ratio": {"alpha": 0.01, "weight": 1000}, "select_top": 0.2, "start'
-        '_date": "2026-09-01", "timezone": "Europe/Oslo", "variants": [{"has_model": true, "h'
-        'ash_up_to": "7333333333333332", "share": 0.45, "variant": "A"}, {"has_model": true, '
-        '"hash_up_to": "e666666666666665", "share": 0.45, "variant": "B"}, {"has_model": fals'
-        'e, "hash_up_to": "ffffffffffffffff", "share": 0.1, "variant": "control"}], "watermar'
-        'k_query": "select max(day) from feed"}'
+        'urn_in": {"cases": 10, "kurtoses": 10, "nonzero": 100, "units": 100}, "cap": 500.0, '
+        '"comparisons": [{"comparison": "models vs control", "control": ["control"], "treatme'
+        'nt": ["A", "B"]}, {"comparison": "B vs A", "control": ["A"], "treatment": ["B"]}], "'
+        'direction": "decrease", "exposure": "all", "guardrails": {"calls": {"cap": 9.0, "dir'
+        'ection": "decrease", "kind": "numeric", "margin": 1.0, "query": "select customer_id '
+        'as candidate_id, 1 as outcome from complaints", "watermark": null}}, "hypothesis": "'
+        'Ringer vi til Ærø, får vi svar.", "outcome": {"expected_effect": -2.5, "kind": "nume'
+        'ric", "lag_days": 0, "window_days": 30}, "outcomes_query": "select customer_id as ca'
+        'ndidate_id, 1 as outcome from answers where day >= :from_date", "plan": {"days_media'
+        'n": 165, "days_most": 251, "kurtosis": 30.5, "mean": 41.0, "n_candidates": 1234, "sa'
+        'mples": {"B vs A": {"n_fixed": 55815, "n_median": 66419, "n_most": 108838}, "models '
+        'vs control": {"n_fixed": 139536, "n_median": 166048, "n_most": 272095}}, "sd": 100.0'
+        ', "source": "the config"}, "power": 0.8, "salt": "card_offer", "sample_ratio": {"alp'
+        'ha": 0.01, "weight": 1000}, "select_top": 0.2, "start_date": "2026-09-01", "timezone'
+        '": "Europe/Oslo", "variants": [{"has_model": true, "hash_up_to": "7333333333333332",'
+        ' "share": 0.45, "variant": "A"}, {"has_model": true, "hash_up_to": "e666666666666665'
+        '", "share": 0.45, "variant": "B"}, {"has_model": false, "hash_up_to": "fffffffffffff'
+        'fff", "share": 0.1, "variant": "control"}], "watermark_query": "select max(day) from'
+        ' feed"}'
     )

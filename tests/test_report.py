@@ -132,6 +132,7 @@ def verdict(
         "metric": metric,
         "n_treatment": 5400,
         "n_control": 600,
+        "n_burn_in": 100,
         "exposures_treatment": 5400,
     }
     row |= {

@@ -6,13 +6,14 @@ would be wrong.
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import dirichlet_multinomial, multinomial, sem
+from scipy.stats import dirichlet_multinomial, kurtosis, multinomial, sem
 
 from abatch.statistics import stats
 from abatch.statistics.stats import Comparison, Mean, Moments
@@ -93,10 +94,14 @@ def read_words(
 ) -> tuple[np.ndarray, Comparison]:
     """The word of each look, as score.py finds it; sides are the variants that are pooled."""
     sides = treatment, control
-    means = [stats.estimate_mean(sum(side, Moments()), kind, exposure) for side in sides]
+    pooled = [sum(side, Moments()) for side in sides]
+    means = [stats.estimate_mean(side, kind, exposure) for side in pooled]
     found = stats.compare(means[0], means[1], abs(effect), alpha)
+    least: float = stats.MIN_UNITS
+    if kind == "numeric" or exposure == "all":
+        least = stats.find_burn_in(stats.measure_kurtosis(pooled))
     is_late = np.logical_and.reduce(
-        [stats.is_burnt_in(moments, kind) for side in sides for moments in side]
+        [stats.is_burnt_in(moments, kind, least) for side in sides for moments in side]
     )
     rows = zip(*(np.ravel(field).tolist() for field in found), strict=True)
     words = np.array([stats.choose_word(Comparison(*row), effect) for row in rows]).reshape(
@@ -132,10 +137,30 @@ def simulate_amounts(
         1.5 * rng.standard_normal((n_experiments, N_LOOKS, n_nonzero.max()), dtype=np.float32)
     )
     amounts = np.minimum(amounts, cap) * (np.arange(n_nonzero.max()) < n_nonzero[..., None])
-    sums = amounts.sum(axis=2, dtype=float).cumsum(axis=1)
-    squares = np.square(amounts).sum(axis=2, dtype=float).cumsum(axis=1)
-    n = np.broadcast_to(n_per_look * np.arange(1.0, N_LOOKS + 1), sums.shape)
-    return Moments(n, n_nonzero.cumsum(axis=1), n, sums, n, sums, squares)
+    powers = ((amounts**k).sum(axis=2, dtype=float).cumsum(axis=1) for k in range(1, 5))
+    return make_first(n_per_look, n_nonzero.cumsum(axis=1), *powers)
+
+
+def make_first(n_per_look: int, n_nonzero: np.ndarray, *powers: np.ndarray) -> Moments:
+    """Moments of first exposures at each look, from sums of y, y^2, y^3 and y^4."""
+    y, yy, yyy, yyyy = powers
+    n = np.broadcast_to(n_per_look * np.arange(1.0, N_LOOKS + 1), y.shape)
+    return Moments(n, n_nonzero, n, y, n, y, yy, np.zeros(y.shape), n, y, yy, yyy, yyyy)
+
+
+def simulate_losses(
+    rng: np.random.Generator, n_experiments: int, n_per_look: int, rate: float, loss: float
+) -> Moments:
+    """Who does not lose earns 50, give or take 5."""
+    n_losses = rng.binomial(n_per_look, rate, size=(n_experiments, N_LOOKS))
+    n_earners = n_per_look - n_losses
+    earned = 50 * n_earners + 5 * np.sqrt(n_earners) * rng.standard_normal(n_losses.shape)
+    # Of the earners' higher powers the expected sums: it is the losses that vary.
+    of_earners = (earned, 2525 * n_earners, 128_750 * n_earners, 6_626_875 * n_earners)
+    powers = (
+        (sums + n_losses * (-loss) ** k).cumsum(axis=1) for k, sums in enumerate(of_earners, 1)
+    )
+    return make_first(n_per_look, np.cumsum(0 * n_losses + n_per_look, axis=1), *powers)
 
 
 def simulate_repeated(
@@ -148,11 +173,12 @@ def simulate_repeated(
     rates = rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, size=(n_experiments, N_LOOKS, n_new))
     n_exposures = rng.integers(1, 9, size=rates.shape)
     n, y = np.zeros_like(rates), np.zeros_like(rates)
-    added, before = np.zeros((7, n_experiments, N_LOOKS)), np.zeros((7, 1, 1))
+    added, before = np.zeros((13, n_experiments, N_LOOKS)), np.zeros((13, 1, 1))
     for again in range(8):
         is_here = n_exposures > again
         n, y = n + is_here, y + (is_here & (rng.random(rates.shape) < rates))
-        terms = [np.full(rates.shape, 1.0), y > 0, n, y, n * n, n * y, y * y]
+        terms = [np.full(rates.shape, 1.0), y > 0, n, y, n * n, n * y, y * y, 0 * n]
+        terms += [n ** (4 - k) * y**k for k in range(5)]
         now = np.array([term.sum(axis=2) for term in terms])
         added[:, :, again:] += (now - before)[:, :, : N_LOOKS - again]
         before = now
@@ -383,9 +409,11 @@ def test_is_burnt_in(kind: str, moments: Moments, expected: bool) -> None:
 
 def test_compute_moments_by_hand() -> None:
     found = stats.compute_moments(np.array([1.0, 2.0, 3.0, 1.0]), np.array([0.0, 2.0, 1.0, -4.0]))
-    assert found == Moments(
-        n_units=4, n_nonzero=3, sum_n=7, sum_y=-1, sum_nn=15, sum_ny=3, sum_yy=21
-    )
+    sums = {"n_units": 4, "n_nonzero": 3, "sum_n": 7, "sum_y": -1, "sum_nn": 15, "sum_ny": 3}
+    fourth = {"sum_nnnn": 1 + 16 + 81 + 1, "sum_nnnz": 16 + 27 - 4, "sum_nnzz": 16 + 9 + 16}
+    fourth |= {"sum_nzzz": 16 + 3 - 64, "sum_zzzz": 16 + 1 + 256}
+    assert astuple(found.move(0.0)) == pytest.approx(astuple(Moments(**sums, sum_yy=21, **fourth)))
+    assert found.center == -1 / 7
     assert stats.compute_moments(np.array([]), np.array([])) == Moments()
 
 
@@ -397,11 +425,16 @@ def test_moments_of_parts_add_up_to_the_whole(parts: list[list[tuple[int, int]]]
     def condense(units: list[tuple[int, int]]) -> Moments:
         return stats.compute_moments(*np.array(units, dtype=float).reshape(-1, 2).T)
 
+    def assert_equal(found: Moments, expected: Moments) -> None:
+        assert astuple(found)[:7] == astuple(expected)[:7]
+        fourth = astuple(expected.move(0.0))[7:]  # of up to 10**13
+        assert astuple(found.move(0.0))[7:] == pytest.approx(fourth, rel=1e-9, abs=1)
+
     whole = condense([unit for part in parts for unit in part])
-    assert sum(map(condense, parts), Moments()) == whole
+    assert_equal(sum(map(condense, parts), Moments()), whole)
     for part, rest in zip(parts, range(len(parts)), strict=True):
         others = condense([unit for i, other in enumerate(parts) if i != rest for unit in other])
-        assert whole - condense(part) == others
+        assert_equal(whole - condense(part), others)
 
 
 def test_estimate_mean_binary_first_by_hand() -> None:
@@ -460,6 +493,42 @@ def test_estimate_mean_of_equal_outcomes_has_no_variance(amount: float) -> None:
     assert found.value == pytest.approx(amount)
     assert found.variance == 0
     assert np.isnan(stats.compare(found, found, 1.0, 0.05).lower)
+
+
+# Kurtosis
+
+
+def test_measure_kurtosis_is_that_of_all_residuals(rng: np.random.Generator) -> None:
+    sides = [rng.lognormal(5, 1, n) * (rng.random(n) < 0.3) for n in (300, 70)]
+    residuals = np.concatenate([y - y.mean() for y in sides])
+    expected = kurtosis(residuals, fisher=False)
+    for shift in (0, 1e7):  # whose fourth powers have no digit left for the residuals'
+        moments = [stats.compute_moments(np.ones(len(y)), y + shift) for y in sides]
+        assert stats.measure_kurtosis(moments) == pytest.approx(expected, rel=1e-4)
+    parts = [stats.compute_moments(np.ones(len(y)), y) for y in np.array_split(sides[0], 30)]
+    again = sum(parts[1:], parts[0]) - parts[7]
+    rest = np.setdiff1d(np.arange(300), np.arange(70, 80))
+    assert stats.measure_kurtosis([again]) == pytest.approx(kurtosis(sides[0][rest], fisher=False))
+
+
+def test_measure_kurtosis_of_repeated_candidates_by_hand(rng: np.random.Generator) -> None:
+    n = np.ceil(rng.pareto(1.5, 500) + 1)
+    y = rng.binomial(n.astype(int), 0.2)
+    residuals = y - y.sum() / n.sum() * n
+    found = stats.measure_kurtosis([stats.compute_moments(n, y)])
+    assert found == pytest.approx(500 * (residuals**4).sum() / (residuals**2).sum() ** 2)
+    assert found > 10  # a few candidates carry what all brought
+    assert np.isnan(stats.measure_kurtosis([stats.compute_moments(n, n), Moments()]))
+
+
+def test_find_burn_in_waits_for_what_is_rare() -> None:
+    # One in m carries all: 1 / (p q) - 3 of the Bernoulli distribution.
+    y = np.arange(20_000) % 200 == 0
+    moments = stats.compute_moments(np.ones(len(y)), -10_000.0 * y)
+    least = stats.find_burn_in(stats.measure_kurtosis([moments]))
+    assert least == np.ceil(10 * (1 / (0.005 * 0.995) - 3))
+    assert stats.is_burnt_in(moments, "numeric", least)
+    assert stats.find_burn_in(np.nan) == stats.find_burn_in(3.0) == 100
 
 
 # Lift
@@ -583,6 +652,19 @@ def test_words_hold_in_a_small_aa_test(rng: np.random.Generator) -> None:
     assert claims(words).mean() <= 0.05 + bound_share(0.05, n)
     lower, upper = stats.naive_interval(found.estimate, found.se)
     assert ((lower > 0) | (upper < 0)).any(axis=1).mean() > 0.2
+
+
+@pytest.mark.parametrize(("n_per_look", "rate"), [(10, 0.005), (50, 0.005), (200, 0.001)])
+def test_words_hold_where_rare_losses_carry_the_variance(n_per_look: int, rate: float) -> None:
+    # Nine to one; without the rule on kurtosis three in ten claim a difference.
+    rng, n = np.random.default_rng(5), 1000
+    treatment, control = (
+        simulate_losses(rng, n, size, rate, 10_000) for size in (9 * n_per_look, n_per_look)
+    )
+    words, found = read_words([treatment], [control], "numeric", "first", 20)
+    assert claims(words).mean() <= 0.05 + bound_share(0.05, n)
+    is_late = stats.is_burnt_in(control, "numeric")
+    assert (is_late & ((found.lower > 0) | (found.upper < 0))).any(axis=1).mean() > 0.2
 
 
 @pytest.mark.slow

@@ -40,11 +40,15 @@ class Comparison(Part):
 
 
 class BurnIn(Part):
-    """What each variant must have brought: candidates, and of these the rarer cases."""
+    """What each variant must have brought: candidates, and of these the rarer cases.
+
+    Where amounts or exposures add up, also as many candidates as so many kurtoses of theirs.
+    """
 
     units: int
     cases: int
     nonzero: int
+    kurtoses: int
 
 
 class SampleRatio(Part):
@@ -131,6 +135,7 @@ class Plan(Part):
     Attributes
     ----------
     mean, sd : of the outcome; None where unknown
+    kurtosis : of a numeric one in the training rows, capped; the burn-in asks for no less
     source : the config, or the training rows
     n_candidates : of the first night
     samples : by comparison; empty where nothing is known to plan with
@@ -139,6 +144,7 @@ class Plan(Part):
 
     mean: float | None
     sd: float | None
+    kurtosis: float | None
     source: str
     n_candidates: int
     samples: dict[str, Sample]
@@ -209,6 +215,22 @@ def _list_samples(registration: Registration) -> Iterator[tuple[str, str]]:
             reason = f"{plan.mean:.4g} in the training rows does not allow such an effect"
         mend = f"set outcome.{missing} in the config under a new experiment name"
         yield "sample", f"cannot be told: the mean outcome {reason}; {mend}"
+
+
+def list_doubts(registration: Registration) -> list[str]:
+    """What whoever registers should know before it cannot be changed any more."""
+    kinds = {OUTCOME: (registration.outcome.kind, registration.cap)}
+    kinds |= {name: (rule.kind, rule.cap) for name, rule in registration.guardrails.items()}
+    n_least = f"{registration.burn_in.kurtoses} times their kurtosis"
+    return [
+        f"{registration.salt}: {name} is numeric and has no cap. Where rare large amounts carry the"
+        f" variance, verdicts wait until each variant has {n_least} in candidates, which may be for"
+        " ever, and an amount that nobody has brought yet cannot be counted. Unless these amounts"
+        " are the question, ask it under a new name with a cap, at about the 99 % quantile of what"
+        " is not 0."
+        for name, (kind, cap) in kinds.items()
+        if kind == "numeric" and cap is None
+    ]
 
 
 def find(connection: sa.Connection, experiment: str) -> Registration | None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from math import ceil
+from math import ceil, nan
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -35,11 +35,13 @@ class TrainingOutcome(NamedTuple):
     ----------
     mean, sd : capped
     rate : share of the rows in which it is above 0
+    kurtosis : capped; 3 if it were normal
     """
 
     mean: float | None
     sd: float | None
     rate: float | None
+    kurtosis: float | None = None
 
 
 def describe(experiment: Experiment) -> Terms:
@@ -57,7 +59,12 @@ def describe(experiment: Experiment) -> Terms:
         comparisons=list_comparisons(experiment),
         alpha=stats.ALPHA,
         power=stats.POWER,
-        burn_in=BurnIn(units=stats.MIN_UNITS, cases=stats.MIN_CASES, nonzero=stats.MIN_NONZERO),
+        burn_in=BurnIn(
+            units=stats.MIN_UNITS,
+            cases=stats.MIN_CASES,
+            nonzero=stats.MIN_NONZERO,
+            kurtoses=stats.MIN_KURTOSES,
+        ),
         sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
         guardrails={
             name: Guardrail(
@@ -126,13 +133,21 @@ def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan
     mean = trained.mean if terms.baseline is None else terms.baseline
     sd = trained.sd if terms.baseline_sd is None else terms.baseline_sd
     rests_on = terms.baseline if is_binary else terms.baseline_sd
+    kurtosis = None if is_binary else trained.kurtosis
     samples: dict[str, Sample] = {}
     if is_binary and mean is not None and 0 < mean + effect < 1:
         moved, variance = mean + effect, mean * (1 - mean)
         sd = variance**0.5
-        samples = _plan_samples(terms, moved * (1 - moved), variance, mean)
+        samples = _plan_samples(
+            terms, moved * (1 - moved), variance, stats.plan_burn_in("binary", mean)
+        )
     elif not is_binary and sd is not None:
-        samples = _plan_samples(terms, sd**2, sd**2, trained.rate or 1.0)
+        samples = _plan_samples(
+            terms,
+            sd**2,
+            sd**2,
+            stats.plan_burn_in("numeric", trained.rate or 1.0, kurtosis or nan),
+        )
     days_most = days_median = None
     if samples:
         wait = terms.outcome.window_days + terms.outcome.lag_days
@@ -144,6 +159,7 @@ def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan
         mean=mean,
         sd=sd,
         source="the training rows" if rests_on is None else "the config",
+        kurtosis=kurtosis,
         n_candidates=n_candidates,
         samples=samples,
         days_most=days_most,
@@ -152,9 +168,12 @@ def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan
 
 
 def _plan_samples(
-    terms: Terms, variance_treatment: float, variance_control: float, rate: float
+    terms: Terms, variance_treatment: float, variance_control: float, n_least: float
 ) -> dict[str, Sample]:
-    """The sample of each comparison, from variances of one candidate's outcome; rate: above 0."""
+    """The sample of each comparison, from variances of one candidate's outcome.
+
+    `n_least` is the burn-in of each variant.
+    """
     shares = {variant.name: variant.share for variant in terms.variants}
     samples = {}
     for comparison in terms.comparisons:
@@ -162,7 +181,7 @@ def _plan_samples(
         control = [shares[variant] for variant in comparison.control]
         variance = variance_treatment / sum(treatment) + variance_control / sum(control)
         plan = stats.plan_sample(variance, terms.outcome.expected_effect, len(terms.comparisons))
-        burn_in = ceil(stats.plan_burn_in(terms.outcome.kind, rate) / min(*treatment, *control))
+        burn_in = ceil(n_least / min(*treatment, *control))
         samples[comparison.name] = Sample(
             **{name: max(n, burn_in) for name, n in plan._asdict().items()}
         )

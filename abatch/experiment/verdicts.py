@@ -6,6 +6,7 @@ The formulas are those of abatch.statistics.stats.
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date
+from math import nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from abatch.database.tables import looks, predictions, sample_ratios, units, ver
 from abatch.database.writing import insert_frame, replace_rows
 from abatch.experiment.predictions import Span
 from abatch.experiment.records import name_verdict
-from abatch.experiment.registrations import OUTCOME, Comparison, Terms
+from abatch.experiment.registrations import OUTCOME, Comparison, Registration, Terms
 from abatch.night import Night
 from abatch.statistics import stats, words
 from abatch.statistics.sums import add_by_key, subtract_by_key
@@ -122,15 +123,17 @@ class Criterion(NamedTuple):
     metric : outcome, or the guardrail's name
     effect : that matters; its sign says what is good
     alpha : of this verdict
+    kurtosis : the least to reckon with, as registered; nan if none is
     """
 
     metric: str
     kind: str
     effect: float
     alpha: float
+    kurtosis: float
 
 
-def list_criteria(terms: Terms) -> list[Criterion]:
+def list_criteria(terms: Registration) -> list[Criterion]:
     """Those of the outcome and of each guardrail.
 
     A guardrail is a question of its own: whether it is kept says nothing for or against the
@@ -139,15 +142,17 @@ def list_criteria(terms: Terms) -> list[Criterion]:
     outcome, alpha = terms.outcome, terms.alpha / max(1, len(terms.comparisons))
     signs = {"increase": 1, "decrease": -1}
     return [
-        Criterion(OUTCOME, outcome.kind, outcome.expected_effect, alpha),
+        Criterion(
+            OUTCOME, outcome.kind, outcome.expected_effect, alpha, terms.plan.kurtosis or nan
+        ),
         *(
-            Criterion(name, rule.kind, signs[rule.direction] * rule.margin, terms.alpha)
+            Criterion(name, rule.kind, signs[rule.direction] * rule.margin, terms.alpha, nan)
             for name, rule in terms.guardrails.items()
         ),
     ]
 
 
-def judge(terms: Terms, tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
+def judge(terms: Registration, tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
     """One row for each registered comparison and metric, as the table `verdicts` has them.
 
     Parameters
@@ -165,13 +170,18 @@ def judge(terms: Terms, tally: Tally, is_invalid: bool) -> list[dict[str, Any]]:
 def _compare(
     comparison: Comparison, criterion: Criterion, exposure: str, tally: Tally, is_invalid: bool
 ) -> dict[str, Any]:
-    metric, kind, effect, alpha = criterion
+    metric, kind, effect, alpha, least_kurtosis = criterion
     sides = [
         [tally.moments.get((metric, variant), stats.Moments()) for variant in variants]
         for variants in (comparison.treatment, comparison.control)
     ]
-    is_early = not all(stats.is_burnt_in(moments, kind) for side in sides for moments in side)
     treatment, control = (sum(side, stats.Moments()) for side in sides)
+    n_least = stats.MIN_UNITS
+    if kind == "numeric" or exposure == "all":
+        kurtosis = stats.measure_kurtosis([treatment, control])
+        n_least = int(stats.find_burn_in(np.fmax(kurtosis, least_kurtosis)))
+    variants = [moments for side in sides for moments in side]
+    is_early = not all(stats.is_burnt_in(moments, kind, n_least) for moments in variants)
     mean = stats.estimate_mean(treatment, kind, exposure)
     mean_control = stats.estimate_mean(control, kind, exposure)
     difference = stats.compare(mean, mean_control, abs(effect), alpha)
@@ -191,6 +201,7 @@ def _compare(
     return {
         "n_treatment": int(treatment.n_units),
         "n_control": int(control.n_units),
+        "n_burn_in": n_least,
         "exposures_treatment": int(treatment.sum_n),
         "exposures_control": int(control.sum_n),
         "sum_treatment": treatment.sum_y,
@@ -248,7 +259,7 @@ class Look(NamedTuple):
 
 def make_look(
     row: dict[str, Any],
-    terms: Terms,
+    terms: Registration,
     tally: Tally,
     stages: Mapping[str, Mapping[str, int]],
     smallest: Mapping[tuple[str, ...], float],

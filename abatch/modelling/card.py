@@ -86,7 +86,7 @@ class Origin(Record):
     rows, n_positive, rows_validation : how many rows, with the outcome, to validate on
     columns : the features, "number" or "category"
     features : what they looked like
-    outcome_mean, outcome_sd : of the outcome itself, capped
+    outcome_mean, outcome_sd, outcome_kurtosis : of the outcome itself, capped
     config : as `Experiment.describe` has it
     lock : all installed packages and their versions
     """
@@ -108,6 +108,7 @@ class Origin(Record):
     features: dict[str, Annotated[FeatureReference, _AsDict]]
     outcome_mean: float
     outcome_sd: float
+    outcome_kurtosis: float
     seed: int
     config: dict[str, Any]
     config_hash: str

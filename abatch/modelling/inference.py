@@ -37,7 +37,8 @@ class Inference(NamedTuple):
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
     """What the training rows, the same for all models, say of the outcome."""
     card = next(iter(models.values())).card
-    return TrainingOutcome(card.outcome_mean, card.outcome_sd, card.base_rate)
+    mean, sd, kurtosis = card.outcome_mean, card.outcome_sd, card.outcome_kurtosis
+    return TrainingOutcome(mean, sd, card.base_rate, kurtosis)
 
 
 def predict(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kurtosis
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
@@ -41,7 +42,7 @@ class Rows(NamedTuple):
     holdout : array of bool, shape (n,), True for about 1 row in 11, by candidate, that the saved
         model is not fitted on: its scores are what later scores are compared with
     types : name to "number" or "category" of the features to use
-    outcome_mean, outcome_sd : of the outcome itself, capped
+    outcome_mean, outcome_sd, outcome_kurtosis : of the outcome itself, capped
     subgroups : DataFrame, shape (n, k), the columns to measure apart
     window : the days that were asked for
     """
@@ -55,6 +56,7 @@ class Rows(NamedTuple):
     types: dict[str, str]
     outcome_mean: float
     outcome_sd: float
+    outcome_kurtosis: float
     subgroups: pd.DataFrame
     window: Window
 
@@ -181,6 +183,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
             types=types,
             outcome_mean=float(outcome.mean()),
             outcome_sd=float(outcome.std(ddof=1)),
+            outcome_kurtosis=float(kurtosis(outcome, fisher=False)),
             subgroups=frame[section.subgroups],
             window=window,
         )
@@ -346,6 +349,7 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
         features=drift.make_feature_references(rows.X, rows.types),
         outcome_mean=rows.outcome_mean,
         outcome_sd=rows.outcome_sd,
+        outcome_kurtosis=rows.outcome_kurtosis,
         seed=experiment.training.seed,
         config=experiment.describe(),
         config_hash=experiment.hash(),

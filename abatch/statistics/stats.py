@@ -9,8 +9,9 @@ outcomes all enter through a difference and its standard error. Formulas take ar
 floats, so that one call serves one look or a thousand simulated ones.
 """
 
-from dataclasses import astuple, dataclass
-from math import ceil, log
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
+from math import ceil, comb, log, nan
 from operator import add, sub
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ POWER = 0.8
 MIN_UNITS = 100
 MIN_CASES = 10  # binary: events, and non-events
 MIN_NONZERO = 100  # numeric
+MIN_KURTOSES = 10  # where amounts or exposures add up: units, in kurtoses of what is compared
 SRM_WEIGHT = 1000  # of the registered shares in the prior, in candidates
 SRM_ALPHA = 0.01
 
@@ -60,6 +62,8 @@ class Moments:
     n_nonzero : units whose y is not 0
     sum_n, sum_y, sum_nn, sum_ny, sum_yy : sums of n, y and their products, where n is the number of
         a unit's exposures that count (1 if only the first does) and y the sum of their outcomes
+    center : about the mean outcome per exposure, lest the fourth powers cancel out
+    sum_nnnn to sum_zzzz : sums of products of n and z = y - center * n
     """
 
     n_units: float = 0.0
@@ -69,12 +73,31 @@ class Moments:
     sum_nn: float = 0.0
     sum_ny: float = 0.0
     sum_yy: float = 0.0
+    center: float = 0.0
+    sum_nnnn: float = 0.0
+    sum_nnnz: float = 0.0
+    sum_nnzz: float = 0.0
+    sum_nzzz: float = 0.0
+    sum_zzzz: float = 0.0
 
     def __add__(self, other: "Moments") -> "Moments":
-        return Moments(*map(add, astuple(self), astuple(other)))
+        larger: Any = np.where(self.n_units >= other.n_units, self.center, other.center)[()]
+        return self.move(larger)._combine(add, other.move(larger))
 
     def __sub__(self, other: "Moments") -> "Moments":
-        return Moments(*map(sub, astuple(self), astuple(other)))
+        return self._combine(sub, other.move(self.center))
+
+    def _combine(self, operator: Callable[[Any, Any], Any], other: "Moments") -> "Moments":
+        sums = Moments(*map(operator, astuple(self), astuple(other)))
+        return replace(sums, center=self.center)
+
+    def move(self, center: float) -> "Moments":
+        """The same sums with z about another center."""
+        step = self.center - center
+        fields = astuple(self)
+        sums, old = fields[:7], fields[8:]
+        new = [sum(comb(k, j) * step ** (k - j) * old[j] for j in range(k + 1)) for k in range(5)]
+        return Moments(*(*sums, center, *new))
 
 
 class Mean(NamedTuple):
@@ -132,7 +155,10 @@ def compute_moments(n: np.ndarray, y: np.ndarray) -> Moments:
     # As floats, whose squares do not overflow.
     n, y = (np.asarray(values, dtype=np.float64) for values in (n, y))
     sums = (n.sum(), y.sum(), (n * n).sum(), (n * y).sum(), (y * y).sum())
-    return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, sums))
+    center = sums[1] / sums[0] if len(n) else 0.0
+    z = y - center * n
+    fourth = ((n ** (4 - k) * z**k).sum() for k in range(5))
+    return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, (*sums, center, *fourth)))
 
 
 def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
@@ -152,15 +178,42 @@ def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
         so that no events is not certainty. nan without exposures, and the variance with fewer than
         two units.
     """
-    u, _, n, y, nn, ny, yy = (np.asarray(value, dtype=np.float64) for value in astuple(moments))
+    u, n, y = (np.asarray(x, float) for x in (moments.n_units, moments.sum_n, moments.sum_y))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = _keep(n > 0, y / n)
         if kind == "binary" and exposure == "first":
             p = (y + 1) / (n + 2)
             return Mean(value, _keep(n > 0, p * (1 - p) / n))
-        squares = yy - 2 * value * ny + value**2 * nn
-        squares = np.where(squares > _ROUNDING * (yy + value**2 * nn), squares, 0.0)
+        squares = _sum_squares(moments, value)
         return Mean(value, _keep((n > 0) & (u > 1), u / (u - 1) * squares / n**2))
+
+
+def _sum_squares(moments: Moments, value: float) -> Any:
+    """Of the residuals y - value * n."""
+    nn, ny, yy = (np.asarray(x, float) for x in (moments.sum_nn, moments.sum_ny, moments.sum_yy))
+    squares = yy - 2 * value * ny + value**2 * nn
+    return np.where(squares > _ROUNDING * (yy + value**2 * nn), squares, 0.0)
+
+
+def measure_kurtosis(sides: Sequence[Moments]) -> float:
+    """How much a few units carry: the kurtosis of all residuals together, 3 if they are normal.
+
+    A residual is y - R n, R being its side's mean outcome per exposure, so for first exposures the
+    distance from the mean. With N units it is N sum(e^4) / sum(e^2)^2; if one unit in m carries
+    all, about m.
+
+    Returns
+    -------
+    float
+        nan if nothing differs.
+    """
+    n_units = sum(side.n_units for side in sides)
+    ratios = [estimate_mean(side, "numeric", "all").value for side in sides]
+    pairs = [*zip(sides, ratios, strict=True)]
+    squares = sum(_sum_squares(side, ratio) for side, ratio in pairs)
+    fourths = sum(side.move(ratio).sum_zzzz for side, ratio in pairs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _keep(squares > 0, n_units * fourths / squares**2)
 
 
 def compare(treatment: Mean, control: Mean, effect: float, alpha: float) -> Comparison:
@@ -265,9 +318,21 @@ def choose_guardrail_word(comparison: Comparison, margin: float) -> str:
     return BROKEN if best < -abs(margin) else NOT_YET
 
 
-def is_burnt_in(moments: Moments, kind: str) -> bool:
-    """Whether a variant has brought enough for an interval that rests on the normal."""
-    is_large = moments.n_units >= MIN_UNITS
+def find_burn_in(kurtosis: float) -> float:
+    """Units that each variant must have brought.
+
+    Where few of them carry the mean, `measure_kurtosis` says how few; the interval, which rests on
+    the normal, holds once these have come to each variant. nan: MIN_UNITS is enough.
+    """
+    return np.fmax(MIN_UNITS, np.ceil(MIN_KURTOSES * np.asarray(kurtosis)))[()]
+
+
+def is_burnt_in(moments: Moments, kind: str, n_least: float = MIN_UNITS) -> bool:
+    """Whether a variant has brought enough for an interval that rests on the normal.
+
+    `n_least` is what `find_burn_in` asks for.
+    """
+    is_large = moments.n_units >= n_least
     if kind == "numeric":
         return is_large & (moments.n_nonzero >= MIN_NONZERO)
     # A unit's events come together, so they count once. If only the first exposure counts, this is
@@ -276,13 +341,13 @@ def is_burnt_in(moments: Moments, kind: str) -> bool:
     return is_large & (moments.n_nonzero >= MIN_CASES) & (n_without >= MIN_CASES)
 
 
-def plan_burn_in(kind: str, rate: float) -> float:
+def plan_burn_in(kind: str, rate: float, kurtosis: float = nan) -> float:
     """Units of one variant that `is_burnt_in` will take.
 
-    `rate` is the share with the outcome, in (0, 1), or with an amount.
+    `rate` is the share with the outcome, in (0, 1), or with an amount; `kurtosis` that of amounts.
     """
     rarest = MIN_NONZERO / rate if kind == "numeric" else MIN_CASES / min(rate, 1 - rate)
-    return max(MIN_UNITS, rarest)
+    return float(max(find_burn_in(kurtosis), rarest))
 
 
 def plan_sample(variance: float, effect: float, n_verdicts: int) -> Plan:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_3c61bba3"
+revision = "0001_3b6f217b"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -264,6 +264,7 @@ def upgrade() -> None:
         sa.Column('metric', sa.String(length=64), nullable=False),
         sa.Column('n_treatment', sa.Integer(), nullable=False),
         sa.Column('n_control', sa.Integer(), nullable=False),
+        sa.Column('n_burn_in', sa.BigInteger(), nullable=False),
         sa.Column('exposures_treatment', sa.Integer(), nullable=False),
         sa.Column('exposures_control', sa.Integer(), nullable=False),
         sa.Column('sum_treatment', sa.Double(), nullable=False),
