@@ -288,7 +288,14 @@ def test_judge_invalid_blocks_every_word() -> None:
     ],
 )
 def test_judge_guardrail(direction: str, events: int, word: str) -> None:
-    guardrail = {"kind": "binary", "direction": direction, "margin": 0.01, "cap": None, "query": ""}
+    guardrail = {
+        "kind": "binary",
+        "direction": direction,
+        "margin": 0.01,
+        "cap": None,
+        "query": "",
+        "watermark": None,
+    }
     registered = make_registration(guardrails={"complaint": guardrail})
     tally = make_tally("complaint", A=(500, 10_000), B=(events, 10_000), control=(500, 10_000))
     row = by_comparison(verdicts.judge(registered, tally, False), "complaint")["B vs A"]

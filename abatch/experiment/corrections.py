@@ -51,6 +51,8 @@ def condense(feeds: Sequence[Feed], nights: Sequence[date], window_days: int) ->
 def count(rows: pd.DataFrame, nights: Sequence[date], metrics: Sequence[str]) -> np.ndarray:
     """What came of the predictions of nights; as `condense`, nan for a night without any.
 
+    Nights before an experiment's start, made up for later, have none that verdicts count.
+
     Parameters
     ----------
     rows : candidate_id, run_date and a column for each metric, one row per prediction
@@ -107,7 +109,7 @@ def find_changed(arrays: Arrays) -> np.ndarray:
 
 def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """By night and feed; sums may differ in their last digits by the order of their terms."""
-    return ~np.isclose(a, b, rtol=1e-9, atol=1e-9).all(axis=-1)
+    return ~np.isclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True).all(axis=-1)
 
 
 def find_date(connection: sa.Connection, experiment: str) -> date | None:

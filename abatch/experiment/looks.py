@@ -522,14 +522,13 @@ def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) ->
     c = tables.looks.c
     query = sa.select(c.n_mixed, c.n_units).filter_by(experiment=night.experiment.name)
     earlier = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(1)
-    n, n_units = look.row["n_mixed"], look.row["n_units"]
-    before = connection.execute(earlier).first()
-    if n <= MANY_MIXED * (n + n_units) or (
-        before and before.n_mixed > MANY_MIXED * (before.n_mixed + before.n_units)
-    ):
+    n_mixed, n_units = look.row["n_mixed"], look.row["n_units"]
+    counts = [(n_mixed, n_units), *connection.execute(earlier)]
+    are_many, *were_many = (few > max(N_TELLING, MANY_MIXED * (few + n)) for few, n in counts)
+    if not are_many or any(were_many):
         return []
     return [
-        f"{n:,} of {n + n_units:,} candidates with a known outcome were in more than one variant"
-        " and are left out of the verdicts, which hold for the others alone. Let the candidates"
-        " query return one variant for each candidate, always the same."
+        f"{n_mixed:,} of {n_mixed + n_units:,} candidates with a known outcome were in more than"
+        " one variant and are left out of the verdicts, which hold for the others alone. Let the"
+        " candidates query return one variant for each candidate, always the same."
     ]
