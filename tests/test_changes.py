@@ -167,6 +167,8 @@ def test_find_change_a_rate_of_the_day_may_go_where_it_likes(rng: np.random.Gene
     feed = Feed(pd.DataFrame({"rate": np.repeat(rng.uniform(3, 5, 250), 4)}))
     for rate in (4.0, 3.1, 2.6, 2.0, 1.6, 1.4, 1.2, 0.9):
         assert feed.play_overnight(pd.DataFrame({"rate": [rate] * 200})) == []
+    for rate in (3.2, 3.5, 3.4, 3.8, 4.3, 4.2, 4.6):  # two days in a night, across an edge
+        assert feed.play_overnight(pd.DataFrame({"rate": [rate, rate + 0.1] * 100})) == []
     assert feed.play_overnight(pd.DataFrame({"rate": [90.0] * 200})) == ["rate"]
     assert feed.play_overnight(pd.DataFrame({"rate": [0.8] * 200})) == []
     assert feed.play_overnight(pd.DataFrame({"rate": [0.0] * 200})) == ["rate"]

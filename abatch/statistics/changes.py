@@ -23,7 +23,7 @@ from abatch.statistics.references import FeatureReference
 GROSS = 1.0
 N_LACKING = 20  # rows that other bins should have had: the chance of none is e^-20
 USUAL = 3  # times as far as the newest nights lie from those before them is nothing unusual
-ONE_VALUE = 0.95  # share of a bin that makes a night one of one value
+ONE_BIN = 0.95  # share of the rows that is nearly all
 _SPELLING = re.compile(r"\s|(?<=\w)[.,]0+$|^0+(?=\w)")  # 20.0, 020 and ' 20' for 20
 
 
@@ -69,15 +69,12 @@ class View:
             for i in range(1, len(counts))
         ]
 
-    @property
-    def is_dated(self) -> bool:
-        """Whether it is one value a night, and was many in training: a calendar's, not a row's.
-
-        On most of the nights, as one may have been a fault.
-        """
-        nights = [_has_one_value(counted.counts) for counted in self.nights.values()]
-        is_one_value = _has_one_value(self.tonight.counts) and 2 * sum(nights) > len(nights)
-        return is_one_value and not _has_one_value(self.reference.counts)
+    def has_one_value(self, counted: FeatureCounts) -> bool:
+        """Whether nearly all rows are in one bin, or near one number, and were not in training."""
+        bins, span = self.reference.bins, counted.span
+        if span and len(bins) > 1 and span[1] - span[0] <= (bins[-1] - bins[0]) / 2:
+            return True
+        return _is_in_one_bin(counted.counts) and not _is_in_one_bin(self.reference.counts)
 
     @property
     def respelled(self) -> dict[str, str]:
@@ -118,9 +115,9 @@ def is_far(before: Sequence[int], after: Sequence[int]) -> bool:
     return after[i] == n_obs and n_obs * (n_before - before[i]) >= N_LACKING * n_before
 
 
-def _has_one_value(counts: Sequence[int]) -> bool:
-    """Whether nearly all rows are in one bin; nulls are none."""
-    return max(counts[:-1]) >= ONE_VALUE * sum(counts)
+def _is_in_one_bin(counts: Sequence[int]) -> bool:
+    """Whether nearly all rows are in one; that of nulls is none."""
+    return max(counts[:-1]) >= ONE_BIN * sum(counts)
 
 
 def _fold(value: str) -> str:
@@ -196,8 +193,18 @@ def _is_leap(views: Sequence[View], night: date, nearest: View) -> bool:
             for view in views
             for counted in view.nights.values()
         )
-        and not all(view.is_dated for view in views if view.nights)
+        and not _is_dated(views)
     )
+
+
+def _is_dated(views: Sequence[View]) -> bool:
+    """Whether it is a calendar's or a market's: tonight, and most nights, are of one value.
+
+    Not all nights, as one may have been a fault.
+    """
+    nights = [view.has_one_value(night) for view in views for night in view.nights.values()]
+    is_one = all(view.has_one_value(view.tonight) for view in views if view.nights)
+    return is_one and 2 * sum(nights) > len(nights)
 
 
 def describe_rise(night: date | None, view: View) -> str:
@@ -210,7 +217,8 @@ def describe_rise(night: date | None, view: View) -> str:
     before = view.reference.counts if night is None else view.nights[night].counts
     shares = np.array([before, view.tonight.counts], dtype=np.float64)
     shares /= shares.sum(axis=1, keepdims=True)
-    i, n_obs = int(np.argmax(shares[1] - shares[0])), sum(view.tonight.counts)
+    rise = np.where(shares[1] > 0, shares[1] - shares[0], -np.inf)  # of what there is
+    i, n_obs = int(np.argmax(rise)), sum(view.tonight.counts)
     return (
         f"{_name_bin(view, i)} in {shares[1, i]:.0%} of {n_obs:,} rows, before {shares[0, i]:.0%}"
     )
@@ -225,8 +233,8 @@ def _name_bin(view: View, i: int) -> str:
         return repr(bins[i]) if i < n_bins else _name_others(view)
     ends = [f"above {low:,.6g}" for low in bins[max(i - 1, 0) : i]]
     ends += [f"up to {high:,.6g}" for high in bins[i : i + 1]]
-    low, high = view.tonight.span or ("nothing", "nothing")
-    return f"{' and '.join(ends) or 'any number'} ({low:,.6g} to {high:,.6g} tonight)"
+    low, high = view.tonight.span
+    return f"{' and '.join(ends) or 'a number'} ({low:,.6g} to {high:,.6g} tonight)"
 
 
 def _name_others(view: View) -> str:
