@@ -25,6 +25,7 @@ from abatch.database import connections, migrations
 from abatch.database.tables import models
 from abatch.errors import RegistryError
 from abatch.modelling import libraries, registry
+from abatch.modelling.categories import CategoryEncoder
 from tests.conftest import FIRST_NIGHT, ROOT
 from tests.test_registry import write_files
 
@@ -190,6 +191,13 @@ def test_find_libraries_of_an_estimator() -> None:
     }
     found = libraries.find_libraries([sa.column("x")])
     assert {"sqlalchemy", "typing-extensions"} == found.keys() - base.keys() - {"greenlet"}
+
+
+def test_find_libraries_abatch_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wheel may be installed; models of an older one are opened all the same."""
+    base = libraries.find_libraries()
+    monkeypatch.setattr(libraries, "find_owners", lambda: {"abatch": ["filelock"]})
+    assert libraries.find_libraries([CategoryEncoder()]) == base
 
 
 def test_list_installed_names_as_the_index_has_them() -> None:

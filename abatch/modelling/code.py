@@ -18,7 +18,7 @@ TRAINING_CODE = [
     "abatch/experiment/split.py",
     *(
         f"abatch/modelling/{name}.py"
-        for name in ("estimators", "features", "snapshots", "training")
+        for name in ("categories", "estimators", "features", "snapshots", "training")
     ),
 ]
 

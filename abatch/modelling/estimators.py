@@ -21,15 +21,16 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import InputTags, all_estimators
 
 from abatch.errors import ConfigError, suggest
+from abatch.modelling.categories import CategoryEncoder, CategoryFrame
 
 logger = logging.getLogger("abatch")
 SEEDS = ("random_state", "seed", "random_seed")
 ROUNDING = 1e-6  # of a probability, as 32 bits have it
-MAX_CATEGORIES = 200  # the rarest share one code; histogram boosting takes at most 255
+MAX_CATEGORIES = 200  # codes; histogram boosting takes at most 255
 _TREES = (
     "sklearn.tree",
     "sklearn.ensemble",
@@ -153,8 +154,9 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     A Pipeline of the user's own is left as it is.
 
     Numbers are imputed by the median unless the estimator takes nulls, with a column that tells
-    where, and scaled unless it is made of trees. Categories become one column each, or for trees
-    one ordinal code. Unknown and null categories survive.
+    where, and scaled unless it is made of trees. Categories become codes, as `CategoryEncoder` has
+    them: as categories for boosting that knows such, as numbers for other trees, else as one column
+    each.
 
     Parameters
     ----------
@@ -168,33 +170,41 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     tags = estimator.__sklearn_tags__().input_tags if has_tags else InputTags()
     members = [value for value in estimator.get_params().values() if hasattr(value, "fit")]
     is_tree = all(type(part).__module__.startswith(_TREES) for part in (estimator, *members))
-    is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
     imputer = [] if tags.allow_nan else [SimpleImputer(strategy="median", add_indicator=True)]
     steps = imputer if is_tree else [*imputer, StandardScaler()]
     number_step = make_pipeline(*steps) if steps else "passthrough"
-    if is_tree:
-        unknown, missing = (np.nan, np.nan) if tags.allow_nan else (-1, -2)
-        category_step: BaseEstimator = OrdinalEncoder(
-            handle_unknown="use_encoded_value",
-            unknown_value=unknown,
-            encoded_missing_value=missing,
-            max_categories=min(
-                MAX_CATEGORIES, estimator.max_bins if is_histogram else MAX_CATEGORIES
-            ),
-        )
-    else:
-        category_step = OneHotEncoder(
-            handle_unknown="infrequent_if_exist",
-            min_frequency=10,
-            max_categories=MAX_CATEGORIES,
-            sparse_output=tags.sparse,
-        )
+    is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
+    max_codes = min(MAX_CATEGORIES, estimator.max_bins) if is_histogram else MAX_CATEGORIES
+    category_step: BaseEstimator = CategoryEncoder(max_codes)
+    if not is_tree:
+        by_column = OneHotEncoder(handle_unknown="ignore", sparse_output=tags.sparse)
+        category_step = make_pipeline(category_step, by_column)
     columns = ColumnTransformer(
         [("categories", category_step, categories), ("numbers", number_step, numbers)]
     )
-    if is_histogram and estimator.categorical_features == "from_dtype" and categories:
-        estimator = clone(estimator).set_params(categorical_features=list(range(len(categories))))
-    return Pipeline([("columns", columns), ("estimator", estimator)])
+    native = _find_native(estimator, len(categories)) if categories else None
+    frame = [] if native is None or is_histogram else [("frame", CategoryFrame(len(categories)))]
+    if native:
+        estimator = clone(estimator).set_params(**native)
+    return Pipeline([("columns", columns), *frame, ("estimator", estimator)])
+
+
+def _find_native(estimator: BaseEstimator, n_categories: int) -> dict[str, Any] | None:
+    """Parameters by which an estimator splits the first columns as categories; None if it cannot.
+
+    LightGBM needs none: it knows them by their dtype. What the config says of it stays.
+    """
+    params, places = estimator.get_params(), range(n_categories)
+    if isinstance(estimator, HistGradientBoostingClassifier):
+        is_open = estimator.categorical_features == "from_dtype"
+        return {"categorical_features": [*places]} if is_open else None
+    library = type(estimator).__module__.partition(".")[0]
+    if library == "xgboost":
+        is_able = params["tree_method"] != "exact" and params["booster"] != "gblinear"
+        return {"enable_categorical": True} if is_able else None
+    if library == "catboost":  # a tuple, since it copies a list, and then cannot be cloned
+        return {"cat_features": (*places,)}
+    return {} if library == "lightgbm" else None
 
 
 @contextmanager

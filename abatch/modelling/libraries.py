@@ -51,10 +51,10 @@ def find_libraries(parts: Iterable[Any] = ()) -> dict[str, str]:
     Parameters
     ----------
     parts : objects of the user's pipeline; a module that belongs to no package is code, and no
-        library
+        library, and so is abatch itself
     """
     owners = find_owners()
-    modules = {type(part).__module__.partition(".")[0] for part in parts}
+    modules = {type(part).__module__.partition(".")[0] for part in parts} - {"abatch"}
     waiting = [*BASE, *(_normalise(name) for module in modules for name in owners.get(module, ()))]
     installed, versions = list_installed(), {}
     while waiting:
