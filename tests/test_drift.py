@@ -144,10 +144,11 @@ def test_count_bins_edge_belongs_below() -> None:
         (0.25, 0.06, "some", True),
         (0.26, 0.06, "much", True),
         (0.30, 0.40, "none", False),
-        (nan, nan, "unknown", False),
+        (nan, nan, "not measured", False),
+        (None, None, "not measured", False),
     ],
 )
-def test_describe_psi(psi: float, noise: float, word: str, drifted: bool) -> None:
+def test_describe_psi(psi: float | None, noise: float | None, word: str, drifted: bool) -> None:
     assert describe_psi(psi, noise) == word
     assert is_drift(psi, noise) == drifted
 
@@ -373,6 +374,20 @@ def test_measure_features_without_rows_is_unknown() -> None:
         assert isnan(found.psi)
         assert isnan(found.psi_noise)
         assert isnan(found.null_rate_training)
+
+
+def test_measure_features_of_text_and_ids_is_not_measured() -> None:
+    """A new id every time says nothing; a column of branches does, although most are rare."""
+    ids = [f"id {number}" for number in range(1_000)]
+    # 20 branches with a tenth of the rows, the rest as rare as ids
+    branches = [f"branch {number // 2 % 20}" for number in range(120)] + ids[:880]
+    for values, is_measured in ((ids, False), (branches, True), (["a"] * 990 + ids[:10], True)):
+        references = make_feature_references(frame([1] * 1_000, values), TYPES)
+        tonight = frame([1] * 100, [f"id {number}" for number in range(2_000, 2_100)])
+        _, found = measure_features(references, count_features(tonight, references))
+        assert isnan(found.psi) is not is_measured
+        assert isnan(found.psi_noise) is not is_measured
+        assert (found.null_rate, found.n_new) == (0, 100)
 
 
 def count_false_alarms(rng: np.random.Generator, n_rounds: int) -> dict[str, float]:

@@ -242,7 +242,7 @@ def score(
 
 def feature(
     name: str,
-    psi: float,
+    psi: float | None,
     model_name: str = "modelA_v1.0_2026-09-08",
     cohort: str = "2026-10-12",
     **changes: Any,
@@ -1316,6 +1316,15 @@ def test_render_a_year_of_nights_is_small(read: Callable[..., Figures]) -> None:
         find_svgs(html)["Plot of the difference"], "stroke: #2f7fc1; stroke-width: 1.6;"
     )
     assert len(estimate) > 300
+
+
+def test_render_drift_that_is_not_measured(read: Callable[..., Figures]) -> None:
+    letters = feature("letters", None, psi_noise=None, n_new=1, new_categories="Dear (1)")
+    page = Page(report.render(read(*WHOLE, letters, feature("branch", 0.001))))
+    rows = {row[0].partition(" ")[0]: row for row in page.rows if row}
+    assert rows["letters"][1:] == ["not measured", "–", "–", "4.56 %", "0.12 %", "1: Dear (1)"]
+    names = [row[0].partition(" ")[0] for row in page.rows if row]
+    assert names.index("letters") > names.index("branch")  # most moved first
 
 
 def test_render_many_cohorts_and_long_names(read: Callable[..., Figures]) -> None:

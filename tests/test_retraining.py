@@ -207,8 +207,8 @@ def add_drift(
     model_name: str,
     cohort: str,
     feature: str,
-    psi: float,
-    noise: float,
+    psi: float | None,
+    noise: float | None,
     experiment: str = "card_offer",
 ) -> None:
     row = {
@@ -265,6 +265,7 @@ def test_read_drift(engine: sa.Engine) -> None:
     add_drift(engine, "live1", "2026-09-07", "income", 0.11, 0.1)
     add_drift(engine, "live1", "2026-09-07", "Ærø", 0.3, 0.2)
     add_drift(engine, "live2", "2026-09-07", "age", 0.5, 0.45)
+    add_drift(engine, "live1", "2026-09-07", "letter", None, None)  # not measured
     add_drift(engine, "before", "2026-09-07", "income", 6.0, 0.1)  # not live any more
     add_drift(engine, "live1", "2026-09-14", "income", 7.0, 0.1, experiment="another")
     assert read_drift(engine) == ("Ærø of live1", 0.3, 0.2)

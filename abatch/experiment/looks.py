@@ -456,6 +456,8 @@ def _measure_drift(
             features = question.features.get(model_name, {})
             for feature in drift.measure_features(features, counts):
                 row = {"model_name": model_name, "cohort": cohort, **feature._asdict()}
+                if np.isnan(feature.psi):
+                    row["psi"] = row["psi_noise"] = None
                 names = [f"{name} ({n})" for name, n in feature.new_categories]
                 row["n"] = row.pop("n_obs")
                 row["new_categories"] = ", ".join(names) or None

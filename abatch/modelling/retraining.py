@@ -110,9 +110,9 @@ def read_drift(
     c, figures = feature_drift.c, _read_scores(connection, experiment, names)
     newest = sa.select(sa.func.max(c.cohort)).where(c.experiment == experiment).scalar_subquery()
     rows = connection.execute(
-        sa.select(feature_drift).where(
-            c.experiment == experiment, c.cohort == newest, c.model_name.in_(names)
-        )
+        sa.select(feature_drift)
+        .where(c.experiment == experiment, c.cohort == newest, c.model_name.in_(names))
+        .where(c.psi.is_not(None))
     )
     drifted = [(f"{row.feature} of {row.model_name}", row.psi, row.psi_noise) for row in rows]
     drifted += [

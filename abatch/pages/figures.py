@@ -98,7 +98,7 @@ class Figures(NamedTuple):
         """
         scores = self.scores.get(name, {})
         rows = (row for row in self.features if row.model_name == name)
-        drifts = [(row.feature, row.psi, row.psi_noise) for row in rows]
+        drifts = [(row.feature, row.psi, row.psi_noise) for row in rows if row.psi is not None]
         if "psi" in scores:
             drifts.insert(0, ("its scores", scores["psi"].value, scores["psi_noise"].value))
         return drifts[:2] + [row for row in drifts[2:] if drift.is_drift(*row[1:])]
@@ -142,7 +142,12 @@ def read_figures(connection: sa.Connection, experiment: Experiment, run_date: da
         features=rows(
             tables.feature_drift,
             cohort=newest.scalar_subquery(),
-            by=[sa.desc("psi"), "model_name", "feature"],
+            by=[
+                sa.case((feature.psi.is_(None), 1), else_=0),
+                sa.desc("psi"),
+                "model_name",
+                "feature",
+            ],
         ),
         models={row.model_name: row for row in models},
         live=promotions.live(run_date),

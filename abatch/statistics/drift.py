@@ -56,7 +56,10 @@ def find_span(values: Sequence[float] | np.ndarray) -> list[float]:
 
 
 class FeatureDrift(NamedTuple):
-    """One feature, predicted against trained; psi, psi_noise and null_rate are nan without rows."""
+    """One feature, predicted against trained; psi, psi_noise and null_rate are nan without rows.
+
+    psi and psi_noise are nan also where the reference is not measurable.
+    """
 
     feature: str
     kind: str
@@ -110,18 +113,18 @@ def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
     return float((1 / sum(reference) + 1 / sum(counts)) * stats.chi2.ppf(0.95, n_cells - 1))
 
 
-def is_drift(psi: float, noise: float) -> bool:
-    """Drift counts only above both the custom and the noise; nan is no drift."""
-    return psi > max(SOME, noise)
+def is_drift(psi: float | None, noise: float | None) -> bool:
+    """Drift counts only above both the custom and the noise; nan or None is no drift."""
+    return psi is not None and noise is not None and psi > max(SOME, noise)
 
 
-def describe_psi(psi: float, noise: float) -> str:
+def describe_psi(psi: float | None, noise: float | None) -> str:
     """The PSI in a word: none (as chance alone gives), little (to .1), some (to .25), much.
 
-    Unknown where it is nan.
+    Not measured where it is nan or None.
     """
-    if np.isnan(psi):
-        return "unknown"
+    if psi is None or noise is None or np.isnan(psi):
+        return "not measured"
     if psi <= noise:
         return "none"
     return "much" if psi > MUCH else "some" if psi > SOME else "little"
@@ -220,7 +223,7 @@ def _measure_feature(
 ) -> FeatureDrift:
     n_reference, n_obs = sum(reference.counts), sum(counted.counts)
     psi = noise = np.nan
-    if n_reference and n_obs:
+    if n_reference and n_obs and reference.is_measurable:
         cells = [(a, b) for a, b in zip(reference.counts, counted.counts, strict=True) if a or b]
         psi = compute_psi(*zip(*cells, strict=True))
         noise = psi_noise(reference.counts, counted.counts)

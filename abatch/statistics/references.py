@@ -35,6 +35,15 @@ class FeatureReference(NamedTuple):
     others: list[str] | None
 
     @property
+    def is_measurable(self) -> bool:
+        """Whether PSI can tell drift: not where the common values have under a tenth of the rows.
+
+        Text and ids would always be the same "any other".
+        """
+        *named, others, _ = self.counts
+        return self.kind == "number" or 9 * sum(named) >= others
+
+    @property
     def null_rate(self) -> float:
         """Share of the rows."""
         return self.counts[-1] / sum(self.counts)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_3b6f217b"
+revision = "0001_f373988d"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -64,8 +64,8 @@ def upgrade() -> None:
         sa.Column('feature', sa.Unicode(length=128), nullable=False),
         sa.Column('kind', sa.String(length=16), nullable=False),
         sa.Column('n', sa.Integer(), nullable=False),
-        sa.Column('psi', sa.Double(), nullable=False),
-        sa.Column('psi_noise', sa.Double(), nullable=False),
+        sa.Column('psi', sa.Double(), nullable=True),
+        sa.Column('psi_noise', sa.Double(), nullable=True),
         sa.Column('null_rate', sa.Double(), nullable=False),
         sa.Column('null_rate_training', sa.Double(), nullable=False),
         sa.Column('n_new', sa.Integer(), nullable=False),
