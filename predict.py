@@ -46,7 +46,8 @@ def predict(night: Night) -> str:
         total += predictions.summarise(rows, candidates.features, inferred)
     with query.named():
         predictions.require_candidates(total, night.run_date)
-        features.check_null_columns(total.n_rows, total.n_filled)
+        references = [model.card.features for model in models.values()]
+        features.check_null_columns(total.n_rows, total.n_filled, references)
         changes = constancy.check(night, recent, total)
 
     # The first night registers the question, with the source of variants that its rows have.

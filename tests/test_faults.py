@@ -569,7 +569,7 @@ def use_candidates(experiment: Experiment, change: str, to: str) -> Experiment:
             "income as earnings,",
             r"(?s)- income \(trained on, now missing\).*\+ earnings \(additional\)",
         ),
-        ("region", "null as region", "only nulls in region in all 1000 rows"),
+        ("region", "null as region", "hold only nulls in all 1,000 rows.*\n  region: a value in 9"),
     ],
 )
 def test_predict_unusable_candidates(

@@ -21,6 +21,7 @@ from abatch.modelling.features import (
     infer_types,
 )
 from abatch.queries import Query
+from abatch.statistics.references import FeatureReference
 
 QUERY = Query("q.sql", "")
 
@@ -280,12 +281,27 @@ def test_find_doubts() -> None:
 
 
 def test_check_null_columns() -> None:
-    check_null_columns(19, {"age": 0})  # so few rows may be chance
-    check_null_columns(20, {"age": 1, "region": 20})
+    """A value in 3 % of rows is missing in a night of 25 with a chance of .97 ** 25 = 47 %."""
+    references = [
+        {
+            "age": FeatureReference("number", [], [998, 0], []),
+            "rare": FeatureReference("number", [], [29, 969], []),
+            "half": FeatureReference("category", ["a"], [499, 0, 499], []),
+        }
+    ]
+    check_null_columns(25, {"age": 1, "rare": 0, "region": 0}, references)
+    check_null_columns(453, {"age": 1, "rare": 0}, references)  # .97 ** 453 is 1.02e-6
+    check_null_columns(19, {"half": 0}, references)  # 1 in 524,288
+    check_null_columns(1, {"age": 0}, references)  # one null in 1,000 may come on any night
+    with pytest.raises(DataError, match=r"rare: a value in 3\.0% of the training rows"):
+        check_null_columns(454, {"age": 1, "rare": 0}, references)
+    # the newer of two models knows nulls
+    newer = {"age": FeatureReference("number", [], [500, 498], [])}
+    check_null_columns(19, {"age": 0}, [*references, newer])
     with pytest.raises(DataError) as error, QUERY.named():
-        check_null_columns(20, {"age": 0, "region": 20, "limit": 0})
-    assert (
-        str(error.value)
-        == "q.sql: only nulls in age, limit in all 20 rows, where training had values. Mend the"
-        " query or the load."
+        check_null_columns(20, {"age": 0, "rare": 1, "half": 0}, references)
+    assert str(error.value) == (
+        "q.sql: these columns hold only nulls in all 20 rows. Mend the query or the load.\n"
+        "  age: a value in 99.9% of the training rows\n"
+        "  half: a value in 50.0% of the training rows"
     )

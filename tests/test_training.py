@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -341,26 +342,38 @@ def test_fit_and_validate_few_outcomes_has_no_roc_auc() -> None:
     assert not found & {"roc_auc", "calibration_slope"}
 
 
+@pytest.mark.parametrize("side", ["validation", "holdout", "a few"])
 @pytest.mark.parametrize(
-    "estimator", [LogisticRegression(), HistGradientBoostingClassifier(), RandomForestClassifier(5)]
+    "estimator",
+    [
+        LogisticRegression(),
+        HistGradientBoostingClassifier(),
+        RandomForestClassifier(5),
+        CalibratedClassifierCV(HistGradientBoostingClassifier(max_iter=5), cv=3),
+    ],
 )
-def test_fit_and_validate_column_without_values_in_the_older_rows(
-    estimator: ClassifierMixin,
+def test_fit_and_validate_column_without_values_for_a_fit(
+    estimator: ClassifierMixin, side: str
 ) -> None:
-    """Validation rows are newer: a column may hold its first values there.
+    """A column may hold its first values where the one fit or the other does not look.
 
-    It is not used until older rows have some.
+    It is not used until there are some for both.
     """
     rows = prepare(make_frame(per_day=60))
+    few = (np.arange(len(rows.y)) < 30) & ~rows.holdout & (rows.bucket % 8 == 7)
+    assert 0 < few.sum() < 10
+    filled = few if side == "a few" else getattr(rows, side)
+    assert filled.any()
     added = {
-        "new_number": np.where(rows.validation, 1.5, np.nan),
-        "new_text": pd.Series(["x" if new else None for new in rows.validation], dtype=object),
+        "new_number": np.where(filled, 1.5, np.nan),
+        "new_text": pd.Series(["x" if new else None for new in filled], dtype=object),
     }
     types = {**rows.types, "new_number": "number", "new_text": "category"}
     rows = rows._replace(X=rows.X.assign(**added), types=types)
     fitted = fit(rows, estimator)
     assert np.isfinite(fitted.pipeline.predict_proba(rows.X)).all()
     assert fitted.pipeline[:-1].feature_names_in_.tolist() == sorted(types)
+    assert np.isfinite(fitted.validated.predict_proba(rows.X)).all()
 
 
 def test_fit_and_validate_on_some_of_the_columns() -> None:

@@ -4,7 +4,7 @@ Two types are enough for tables: `number` (integers, decimals, floats, true and 
 `category` (text).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from numbers import Real
@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from abatch.errors import DataError, suggest
+from abatch.statistics.references import FeatureReference
 
 NUMBER, CATEGORY = "number", "category"
-FEW_ROWS = 20  # below this, a column that holds only nulls may be chance
+CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
 FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
 DATES = "dates; turn them into a number of days in the query"
 _TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
@@ -178,14 +179,24 @@ def _convert(column: pd.Series, kind: str) -> np.ndarray:
     return values
 
 
-def check_null_columns(n_rows: int, n_filled: Mapping[str, int]) -> None:
-    """Raise DataError if a column holds only nulls in a whole night.
+def check_null_columns(
+    n_rows: int,
+    n_filled: Mapping[str, int],
+    references: Iterable[Mapping[str, FeatureReference]],
+) -> None:
+    """Raise DataError if a column holds only nulls in a whole night, and hardly by chance.
 
-    A broken join is more likely than a fact.
+    Of a column with a value in each of N training rows, one null in N + 2 is expected (Laplace).
+
+    Parameters
+    ----------
+    n_filled : values of each column in the night's n_rows
+    references : of the models that predict it, by column
     """
-    empty = [name for name, filled in n_filled.items() if filled == 0]
-    if empty and n_rows >= FEW_ROWS:
-        raise DataError(
-            f"only nulls in {', '.join(empty)} in all {n_rows} rows, where training had"
-            " values. Mend the query or the load."
-        )
+    faults = {}
+    for name in [name for name, filled in n_filled.items() if filled == 0]:
+        counts = [of_model[name].counts for of_model in references if name in of_model]
+        rates = [(cells[-1] + 1) / (sum(cells) + 2) for cells in counts]
+        if rates and max(rates) ** n_rows < CHANCE:
+            faults[name] = f"a value in {1 - max(rates):.1%} of the training rows"
+    refuse_columns(faults, f"hold only nulls in all {n_rows:,} rows. Mend the query or the load.")

@@ -27,6 +27,7 @@ from abatch.statistics.references import Reference
 N_CHECKED = 100  # rows whose predictions the card keeps
 N_HOLDOUT_BUCKETS = 6  # of 64
 MIN_HOLDOUT = 50  # rows; five a decile
+MIN_FILLED = 10  # values of a column: with fewer, a fit within a fit may find none
 
 
 class Rows(NamedTuple):
@@ -292,12 +293,15 @@ def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
 
 
 def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
-    """The estimator behind the preparation of the columns that have a value in the older rows.
+    """The estimator behind the preparation of the columns that have values for both fits.
 
-    Of others nothing could be measured.
+    Of others, such as one whose few values are the newest, nothing could be learnt or measured.
     """
-    filled = rows.X[~rows.validation].notna().any()
-    types = {name: kind for name, kind in rows.types.items() if filled[name]}
+    sides = (rows.X[~rows.validation], rows.X[~rows.holdout])
+    is_filled = [side.count() >= min(MIN_FILLED, len(side)) for side in sides]
+    types = {
+        name: kind for name, kind in rows.types.items() if is_filled[0][name] & is_filled[1][name]
+    }
     pipeline = clone(estimators.make_pipeline_for(recipe.estimator, types))
     return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
 
