@@ -90,7 +90,7 @@ class Job:
             except NothingToDo as reason:
                 logger.info("%s", reason)
                 lines.append(str(reason))
-            except (Exception, KeyboardInterrupt) as error:
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
                 what = f"{self.name} {experiment.name} {run_date}"
                 code = max(code, report(error, what, faults.show_url(engine)))
                 if isinstance(error, KeyboardInterrupt):

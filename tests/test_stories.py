@@ -5,6 +5,7 @@ Against figures that are computed another way.
 
 import hashlib
 import json
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import joblib
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import predict
@@ -36,7 +38,7 @@ from abatch.errors import ConfigError, DatabaseError, DataError
 from abatch.modelling import features, promotion, registry, training
 from abatch.night import utc_now
 from abatch.queries import Window
-from abatch.sections import Guardrail
+from abatch.sections import Guardrail, ModelConfig
 from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, ROOT, alter
 
@@ -373,6 +375,110 @@ def test_train_doubts_its_rows(
     assert f"code has {n_rows // 2:,} values in {n_rows:,} rows, which are the candidate_id" in told
     with pytest.raises(DataError, match=r"training\.sql: returns a column 'variant', which in"):
         train.train(ask("'A' as variant"), engine, FIRST_NIGHT + DAY)
+
+
+OWN_MODELS = """
+import sys
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.compose import ColumnTransformer
+
+class Own(LogisticRegression):
+    def predict_proba(self, X):
+        return self.spoil(super().predict_proba(X))
+
+class Beyond(Own):
+    def spoil(self, p): return 3 * p - 1
+
+class Short(Own):
+    def spoil(self, p): return p[1:]
+
+class Flat(Own):
+    def spoil(self, p): return p[:, 1]
+
+class Complex(Own):
+    def spoil(self, p): return p + 0j
+
+class Leaves(Own):
+    def spoil(self, p): raise SystemExit
+
+class LeavesInFit(LogisticRegression):
+    def fit(self, X, y): sys.exit(0)
+
+class LeavesWhenSaved(LogisticRegression):
+    def __getstate__(self): sys.exit(0)
+
+class LeavesWhenLoaded(LogisticRegression):
+    def __setstate__(self, state): sys.exit(0)
+
+class Forgets(LogisticRegression):
+    def __getstate__(self):
+        return {**super().__getstate__(), "coef_": 2 * self.coef_}
+
+class Changes(LogisticRegression):
+    def __init__(self, C=1.0): super().__init__(C=float(C) + 1)
+
+def make_lambda():
+    few = ColumnTransformer([("all", FunctionTransformer(lambda X: X.fillna(0)), ["age"])])
+    return make_pipeline(few, LogisticRegression())
+
+def make_local():
+    class Local(LogisticRegression):
+        pass
+    return Local()
+
+def make_of_main():
+    return sys.modules["__main__"].OfMain()
+
+def leave():
+    sys.exit(0)
+"""
+
+
+@pytest.mark.bank("simulated")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # models alone differ
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("Beyond", "predictions are no probabilities, such as"),
+        ("Short", "predict_proba returned an array of float64, shape"),
+        ("Flat", "predict_proba returned an array of float64, shape"),
+        ("Complex", "predict_proba returned an array of complex128"),
+        ("Leaves", "predicting raised SystemExit"),
+        ("LeavesInFit", "could not be fitted; it raised SystemExit"),
+        ("LeavesWhenSaved", "cannot be saved and loaded again"),
+        ("LeavesWhenLoaded", "cannot be saved and loaded again"),
+        ("Forgets", "saved and loaded again it predicts otherwise"),
+        ("Changes", "the estimator cannot be cloned; it raised RuntimeError"),
+        ("make_lambda", "cannot be saved and loaded again .*lambda"),
+        ("make_local", "cannot be saved and loaded again .*Local"),
+        ("make_of_main", "OfMain of __main__ is in it"),
+        ("leave", "calling own_models.leave with them raised SystemExit"),
+    ],
+)
+def test_train_refuses_estimators_that_would_fail_tonight(
+    experiment: Experiment,
+    engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    fault: str,
+) -> None:
+    """A model that is as it should be, trained beside it, does not go live either."""
+    own = type("OfMain", (LogisticRegression,), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "OfMain", own, raising=False)
+    (experiment.environment.folder / "own_models.py").write_text(OWN_MODELS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(experiment.environment.folder))
+    model_b = {**experiment.models["B"].model_dump(), "estimator": f"own_models.{name}"}
+    both = {**experiment.models, "B": ModelConfig(**{**model_b, "params": {}})}
+    try:
+        with pytest.raises(ConfigError, match=rf"(?s){fault}"):
+            train.train(alter(experiment, models=both), engine, FIRST_NIGHT)
+    finally:
+        sys.modules.pop("own_models", None)
+    assert len(read(engine, promotions)) == len(read(engine, models)) == 0
+    assert list(read(engine, runs)["status"]) == ["failed"]
 
 
 @pytest.mark.bank("trained")

@@ -207,6 +207,23 @@ def _find_native(estimator: BaseEstimator, n_categories: int) -> dict[str, Any] 
     return {} if library == "lightgbm" else None
 
 
+def prepare(estimator: BaseEstimator, types: Mapping[str, str], key: str) -> Pipeline:
+    """A new pipeline for an estimator that is fitted again and again, as `make_pipeline_for`'s is.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be cloned; `key` is where it stands in the config.
+    """
+    try:
+        return clone(make_pipeline_for(estimator, types))
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{key}: the estimator cannot be cloned; it raised {_tell(error)}. Let its __init__"
+            " keep each parameter as it is given, and do no more."
+        ) from error
+
+
 @contextmanager
 def listen() -> Iterator[None]:
     """Write what an estimator prints, its code in C too, into the log, and not into cron's mail."""

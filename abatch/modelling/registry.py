@@ -85,7 +85,7 @@ def pickle_model(pipeline: "Pipeline", key: str) -> tuple[bytes, "Pipeline"]:
         joblib.dump(pipeline, buffer)
         content = buffer.getvalue()
         return content, joblib.load(io.BytesIO(content))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}.estimator: the fitted estimator cannot be saved and loaded again ({error}). Let"
             " it hold no lambda, no function within a function and nothing of __main__: put them"
@@ -122,7 +122,7 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
     try:
         return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
     # the content is what was saved, so it is a library or a module of the user's that differs
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(
             f"{models_dir / card.file}: cannot be opened ({error}). Install what it was trained"
             " with, see the .json beside it."

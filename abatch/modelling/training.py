@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import kurtosis
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from abatch import files, version
@@ -302,7 +302,7 @@ def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
     types = {
         name: kind for name, kind in rows.types.items() if is_filled[0][name] & is_filled[1][name]
     }
-    pipeline = clone(estimators.make_pipeline_for(recipe.estimator, types))
+    pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
     return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
 
 
