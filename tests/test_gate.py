@@ -4,6 +4,7 @@ Two models held against each other on the same rows, and the rules that a new on
 """
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from abatch.config import Experiment
 from abatch.database.tables import models, promotions
 from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
-from abatch.modelling.gate import Evidence, decide
+from abatch.modelling.gate import Evidence, decide, is_far_off
 from abatch.sections import Training
-from abatch.statistics.metrics import AucDifference, brier_skill_over, compare_auc
+from abatch.statistics.metrics import AucDifference, brier_skill_over, compare_auc, mean_ratio
 from tests.conftest import A1, A8, LATER_NIGHT, alter, call, find_live, with_training
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
@@ -122,6 +123,58 @@ def test_decide_worse_than_the_rate_for_certain(
     assert decision.promote is not bool(fault)
     assert decision.reason == (fault or (FIGURES if live else "the first model of its variant"))
     assert decision.evidence["skill"] == {"value": value, "lower": lower, "upper": upper}
+
+
+def test_mean_ratio_by_hand(rng: np.random.Generator) -> None:
+    y, bucket = np.tile([0, 0, 0, 1], 40), np.repeat([3, 17, 40, 63], 40)
+    scores = rng.uniform(size=160)
+    found = mean_ratio(y, scores, bucket)
+    left_out = [4 * scores[bucket != number].mean() for number in (3, 17, 40, 63)]
+    se = (3 / 4 * sum((one - sum(left_out) / 4) ** 2 for one in left_out)) ** 0.5
+    assert found.value == pytest.approx(4 * scores.mean(), abs=1e-12)
+    assert found.lower == pytest.approx(4 * scores.mean() - T_3 * se, abs=1e-10)
+    assert found.upper == pytest.approx(4 * scores.mean() + T_3 * se, abs=1e-10)
+    assert np.isnan(mean_ratio(y[:76], scores[:76], bucket[:76])[:3]).all()  # 19 ones
+    together = mean_ratio(y, scores, y)
+    assert np.isnan(together.upper)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        ((2.1, 1.2, 3.0), True),
+        ((2.1, 0.9, 3.3), False),
+        ((1.9, 1.8, 2.0), False),
+        ((0.49, 0.4, 0.6), True),
+        ((0.49, 0.0, 1.1), False),
+        ((0.51, 0.5, 0.52), False),
+        ((None, None, None), False),
+    ],
+)
+def test_is_far_off(ratio: tuple[float | None, ...], expected: bool) -> None:
+    value, lower, upper = ratio
+    assert is_far_off(Figure(value=value, lower=lower, upper=upper)) is expected
+
+
+def test_gate_warns_of_probabilities_that_are_far_off(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rate of the outcome trebles in the newest rows: ranks hold, the mean does not."""
+    query = week.sql["training"].replace(
+        "case when card_answers.customer_id is null then 0 else 1 end as outcome",
+        "case when card_answers.customer_id is not null or (card_calls.customer_id % 6 = 0 and"
+        " card_calls.call_date >= '2026-08-12') then 1 else 0 end as outcome",
+    )
+    assert query != week.sql["training"]
+    train.train(week, week_engine, LATER_NIGHT)
+    assert "its probabilities are wrong" not in capsys.readouterr().err
+    trebled = alter(week, sql={**week.sql, "training": query})
+    loosened = with_training(trebled, max_auc_drop=1.0)
+    train.train(loosened, week_engine, LATER_NIGHT, force=True)
+    said = capsys.readouterr().err
+    told = re.findall(r"(\S+) goes live, but .* their mean is (0\.\d+) times", said)
+    assert [name for name, _ in told] == [f"{A8}_2", f"{A8}_2".replace("A_", "B_")]
+    assert all(float(ratio) < 0.5 for _, ratio in told)
 
 
 def test_compare_auc_of_one_model_twice(rng: np.random.Generator) -> None:
@@ -259,6 +312,7 @@ def test_decide_sentence_and_evidence() -> None:
             "calibration_slope": SLOPE.model_dump(),
             "input_psi": ("income", 0.05, 0.01),
             "skill": None,
+            "mean_ratio": None,
             "difference": {"new": 0.80, "live": 0.75, "lower": 0.01, "upper": 0.09, "n_rows": 1234},
         },
     )

@@ -23,6 +23,7 @@ from abatch.statistics.references import FeatureReference
 
 RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of sections.Training
 PROMOTE = "python -m abatch promote"
+FAR_OFF = 2.0  # times the rate, or below half of it: what a mean prediction is warned of
 
 
 class Evidence(NamedTuple):
@@ -37,6 +38,7 @@ class Evidence(NamedTuple):
     input_psi : the feature that has moved most from the live model's training rows, its PSI and its
         noise line
     skill : Brier skill of the validation over the rate of the rows to fit on
+    mean_ratio : the validation's mean prediction as a multiple of its rate
     """
 
     rows: int
@@ -45,15 +47,17 @@ class Evidence(NamedTuple):
     difference: metrics.AucDifference | str = "it has no record"
     input_psi: tuple[str, float, float] | None = None
     skill: Figure | None = None
+    mean_ratio: Figure | None = None
 
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""
-        slope, skill, difference = self.calibration_slope, self.skill, self.difference
+        difference = self.difference
+        named = ("calibration_slope", "skill", "mean_ratio")
+        measured = {name: getattr(self, name) for name in named}
         figures = {} if isinstance(difference, str) else difference._asdict()
         finite = {name: value if isfinite(value) else None for name, value in figures.items()}
         return self._asdict() | {
-            "calibration_slope": slope.model_dump() if slope else None,
-            "skill": skill.model_dump() if skill else None,
+            **{name: figure and figure.model_dump() for name, figure in measured.items()},
             "difference": finite or difference,
         }
 
@@ -127,8 +131,13 @@ def judge(
     skill = metrics.brier_skill_over(
         y[newest], fitted.scores, float(y[~newest].mean()), rows.bucket[newest]
     )
-    slope = fitted.metrics.get("calibration_slope")
-    evidence = Evidence(len(y), slope, skill=Figure(**skill.to_dict()))
+    ratio = metrics.mean_ratio(y[newest], fitted.scores, rows.bucket[newest])
+    evidence = Evidence(
+        len(y),
+        fitted.metrics.get("calibration_slope"),
+        skill=Figure(**skill.to_dict()),
+        mean_ratio=Figure(**ratio.to_dict()),
+    )
     if live := standing.cards.get(standing.live.get(variant, "")):
         evidence = evidence._replace(
             live=live.model_name,
@@ -230,8 +239,28 @@ def stand_back(
 
 
 def warn_of(night: Night, cards: Iterable[Card]) -> None:
-    """Warn of new models that do not go live, and say what somebody can do who wants them to."""
+    """Warn of new models that do not go live, and say what somebody can do who wants them to.
+
+    And of those that do, but are far off on average.
+    """
     for card in cards:
         mend = f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
         if not card.gate.promote:
             night.warn(f"{card.model_name} {card.gate.sentence}{'' if card.gate.mend else mend}")
+        elif is_far_off(ratio := Figure(**card.gate.evidence["mean_ratio"])):
+            night.warn(
+                f"{card.model_name} goes live, but its probabilities are wrong by more than a"
+                f" factor of {FAR_OFF:g}: on the {card.rows_validation:,} validation rows their"
+                f" mean is {ratio.value:.2f} times ({ratio.lower:.2f} to {ratio.upper:.2f}) the"
+                " outcome's rate. It may rank well all the same. Does it weigh classes, or has"
+                " the rate changed?"
+            )
+
+
+def is_far_off(ratio: Figure) -> bool:
+    """Whether a mean prediction is off by more than a factor of two, and not by chance."""
+    if ratio.value is None or ratio.lower is None or ratio.upper is None:
+        return False
+    if ratio.value > 1:
+        return ratio.value > FAR_OFF and ratio.lower > 1
+    return ratio.value < 1 / FAR_OFF and ratio.upper < 1

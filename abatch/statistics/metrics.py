@@ -333,6 +333,27 @@ def brier_skill_over(y: np.ndarray, scores: np.ndarray, rate: float, bucket: np.
     return Metric(value, *(interval if is_known else (np.nan, np.nan)), len(y))
 
 
+def mean_ratio(y: np.ndarray, scores: np.ndarray, bucket: np.ndarray) -> Metric:
+    """How many times as large the mean prediction is as the rate: 1 if it is right on average.
+
+    Its interval is a delete-one-bucket jackknife over the candidates' hash; all is nan with fewer
+    than 20 of either outcome.
+
+    Parameters
+    ----------
+    y, scores, bucket : arrays of shape (n,): outcomes, predictions, jackknife buckets
+    """
+    if min(y.sum(), (1 - y).sum()) < MIN_CASES:
+        return Metric(np.nan, n_obs=len(y))
+    sums = np.stack([np.bincount(bucket, values) for values in (scores, y)])
+    total, is_filled = sums.sum(axis=1), np.bincount(bucket) > 0
+    left_out = total[:, None] - sums[:, is_filled]
+    with np.errstate(divide="ignore", invalid="ignore"):  # all of an outcome may be in one bucket
+        ratios = left_out[0] / left_out[1]
+    value = float(total[0] / total[1])
+    return Metric(value, *jackknife_interval(value, ratios), len(y))
+
+
 def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
     """From ranks, as Mann and Whitney (1947) have it.
 
