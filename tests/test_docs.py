@@ -183,6 +183,7 @@ ELSEWHERE = [
     "are not what their models were trained with",
     "is yet to come",
     "worse than the rate of its training rows",
+    "are wrong by more than a factor of",
 ]
 
 
