@@ -67,8 +67,8 @@ KEYS_EXPERIMENT = (
     " overnight_change, cohort, exposure, champion, verdicts, guardrails."
 )
 KEYS_OUTCOME = (
-    "Expected one of kind, window_days, lag_days, grace_days, expected_effect, baseline,"
-    " baseline_sd, cap."
+    "Expected one of kind, window_days, lag_days, grace_days, corrections, corrections_days,"
+    " expected_effect, baseline, baseline_sd, cap."
 )
 KEYS_GUARDRAIL = "Expected one of query, kind, direction, margin, cap, watermark."
 KEYS_TRAINING = (
