@@ -155,6 +155,15 @@ def test_category_encoder_most_common_and_null() -> None:
     assert sorted(codes.values()) == list(codes.values())
 
 
+def test_category_encoder_order_of_the_columns(rng: np.random.Generator) -> None:
+    """A card keeps columns in another order than the query, and reproduces the same model."""
+    X = pd.DataFrame(rng.choice([*"abc"], (500, 2)), columns=["x", "y"], dtype=object)
+    y = rng.integers(0, 2, 500)
+    codes = CategoryEncoder().fit_transform(X, y)
+    turned = CategoryEncoder().fit_transform(X[["y", "x"]], y)
+    np.testing.assert_array_equal(turned[:, ::-1], codes)
+
+
 def test_category_frame() -> None:
     frame = CategoryFrame(1).fit_transform(np.array([[2.0, 0.5], [0.0, np.nan]]))
     assert frame.dtypes.astype(str).tolist() == ["category", "float64"]

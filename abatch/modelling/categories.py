@@ -1,11 +1,13 @@
 """Categories as codes; one of them, which each model has learnt, is for what is rare or new."""
 
+from zlib import crc32
+
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 
 MIN_ROWS = 10  # a category with fewer is rare
-N_HIDDEN, LEAST, MOST = 50, 0.02, 0.1  # rows whose category is hidden: as many, within these shares
+N_HIDDEN, LEAST, MOST = 100, 0.02, 0.1  # rows whose category is hidden: as many, within these shares
 _SEED = 1_212  # of the draw of these: unlike one that somebody else may have drawn rows with
 
 
@@ -44,13 +46,14 @@ class CategoryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.codes_: list[dict[str | None, int]] = []
         self.other_: list[int] = []
         columns = []
-        for number, name in enumerate(X):
+        for name in X:
             values = _with_none(X[name])
             n_rows = values.value_counts(dropna=False)
             common = n_rows[n_rows >= MIN_ROWS].index[: self.max_codes - 1]
             common = common.sort_values(na_position="last")
             code = common.get_indexer(values)
-            code[np.random.default_rng([_SEED, number]).random(len(X)) < share] = -1
+            rng = np.random.default_rng([_SEED, crc32(name.encode())])  # wherever the column stands
+            code[rng.random(len(X)) < share] = -1
             other = _find_gap(np.bincount(code + 1), np.bincount(code + 1, y))
             columns.append(np.where(code < 0, other, code + (code >= other)))
             self.other_.append(other)
