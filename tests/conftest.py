@@ -591,7 +591,12 @@ REGISTERED: dict[str, Any] = {  # the content of a registration
     "alpha": 0.05,
     "power": 0.8,
     "burn_in": {"units": 100, "cases": 10, "nonzero": 100, "kurtoses": 10},
-    "sample_ratio": {"weight": 1000, "alpha": 0.01},
+    "sample_ratio": {
+        "weight": 1000,
+        "night_weight": 100,
+        "exposures_effect": 0.1,
+        "alpha": 0.01,
+    },
     "guardrails": {},
     "salt": "card_offer",
     "variants": [

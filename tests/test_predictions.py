@@ -14,7 +14,7 @@ from sqlalchemy.exc import StatementError
 from abatch.database import connections, faults, tables, writing
 from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
-from abatch.experiment import predictions
+from abatch.experiment import predictions, verdicts
 from abatch.experiment.assignment import assign
 from abatch.experiment.split import count_selected
 from abatch.queries import Query
@@ -414,33 +414,31 @@ def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> 
         assert predictions.find_run_ids(connection, nothing) == set()
 
 
-def test_count_newcomers_equals_plain_loop(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
-    """The first night in a variant, from the start on, decides.
-
-    Who was in another variant before is new in this one.
-    """
-    some_come_again = False
-    for start, mature, last in (
-        (0, -1, 11),
-        (0, 5, 11),
-        (0, 5, 8),
-        (3, 5, 11),
-        (0, 11, 11),
-        (6, 2, 11),
-        (2, 2, 4),
-    ):
-        days = [NIGHT + timedelta(days=day) for day in (start, mature, last)]
-        firsts: dict[tuple[str, str], date] = {}
-        for row in many_nights.sort_values("run_date", kind="stable").itertuples():
-            if days[0] <= row.run_date <= days[2]:
-                firsts.setdefault((row.candidate_id, row.variant), row.run_date)
-        expected: dict[str, int] = {}
-        for (_, variant), first in firsts.items():
-            if first > days[1]:
-                expected[variant] = expected.get(variant, 0) + 1
-        some_come_again |= 0 < sum(expected.values()) < len(firsts)
-        with engine.connect() as connection:
-            span = predictions.Span("card_offer", days[0] - timedelta(days=1), days[2])
-            assert predictions.count_newcomers(connection, span, days[1]) == expected
-    assert some_come_again
-    assert (many_nights.groupby("candidate_id")["variant"].nunique() > 1).any()
+@pytest.mark.parametrize(("closed", "last"), [(-1, 11), (5, 11), (5, 8), (11, 11), (3, 4)])
+def test_find_groups_equals_plain_loop(
+    engine: sa.Engine, many_nights: pd.DataFrame, closed: int, last: int
+) -> None:
+    """Who was in another variant before is new in this one."""
+    after, until = NIGHT + timedelta(days=closed), NIGHT + timedelta(days=last)
+    before: Counter[tuple[str, str]] = Counter()
+    firsts: dict[tuple[str, str], date] = {}
+    now: Counter[tuple[str, str]] = Counter()
+    for row in many_nights.sort_values("run_date", kind="stable").itertuples():
+        unit = (row.candidate_id, row.variant)
+        if row.run_date <= after:
+            before[unit] += 1
+        elif row.run_date <= until:
+            firsts.setdefault(unit, row.run_date)
+            now[unit] += 1
+    expected = Counter((unit[1], first, now[unit], before[unit]) for unit, first in firsts.items())
+    units = pd.DataFrame(
+        [(*unit, n, 0.0, 0.0) for unit, n in before.items()],
+        columns=[*verdicts.UNIT_COLUMNS, "outcome", "complaint"],
+    )
+    with engine.begin() as connection:
+        for experiment in ("card_offer", "third"):
+            verdicts.write_units(connection, experiment, units)
+        span = predictions.Span("card_offer", after, until)
+        groups = verdicts.find_groups(connection, span).fillna({"n_before": 0})
+    assert {tuple(row[:4]): row[4] for row in groups.itertuples(index=False)} == expected
+    assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}

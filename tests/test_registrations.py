@@ -116,7 +116,7 @@ def test_describe_holds_the_rules() -> None:
     assert (found["alpha"], found["power"], found["sample_ratio"]) == (
         0.05,
         0.8,
-        {"weight": 1000, "alpha": 0.01},
+        {"weight": 1000, "night_weight": 100, "exposures_effect": 0.1, "alpha": 0.01},
     )
     assert found["burn_in"] == {"units": 100, "cases": 10, "nonzero": 100, "kurtoses": 10}
     assert found["guardrails"] == {
@@ -593,10 +593,10 @@ def test_register_writes_the_same_bytes_for_ever(engine: sa.Engine) -> None:
         'mples": {"B vs A": {"n_fixed": 55815, "n_median": 66419, "n_most": 108838}, "models '
         'vs control": {"n_fixed": 139536, "n_median": 166048, "n_most": 272095}}, "sd": 100.0'
         ', "source": "the config"}, "power": 0.8, "salt": "card_offer", "sample_ratio": {"alp'
-        'ha": 0.01, "weight": 1000}, "select_top": 0.2, "start_date": "2026-09-01", "timezone'
-        '": "Europe/Oslo", "variants": [{"has_model": true, "hash_up_to": "7333333333333332",'
-        ' "share": 0.45, "variant": "A"}, {"has_model": true, "hash_up_to": "e666666666666665'
-        '", "share": 0.45, "variant": "B"}, {"has_model": false, "hash_up_to": "fffffffffffff'
-        'fff", "share": 0.1, "variant": "control"}], "watermark_query": "select max(day) from'
-        ' feed"}'
+        'ha": 0.01, "exposures_effect": 0.1, "night_weight": 100, "weight": 1000}, "select_to'
+        'p": 0.2, "start_date": "2026-09-01", "timezone": "Europe/Oslo", "variants": [{"has_m'
+        'odel": true, "hash_up_to": "7333333333333332", "share": 0.45, "variant": "A"}, {"has'
+        '_model": true, "hash_up_to": "e666666666666665", "share": 0.45, "variant": "B"}, {"h'
+        'as_model": false, "hash_up_to": "ffffffffffffffff", "share": 0.1, "variant": "contro'
+        'l"}], "watermark_query": "select max(day) from feed"}'
     )

@@ -154,7 +154,14 @@ def verdict(
     return tables.verdicts, {**row, "word": word, "run_id": "s1", **changes}
 
 
-def ratio(variant: str, n: int, expected: float, pvalue_min: float, stage: str = "assigned") -> Row:
+def ratio(
+    variant: str,
+    n: int,
+    expected: float,
+    pvalue_min: float,
+    stage: str = "assigned",
+    **changes: Any,
+) -> Row:
     row = {
         "run_date": RUN_DATE,
         "stage": stage,
@@ -163,8 +170,9 @@ def ratio(variant: str, n: int, expected: float, pvalue_min: float, stage: str =
         "expected": expected,
         "pvalue": 0.4,
         "pvalue_min": pvalue_min,
+        "pvalue_single": 0.4,
     }
-    return tables.sample_ratios, {**row, "run_id": "s1"}
+    return tables.sample_ratios, {**row, "run_id": "s1", **changes}
 
 
 def run(job: str, run_date: date, status: str = "done", error: str | None = None) -> Row:
@@ -712,8 +720,37 @@ def test_render_invalid_says_who_is_missing_and_who_is_over(tell: Callable[..., 
     assert "among those whose outcome is known" not in text
     assert "No. The alarm went off: chance does not explain these sizes." in text
     text = tell(verdict("better", *UP), *mature)
-    assert "Yes: the sizes are such as chance gives." in text
+    assert "No alarm: by a test that may be looked at daily the sizes can be chance." in text
     assert "too many" not in text
+
+
+def test_render_the_p_of_one_look_is_told_what_it_is(tell: Callable[..., str]) -> None:
+    """The published sizes of Cookie Cats: .0086 to who looks once, .31 to who looks daily."""
+    sizes = [
+        ratio("A", 44_700, 45_094.5, 0.31, pvalue_single=0.0086),
+        ratio("control", 45_489, 45_094.5, 0.31, pvalue_single=0.0086),
+    ]
+    text = tell(verdict("not yet known", *WIDE), *sizes)
+    assert "such as chance gives" not in text
+    assert "No alarm: by a test that may be looked at daily the sizes can be chance." in text
+    assert "Who looks daily must not decide by it" in text
+    assert "On this look alone the sizes are doubtful (p 0.0086, assigned)" in text
+    even = [ratio("A", 500, 500, 1), ratio("control", 500, 500, 1, pvalue_single=None)]
+    assert "doubtful" not in tell(verdict("not yet known", *WIDE), *even)
+
+
+def test_render_invalid_where_candidates_stop_coming(tell: Callable[..., str]) -> None:
+    visits = [
+        ratio("A", 9000, 7000, 0.0001, "exposures"),
+        ratio("control", 600, 2600, 0.0001, "exposures"),
+    ]
+    text = tell(verdict("invalid", *UP), *visits)
+    assert (
+        "the candidates of one group come more often than those of another. control lacks 2,000"
+        " predictions, 600 instead of 2,600, and A has 2,000 too many, 9,000 instead of 7,000, if"
+        " all came equally often." in text
+    )
+    assert "Stage exposures: do the candidates of all groups come equally often?" in text
 
 
 @pytest.mark.parametrize(
@@ -1134,6 +1171,7 @@ def test_render_sample_ratio_and_freshness(html: str) -> None:
         "0",
         "0.4000",
         "0.5000",
+        "0.4000",
     ]
     assert "Outcomes complete to 2026-10-19, 1 day before this night" in page.text
     assert "Newest night whose outcomes are known 2026-10-04" in page.text

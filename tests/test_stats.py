@@ -5,7 +5,7 @@ Carlo error is allowed for with 3.5 standard errors of the share that is claimed
 would be wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from itertools import pairwise
 
@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import dirichlet_multinomial, kurtosis, multinomial, sem
+from scipy.stats import (
+    betabinom,
+    binom,
+    dirichlet_multinomial,
+    kurtosis,
+    multinomial,
+    norm,
+    sem,
+)
 
 from abatch.statistics import stats
 from abatch.statistics.stats import Comparison, Mean, Moments
@@ -817,6 +825,108 @@ def test_sample_ratio_pvalue_false_alarms_and_power() -> None:
             assert alarms <= 0.01 + bound_share(0.01, n)
         else:
             assert alarms > 0.95
+
+
+def test_check_shares_of_cookie_cats() -> None:
+    """The experiment's published sizes: a chi-square p of .0086, for who looks once."""
+    found = stats.check_shares(np.array([44_700, 45_489]), np.array([0.5, 0.5]), stats.SRM_WEIGHT)
+    assert found.pvalue_single == pytest.approx(0.0086, abs=5e-5)
+    log_e = betabinom.logpmf(44_700, 90_189, 500, 500) - binom.logpmf(44_700, 90_189, 0.5)
+    assert found.pvalue == pytest.approx(np.exp(-log_e), rel=1e-6)
+    assert found.pvalue == pytest.approx(0.31, abs=0.005)
+
+
+def simulate_alarms(n: int, swing: float) -> np.ndarray:
+    """Shares that change by night and balance, 200 a night; shape (n, looks)."""
+    rng, shares = np.random.default_rng(10), np.array([0.5, 0.5])
+    towards = swing * (-1) ** np.arange(N_LOOKS)
+    a = rng.binomial(200, 0.5 + towards, size=(n, N_LOOKS))
+    counts = np.stack([a, 200 - a], axis=-1)
+    prior = stats.SRM_NIGHT_WEIGHT * shares
+    nights = stats.log_bayes_factor(counts, shares, prior).cumsum(axis=1)
+    pairs = zip(counts.cumsum(axis=1).reshape(-1, 2), nights.ravel(), strict=True)
+    tests = [stats.check_shares(sizes, shares, 1000, evidence) for sizes, evidence in pairs]
+    return np.reshape([test.pvalue < stats.SRM_ALPHA for test in tests], counts.shape[:2])
+
+
+def test_check_shares_finds_shares_that_change_by_night() -> None:
+    alarms = simulate_alarms(15, 0.08)
+    assert alarms.any(axis=1).all()
+    assert np.median(alarms.argmax(axis=1) + 1) <= 7
+
+
+@pytest.mark.slow
+def test_check_shares_false_alarms_of_recorded_variants() -> None:
+    assert simulate_alarms(500, 0).any(axis=1).mean() <= 0.01 + bound_share(0.01, 500)
+
+
+def simulate_visits(
+    rng: np.random.Generator, n_new: int, stops: int | None
+) -> Iterator[list[Moments]]:
+    """How often candidates came, night by night, in runs of one to eight nights.
+
+    Those of the variant `stops` come once.
+    """
+    n = n_new * N_LOOKS
+    first, length = np.repeat(np.arange(N_LOOKS), n_new), rng.integers(1, 9, n)
+    variant = rng.choice(3, n, p=[0.45, 0.45, 0.1])
+    length[variant == stops] = 1
+    for night in range(N_LOOKS):
+        n_visits = np.minimum(night + 1 - first, length)
+        came = [n_visits[(variant == i) & (n_visits > 0)] for i in range(3)]
+        yield [stats.compute_moments(np.ones(len(y)), y) for y in came]
+
+
+@pytest.mark.parametrize(("stops", "most"), [(0, 6), (2, 6), (None, N_LOOKS)])
+def test_check_exposures_finds_a_variant_that_stops(stops: int | None, most: int) -> None:
+    rng, n_alarms = np.random.default_rng(11), 0
+    for _ in range(3):
+        pvalues = [
+            stats.check_exposures(variants, stats.EXPOSURES_EFFECT, stats.SRM_ALPHA).pvalue
+            for variants in simulate_visits(rng, 300, stops)
+        ]
+        n_alarms += min(pvalues[:most]) < stats.SRM_ALPHA
+    assert n_alarms == (0 if stops is None else 3)
+
+
+def test_check_exposures_by_hand() -> None:
+    """Sizes 300 and 700, means 2 and 3; the variance is that between all, as in a permutation."""
+    y = [np.tile([1, 3], 150), np.tile([1, 3, 2, 4, 3, 5, 3], 100)]
+    moments = [stats.compute_moments(np.ones(len(visits)), visits) for visits in y]
+    both = np.concatenate(y)
+    found = stats.check_exposures(moments, 0.1, 0.01)
+    se = both.std(ddof=1) * (1 / 300 + 1 / 700) ** 0.5 / both.mean()
+    estimate = (2 - 3) / both.mean()
+    x = stats.tune_information(0.01) * (0.1 / (norm.ppf(0.995) + norm.ppf(0.8)) / se) ** 2
+    expected = (1 + x) ** 0.5 * np.exp(-((estimate / se) ** 2) / 2 * x / (1 + x))
+    assert found.pvalue == pytest.approx(expected)
+    assert found.pvalue_single == pytest.approx(2 * norm.sf(abs(estimate / se)))
+
+
+@pytest.mark.parametrize(
+    ("visits", "alarms"),
+    [([4, 1], True), ([1, 1], False), ([4, 4], False), ([4, 1, 4], True)],
+)
+def test_check_exposures_where_all_of_a_variant_come_alike(visits: list[int], alarms: bool) -> None:
+    moments = [stats.compute_moments(np.ones(200), np.full(200, n)) for n in visits]
+    found = stats.check_exposures(moments, 0.1, 0.01)
+    assert (found.pvalue < 0.01) == alarms
+    assert np.isnan(found.pvalue_single) != alarms
+    few = [stats.compute_moments(np.ones(99), np.full(99, n)) for n in visits]
+    assert stats.check_exposures(few, 0.1, 0.01).pvalue == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_new", [50, 200])
+def test_check_exposures_false_alarms(n_new: int) -> None:
+    rng, n, n_alarms = np.random.default_rng(12), 300, 0
+    for _ in range(n):
+        n_alarms += any(
+            stats.check_exposures(variants, stats.EXPOSURES_EFFECT, stats.SRM_ALPHA).pvalue
+            < stats.SRM_ALPHA
+            for variants in simulate_visits(rng, n_new, None)
+        )
+    assert n_alarms / n <= 0.01 + bound_share(0.01, n)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from scipy.stats import dirichlet_multinomial, multinomial
 
 import predict
 import score
@@ -407,6 +408,42 @@ def test_score_sample_ratio_counts_distinct_candidates(played: Played) -> None:
             assert found["expected"].to_dict() == pytest.approx(
                 {v: expected.sum() * s for v, s in zip(VARIANTS, (0.4, 0.4, 0.2), strict=True)}
             )
+
+
+def test_score_sample_ratio_tests_each_night_and_how_often_candidates_come(played: Played) -> None:
+    """From raw predictions, also of nights that were made up for, or done again."""
+    shares, n_new_late = np.array([0.4, 0.4, 0.2]), 0
+    for look in played.looks:
+        made = look.made[(look.made["run_date"] >= START) & (look.made["run_date"] <= look.day)]
+        firsts = made.groupby(["candidate_id", "variant"])["run_date"].min().reset_index()
+        by_night = firsts.groupby(["run_date", "variant"]).size().unstack(fill_value=0)
+        by_night = by_night.reindex(columns=VARIANTS, fill_value=0)
+        n_new_late += int((by_night.index > look.day - DAY).any())
+        values = [
+            sum(
+                dirichlet_multinomial.logpmf(n, weight * shares, n.sum())
+                - multinomial.logpmf(n, n.sum(), shares)
+                for n in counts
+            )
+            for weight, counts in (
+                (1000, [by_night.to_numpy().sum(axis=0)]),
+                (100, by_night.to_numpy()),
+            )
+        ]
+        stages = {
+            stage: rows.set_index("variant").loc[VARIANTS]
+            for stage, rows in look.ratios.groupby("stage")
+        }
+        pvalue = min(1, 2 / np.exp(values).sum())
+        assert stages["assigned"]["pvalue"].tolist() == pytest.approx([pvalue] * 3)
+        assert ("exposures" in stages) == (played.exposure == "all")
+        if "exposures" in stages:
+            visits = made.groupby("variant").size().reindex(VARIANTS, fill_value=0)
+            n_units = firsts.groupby("variant").size().reindex(VARIANTS, fill_value=0)
+            assert stages["exposures"]["n"].tolist() == visits.tolist()
+            expected = n_units * len(made) / len(firsts)
+            assert stages["exposures"]["expected"].tolist() == pytest.approx(expected.tolist())
+    assert n_new_late
 
 
 def test_score_standard_error_is_that_of_raw_rows(played: Played) -> None:

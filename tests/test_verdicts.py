@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from scipy.stats import betabinom, binom
 
 from abatch.database import tables
 from abatch.experiment import records, verdicts
@@ -306,22 +307,71 @@ def test_judge_guardrail(direction: str, events: int, word: str) -> None:
 
 
 def test_check_ratios_says_who_is_over() -> None:
-    stages = {
-        "assigned": {"A": 4_500, "B": 4_500, "control": 1_000},
-        "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
-    }
-    rows = verdicts.check_ratios(make_registration(), stages, {})
+    even_sizes = {"A": 4_500, "B": 4_500, "control": 1_000}
+    arrivals = verdicts.Arrivals(even_sizes, even_sizes | {"B": 4_000})
+    rows = verdicts.check_ratios(make_registration(), arrivals, {})
     even = [row for row in rows if row["stage"] == "assigned"]
     assert [(row["variant"], row["n"], row["expected"]) for row in even] == [
         ("A", 4_500, 4_500),
         ("B", 4_500, 4_500),
         ("control", 1_000, 1_000),
     ]
-    assert {row["pvalue"] for row in even} == {1.0}
+    assert {(row["pvalue"], row["pvalue_single"]) for row in even} == {(1.0, 1.0)}
     short = {row["variant"]: row for row in rows if row["stage"] == "mature"}
     assert short["B"]["expected"] == pytest.approx(4_275)
     assert short["B"]["pvalue"] < 1e-4
-    assert verdicts.check_ratios(make_registration(), {"mature": {}}, {})[0]["pvalue"] == 1
+    nothing = verdicts.check_ratios(make_registration(), verdicts.Arrivals({}, {}), {})[0]
+    assert (nothing["pvalue"], nothing["pvalue_single"]) == (1, None)
+
+
+def test_check_ratios_of_recorded_variants_looks_at_each_night() -> None:
+    """Thirty and seventy in a hundred, then the other way round: even on the whole."""
+    names = {"A": 0.5, "B": 0.5}
+    registration = make_registration(
+        variants=[
+            {"variant": name, "share": share, "hash_up_to": "f" * 16, "has_model": True}
+            for name, share in names.items()
+        ]
+    )
+    nights = [(NIGHT + timedelta(days=k), 30 if k % 2 else 70) for k in range(6)]
+    columns = ["variant", "first_date", "n", "n_before", "n_units"]
+    rows = [("A", day, 1, np.nan, n) for day, n in nights]
+    rows += [("B", day, 1, np.nan, 100 - n) for day, n in nights]
+    rows += [("B", nights[0][0], 1, 2, 999)]  # who came before is no news
+    evidence = verdicts.find_evidence(registration, pd.DataFrame(rows, columns=columns))
+    # Beta-binomial against binomial, prior 50 and 50 for each night, by scipy.
+    by_night = betabinom.logpmf(70, 100, 50, 50) - binom.logpmf(70, 100, 0.5)
+    assert evidence == pytest.approx(6 * by_night)
+    sizes = {"A": 300, "B": 300}
+    arrivals = verdicts.Arrivals(sizes, sizes, None, evidence)
+    ratios = {row["stage"]: row for row in verdicts.check_ratios(registration, arrivals, {})}
+    on_the_whole = betabinom.pmf(300, 600, 500, 500) / binom.pmf(300, 600, 0.5)
+    mean = (on_the_whole + np.exp(evidence)) / 2
+    assert ratios["assigned"]["pvalue"] == pytest.approx(1 / mean)
+    assert 1 / mean < 0.001
+    assert ratios["assigned"]["pvalue_single"] == 1
+    assert ratios["mature"]["pvalue"] == 1
+    assert verdicts.find_evidence(registration, pd.DataFrame([], columns=columns)) == 0
+
+
+def test_check_ratios_of_exposures() -> None:
+    """Of three hundred each A and control come four times, and B once: its 900 are missing."""
+    exposures = {
+        name: stats.compute_moments(np.ones(300), np.full(300, n))
+        for name, n in {"A": 4, "B": 1, "control": 4}.items()
+    }
+    sizes = dict.fromkeys(exposures, 300)
+    arrivals = verdicts.Arrivals(sizes, sizes, exposures)
+    rows = verdicts.check_ratios(make_registration(), arrivals, {})
+    stage = {row["variant"]: row for row in rows if row["stage"] == "exposures"}
+    assert [(row["n"], row["expected"]) for row in stage.values()] == [
+        (1_200, 900),
+        (300, 900),
+        (1_200, 900),
+    ]
+    assert {row["pvalue"] < 1e-9 for row in stage.values()} == {True}
+    lacking = verdicts._describe_sizes([*stage.values()])
+    assert lacking == "B lacks 600 predictions and A has 300 too many (exposures)"
 
 
 def write_looks(
@@ -333,8 +383,8 @@ def write_looks(
         row: dict[str, Any] = {"watermark": None, "mature_date": None}
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
         smallest = verdicts.find_smallest(connection, "e", night)
-        stages = {"assigned": tally.n_distinct}
-        look = verdicts.make_look(row, make_registration(), tally, stages, smallest)
+        arrivals = verdicts.Arrivals(tally.n_distinct, tally.n_distinct)
+        look = verdicts.make_look(row, make_registration(), tally, arrivals, smallest)
         verdicts.write_look(connection, make_night(f"r{i}", night, "e"), look)
         written.append(look.verdicts)
     return written
@@ -410,11 +460,10 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 def test_describe_news_tells_only_what_is_new() -> None:
     # Of the stage that is off: .45 of 9,500 is 4,275. In the other, sizes are such as chance gives.
-    stages = {
-        "assigned": {"A": 45_300, "B": 44_700, "control": 10_000},
-        "mature": {"A": 4_500, "B": 4_000, "control": 1_000},
-    }
-    ratios = verdicts.check_ratios(make_registration(), stages, {})
+    arrivals = verdicts.Arrivals(
+        {"A": 45_300, "B": 44_700, "control": 10_000}, {"A": 4_500, "B": 4_000, "control": 1_000}
+    )
+    ratios = verdicts.check_ratios(make_registration(), arrivals, {})
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
         for word in (

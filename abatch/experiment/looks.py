@@ -5,6 +5,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -354,7 +355,11 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     """Add nights to the sums for good."""
     check_unchanged(connection, reading)
     total = sum_up(connection, question, reading)
-    units = total.units
+    tally, units = total.tally, total.units
+    if question.registration.assignment == "recorded":
+        groups = _find_groups(connection, question, reading.span.last)
+        evidence = verdicts.find_evidence(question.registration, groups)
+        tally = replace(tally, evidence=tally.evidence + evidence)
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
     else:
@@ -362,7 +367,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     verdicts.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    sums[VERDICT_KEY] = {**verdicts.pack(total.tally), "cohort": cohort}
+    sums[VERDICT_KEY] = {**verdicts.pack(tally), "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     told = corrections.make(question.night, nights, reading.feeds, reading.exposures)
@@ -376,12 +381,13 @@ class Total(NamedTuple):
     Attributes
     ----------
     parts : those that the reading touches
-    tally : of all units
+    closed, tally : of the units of closed nights, and of all units
     units : those of the reading, the ones of closed nights first
     n_earlier : how many are of closed nights
     """
 
     parts: dict[Key, Part]
+    closed: verdicts.Tally
     tally: verdicts.Tally
     units: pd.DataFrame
     n_earlier: int
@@ -395,7 +401,7 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     earlier = verdicts.read_units(connection, question.metrics, reading.span)
     units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - verdicts.count(earlier) + verdicts.count(units)
-    return Total(scores.rank_within(parts), tally, units, len(earlier))
+    return Total(scores.rank_within(parts), closed, tally, units, len(earlier))
 
 
 def measure(
@@ -466,13 +472,15 @@ def _measure_drift(
 
 
 def judge(
-    connection: sa.Connection, question: Question, tally: verdicts.Tally, figures: Figures
+    connection: sa.Connection, question: Question, total: Total, figures: Figures
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
-    span = Span(name, registration.start_date - DAY, run_date)
-    maturity = question.maturity
-    newcomers = predictions.count_newcomers(connection, span, maturity.mature_date or date.min)
+    maturity, tally = question.maturity, total.tally
+    groups = _find_groups(connection, question, run_date)
+    arrivals = verdicts.count_arrivals(
+        registration, total.closed, tally, groups, maturity.mature_date or date.min
+    )
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     sizes = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     row = {
@@ -483,10 +491,15 @@ def judge(
         "n_mixed": tally.n_mixed,
         "outcomes_as_of": corrections.find_date(connection, name),
     }
-    assigned = add_by_key(tally.n_distinct, newcomers)
-    stages = {verdicts.ASSIGNED: assigned, verdicts.MATURE: tally.n_distinct}
     smallest = verdicts.find_smallest(connection, name, run_date)
-    return verdicts.make_look(row, registration, tally, stages, smallest)
+    return verdicts.make_look(row, registration, tally, arrivals, smallest)
+
+
+def _find_groups(connection: sa.Connection, question: Question, last: date) -> pd.DataFrame:
+    """Candidates of the nights from the last closed one to `last`."""
+    closed_date = scores.find_closed_date(connection, question.name)
+    after = max(closed_date, question.registration.start_date - DAY)
+    return verdicts.find_groups(connection, Span(question.name, after, last))
 
 
 def write(

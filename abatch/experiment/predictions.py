@@ -307,22 +307,6 @@ def count_by_night(connection: sa.Connection, span: Span) -> dict[tuple[date, st
     return {(night, variant): n for night, variant, n in rows}
 
 
-def count_newcomers(connection: sa.Connection, span: Span, mature_date: date) -> dict[str, int]:
-    """Distinct candidates by variant whose first prediction in it is not mature yet.
-
-    Those are of the nights after mature_date. Their first night is looked up candidate by
-    candidate, by index, so that it costs what these nights hold, however long the span is.
-    """
-    c, p = predictions.c, predictions.alias().c
-    waiting = span._replace(after=max(span.after, mature_date)).select(c.variant, c.candidate_id)
-    own = waiting.distinct().subquery().c
-    is_own = (p.candidate_id == own.candidate_id) & (p.variant == own.variant)
-    of_span = (p.experiment == span.experiment, p.run_date > span.after)
-    first = sa.select(sa.func.min(p.run_date)).where(is_own, *of_span).scalar_subquery()
-    query = sa.select(own.variant, sa.func.count()).where(first > mature_date)
-    return {variant: n for variant, n in connection.execute(query.group_by(own.variant))}
-
-
 def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> set[str]:
     """Which of these candidates, letter for letter, were ever predicted.
 

@@ -52,9 +52,15 @@ class BurnIn(Part):
 
 
 class SampleRatio(Part):
-    """How the shares are tested: weight of the registered ones in the prior, and alpha."""
+    """How the shares are tested: weight of the registered ones in the prior, and alpha.
+
+    night_weight is the weight where nights are tested one by one, exposures_effect the relative
+    difference of exposures per candidate by which their test is tuned.
+    """
 
     weight: int
+    night_weight: int
+    exposures_effect: float
     alpha: float
 
 

@@ -65,7 +65,12 @@ def describe(experiment: Experiment) -> Terms:
             nonzero=stats.MIN_NONZERO,
             kurtoses=stats.MIN_KURTOSES,
         ),
-        sample_ratio=SampleRatio(weight=stats.SRM_WEIGHT, alpha=stats.SRM_ALPHA),
+        sample_ratio=SampleRatio(
+            weight=stats.SRM_WEIGHT,
+            night_weight=stats.SRM_NIGHT_WEIGHT,
+            exposures_effect=stats.EXPOSURES_EFFECT,
+            alpha=stats.SRM_ALPHA,
+        ),
         guardrails={
             name: Guardrail(
                 **guardrail.model_dump()

@@ -4,7 +4,7 @@ The formulas are those of abatch.statistics.stats.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from datetime import date
 from math import nan
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from abatch.night import Night
 from abatch.statistics import stats, words
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
-ASSIGNED, MATURE = "assigned", "mature"
+ASSIGNED, MATURE, EXPOSURES = "assigned", "mature", "exposures"  # stages of the sample ratio
 UNIT = ["candidate_id", "variant"]
 UNIT_COLUMNS = [*UNIT, "n_exposures"]  # and one for each metric
 
@@ -38,17 +38,23 @@ class Tally:
     moments : by metric and variant, of the candidates that were in one variant only
     n_distinct : by variant, the others included
     n_mixed : candidates that were in more than one variant, and are left out
+    exposures : by variant, y being how often each candidate came, and n 1; the others included
+    evidence : of the closed nights, as `find_evidence` has it
     """
 
     moments: dict[tuple[str, str], stats.Moments]
     n_distinct: dict[str, int]
     n_mixed: int
+    exposures: dict[str, stats.Moments] = field(default_factory=dict)
+    evidence: float = 0.0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
             add_by_key(self.moments, other.moments),
             add_by_key(self.n_distinct, other.n_distinct),
             self.n_mixed + other.n_mixed,
+            add_by_key(self.exposures, other.exposures),
+            self.evidence + other.evidence,
         )
 
     def __sub__(self, other: "Tally") -> "Tally":
@@ -56,6 +62,8 @@ class Tally:
             subtract_by_key(self.moments, other.moments),
             subtract_by_key(self.n_distinct, other.n_distinct),
             self.n_mixed - other.n_mixed,
+            subtract_by_key(self.exposures, other.exposures),
+            self.evidence - other.evidence,
         )
 
 
@@ -90,7 +98,11 @@ def count(frame: pd.DataFrame) -> Tally:
         for metric in frame.columns.drop(UNIT_COLUMNS):
             moments[metric, str(variant)] = stats.compute_moments(n, rows[metric].to_numpy())
     n_distinct = frame["variant"].value_counts().to_dict()
-    return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique())
+    exposures = {
+        str(variant): stats.compute_moments(np.ones(len(rows)), rows.to_numpy())
+        for variant, rows in frame.groupby("variant")["n_exposures"]
+    }
+    return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique(), exposures)
 
 
 def pack(tally: Tally) -> dict[str, np.ndarray]:
@@ -100,19 +112,26 @@ def pack(tally: Tally) -> dict[str, np.ndarray]:
         for (metric, variant), sums in tally.moments.items()
     }
     n_distinct = {f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()}
-    return {**moments, **n_distinct, "n_mixed": np.array(tally.n_mixed)}
+    exposures = {
+        f"exposures.{variant}": np.array(astuple(sums)) for variant, sums in tally.exposures.items()
+    }
+    rest = {"n_mixed": np.array(tally.n_mixed), "evidence": np.array(tally.evidence)}
+    return {**moments, **n_distinct, **exposures, **rest}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
     """The inverse of `pack`; nothing counted if there are no arrays."""
-    moments, n_distinct = {}, {}
+    moments, n_distinct, exposures = {}, {}, {}
     for name, array in arrays.items():
         kind, *key = name.split(".")
         if kind == "moments":
             moments[key[0], key[1]] = stats.Moments(*array.tolist())
         elif kind == "n_distinct":
             n_distinct[key[0]] = int(array)
-    return Tally(moments, n_distinct, int(arrays.get("n_mixed", 0)))
+        elif kind == "exposures":
+            exposures[key[0]] = stats.Moments(*array.tolist())
+    n_mixed, evidence = int(arrays.get("n_mixed", 0)), float(arrays.get("evidence", 0.0))
+    return Tally(moments, n_distinct, n_mixed, exposures, evidence)
 
 
 class Criterion(NamedTuple):
@@ -211,36 +230,130 @@ def _compare(
     }
 
 
-def check_ratios(
-    terms: Terms,
-    stages: Mapping[str, Mapping[str, int]],
-    smallest: Mapping[tuple[str, ...], float],
-) -> list[dict[str, Any]]:
-    """One row per stage and variant, as the table `sample_ratios` has them.
+class Arrivals(NamedTuple):
+    """How candidates came, for the sample ratio.
+
+    Attributes
+    ----------
+    n_assigned, n_mature : distinct candidates by variant, of all nights and of the mature ones
+    exposures : of all nights, as `Tally` has them; None where only the first counts
+    evidence : of all nights, as `find_evidence` has it; None where the hash assigns
+    """
+
+    n_assigned: Mapping[str, int]
+    n_mature: Mapping[str, int]
+    exposures: Mapping[str, stats.Moments] | None = None
+    evidence: float | None = None
+
+
+def find_groups(connection: sa.Connection, span: Span) -> pd.DataFrame:
+    """Candidates of nights that are not closed, by what is known of them.
+
+    It costs what these nights hold: who was there before is looked up in `units`.
+
+    Returns
+    -------
+    DataFrame
+        A row for each group: variant; first_date, the first of these nights in which they came in
+        this variant; n, how often they did; n_before, the same of the closed nights, nan if never;
+        n_units, how many they are.
+    """
+    p, u = predictions.c, units.c
+    first = sa.func.min(p.run_date).label("first_date")
+    of_unit = span.select(p.variant, p.candidate_id, first, sa.func.count().label("n"))
+    by_unit = of_unit.group_by(p.variant, p.candidate_id).subquery()
+    is_same = (u.candidate_id == by_unit.c.candidate_id) & (u.variant == by_unit.c.variant)
+    is_same &= (u.experiment == span.experiment) & (u.metric == OUTCOME)
+    by = [by_unit.c.variant, by_unit.c.first_date, by_unit.c.n, u.n_exposures]
+    query = sa.select(*by, sa.func.count()).select_from(by_unit.outerjoin(units, is_same))
+    rows = map(tuple, connection.execute(query.group_by(*by)))
+    frame = pd.DataFrame.from_records(
+        rows, columns=["variant", "first_date", "n", "n_before", "n_units"]
+    )
+    return frame.astype({"n": float, "n_before": float, "n_units": float})
+
+
+def find_evidence(terms: Registration, groups: pd.DataFrame) -> float:
+    """Of each night's new candidates, that they do not come in the registered shares; added up.
+
+    Shares that somebody else keeps may change from night to night and be right on the whole.
+    """
+    names = [variant.name for variant in terms.variants]
+    shares = np.array([variant.share for variant in terms.variants])
+    new = groups[groups["n_before"].isna()]
+    nights = new.pivot_table("n_units", "first_date", "variant", "sum", fill_value=0)
+    counts = nights.reindex(columns=names, fill_value=0).to_numpy(np.float64)
+    prior = terms.sample_ratio.night_weight * shares
+    return float(np.sum(stats.log_bayes_factor(counts, shares, prior)))
+
+
+def count_arrivals(
+    terms: Registration, closed: Tally, tally: Tally, groups: pd.DataFrame, mature_date: date
+) -> Arrivals:
+    """How candidates came in the closed nights, and in the others.
 
     Parameters
     ----------
-    stages : distinct candidates by variant, by stage
-    smallest : as `find_smallest` returns it
+    closed, tally : of the closed nights, and of all mature ones
+    groups : of the nights that are not closed, as `find_groups` has them
     """
+    late = groups[groups["n_before"].isna() & (groups["first_date"] > mature_date)]
+    newcomers = late.groupby("variant")["n_units"].sum().astype(int).to_dict()
+    exposures = None
+    if terms.exposure == "all":
+        old = groups.dropna()
+        now = groups.assign(n=groups["n"] + groups["n_before"].fillna(0))
+        exposures = subtract_by_key(closed.exposures, _count_exposures(old, "n_before"))
+        exposures = add_by_key(exposures, _count_exposures(now, "n"))
+    evidence = None
+    if terms.assignment == "recorded":
+        evidence = closed.evidence + find_evidence(terms, groups)
+    n_assigned = add_by_key(tally.n_distinct, newcomers)
+    return Arrivals(n_assigned, tally.n_distinct, exposures, evidence)
+
+
+def _count_exposures(groups: pd.DataFrame, column: str) -> dict[str, stats.Moments]:
+    return {
+        str(variant): stats.compute_moments(
+            np.ones(len(rows)), rows[column].to_numpy(), rows["n_units"].to_numpy()
+        )
+        for variant, rows in groups.groupby("variant")
+    }
+
+
+def check_ratios(
+    terms: Terms, arrivals: Arrivals, smallest: Mapping[tuple[str, ...], float]
+) -> list[dict[str, Any]]:
+    """One row per stage and variant, as the table `sample_ratios` has them.
+
+    `smallest` is as `find_smallest` returns it.
+    """
+    rule, names = terms.sample_ratio, [variant.name for variant in terms.variants]
     shares = np.array([variant.share for variant in terms.variants])
-    rows = []
-    for stage, counts in stages.items():
-        n = np.array([counts.get(variant.name, 0) for variant in terms.variants])
-        evidence = stats.log_bayes_factor(n, shares, terms.sample_ratio.weight * shares)
-        pvalue = float(stats.sample_ratio_pvalue(evidence))
-        rows += [
-            {
-                "stage": stage,
-                "variant": variant.name,
-                "n": int(size),
-                "expected": float(n.sum() * variant.share),
-                "pvalue": pvalue,
-                "pvalue_min": min(pvalue, smallest.get((stage,), 1.0)),
-            }
-            for variant, size in zip(terms.variants, n, strict=True)
-        ]
-    return rows
+    stages = {}
+    counts = {ASSIGNED: arrivals.n_assigned, MATURE: arrivals.n_mature}
+    for stage, sizes in counts.items():
+        n = np.array([sizes.get(name, 0) for name in names])
+        evidence = arrivals.evidence if stage == ASSIGNED else None
+        stages[stage] = n, n.sum() * shares, stats.check_shares(n, shares, rule.weight, evidence)
+    if arrivals.exposures is not None:
+        moments = [arrivals.exposures.get(name, stats.Moments()) for name in names]
+        n, n_units = (np.array([getattr(m, of) for m in moments]) for of in ("sum_y", "n_units"))
+        test = stats.check_exposures(moments, rule.exposures_effect, rule.alpha)
+        stages[EXPOSURES] = n, n_units * n.sum() / max(n_units.sum(), 1), test
+    return [
+        {
+            "stage": stage,
+            "variant": name,
+            "n": int(size),
+            "expected": float(expected),
+            "pvalue": test.pvalue,
+            "pvalue_min": min(test.pvalue, smallest.get((stage,), 1.0)),
+            "pvalue_single": test.pvalue_single if np.isfinite(test.pvalue_single) else None,
+        }
+        for stage, (sizes, by_share, test) in stages.items()
+        for name, size, expected in zip(names, sizes, by_share, strict=True)
+    ]
 
 
 class Look(NamedTuple):
@@ -261,11 +374,11 @@ def make_look(
     row: dict[str, Any],
     terms: Registration,
     tally: Tally,
-    stages: Mapping[str, Mapping[str, int]],
+    arrivals: Arrivals,
     smallest: Mapping[tuple[str, ...], float],
 ) -> Look:
     """Judge what a look counted; an alarm of the sample ratio at any look forbids its verdicts."""
-    ratios = check_ratios(terms, stages, smallest)
+    ratios = check_ratios(terms, arrivals, smallest)
     is_invalid = any(ratio["pvalue_min"] < terms.sample_ratio.alpha for ratio in ratios)
     rows = judge(terms, tally, is_invalid)
     for verdict in rows:
@@ -378,7 +491,8 @@ def _describe_sizes(ratios: Sequence[Mapping[str, Any]]) -> str:
         row["variant"]: row["n"] - row["expected"] for row in ratios if row["stage"] == stage
     }
     over, short = max(surplus, key=surplus.__getitem__), min(surplus, key=surplus.__getitem__)
+    counted = "predictions" if stage == EXPOSURES else "candidates"
     return (
-        f"{short} lacks {-surplus[short]:,.0f} candidates and {over} has {surplus[over]:,.0f} too"
+        f"{short} lacks {-surplus[short]:,.0f} {counted} and {over} has {surplus[over]:,.0f} too"
         f" many ({stage})"
     )

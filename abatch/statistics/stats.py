@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import gammaln, lambertw, xlogy
-from scipy.stats import norm
+from scipy.stats import chi2, chisquare, norm
 
 from abatch.statistics.words import BETTER, BROKEN, KEPT, NO_DIFFERENCE, NOT_YET, WORSE
 
@@ -30,7 +30,9 @@ MIN_CASES = 10  # binary: events, and non-events
 MIN_NONZERO = 100  # numeric
 MIN_KURTOSES = 10  # where amounts or exposures add up: units, in kurtoses of what is compared
 SRM_WEIGHT = 1000  # of the registered shares in the prior, in candidates
+SRM_NIGHT_WEIGHT = 100  # the same where each night is tested by itself
 SRM_ALPHA = 0.01
+EXPOSURES_EFFECT = 0.1  # relative, of exposures per candidate; what their test is tuned by
 
 
 # By number of verdicts: how many times the sample of one look at a fixed horizon it takes to find
@@ -136,6 +138,19 @@ class Lift(NamedTuple):
     lift_upper: float
 
 
+class RatioTest(NamedTuple):
+    """What a test of the sample ratio says today.
+
+    Attributes
+    ----------
+    pvalue : of the sequential test, which may be looked at daily
+    pvalue_single : of a test for one single look on a day chosen beforehand; nan without data
+    """
+
+    pvalue: float
+    pvalue_single: float
+
+
 class Plan(NamedTuple):
     """Candidates to assign over all variants of the experiment.
 
@@ -150,15 +165,15 @@ class Plan(NamedTuple):
     n_median: int
 
 
-def compute_moments(n: np.ndarray, y: np.ndarray) -> Moments:
-    """Sum up units, one for each element of the arrays n and y, shape (u,)."""
+def compute_moments(n: np.ndarray, y: np.ndarray, n_units: Any = 1) -> Moments:
+    """Sum up units: for each element of the arrays n and y, shape (u,), one or n_units of them."""
     # As floats, whose squares do not overflow.
-    n, y = (np.asarray(values, dtype=np.float64) for values in (n, y))
-    sums = (n.sum(), y.sum(), (n * n).sum(), (n * y).sum(), (y * y).sum())
-    center = sums[1] / sums[0] if len(n) else 0.0
+    n, y, w = np.broadcast_arrays(*(np.asarray(values, np.float64) for values in (n, y, n_units)))
+    sums = [(w * product).sum() for product in (n, y, n * n, n * y, y * y)]
+    center = sums[1] / sums[0] if sums[0] else 0.0
     z = y - center * n
-    fourth = ((n ** (4 - k) * z**k).sum() for k in range(5))
-    return Moments(float(len(n)), float(np.count_nonzero(y)), *map(float, (*sums, center, *fourth)))
+    fourth = [(w * n ** (4 - k) * z**k).sum() for k in range(5)]
+    return Moments(*map(float, (w.sum(), w[y != 0].sum(), *sums, center, *fourth)))
 
 
 def estimate_mean(moments: Moments, kind: str, exposure: str) -> Mean:
@@ -396,6 +411,56 @@ def log_bayes_factor(counts: np.ndarray, shares: np.ndarray, prior: np.ndarray) 
 def sample_ratio_pvalue(log_e: float) -> float:
     """Today's p-value of the registered shares; the smallest one of all looks is valid too."""
     return np.exp(-np.maximum(0.0, log_e))
+
+
+def check_shares(
+    counts: np.ndarray, shares: np.ndarray, weight: float, evidence: float | None = None
+) -> RatioTest:
+    """Whether variants are as large as their shares; beside it the chi-square test of one look.
+
+    Parameters
+    ----------
+    counts, shares : arrays, shape (v,), as in `log_bayes_factor`
+    weight : of the shares in the prior
+    evidence : the sum of `log_bayes_factor` of each night's new candidates, where shares may change
+        from night to night and be right on the whole: the mean of both e-values is tested
+    """
+    log_e = log_bayes_factor(counts, shares, weight * shares)
+    if evidence is not None:
+        log_e = np.logaddexp(log_e, evidence) - log(2)
+    n = counts.sum()
+    single = float(chisquare(counts, n * shares).pvalue) if n and len(counts) > 1 else nan
+    return RatioTest(float(sample_ratio_pvalue(log_e)), single)
+
+
+def check_exposures(variants: Sequence[Moments], effect: float, alpha: float) -> RatioTest:
+    """Whether candidates of all variants come equally often.
+
+    The normal mixture on each variant's mean against that of all others; Bonferroni. The variance
+    is that between all candidates, who come in runs, whatever their variant, as in a permutation
+    test: so it is not 0 where all of one variant came once, and all of another every night. Beside
+    it the chi-square test of equal means of one look.
+
+    Parameters
+    ----------
+    variants : two or more; of each the moments of its candidates, y being how often each came, and
+        n 1
+    effect : relative, more than 0, that the sequence is tuned by
+    """
+    total = sum(variants, Moments())
+    mean, variance = estimate_mean(total, "numeric", "first")
+    n: Any = np.array([variant.n_units for variant in variants])
+    y: Any = np.array([variant.sum_y for variant in variants])
+    if not variance > 0 or n.min() < find_burn_in(measure_kurtosis([total])):
+        return RatioTest(1.0, nan)  # no evidence is gathered before
+    variance *= total.n_units / mean**2  # of one candidate
+    sides = [(n, y), (total.n_units - n, total.sum_y - y)]
+    means = [Mean(sums / sizes / mean, variance / sizes) for sizes, sums in sides]
+    n_tests = len(n) if len(n) > 2 else 1  # of two variants, each says all
+    pvalues = compare(means[0], means[1], effect, alpha / n_tests).pvalue
+    squares = (n * (means[0].value - 1) ** 2).sum() / variance
+    single = float(chi2.sf(squares, len(n) - 1))
+    return RatioTest(float(min(1.0, n_tests * np.min(pvalues))), single)
 
 
 def _log_beta(weights: np.ndarray) -> Any:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_f373988d"
+revision = "0001_7056e685"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -200,6 +200,7 @@ def upgrade() -> None:
         sa.Column('expected', sa.Double(), nullable=False),
         sa.Column('pvalue', sa.Double(), nullable=False),
         sa.Column('pvalue_min', sa.Double(), nullable=False),
+        sa.Column('pvalue_single', sa.Double(), nullable=True),
         sa.Column('run_id', sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint('experiment', 'run_date', 'stage', 'variant')
     )
