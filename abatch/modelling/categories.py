@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 
 MIN_ROWS = 10  # a category with fewer is rare
-N_HIDDEN, LEAST, MOST = 100, 0.02, 0.1  # rows whose category is hidden: as many, within these shares
+N_HIDDEN, LEAST, MOST = 100, 0.02, 0.1  # rows with a hidden category: number, shares
 _SEED = 1_212  # of the draw of these: unlike one that somebody else may have drawn rows with
 
 
