@@ -143,7 +143,7 @@ def test_predict_compares_a_new_model_with_the_nights_of_the_old_one(
 def test_predict_still_refuses_a_column_of_nulls(
     played: Experiment, week_engine: sa.Engine
 ) -> None:
-    with pytest.raises(DataError, match="only nulls in income"):
+    with pytest.raises(DataError, match="hold only nulls in all 1,000 rows"):
         predict.predict(spoil(played, EMPTY), week_engine, NIGHT)
 
 

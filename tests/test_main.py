@@ -620,6 +620,7 @@ def look(
         "n_control": 1300,
         "exposures_treatment": 12_000,
         "exposures_control": 1300,
+        "n_burn_in": 100,
     }
     names = ("comparison", "metric", "word", "estimate", "lower", "upper")
     rows = [
