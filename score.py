@@ -45,6 +45,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     maturity = looks.find_maturity(night, is_rebuilt=rebuild)
     is_outdated = rebuild or night.read(looks.has_other_cohorts, experiment)
     if is_outdated or corrections.reread(night, registration):
+        corrections.require_feeds(night)
         night.write(scores.drop_sums, name)
 
     # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.

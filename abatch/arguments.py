@@ -72,7 +72,7 @@ RUN_DATE = day("--date", help="run_date (default: today in the config's timezone
 FORCE = switch(
     "--force", "do a night again that is done; replaced predictions are kept as superseded"
 )
-FUTURE = switch("--future", "allow a --date after today, which is never counted as done")
+FUTURE = switch("--future", "allow a --date after today; after tomorrow it does not count as done")
 DRY_RUN = switch("--dry-run", "read and compute, write nothing, print what would be done")
 
 

@@ -74,6 +74,11 @@ class Night:
         return f"{self.job} {self.experiment.name} {self.run_date}"
 
     @property
+    def is_early(self) -> bool:
+        """Whether it is yet to come, wherever on earth today is."""
+        return self.run_date > self.started_at.date() + DAY
+
+    @property
     def key(self) -> dict[str, Any]:
         """Experiment and run_date, as the columns of tables have them."""
         return {"experiment": self.experiment.name, "run_date": self.run_date}
@@ -328,7 +333,7 @@ def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
     replaced = replaced.where(runs.c.status.in_((DONE, EARLY)))
     connection.execute(replaced.values(status="superseded"))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
-    status = EARLY if night.run_date > night.started_at.date() + DAY else DONE
+    status = EARLY if night.is_early else DONE
     ended = running.values(status=status, finished_at=utc_now(), **counts)
     if connection.execute(ended).rowcount != 1:
         raise DatabaseError(

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.errors import DataError
 from abatch.experiment import corrections
 from abatch.experiment.outcomes import EVENT, Feed
 from abatch.queries import Query
@@ -85,7 +86,7 @@ def test_score_tells_corrections_of_closed_nights(
 def test_score_rebuilds_for_corrections_if_it_may(
     responses: Responses, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not where nobody asks the feed, nor for somebody who was not predicted, nor for nothing."""
+    """Not where nobody asks, nor for somebody who was not predicted, nor where it has forgotten."""
     night, before = FIRST_NIGHT + N_NIGHTS * DAY, responses.count()
     other = {"candidate_id": "nobody", "event_date": FIRST_NIGHT}
     with responses.bank.begin() as connection:
@@ -100,7 +101,9 @@ def test_score_rebuilds_for_corrections_if_it_may(
     responses.set(corrections_days=180)
     forgotten = responses.forget()
     responses.score(night + 2 * DAY)
-    assert "nothing any more for the nights 2026-09-01 to 2026-09-06" in capsys.readouterr().err
+    assert "nothing any more for closed nights until 2026-09-06" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"for nights from 2026-09-01 on, .* would lose them"):
+        responses.score(night + 3 * DAY, rebuild=True)
     assert responses.count() == before
     with responses.bank.begin() as connection:
         connection.execute(responses.table.insert(), forgotten)

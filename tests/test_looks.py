@@ -1,13 +1,14 @@
 """What a look doubts: outcomes that do not find their predictions, candidates who move."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database.tables import predictions
+from abatch.database.tables import cohort_sums, looks, predictions, runs
 from abatch.errors import DataError
 from tests.conftest import FIRST_NIGHT, alter
 from tests.responses import Responses
@@ -92,3 +93,42 @@ def test_score_tells_of_candidates_who_change_variant(
     assert n_moved in range(20, 80)
     words = f"{n_moved} of 1,000 candidates with a known outcome were in more than one variant"
     assert [words in text for text in told] == [False, False, True, False]
+
+
+@pytest.mark.bank("trained")
+def test_score_tells_of_a_feed_that_stands_still(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nights mature the day after, until the feed stops: then the last one is night 3.
+
+    What is done for a night yet to come is seen in its look alone.
+    """
+    responses = Responses(experiment, engine)
+    told = []
+    for days in range(9):
+        if days < 5:
+            responses.play(FIRST_NIGHT + days * DAY)
+        responses.score(FIRST_NIGHT + days * DAY)
+        told.append("Verdicts and figures stand still" in capsys.readouterr().err)
+    assert told == [False] * 8 + [True]
+
+    before = [responses.count(), read_sums(engine)]
+    later = date.today() + 9 * DAY
+    with responses.bank.begin() as connection:
+        connection.execute(responses.feed.insert().values(event_date=later))
+    responses.score(later)
+    assert [responses.count(), read_sums(engine)] == before
+    with engine.connect() as connection:
+        query = sa.select(runs.c.status).where(runs.c.run_date == later)
+        assert connection.scalar(query) == "early"
+        assert connection.scalar(sa.select(sa.func.max(looks.c.run_date))) == later
+
+
+def read_sums(engine: sa.Engine) -> list[Any]:
+    with engine.connect() as connection:
+        c = cohort_sums.c
+        return list(
+            connection.execute(
+                sa.select(c.cohort, c.closed_date).order_by(c.cohort, c.variant, c.model_name)
+            )
+        )

@@ -13,6 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch.database.tables import cohort_sums
+from abatch.errors import DataError
 from abatch.experiment import outcomes, predictions, scores
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
@@ -21,6 +22,7 @@ from abatch.experiment.scores import Key
 from abatch.night import DAY, Night
 from abatch.text import cut_list
 
+N_MANY = 20  # outcomes, which do not all vanish by corrections
 N_NAMED = 7  # nights that a warning names
 MENDS = {
     "warn": "The verdicts stand on what was counted. To count again: python score.py --rebuild"
@@ -142,7 +144,7 @@ def reread(night: Night, registration: Registration) -> bool:
     experiment, outcome = night.experiment, night.experiment.outcome
     since = night.run_date - outcome.corrections_days * DAY
     cohorts = night.read(_load_cohorts, experiment.name, since)
-    if not cohorts or outcome.corrections_days == 0:
+    if not cohorts or outcome.corrections_days == 0 or night.is_early:
         return False
     key = min(cohorts, key=lambda key: (cohorts[key]["read_on"].min(), key.cohort))
     before = cohorts[key]
@@ -150,14 +152,18 @@ def reread(night: Night, registration: Registration) -> bool:
     feeds = outcomes.pull_feeds(night, nights)
     told = condense(feeds, nights, outcome.window_days)
     for i, feed in enumerate(feeds):
-        if feed.n_rows == 0 and before["told"][:, i].any():  # no correction, but forgotten
-            told[:, i] = before["told"][:, i]
+        gone = _find_forgotten(before["told"][:, i], told[:, i])
+        if gone.any():
+            last = nights[int(np.flatnonzero(gone).max())]
             night.warn(
-                f"{feed.query.file}: returns nothing any more for the nights {nights[0]} to"
-                f" {nights[-1]}, which are closed. Their figures stay. If the feed keeps outcomes"
-                f" for less than {outcome.corrections_days} days, set outcome.corrections_days to"
-                " that."
+                f"{feed.query.file}: returns nothing any more for closed nights until {last}, of"
+                f" which it told {before['told'][gone, i, 0].sum():,.0f} outcomes. Their figures"
+                f" stay. If it keeps outcomes for less than {outcome.corrections_days} days, set"
+                " outcome.corrections_days to that."
             )
+            # Of the next windows it may have forgotten a part.
+            kept = np.array([day < last + outcome.window_days * DAY for day in nights])
+            told[kept, i] = before["told"][kept, i]
     found = before["found"].copy()
     differs = np.any(_differ(told, before["told"]), axis=1)
     if differs.any():
@@ -172,6 +178,38 @@ def reread(night: Night, registration: Registration) -> bool:
             words = _describe(feed, nights, after, is_news[:, i], i)
             night.warn(f"{words} {MENDS[outcome.corrections]}")
     return bool(is_news.any()) and outcome.corrections == "rebuild"
+
+
+def _find_forgotten(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Nights of which a feed, that told of many, tells nothing any more: no correction does that.
+
+    Parameters
+    ----------
+    before, now : arrays, shape (n_nights, 3), as `condense` has them of a feed
+    """
+    gone = (before[:, 0] > 0) & (now[:, 0] == 0)
+    return gone & (before[gone, 0].sum() >= N_MANY)
+
+
+def require_feeds(night: Night) -> None:
+    """Raise DataError if a feed has forgotten outcomes of the oldest closed cohort.
+
+    Whoever counts everything anew would lose them.
+    """
+    cohorts = night.read(_load_cohorts, night.experiment.name, date.min)
+    for arrays in list(cohorts.values())[:1]:
+        nights = [date.fromordinal(day) for day in arrays["nights"].tolist()]
+        feeds = outcomes.pull_feeds(night, nights)
+        told = condense(feeds, nights, night.experiment.outcome.window_days)
+        for i, feed in enumerate(feeds):
+            gone = _find_forgotten(arrays["told"][:, i], told[:, i])
+            if gone.any():
+                raise DataError(
+                    f"{feed.query.file}: returns nothing any more for nights from"
+                    f" {nights[int(np.flatnonzero(gone).min())]} on, of which it told"
+                    f" {arrays['told'][gone, i, 0].sum():,.0f} outcomes. To count again would lose"
+                    " them, so nothing was changed. Let the query return them."
+                )
 
 
 def _count_anew(

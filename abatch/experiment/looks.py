@@ -24,12 +24,15 @@ from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
 from abatch.night import DAY, Night, find_nights
+from abatch.queries import Query
 from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 N_TELLING = 20  # ids that are no accident
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
+N_LOOKS = 60  # newest, by which a feed is known
+N_LATE = 3  # days, a weekend and one
 N_STEADY = 7  # looks, a week of them
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
@@ -112,7 +115,8 @@ class Reading(NamedTuple):
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
     """Close nights for good once no correction is waited for, and read those that stay open.
 
-    A cohort is closed at a time, lest a first run hold them all in memory. A dry run closes none.
+    A cohort is closed at a time, lest a first run hold them all in memory. A dry run closes none,
+    nor does a night that is yet to come.
 
     Parameters
     ----------
@@ -127,7 +131,9 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     closed_date = night.read(scores.find_closed_date, question.name)
     newest, grace = question.maturity.mature_date or date.min, experiment.outcome.grace_days * DAY
     mature = [day for day in nights if closed_date < day <= newest]
-    final = [] if night.dry_run else [day for day in mature if day + grace <= newest]
+    final = (
+        [] if night.dry_run or night.is_early else [day for day in mature if day + grace <= newest]
+    )
     n_read = 0
     for members in outcomes.iterate_cohorts(final, experiment.cohort):
         reading = _read(question, members, closed_date)
@@ -328,8 +334,35 @@ def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
                 " Unless the feed has become faster, it says too much: mend it, then score again"
                 " with --force."
             )
+    night.read(_warn_of_stuck, night, experiment.query(latest), behind, mature_date)
     waits_for = None if latest == "watermark" else latest.removesuffix(".watermark")
     return Maturity(watermark, mature_date, waits_for)
+
+
+def _warn_of_stuck(
+    connection: sa.Connection,
+    night: Night,
+    query: Query,
+    watermark: date | None,
+    mature_date: date | None,
+) -> None:
+    """Warn if nights take longer to mature than they did before the feed stood still."""
+    c, outcome = tables.looks.c, night.experiment.outcome
+    looks = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
+    looks = looks.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_LOOKS)
+    rows = [(row.run_date, row.mature_date) for row in connection.execute(looks)]
+    moved = [
+        day - mature for day, mature in rows if mature and mature_date and mature < mature_date
+    ]
+    usual = max(moved, default=(outcome.window_days + outcome.lag_days + N_STEADY) * DAY)
+    began = mature_date or min((day for day, _ in rows), default=night.run_date)
+    if night.run_date - began > usual + N_LATE * DAY:
+        complete = f"the feed is complete to {watermark} only" if watermark else "tells no date yet"
+        night.warn(
+            f"{query.file}: {complete}, so no night has matured for"
+            f" {(night.run_date - began - usual).days} days longer than usual. Verdicts and figures"
+            " stand still. Load the feed, or mend the query."
+        )
 
 
 def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
@@ -509,10 +542,14 @@ def write(
     figures: Figures,
     look: verdicts.Look,
 ) -> None:
-    """Write the look and all its figures, unless a night was predicted again since the reading."""
+    """Write the look and all its figures, unless a night was predicted again since the reading.
+
+    Of a night that is yet to come the look alone: other figures are those of the newest run.
+    """
     check_unchanged(connection, reading)
-    scores.write_figures(connection, night, figures)
-    scores.mark_published(connection, night)
+    if not night.is_early:
+        scores.write_figures(connection, night, figures)
+        scores.mark_published(connection, night)
     verdicts.write_look(connection, night, look)
 
 
