@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.database.tables import predictions
 from abatch.errors import DataError
 from abatch.experiment import corrections
 from abatch.experiment.outcomes import EVENT, Feed
@@ -80,6 +81,26 @@ def test_score_tells_corrections_of_closed_nights(
     responses.score(last, rebuild=True, force=True)
     assert responses.count() == counted - sum(changed)
     assert responses.find_marks()[-1] is None
+
+
+@pytest.mark.bank("trained")
+def test_score_tells_that_outcomes_are_those_of_others(
+    responses: Responses, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All answers of a closed night go to as many who had not answered."""
+    c = predictions.c
+    silent = sa.select(c.candidate_id).where(
+        c.run_date == FIRST_NIGHT, c.candidate_id.not_like("%1")
+    )
+    rows = responses.table.c
+    answered = sa.select(rows.candidate_id).where(rows.event_date == FIRST_NIGHT)
+    with engine.connect() as reading, responses.bank.begin() as connection:
+        others = reading.scalars(silent).all()
+        for old, new in zip(connection.scalars(answered).all(), others, strict=False):
+            is_meant = (rows.event_date == FIRST_NIGHT) & (rows.candidate_id == old)
+            connection.execute(responses.table.update().where(is_meant).values(candidate_id=new))
+    responses.score(FIRST_NIGHT + N_NIGHTS * DAY)
+    assert "now it is as many, but of other candidates" in capsys.readouterr().err
 
 
 @pytest.mark.bank("trained")

@@ -170,7 +170,7 @@ def ratio(
         "expected": expected,
         "pvalue": 0.4,
         "pvalue_min": pvalue_min,
-        "pvalue_single": 0.4,
+        "pvalue_single": min(0.4, pvalue_min),
     }
     return tables.sample_ratios, {**row, "run_id": "s1", **changes}
 
@@ -721,6 +721,16 @@ def test_render_invalid_says_who_is_missing_and_who_is_over(tell: Callable[..., 
     assert "No. The alarm went off: chance does not explain these sizes." in text
     text = tell(verdict("better", *UP), *mature)
     assert "No alarm: by a test that may be looked at daily the sizes can be chance." in text
+    assert "too many" not in text
+
+
+def test_render_invalid_by_single_nights(tell: Callable[..., str]) -> None:
+    sizes = [
+        ratio("A", 2801, 2800, 0.0001, pvalue_single=0.98),
+        ratio("control", 2799, 2800, 0.0001, pvalue_single=0.98),
+    ]
+    text = tell(verdict("invalid", *UP), *sizes)
+    assert "but their shares change from night to night, among all that were assigned." in text
     assert "too many" not in text
 
 

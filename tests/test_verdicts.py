@@ -351,6 +351,11 @@ def test_check_ratios_of_recorded_variants_looks_at_each_night() -> None:
     assert 1 / mean < 0.001
     assert ratios["assigned"]["pvalue_single"] == 1
     assert ratios["mature"]["pvalue"] == 1
+    cause = verdicts._describe_sizes([*ratios.values()])
+    assert cause == (
+        "in all the variants have as many candidates as chance allows, but their shares change from"
+        " night to night (assigned)"
+    )
     assert verdicts.find_evidence(registration, pd.DataFrame([], columns=columns)) == 0
 
 

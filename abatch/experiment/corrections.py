@@ -251,6 +251,11 @@ def _describe(
     what = f"{counted[0]:,.0f} predictions with an outcome were counted, now it is {found[0]:,.0f}"
     if np.isnan(found).any():
         what = "the predictions are no longer in the table, so by how much cannot be told"
+    elif np.allclose(found[:2], counted[:2], rtol=1e-9):
+        what = (
+            f"{counted[0]:,.0f} predictions with an outcome were counted; now it is as many, but of"
+            " other candidates or nights"
+        )
     elif feed.metric.kind == "numeric":
         what += f"; the amounts sum to {found[1]:,.6g} in place of {counted[1]:,.6g}"
     return (

@@ -482,7 +482,8 @@ def describe_news(look: Look, before: Mapping[tuple[str, str], str]) -> list[str
 def _describe_sizes(ratios: Sequence[Mapping[str, Any]]) -> str:
     """Which variant is most above its share, and which most below, in the stage that is most off.
 
-    Empty without rows.
+    Shares of which the sum is right by now were wrong in single nights, or at an earlier look. Empty
+    without rows.
     """
     if not ratios:
         return ""
@@ -492,6 +493,12 @@ def _describe_sizes(ratios: Sequence[Mapping[str, Any]]) -> str:
     }
     over, short = max(surplus, key=surplus.__getitem__), min(surplus, key=surplus.__getitem__)
     counted = "predictions" if stage == EXPOSURES else "candidates"
+    single = next(row["pvalue_single"] for row in ratios if row["stage"] == stage)
+    if single is not None and single > stats.SRM_ALPHA:
+        return (
+            f"in all the variants have as many {counted} as chance allows, but their shares change"
+            f" from night to night ({stage})"
+        )
     return (
         f"{short} lacks {-surplus[short]:,.0f} {counted} and {over} has {surplus[over]:,.0f} too"
         f" many ({stage})"
