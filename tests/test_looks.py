@@ -48,7 +48,35 @@ def test_score_doubts_outcomes_that_find_few_predictions(
     assert "none of" in none
     assert "is one of the" in none
     few = tell(lambda name: name if name.endswith("111") else "9" * 12)
-    assert "mature predictions of variant A have an outcome; by the training rows it would" in few
+    assert "mature predictions of variant A have an outcome in the nights 2026-09-01, " in few
+    assert "; by the training rows it would be" in few
+
+
+@pytest.mark.bank("trained")
+def test_score_tells_that_ids_of_an_arm_are_lost(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A week is closed; in the next, four in ten of A's ids are written in a way of their own."""
+    responses = Responses(experiment, engine)
+    for days in range(14):
+        responses.play(FIRST_NIGHT + days * DAY)
+        if days == 6:
+            responses.score(FIRST_NIGHT + 6 * DAY)
+    c = predictions.c
+    lost = (c.variant == "A") & sa.or_(*(c.candidate_id.like(f"%{end}1") for end in "1357"))
+    with engine.connect() as connection:
+        names = connection.scalars(sa.select(c.candidate_id).where(lost)).all()
+    rows = responses.table.c
+    is_lost = (rows.event_date >= FIRST_NIGHT + 7 * DAY) & rows.candidate_id.in_(names)
+    with responses.bank.begin() as connection:
+        changed = responses.table.update().where(is_lost).values(candidate_id="lost-one")
+        assert connection.execute(changed).rowcount > 100
+    assert "outcomes.sql" not in capsys.readouterr().err
+    responses.score(FIRST_NIGHT + 13 * DAY)
+    told = capsys.readouterr().err
+    assert "of what it tells are outcomes of predictions of variant A, and of closed" in told
+    assert "An id that was never predicted is 'lost-one'." in told
+    assert "variant B" not in told
 
 
 @pytest.mark.bank("trained")

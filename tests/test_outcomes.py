@@ -152,6 +152,14 @@ def test_find_twins_are_ids_of_other_case() -> None:
         ("7204", "DK-0007204", True),
         ("0a1b2c3d-0000", "{0A1B2C3D0000}", True),
         ("NO 123", "no123", True),
+        ("109008", "109008-1", True),
+        ("109008-01", "109008", True),
+        ("9083", "CU-009083/1", True),
+        ("1001-1", "1001-2", False),  # another account of the same person
+        ("109008", "1.09008e+05", True),
+        ("C109008", "1.09008E5", True),
+        ("123456789", "1.23457e+08", False),  # which of a thousand it was is lost
+        ("3000", "3e3", False),
         ("a42", "b42", False),  # by their digits these candidates are not told apart
         ("abc", "abd", False),
         ("42", "43", False),
@@ -162,6 +170,14 @@ def test_find_twins_written_otherwise(predicted: str, event: str, is_twin: bool)
     events = outcomes.find_events(make_feed((event, NIGHT, 1), ("99", NIGHT, 1)), "binary")
     expected = {event: predicted} if is_twin else {}
     assert outcomes.find_twins(candidates, events) == expected
+
+
+def test_find_twins_by_the_fold_that_finds_the_most() -> None:
+    """With a suffix 1001 to 1009 look like 10011 to 10091, which are candidates, too."""
+    ids = [str(i) for i in range(1001, 20_000)]
+    rows = [(f"{name}-1", NIGHT, 1) for name in ids]
+    events = outcomes.find_events(make_feed(*rows), "binary")
+    assert outcomes.find_twins(pd.Series(ids), events) == {f"{name}-1": name for name in ids}
 
 
 def test_attach_late_hour_of_the_last_day_counts() -> None:

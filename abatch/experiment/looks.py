@@ -4,7 +4,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from scipy.special import pdtr  # of Poisson, up to and with a count
 
 from abatch.config import Experiment
 from abatch.database import tables
 from abatch.errors import DatabaseError, DataError, NothingToDo
-from abatch.experiment import corrections, outcomes, predictions, scores, verdicts
+from abatch.experiment import corrections, doubts, outcomes, predictions, scores, verdicts
 from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.experiment.doubts import Record
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
@@ -29,7 +29,6 @@ from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
-N_TELLING = 20  # ids that are no accident
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 N_LOOKS = 60  # newest, by which a feed is known
 N_LATE = 3  # days, a weekend and one
@@ -101,6 +100,7 @@ class Reading(NamedTuple):
     run_ids : who wrote each night
     n_read : rows that the database returned
     doubts : sentences on what looks as if outcomes did not find their predictions
+    record : what came of each night
     """
 
     feeds: Sequence[Feed]
@@ -110,6 +110,7 @@ class Reading(NamedTuple):
     run_ids: set[tuple[date, str]]
     n_read: int
     doubts: list[str]
+    record: Record
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
@@ -193,75 +194,12 @@ def read_nights(
         n_read += len(rows)
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
-    doubts = [words for feed in feeds if (words := _check_ids(connection, feed, counted, span))]
-    doubts += [*_find_fewer(connection, question, parts, len(nights))]
-    return Reading(feeds, parts, counted, span, run_ids, n_read, doubts)
-
-
-def _check_ids(
-    connection: sa.Connection, feed: Feed, counted: pd.DataFrame, span: Span
-) -> str | None:
-    """A sentence if outcomes seem not to find their predictions; None if all is well.
-
-    Raises
-    ------
-    DataError
-        If ids differ but in upper and lower case, which SQL may take for one, or if in a variant
-        many are written otherwise: more than a tenth of those that are as they were predicted.
-    """
-    ids = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
-    found = feed.events["candidate_id"].drop_duplicates()
-    twins = outcomes.find_twins(counted["candidate_id"], feed.events)
-    names = sorted(twins)
-    predicted = predictions.find_ids(connection, span.experiment, names[:1000]) if names else set()
-    others = [name for name in names if name not in predicted]
-    n_alike = found.map(ids).value_counts()
-    if not others:
-        if len(found) >= N_TELLING and len(ids) >= N_TELLING and n_alike.empty:
-            return (
-                f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
-                f" {found.iloc[0]!r}, is one of the {len(ids)} that were predicted, such as"
-                f" {ids.index[0]!r}. Return ids as the candidates query does."
-            )
-        return None
-    first = others[0]
-    words = (
-        f"{len(others)} ids of outcomes seem to be ids of candidates written otherwise, for example"
-        f" {first!r} for {twins[first]!r}. Return ids letter for letter as the candidates query"
-        " does, with the same cast, trim or lower in both if need be."
-    )
-    n_other = pd.Series([ids[twins[name]] for name in others]).value_counts()
-    are_many = n_other > n_alike.reindex(n_other.index, fill_value=0) / 10
-    if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
-        raise DataError(f"{feed.query.file}: {words}")
-    return f"{feed.query.file}: {words}"
-
-
-def _find_fewer(
-    connection: sa.Connection, question: Question, parts: Mapping[Key, Part], n_nights: int
-) -> Iterator[str]:
-    """Sentences where far fewer predictions have an outcome than of closed nights, or by the plan.
-
-    Half of a week, or a tenth of single nights, and so few by chance once in a million looks.
-    """
-    plan, outcome = question.registration.plan, question.experiment.outcome
-    keys = [Key(scores.ALL, variant) for variant in question.experiment.split]
-    closed = scores.load_parts(connection, question.name, keys)
-    for key in keys:
-        n, found = parts[key].counts[:2] if key in parts else (0, 0)
-        n_before, before = closed[key].counts[:2] if key in closed else (0, 0)
-        by, rate = "closed nights", before / max(n_before, 1)
-        if n_before == 0 and outcome.kind == "binary":
-            by, rate = plan.source, plan.mean or 0
-        expected = n * rate
-        few = expected / (2 if n_nights >= N_STEADY else 10)
-        if found < few and pdtr(found, expected) < 1e-6:
-            yield (
-                f"{question.experiment.query('outcomes').file}: {found:,.0f} of {n:,.0f} mature"
-                f" predictions of variant {key.variant} have an outcome; by {by} it would be"
-                f" {expected:,.0f}. Look whether the feed is whole, and writes ids as the"
-                " candidates query does."
-            )
+    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
+    variants, window_days = [*experiment.split], experiment.outcome.window_days
+    record = doubts.make_record(feeds, counted, nights, variants, window_days)
+    plan = question.registration.plan
+    told = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
+    return Reading(feeds, parts, counted, span, run_ids, n_read, told, record)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -400,7 +338,9 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     verdicts.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    sums[VERDICT_KEY] = {**verdicts.pack(tally), "cohort": cohort}
+    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
+    record = doubts.pack(closed, reading.record)
+    sums[VERDICT_KEY] = {**verdicts.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     told = corrections.make(question.night, nights, reading.feeds, reading.exposures)
@@ -576,7 +516,9 @@ def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) ->
     earlier = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(1)
     n_mixed, n_units = look.row["n_mixed"], look.row["n_units"]
     counts = [(n_mixed, n_units), *connection.execute(earlier)]
-    are_many, *were_many = (few > max(N_TELLING, MANY_MIXED * (few + n)) for few, n in counts)
+    are_many, *were_many = (
+        few > max(doubts.N_TELLING, MANY_MIXED * (few + n)) for few, n in counts
+    )
     if not are_many or any(were_many):
         return []
     return [

@@ -1,7 +1,9 @@
 """Outcomes: what happened to candidates, when it counts, and to which prediction it belongs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,9 +20,19 @@ from abatch.sections import Guardrail, Outcome
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
-# What two systems may write otherwise in one id, beside upper and lower case: nothing; leading
-# zeros, blanks and signs, and the fraction of a float; all but its digits.
-FOLDS = [r"(?!)", r"^[^1-9a-z]+|\.0+$|[^0-9a-z]", r"^[^1-9]+|\.0+$|[^0-9]"]
+_REST = r"^[^1-9]+|\.0+$|[^0-9]"
+_SUFFIX = r"[^0-9a-z][0-9a-z]{1,3}$"
+# What two systems may write otherwise in one id, for candidates and for events, beside upper and
+# lower case and scientific notation: nothing; leading zeros, blanks and signs, and the fraction of
+# a float; all but its digits; the same, and a short suffix that only one of the two has.
+FOLDS = [
+    (r"(?!)", r"(?!)"),
+    (r"^[^1-9a-z]+|\.0+$|[^0-9a-z]", r"^[^1-9a-z]+|\.0+$|[^0-9a-z]"),
+    (_REST, _REST),
+    (rf"^.*{_SUFFIX}|{_REST}", rf"{_SUFFIX}|{_REST}"),
+    (rf"{_SUFFIX}|{_REST}", rf"^.*{_SUFFIX}|{_REST}"),
+]
+_SCIENTIFIC = r"^\d(?:\.\d+e\+?|e\+)\d{1,2}$"  # as floats of whole numbers are written
 PERIODS = {"week": "W-SUN", "month": "M"}  # cohorts, as pandas names them
 
 
@@ -29,7 +41,8 @@ class Feed(NamedTuple):
 
     Attributes
     ----------
-    events : candidate_id, event_date and outcome where it is not 0
+    events : candidate_id, event_date and outcome where it is not 0; is_twice, of amounts: whether
+        another row is alike in these three, as they were returned
     n_rows : all that were returned
     """
 
@@ -129,9 +142,10 @@ def find_events(feed: pd.DataFrame, kind: str) -> pd.DataFrame:
     """
     if feed.empty:
         return pd.DataFrame(columns=EVENT)
-    events = prepare(feed, kind)
-    events = events.loc[events["outcome"] != 0, EVENT]
-    return events.astype({"candidate_id": object})
+    events = prepare(feed, kind)[EVENT]
+    if kind == "numeric":
+        events["is_twice"] = feed.duplicated(EVENT, keep=False)
+    return events[events["outcome"] != 0].astype({"candidate_id": object})
 
 
 def attach(predictions: pd.DataFrame, feed: Feed, window_days: int) -> np.ndarray:
@@ -170,21 +184,27 @@ def attach_all(predictions: pd.DataFrame, feeds: Sequence[Feed], window_days: in
 def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> dict[str, str]:
     """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 
-    They are folded by `FOLDS`, the first that finds some, as long as it tells the candidates apart.
+    They are folded by that of `FOLDS` which finds the most and tells the candidates apart.
     """
     ids = pd.Index(candidate_ids.unique()).astype(object)
     strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
-    for pattern in FOLDS if len(strange) else ():
-        own = dict(zip(_fold(ids, pattern), ids, strict=True))
+    twins: dict[str, str] = {}
+    plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
+    for pattern, other in FOLDS if len(strange) else ():
+        own = dict(zip(plain_ids.str.replace(pattern, "", regex=True), ids, strict=True))
         if len(own) >= 0.99 * len(ids):
-            pairs = zip(strange, _fold(strange, pattern), strict=True)
-            if twins := {name: own[folded] for name, folded in pairs if folded and folded in own}:
-                return twins
-    return {}
+            pairs = zip(strange, plain_strange.str.replace(other, "", regex=True), strict=True)
+            alike = {name: own[folded] for name, folded in pairs if folded and folded in own}
+            twins = max(twins, alike, key=len)  # the first, if others find no more
+    return twins
 
 
-def _fold(ids: pd.Index, pattern: str) -> pd.Index:
-    return ids.str.lower().str.replace(pattern, "", regex=True)
+def _write_plainly(ids: pd.Index) -> pd.Index:
+    return ids.str.lower().str.replace(_SCIENTIFIC, _expand, regex=True)
+
+
+def _expand(number: re.Match[str]) -> str:
+    return f"{Decimal(number.group()):f}"
 
 
 def find_cohort(run_date: date, unit: str) -> date:

@@ -482,7 +482,7 @@ def describe_news(look: Look, before: Mapping[tuple[str, str], str]) -> list[str
 def _describe_sizes(ratios: Sequence[Mapping[str, Any]]) -> str:
     """Which variant is most above its share, and which most below, in the stage that is most off.
 
-    Shares of which the sum is right by now were wrong in single nights, or at an earlier look. Empty
+    Where the sums are right, shares were wrong in single nights, or at an earlier look. Empty
     without rows.
     """
     if not ratios:

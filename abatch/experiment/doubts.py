@@ -1,0 +1,352 @@
+"""Doubts: what looks as if outcomes did not find their predictions, or found them twice.
+
+What came of each closed night is kept, and newer nights are held against it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from scipy.special import bdtr, pdtr  # of binomial and Poisson, up to and with a count
+
+from abatch.errors import DataError
+from abatch.experiment import corrections, outcomes, predictions
+from abatch.experiment.outcomes import Feed
+from abatch.experiment.predictions import Span
+from abatch.experiment.registrations import OUTCOME, Plan
+from abatch.text import cut_list
+
+N_TELLING = 20  # ids, or rows, that are no accident
+MANY_TWICE = 0.1  # of the rows
+WEEK = 7  # nights, so that all weekdays are among them
+HALF, TENTH = 1 / 2, 1 / 10  # of what is expected: of a week, and of single nights
+WEEKEND = 1 / 4  # of the usual rate, which some nights may have
+FOUR_FIFTHS = 4 / 5  # of what a feed tells, of a week
+CHANCE = 1e-6  # of a false alarm, at the most
+N_DOUBTED = 28  # nights, after which a low level counts as the level
+N_KEPT = 180  # closed nights
+N_NAMED = 7  # nights that a warning names
+
+
+class Record(NamedTuple):
+    """What came of the predictions of nights.
+
+    Attributes
+    ----------
+    nights : array of int, shape (n_nights,), ordinals of days, in order
+    figures : by feed and variant, array of float, shape (n_nights, 4): predictions; those with an
+        outcome; events in the night's window, of whomever; whether the night is doubted
+    """
+
+    nights: np.ndarray
+    figures: dict[tuple[str, str], np.ndarray]
+
+
+def make_record(
+    feeds: Sequence[Feed],
+    exposures: pd.DataFrame,
+    nights: Sequence[date],
+    variants: Sequence[str],
+    window_days: int,
+) -> Record:
+    """Count what came of nights; none is doubted yet.
+
+    Parameters
+    ----------
+    exposures : variant, run_date and a column for each feed, one row per prediction
+    """
+    told = corrections.condense(feeds, nights, window_days)[:, :, 0]
+    days, figures = pd.DatetimeIndex(nights), {}
+    for variant in variants:
+        rows = exposures[exposures["variant"] == variant]
+        run_dates = pd.DatetimeIndex(rows["run_date"])
+        n = rows.groupby(run_dates).size().reindex(days, fill_value=0).to_numpy(float)
+        for i, feed in enumerate(feeds):
+            found = (rows[feed.name] != 0).groupby(run_dates).sum()
+            columns = (n, found.reindex(days, fill_value=0), told[:, i] * (n > 0), 0 * n)
+            figures[feed.name, variant] = np.column_stack(columns).astype(float)
+    return Record(np.array([day.toordinal() for day in nights], dtype=int), figures)
+
+
+def pack(closed: Record, new: Record) -> dict[str, np.ndarray]:
+    """The newest of both, as arrays by name, to be stored."""
+    arrays = {"nights": np.concatenate([closed.nights, new.nights])[-N_KEPT:]}
+    for (feed, variant), figures in new.figures.items():
+        before = closed.figures.get((feed, variant), np.zeros((len(closed.nights), 4)))
+        arrays[f"record.{feed}.{variant}"] = np.concatenate([before, figures])[-N_KEPT:]
+    return arrays
+
+
+def unpack(arrays: Mapping[str, np.ndarray]) -> Record:
+    """The inverse of `pack`; no night if there are no arrays."""
+    figures = {}
+    for name, array in arrays.items():
+        kind, *key = name.split(".")
+        if kind == "record":
+            figures[key[0], key[1]] = array
+    return Record(arrays.get("nights", np.zeros(0, dtype=int)), figures)
+
+
+class Level(NamedTuple):
+    """What is expected of predictions: how many there were, how many had an outcome.
+
+    Attributes
+    ----------
+    of : nights that are closed, or what the plan was made by
+    n : inf if by the plan
+    told : events of the feed in these nights
+    """
+
+    of: str
+    rate: float
+    n: float
+    n_found: float
+    told: float
+
+
+def _find_level(figures: np.ndarray, plan: Plan | None) -> Level | None:
+    """Of closed nights that are not doubted, once many are of all; else of the plan."""
+    is_doubted = figures[:, 3] > 0
+    used = figures if is_doubted.sum() >= N_DOUBTED else figures[~is_doubted]
+    n, n_found, told = used[:, :3].sum(axis=0)
+    if n:
+        return Level("closed nights", n_found / n, n, n_found, told)
+    if plan and plan.mean:
+        return Level(plan.source, plan.mean, np.inf, np.inf, 0.0)
+    return None
+
+
+def _is_low(found: float, n: float, level: Level, is_week: bool, times: float) -> bool:
+    """Whether fewer than a part of what is expected were found, and hardly by chance.
+
+    Of less than a week, no more may be expected than on weekends.
+    """
+    if found >= (HALF if is_week else TENTH) * n * level.rate:
+        return False
+    size = n if is_week else WEEKEND * n
+    if np.isinf(level.n):
+        return bool(pdtr(found, size * level.rate) < CHANCE)
+    return _compute_chance(found, size, level.n_found, level.n, times) < CHANCE
+
+
+def _compute_chance(
+    found: float, n: float, found_before: float, n_before: float, times: float
+) -> float:
+    """That of all that were found so few are of n, and the others of n_before.
+
+    The exact test of two Poisson rates.
+
+    Parameters
+    ----------
+    times : how often one candidate, and so one outcome, is among them
+    """
+    few, many = int(found // times), int((found + found_before) // times)
+    return float(bdtr(few, many, n / (n + n_before)))
+
+
+def _split_week(closed: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nights before, and a week that ends with the new ones; these alone if there is none."""
+    n_tail = max(0, WEEK - len(new))
+    tail = len(closed) - n_tail if n_tail <= len(closed) else len(closed)
+    return closed[:tail], np.concatenate([closed[tail:], new])
+
+
+def find_few(
+    closed: np.ndarray, new: np.ndarray, plan: Plan | None, times: float
+) -> tuple[Level, np.ndarray] | None:
+    """Of which new nights too few predictions have an outcome: of a week, or of single nights.
+
+    Parameters
+    ----------
+    closed, new : figures of nights, as in `Record`, of one feed and variant
+    times : how often one candidate is predicted within a window
+
+    Returns
+    -------
+    level, is_low
+        is_low: of each new night. None if there are none.
+    """
+    before, week = _split_week(closed, new)
+    (n, found), (n_new, found_new) = (nights[:, :2].sum(axis=0) for nights in (week, new))
+    is_week, level = len(week) >= WEEK, _find_level(before, plan)
+    part = HALF if is_week else TENTH
+    if level and _is_low(found, n, level, is_week, times) and found_new < part * n_new * level.rate:
+        return level, np.ones(len(new), dtype=bool)
+    if level := _find_level(closed, plan):
+        last = np.concatenate([closed[-WEEK:], new])
+        is_low = last[:, 1] < TENTH * level.rate * last[:, 0]
+        n, found = last[is_low, :2].sum(axis=0)
+        is_new = is_low[-len(new) :]
+        if is_new.any() and _is_low(found, n, level, False, times):
+            return level, is_new
+    return None
+
+
+def find_unmatched(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[float, float] | None:
+    """The shares of what the feed tells that predictions find, new and before, if it is far less.
+
+    And so it is of the predictions: else there are fewer of them, or the feed tells of others too.
+
+    Parameters
+    ----------
+    closed, new, times : as `find_few` has them
+    """
+    before, week = _split_week(closed, new)
+    level = _find_level(before, None)
+    if level is None or len(week) < WEEK or not level.told:
+        return None
+    usual = level.n_found / level.told
+    for n, found, told in (nights[:, :3].sum(axis=0) for nights in (week, new)):
+        if found >= FOUR_FIFTHS * min(usual * told, level.rate * n):
+            return None
+    n, found, told = week[:, :3].sum(axis=0)
+    sizes = ((n, level.n), (told, level.told))
+    if any(
+        _compute_chance(found, size, level.n_found, size_before, times) >= CHANCE
+        for size, size_before in sizes
+    ):
+        return None
+    return found / told, usual
+
+
+def find_doubts(
+    connection: sa.Connection,
+    span: Span,
+    feeds: Sequence[Feed],
+    exposures: pd.DataFrame,
+    closed: Record,
+    new: Record,
+    plan: Plan,
+) -> Iterator[str]:
+    """Sentences on what looks as if outcomes did not find their predictions, or found them twice.
+
+    Parameters
+    ----------
+    exposures : candidate_id, variant and run_date, one row per prediction of the new nights
+    closed, new : records of closed nights, and of the new ones, in which doubted nights are marked
+
+    Raises
+    ------
+    DataError
+        As `check_ids`.
+    """
+    times = max(1.0, len(exposures) / max(1, exposures["candidate_id"].nunique()))
+    for feed in feeds:
+        yield from filter(None, [check_ids(connection, feed, exposures, span)])
+        yield from filter(None, [find_doubled(feed, exposures)])
+        by_plan = plan if feed.name == OUTCOME and feed.metric.kind == "binary" else None
+        for (name, variant), figures in new.figures.items():
+            if name != feed.name:
+                continue
+            before = closed.figures.get((name, variant), np.zeros((0, 4)))
+            if few := find_few(before, figures, by_plan, times):
+                level, is_low = few
+                figures[is_low, 3] = 1
+                yield _describe_few(feed, variant, new.nights[is_low], figures[is_low], level)
+            elif shares := find_unmatched(before, figures, times):
+                figures[:, 3] = 1
+                stranger = _find_stranger(connection, feed, exposures, span)
+                yield _describe_unmatched(feed, variant, shares, stranger)
+
+
+def _describe_few(
+    feed: Feed, variant: str, nights: np.ndarray, figures: np.ndarray, level: Level
+) -> str:
+    n, found, _, _ = figures.sum(axis=0)
+    named = cut_list([str(date.fromordinal(day)) for day in nights.tolist()], N_NAMED)
+    return (
+        f"{feed.query.file}: {found:,.0f} of {n:,.0f} mature predictions of variant {variant} have"
+        f" an outcome in the nights {', '.join(named)}; by {level.of} it would be"
+        f" {n * level.rate:,.0f}. Look whether the feed is whole, and writes ids as the candidates"
+        " query does."
+    )
+
+
+def _describe_unmatched(
+    feed: Feed, variant: str, shares: tuple[float, float], stranger: str | None
+) -> str:
+    now, usual = shares
+    example = f" An id that was never predicted is {stranger!r}." if stranger else ""
+    return (
+        f"{feed.query.file}: {now:.1%} of what it tells are outcomes of predictions of variant"
+        f" {variant}, and of closed nights it was {usual:.1%}.{example} Look whether it writes ids"
+        " as the candidates query does."
+    )
+
+
+def _find_stranger(
+    connection: sa.Connection, feed: Feed, exposures: pd.DataFrame, span: Span
+) -> str | None:
+    """An id of the feed that was never predicted; None if there is none among the first."""
+    ids = feed.events["candidate_id"].drop_duplicates()
+    names = ids[~ids.isin(exposures["candidate_id"])].tolist()[:1000]
+    predicted = predictions.find_ids(connection, span.experiment, names) if names else set()
+    return next((name for name in names if name not in predicted), None)
+
+
+def find_doubled(feed: Feed, exposures: pd.DataFrame) -> str | None:
+    """A sentence if many amounts come twice, which a sum counts twice; None if all is well.
+
+    In all or of one variant. Of a binary outcome it does no harm.
+    """
+    if feed.metric.kind == "binary" or feed.events.empty:
+        return None
+    ids = exposures.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    is_twice = feed.events["is_twice"]
+    groups = {"in all": is_twice}
+    for variant, rows in is_twice.groupby(feed.events["candidate_id"].map(ids)):
+        groups[f"of variant {variant}"] = rows
+    many = [
+        f"{rows.sum():,} of {len(rows):,} {group}"
+        for group, rows in groups.items()
+        if rows.sum() >= N_TELLING and rows.mean() > MANY_TWICE
+    ]
+    if not many:
+        return None
+    return (
+        f"{feed.query.file}: rows come twice or more, alike in candidate_id, event_date and"
+        f" outcome: {', '.join(many)}. All are added up. If a join multiplies them, mend it; if"
+        " they are meant, let the query sum them up by candidate and day."
+    )
+
+
+def check_ids(
+    connection: sa.Connection, feed: Feed, counted: pd.DataFrame, span: Span
+) -> str | None:
+    """A sentence if outcomes seem not to find their predictions; None if all is well.
+
+    Raises
+    ------
+    DataError
+        If ids differ but in upper and lower case, which SQL may take for one, or if in a variant
+        many are written otherwise: more than a tenth of those that are as they were predicted.
+    """
+    ids = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    found = feed.events["candidate_id"].drop_duplicates()
+    twins = outcomes.find_twins(counted["candidate_id"], feed.events)
+    names = sorted(twins)
+    predicted = predictions.find_ids(connection, span.experiment, names[:1000]) if names else set()
+    others = [name for name in names if name not in predicted]
+    n_alike = found.map(ids).value_counts()
+    if not others:
+        if len(found) >= N_TELLING and len(ids) >= N_TELLING and n_alike.empty:
+            return (
+                f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
+                f" {found.iloc[0]!r}, is one of the {len(ids)} that were predicted, such as"
+                f" {ids.index[0]!r}. Return ids as the candidates query does."
+            )
+        return None
+    first = others[0]
+    words = (
+        f"{len(others)} ids of outcomes seem to be ids of candidates written otherwise, for example"
+        f" {first!r} for {twins[first]!r}. Return ids letter for letter as the candidates query"
+        " does, with the same cast, trim or lower in both if need be."
+    )
+    n_other = pd.Series([ids[twins[name]] for name in others]).value_counts()
+    are_many = n_other > n_alike.reindex(n_other.index, fill_value=0) / 10
+    if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
+        raise DataError(f"{feed.query.file}: {words}")
+    return f"{feed.query.file}: {words}"

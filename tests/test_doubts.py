@@ -1,0 +1,148 @@
+"""Outcomes that hardly find their predictions, by counts with a stated rule."""
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from abatch.experiment import doubts, outcomes
+from abatch.experiment.doubts import find_few, find_unmatched
+from abatch.experiment.outcomes import Feed
+from abatch.queries import Query
+from abatch.sections import Outcome
+
+NUMERIC = Outcome(kind="numeric", window_days=14, expected_effect=1, cap=9)
+BINARY = Outcome(kind="binary", window_days=14, expected_effect=0.01)
+NIGHT = date(2026, 9, 1)
+
+
+def make_nights(n: float, *found: float, told: float = 100) -> np.ndarray:
+    return np.array([[n, y, told, 0] for y in found], dtype=float)
+
+
+def play(closed: np.ndarray, nights: np.ndarray) -> list[bool]:
+    """Close one night after the other; which were told."""
+    told = []
+    for i in range(len(nights)):
+        new = nights[i : i + 1].copy()
+        few = find_few(closed, new, None, 1)
+        if few:
+            new[few[1], 3] = 1
+        told.append(few is not None)
+        closed = np.concatenate([closed, new])
+    return told
+
+
+def test_find_few_judges_each_night_by_itself() -> None:
+    closed = make_nights(550, *[55] * 14)
+    few = find_few(closed, make_nights(550, 60, 0, 50, 2, 14), None, 1)
+    assert few is not None
+    level, is_low = few
+    assert level.rate == pytest.approx(0.1)
+    assert is_low.tolist() == [False, True, False, True, False]
+    one = make_nights(200, 0)  # 20 are expected, on a weekend 5: e^-5, but e^-15 in three nights
+    assert find_few(closed, one, None, 1) is None
+    assert play(closed, make_nights(200, 0, 0, 0, 18)) == [False, False, True, False]
+    assert find_few(closed, make_nights(550, 60, 50, 14), None, 1) is None
+
+
+def test_find_few_is_told_as_long_as_the_feed_is_dead() -> None:
+    dead = make_nights(700, *[0] * 90)
+    assert play(make_nights(700, *[70] * 60), dead) == [True] * 90
+
+
+def test_find_few_of_a_lower_level_is_not_told_for_ever() -> None:
+    """At .4 of what was: a week of it is under a half, and 40 of 60 + 40 nights lift it above."""
+    told = play(make_nights(550, *[55] * 60), make_nights(550, *[22] * 90))
+    first = told.index(True)
+    assert first < doubts.WEEK
+    assert told[first : first + doubts.N_DOUBTED] == [True] * doubts.N_DOUBTED
+    assert not any(told[60:])
+
+
+def test_find_few_tells_no_night_after_the_feed_is_mended() -> None:
+    told = play(make_nights(700, *[70] * 20), make_nights(700, *[0] * 5, *[70] * 20))
+    assert told == [True] * 5 + [False] * 20
+
+
+@pytest.mark.parametrize("size", [20, 300])
+@pytest.mark.parametrize("n_together", [1, 3, 7])
+def test_find_few_weekends_at_a_quarter_are_not_told(
+    rng: np.random.Generator, size: int, n_together: int
+) -> None:
+    """A thousand weeks of Poisson counts, after four; in windows of a fortnight all days are told.
+
+    Of what the feed tells, weekends find a quarter, too.
+    """
+    mean = np.tile([1, 1, 1, 1, 1, 0.25, 0.25], 300) * size
+    found = rng.poisson(mean)
+    nights = np.column_stack([np.full(len(found), 1000), found, np.full(len(found), 30 * size)])
+    nights = np.column_stack([nights, np.zeros(len(found))]).astype(float)
+    for start in range(28, len(nights) - 7, n_together):
+        closed, new = nights[max(0, start - 180) : start], nights[start : start + n_together]
+        assert find_few(closed, new, None, 1) is None
+        assert find_unmatched(closed, new, 1) is None
+
+
+def test_find_unmatched_where_ids_of_half_an_arm_are_lost() -> None:
+    closed, lost = make_nights(500, *[50] * 20), make_nights(500, *[27] * 7)
+    assert find_unmatched(closed, lost, 1) == pytest.approx((0.27, 0.5))
+    assert find_few(closed, lost, None, 1) is None
+    assert find_unmatched(closed, lost[:1], 1) is None  # a night is no week
+    assert find_unmatched(np.concatenate([closed, lost[:6]]), lost[6:], 1) is not None
+    # As many of the predictions answer, but there are fewer, or the feed tells of others, too.
+    assert find_unmatched(closed, make_nights(270, *[27] * 7), 1) is None
+    assert find_unmatched(closed, make_nights(500, *[50] * 7, told=300), 1) is None
+    # Fewer answer, of whom the feed tells.
+    assert find_unmatched(closed, make_nights(500, *[27] * 7, told=54), 1) is None
+    # By chance.
+    few = make_nights(50, *[5] * 20, told=10)
+    assert find_unmatched(few, make_nights(50, *[3] * 7, told=10), 1) is None
+
+
+def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
+    frame = pd.DataFrame(rows, columns=outcomes.EVENT)
+    events = outcomes.find_events(frame, metric.kind)
+    return Feed("outcome", metric, Query("sales.sql", ""), events, len(rows))
+
+
+def test_find_doubled_names_the_arm() -> None:
+    """A has 100 amounts and B 300; a join returns those of A twice, or a few of B."""
+    ids = [str(i) for i in range(400)]
+    exposures = pd.DataFrame({"candidate_id": ids, "variant": ["A"] * 100 + ["B"] * 300})
+    rows: list[tuple[str, object, float]] = [(name, NIGHT, float(len(name))) for name in ids]
+
+    def tell(more: list[tuple[str, object, float]], metric: Outcome = NUMERIC) -> str | None:
+        return doubts.find_doubled(make_feed([*rows, *more], metric), exposures)
+
+    words = tell(rows[:100])
+    assert words is not None
+    assert words.startswith("sales.sql: rows come twice or more, alike in candidate_id, event_date")
+    assert "outcome: 200 of 500 in all, 200 of 200 of variant A. All are added up." in words
+    words = tell(rows[:10])  # 20 of 110 of A, but 20 of 410
+    assert words is not None
+    assert "outcome: 20 of 110 of variant A." in words
+    assert tell(rows[:9]) is None
+    assert tell(rows[100:110]) is None
+    assert tell([]) is None
+    assert tell([(name, NIGHT, 99.0) for name in ids]) is None  # another amount
+    later = pd.Timestamp(NIGHT) + pd.Timedelta(hours=3)
+    assert tell([(name, later, amount) for name, _, amount in rows]) is None  # at another time
+    ones = [(name, day, 1.0) for name, day, _ in rows]
+    assert doubts.find_doubled(make_feed(ones * 2, BINARY), exposures) is None
+
+
+def test_pack_keeps_the_newest_nights() -> None:
+    exposures = pd.DataFrame(
+        {"candidate_id": ["1", "2"], "variant": "A", "run_date": pd.Timestamp(NIGHT)}
+    ).assign(outcome=[1.0, 0.0])
+    feed = make_feed([("1", NIGHT, 1.0), ("9", NIGHT, 1.0)], BINARY)
+    new = doubts.make_record([feed], exposures, [NIGHT], ["A", "B"], 14)
+    assert new.figures["outcome", "A"].tolist() == [[2, 1, 2, 0]]
+    assert new.figures["outcome", "B"].tolist() == [[0, 0, 0, 0]]
+    closed = doubts.unpack({})
+    for _ in range(doubts.N_KEPT + 5):
+        closed = doubts.unpack(doubts.pack(closed, new))
+    assert closed.figures["outcome", "A"].tolist() == [[2, 1, 2, 0]] * doubts.N_KEPT
+    assert closed.nights.tolist() == [NIGHT.toordinal()] * doubts.N_KEPT
