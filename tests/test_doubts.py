@@ -28,7 +28,7 @@ def play(closed: np.ndarray, nights: np.ndarray) -> list[bool]:
         new = nights[i : i + 1].copy()
         few = find_few(closed, new, None, 1)
         if few:
-            new[few[1], 3] = 1
+            new[few[1][-1:], 3] = 1
         told.append(few is not None)
         closed = np.concatenate([closed, new])
     return told
@@ -40,10 +40,13 @@ def test_find_few_judges_each_night_by_itself() -> None:
     assert few is not None
     level, is_low = few
     assert level.rate == pytest.approx(0.1)
-    assert is_low.tolist() == [False, True, False, True, False]
+    assert is_low.tolist() == [*[False] * 7, False, True, False, True, False]
     one = make_nights(200, 0)  # 20 are expected, on a weekend 5: e^-5, but e^-15 in three nights
     assert find_few(closed, one, None, 1) is None
     assert play(closed, make_nights(200, 0, 0, 0, 18)) == [False, False, True, False]
+    few = find_few(np.concatenate([closed, make_nights(200, 0, 0)]), one, None, 1)
+    assert few is not None
+    assert few[1].tolist() == [*[False] * 5, True, True, True]  # those that were let pass, too
     assert find_few(closed, make_nights(550, 60, 50, 14), None, 1) is None
 
 

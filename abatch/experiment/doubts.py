@@ -157,7 +157,7 @@ def _split_week(closed: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.nda
 def find_few(
     closed: np.ndarray, new: np.ndarray, plan: Plan | None, times: float
 ) -> tuple[Level, np.ndarray] | None:
-    """Of which new nights too few predictions have an outcome: of a week, or of single nights.
+    """Of which nights too few predictions have an outcome: of a week, or of single nights.
 
     Parameters
     ----------
@@ -167,21 +167,20 @@ def find_few(
     Returns
     -------
     level, is_low
-        is_low: of each new night. None if there are none.
+        is_low: of the last `WEEK` closed nights and the new ones. None if no new one is.
     """
     before, week = _split_week(closed, new)
     (n, found), (n_new, found_new) = (nights[:, :2].sum(axis=0) for nights in (week, new))
     is_week, level = len(week) >= WEEK, _find_level(before, plan)
     part = HALF if is_week else TENTH
     if level and _is_low(found, n, level, is_week, times) and found_new < part * n_new * level.rate:
-        return level, np.ones(len(new), dtype=bool)
+        return level, np.arange(-len(closed[-WEEK:]), len(new)) >= 0
     if level := _find_level(closed, plan):
         last = np.concatenate([closed[-WEEK:], new])
         is_low = last[:, 1] < TENTH * level.rate * last[:, 0]
         n, found = last[is_low, :2].sum(axis=0)
-        is_new = is_low[-len(new) :]
-        if is_new.any() and _is_low(found, n, level, False, times):
-            return level, is_new
+        if is_low[-len(new) :].any() and _is_low(found, n, level, False, times):
+            return level, is_low
     return None
 
 
@@ -244,8 +243,11 @@ def find_doubts(
             before = closed.figures.get((name, variant), np.zeros((0, 4)))
             if few := find_few(before, figures, by_plan, times):
                 level, is_low = few
-                figures[is_low, 3] = 1
-                yield _describe_few(feed, variant, new.nights[is_low], figures[is_low], level)
+                figures[is_low[-len(figures) :], 3] = 1
+                last, n_after = before[-WEEK:], len(closed.nights) - len(before[-WEEK:])
+                nights = np.concatenate([closed.nights[n_after:], new.nights])[is_low]
+                low = np.concatenate([last, figures])[is_low]
+                yield _describe_few(feed, variant, nights, low, level)
             elif shares := find_unmatched(before, figures, times):
                 figures[:, 3] = 1
                 stranger = _find_stranger(connection, feed, exposures, span)
