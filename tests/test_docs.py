@@ -187,6 +187,8 @@ ELSEWHERE = [
     "is yet to come",
     "worse than the rate of its training rows",
     "are wrong by more than a factor of",
+    "contradict what is live",
+    "the newest rows are not as they were",
 ]
 
 

@@ -20,9 +20,15 @@ from abatch.config import Experiment
 from abatch.database.tables import models, promotions
 from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
-from abatch.modelling.gate import Evidence, decide, is_far_off
+from abatch.modelling.gate import Evidence, decide, find_changes, is_far_off
 from abatch.sections import Training
-from abatch.statistics.metrics import AucDifference, brier_skill_over, compare_auc, mean_ratio
+from abatch.statistics.metrics import (
+    AucDifference,
+    brier_skill_over,
+    compare_auc,
+    mean_ratio,
+    measure_rate,
+)
 from tests.conftest import A1, A8, LATER_NIGHT, alter, call, find_live, with_training
 
 LIVE, LATER = "modelA_v1.0_2026-06-01", "modelA_v1.0_2026-07-01"
@@ -80,6 +86,73 @@ def test_compare_auc_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> No
     difference = roc_auc_score(y, new) - roc_auc_score(y, live)
     assert found.lower == pytest.approx(difference - T_3 * se, abs=1e-10)
     assert found.upper == pytest.approx(difference + T_3 * se, abs=1e-10)
+    alone = [roc_auc_score(y, live) for y, _, live in left]
+    half = T_3 * (3 / 4 * sum((one - sum(alone) / 4) ** 2 for one in alone)) ** 0.5
+    assert found.live_lower == pytest.approx(found.live - half, abs=1e-10)
+    assert found.live_upper == pytest.approx(found.live + half, abs=1e-10)
+
+
+def test_measure_rate_by_hand() -> None:
+    """Of four buckets of ten with 1, 2, 3 and 4; without one there are 9, 8, 7 and 6 in 30."""
+    y = np.concatenate([np.arange(10) < n for n in (1, 2, 3, 4)]).astype(int)
+    found = measure_rate(y, np.repeat([3, 17, 40, 63], 10))
+    half = T_3 * (3 / 4 * (1.5**2 + 0.5**2 + 0.5**2 + 1.5**2) / 30**2) ** 0.5
+    assert found == pytest.approx((0.25, 0.25 - half, 0.25 + half, 40), abs=1e-12)
+    assert np.isnan(measure_rate(y, np.zeros(40, dtype=int)).upper)
+
+
+KNEW = Figure(value=0.70, lower=0.66, upper=0.74)
+RATE = Figure(value=0.05, lower=0.04, upper=0.06)
+
+
+@pytest.mark.parametrize(
+    ("live", "before", "told", "is_reversed"),
+    [
+        ((0.30, 0.26, 0.34), KNEW, True, True),
+        ((0.45, 0.41, 0.499), KNEW, True, True),
+        ((0.45, 0.39, 0.51), KNEW, True, False),  # not for certain, but far below
+        ((0.59, 0.55, 0.63), KNEW, True, False),
+        ((0.60, 0.54, 0.66), KNEW, False, False),  # the intervals touch
+        ((0.61, 0.60, 0.62), KNEW, False, False),  # less than .1
+        ((0.30, 0.26, 0.34), Figure(value=0.52, lower=0.49, upper=0.55), True, False),
+        ((0.30, 0.26, 0.34), None, False, False),
+        ((0.30, float("nan"), float("nan")), KNEW, False, False),
+    ],
+)
+def test_find_changes_of_rank(
+    live: tuple[float, ...], before: Figure | None, told: bool, is_reversed: bool
+) -> None:
+    value, *ends = live
+    evidence = Evidence(
+        5000, SLOPE, LIVE, AucDifference(0.8, value, 0.0, 0.1, 1234, *ends), live_auc=before
+    )
+    changes, found = find_changes([Evidence(5000, SLOPE), evidence])
+    assert (len(changes), found) == (told, is_reversed)
+    if told and before == KNEW:
+        assert changes[0] == (
+            f"{LIVE} ranks 1,234 of them, which it was not fitted on, with ROC AUC {value:.3f}"
+            f" ({ends[0]:.3f} to {ends[1]:.3f}), after 0.700 (0.660 to 0.740) at its validation"
+        )
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        ((0.15, 0.13, 0.17), True),
+        ((0.13, 0.11, 0.15), False),  # twice .06 is .12
+        ((0.01, 0.00, 0.019), True),
+        ((0.02, 0.01, 0.03), False),  # half of .04 is .02
+        ((0.15, None, None), False),
+    ],
+)
+def test_find_changes_of_rate_once(rate: tuple[float | None, ...], told: bool) -> None:
+    figure = Figure(value=rate[0], lower=rate[1], upper=rate[2])
+    evidence = [Evidence(5000, SLOPE, name, rate=figure, live_rate=RATE) for name in (LIVE, LATER)]
+    changes, is_reversed = find_changes(evidence)
+    assert not is_reversed
+    assert len(changes) == told
+    if told:
+        assert changes[0].endswith(f", after 0.05 (0.04 to 0.06) at the validation of {LIVE}")
 
 
 def test_brier_skill_over_as_scikit_learn_and_by_hand(rng: np.random.Generator) -> None:
@@ -313,7 +386,18 @@ def test_decide_sentence_and_evidence() -> None:
             "input_psi": ("income", 0.05, 0.01),
             "skill": None,
             "mean_ratio": None,
-            "difference": {"new": 0.80, "live": 0.75, "lower": 0.01, "upper": 0.09, "n_rows": 1234},
+            "rate": None,
+            "live_auc": None,
+            "live_rate": None,
+            "difference": {
+                "new": 0.80,
+                "live": 0.75,
+                "lower": 0.01,
+                "upper": 0.09,
+                "n_rows": 1234,
+                "live_lower": None,
+                "live_upper": None,
+            },
         },
     )
     assert decision.sentence == f"goes live: {FIGURES}"
@@ -463,6 +547,48 @@ def test_gate_keeps_a_model_that_was_trained_on_shuffled_outcomes(
         card = registry.find_model(connection, A8)
     assert card.gate.sentence.startswith("does not go live: ")
     assert (week.environment.models_dir / f"{A8}.pkl").exists()
+
+
+OUTCOME = "case when card_answers.customer_id is null then 0 else 1 end as outcome"
+
+
+def test_gate_refuses_inverted_outcomes_of_every_variant_in_one_message(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models of inverted outcomes rank inverted rows well; the live ones know better.
+
+    Of inverted outcomes, ROC AUC and the rate are 1 minus what they are, by definition.
+    """
+    inverted = week.sql["training"].replace(OUTCOME, OUTCOME.replace("0 else 1", "1 else 0"))
+    assert inverted != week.sql["training"]
+    train.train(alter(week, sql={**week.sql, "training": inverted}), week_engine, LATER_NIGHT)
+    assert find_live(week_engine) == {"A": A1, "B": A1.replace("A", "B")}
+    said = capsys.readouterr().err
+    assert said.count("the newest rows contradict what is live") == 1
+    assert f"The same holds of {A8.replace('A', 'B')}" in said
+    with week_engine.connect() as connection:
+        cards = registry.read_cards(connection, "card_offer")
+    train.train(week, week_engine, LATER_NIGHT, force=True)
+    assert "the newest rows" not in capsys.readouterr().err
+    with week_engine.connect() as connection:
+        right = registry.find_model(connection, f"{A8}_2").gate.evidence
+    wrong = cards[A8].gate.evidence
+    assert wrong["difference"]["live"] == pytest.approx(1 - right["difference"]["live"], abs=1e-9)
+    assert wrong["rate"]["value"] == pytest.approx(1 - right["rate"]["value"], abs=1e-9)
+
+
+def test_gate_tells_outcomes_that_are_ruined(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every third number has the outcome, which nobody could rank."""
+    ruined = week.sql["training"].replace(
+        OUTCOME, "case when card_calls.customer_id % 3 = 0 then 1 else 0 end as outcome"
+    )
+    train.train(alter(week, sql={**week.sql, "training": ruined}), week_engine, LATER_NIGHT)
+    said = capsys.readouterr().err
+    assert said.count("the newest rows are not as they were") == 1
+    assert f"{A1} ranks" in said
+    assert said.count("the outcome's rate is 0.3") == 1
 
 
 def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> None:

@@ -3,7 +3,7 @@
 It is judged beside the live one, on rows that neither has seen.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ from abatch.statistics.references import FeatureReference
 
 RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of sections.Training
 PROMOTE = "python -m abatch promote"
-FAR_OFF = 2.0  # times the rate, or below half of it: what a mean prediction is warned of
+FAR_OFF = 2.0  # times a rate, or below half of it: what is warned of
+AUC_BREAK = 0.1  # by which a live model's ROC AUC must be below that of its validation to be told
+CHANCE = 0.5
 
 
 class Evidence(NamedTuple):
@@ -39,6 +41,8 @@ class Evidence(NamedTuple):
         noise line
     skill : Brier skill of the validation over the rate of the rows to fit on
     mean_ratio : the validation's mean prediction as a multiple of its rate
+    rate : of the outcome in the validation
+    live_auc, live_rate : ROC AUC and rate of the live model's own validation
     """
 
     rows: int
@@ -48,11 +52,14 @@ class Evidence(NamedTuple):
     input_psi: tuple[str, float, float] | None = None
     skill: Figure | None = None
     mean_ratio: Figure | None = None
+    rate: Figure | None = None
+    live_auc: Figure | None = None
+    live_rate: Figure | None = None
 
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""
         difference = self.difference
-        named = ("calibration_slope", "skill", "mean_ratio")
+        named = ("calibration_slope", "skill", "mean_ratio", "rate", "live_auc", "live_rate")
         measured = {name: getattr(self, name) for name in named}
         figures = {} if isinstance(difference, str) else difference._asdict()
         finite = {name: value if isfinite(value) else None for name, value in figures.items()}
@@ -62,18 +69,23 @@ class Evidence(NamedTuple):
         }
 
 
-def decide(rules: Training, evidence: Evidence, later: str | None) -> Decision:
+def decide(
+    rules: Training, evidence: Evidence, later: str | None, contradiction: str = ""
+) -> Decision:
     """A new model goes live if it passes every rule; what cannot be measured is not passed.
 
     Parameters
     ----------
     later : what is live from a later date on, when an earlier date is trained afterwards: it must
         not be overruled
+    contradiction : of the rows, by a live model of any variant; see `find_changes`
     """
     figures = {"rules": rules.model_dump(include=RULES), **evidence.describe()}
     if later is not None:
         reason, mend = f"{later} is live from a later date", f"to use it all the same: {PROMOTE}"
         return Decision(promote=False, reason=reason, evidence=figures, mend=mend)
+    if contradiction:  # whatever else these rows say is not to be believed
+        return Decision(promote=False, reason=contradiction, evidence=figures)
     faults, words = list(_find_faults(rules, evidence)), "the first model of its variant"
     if evidence.live is not None:
         words, is_passed = _judge_difference(rules, evidence)
@@ -122,10 +134,90 @@ def _judge_difference(rules: Training, evidence: Evidence) -> tuple[str, bool]:
     return f"{figures}: it may be lower by more than {rules.max_auc_drop:g}", False
 
 
+def _is_apart(lower: Figure | None, higher: Figure | None, factor: float = 1.0) -> bool:
+    """Whether one figure's interval ends below where that of the other, times a factor, begins."""
+    if lower is None or higher is None or lower.upper is None or higher.lower is None:
+        return False
+    return lower.upper < factor * higher.lower
+
+
+def _tell(figure: Figure, digits: str = ".3f") -> str:
+    value, *ends = (format(end or 0, digits) for end in figure.model_dump().values())
+    return f"{value} ({' to '.join(ends)})"
+
+
+def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
+    """What the live models say of the newest rows, and whether these contradict them.
+
+    The rows are the same for all variants, so one live model that was better than chance and is
+    now worse than chance, both for certain, is enough. Told is one whose ROC AUC has fallen by
+    more than AUC_BREAK with both intervals apart, and a rate of the outcome that is more than
+    FAR_OFF times, or below that part of, the one of a live model's validation, intervals apart.
+    """
+    ranks, rates, is_reversed = [], [], False
+    for of_model in evidence:
+        difference, before, rate = of_model.difference, of_model.live_auc, of_model.live_rate
+        if not isinstance(difference, str):
+            ends = (difference.live_lower, difference.live_upper)
+            now = Figure(**metrics.Metric(difference.live, *ends).to_dict())
+            chance = Figure(value=CHANCE, lower=CHANCE, upper=CHANCE)
+            is_turned = _is_apart(now, chance) and _is_apart(chance, before)
+            is_reversed |= is_turned
+            if before and (is_turned or (_is_apart(now, before) and _is_fall(now, before))):
+                ranks.append(
+                    f"{of_model.live} ranks {difference.n_rows:,} of them, which it was not fitted"
+                    f" on, with ROC AUC {_tell(now)}, after {_tell(before)} at its validation"
+                )
+        if of_model.rate and rate and _is_other_rate(of_model.rate, rate):
+            rates.append(
+                f"the outcome's rate is {_tell(of_model.rate, '.3g')}, after"
+                f" {_tell(rate, '.3g')} at the validation of {of_model.live}"
+            )
+    return [*ranks, *rates[:1]], is_reversed
+
+
+def _is_fall(now: Figure, before: Figure) -> bool:
+    return (before.value or 0) - (now.value or 0) >= AUC_BREAK
+
+
+def _is_other_rate(now: Figure, before: Figure) -> bool:
+    return _is_apart(now, before, 1 / FAR_OFF) or _is_apart(before, now, 1 / FAR_OFF)
+
+
 def judge(
-    night: Night, rows: Rows, fitted: Fitted, standing: Standing, allow_dirty: bool
-) -> Decision:
-    """Whether a new model goes live: by its evidence, and by the code that made it."""
+    night: Night,
+    rows: Rows,
+    trained: Sequence[Fitted],
+    standing: Standing,
+    allow_dirty: bool,
+) -> list[Decision]:
+    """Whether new models go live: by their evidence, the rows, and the code that made them."""
+    experiment = night.experiment
+    evidence = [_gather(night, rows, fitted, standing) for fitted in trained]
+    changes, is_reversed = find_changes(evidence)
+    contradiction = ""
+    if is_reversed:
+        contradiction = (
+            f"the newest rows contradict what is live: {'; '.join(changes)}. Worse than chance for"
+            " certain: are 0 and 1 of the outcome exchanged, or joined to other rows"
+        )
+    elif changes:
+        night.warn(
+            f"{experiment.query('training').file}: the newest rows are not as they were:"
+            f" {'; '.join(changes)}. If nothing in the world explains it, look at the outcome, its"
+            " joins and its load before a model of these rows is used."
+        )
+    decisions = []
+    for fitted, of_model in zip(trained, evidence, strict=True):
+        later = standing.later.get(fitted.recipe.variant)
+        decision = decide(experiment.training, of_model, later, contradiction)
+        name = experiment.environment.name
+        decisions.append(dirt.judge_dirt(decision, name, allow_dirty=allow_dirty))
+    return decisions
+
+
+def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evidence:
+    """What a new model is judged by."""
     experiment, variant = night.experiment, fitted.recipe.variant
     newest, y = rows.validation, rows.y
     skill = metrics.brier_skill_over(
@@ -137,15 +229,17 @@ def judge(
         fitted.metrics.get("calibration_slope"),
         skill=Figure(**skill.to_dict()),
         mean_ratio=Figure(**ratio.to_dict()),
+        rate=Figure(**metrics.measure_rate(y[newest], rows.bucket[newest]).to_dict()),
     )
     if live := standing.cards.get(standing.live.get(variant, "")):
         evidence = evidence._replace(
             live=live.model_name,
             difference=compare_with_live(live, _load_rows(night, live), rows, fitted, experiment),
             input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
+            live_auc=live.metrics.get("roc_auc"),
+            live_rate=live.metrics.get("base_rate"),
         )
-    decision = decide(experiment.training, evidence, standing.later.get(variant))
-    return dirt.judge_dirt(decision, experiment.environment.name, allow_dirty=allow_dirty)
+    return evidence
 
 
 def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
@@ -241,12 +335,12 @@ def stand_back(
 def warn_of(night: Night, cards: Iterable[Card]) -> None:
     """Warn of new models that do not go live, and say what somebody can do who wants them to.
 
-    And of those that do, but are far off on average.
+    What stands against several is said once. And of those that do, but are far off on average.
     """
+    refused: dict[tuple[str, str], list[str]] = {}
     for card in cards:
-        mend = f". To use it all the same: {PROMOTE} {card.model_name} --reason TEXT"
         if not card.gate.promote:
-            night.warn(f"{card.model_name} {card.gate.sentence}{'' if card.gate.mend else mend}")
+            refused.setdefault((card.gate.sentence, card.gate.mend), []).append(card.model_name)
         elif is_far_off(ratio := Figure(**card.gate.evidence["mean_ratio"])):
             night.warn(
                 f"{card.model_name} goes live, but its probabilities are wrong by more than a"
@@ -255,6 +349,10 @@ def warn_of(night: Night, cards: Iterable[Card]) -> None:
                 " outcome's rate. It may rank well all the same. Does it weigh classes, or has"
                 " the rate changed?"
             )
+    for (sentence, own_mend), (name, *others) in refused.items():
+        mend = "" if own_mend else f". To use it all the same: {PROMOTE} {name} --reason TEXT"
+        alike = f". The same holds of {', '.join(others)}" if others else ""
+        night.warn(f"{name} {sentence}{mend}{alike}")
 
 
 def is_far_off(ratio: Figure) -> bool:

@@ -101,6 +101,7 @@ class AucDifference(NamedTuple):
     Attributes
     ----------
     lower, upper : 95 % interval of their difference
+    live_lower, live_upper : of the live model's own
     """
 
     new: float
@@ -108,6 +109,8 @@ class AucDifference(NamedTuple):
     lower: float
     upper: float
     n_rows: int
+    live_lower: float = np.nan
+    live_upper: float = np.nan
 
 
 def make_histogram(
@@ -305,12 +308,26 @@ def compare_auc(
     if min(y.sum(), (1 - y).sum()) < MIN_CASES:
         return None
     new_auc, live_auc = _roc_auc(y, new), _roc_auc(y, live)
-    differences = []
+    left_out = []
     for number in np.unique(bucket):
         rows = bucket != number
-        differences.append(_roc_auc(y[rows], new[rows]) - _roc_auc(y[rows], live[rows]))
-    interval = jackknife_interval(new_auc - live_auc, np.array(differences))
-    return AucDifference(new_auc, live_auc, *interval, len(y))
+        left_out.append((_roc_auc(y[rows], new[rows]), _roc_auc(y[rows], live[rows])))
+    of_new, of_live = np.transpose(left_out)
+    interval = jackknife_interval(new_auc - live_auc, of_new - of_live)
+    of_its_own = jackknife_interval(live_auc, of_live)
+    return AucDifference(new_auc, live_auc, *interval, len(y), *of_its_own)
+
+
+def measure_rate(y: np.ndarray, bucket: np.ndarray) -> Metric:
+    """The share of rows with the outcome, with a delete-one-bucket jackknife interval.
+
+    It has one of few outcomes too, where `measure` has counts only.
+    """
+    sums = np.stack([np.bincount(bucket, y), np.bincount(bucket)])
+    left_out = sums.sum(axis=1)[:, None] - sums[:, sums[1] > 0]
+    with np.errstate(invalid="ignore"):  # all rows may be in one bucket
+        rates = left_out[0] / left_out[1]
+    return Metric(float(y.mean()), *jackknife_interval(float(y.mean()), rates), len(y))
 
 
 def brier_skill_over(y: np.ndarray, scores: np.ndarray, rate: float, bucket: np.ndarray) -> Metric:
