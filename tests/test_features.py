@@ -192,6 +192,10 @@ def test_convert_no_category(values: list[object], fault: str) -> None:
         ([1.0, float("-inf"), float("inf")], "infinity in 2 of 3 rows"),
         ([Decimal("Infinity"), 1], "infinity in 1 of 2 rows"),
         ([10**400], "infinity in 1 of 1 rows"),
+        (
+            [1.0, -1e150, 1e99, None],
+            "numbers beyond 1e+38 in 2 of 4 rows, such as -1e+150, with which no model can reckon",
+        ),
     ],
 )
 def test_convert_no_number(values: list[object], fault: str) -> None:
@@ -277,6 +281,45 @@ def test_find_doubts() -> None:
         "letter": "101 values in 200 rows: text or an id, of which no model learns",
         "phone": "200 values in 200 rows: text or an id, of which no model learns",
         "amount": "200 values in 200 rows, which are numbers as text, such as '1.000,50'",
+    }
+
+
+@pytest.mark.parametrize(
+    ("spelling", "is_day"),
+    [
+        ("%d/%m/%Y 00:00", True),
+        ("%d.%m.%Y", True),
+        ("%m/%d/%y", True),
+        ("%m/%d/%Y %I:%M:%S %p", True),
+        ("%Y%m%d", True),
+        ("%d-%b-%Y", True),
+        ("%d%b%Y", True),
+        ("%B %d, %Y", True),
+        ("%Y-%m-%dT%H:%M:%S", True),
+        ("%Y-%m", False),
+        ("%b %Y", False),
+        ("%Y%m", False),
+        ("%H:%M", False),
+        ("week %W", False),
+        ("2%d%m%Y", False),
+    ],
+)
+def test_find_doubts_of_dates_as_text(spelling: str, is_day: bool) -> None:
+    """As `strftime` writes thirty days of one autumn, few as they are; one is another word."""
+    days = pd.date_range("2021-09-12", periods=30, freq="D").strftime(spelling)
+    X = pd.DataFrame({"since": [*days, "unknown", None]}, dtype=object)
+    doubts = find_doubts(X, pd.Series(map(str, range(32))))
+    told = f"31 values in 31 rows, which are dates as text, such as {days[0]!r}"
+    assert doubts == ({"since": told} if is_day else {})
+
+
+def test_find_doubts_of_whole_numbers_as_text() -> None:
+    """With many values a number, with few a code, as a postcode is."""
+    X = pd.DataFrame(
+        {"income": [f"{i * 37}" for i in range(100)], "zip": [f"{i % 50}" for i in range(100)]}
+    )
+    assert find_doubts(X.astype(object), pd.Series(["a"] * 100)) == {
+        "income": "100 values in 100 rows, which are numbers as text, such as '0'"
     }
 
 

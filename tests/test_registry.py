@@ -3,9 +3,10 @@
 import hashlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import predict
 from abatch.config import Experiment, load_experiments
 from abatch.database import connections, migrations
 from abatch.database.tables import deletions, models, promotions
 from abatch.errors import ConfigError, FileError, RegistryError
 from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card, Decision
-from tests.conftest import alter, as_stored, make_card, make_night, write_config
+from tests.conftest import FIRST_NIGHT, alter, as_stored, make_card, make_night, write_config
 
 UNDATED = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
@@ -326,6 +328,30 @@ def test_open_live_variant_without_a_model(bank: sa.Engine, tmp_path: Path) -> N
             r" Train one",
         ):
             open_live(experiment, on)
+
+
+def test_open_live_names_the_model_that_was_refused(
+    week: Experiment, week_engine: sa.Engine
+) -> None:
+    gate = Decision(promote=False, reason="5 rows, fewer than the 6", evidence={})
+    with week_engine.begin() as connection:
+        (refused, *_) = [
+            card
+            for card in registry.read_cards(connection, "card_offer").values()
+            if card.variant == "A"
+        ]
+        text = refused.model_copy(update={"gate": gate}).to_json()
+        rows = models.c.model_name == refused.model_name
+        connection.execute(models.update().where(rows).values(card=text))
+        connection.execute(promotions.delete())
+    message = (
+        f"no model is live on 2026-09-01. {refused.model_name} does not go live: 5 rows, fewer than"
+        " the 6. Train one"
+    )
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        predict.predict(week, week_engine, FIRST_NIGHT)
+    with pytest.raises(RegistryError, match=r"live on 2026-08-31\. Train one"):  # not yet
+        predict.predict(week, week_engine, FIRST_NIGHT - timedelta(days=1))
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:

@@ -18,10 +18,20 @@ from abatch.statistics.references import FeatureReference
 NUMBER, CATEGORY = "number", "category"
 CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
 FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
+UNUSABLE = "cannot be features. Mend or leave them out in the query."
+OTHER_TYPE = "are not of the type that was trained on. Mend the query."
 DATES = "dates; turn them into a number of days in the query"
 _TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
 _DECIMAL = r"\s*[-+]?\d[\d\s]*[.,][\d.,\s]*"  # no code, but a number with some separator
+_NUMBER = rf"{_DECIMAL}|\s*[-+]?\d+\s*"
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
+_TIME = r"(?:T|,?\s+)\d{1,2}[:.]\d\d.*$"  # behind a day
+# What text may say a day by, its separators as blanks.
+_DAYS = ["%d %m %Y", "%m %d %Y", "%Y %m %d", "%d %m %y", "%m %d %y", "%d%b%Y"]
+_DAYS += ["%d %b %Y", "%b %d %Y", "%d %B %Y", "%B %d %Y"]
+YEARS = (1900, 2100)  # else text is no day
+N_PARSED = 1_000  # values of a column, at most, that are tried as days
+LARGEST = 1e38  # trees reckon in single precision, which ends there
 
 
 def infer_types(frame: pd.DataFrame) -> dict[str, str]:
@@ -43,10 +53,7 @@ def infer_types(frame: pd.DataFrame) -> dict[str, str]:
     return types
 
 
-def refuse_columns(
-    faults: Mapping[str, str],
-    problem: str = "cannot be features. Mend or leave them out in the query.",
-) -> None:
+def refuse_columns(faults: Mapping[str, str], problem: str = UNUSABLE) -> None:
     """Raise DataError if there are columns of which no use can be made.
 
     Parameters
@@ -94,18 +101,33 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
     for name, column in X.items():
         values = column.dropna()
         n, n_values = len(values), values.nunique()
-        if n < FEW_VALUES or n_values < FEW_VALUES:
-            continue
         found = f"{n_values:,} values in {n:,} rows"
-        if (_write(values) == ids[column.notna()]).mean() > MOST:
+        if not pd.api.types.is_numeric_dtype(column) and _are_days(values):
+            doubts[str(name)] = f"{found}, which are dates as text, such as {values.iloc[0]!r}"
+        elif n < FEW_VALUES or n_values < FEW_VALUES:
+            continue
+        elif (_write(values) == ids[column.notna()]).mean() > MOST:
             doubts[str(name)] = f"{found}, which are the candidate_id"
         elif pd.api.types.is_numeric_dtype(column):
             continue
-        elif values.str.fullmatch(_DECIMAL).mean() > MOST:
+        elif values.str.fullmatch(_DECIMAL if n_values <= n / 2 else _NUMBER).mean() > MOST:
             doubts[str(name)] = f"{found}, which are numbers as text, such as {values.iloc[0]!r}"
         elif n_values > n / 2:
             doubts[str(name)] = f"{found}: text or an id, of which no model learns"
     return doubts
+
+
+def _are_days(values: pd.Series) -> bool:
+    """Whether most of a column's texts say day, month and year, all in one way."""
+    texts = pd.Series(values.unique()[:N_PARSED], dtype=object).str.strip()
+    for pattern, plain in (
+        (_TIME, ""),
+        (r"^(\d{4})(\d\d)(\d\d)$", r"\1 \2 \3"),
+        (r"[\s./,-]+", " "),
+    ):
+        texts = texts.str.replace(pattern, plain, regex=True)
+    parsed = (pd.to_datetime(texts, format=day, errors="coerce").dt.year for day in _DAYS)
+    return any(years.between(*YEARS).mean() > MOST for years in parsed)
 
 
 def _write(values: pd.Series) -> np.ndarray:
@@ -131,10 +153,16 @@ def check_columns(names: Sequence[str], types: Mapping[str, str], model_name: st
         )
 
 
-def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
+def convert(
+    frame: pd.DataFrame, types: Mapping[str, str], problem: str = OTHER_TYPE
+) -> pd.DataFrame:
     """The features in the order and of the dtypes that a model was trained on.
 
     It does not depend on what the driver made of this chunk.
+
+    Parameters
+    ----------
+    problem : of columns that cannot be converted, as `refuse_columns` has it
 
     Returns
     -------
@@ -145,8 +173,8 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a column holds something else than what was trained on, or infinity; all such columns are
-        listed.
+        If a column holds something else than what was trained on, or numbers beyond 1e38, such as
+        infinity; all such columns are listed.
     """
     columns, faults = {}, {}
     for name, kind in types.items():
@@ -156,7 +184,7 @@ def convert(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
             faults[name] = str(fault)
         else:  # with the dtype, else pandas infers str, but not of all nulls
             columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
-    refuse_columns(faults, "are not of the type that was trained on. Mend the query.")
+    refuse_columns(faults, problem)
     return pd.DataFrame(columns, index=frame.index)
 
 
@@ -176,6 +204,12 @@ def _convert(column: pd.Series, kind: str) -> np.ndarray:
         values = np.array([np.inf])
     if n_infinite := int(np.isinf(values).sum()):
         raise DataError(f"infinity in {n_infinite} of {len(column)} rows")
+    vast = values[np.abs(values) > LARGEST]
+    if len(vast):
+        raise DataError(
+            f"numbers beyond {LARGEST:g} in {len(vast)} of {len(column)} rows, such as"
+            f" {vast[0]:.6g}, with which no model can reckon"
+        )
     return values
 
 

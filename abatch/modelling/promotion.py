@@ -140,8 +140,9 @@ def open_live(night: Night) -> dict[str, Model]:
     opened = {}
     for variant in experiment.models:
         if variant not in live:
+            why = night.read(_tell_refused, experiment.name, variant, on)
             raise RegistryError(
-                f"experiment {experiment.name}, variant {variant}: no model is live on {on}."
+                f"experiment {experiment.name}, variant {variant}: no model is live on {on}.{why}"
                 " Train one (python train.py) or promote one (python -m abatch promote)."
             )
         models_dir, name = experiment.environment.models_dir, live[variant]
@@ -149,6 +150,16 @@ def open_live(night: Night) -> dict[str, Model]:
         if warning := opened[variant].warning:
             night.warn(warning)
     return opened
+
+
+def _tell_refused(connection: sa.Connection, experiment: str, variant: str, on: date) -> str:
+    """The newest model that a variant has up to a day, and why the gate refused it, if it did."""
+    cards = registry.read_cards(connection, experiment).values()
+    dated = [card for card in cards if card.variant == variant and card.run_date <= on]
+    newest = max(dated, key=lambda card: (card.run_date, card.run_id), default=None)
+    if newest is None or newest.gate.promote:
+        return ""
+    return f" {newest.model_name} {newest.gate.sentence}."
 
 
 def relink(night: Night) -> None:
