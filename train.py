@@ -52,6 +52,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     # Measured on the newest rows, where the gate holds each against the live one; saved as fitted
     # on these too.
     trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
+    training.warn_of_leak(night, rows, trained)
     decisions = gate.judge(night, rows, trained, standing, allow_dirty)
     if night.dry_run:
         judged = zip(recipes, decisions, strict=True)

@@ -168,12 +168,26 @@ FAULTS: dict[str, tuple[Callable[..., str], date, str, str, str]] = {
         "from clients",
         "from clients inner join feed on 1 = 1",
     ),
+    "numbers beyond": (TRAIN, LATER, "training", "clients.limit_bal", "1e150 as limit_bal"),
 }
 TOLD = {  # by train, which goes on
-    "come twice or more, alike in every column": ("from clients", "from clients cross join feed"),
+    "come twice or more by candidate_id": (
+        "from clients",
+        "from clients cross join feed",
+    ),
     "text or an id, of which no model learns": (
         "clients.limit_bal",
         "'c' || clients.client_id as code",
+    ),
+    "which are numbers as text": ("clients.limit_bal", "(7 * clients.client_id) || '' as code"),
+    "which are dates as text": (
+        "clients.limit_bal",
+        "strftime('%d.%m.%Y', clients.night) as code",
+    ),
+    "too good to be true": ("clients.limit_bal", "payments.defaulted as late"),
+    "the newest row is of": (
+        "clients.night < :to_date",
+        "clients.night < date(:to_date, '-8 days')",
     ),
 }
 # Brought about by tests of these: outcomes, constancy, arguments, the gate.

@@ -23,6 +23,32 @@ def through_json(rows: list[Any]) -> list[Any]:
     ]
 
 
+def test_find_best_alone_ranks_as_scikit_learn() -> None:
+    """A flag that is right in 98 of 100 rows, of either outcome, has ROC AUC .98."""
+    rng, y = np.random.default_rng(3), np.tile([0, 1], 2000)
+    flag = y.copy()
+    flag[np.arange(0, 4000, 100)] = 1
+    flag[np.arange(1, 4000, 100)] = 0
+    X = pd.DataFrame({"noise": rng.normal(size=4000), "flag": flag.astype(float)})
+    validation = np.arange(4000) >= 2000
+    types = dict.fromkeys(X, "number")
+    best = inspection.find_best_alone(X, y, validation, types)
+    assert best == (
+        "flag",
+        pytest.approx(roc_auc_score(y[validation], flag[validation]), abs=1e-12),
+    )
+    assert best[1] == pytest.approx(0.98)
+    # one that says it by null, one that is 1 at both ends, and a word
+    for leak, kind in (
+        (np.where(y == 1, np.nan, rng.normal(size=4000)), "number"),
+        (np.where(y == 1, rng.normal(size=4000), 9 * rng.choice([-1, 1], 4000)), "number"),
+        (np.where(y == 1, "closed", "open").astype(object), "category"),
+    ):
+        wide = X.assign(leak=leak)
+        name, auc = inspection.find_best_alone(wide, y, validation, {**types, "leak": kind})
+        assert (name, auc) == ("leak", pytest.approx(1, abs=0.005))
+
+
 def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows whose outcome income decides but for chance.
 

@@ -1,6 +1,8 @@
 import math
 import statistics
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,8 @@ from abatch.modelling.training import (
     fit_and_validate,
     prepare_rows,
     split_validation,
+    warn_of_leak,
+    warn_of_rows,
 )
 from abatch.queries import Query, Window
 from abatch.statistics import drift
@@ -163,6 +167,91 @@ def test_split_validation_one_day() -> None:
 def test_split_validation_one_outcome(outcome: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words + "; both 0 and 1 are needed"):
         split_validation(make_days(2, 2), np.array(outcome), 0.5)
+
+
+def warn_of(frame: pd.DataFrame, window: Window = WINDOW) -> list[str]:
+    """What `warn_of_rows` tells of rows as a query returned them."""
+    told: list[str] = []
+    night: Any = SimpleNamespace(experiment=configure(), warn=told.append)
+    frame = snapshots.arrange(frame)
+    warn_of_rows(night, frame, prepare_rows(frame, window, configure()))
+    return told
+
+
+def test_warn_of_rows_that_come_again() -> None:
+    """Of 200 rows 10 come again as they are, 7 with another income, 3 of them contradict.
+
+    One of these three comes a third time.
+    """
+    frame = make_frame()
+    assert warn_of(frame) == []
+    alike, other, contrary = frame[:10], frame[10:14].copy(), frame[14:17].copy()
+    other["income"] += 1
+    contrary["outcome"] = 1 - contrary["outcome"]
+    again = contrary[:1].assign(income=7.0)
+    whole = pd.concat([frame, alike, other, contrary, again], ignore_index=True)
+    (told,) = warn_of(whole)
+    assert told == (
+        f"{PLACE}: 18 of 218 rows come twice or more by candidate_id and event_date, and count as"
+        " often: 10 of them alike in every column, 8 with other values, 3 with another outcome."
+        " Look at the joins of the query; select distinct drops those that are alike."
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_since", "days", "told"),
+    [
+        (7, range(10), False),
+        (8, range(10), True),
+        (170, range(10), True),
+        (21, range(0, 70, 7), False),
+        (22, range(0, 70, 7), True),
+        (90, [0, 1, 2, 33, 34, 35], False),
+        (91, [0, 1, 2, 33, 34, 35], False),
+        (94, [0, 1, 2, 33, 34, 35], True),
+    ],
+)
+def test_warn_of_rows_that_end_early(n_since: int, days: Sequence[int], told: bool) -> None:
+    frame = make_frame(len(days))
+    day = pd.to_datetime(frame["event_date"]) - pd.Timestamp(FIRST)
+    frame["event_date"] = [FIRST + days[number] * DAY for number in day.dt.days]
+    newest = FIRST + max(days) * DAY
+    found = warn_of(frame, Window(FIRST, newest + (n_since + 1) * DAY))
+    assert len(found) == told
+    if told:
+        last = newest + n_since * DAY
+        assert f"the newest row is of {newest}, {n_since} days before {last}, the last" in found[0]
+
+
+@pytest.mark.parametrize("leak", ["plain", "of two halves", "none"])
+def test_warn_of_leak(leak: str, rng: np.random.Generator) -> None:
+    """A feature that is the outcome; two of which each knows half of the cases; none."""
+    frame = make_frame(20, 100)
+    y = frame["outcome"].to_numpy()
+    if leak == "plain":
+        frame["closed"] = y
+    elif leak == "of two halves":
+        part = rng.permutation(len(y)) % 2
+        frame["left"], frame["right"] = y * part, y * (1 - part)
+    window = Window(FIRST, FIRST + 20 * DAY)
+    rows = prepare_rows(snapshots.arrange(frame), window, configure())
+    told: list[str] = []
+    night: Any = SimpleNamespace(experiment=configure(), warn=told.append)
+    warn_of_leak(night, rows, [fit(rows)])
+    assert len(told) == (leak != "none")
+    if told:
+        assert f"{PLACE}: too good to be true: validation ROC AUC " in told[0]
+        assert ("closed alone has 1.0000: does it" in told[0]) == (leak == "plain")
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e150])
+def test_prepare_rows_of_numbers_beyond_measure(value: float) -> None:
+    frame = make_frame()
+    frame.loc[3, "income"] = value
+    with pytest.raises(DataError) as error:
+        prepare_rows(snapshots.arrange(frame), WINDOW, configure())
+    assert "these columns cannot be features. Mend or leave" in str(error.value)
+    assert "in 1 of 200 rows" in str(error.value)
 
 
 def test_prepare_rows_sorted_and_split() -> None:

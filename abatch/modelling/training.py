@@ -1,6 +1,7 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
 import platform
+from collections.abc import Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from abatch.statistics.references import Reference
 N_CHECKED = 100  # rows whose predictions the card keeps
 N_HOLDOUT_BUCKETS = 6  # of 64
 MIN_HOLDOUT = 50  # rows; five a decile
+TOO_GOOD, TELLING = 0.98, 0.95  # ROC AUC of a model, for certain, and of one feature
+STALE_DAYS, STALE_GAPS = 7, 3  # without rows at the end, and times the longest gap before
 MIN_FILLED = 10  # values of a column: with fewer, a fit within a fit may find none
 
 
@@ -175,7 +178,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
         if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
             holdout = np.zeros(len(y), dtype=bool)
         return Rows(
-            X=features.convert(frame, types),
+            X=features.convert(frame, types, features.UNUSABLE),
             event_date=frame["event_date"].to_numpy(),
             y=y,
             validation=validation,
@@ -198,16 +201,50 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
     frame : what `rows` were made of
     """
     file = night.experiment.query("training").file
-    if n_twice := int(frame.duplicated().sum()):
+    if n_again := int(frame.duplicated(snapshots.KEY).sum()):
+        n_alike = int(frame.duplicated().sum())
+        answers = frame.drop_duplicates([*snapshots.KEY, "outcome"])
+        n_contrary = int(answers.duplicated(snapshots.KEY).sum())
         night.warn(
-            f"{file}: {n_twice:,} of {len(frame):,} rows come twice or more, alike in every column,"
-            " and count as often. Look at the joins of the query; select distinct drops them."
+            f"{file}: {n_again:,} of {len(frame):,} rows come twice or more by candidate_id and"
+            f" event_date, and count as often: {n_alike:,} of them alike in every column,"
+            f" {n_again - n_alike:,} with other values, {n_contrary:,} with another outcome. Look"
+            " at the joins of the query; select distinct drops those that are alike."
+        )
+    last, days = rows.window.to_date - DAY, np.unique(rows.event_date)
+    newest, n_widest = pd.Timestamp(days[-1]).date(), int(np.diff(days).max() / np.timedelta64(DAY))
+    if (n_since := (last - newest).days) > max(STALE_DAYS, STALE_GAPS * n_widest):
+        night.warn(
+            f"{file}: the newest row is of {newest}, {n_since} days before {last}, the last day"
+            f" that is asked for; within the rows no gap is longer than {n_widest} days. Look at"
+            " the load, and at what the query joins and leaves out."
         )
     for name, doubt in features.find_doubts(rows.X, frame["candidate_id"]).items():
         night.warn(
             f"{file}: {name} has {doubt}. Cast it to a number, or leave it out: in the query, or by"
             " training.not_features."
         )
+
+
+def warn_of_leak(night: Night, rows: Rows, trained: Sequence[Fitted]) -> None:
+    """Warn of models that rank too well to be true, with the feature that may know the outcome."""
+    ranks = {model.recipe.variant: model.metrics.get("roc_auc", Figure()) for model in trained}
+    suspect = {name: rank for name, rank in ranks.items() if (rank.lower or 0) > TOO_GOOD}
+    if not suspect:
+        return
+    words = [
+        f"{rank.value:.4f} ({rank.lower:.4f} to {rank.upper:.4f}) of variant {name}"
+        for name, rank in suspect.items()
+    ]
+    feature, alone = inspection.find_best_alone(rows.X, rows.y, rows.validation, rows.types)
+    which = "Is a feature known only when the outcome is?"
+    if alone > TELLING:
+        which = f"{feature} alone has {alone:.4f}: does it know the outcome?"
+    night.warn(
+        f"{night.experiment.query('training').file}: too good to be true: validation ROC AUC"
+        f" {', '.join(words)}. {which} If so, leave it out: in the query, or by"
+        " training.not_features."
+    )
 
 
 def _check_window(event_date: pd.Series, window: Window) -> None:
