@@ -87,7 +87,15 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
     "metrics": {},
     "importances": [],
     "subgroups": [],
-    "features": {"age": {"kind": "number", "bins": [40.0], "counts": [50, 50, 0], "others": []}},
+    "features": {
+        "age": {
+            "kind": "number",
+            "bins": [40.0],
+            "counts": [50, 50, 0],
+            "others": [],
+            "limits": None,
+        }
+    },
     "reference": {"edges": [0.1], "counts": [5, 5]},
     "checked": [0.05],
     "gate": {"promote": True, "reason": "the first model of its variant", "evidence": {}},

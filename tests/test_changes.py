@@ -214,6 +214,123 @@ def test_find_change_by_the_bins_of_the_earlier_model(rng: np.random.Generator) 
     )
 
 
+def draw_cards(rng: np.random.Generator, n: int = 500) -> pd.DataFrame:
+    """An amount, an age, and a region; of this 3 % are rare values."""
+    p = [0.4, 0.3, 0.27, *[0.03 / 30] * 30]
+    regions = ["North", "South", "West", *(f"r{i}" for i in range(30))]
+    return pd.DataFrame(
+        {
+            "income": rng.lognormal(10, 1, n),
+            "age": rng.integers(18, 90, n).astype(float),
+            "region": rng.choice(regions, n, p=p),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "n_rows", "value", "expected"),
+    [
+        ("income", 100, 99_999_999, "numbers far beyond those of the training rows"),
+        ("income", 10, 99_999_999, "numbers far beyond those of the training rows"),
+        ("income", 9, 99_999_999, ""),  # under 2 % of 500
+        ("age", 70, 999, "numbers far beyond those of the training rows"),
+        ("age", 70, -999, "numbers far beyond those of the training rows"),
+        ("age", 70, 110, ""),
+        ("region", 50, "East", "values that are new to the model"),
+        ("region", 49, "East", ""),
+        ("region", 20, "WEST", "known values written otherwise"),
+        ("region", 19, "WEST", ""),
+    ],
+)
+def test_find_change_part_of_a_column(
+    column: str, n_rows: int, value: object, expected: str, rng: np.random.Generator
+) -> None:
+    """It is told on the first of such nights; not where training had some, or the night before."""
+    feed = Feed(draw_cards(rng, 5000))
+    for _ in range(3):
+        assert feed.play(draw_cards(rng)) == {}
+    wrong = draw_cards(rng)
+    wrong.loc[: n_rows - 1, column] = value  # labels, both ends included
+    found = feed.play(wrong)
+    assert {name: change.oddity and change.oddity.words for name, change in found.items()} == (
+        {column: expected} if expected else {}
+    )
+    assert not any(change.is_overnight for change in found.values())
+    assert feed.play(wrong) == feed.play(draw_cards(rng)) == {}
+    known = Feed(pd.concat([draw_cards(rng, 4900), wrong]))
+    assert known.play(wrong) == {}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45])
+def test_find_change_another_unit_in_part_of_the_rows(
+    share: float, rng: np.random.Generator
+) -> None:
+    feed = Feed(draw_cards(rng, 5000))
+    for _ in range(3):
+        feed.play(draw_cards(rng))
+    wrong = draw_cards(rng)
+    wrong["income"] *= np.where(rng.random(500) < share, 100, 1)
+    oddity = feed.play(wrong)["income"].oddity
+    assert oddity is not None
+    assert oddity.words.startswith("numbers far beyond")
+
+
+def test_find_change_rates_that_go_on_are_not_far_beyond(rng: np.random.Generator) -> None:
+    """They end where all are beyond 3 + 3 * 2, by steps of which none is wide."""
+    feed = Feed(pd.DataFrame({"rate": rng.uniform(1, 3, 5000)}))
+    nights = [pd.DataFrame({"rate": rng.uniform(1, 3, 200) + 0.2 * i}) for i in range(50)]
+    assert all(change.oddity is None for night in nights for change in feed.play(night).values())
+
+
+@pytest.mark.parametrize("n_nights", [4, 5, 7])
+def test_find_change_two_codes_exchanged(n_nights: int, rng: np.random.Generator) -> None:
+    """A PSI of 2 * .2 * ln(.5 / .3) = .2 is not gross; so far the nights never were apart."""
+    feed = Feed(draw_plan(rng, 5000))
+    for _ in range(n_nights):
+        assert feed.play(draw_plan(rng)) == {}
+    exchanged = draw_plan(rng)["plan"].map({"10": "20", "20": "10", "30": "30"}).to_frame()
+    found = feed.play(exchanged)
+    assert [*found] == (["plan"] if n_nights >= 5 else [])
+    assert all((change.is_step, change.is_overnight) == (True, False) for change in found.values())
+    assert feed.play(exchanged) == feed.play(draw_plan(rng)) == {}
+
+
+def test_find_change_a_slight_weekend_is_like_the_last_one(rng: np.random.Generator) -> None:
+    week = [(0.5, 0.3, 0.2)] * 5 + [(0.3, 0.5, 0.2)] * 2
+    feed = Feed(pd.concat([draw_plan(rng, 500, *p) for p in week * 8]))
+    found = [feed.play(draw_plan(rng, 300, *p)) for p in week * 6]
+    assert [night for night, names in enumerate(found) if names] in ([], [5])  # the first of all
+
+
+def test_find_change_month_that_turns_within_a_night() -> None:
+    feed = Feed(pd.DataFrame({"month": np.repeat([f"m{i}" for i in range(1, 9)], 300)}))
+    for _ in range(7):
+        feed.play(pd.DataFrame({"month": ["m2"] * 300}))
+    assert feed.play_overnight(pd.DataFrame({"month": ["m3"] * 150 + [None] * 150})) == ["month"]
+    for n_new in (18, 150, 300):
+        turning = ["m2"] * (300 - n_new) + ["m3"] * n_new
+        change = feed.play(pd.DataFrame({"month": turning})).get("month")
+        assert change is None or not (change.is_new or change.is_overnight or change.is_step)
+
+
+def test_find_change_months_are_not_told_of_the_next_model() -> None:
+    """A model trained anew knows no night yet; those of the model before were told."""
+    months = [f"m{i}" for i in range(1, 9)]
+    tonight = pd.DataFrame({"month": ["m2"] * 300})
+    old, new = (Feed(pd.DataFrame({"month": np.repeat(months, n)})) for n in (300, 330))
+    assert old.play(tonight)["month"].is_new
+    old.play(tonight)
+    counted = old.nights[-1]["month"]
+    live, before = new.view("month", {"month": counted}), old.view("month", {"month": counted})
+    earlier = View(before.reference, ["old"], False, counted, before.nights)
+    again = changes.find_change([live, earlier])
+    assert again is not None
+    assert (again.is_new, again.is_overnight, again.is_step) == (False, False, False)
+    alone = changes.find_change([live])
+    assert alone is not None
+    assert alone.is_new
+
+
 @pytest.mark.parametrize(
     ("tonight", "expected"),
     [

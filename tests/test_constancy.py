@@ -1,17 +1,32 @@
 """A night in which a whole feature is wrong, through predict: told, refused, and how to go on."""
 
 import json
+import re
+from collections import Counter
 from datetime import date, timedelta
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 import predict
+import score
 import train
 from abatch.config import Experiment
-from abatch.database.tables import feature_counts, predictions, predictions_staging, runs
+from abatch.database.tables import (
+    feature_counts,
+    feature_drift,
+    predictions,
+    predictions_staging,
+    runs,
+)
 from abatch.errors import DataError
-from abatch.experiment.predictions import read_newest_counts
+from abatch.experiment.predictions import Batch, read_newest_counts
+from abatch.modelling import constancy, estimators, inference
+from abatch.night import open_night
+from abatch.statistics import changes, drift
+from abatch.statistics.changes import View
+from abatch.statistics.references import FeatureReference
 from demo import simulate
 from tests.conftest import A1, A8, FIRST_NIGHT, LATER_NIGHT, alter
 
@@ -63,7 +78,8 @@ def test_predict_warns_of_a_change_overnight(
     spoiled = spoil(played, CENTS, POINT)
     capsys.readouterr()
     dry = predict.predict(spoiled, week_engine, NIGHT, dry_run=True)
-    assert dry.endswith("; changed overnight: income, segment")
+    models = f"predictions of {A1}, predictions of modelB_v1.0_2026-09-01"
+    assert dry.endswith(f"; changed overnight: income, segment, {models}")
     told = capsys.readouterr().err
     assert told.startswith(
         f"predict card_offer {NIGHT}: sql/card_offer/candidates.sql: these features changed"
@@ -75,7 +91,7 @@ def test_predict_warns_of_a_change_overnight(
     assert "mend the load or the query, then predict again with --force." in told
 
     assert predict.predict(spoiled, week_engine, NIGHT).endswith(
-        "; changed overnight: income, segment"
+        f"; changed overnight: income, segment, {models}"
     )
     assert capsys.readouterr().err == told
     assert count(week_engine, predictions, NIGHT) == simulate.N_CANDIDATES
@@ -138,6 +154,117 @@ def test_predict_compares_a_new_model_with_the_nights_of_the_old_one(
         rows = connection.execute(counted.where(feature_counts.c.run_date == LATER_NIGHT)).all()
     assert sorted(name for name, _ in rows) == [A8, "modelB_v1.0_2026-09-08"]
     assert all(json.loads(content)["segment"]["n_new"] == 0 for _, content in rows)
+
+
+def test_predict_tells_of_a_part_of_a_column_and_never_refuses(
+    played: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = "case when customer_id % 5 = 0 then 99999999 else income end as income"
+    part = (CENTS[0], CENTS[0].replace("income", fault, 1))
+    capsys.readouterr()
+    summary = predict.predict(spoil(played, part, rule="refuse"), week_engine, NIGHT)
+    assert summary.endswith("; unlike the newest nights: income")
+    told = capsys.readouterr().err
+    assert "candidates.sql: these features are not quite what they were:\n  income: numbers" in told
+    assert re.search(
+        r"far beyond those of the training rows \(.* to 1e\+08 tonight\) in (1|2)", told
+    )
+    predict.predict(spoil(played, part, rule="refuse"), week_engine, NIGHT + DAY)
+    assert "features" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05, 1.0])
+def test_predict_tells_of_predictions_that_are_all_one(
+    value: float,
+    played: Experiment,
+    week_engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    monkeypatch.setattr(estimators, "predict_probability", lambda _, X: np.full(len(X), value))
+    models = [f"predictions of {name}" for name in (A1, "modelB_v1.0_2026-09-01")]
+    summary = predict.predict(played, week_engine, NIGHT, dry_run=True)
+    assert summary.endswith(f"; changed overnight: {', '.join(models)}")
+    assert f"\n  {models[0]}: " in capsys.readouterr().err
+    with pytest.raises(DataError, match=f"{models[1]}: "):
+        predict.predict(alter(played, overnight_change="refuse"), week_engine, NIGHT)
+
+
+def test_predict_tells_of_predictions_on_the_first_night(
+    week: Experiment, week_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where a feature has left: then they follow it."""
+    monkeypatch.setattr(estimators, "predict_probability", lambda _, X: np.full(len(X), 0.05))
+    models = f"predictions of {A1}, predictions of modelB_v1.0_2026-09-01"
+    summary = predict.predict(week, week_engine, FIRST_NIGHT, dry_run=True)
+    assert summary.endswith(f"; unlike the training rows: {models}")
+    summary = predict.predict(spoil(week, CENTS), week_engine, FIRST_NIGHT, dry_run=True)
+    assert summary.endswith("; unlike the training rows: income")
+
+
+def test_predictions_are_no_feature_of_the_report(
+    played: Experiment, week_engine: sa.Engine
+) -> None:
+    score.score(played, week_engine, FIRST_NIGHT + 20 * DAY, draw=False)
+    with week_engine.connect() as connection:
+        names = {*connection.scalars(sa.select(feature_drift.c.feature))}
+        content = connection.scalars(sa.select(feature_counts.c.content)).first()
+    assert {*json.loads(content or "")} - names == {inference.PREDICTION}
+    assert "income" in names
+
+
+@pytest.mark.parametrize(("n", "is_told"), [(199, True), (200, False), (999, False)])
+def test_predict_tells_of_a_night_that_is_far_smaller(
+    n: int,
+    is_told: bool,
+    played: Experiment,
+    week_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The nights before had 1,000 each."""
+    sql = played.sql["candidates"].rstrip()
+    fewer = alter(played, sql={**played.sql, "candidates": f"{sql}\nlimit {n}"})
+    capsys.readouterr()
+    summary = predict.predict(fewer, week_engine, NIGHT, dry_run=True)
+    assert summary.endswith(f"; {n} candidates after 1,000 to 1,000 a night") == is_told
+    told = f"returned {n} candidates; the newest 3 nights had 1,000 to 1,000. Look whether"
+    assert (told in capsys.readouterr().err) == is_told
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n", "is_told"),
+    [
+        ([100, 300, 200], 1500, False),
+        ([100, 300, 200], 1501, True),
+        ([100, 300, 200], 20, False),
+        ([100, 300, 200], 19, True),
+        ([100, 300], 5000, False),
+    ],
+)
+def test_check_size_by_hand(
+    sizes: list[int],
+    n: int,
+    is_told: bool,
+    week: Experiment,
+    week_engine: sa.Engine,
+) -> None:
+    nights = {FIRST_NIGHT + i * DAY: size for i, size in enumerate(sizes)}
+    recent = constancy.Recent({}, {}, {}, nights)
+    with open_night("predict", week, week_engine, NIGHT, dry_run=True) as night:
+        words = constancy.check(night, recent, Batch(Counter({"A": n})))
+        night.finish("", lambda connection: None)
+    assert words == f"; {n:,} candidates after {min(sizes)} to {max(sizes)} a night" * is_told
+
+
+def test_describe_names_two_models() -> None:
+    reference = FeatureReference("number", [1.0], [500, 500, 0], [])
+    names = [f"model{letter}" for letter in "ABCDEFG"]
+    view = View(reference, names, True, drift.FeatureCounts([0, 500, 0], 0, {}, [2.0, 3.0]))
+    change = changes.find_change([view])
+    assert change is not None
+    found = constancy.describe(change)
+    assert "against the training rows of modelA, modelB, and 5 more (noise" in found
 
 
 def test_predict_still_refuses_a_column_of_nulls(

@@ -156,7 +156,10 @@ def test_describe_psi(psi: float | None, noise: float | None, word: str, drifted
 def test_make_feature_references_number() -> None:
     amounts = [*range(1, 1001), *[nan] * 50]
     found = make_feature_references(frame(amounts, [nan] * 1050), TYPES)["amount"]
-    assert found == FeatureReference("number", list(range(100, 1000, 100)), [100] * 10 + [50], [])
+    # Of 1 to 1,000 the thousandth at either end is left out: 1 to 999, and 998 spans three times.
+    limits = [1.0 - 3 * 998, 999.0 + 3 * 998]
+    bins, counts = list(range(100, 1000, 100)), [100] * 10 + [50]
+    assert found == FeatureReference("number", bins, counts, [], limits)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,8 @@ def test_count_features_by_the_bins_of_the_reference() -> None:
     )
     found = count_features(tonight, references)
     # Edges 1 to 9: three up to 1, then 1.5, then 9, and two above.
-    assert found["amount"] == FeatureCounts([3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1], 0, {}, [-5.0, 1e300])
+    counts = [3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1]
+    assert found["amount"] == FeatureCounts(counts, 0, {}, [-5.0, 1e300], n_beyond=1)
     assert found["town"] == FeatureCounts(
         [1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1}
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class Batch:
     ----------
     n_candidates : by variant
     n_filled : by feature, rows in which it is not null
-    feature_counts : by model_name and feature
+    feature_counts : by model_name and feature, the predictions among them
     earlier_counts : of all rows with a model, by the references of earlier models
     checksum : sum of a hash of each row, modulo 2**64
     """
@@ -287,6 +287,16 @@ def read_newest_counts(
     for night, model_name, content in connection.execute(query.where(c.run_date.in_(nights))):
         counts[night] = {**counts[night], model_name: _parse_counts(content)}
     return counts
+
+
+def read_sizes(
+    connection: sa.Connection, experiment: str, nights: Collection[date]
+) -> dict[date, int]:
+    """How many candidates these nights had, of those that are done."""
+    r = runs.c
+    query = sa.select(r.run_date, r.rows_written).where(r.run_date.in_(nights))
+    done = query.filter_by(experiment=experiment, job="predict", status=DONE)
+    return {night: n for night, n in connection.execute(done)}
 
 
 def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:

@@ -1,6 +1,7 @@
 """Constancy: whether tonight's features are what they were, in training and in the newest nights.
 
-It is judged before the night is published, by counts as `feature_counts` keeps them.
+So are the models' predictions, and the number of candidates. It is judged before the night is
+published, by counts as `feature_counts` keeps them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +13,8 @@ from typing import NamedTuple
 from abatch.errors import DataError
 from abatch.experiment import predictions
 from abatch.experiment.predictions import Batch, ModelCounts
-from abatch.modelling import registry
-from abatch.modelling.inference import References
+from abatch.modelling import inference, registry
+from abatch.modelling.inference import PREDICTION, References
 from abatch.modelling.registry import Model
 from abatch.night import Night
 from abatch.statistics import changes
@@ -22,7 +23,8 @@ from abatch.statistics.drift import FeatureCounts
 from abatch.text import cut_list
 
 N_NIGHTS = 7  # a week, so that a weekend meets the last one
-N_SHOWN = 20  # features in a message
+N_SHOWN, N_NAMES = 20, 2  # features in a message, models in its lines
+N_SIZES, FEWER, MORE = 3, 5, 5  # nights, and times, for a night that is too small or too large
 REFUSE = "refuse"
 CAUSES = "A load that failed, another unit and another type look like this"
 
@@ -48,10 +50,14 @@ class Recent(NamedTuple):
     ----------
     nights : counts of the newest nights that are done, the oldest first
     trainings : by run_id, those of live models first
+    scores : by live model, what its predictions were for the rows held out
+    sizes : how many candidates the nights had
     """
 
     nights: Mapping[date, ModelCounts]
     trainings: Mapping[str, Known]
+    scores: Mapping[str, References]
+    sizes: Mapping[date, int]
 
     @property
     def earlier(self) -> dict[str, References]:
@@ -71,15 +77,42 @@ def read_recent(night: Night, models: Mapping[str, Model]) -> Recent:
     for name, card in cards.items():
         new = Known(card.features, [], name in live)
         trainings.setdefault(card.run_id, new).model_names.append(name)
-    return Recent(nights, trainings)
+    scores = {model.model_name: inference.refer_prediction(model) for model in models.values()}
+    sizes = night.read(predictions.read_sizes, night.experiment.name, [*nights])
+    return Recent(nights, trainings, scores, sizes)
 
 
 def find_changes(recent: Recent, total: Batch) -> dict[str, Change]:
-    """The features that have left the training rows of a live model, by name."""
+    """The features that are not what they were, by name; then the models' predictions.
+
+    Predictions that have left those for the training rows do so after the features: that is told
+    only if no feature has changed.
+    """
     names = {name for known in recent.trainings.values() for name in known.references}
-    views = {name: _find_views(name, recent, total) for name in sorted(names)}
-    changed = {name: changes.find_change(of_feature) for name, of_feature in views.items()}
-    return {name: change for name, change in changed.items() if change}
+    of_features = {name: _find_views(name, recent, total) for name in sorted(names)}
+    of_models = {
+        f"predictions of {name}": _view_scores(name, recent, total) for name in recent.scores
+    }
+    features, scores = (
+        {name: change for name, views in named.items() if (change := changes.find_change(views))}
+        for named in (of_features, of_models)
+    )
+    if features:
+        scores = {name: change._replace(is_new=False) for name, change in scores.items()}
+    return features | scores
+
+
+def _view_scores(model_name: str, recent: Recent, total: Batch) -> list[View]:
+    """A live model's predictions, as those for the rows held out were counted."""
+    counts = {
+        night: _add(PREDICTION, counts, [model_name]) for night, counts in recent.nights.items()
+    }
+    nights = {night: counted for night, counted in counts.items() if counted}
+    tonight = _add(PREDICTION, total.feature_counts, [model_name])
+    references = recent.scores[model_name].values() if tonight else ()
+    return [
+        View(reference, [model_name], True, tonight, nights) for reference in references if tonight
+    ]
 
 
 def _find_views(feature: str, recent: Recent, total: Batch) -> list[View]:
@@ -109,7 +142,8 @@ def _add(feature: str, counts: ModelCounts, names: Iterable[str]) -> FeatureCoun
 def check(night: Night, recent: Recent, total: Batch) -> str:
     """Warn of features that are not what they were, or refuse the night, as the config says.
 
-    That a feature has left the training rows of a model is told on the first such night.
+    That a feature has left the training rows of a model is told on the first such night. What has
+    changed by less than what is far is told, and never refused.
 
     Returns
     -------
@@ -124,9 +158,14 @@ def check(night: Night, recent: Recent, total: Batch) -> str:
     changed, experiment = find_changes(recent, total), night.experiment
     file = experiment.query("candidates").file
     overnight = {name: change for name, change in changed.items() if change.is_overnight}
-    left = {name: change for name, change in changed.items() if change.is_new}
-    left = {name: left[name] for name in left if name not in overnight}
-    words = ""
+    others = {name: change for name, change in changed.items() if not change.is_overnight}
+    left = {name: change for name, change in others.items() if change.is_new}
+    told = {
+        name: change
+        for name, change in others.items()
+        if (change.oddity or change.is_step) and name not in left
+    }
+    words = _check_size(night, recent, total)
     if overnight:
         what = f"these features changed overnight:\n{_list(overnight)}"
         if experiment.overnight_change == REFUSE:
@@ -139,31 +178,65 @@ def check(night: Night, recent: Recent, total: Batch) -> str:
             f"{file}: {what}\n{CAUSES}: mend the load or the query, then predict again with"
             " --force. If the night is right, the next ones are compared with it."
         )
-        words += f"; changed overnight: {', '.join(cut_list([*overnight], N_SHOWN))}"
+        words += _name_for_closing("changed overnight", overnight)
+    if told:
+        night.warn(
+            f"{file}: these features are not quite what they were:\n{_list(told)}\n"
+            "It is told, and never refused. A column or a part of one that was loaded wrongly looks"
+            " like this: if it was, mend it, then predict again with --force."
+        )
+        words += _name_for_closing("unlike the newest nights", told)
     if left:
         night.warn(
             f"{file}: these features are not what their models were trained with:\n{_list(left)}\n"
             "It is told once for a model. If it stays so, train anew; feature_drift follows it."
         )
-        words += f"; unlike the training rows: {', '.join(cut_list([*left], N_SHOWN))}"
+        words += _name_for_closing("unlike the training rows", left)
     return words
 
 
+def _check_size(night: Night, recent: Recent, total: Batch) -> str:
+    """Warn of a night that has far fewer or far more candidates than the newest had."""
+    if len(recent.sizes) < N_SIZES:
+        return ""
+    least, most, n = min(recent.sizes.values()), max(recent.sizes.values()), total.n_rows
+    if least <= FEWER * n and n <= MORE * most:
+        return ""
+    night.warn(
+        f"{night.experiment.query('candidates').file}: returned {n:,} candidates; the newest"
+        f" {len(recent.sizes)} nights had {least:,} to {most:,}. Look whether the night's table is"
+        " loaded, once and in full; if not, mend it, then predict again with --force."
+    )
+    return f"; {n:,} candidates after {least:,} to {most:,} a night"
+
+
+def _name_for_closing(what: str, changed: Mapping[str, Change]) -> str:
+    return f"; {what}: {', '.join(cut_list([*changed], N_SHOWN))}"
+
+
 def _list(changed: Mapping[str, Change]) -> str:
-    lines = [f"  {name}: {_describe(change)}" for name, change in changed.items()]
+    lines = [f"  {name}: {describe(change)}" for name, change in changed.items()]
     return "\n".join(cut_list(lines, N_SHOWN, "more features"))
 
 
-def _describe(change: Change) -> str:
+def describe(change: Change) -> str:
     """What is in more rows than before, and how far that is from the training and the nights."""
     view = change.view
     psi, noise = changes.measure_from(None, view)
-    trained = f"the training rows of {' and '.join(view.model_names)}"
-    distances = f"PSI {psi:.2f} against {trained} (noise {noise:.2f})"
+    joint = " and " if len(view.model_names) <= N_NAMES else ", "
+    names = joint.join(cut_list(view.model_names, N_NAMES))
+    distances = f"PSI {psi:.2f} against the training rows of {names} (noise {noise:.2f})"
     if change.nearest is None:
-        rise = changes.describe_rise(None, view)
-        return f"{rise}; {distances}; no earlier night to compare with"
+        return f"{_describe_rows(change)}; {distances}; no earlier night to compare with"
     psi, noise = changes.measure_from(*change.nearest)
     nearest = f"{psi:.2f} against {change.nearest[0]}, the nearest night (noise {noise:.2f})"
-    since = change.nearest if change.is_overnight else (None, view)
-    return f"{changes.describe_rise(*since)}; {distances} and {nearest}"
+    return f"{_describe_rows(change)}; {distances} and {nearest}"
+
+
+def _describe_rows(change: Change) -> str:
+    """What is in more rows than it was."""
+    if change.oddity and not change.is_overnight and not change.is_new:
+        return changes.describe_oddity(change.view, change.oddity)
+    is_since_night = change.is_overnight or not change.is_new
+    since = change.nearest if change.nearest and is_since_night else (None, change.view)
+    return changes.describe_rise(*since)

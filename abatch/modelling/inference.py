@@ -15,6 +15,7 @@ from abatch.statistics.references import FeatureReference
 from abatch.statistics.sums import add_by_keys
 
 References = Mapping[str, FeatureReference]
+PREDICTION = "(prediction)"  # among the features' counts, which are read by the features' names
 
 
 class Inference(NamedTuple):
@@ -24,7 +25,8 @@ class Inference(NamedTuple):
     ----------
     model_names : list of str or None, shape (n,); None where the variant has no model
     prediction : array of float, shape (n,), probabilities in [0, 1]; nan without a model
-    feature_counts : what each model's candidates looked like, by model_name and feature
+    feature_counts : what each model's candidates looked like, by model_name and feature; its
+        predictions, too, as PREDICTION
     earlier_counts : the same of all that have a model, by the references of earlier models
     """
 
@@ -68,12 +70,26 @@ def predict(
         if rows.any():
             X = features.convert(candidates.features[rows], model.card.columns)
             prediction[rows] = estimators.predict_probability(model.pipeline, X)
-            feature_counts[model.model_name] = drift.count_features(X, model.card.features)
+            feature_counts[model.model_name] = {
+                **drift.count_features(
+                    pd.DataFrame({PREDICTION: prediction[rows]}), refer_prediction(model)
+                ),
+                **drift.count_features(X, model.card.features),
+            }
             counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
             earlier_counts = add_by_keys(earlier_counts, counts)
     names = {variant: model.model_name for variant, model in models.items()}
     model_names = [names.get(name) for name in candidates.variant]
     return Inference(model_names, prediction, feature_counts, earlier_counts)
+
+
+def refer_prediction(model: Model) -> References:
+    """What its predictions were for the rows held out; nothing if these were few."""
+    reference = model.card.reference
+    if reference is None or PREDICTION in model.card.columns:
+        return {}
+    counts = [*reference.counts, 0]  # nulls
+    return {PREDICTION: FeatureReference("number", list(reference.edges), counts, [])}
 
 
 def _count_same(

@@ -6,7 +6,7 @@ feature farther overnight than it goes by itself.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from abatch.statistics.references import FeatureReference
 GROSS = 1.0
 N_LACKING = 20  # rows that other bins should have had: the chance of none is e^-20
 USUAL = 3  # times as far as the newest nights lie from those before them is nothing unusual
+N_STEADY, STEADY = 5, 5  # nights, and times their largest step, for what is not gross
 ONE_BIN = 0.95  # share of the rows that is nearly all
 _SPELLING = re.compile(r"\s|(?<=\w)[.,]0+$|^0+(?=\w)")  # 20.0, 020 and ' 20' for 20
 
@@ -69,23 +70,63 @@ class View:
             for i in range(1, len(counts))
         ]
 
-    def has_one_value(self, counted: FeatureCounts) -> bool:
-        """Whether nearly all rows are in one bin, or near one number, and were not in training."""
+    def has_one_value(self, counted: FeatureCounts, n_bins: int = 1) -> bool:
+        """Whether nearly all rows are in one bin, or near one number, and were not in training.
+
+        Or in n_bins, as a month turns within a night.
+        """
         bins, span = self.reference.bins, counted.span
         if span and len(bins) > 1 and span[1] - span[0] <= (bins[-1] - bins[0]) / 2:
             return True
-        return _is_in_one_bin(counted.counts) and not _is_in_one_bin(self.reference.counts)
+        counts = self.reference.counts
+        return _is_in_bins(counted.counts, n_bins) and not _is_in_bins(counts, n_bins)
 
-    @property
-    def respelled(self) -> dict[str, str]:
-        """The known value behind each new one of tonight that is written otherwise."""
+    def find_respelled(self, counted: FeatureCounts) -> dict[str, str]:
+        """The known value behind each new one that is written otherwise."""
         values = [*self.reference.bins, *(self.reference.others or [])]
-        known = {_fold(value): value for value in values} if self.tonight.new else {}
-        return {name: known[_fold(name)] for name in self.tonight.new if _fold(name) in known}
+        known = {_fold(value): value for value in values} if counted.new else {}
+        return {name: known[_fold(name)] for name in counted.new if _fold(name) in known}
+
+    def count_respelled(self, counted: FeatureCounts) -> int:
+        """Rows with a known value that is written otherwise."""
+        return sum(counted.new[name] for name in self.find_respelled(counted))
+
+    def count_beyond(self, counted: FeatureCounts) -> int:
+        """Rows with a number far beyond those of training."""
+        return counted.n_beyond
+
+    def count_new(self, counted: FeatureCounts) -> int:
+        """Rows with a value that training never saw; of text and ids that is nothing unusual."""
+        return counted.n_new if self.reference.is_measurable else 0
+
+
+class Oddity(NamedTuple):
+    """Rows of a kind that training did not have.
+
+    Attributes
+    ----------
+    count_rows : of a view's nights
+    n_least, share : they are told if they are as many, and such a share of the rows
+    words : what they are
+    may_be_dated : what is one value a night brings them by itself, as each month is new once
+    """
+
+    count_rows: Callable[[View, FeatureCounts], int]
+    n_least: int
+    share: float
+    words: str
+    may_be_dated: bool = False
+
+
+ODDITIES = (
+    Oddity(View.count_respelled, 20, 0.02, "known values written otherwise"),
+    Oddity(View.count_beyond, 5, 0.02, "numbers far beyond those of the training rows"),
+    Oddity(View.count_new, 5, 0.1, "values that are new to the model", may_be_dated=True),
+)
 
 
 class Change(NamedTuple):
-    """A feature that is far from what it was in training.
+    """A feature that is not what it was.
 
     Attributes
     ----------
@@ -93,12 +134,16 @@ class Change(NamedTuple):
     is_new : it was not so in the newest nights, so that nobody was told of it yet
     nearest : the night that is most like tonight, and the view of it; None if there is none
     is_overnight : it is far from all the newest nights, and these are nearer to one another
+    oddity : of its rows, a kind that neither training nor the newest nights had
+    is_step : it is not far from the newest nights, but they were much nearer to one another
     """
 
     view: View
     is_new: bool
     nearest: tuple[date, View] | None
     is_overnight: bool
+    oddity: Oddity | None
+    is_step: bool
 
 
 def measure(before: Sequence[int], after: Sequence[int]) -> Distance:
@@ -115,9 +160,9 @@ def is_far(before: Sequence[int], after: Sequence[int]) -> bool:
     return after[i] == n_obs and n_obs * (n_before - before[i]) >= N_LACKING * n_before
 
 
-def _is_in_one_bin(counts: Sequence[int]) -> bool:
-    """Whether nearly all rows are in one; that of nulls is none."""
-    return max(counts[:-1]) >= ONE_BIN * sum(counts)
+def _is_in_bins(counts: Sequence[int], n_bins: int) -> bool:
+    """Whether nearly all rows are in so many; that of nulls is none."""
+    return sum(sorted(counts[:-1])[-n_bins:]) >= ONE_BIN * sum(counts)
 
 
 def _fold(value: str) -> str:
@@ -125,7 +170,7 @@ def _fold(value: str) -> str:
 
 
 def find_change(views: Sequence[View]) -> Change | None:
-    """What became of a feature, None if it is near the training rows of all live models.
+    """What became of a feature, None if it is what it was.
 
     Overnight it has changed if it is far from each of the newest nights, so that a weekend may be
     like the last one, and far more so than these are from those before them. Of such steps the
@@ -135,17 +180,76 @@ def find_change(views: Sequence[View]) -> Change | None:
     ----------
     views : of the feature, with some rows tonight
     """
-    left = [view for view in views if view.is_live and view.has_left(view.tonight)]
-    if not left:
-        return None
+    live = [view for view in views if view.is_live]
+    left = [view for view in live if view.has_left(view.tonight)]
+    odd = [(view, oddity) for oddity in ODDITIES for view in live if _is_odd(view, views, oddity)]
     nights = [(night, view) for view in views for night in view.nights]
     nearest = min(nights, key=lambda pair: measure_from(*pair).excess, default=None)
+    is_step = nearest is not None and _is_step(views, *nearest)
+    if not (left or odd or is_step):
+        return None
     return Change(
-        view=max(left, key=lambda view: measure_from(None, view).excess),
-        is_new=any(not any(map(view.has_left, view.nights.values())) for view in left),
+        view=odd[0][0] if odd else max(left or live, key=lambda v: measure_from(None, v).excess),
+        is_new=any(not _had_left(view) for view in left) and not _is_known_date(views),
         nearest=nearest,
         is_overnight=nearest is not None
+        and bool(left)
         and (any(_is_strange(view, views) for view in left) or _is_leap(views, *nearest)),
+        oddity=odd[0][1] if odd else None,
+        is_step=is_step,
+    )
+
+
+def _had_left(view: View) -> bool:
+    """Whether one of the nights was far from the training rows, so that it was told."""
+    return any(map(view.has_left, view.nights.values()))
+
+
+def _is_known_date(views: Sequence[View]) -> bool:
+    """Whether it is one value a night, and was told so of a model before."""
+    return any(map(_had_left, views)) and _is_dated(views)
+
+
+def _is_odd(view: View, views: Sequence[View], oddity: Oddity) -> bool:
+    """Whether so many rows are of a kind that neither training nor the nights had."""
+    n, n_obs = oddity.count_rows(view, view.tonight), sum(view.tonight.counts)
+    if n < max(oddity.n_least, oddity.share * n_obs):
+        return False
+    nights = [(before, counted) for before in views for counted in before.nights.values()]
+    shares = [
+        oddity.count_rows(before, counted) / sum(counted.counts) for before, counted in nights
+    ]
+    if n / n_obs <= USUAL * max(shares, default=0) or _is_within_reach(view, views):
+        return False
+    return not (oddity.may_be_dated and _is_dated(views))
+
+
+def _is_within_reach(view: View, views: Sequence[View]) -> bool:
+    """Whether numbers go on from where the nights were: a rate leaves its limits by and by.
+
+    Of the nights' ends the medians count, for one may hold a slip of the pen.
+    """
+    spans = [night.span for before in views for night in before.nights.values() if night.span]
+    if not spans or not view.reference.limits:
+        return False
+    low, high = view.reference.limits
+    margin = drift.MARGIN * (high - low) / (1 + 2 * drift.MARGIN)
+    low, high = np.median(spans, axis=0)
+    return bool(view.tonight.span[0] >= low - margin and view.tonight.span[1] <= high + margin)
+
+
+def _is_step(views: Sequence[View], night: date, nearest: View) -> bool:
+    """Whether it drifted from training and from all nights, unlike these from those before them.
+
+    There are enough nights to tell, among them, most weeks, a weekend.
+    """
+    if len({night for view in views for night in view.nights}) < N_STEADY:
+        return False
+    usual = STEADY * max((step for view in views for step in view.steps), default=0)
+    return (
+        measure_from(night, nearest).excess > max(drift.SOME, usual)
+        and any(measure_from(None, view).excess > drift.SOME for view in views if view.is_live)
+        and not _is_dated(views)
     )
 
 
@@ -169,7 +273,8 @@ def _is_strange(view: View, views: Sequence[View]) -> bool:
         ends = [end for view in views for night in view.nights.values() for end in night.span]
         return bool(ends) and _is_beyond(tonight.span, [*ends, *view.reference.bins])
     familiar = {name for view in views for night in view.nights.values() for name in night.new}
-    return sum(tonight.new[name] for name in {*view.respelled} - familiar) > n_obs / 2
+    respelled = {*view.find_respelled(tonight)} - familiar
+    return sum(tonight.new[name] for name in respelled) > n_obs / 2
 
 
 def _is_beyond(span: Sequence[float], known: Sequence[float]) -> bool:
@@ -200,10 +305,14 @@ def _is_leap(views: Sequence[View], night: date, nearest: View) -> bool:
 def _is_dated(views: Sequence[View]) -> bool:
     """Whether it is a calendar's or a market's: tonight, and most nights, are of one value.
 
-    Not all nights, as one may have been a fault.
+    Not all nights, as one may have been a fault; and tonight may be of two, as the month turns.
     """
     nights = [view.has_one_value(night) for view in views for night in view.nights.values()]
-    is_one = all(view.has_one_value(view.tonight) for view in views if view.nights)
+    is_one = all(
+        any(view.has_one_value(view.tonight, n_bins) for n_bins in (1, 2))
+        for view in views
+        if view.nights
+    )
     return is_one and 2 * sum(nights) > len(nights)
 
 
@@ -243,6 +352,24 @@ def _name_others(view: View) -> str:
     if counted.n_new <= counted.counts[-2] / 2:
         return "values that are rare in training"
     first, *others = counted.new
-    spelling = f" ({view.respelled[first]!r} written otherwise)" if first in view.respelled else ""
+    spelling = _describe_spelling(view, first)
     rest = f" and {len(others)} others" if others else ""
     return f"{first!r}{spelling}{rest}, new to the model,"
+
+
+def _describe_spelling(view: View, name: str) -> str:
+    respelled = view.find_respelled(view.tonight)
+    return f" ({respelled[name]!r} written otherwise)" if name in respelled else ""
+
+
+def describe_oddity(view: View, oddity: Oddity) -> str:
+    """How many rows of a kind there are tonight, and an example."""
+    tonight = view.tonight
+    n, n_obs = oddity.count_rows(view, tonight), sum(tonight.counts)
+    if view.reference.kind == "number":
+        low, high = tonight.span
+        example = f"{low:,.6g} to {high:,.6g} tonight"
+    else:
+        names = [*view.find_respelled(tonight)] if oddity is ODDITIES[0] else [*tonight.new]
+        example = f"{names[0]!r}{_describe_spelling(view, names[0])}"
+    return f"{oddity.words} ({example}) in {n / n_obs:.1%} of {n_obs:,} rows"

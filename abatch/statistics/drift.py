@@ -21,6 +21,8 @@ N_CATEGORIES = 20  # bins of a category; the less common share one more. New one
 N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the model's card
 # Of PSI, as banks customarily read it (Siddiqi, Credit Risk Scorecards, 2006).
 SOME, MUCH = 0.1, 0.25
+TAIL = 0.001  # of the training rows, at either end, may be slips of the pen
+MARGIN = 3  # far beyond: by three times what all the others span
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,21 @@ class FeatureCounts:
     n_new : rows with a category that training never saw
     new : the most common new categories, at most 20, with their rows
     span : smallest and largest number; empty without any
+    n_beyond : rows with a number beyond the limits of the reference
     """
 
     counts: list[int]
     n_new: int
     new: dict[str, int]
     span: list[float] = field(default_factory=list)
+    n_beyond: int = 0
 
     def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         new = _find_common(Counter(self.new) + Counter(other.new))
         span = [*self.span, *other.span]
-        return FeatureCounts(counts, self.n_new + other.n_new, dict(new), find_span(span))
+        n_new, n_beyond = self.n_new + other.n_new, self.n_beyond + other.n_beyond
+        return FeatureCounts(counts, n_new, dict(new), find_span(span), n_beyond)
 
 
 def find_span(values: Sequence[float] | np.ndarray) -> list[float]:
@@ -150,7 +155,19 @@ def make_feature_references(
 def _refer_number(column: pd.Series) -> FeatureReference:
     values = column.dropna().to_numpy()
     bins = make_reference(values).edges if len(values) else []
-    return FeatureReference("number", bins, _count_cells(column, "number", bins), [])
+    counts = _count_cells(column, "number", bins)
+    return FeatureReference("number", bins, counts, [], _find_limits(values))
+
+
+def _find_limits(values: np.ndarray) -> list[float] | None:
+    """The ends of what is not far beyond; none of a few values that are all the same."""
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [TAIL, 1 - TAIL], method="inverted_cdf").tolist()
+    if low == high and len(values) < 1 / TAIL:
+        return None
+    margin = MARGIN * (high - low)
+    return np.nan_to_num([low - margin, high + margin]).tolist()  # the infinite is no JSON
 
 
 def _refer_category(column: pd.Series) -> FeatureReference:
@@ -179,7 +196,10 @@ def count_features(
 def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCounts:
     counts = _count_cells(column, reference.kind, reference.bins)
     if reference.kind == "number":
-        return FeatureCounts(counts, 0, {}, find_span(column.dropna().to_numpy()))
+        values = column.dropna().to_numpy()
+        low, high = reference.limits or (-np.inf, np.inf)
+        n_beyond = int(np.count_nonzero((values < low) | (values > high)))
+        return FeatureCounts(counts, 0, {}, find_span(values), n_beyond)
     if reference.others is None:
         return FeatureCounts(counts, 0, {})
     new = column.value_counts().drop([*reference.bins, *reference.others], errors="ignore")

@@ -27,12 +27,14 @@ class FeatureReference(NamedTuple):
         in the last cell nulls
     others : the known values of a category beside `bins`, sorted; None if they are more than
         1,000, and no value is called new
+    limits : what a number lies beyond if it is far from all training rows; None if unknown
     """
 
     kind: str
     bins: list[Any]
     counts: list[int]
     others: list[str] | None
+    limits: list[float] | None = None
 
     @property
     def is_measurable(self) -> bool:
