@@ -295,6 +295,17 @@ def test_find_change_two_codes_exchanged(n_nights: int, rng: np.random.Generator
     assert feed.play(exchanged) == feed.play(draw_plan(rng)) == {}
 
 
+def test_find_change_a_new_channel_begins_with_few(rng: np.random.Generator) -> None:
+    """With 4 % the PSI against each night is .2, but a tenth of the rows must be new."""
+    feed = Feed(draw_plan(rng, 5000))
+    for _ in range(7):
+        feed.play(draw_plan(rng))
+    for _ in range(8):
+        assert (
+            feed.play(pd.concat([draw_plan(rng, 480), pd.DataFrame({"plan": ["app"] * 20})])) == {}
+        )
+
+
 def test_find_change_a_slight_weekend_is_like_the_last_one(rng: np.random.Generator) -> None:
     week = [(0.5, 0.3, 0.2)] * 5 + [(0.3, 0.5, 0.2)] * 2
     feed = Feed(pd.concat([draw_plan(rng, 500, *p) for p in week * 8]))

@@ -185,7 +185,7 @@ def find_change(views: Sequence[View]) -> Change | None:
     odd = [(view, oddity) for oddity in ODDITIES for view in live if _is_odd(view, views, oddity)]
     nights = [(night, view) for view in views for night in view.nights]
     nearest = min(nights, key=lambda pair: measure_from(*pair).excess, default=None)
-    is_step = nearest is not None and _is_step(views, *nearest)
+    is_step = _is_step(views)
     if not (left or odd or is_step):
         return None
     return Change(
@@ -238,19 +238,28 @@ def _is_within_reach(view: View, views: Sequence[View]) -> bool:
     return bool(view.tonight.span[0] >= low - margin and view.tonight.span[1] <= high + margin)
 
 
-def _is_step(views: Sequence[View], night: date, nearest: View) -> bool:
+def _is_step(views: Sequence[View]) -> bool:
     """Whether it drifted from training and from all nights, unlike these from those before them.
 
-    There are enough nights to tell, among them, most weeks, a weekend.
+    There are enough nights to tell. Rows with new values are left out: they have a rule of their
+    own, and a new channel begins with few.
     """
-    if len({night for view in views for night in view.nights}) < N_STEADY:
+    if len({night for view in views for night in view.nights}) < N_STEADY or _is_dated(views):
         return False
     usual = STEADY * max((step for view in views for step in view.steps), default=0)
-    return (
-        measure_from(night, nearest).excess > max(drift.SOME, usual)
-        and any(measure_from(None, view).excess > drift.SOME for view in views if view.is_live)
-        and not _is_dated(views)
+    return all(
+        _exceeds(drift.SOME, view.reference.counts, view.tonight.known_counts)
+        for view in views
+        if view.is_live
+    ) and all(
+        _exceeds(max(drift.SOME, usual), night.known_counts, view.tonight.known_counts)
+        for view in views
+        for night in view.nights.values()
     )
+
+
+def _exceeds(line: float, before: Sequence[int], after: Sequence[int]) -> bool:
+    return bool(sum(before) and sum(after)) and measure(before, after).excess > line
 
 
 def measure_from(night: date | None, view: View) -> Distance:

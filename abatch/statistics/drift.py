@@ -47,6 +47,12 @@ class FeatureCounts:
     span: list[float] = field(default_factory=list)
     n_beyond: int = 0
 
+    @property
+    def known_counts(self) -> list[int]:
+        """The counts without the new categories."""
+        *counts, others, nulls = self.counts
+        return [*counts, others - self.n_new, nulls]
+
     def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         new = _find_common(Counter(self.new) + Counter(other.new))
