@@ -24,7 +24,7 @@ from abatch.statistics.references import FeatureReference
 RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of sections.Training
 PROMOTE = "python -m abatch promote"
 FAR_OFF = 2.0  # times a rate, or below half of it: what is warned of
-AUC_BREAK = 0.1  # by which a live model's ROC AUC must be below that of its validation to be told
+AUC_BREAK = 0.1  # by which a live model's ROC AUC must be below that of its validation to count
 CHANCE = 0.5
 
 
@@ -149,10 +149,11 @@ def _tell(figure: Figure, digits: str = ".3f") -> str:
 def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
     """What the live models say of the newest rows, and whether these contradict them.
 
-    The rows are the same for all variants, so one live model that was better than chance and is
-    now worse than chance, both for certain, is enough. Told is one whose ROC AUC has fallen by
-    more than AUC_BREAK with both intervals apart, and a rate of the outcome that is more than
-    FAR_OFF times, or below that part of, the one of a live model's validation, intervals apart.
+    Told is a live model whose ROC AUC has fallen by AUC_BREAK or more with both intervals apart,
+    and a rate of the outcome that is more than FAR_OFF times, or below that part of, the one of a
+    live model's validation, intervals apart. The rows are the same for all variants, so they are
+    contradicted by one such model that was better than chance and is now worse than chance, both
+    for certain.
     """
     ranks, rates, is_reversed = [], [], False
     for of_model in evidence:
@@ -161,9 +162,8 @@ def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
             ends = (difference.live_lower, difference.live_upper)
             now = Figure(**metrics.Metric(difference.live, *ends).to_dict())
             chance = Figure(value=CHANCE, lower=CHANCE, upper=CHANCE)
-            is_turned = _is_apart(now, chance) and _is_apart(chance, before)
-            is_reversed |= is_turned
-            if before and (is_turned or (_is_apart(now, before) and _is_fall(now, before))):
+            if before and _is_apart(now, before) and _is_fall(now, before):
+                is_reversed |= _is_apart(now, chance) and _is_apart(chance, before)
                 ranks.append(
                     f"{of_model.live} ranks {difference.n_rows:,} of them, which it was not fitted"
                     f" on, with ROC AUC {_tell(now)}, after {_tell(before)} at its validation"
