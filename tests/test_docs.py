@@ -197,6 +197,7 @@ ELSEWHERE = [
     "of what it tells are outcomes of predictions",
     "alike in candidate_id, event_date and outcome",
     "changed overnight",
+    "are not quite what they were",
     "are not what their models were trained with",
     "is yet to come",
     "worse than the rate of its training rows",
