@@ -323,11 +323,18 @@ def measure_rate(y: np.ndarray, bucket: np.ndarray) -> Metric:
 
     It has one of few outcomes too, where `measure` has counts only.
     """
-    sums = np.stack([np.bincount(bucket, y), np.bincount(bucket)])
-    left_out = sums.sum(axis=1)[:, None] - sums[:, sums[1] > 0]
-    with np.errstate(invalid="ignore"):  # all rows may be in one bucket
-        rates = left_out[0] / left_out[1]
-    return Metric(float(y.mean()), *jackknife_interval(float(y.mean()), rates), len(y))
+    return _measure_ratio(y, np.ones(len(y)), bucket)
+
+
+def _measure_ratio(above: np.ndarray, below: np.ndarray, bucket: np.ndarray) -> Metric:
+    """A ratio of sums, with its delete-one-bucket jackknife interval."""
+    sums = np.stack([np.bincount(bucket, values) for values in (above, below)])
+    total, is_filled = sums.sum(axis=1), np.bincount(bucket) > 0
+    left_out = total[:, None] - sums[:, is_filled]
+    with np.errstate(divide="ignore", invalid="ignore"):  # all of `below` may be in one bucket
+        ratios = left_out[0] / left_out[1]
+    value = float(total[0] / total[1])
+    return Metric(value, *jackknife_interval(value, ratios), len(above))
 
 
 def brier_skill_over(y: np.ndarray, scores: np.ndarray, rate: float, bucket: np.ndarray) -> Metric:
@@ -362,13 +369,7 @@ def mean_ratio(y: np.ndarray, scores: np.ndarray, bucket: np.ndarray) -> Metric:
     """
     if min(y.sum(), (1 - y).sum()) < MIN_CASES:
         return Metric(np.nan, n_obs=len(y))
-    sums = np.stack([np.bincount(bucket, values) for values in (scores, y)])
-    total, is_filled = sums.sum(axis=1), np.bincount(bucket) > 0
-    left_out = total[:, None] - sums[:, is_filled]
-    with np.errstate(divide="ignore", invalid="ignore"):  # all of an outcome may be in one bucket
-        ratios = left_out[0] / left_out[1]
-    value = float(total[0] / total[1])
-    return Metric(value, *jackknife_interval(value, ratios), len(y))
+    return _measure_ratio(scores, y, bucket)
 
 
 def _roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
