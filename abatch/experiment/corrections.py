@@ -148,9 +148,7 @@ def reread(night: Night, registration: Registration) -> bool:
         return False
     key = min(cohorts, key=lambda key: (cohorts[key]["read_on"].min(), key.cohort))
     before = cohorts[key]
-    nights = [date.fromordinal(day) for day in before["nights"].tolist()]
-    feeds = outcomes.pull_feeds(night, nights)
-    told = condense(feeds, nights, outcome.window_days)
+    nights, feeds, told = _ask(night, before)
     for i, feed in enumerate(feeds):
         gone = _find_forgotten(before["told"][:, i], told[:, i])
         if gone.any():
@@ -180,6 +178,13 @@ def reread(night: Night, registration: Registration) -> bool:
     return bool(is_news.any()) and outcome.corrections == "rebuild"
 
 
+def _ask(night: Night, arrays: Arrays) -> tuple[list[date], list[Feed], np.ndarray]:
+    """The nights of a closed cohort, what the feeds return of them now, and that condensed."""
+    nights = [date.fromordinal(day) for day in arrays["nights"].tolist()]
+    feeds = outcomes.pull_feeds(night, nights)
+    return nights, feeds, condense(feeds, nights, night.experiment.outcome.window_days)
+
+
 def _find_forgotten(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     """Nights of which a feed, that told of many, tells nothing any more: no correction does that.
 
@@ -198,9 +203,7 @@ def require_feeds(night: Night) -> None:
     """
     cohorts = night.read(_load_cohorts, night.experiment.name, date.min)
     for arrays in list(cohorts.values())[:1]:
-        nights = [date.fromordinal(day) for day in arrays["nights"].tolist()]
-        feeds = outcomes.pull_feeds(night, nights)
-        told = condense(feeds, nights, night.experiment.outcome.window_days)
+        nights, feeds, told = _ask(night, arrays)
         for i, feed in enumerate(feeds):
             gone = _find_forgotten(arrays["told"][:, i], told[:, i])
             if gone.any():
