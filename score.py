@@ -21,7 +21,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
-from abatch.experiment import corrections, looks, scores, terms, verdicts
+from abatch.experiment import corrections, looks, scores, terms, verdicts, watermarks
 from abatch.job import nightly
 from abatch.modelling import registry
 from abatch.night import Night, find_nights, is_latest
@@ -42,7 +42,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
 
     # How far are outcomes complete? Were closed ones corrected? Sums that do not fit any more are
     # dropped.
-    maturity = looks.find_maturity(night, is_rebuilt=rebuild)
+    maturity = watermarks.find_maturity(night, is_rebuilt=rebuild)
     is_outdated = rebuild or night.read(looks.has_other_cohorts, experiment)
     if is_outdated or corrections.reread(night, registration):
         corrections.require_feeds(night)

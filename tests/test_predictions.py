@@ -14,7 +14,7 @@ from sqlalchemy.exc import StatementError
 from abatch.database import connections, faults, tables, writing
 from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
 from abatch.errors import DatabaseError, DataError
-from abatch.experiment import predictions, verdicts
+from abatch.experiment import predictions, sample_ratio, tallies
 from abatch.experiment.assignment import assign
 from abatch.experiment.split import count_selected
 from abatch.queries import Query
@@ -433,12 +433,12 @@ def test_find_groups_equals_plain_loop(
     expected = Counter((unit[1], first, now[unit], before[unit]) for unit, first in firsts.items())
     units = pd.DataFrame(
         [(*unit, n, 0.0, 0.0) for unit, n in before.items()],
-        columns=[*verdicts.UNIT_COLUMNS, "outcome", "complaint"],
+        columns=[*tallies.UNIT_COLUMNS, "outcome", "complaint"],
     )
     with engine.begin() as connection:
         for experiment in ("card_offer", "third"):
-            verdicts.write_units(connection, experiment, units)
+            tallies.write_units(connection, experiment, units)
         span = predictions.Span("card_offer", after, until)
-        groups = verdicts.find_groups(connection, span).fillna({"n_before": 0})
+        groups = sample_ratio.find_groups(connection, span).fillna({"n_before": 0})
     assert {tuple(row[:4]): row[4] for row in groups.itertuples(index=False)} == expected
     assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from scipy.stats import betabinom, binom
 
 from abatch.database import tables
-from abatch.experiment import records, verdicts
+from abatch.experiment import records, sample_ratio, tallies, verdicts
 from abatch.experiment.predictions import Span
 from abatch.statistics import stats
 from tests.conftest import REGISTERED, make_night, make_registration
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
-NOTHING = verdicts.Tally({}, {}, 0)
+NOTHING = tallies.Tally({}, {}, 0)
 
 
 def make_exposures(
@@ -43,7 +43,7 @@ def make_exposures(
     return frame.drop_duplicates(["candidate_id", "run_date"])
 
 
-def count_by_hand(frame: pd.DataFrame, exposure: str) -> verdicts.Tally:
+def count_by_hand(frame: pd.DataFrame, exposure: str) -> tallies.Tally:
     """The tally by a loop over rows in the order of nights."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for row in frame.sort_values("run_date", kind="stable").itertuples():
@@ -65,12 +65,12 @@ def count_by_hand(frame: pd.DataFrame, exposure: str) -> verdicts.Tally:
                         a + b for a, b in zip(moments[metric, variant], added, strict=True)
                     ]
     n_mixed = sum(len(variants) > 1 for variants in found.values())
-    return verdicts.Tally(
+    return tallies.Tally(
         {key: stats.Moments(*values) for key, values in moments.items()}, dict(n_distinct), n_mixed
     )
 
 
-def assert_equal(found: verdicts.Tally, expected: verdicts.Tally) -> None:
+def assert_equal(found: tallies.Tally, expected: tallies.Tally) -> None:
     assert (found.n_distinct, found.n_mixed) == (expected.n_distinct, expected.n_mixed)
     assert found.moments.keys() == expected.moments.keys()
     for key, moments in expected.moments.items():
@@ -89,7 +89,7 @@ def test_count_equals_a_loop(rng: np.random.Generator, exposure: str) -> None:
     shuffled = frame.sample(
         frac=1, random_state=0
     )  # the order of rows does not matter, that of nights does
-    assert_equal(verdicts.count(verdicts.add_exposures(empty(), shuffled, exposure)), expected)
+    assert_equal(tallies.count(tallies.add_exposures(empty(), shuffled, exposure)), expected)
 
 
 @pytest.mark.parametrize("exposure", ["first", "all"])
@@ -99,15 +99,15 @@ def test_tally_night_by_night_equals_all_at_once(rng: np.random.Generator, expos
     for _, night in frame.groupby("run_date"):
         touched = known["candidate_id"].isin(night["candidate_id"])
         before = known[touched]
-        after = verdicts.add_exposures(before, night, exposure)
-        tally = tally - verdicts.count(before) + verdicts.count(after)
+        after = tallies.add_exposures(before, night, exposure)
+        tally = tally - tallies.count(before) + tallies.count(after)
         known = pd.concat([known[~touched], after]) if len(known) else after
     assert_equal(tally, count_by_hand(frame, exposure))
-    assert verdicts.unpack(verdicts.pack(tally)) == tally
+    assert tallies.unpack(tallies.pack(tally)) == tally
 
 
 def test_unpack_nothing() -> None:
-    assert verdicts.unpack({}) == NOTHING
+    assert tallies.unpack({}) == NOTHING
 
 
 def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
@@ -137,34 +137,34 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         ]
         connection.execute(tables.predictions.insert(), rows)
         for _ in range(2):
-            verdicts.remove_units(connection, both)
-            verdicts.write_units(connection, "e", units)
-        found = verdicts.read_units(connection, METRICS, both).sort_values(
+            tallies.remove_units(connection, both)
+            tallies.write_units(connection, "e", units)
+        found = tallies.read_units(connection, METRICS, both).sort_values(
             "candidate_id", ignore_index=True
         )
         pd.testing.assert_frame_equal(found, units, check_dtype=False)
-        second = verdicts.read_units(connection, METRICS, both._replace(after=nights[0]))
+        second = tallies.read_units(connection, METRICS, both._replace(after=nights[0]))
         assert second["candidate_id"].tolist() == ["2"]
         other = both._replace(experiment="other")
-        assert verdicts.read_units(connection, METRICS, other).empty
-        nothing = verdicts.read_units(connection, METRICS, both._replace(after=both.last))
+        assert tallies.read_units(connection, METRICS, other).empty
+        nothing = tallies.read_units(connection, METRICS, both._replace(after=both.last))
         assert nothing.columns.tolist() == empty().columns.tolist()
         assert nothing.empty
         names = ["value", "metric"]  # as guardrails may be called
-        odd = units.set_axis([*verdicts.UNIT_COLUMNS, *names], axis="columns")
-        verdicts.remove_units(connection, both)
-        verdicts.write_units(connection, "e", odd)
-        again = verdicts.read_units(connection, names, both)
+        odd = units.set_axis([*tallies.UNIT_COLUMNS, *names], axis="columns")
+        tallies.remove_units(connection, both)
+        tallies.write_units(connection, "e", odd)
+        again = tallies.read_units(connection, names, both)
         pd.testing.assert_frame_equal(again, odd, check_dtype=False)
 
 
-def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> verdicts.Tally:
+def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> tallies.Tally:
     """Binary outcomes of the first exposure: events and units by variant."""
     moments = {
         (metric, variant): stats.compute_moments(np.ones(n), (np.arange(n) < events).astype(float))
         for variant, (events, n) in counts.items()
     }
-    return verdicts.Tally(moments, {variant: n for variant, (_, n) in counts.items()}, 0)
+    return tallies.Tally(moments, {variant: n for variant, (_, n) in counts.items()}, 0)
 
 
 def by_comparison(rows: list[dict[str, Any]], metric: str = "outcome") -> dict[str, dict[str, Any]]:
@@ -256,7 +256,7 @@ def test_judge_waits_while_a_few_amounts_carry_the_mean() -> None:
             for variant, n in (("A", 18_000), ("B", 18_000), ("control", n_control))
         }
         registration = make_registration(outcome=outcome, plan={**plan, "kurtosis": registered})
-        rows = by_comparison(verdicts.judge(registration, verdicts.Tally(moments, {}, 0), False))
+        rows = by_comparison(verdicts.judge(registration, tallies.Tally(moments, {}, 0), False))
         row = rows["models vs control"]
         assert (row["n_burn_in"], row["word"]) == (n_burn_in, word)
 
@@ -308,8 +308,8 @@ def test_judge_guardrail(direction: str, events: int, word: str) -> None:
 
 def test_check_ratios_says_who_is_over() -> None:
     even_sizes = {"A": 4_500, "B": 4_500, "control": 1_000}
-    arrivals = verdicts.Arrivals(even_sizes, even_sizes | {"B": 4_000})
-    rows = verdicts.check_ratios(make_registration(), arrivals, {})
+    arrivals = sample_ratio.Arrivals(even_sizes, even_sizes | {"B": 4_000})
+    rows = sample_ratio.check_ratios(make_registration(), arrivals, {})
     even = [row for row in rows if row["stage"] == "assigned"]
     assert [(row["variant"], row["n"], row["expected"]) for row in even] == [
         ("A", 4_500, 4_500),
@@ -320,7 +320,7 @@ def test_check_ratios_says_who_is_over() -> None:
     short = {row["variant"]: row for row in rows if row["stage"] == "mature"}
     assert short["B"]["expected"] == pytest.approx(4_275)
     assert short["B"]["pvalue"] < 1e-4
-    nothing = verdicts.check_ratios(make_registration(), verdicts.Arrivals({}, {}), {})[0]
+    nothing = sample_ratio.check_ratios(make_registration(), sample_ratio.Arrivals({}, {}), {})[0]
     assert (nothing["pvalue"], nothing["pvalue_single"]) == (1, None)
 
 
@@ -338,25 +338,25 @@ def test_check_ratios_of_recorded_variants_looks_at_each_night() -> None:
     rows = [("A", day, 1, np.nan, n) for day, n in nights]
     rows += [("B", day, 1, np.nan, 100 - n) for day, n in nights]
     rows += [("B", nights[0][0], 1, 2, 999)]  # who came before is no news
-    evidence = verdicts.find_evidence(registration, pd.DataFrame(rows, columns=columns))
+    evidence = sample_ratio.find_evidence(registration, pd.DataFrame(rows, columns=columns))
     # Beta-binomial against binomial, prior 50 and 50 for each night, by scipy.
     by_night = betabinom.logpmf(70, 100, 50, 50) - binom.logpmf(70, 100, 0.5)
     assert evidence == pytest.approx(6 * by_night)
     sizes = {"A": 300, "B": 300}
-    arrivals = verdicts.Arrivals(sizes, sizes, None, evidence)
-    ratios = {row["stage"]: row for row in verdicts.check_ratios(registration, arrivals, {})}
+    arrivals = sample_ratio.Arrivals(sizes, sizes, None, evidence)
+    ratios = {row["stage"]: row for row in sample_ratio.check_ratios(registration, arrivals, {})}
     on_the_whole = betabinom.pmf(300, 600, 500, 500) / binom.pmf(300, 600, 0.5)
     mean = (on_the_whole + np.exp(evidence)) / 2
     assert ratios["assigned"]["pvalue"] == pytest.approx(1 / mean)
     assert 1 / mean < 0.001
     assert ratios["assigned"]["pvalue_single"] == 1
     assert ratios["mature"]["pvalue"] == 1
-    cause = verdicts._describe_sizes([*ratios.values()])
+    cause = sample_ratio.describe([*ratios.values()])
     assert cause == (
         "in all the variants have as many candidates as chance allows, but their shares change from"
         " night to night (assigned)"
     )
-    assert verdicts.find_evidence(registration, pd.DataFrame([], columns=columns)) == 0
+    assert sample_ratio.find_evidence(registration, pd.DataFrame([], columns=columns)) == 0
 
 
 def test_check_ratios_of_exposures() -> None:
@@ -366,8 +366,8 @@ def test_check_ratios_of_exposures() -> None:
         for name, n in {"A": 4, "B": 1, "control": 4}.items()
     }
     sizes = dict.fromkeys(exposures, 300)
-    arrivals = verdicts.Arrivals(sizes, sizes, exposures)
-    rows = verdicts.check_ratios(make_registration(), arrivals, {})
+    arrivals = sample_ratio.Arrivals(sizes, sizes, exposures)
+    rows = sample_ratio.check_ratios(make_registration(), arrivals, {})
     stage = {row["variant"]: row for row in rows if row["stage"] == "exposures"}
     assert [(row["n"], row["expected"]) for row in stage.values()] == [
         (1_200, 900),
@@ -375,20 +375,20 @@ def test_check_ratios_of_exposures() -> None:
         (1_200, 900),
     ]
     assert {row["pvalue"] < 1e-9 for row in stage.values()} == {True}
-    lacking = verdicts._describe_sizes([*stage.values()])
+    lacking = sample_ratio.describe([*stage.values()])
     assert lacking == "B lacks 600 predictions and A has 300 too many (exposures)"
 
 
 def write_looks(
-    connection: sa.Connection, tallies: list[verdicts.Tally], nights: list[date] | None = None
+    connection: sa.Connection, counted: list[tallies.Tally], nights: list[date] | None = None
 ) -> list[list[dict[str, Any]]]:
     written = []
-    for i, tally in enumerate(tallies):
+    for i, tally in enumerate(counted):
         night = nights[i] if nights else NIGHT + timedelta(days=i)
         row: dict[str, Any] = {"watermark": None, "mature_date": None}
         row |= dict.fromkeys(("n_predicted", "n_mature", "n_units", "n_mixed"), 0)
         smallest = verdicts.find_smallest(connection, "e", night)
-        arrivals = verdicts.Arrivals(tally.n_distinct, tally.n_distinct)
+        arrivals = sample_ratio.Arrivals(tally.n_distinct, tally.n_distinct)
         look = verdicts.make_look(row, make_registration(), tally, arrivals, smallest)
         verdicts.write_look(connection, make_night(f"r{i}", night, "e"), look)
         written.append(look.verdicts)
@@ -465,10 +465,10 @@ def test_write_look_stays_invalid(engine: sa.Engine) -> None:
 
 def test_describe_news_tells_only_what_is_new() -> None:
     # Of the stage that is off: .45 of 9,500 is 4,275. In the other, sizes are such as chance gives.
-    arrivals = verdicts.Arrivals(
+    arrivals = sample_ratio.Arrivals(
         {"A": 45_300, "B": 44_700, "control": 10_000}, {"A": 4_500, "B": 4_000, "control": 1_000}
     )
-    ratios = verdicts.check_ratios(make_registration(), arrivals, {})
+    ratios = sample_ratio.check_ratios(make_registration(), arrivals, {})
     rows = [
         {"comparison": "B vs A", "metric": "outcome", "word": word}
         for word in (

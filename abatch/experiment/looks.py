@@ -6,7 +6,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +16,29 @@ import sqlalchemy as sa
 from abatch.config import Experiment
 from abatch.database import tables
 from abatch.errors import DatabaseError, DataError, NothingToDo
-from abatch.experiment import corrections, doubts, outcomes, predictions, scores, verdicts
+from abatch.experiment import (
+    corrections,
+    doubts,
+    outcomes,
+    predictions,
+    sample_ratio,
+    scores,
+    tallies,
+    verdicts,
+)
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.experiment.doubts import Record
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
+from abatch.experiment.watermarks import Maturity
 from abatch.night import DAY, Night, find_nights
-from abatch.queries import Query
 from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
-N_LOOKS = 60  # newest, by which a feed is known
-N_LATE = 3  # days, a weekend and one
-N_STEADY = 7  # looks, a week of them
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
@@ -40,21 +46,6 @@ def require_nights(night: Night) -> None:
     """Raise NothingToDo if nothing has been predicted yet."""
     if not night.read(find_nights, night):
         raise NothingToDo(f"{night}: there are no predictions yet")
-
-
-class Maturity(NamedTuple):
-    """How far what follows on predictions is known.
-
-    Attributes
-    ----------
-    watermark : of the outcomes; None if their feed has not begun
-    mature_date : the newest night of which all is known, guardrails too; None if there is none
-    waits_for : the guardrail whose feed is the latest; None if that of the outcomes is
-    """
-
-    watermark: date | None
-    mature_date: date | None
-    waits_for: str | None
 
 
 class Question(NamedTuple):
@@ -233,89 +224,6 @@ def _predicted_meanwhile(experiment: str) -> DatabaseError:
     )
 
 
-def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
-    """How far all feeds are complete: that of the outcomes and those of the guardrails.
-
-    A feed that is late leaves nights open, and never turns into zeros.
-
-    Raises
-    ------
-    DataError
-        If a feed knows less than it did, or what is yet to come.
-    """
-    experiment = night.experiment
-    watermark = outcomes.read_watermark(night)
-    found = {"watermark": watermark}
-    for name, guardrail in experiment.guardrails.items():
-        if guardrail.watermark is not None:
-            own = f"{name}.watermark"
-            found[own] = outcomes.read_watermark(night, own)
-    for name, day in found.items():
-        if day and day > night.run_date + DAY:
-            raise DataError(
-                f"{experiment.query(name).file}: says that the feed is complete to {day}, but on"
-                f" {night.run_date} nobody knows of days to come. Return the first day that is not"
-                f" complete as of :as_of, {night.run_date + DAY} at most. (Without :as_of a past"
-                " night is told what is known today.)"
-            )
-    latest = min(found, key=lambda name: found[name] or date.min)  # the outcome's if all are alike
-    behind = found[latest]
-    mature_date = behind and outcomes.last_mature_date(behind, experiment.outcome)
-    with experiment.query(latest).named():
-        night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
-    if mature_date and (steady := night.read(find_steady_delay, night)):
-        delay = (night.run_date - mature_date).days
-        if delay < steady.days - 1:
-            night.warn(
-                f"{experiment.query(latest).file}: nights mature after {delay} days, and it took"
-                f" {steady.days} or more at the last {N_STEADY} looks. So several mature at once."
-                " Unless the feed has become faster, it says too much: mend it, then score again"
-                " with --force."
-            )
-    night.read(_warn_of_stuck, night, experiment.query(latest), behind, mature_date)
-    waits_for = None if latest == "watermark" else latest.removesuffix(".watermark")
-    return Maturity(watermark, mature_date, waits_for)
-
-
-def _warn_of_stuck(
-    connection: sa.Connection,
-    night: Night,
-    query: Query,
-    watermark: date | None,
-    mature_date: date | None,
-) -> None:
-    """Warn if nights take longer to mature than they did before the feed stood still."""
-    c, outcome = tables.looks.c, night.experiment.outcome
-    looks = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
-    looks = looks.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_LOOKS)
-    rows = [(row.run_date, row.mature_date) for row in connection.execute(looks)]
-    moved = [
-        day - mature for day, mature in rows if mature and mature_date and mature < mature_date
-    ]
-    usual = max(moved, default=(outcome.window_days + outcome.lag_days + N_STEADY) * DAY)
-    began = mature_date or min((day for day, _ in rows), default=night.run_date)
-    if night.run_date - began > usual + N_LATE * DAY:
-        complete = f"the feed is complete to {watermark} only" if watermark else "tells no date yet"
-        night.warn(
-            f"{query.file}: {complete}, so no night has matured for"
-            f" {(night.run_date - began - usual).days} days longer than usual. Verdicts and figures"
-            " stand still. Load the feed, or mend the query."
-        )
-
-
-def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
-    """The shortest time that nights took to mature at the newest looks before a night.
-
-    None if they are few, or the delay came and went, as where a feed is loaded every week.
-    """
-    c = tables.looks.c
-    query = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
-    query = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_STEADY)
-    delays = [day - mature_date for day, mature_date in connection.execute(query) if mature_date]
-    is_steady = len(delays) == N_STEADY and max(delays) - min(delays) <= DAY
-    return min(delays) if is_steady else None
-
-
 def has_other_cohorts(connection: sa.Connection, experiment: Experiment) -> bool:
     """Whether the closed sums are by week and the config now says month, or the other way round."""
     cohort = scores.load(connection, experiment.name, VERDICT_KEY).get("cohort")
@@ -329,18 +237,18 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tally, units = total.tally, total.units
     if question.registration.assignment == "recorded":
         groups = _find_groups(connection, question, reading.span.last)
-        evidence = verdicts.find_evidence(question.registration, groups)
+        evidence = sample_ratio.find_evidence(question.registration, groups)
         tally = replace(tally, evidence=tally.evidence + evidence)
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
     else:
-        verdicts.remove_units(connection, reading.span)
-    verdicts.write_units(connection, question.name, units)
+        tallies.remove_units(connection, reading.span)
+    tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
     closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
     record = doubts.pack(closed, reading.record)
-    sums[VERDICT_KEY] = {**verdicts.pack(tally), **record, "cohort": cohort}
+    sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     told = corrections.make(question.night, nights, reading.feeds, reading.exposures)
@@ -360,8 +268,8 @@ class Total(NamedTuple):
     """
 
     parts: dict[Key, Part]
-    closed: verdicts.Tally
-    tally: verdicts.Tally
+    closed: tallies.Tally
+    tally: tallies.Tally
     units: pd.DataFrame
     n_earlier: int
 
@@ -370,10 +278,10 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
-    closed = verdicts.unpack(scores.load(connection, name, VERDICT_KEY))
-    earlier = verdicts.read_units(connection, question.metrics, reading.span)
-    units = verdicts.add_exposures(earlier, reading.exposures, question.registration.exposure)
-    tally = closed - verdicts.count(earlier) + verdicts.count(units)
+    closed = tallies.unpack(scores.load(connection, name, VERDICT_KEY))
+    earlier = tallies.read_units(connection, question.metrics, reading.span)
+    units = tallies.add_exposures(earlier, reading.exposures, question.registration.exposure)
+    tally = closed - tallies.count(earlier) + tallies.count(units)
     return Total(scores.rank_within(parts), closed, tally, units, len(earlier))
 
 
@@ -451,7 +359,7 @@ def judge(
     name, registration, run_date = question.name, question.registration, question.night.run_date
     maturity, tally = question.maturity, total.tally
     groups = _find_groups(connection, question, run_date)
-    arrivals = verdicts.count_arrivals(
+    arrivals = sample_ratio.count_arrivals(
         registration, total.closed, tally, groups, maturity.mature_date or date.min
     )
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
@@ -472,7 +380,7 @@ def _find_groups(connection: sa.Connection, question: Question, last: date) -> p
     """Candidates of the nights from the last closed one to `last`."""
     closed_date = scores.find_closed_date(connection, question.name)
     after = max(closed_date, question.registration.start_date - DAY)
-    return verdicts.find_groups(connection, Span(question.name, after, last))
+    return sample_ratio.find_groups(connection, Span(question.name, after, last))
 
 
 def write(

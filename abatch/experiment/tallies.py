@@ -1,0 +1,154 @@
+"""Tallies: sums over units, the candidates, which are all that verdicts need to know of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from abatch.database.tables import predictions, units
+from abatch.database.writing import insert_frame
+from abatch.experiment.predictions import Span
+from abatch.statistics import stats
+from abatch.statistics.sums import add_by_key, subtract_by_key
+
+UNIT = ["candidate_id", "variant"]
+UNIT_COLUMNS = [*UNIT, "n_exposures"]  # and one for each metric
+
+
+@dataclass(frozen=True)
+class Tally:
+    """All that verdicts need to know of the units so far.
+
+    Tallies of other candidates add up with +; - takes out what is a part.
+
+    Attributes
+    ----------
+    moments : by metric and variant, of the candidates that were in one variant only
+    n_distinct : by variant, the others included
+    n_mixed : candidates that were in more than one variant, and are left out
+    exposures : by variant, y being how often each candidate came, and n 1; the others included
+    evidence : of the closed nights, as `find_evidence` has it
+    """
+
+    moments: dict[tuple[str, str], stats.Moments]
+    n_distinct: dict[str, int]
+    n_mixed: int
+    exposures: dict[str, stats.Moments] = field(default_factory=dict)
+    evidence: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            add_by_key(self.moments, other.moments),
+            add_by_key(self.n_distinct, other.n_distinct),
+            self.n_mixed + other.n_mixed,
+            add_by_key(self.exposures, other.exposures),
+            self.evidence + other.evidence,
+        )
+
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(
+            subtract_by_key(self.moments, other.moments),
+            subtract_by_key(self.n_distinct, other.n_distinct),
+            self.n_mixed - other.n_mixed,
+            subtract_by_key(self.exposures, other.exposures),
+            self.evidence - other.evidence,
+        )
+
+
+def add_exposures(earlier: pd.DataFrame, exposures: pd.DataFrame, exposure: str) -> pd.DataFrame:
+    """What candidates brought once more of their predictions are mature.
+
+    Parameters
+    ----------
+    earlier : candidate_id, variant, n_exposures and a column for each metric; one row per candidate
+        and variant
+    exposures : candidate_id, variant, run_date and the same metrics; one row per mature prediction
+        later than those
+    exposure : first (only the first of each candidate and variant counts) or all
+
+    Returns
+    -------
+    DataFrame with the columns of `earlier`
+    """
+    new = exposures.sort_values("run_date", kind="stable").assign(n_exposures=1)[earlier.columns]
+    both = pd.concat([earlier, new], ignore_index=True) if len(earlier) else new
+    if exposure == "first":
+        return both.drop_duplicates(UNIT, ignore_index=True)
+    return both.groupby(UNIT, as_index=False, sort=False).sum()[earlier.columns]
+
+
+def count(frame: pd.DataFrame) -> Tally:
+    """Sum up units, whose frame is as in `add_exposures`."""
+    mixed = frame["candidate_id"].duplicated(keep=False)
+    moments = {}
+    for variant, rows in frame[~mixed].groupby("variant"):
+        n = rows["n_exposures"].to_numpy()
+        for metric in frame.columns.drop(UNIT_COLUMNS):
+            moments[metric, str(variant)] = stats.compute_moments(n, rows[metric].to_numpy())
+    n_distinct = frame["variant"].value_counts().to_dict()
+    exposures = {
+        str(variant): stats.compute_moments(np.ones(len(rows)), rows.to_numpy())
+        for variant, rows in frame.groupby("variant")["n_exposures"]
+    }
+    return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique(), exposures)
+
+
+def pack(tally: Tally) -> dict[str, np.ndarray]:
+    """As arrays by name, to be stored."""
+    moments = {
+        f"moments.{metric}.{variant}": np.array(astuple(sums))
+        for (metric, variant), sums in tally.moments.items()
+    }
+    n_distinct = {f"n_distinct.{variant}": np.array(n) for variant, n in tally.n_distinct.items()}
+    exposures = {
+        f"exposures.{variant}": np.array(astuple(sums)) for variant, sums in tally.exposures.items()
+    }
+    rest = {"n_mixed": np.array(tally.n_mixed), "evidence": np.array(tally.evidence)}
+    return {**moments, **n_distinct, **exposures, **rest}
+
+
+def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
+    """The inverse of `pack`; nothing counted if there are no arrays."""
+    moments, n_distinct, exposures = {}, {}, {}
+    for name, array in arrays.items():
+        kind, *key = name.split(".")
+        if kind == "moments":
+            moments[key[0], key[1]] = stats.Moments(*array.tolist())
+        elif kind == "n_distinct":
+            n_distinct[key[0]] = int(array)
+        elif kind == "exposures":
+            exposures[key[0]] = stats.Moments(*array.tolist())
+    n_mixed, evidence = int(arrays.get("n_mixed", 0)), float(arrays.get("evidence", 0.0))
+    return Tally(moments, n_distinct, n_mixed, exposures, evidence)
+
+
+def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
+    """What is known of the candidates predicted in some nights, as in `add_exposures`.
+
+    In one order, so that their sums are the same to the last bit, whatever the database.
+    """
+    c = units.c
+    by = [c[name] for name in UNIT_COLUMNS]
+    outcomes = [sa.func.max(sa.case((c.metric == metric, c.outcome))) for metric in metrics]
+    query = sa.select(*by, *outcomes).where(_was_predicted(span)).group_by(*by).order_by(*by)
+    rows = map(tuple, connection.execute(query))
+    return pd.DataFrame.from_records(rows, columns=[*UNIT_COLUMNS, *metrics])
+
+
+def remove_units(connection: sa.Connection, span: Span) -> None:
+    """Remove what was known of all candidates predicted in some nights."""
+    connection.execute(units.delete().where(_was_predicted(span)))
+
+
+def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
+    """Write what is known of candidates, as in `add_exposures`."""
+    common = frame[UNIT_COLUMNS].assign(experiment=experiment)
+    for metric in frame.columns.difference(UNIT_COLUMNS, sort=False):
+        insert_frame(connection, units, common.assign(metric=metric, outcome=frame[metric]))
+
+
+def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
+    ids = span.select(predictions.c.candidate_id)
+    return (units.c.experiment == span.experiment) & units.c.candidate_id.in_(ids)

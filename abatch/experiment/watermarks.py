@@ -1,0 +1,114 @@
+"""Watermarks: how far all feeds are complete, and whether they move as they did."""
+
+from datetime import date, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from abatch.database import tables
+from abatch.errors import DataError
+from abatch.experiment import outcomes, scores
+from abatch.night import DAY, Night
+from abatch.queries import Query
+
+N_LOOKS = 60  # newest, by which a feed is known
+N_LATE = 3  # days, a weekend and one
+N_STEADY = 7  # looks, a week of them
+
+
+class Maturity(NamedTuple):
+    """How far what follows on predictions is known.
+
+    Attributes
+    ----------
+    watermark : of the outcomes; None if their feed has not begun
+    mature_date : the newest night of which all is known, guardrails too; None if there is none
+    waits_for : the guardrail whose feed is the latest; None if that of the outcomes is
+    """
+
+    watermark: date | None
+    mature_date: date | None
+    waits_for: str | None
+
+
+def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
+    """How far all feeds are complete: that of the outcomes and those of the guardrails.
+
+    A feed that is late leaves nights open, and never turns into zeros.
+
+    Raises
+    ------
+    DataError
+        If a feed knows less than it did, or what is yet to come.
+    """
+    experiment = night.experiment
+    watermark = outcomes.read_watermark(night)
+    found = {"watermark": watermark}
+    for name, guardrail in experiment.guardrails.items():
+        if guardrail.watermark is not None:
+            own = f"{name}.watermark"
+            found[own] = outcomes.read_watermark(night, own)
+    for name, day in found.items():
+        if day and day > night.run_date + DAY:
+            raise DataError(
+                f"{experiment.query(name).file}: says that the feed is complete to {day}, but on"
+                f" {night.run_date} nobody knows of days to come. Return the first day that is not"
+                f" complete as of :as_of, {night.run_date + DAY} at most. (Without :as_of a past"
+                " night is told what is known today.)"
+            )
+    latest = min(found, key=lambda name: found[name] or date.min)  # the outcome's if all are alike
+    behind = found[latest]
+    mature_date = behind and outcomes.last_mature_date(behind, experiment.outcome)
+    with experiment.query(latest).named():
+        night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
+    if mature_date and (steady := night.read(find_steady_delay, night)):
+        delay = (night.run_date - mature_date).days
+        if delay < steady.days - 1:
+            night.warn(
+                f"{experiment.query(latest).file}: nights mature after {delay} days, and it took"
+                f" {steady.days} or more at the last {N_STEADY} looks. So several mature at once."
+                " Unless the feed has become faster, it says too much: mend it, then score again"
+                " with --force."
+            )
+    night.read(_warn_of_stuck, night, experiment.query(latest), behind, mature_date)
+    waits_for = None if latest == "watermark" else latest.removesuffix(".watermark")
+    return Maturity(watermark, mature_date, waits_for)
+
+
+def _warn_of_stuck(
+    connection: sa.Connection,
+    night: Night,
+    query: Query,
+    watermark: date | None,
+    mature_date: date | None,
+) -> None:
+    """Warn if nights take longer to mature than they did before the feed stood still."""
+    c, outcome = tables.looks.c, night.experiment.outcome
+    looks = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
+    looks = looks.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_LOOKS)
+    rows = [(row.run_date, row.mature_date) for row in connection.execute(looks)]
+    moved = [
+        day - mature for day, mature in rows if mature and mature_date and mature < mature_date
+    ]
+    usual = max(moved, default=(outcome.window_days + outcome.lag_days + N_STEADY) * DAY)
+    began = mature_date or min((day for day, _ in rows), default=night.run_date)
+    if night.run_date - began > usual + N_LATE * DAY:
+        complete = f"the feed is complete to {watermark} only" if watermark else "tells no date yet"
+        night.warn(
+            f"{query.file}: {complete}, so no night has matured for"
+            f" {(night.run_date - began - usual).days} days longer than usual. Verdicts and figures"
+            " stand still. Load the feed, or mend the query."
+        )
+
+
+def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
+    """The shortest time that nights took to mature at the newest looks before a night.
+
+    None if they are few, or the delay came and went, as where a feed is loaded every week.
+    """
+    c = tables.looks.c
+    query = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
+    query = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_STEADY)
+    delays = [day - mature_date for day, mature_date in connection.execute(query) if mature_date]
+    is_steady = len(delays) == N_STEADY and max(delays) - min(delays) <= DAY
+    return min(delays) if is_steady else None
