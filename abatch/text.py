@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from abatch.files import cannot_write
 
+N_DAYS = 7  # a week of them is shown
+
 
 class Reply(NamedTuple):
     """What is told to people, what to programs, as `to_json` takes it, and an exit code."""
@@ -53,6 +55,11 @@ def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[st
     """The first things, and how many others there are: and 3 more."""
     n_rest = len(things) - n_shown
     return [*things[:n_shown], *([f"and {n_rest} {rest}"] if n_rest > 0 else [])]
+
+
+def list_days(days: Sequence[date]) -> str:
+    """The first days, and how many others there are."""
+    return ", ".join(cut_list([str(day) for day in days], N_DAYS))
 
 
 def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:

@@ -113,11 +113,11 @@ def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
 def test_find_doubled_names_the_arm() -> None:
     """A has 100 amounts and B 300; a join returns those of A twice, or a few of B."""
     ids = [str(i) for i in range(400)]
-    exposures = pd.DataFrame({"candidate_id": ids, "variant": ["A"] * 100 + ["B"] * 300})
+    variants = pd.Series(["A"] * 100 + ["B"] * 300, ids)
     rows: list[tuple[str, object, float]] = [(name, NIGHT, float(len(name))) for name in ids]
 
     def tell(more: list[tuple[str, object, float]], metric: Outcome = NUMERIC) -> str | None:
-        return doubts.find_doubled(make_feed([*rows, *more], metric), exposures)
+        return doubts.find_doubled(make_feed([*rows, *more], metric), variants)
 
     words = tell(rows[:100])
     assert words is not None
@@ -133,7 +133,7 @@ def test_find_doubled_names_the_arm() -> None:
     later = pd.Timestamp(NIGHT) + pd.Timedelta(hours=3)
     assert tell([(name, later, amount) for name, _, amount in rows]) is None  # at another time
     ones = [(name, day, 1.0) for name, day, _ in rows]
-    assert doubts.find_doubled(make_feed(ones * 2, BINARY), exposures) is None
+    assert doubts.find_doubled(make_feed(ones * 2, BINARY), variants) is None
 
 
 def test_pack_keeps_the_newest_nights() -> None:
@@ -141,7 +141,7 @@ def test_pack_keeps_the_newest_nights() -> None:
         {"candidate_id": ["1", "2"], "variant": "A", "run_date": pd.Timestamp(NIGHT)}
     ).assign(outcome=[1.0, 0.0])
     feed = make_feed([("1", NIGHT, 1.0), ("9", NIGHT, 1.0)], BINARY)
-    new = doubts.make_record([feed], exposures, [NIGHT], ["A", "B"], 14)
+    new = doubts.make_record([feed], np.array([[2]]), exposures, [NIGHT], ["A", "B"])
     assert new.figures["outcome", "A"].tolist() == [[2, 1, 2, 0]]
     assert new.figures["outcome", "B"].tolist() == [[0, 0, 0, 0]]
     closed = doubts.unpack({})

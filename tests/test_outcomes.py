@@ -134,8 +134,8 @@ def test_find_twins_are_ids_of_other_case() -> None:
     events = outcomes.find_events(
         make_feed(("AB", NIGHT, 1), ("AB", NIGHT, 1), ("cd", NIGHT, 1), ("xy", NIGHT, 1)), "binary"
     )
-    assert outcomes.find_twins(pd.Series(["ab", "cd"]), events) == {"AB": "ab"}
-    assert outcomes.find_twins(pd.Series(["ab", "AB"]), events) == {}
+    assert outcomes.find_twins(pd.Index(["ab", "cd"]), events) == {"AB": "ab"}
+    assert outcomes.find_twins(pd.Index(["ab", "AB"]), events) == {}
     assert attach(
         make_predictions(("ab", NIGHT), ("AB", NIGHT)), make_feed(("AB", NIGHT, 1)), 14, BINARY
     ).tolist() == [0, 1]
@@ -166,7 +166,7 @@ def test_find_twins_are_ids_of_other_case() -> None:
     ],
 )
 def test_find_twins_written_otherwise(predicted: str, event: str, is_twin: bool) -> None:
-    candidates = pd.Series([predicted, "x42", "y42"] if event == "b42" else [predicted, "77"])
+    candidates = pd.Index([predicted, "x42", "y42"] if event == "b42" else [predicted, "77"])
     events = outcomes.find_events(make_feed((event, NIGHT, 1), ("99", NIGHT, 1)), "binary")
     expected = {event: predicted} if is_twin else {}
     assert outcomes.find_twins(candidates, events) == expected
@@ -177,7 +177,7 @@ def test_find_twins_by_the_fold_that_finds_the_most() -> None:
     ids = [str(i) for i in range(1001, 20_000)]
     rows = [(f"{name}-1", NIGHT, 1) for name in ids]
     events = outcomes.find_events(make_feed(*rows), "binary")
-    assert outcomes.find_twins(pd.Series(ids), events) == {f"{name}-1": name for name in ids}
+    assert outcomes.find_twins(pd.Index(ids), events) == {f"{name}-1": name for name in ids}
 
 
 def test_attach_late_hour_of_the_last_day_counts() -> None:

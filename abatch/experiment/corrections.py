@@ -20,10 +20,9 @@ from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import Registration
 from abatch.experiment.scores import Key
 from abatch.night import DAY, Night
-from abatch.text import cut_list
+from abatch.text import list_days
 
 N_MANY = 20  # outcomes, which do not all vanish by corrections
-N_NAMED = 7  # nights that a warning names
 MENDS = {
     "warn": "The verdicts stand on what was counted. To count again: python score.py --rebuild"
     " --force. To let score do so by itself: outcome.corrections: rebuild.",
@@ -78,7 +77,11 @@ def _add_up(rows: pd.DataFrame, day: str, amount: str) -> pd.DataFrame:
 
 
 def make(
-    night: Night, nights: Sequence[date], feeds: Sequence[Feed], exposures: pd.DataFrame
+    night: Night,
+    nights: Sequence[date],
+    told: np.ndarray,
+    exposures: pd.DataFrame,
+    metrics: Sequence[str],
 ) -> Arrays:
     """What is kept of nights that are being closed, by name, one element for each.
 
@@ -88,8 +91,7 @@ def make(
         counted, and last asked for again
     told, counted, found : what the feeds last said; what is in the sums; what would be in them now
     """
-    told = condense(feeds, nights, night.experiment.outcome.window_days)
-    counted = count(exposures, nights, [feed.name for feed in feeds])
+    counted = count(exposures, nights, metrics)
     days = np.array([day.toordinal() for day in nights])
     today = np.full(len(nights), night.run_date.toordinal())
     values = {"told": told, "counted": counted, "found": counted}
@@ -248,7 +250,7 @@ def _describe(
     feed: Feed, nights: Sequence[date], arrays: Arrays, is_news: np.ndarray, i: int
 ) -> str:
     days = [day for day, differs in zip(nights, is_news, strict=True) if differs]
-    named = ", ".join(cut_list([str(day) for day in days], N_NAMED))
+    named = list_days(days)
     counted, found = (arrays[name][is_news, i].sum(axis=0) for name in ("counted", "found"))
     as_of = date.fromordinal(int(arrays["closed_on"][is_news].min()))
     what = f"{counted[0]:,.0f} predictions with an outcome were counted, now it is {found[0]:,.0f}"

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from scipy.special import bdtr, pdtr  # of binomial and Poisson, up to and with a count
 
 from abatch.errors import DataError
-from abatch.experiment import corrections, outcomes, predictions
+from abatch.experiment import outcomes, predictions
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Plan
-from abatch.text import cut_list
+from abatch.text import list_days
 
 N_TELLING = 20  # ids, or rows, that are no accident
 MANY_TWICE = 0.1  # of the rows
@@ -28,7 +28,6 @@ FOUR_FIFTHS = 4 / 5  # of what a feed tells, of a week
 CHANCE = 1e-6  # of a false alarm, at the most
 N_DOUBTED = 28  # nights, after which a low level counts as the level
 N_KEPT = 180  # closed nights
-N_NAMED = 7  # nights that a warning names
 
 
 class Record(NamedTuple):
@@ -47,18 +46,18 @@ class Record(NamedTuple):
 
 def make_record(
     feeds: Sequence[Feed],
+    told: np.ndarray,
     exposures: pd.DataFrame,
     nights: Sequence[date],
     variants: Sequence[str],
-    window_days: int,
 ) -> Record:
     """Count what came of nights; none is doubted yet.
 
     Parameters
     ----------
+    told : array, shape (n_nights, n_feeds), events in each night's window
     exposures : variant, run_date and a column for each feed, one row per prediction
     """
-    told = corrections.condense(feeds, nights, window_days)[:, :, 0]
     days, figures = pd.DatetimeIndex(nights), {}
     for variant in variants:
         rows = exposures[exposures["variant"] == variant]
@@ -232,10 +231,11 @@ def find_doubts(
     DataError
         As `check_ids`.
     """
-    times = max(1.0, len(exposures) / max(1, exposures["candidate_id"].nunique()))
+    variants = exposures.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    times = max(1.0, len(exposures) / max(1, len(variants)))
     for feed in feeds:
-        yield from filter(None, [check_ids(connection, feed, exposures, span)])
-        yield from filter(None, [find_doubled(feed, exposures)])
+        yield from filter(None, [check_ids(connection, feed, variants, span)])
+        yield from filter(None, [find_doubled(feed, variants)])
         by_plan = plan if feed.name == OUTCOME and feed.metric.kind == "binary" else None
         for (name, variant), figures in new.figures.items():
             if name != feed.name:
@@ -250,7 +250,7 @@ def find_doubts(
                 yield _describe_few(feed, variant, nights, low, level)
             elif shares := find_unmatched(before, figures, times):
                 figures[:, 3] = 1
-                stranger = _find_stranger(connection, feed, exposures, span)
+                stranger = _find_stranger(connection, feed, variants, span)
                 yield _describe_unmatched(feed, variant, shares, stranger)
 
 
@@ -258,10 +258,10 @@ def _describe_few(
     feed: Feed, variant: str, nights: np.ndarray, figures: np.ndarray, level: Level
 ) -> str:
     n, found, _, _ = figures.sum(axis=0)
-    named = cut_list([str(date.fromordinal(day)) for day in nights.tolist()], N_NAMED)
+    named = list_days([date.fromordinal(day) for day in nights.tolist()])
     return (
         f"{feed.query.file}: {found:,.0f} of {n:,.0f} mature predictions of variant {variant} have"
-        f" an outcome in the nights {', '.join(named)}; by {level.of} it would be"
+        f" an outcome in the nights {named}; by {level.of} it would be"
         f" {n * level.rate:,.0f}. Look whether the feed is whole, and writes ids as the candidates"
         " query does."
     )
@@ -280,26 +280,29 @@ def _describe_unmatched(
 
 
 def _find_stranger(
-    connection: sa.Connection, feed: Feed, exposures: pd.DataFrame, span: Span
+    connection: sa.Connection, feed: Feed, variants: pd.Series, span: Span
 ) -> str | None:
     """An id of the feed that was never predicted; None if there is none among the first."""
     ids = feed.events["candidate_id"].drop_duplicates()
-    names = ids[~ids.isin(exposures["candidate_id"])].tolist()[:1000]
+    names = ids[~ids.isin(variants.index)].tolist()[:1000]
     predicted = predictions.find_ids(connection, span.experiment, names) if names else set()
     return next((name for name in names if name not in predicted), None)
 
 
-def find_doubled(feed: Feed, exposures: pd.DataFrame) -> str | None:
+def find_doubled(feed: Feed, variants: pd.Series) -> str | None:
     """A sentence if many amounts come twice, which a sum counts twice; None if all is well.
 
     In all or of one variant. Of a binary outcome it does no harm.
+
+    Parameters
+    ----------
+    variants : by candidate_id
     """
     if feed.metric.kind == "binary" or feed.events.empty:
         return None
-    ids = exposures.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
     is_twice = feed.events["is_twice"]
     groups = {"in all": is_twice}
-    for variant, rows in is_twice.groupby(feed.events["candidate_id"].map(ids)):
+    for variant, rows in is_twice.groupby(feed.events["candidate_id"].map(variants)):
         groups[f"of variant {variant}"] = rows
     many = [
         f"{rows.sum():,} of {len(rows):,} {group}"
@@ -315,10 +318,12 @@ def find_doubled(feed: Feed, exposures: pd.DataFrame) -> str | None:
     )
 
 
-def check_ids(
-    connection: sa.Connection, feed: Feed, counted: pd.DataFrame, span: Span
-) -> str | None:
+def check_ids(connection: sa.Connection, feed: Feed, variants: pd.Series, span: Span) -> str | None:
     """A sentence if outcomes seem not to find their predictions; None if all is well.
+
+    Parameters
+    ----------
+    variants : by candidate_id, of those that were counted
 
     Raises
     ------
@@ -326,19 +331,18 @@ def check_ids(
         If ids differ but in upper and lower case, which SQL may take for one, or if in a variant
         many are written otherwise: more than a tenth of those that are as they were predicted.
     """
-    ids = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
     found = feed.events["candidate_id"].drop_duplicates()
-    twins = outcomes.find_twins(counted["candidate_id"], feed.events)
+    twins = outcomes.find_twins(variants.index, feed.events)
     names = sorted(twins)
     predicted = predictions.find_ids(connection, span.experiment, names[:1000]) if names else set()
     others = [name for name in names if name not in predicted]
-    n_alike = found.map(ids).value_counts()
+    n_alike = found.map(variants).value_counts()
     if not others:
-        if len(found) >= N_TELLING and len(ids) >= N_TELLING and n_alike.empty:
+        if len(found) >= N_TELLING and len(variants) >= N_TELLING and n_alike.empty:
             return (
                 f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
-                f" {found.iloc[0]!r}, is one of the {len(ids)} that were predicted, such as"
-                f" {ids.index[0]!r}. Return ids as the candidates query does."
+                f" {found.iloc[0]!r}, is one of the {len(variants)} that were predicted, such as"
+                f" {variants.index[0]!r}. Return ids as the candidates query does."
             )
         return None
     first = others[0]
@@ -347,7 +351,7 @@ def check_ids(
         f" {first!r} for {twins[first]!r}. Return ids letter for letter as the candidates query"
         " does, with the same cast, trim or lower in both if need be."
     )
-    n_other = pd.Series([ids[twins[name]] for name in others]).value_counts()
+    n_other = pd.Series([variants[twins[name]] for name in others]).value_counts()
     are_many = n_other > n_alike.reindex(n_other.index, fill_value=0) / 10
     if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
         raise DataError(f"{feed.query.file}: {words}")

@@ -84,6 +84,7 @@ class Reading(NamedTuple):
     Attributes
     ----------
     feeds : what the queries returned
+    told : that condensed by night
     parts : as scores.summarise makes them
     exposures : candidate_id, variant, run_date and a column for each metric, of the predictions
         that verdicts count
@@ -95,6 +96,7 @@ class Reading(NamedTuple):
     """
 
     feeds: Sequence[Feed]
+    told: np.ndarray
     parts: dict[Key, Part]
     exposures: pd.DataFrame
     span: Span
@@ -186,11 +188,11 @@ def read_nights(
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
     closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
-    variants, window_days = [*experiment.split], experiment.outcome.window_days
-    record = doubts.make_record(feeds, counted, nights, variants, window_days)
+    told = corrections.condense(feeds, nights, experiment.outcome.window_days)
+    record = doubts.make_record(feeds, told[:, :, 0], counted, nights, [*experiment.split])
     plan = question.registration.plan
-    told = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
-    return Reading(feeds, parts, counted, span, run_ids, n_read, told, record)
+    words = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -251,8 +253,10 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
-    told = corrections.make(question.night, nights, reading.feeds, reading.exposures)
-    sums[key] = corrections.add(connection, question.name, key, told)
+    new = corrections.make(
+        question.night, nights, reading.told, reading.exposures, question.metrics
+    )
+    sums[key] = corrections.add(connection, question.name, key, new)
     scores.save(connection, question.night, sums, reading.span.last)
 
 

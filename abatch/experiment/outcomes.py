@@ -181,12 +181,12 @@ def attach_all(predictions: pd.DataFrame, feeds: Sequence[Feed], window_days: in
         predictions[feed.name] = attach(predictions, feed, window_days)
 
 
-def find_twins(candidate_ids: pd.Series, events: pd.DataFrame) -> dict[str, str]:
+def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 
     They are folded by that of `FOLDS` which finds the most and tells the candidates apart.
     """
-    ids = pd.Index(candidate_ids.unique()).astype(object)
+    ids = candidate_ids.unique().astype(object)
     strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
     twins: dict[str, str] = {}
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
