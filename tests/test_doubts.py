@@ -1,5 +1,6 @@
 """Outcomes that hardly find their predictions, by counts with a stated rule."""
 
+from collections.abc import Callable
 from datetime import date
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from abatch.experiment import doubts, outcomes
-from abatch.experiment.doubts import find_few, find_unmatched
+from abatch.experiment.doubts import find_few, find_moved, find_unmatched
 from abatch.experiment.outcomes import Feed
 from abatch.queries import Query
 from abatch.sections import Outcome
@@ -18,7 +19,7 @@ NIGHT = date(2026, 9, 1)
 
 
 def make_nights(n: float, *found: float, told: float = 100) -> np.ndarray:
-    return np.array([[n, y, told, 0] for y in found], dtype=float)
+    return np.array([[n, y, told, 0, 0, 0, 0] for y in found], dtype=float)
 
 
 def play(closed: np.ndarray, nights: np.ndarray) -> list[bool]:
@@ -81,7 +82,7 @@ def test_find_few_weekends_at_a_quarter_are_not_told(
     mean = np.tile([1, 1, 1, 1, 1, 0.25, 0.25], 300) * size
     found = rng.poisson(mean)
     nights = np.column_stack([np.full(len(found), 1000), found, np.full(len(found), 30 * size)])
-    nights = np.column_stack([nights, np.zeros(len(found))]).astype(float)
+    nights = np.column_stack([nights, np.zeros((len(found), 4))]).astype(float)
     for start in range(28, len(nights) - 7, n_together):
         closed, new = nights[max(0, start - 180) : start], nights[start : start + n_together]
         assert find_few(closed, new, None, 1) is None
@@ -102,6 +103,62 @@ def test_find_unmatched_where_ids_of_half_an_arm_are_lost() -> None:
     # By chance.
     few = make_nights(50, *[5] * 20, told=10)
     assert find_unmatched(few, make_nights(50, *[3] * 7, told=10), 1) is None
+
+
+def make_amounts(nights: list[np.ndarray]) -> np.ndarray:
+    """Figures of nights with these amounts, of 500 predictions each."""
+    logs = [np.log(np.abs(y)) for y in nights]
+    return np.array(
+        [
+            (500, len(y), 100, 0, log.sum(), (log**2).sum(), (y < 0).sum())
+            for y, log in zip(nights, logs, strict=True)
+        ],
+        dtype=float,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "n_nights"),
+    [  # after how many nights a week's geometric mean has moved by 1.8
+        (lambda y: 10 * y, 2),  # 10^(2/7) = 1.93
+        (lambda y: y / 100, 1),  # 100^(1/7) = 1.93
+        (lambda y: 3 * y, 4),  # 3^(4/7) = 1.87
+        (lambda y: 2 * y, 6),  # 2^(6/7) = 1.81
+        (lambda y: np.where(np.arange(len(y)) % 2, y, 8 * y), 4),  # 8^(1/2 * 4/7) = 1.81
+        (lambda y: -y, 4),  # more than half of the week
+        (lambda y: 1.7 * y, None),
+    ],
+)
+def test_find_moved_when_the_unit_changes(
+    change: Callable[[np.ndarray], np.ndarray], n_nights: int | None
+) -> None:
+    """40 amounts a night of geometric mean 50: e^-1/2 to e^1/2 times that, in even steps."""
+    amounts = 50 * np.exp(np.linspace(-0.5, 0.5, 40))
+    closed, told = make_amounts([amounts] * 14), []
+    for _ in range(7):
+        new = make_amounts([change(amounts)])
+        told.append(find_moved(closed, new, 1) is not None)
+        closed = np.concatenate([closed, new])
+    assert told == [n_nights is not None and days + 1 >= n_nights for days in range(7)]
+
+
+def test_find_moved_gives_the_means() -> None:
+    one, other = np.array([2.0, 8.0] * 20), np.array([-20.0, 80.0] * 20)
+    moved = find_moved(make_amounts([one] * 9), make_amounts([other] * 7), 1)
+    assert moved is not None
+    assert moved[0] == pytest.approx((40, 0.5))
+    assert moved[1] == pytest.approx((4, 0))
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_find_moved_of_seasons_and_of_rare_large_amounts_is_silent(
+    rng: np.random.Generator, n: int
+) -> None:
+    """Lognormal amounts of sigma 2; weekends twice, and one week in four at month's end thrice."""
+    mean = np.tile([1, 1, 1, 1, 1, 2, 2], 160) * np.tile(np.repeat([1, 1, 1, 3], 7), 40)
+    closed = make_amounts([50 * m * rng.lognormal(0, 2, n) for m in mean])
+    for start in range(56, len(closed) - 1):
+        assert find_moved(closed[max(0, start - 180) : start], closed[start : start + 1], 1) is None
 
 
 def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
@@ -142,10 +199,10 @@ def test_pack_keeps_the_newest_nights() -> None:
     ).assign(outcome=[1.0, 0.0])
     feed = make_feed([("1", NIGHT, 1.0), ("9", NIGHT, 1.0)], BINARY)
     new = doubts.make_record([feed], np.array([[2]]), exposures, [NIGHT], ["A", "B"])
-    assert new.figures["outcome", "A"].tolist() == [[2, 1, 2, 0]]
-    assert new.figures["outcome", "B"].tolist() == [[0, 0, 0, 0]]
+    assert new.figures["outcome", "A"].tolist() == [[2, 1, 2, 0, 0, 0, 0]]
+    assert new.figures["outcome", "B"].tolist() == [[0] * 7]
     closed = doubts.unpack({})
     for _ in range(doubts.N_KEPT + 5):
         closed = doubts.unpack(doubts.pack(closed, new))
-    assert closed.figures["outcome", "A"].tolist() == [[2, 1, 2, 0]] * doubts.N_KEPT
+    assert closed.figures["outcome", "A"].tolist() == [[2, 1, 2, 0, 0, 0, 0]] * doubts.N_KEPT
     assert closed.nights.tolist() == [NIGHT.toordinal()] * doubts.N_KEPT

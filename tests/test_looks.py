@@ -1,16 +1,21 @@
 """What a look doubts: outcomes that do not find their predictions, candidates who move."""
 
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.database import connections
 from abatch.database.tables import cohort_sums, looks, predictions, runs
 from abatch.errors import DataError
-from tests.conftest import FIRST_NIGHT, alter
+from abatch.experiment import looks as looks_
+from abatch.experiment import verdicts
+from tests.conftest import FIRST_NIGHT, alter, make_night
 from tests.responses import Responses
 
 DAY = timedelta(days=1)
@@ -37,6 +42,12 @@ def test_score_doubts_outcomes_that_find_few_predictions(
         responses.score(night, force=True)
         return capsys.readouterr().err
 
+    # Models that learnt something else rank these by chance, which is told once.
+    first, chance = (
+        tell(str).splitlines(),
+        r"modelB_v1\.0_2026-09-01 ranks far worse .* AUC 0\.4\d\d ",
+    )
+    assert [bool(re.search(chance, line)) for line in first] == [True]
     assert tell(str) == ""
     with pytest.raises(
         DataError, match=r"outcomes\.sql: \d+ ids .* example '00000\d+1' for '\d+1'"
@@ -160,3 +171,41 @@ def read_sums(engine: sa.Engine) -> list[Any]:
                 sa.select(c.cohort, c.closed_date).order_by(c.cohort, c.variant, c.model_name)
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("n_mixed", "shift", "is_told"),
+    [
+        (20, 0.5, False),
+        (21, 0.0051, True),  # more than half of the effect, .01
+        (21, -0.0051, True),
+        (21, 0.0049, False),
+        (21, None, False),
+        (101, None, True),  # of 10,001
+    ],
+)
+def test_tell_news_of_candidates_who_are_left_out(
+    engine: sa.Engine, experiment: Experiment, n_mixed: int, shift: float | None, is_told: bool
+) -> None:
+    """Told is what can be half of the effect that matters, or one in a hundred; and once."""
+    outcome = experiment.outcome.model_copy(update={"expected_effect": 0.01})
+    row: dict[str, Any] = {
+        "watermark": None,
+        "mature_date": None,
+        "waits_for": None,
+        "outcomes_as_of": None,
+    }
+    row |= {"n_predicted": 0, "n_mature": 0, "n_units": 9_900, "n_mixed": n_mixed}
+    look = verdicts.Look(row | {"mixed_shift": shift}, [], [])
+    for days in range(2):
+        told: list[str] = []
+        night = make_night(f"r{days}", FIRST_NIGHT + days * DAY, alter(experiment, outcome=outcome))
+        night.dry_run, night.warn = False, told.append
+        night.read = partial(connections.read, engine)
+        looks_.tell_news(night, look, {}, [])
+        assert len(told) == (is_told and days == 0)
+        for words in told:
+            assert words.startswith(f"{n_mixed} of {9_900 + n_mixed:,} candidates")
+            assert ("would move the mean by -0.0051." in words) == (shift == -0.0051)
+        with engine.begin() as connection:
+            verdicts.write_look(connection, night, look)

@@ -941,3 +941,21 @@ def test_check_exposures_false_alarms(n_new: int) -> None:
 )
 def test_plan_burn_in_by_hand(kind: str, rate: float, expected: float) -> None:
     assert stats.plan_burn_in(kind, rate) == pytest.approx(expected)
+
+
+def test_measure_shift_of_those_who_are_left_out() -> None:
+    """Groups of 900 and 100 with 45 and 5 buyers; who is left out: 20 of whom 19 buy."""
+    ones = np.ones
+    groups = [
+        stats.compute_moments(ones(n), (np.arange(n) < n // 20).astype(float)) for n in (900, 100)
+    ]
+    left_out = stats.compute_moments(ones(20), (np.arange(20) < 19).astype(float))
+    assert stats.measure_shift(left_out, groups) == pytest.approx((19 - 20 / 20) / (100 + 20))
+    # One buyer is expected; 3 more than that are within 4 * sqrt(20 * .05 * .95) = 3.9.
+    for n_buy in (1, 4):
+        alike = stats.compute_moments(ones(20), (np.arange(20) < n_buy).astype(float))
+        assert np.isnan(stats.measure_shift(alike, groups))
+    alike = stats.compute_moments(ones(20), (np.arange(20) < 5).astype(float))
+    assert stats.measure_shift(alike, groups) == pytest.approx(4 / 120)
+    assert np.isnan(stats.measure_shift(stats.Moments(), groups))
+    assert np.isnan(stats.measure_shift(left_out, []))

@@ -64,14 +64,24 @@ def count_by_hand(frame: pd.DataFrame, exposure: str) -> tallies.Tally:
                     moments[metric, variant] = [
                         a + b for a, b in zip(moments[metric, variant], added, strict=True)
                     ]
-    n_mixed = sum(len(variants) > 1 for variants in found.values())
+    mixed = [variants for variants in found.values() if len(variants) > 1]
+    left_out = [(n, y) for variants in mixed for n, y, _ in variants.values()]
     return tallies.Tally(
-        {key: stats.Moments(*values) for key, values in moments.items()}, dict(n_distinct), n_mixed
+        {key: stats.Moments(*values) for key, values in moments.items()},
+        dict(n_distinct),
+        len(mixed),
+        mixed=stats.Moments(
+            n_units=len(left_out),
+            sum_n=sum(n for n, _ in left_out),
+            sum_y=sum(y for _, y in left_out),
+        ),
     )
 
 
 def assert_equal(found: tallies.Tally, expected: tallies.Tally) -> None:
     assert (found.n_distinct, found.n_mixed) == (expected.n_distinct, expected.n_mixed)
+    for name in ("n_units", "sum_n", "sum_y"):
+        assert getattr(found.mixed, name) == pytest.approx(getattr(expected.mixed, name))
     assert found.moments.keys() == expected.moments.keys()
     for key, moments in expected.moments.items():
         assert astuple(found.moments[key].move(0.0)) == pytest.approx(astuple(moments), rel=1e-9)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from scipy.special import bdtr, pdtr  # of binomial and Poisson, up to and with a count
+from scipy.stats import ttest_ind_from_stats
 
 from abatch.errors import DataError
 from abatch.experiment import outcomes, predictions
@@ -26,6 +27,9 @@ HALF, TENTH = 1 / 2, 1 / 10  # of what is expected: of a week, and of single nig
 WEEKEND = 1 / 4  # of the usual rate, which some nights may have
 FOUR_FIFTHS = 4 / 5  # of what a feed tells, of a week
 CHANCE = 1e-6  # of a false alarm, at the most
+NEARLY_DOUBLE = 1.8  # times a usual amount, or one of so many parts of it
+USUAL = 2  # times as far as amounts of a week have been from the usual is nothing unusual
+N_FIGURES = 7
 N_DOUBTED = 28  # nights, after which a low level counts as the level
 N_KEPT = 180  # closed nights
 
@@ -36,8 +40,9 @@ class Record(NamedTuple):
     Attributes
     ----------
     nights : array of int, shape (n_nights,), ordinals of days, in order
-    figures : by feed and variant, array of float, shape (n_nights, 4): predictions; those with an
-        outcome; events in the night's window, of whomever; whether the night is doubted
+    figures : by feed and variant, array of float, shape (n_nights, 7): predictions; those with an
+        outcome; events in the night's window, of whomever; whether the night is doubted; of the
+        outcomes the sum of log |y|, that of its squares, and how many are below 0
     """
 
     nights: np.ndarray
@@ -64,17 +69,25 @@ def make_record(
         run_dates = pd.DatetimeIndex(rows["run_date"])
         n = rows.groupby(run_dates).size().reindex(days, fill_value=0).to_numpy(float)
         for i, feed in enumerate(feeds):
-            found = (rows[feed.name] != 0).groupby(run_dates).sum()
-            columns = (n, found.reindex(days, fill_value=0), told[:, i] * (n > 0), 0 * n)
+            found = _count_amounts(rows[feed.name], run_dates).reindex(days, fill_value=0)
+            columns = (n, found.pop("n"), told[:, i] * (n > 0), 0 * n, found)
             figures[feed.name, variant] = np.column_stack(columns).astype(float)
     return Record(np.array([day.toordinal() for day in nights], dtype=int), figures)
+
+
+def _count_amounts(amounts: pd.Series, nights: pd.DatetimeIndex) -> pd.DataFrame:
+    """By night, of the outcomes other than 0: how many, sums as in `Record`."""
+    y = amounts.to_numpy(dtype=float)
+    log = np.log(np.abs(y), out=np.zeros_like(y), where=y != 0)
+    parts = {"n": y != 0, "log": log, "squares": log**2, "below": y < 0}
+    return pd.DataFrame(parts, dtype=float).groupby(nights).sum()
 
 
 def pack(closed: Record, new: Record) -> dict[str, np.ndarray]:
     """The newest of both, as arrays by name, to be stored."""
     arrays = {"nights": np.concatenate([closed.nights, new.nights])[-N_KEPT:]}
     for (feed, variant), figures in new.figures.items():
-        before = closed.figures.get((feed, variant), np.zeros((len(closed.nights), 4)))
+        before = closed.figures.get((feed, variant), np.zeros((len(closed.nights), N_FIGURES)))
         arrays[f"record.{feed}.{variant}"] = np.concatenate([before, figures])[-N_KEPT:]
     return arrays
 
@@ -210,6 +223,61 @@ def find_unmatched(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[f
     return found / told, usual
 
 
+class Amounts(NamedTuple):
+    """Outcomes other than 0: their geometric mean without the sign, and the share below 0."""
+
+    mean: float
+    share_below: float
+
+
+def find_moved(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[Amounts, Amounts] | None:
+    """The amounts of a week that ends with the new nights, and before, if they are not alike.
+
+    As in another unit, another currency, with the other sign, or booked twice: a variant's own
+    effect has been there before, too. Amounts that move by season move in the closed weeks.
+
+    Parameters
+    ----------
+    closed, new, times : as `find_few` has them
+    """
+    before, week = _split_week(closed, new)
+    used = before[before[:, 3] == 0] if (before[:, 3] > 0).sum() < N_DOUBTED else before
+    if len(week) < WEEK or min(used[:, 1].sum(), week[:, 1].sum(), new[:, 1].sum()) < N_TELLING:
+        return None
+    usual, now, last = map(_measure_amounts, (used, week, new))
+    is_turned = all(abs(found.share_below - usual.share_below) > HALF for found in (now, last))
+    moved = np.log([now.mean / usual.mean, last.mean / usual.mean])
+    weeks = [used[i : i + WEEK] for i in range(len(used) % WEEK, len(used), WEEK)]
+    widest = max(
+        (
+            abs(np.log(_measure_amounts(w).mean / usual.mean))
+            for w in weeks
+            if w[:, 1].sum() >= N_TELLING
+        ),
+        default=0.0,
+    )
+    line = max(np.log(NEARLY_DOUBLE), USUAL * widest)
+    is_moved = (np.sign(moved[0]) * moved > line).all()
+    is_chance = _compute_moved_chance(used, week, times) > CHANCE
+    return (now, usual) if is_turned or (is_moved and not is_chance) else None
+
+
+def _measure_amounts(figures: np.ndarray) -> Amounts:
+    _, n, _, _, logs, _, n_below = figures.sum(axis=0)
+    return Amounts(float(np.exp(logs / n)), float(n_below / n))
+
+
+def _compute_moved_chance(before: np.ndarray, now: np.ndarray, times: float) -> float:
+    """That logarithms of the same mean come to lie so far apart; Welch's test."""
+    sides = [figures.sum(axis=0)[[1, 4, 5]] for figures in (now, before)]
+    n, means, squares = np.array([(n, logs / n, square / n) for n, logs, square in sides]).T
+    sd = np.sqrt(np.maximum(squares - means**2, 0))
+    (mean, mean_before), (of, of_before), (m, m_before) = means, sd, n / times
+    if not sd.any():
+        return 0.0 if mean != mean_before else 1.0
+    return float(ttest_ind_from_stats(mean, of, m, mean_before, of_before, m_before, False).pvalue)
+
+
 def find_doubts(
     connection: sa.Connection,
     span: Span,
@@ -240,7 +308,7 @@ def find_doubts(
         for (name, variant), figures in new.figures.items():
             if name != feed.name:
                 continue
-            before = closed.figures.get((name, variant), np.zeros((0, 4)))
+            before = closed.figures.get((name, variant), np.zeros((0, N_FIGURES)))
             if few := find_few(before, figures, by_plan, times):
                 level, is_low = few
                 figures[is_low[-len(figures) :], 3] = 1
@@ -252,12 +320,15 @@ def find_doubts(
                 figures[:, 3] = 1
                 stranger = _find_stranger(connection, feed, variants, span)
                 yield _describe_unmatched(feed, variant, shares, stranger)
+            elif feed.metric.kind == "numeric" and (moved := find_moved(before, figures, times)):
+                figures[:, 3] = 1
+                yield _describe_moved(feed, variant, *moved)
 
 
 def _describe_few(
     feed: Feed, variant: str, nights: np.ndarray, figures: np.ndarray, level: Level
 ) -> str:
-    n, found, _, _ = figures.sum(axis=0)
+    n, found = figures[:, :2].sum(axis=0)
     named = list_days([date.fromordinal(day) for day in nights.tolist()])
     return (
         f"{feed.query.file}: {found:,.0f} of {n:,.0f} mature predictions of variant {variant} have"
@@ -276,6 +347,16 @@ def _describe_unmatched(
         f"{feed.query.file}: {now:.1%} of what it tells are outcomes of predictions of variant"
         f" {variant}, and of closed nights it was {usual:.1%}.{example} Look whether it writes ids"
         " as the candidates query does."
+    )
+
+
+def _describe_moved(feed: Feed, variant: str, now: Amounts, usual: Amounts) -> str:
+    return (
+        f"{feed.query.file}: outcomes of predictions of variant {variant} are not what they were:"
+        f" other than 0 they are {now.mean:,.4g} in the geometric mean and {now.share_below:.0%}"
+        f" are below 0; of closed nights it was {usual.mean:,.4g} and {usual.share_below:.0%}. Look"
+        " for another unit or sign, and for amounts that are booked twice. Verdicts add them up as"
+        " they are."
     )
 
 

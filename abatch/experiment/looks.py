@@ -34,10 +34,12 @@ from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.experiment.scores import Figures, Key, Part
 from abatch.experiment.watermarks import Maturity
 from abatch.night import DAY, Night, find_nights
-from abatch.statistics import drift
+from abatch.statistics import drift, stats
+from abatch.statistics.metrics import Metric
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
+ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
@@ -53,7 +55,8 @@ class Question(NamedTuple):
 
     Attributes
     ----------
-    references, features : what the scores and the features of each dated model are compared with
+    references, features, ranks : what the scores, the features and the ROC AUC of each dated model
+        are compared with: those of its training and validation
     """
 
     night: Night
@@ -61,6 +64,7 @@ class Question(NamedTuple):
     maturity: Maturity
     references: Mapping[str, Reference]
     features: Mapping[str, Mapping[str, FeatureReference]]
+    ranks: Mapping[str, Metric]
 
     @property
     def experiment(self) -> Experiment:
@@ -324,6 +328,45 @@ def measure(
     return Figures(rows, keys)
 
 
+def find_falls(connection: sa.Connection, question: Question, figures: Figures) -> list[str]:
+    """Sentences on models that rank far worse than in validation, the first time for each.
+
+    That is in some cohort, or in all, with both intervals apart.
+    """
+    c = tables.scores.c
+    query = sa.select(c.model_name, c.upper).filter_by(experiment=question.name, metric=ROC_AUC)
+    earlier = {name for name, upper in connection.execute(query) if _is_fall(question, name, upper)}
+    found: dict[str, dict[str, Any]] = {}
+    for row in figures.rows[tables.scores]:
+        name = row["model_name"]
+        if (
+            row["metric"] == ROC_AUC
+            and name not in earlier
+            and _is_fall(question, name, row["upper"])
+        ):
+            worst = found.setdefault(name, row)
+            found[name] = min(worst, row, key=lambda row: row["upper"])
+    return [_describe_fall(row, question.ranks[name]) for name, row in found.items()]
+
+
+def _is_fall(question: Question, model_name: str, upper: float | None) -> bool:
+    before = question.ranks.get(model_name)
+    return bool(before and upper is not None and before.lower - upper >= MUCH_LOWER)
+
+
+def _describe_fall(row: Mapping[str, Any], before: Metric) -> str:
+    of = "in all nights" if row["cohort"] == scores.ALL else f"in the cohort of {row['cohort']}"
+    what = "worse than chance" if row["upper"] < CHANCE else "far worse than in validation"
+    return (
+        f"{row['model_name']} ranks {what}: ROC AUC {row['value']:.3f} ({row['lower']:.3f} to"
+        f" {row['upper']:.3f}) of {row['n']:,} mature predictions {of}; in validation"
+        f" {before.value:.3f} ({before.lower:.3f} to {before.upper:.3f}). Look whether the"
+        " candidates query brings each feature to the right candidate and day, as the training"
+        " query does, and whether 1 means the same in both outcomes. (What is done with those who"
+        " are selected may lower it, too.)"
+    )
+
+
 def _count_waiting(connection: sa.Connection, question: Question, span: Span) -> Counter[Key]:
     """Predictions of the nights that are not mature, by cohort and variant."""
     n_waiting: Counter[Key] = Counter()
@@ -367,13 +410,15 @@ def judge(
         registration, total.closed, tally, groups, maturity.mature_date or date.min
     )
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
-    sizes = [sums.n_units for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
+    units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
+    shift = stats.measure_shift(tally.mixed, units)
     row = {
         **maturity._asdict(),
         "n_predicted": sum(row["n_predicted"] for row in whole),
         "n_mature": sum(row["n_mature"] for row in whole),
-        "n_units": int(sum(sizes)),
+        "n_units": int(sum(sums.n_units for sums in units)),
         "n_mixed": tally.n_mixed,
+        "mixed_shift": None if np.isnan(shift) else shift,
         "outcomes_as_of": corrections.find_date(connection, name),
     }
     smallest = verdicts.find_smallest(connection, name, run_date)
@@ -414,27 +459,46 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
     return "; ".join(filter(None, [mature, shown, verdicts.describe(look.verdicts), as_of]))
 
 
-def tell_news(night: Night, look: verdicts.Look, before: Mapping[tuple[str, str], str]) -> None:
+def tell_news(
+    night: Night,
+    look: verdicts.Look,
+    before: Mapping[tuple[str, str], str],
+    falls: Sequence[str],
+) -> None:
     """Warn of words that are new, and ask for a decision; `find_words` tells those of before."""
     if not night.dry_run:
-        for news in [*verdicts.describe_news(look, before), *night.read(_tell_mixed, night, look)]:
-            night.warn(news)
+        news = [*verdicts.describe_news(look, before), *falls]
+        for words in [*news, *night.read(_tell_mixed, night, look)]:
+            night.warn(words)
 
 
 def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) -> list[str]:
-    """A sentence on candidates who change variant, the first time that they are many."""
+    """A sentence on candidates who change variant, the first time that they matter."""
     c = tables.looks.c
-    query = sa.select(c.n_mixed, c.n_units).filter_by(experiment=night.experiment.name)
-    earlier = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(1)
-    n_mixed, n_units = look.row["n_mixed"], look.row["n_units"]
-    counts = [(n_mixed, n_units), *connection.execute(earlier)]
-    are_many, *were_many = (
-        few > max(doubts.N_TELLING, MANY_MIXED * (few + n)) for few, n in counts
-    )
-    if not are_many or any(were_many):
+    query = sa.select(c.n_mixed, c.n_units, c.mixed_shift)
+    earlier = query.filter_by(experiment=night.experiment.name).where(c.run_date < night.run_date)
+    found = (look.row[name] for name in ("n_mixed", "n_units", "mixed_shift"))
+    n_mixed, n_units, shift = found
+    before = connection.execute(earlier.order_by(c.run_date.desc()).limit(1)).all()
+    effect = night.experiment.outcome.expected_effect
+    if not _do_matter(n_mixed, n_units, shift, effect) or any(
+        _do_matter(*counts, effect) for counts in before
+    ):
         return []
+    unlike = (
+        f" Their outcomes are unlike those of the others: in the smallest variant they would move"
+        f" the mean by {shift:+.3g}."
+        if shift
+        else ""
+    )
     return [
         f"{n_mixed:,} of {n_mixed + n_units:,} candidates with a known outcome were in more than"
-        " one variant and are left out of the verdicts, which hold for the others alone. Let the"
-        " candidates query return one variant for each candidate, always the same."
+        f" one variant and are left out of the verdicts, which hold for the others alone.{unlike}"
+        " Let the candidates query return one variant for each candidate, always the same."
     ]
+
+
+def _do_matter(n_mixed: int, n_units: int, shift: float | None, effect: float) -> bool:
+    """Whether those who are left out are many, or so unlike the others that it can be an effect."""
+    is_shift = abs(shift or 0) > abs(effect) / 2
+    return n_mixed > doubts.N_TELLING and (is_shift or n_mixed > MANY_MIXED * (n_mixed + n_units))

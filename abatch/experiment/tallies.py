@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from abatch.database.tables import predictions, units
 from abatch.database.writing import insert_frame
 from abatch.experiment.predictions import Span
+from abatch.experiment.registrations import OUTCOME
 from abatch.statistics import stats
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
@@ -28,6 +29,7 @@ class Tally:
     moments : by metric and variant, of the candidates that were in one variant only
     n_distinct : by variant, the others included
     n_mixed : candidates that were in more than one variant, and are left out
+    mixed : their outcomes, as the moments of a variant; of each in each of its variants
     exposures : by variant, y being how often each candidate came, and n 1; the others included
     evidence : of the closed nights, as `find_evidence` has it
     """
@@ -37,6 +39,7 @@ class Tally:
     n_mixed: int
     exposures: dict[str, stats.Moments] = field(default_factory=dict)
     evidence: float = 0.0
+    mixed: stats.Moments = field(default_factory=stats.Moments)
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -45,6 +48,7 @@ class Tally:
             self.n_mixed + other.n_mixed,
             add_by_key(self.exposures, other.exposures),
             self.evidence + other.evidence,
+            self.mixed + other.mixed,
         )
 
     def __sub__(self, other: "Tally") -> "Tally":
@@ -54,6 +58,7 @@ class Tally:
             self.n_mixed - other.n_mixed,
             subtract_by_key(self.exposures, other.exposures),
             self.evidence - other.evidence,
+            self.mixed - other.mixed,
         )
 
 
@@ -92,7 +97,14 @@ def count(frame: pd.DataFrame) -> Tally:
         str(variant): stats.compute_moments(np.ones(len(rows)), rows.to_numpy())
         for variant, rows in frame.groupby("variant")["n_exposures"]
     }
-    return Tally(moments, n_distinct, frame.loc[mixed, "candidate_id"].nunique(), exposures)
+    left_out = frame[mixed]
+    return Tally(
+        moments,
+        n_distinct,
+        left_out["candidate_id"].nunique(),
+        exposures,
+        mixed=stats.compute_moments(*left_out[["n_exposures", OUTCOME]].to_numpy(float).T),
+    )
 
 
 def pack(tally: Tally) -> dict[str, np.ndarray]:
@@ -105,8 +117,9 @@ def pack(tally: Tally) -> dict[str, np.ndarray]:
     exposures = {
         f"exposures.{variant}": np.array(astuple(sums)) for variant, sums in tally.exposures.items()
     }
-    rest = {"n_mixed": np.array(tally.n_mixed), "evidence": np.array(tally.evidence)}
-    return {**moments, **n_distinct, **exposures, **rest}
+    rest = {name: np.array(getattr(tally, name)) for name in ("n_mixed", "evidence")}
+    mixed = {"mixed": np.array(astuple(tally.mixed))}
+    return {**moments, **n_distinct, **exposures, **rest, **mixed}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
@@ -121,7 +134,8 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
         elif kind == "exposures":
             exposures[key[0]] = stats.Moments(*array.tolist())
     n_mixed, evidence = int(arrays.get("n_mixed", 0)), float(arrays.get("evidence", 0.0))
-    return Tally(moments, n_distinct, n_mixed, exposures, evidence)
+    mixed = stats.Moments(*arrays["mixed"].tolist()) if "mixed" in arrays else stats.Moments()
+    return Tally(moments, n_distinct, n_mixed, exposures, evidence, mixed)
 
 
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:

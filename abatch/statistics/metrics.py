@@ -94,6 +94,12 @@ class Metric(NamedTuple):
         figures = zip(("value", "lower", "upper"), self, strict=False)
         return {name: None if np.isnan(figure) else figure for name, figure in figures}
 
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, float | None]) -> "Metric":
+        """The inverse of `to_dict`."""
+        known = {name: np.nan if figure is None else figure for name, figure in figures.items()}
+        return cls(known["value"], known["lower"], known["upper"])
+
 
 class AucDifference(NamedTuple):
     """ROC AUC of a new and of the live model on the same rows, which neither was fitted on.

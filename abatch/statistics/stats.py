@@ -210,6 +210,26 @@ def _sum_squares(moments: Moments, value: float) -> Any:
     return np.where(squares > _ROUNDING * (yy + value**2 * nn), squares, 0.0)
 
 
+def measure_shift(left_out: Moments, others: Sequence[Moments]) -> float:
+    """By how much the mean of the smallest group would change if all who are left out were in it.
+
+    Nan if chance may explain that they are unlike the others (by 4 standard errors), or if there
+    are none.
+
+    Parameters
+    ----------
+    others : the groups
+    """
+    total, least = sum(others, Moments()), min(m.sum_n for m in others) if others else 0.0
+    if not (left_out.sum_n and total.sum_n and least):
+        return nan
+    mean = total.sum_y / total.sum_n
+    excess = left_out.sum_y - mean * left_out.sum_n
+    # Under no difference; the sum of squares of y - mean * n, of a unit at a time.
+    squares = _sum_squares(total, mean) * left_out.n_units / total.n_units
+    return float(excess / (least + left_out.sum_n)) if excess**2 > 16 * squares else nan
+
+
 def measure_kurtosis(sides: Sequence[Moments]) -> float:
     """How much a few units carry: the kurtosis of all residuals together, 3 if they are normal.
 
