@@ -57,6 +57,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     figures = night.read(looks.measure, question, reading, total)
     look = night.read(looks.judge, question, total, figures)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
+    falls = night.read(looks.find_falls, question, figures)
 
     def write_report(connection: sa.Connection) -> None:
         """Before the commit: if this fails, the run is undone, so that it can be done again."""
@@ -72,7 +73,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     summary = night.finish(
         words, *publish, last=write_report, rows_read=reading.n_read, rows_written=n_rows
     )
-    looks.tell_news(night, look, earlier_words)
+    looks.tell_news(night, look, earlier_words, falls)
     return summary
 
 

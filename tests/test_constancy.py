@@ -240,6 +240,16 @@ def test_predict_tells_of_a_night_that_is_far_smaller(
         ([100, 300, 200], 20, False),
         ([100, 300, 200], 19, True),
         ([100, 300], 5000, False),
+        ([1000] * 6, 600, False),
+        ([1000] * 7, 600, True),
+        ([1000] * 7, 700, False),
+        ([1000] * 7, 1501, True),
+        ([1000] * 7, 1500, False),
+        ([900, 1000, 1000, 1000, 1000, 250, 250], 70, False),  # a weekend is a quarter
+        ([900, 1000, 1000, 1000, 1000, 250, 250], 62, True),
+        ([900, 1000, 1000, 1000, 1000, 250, 250], 4001, True),
+        ([40] * 7, 15, False),  # 1 in 180,000 by chance: Poisson of 40
+        ([40] * 7, 13, True),  # 1 in 1.5 million
     ],
 )
 def test_check_size_by_hand(
@@ -254,7 +264,8 @@ def test_check_size_by_hand(
     with open_night("predict", week, week_engine, NIGHT, dry_run=True) as night:
         words = constancy.check(night, recent, Batch(Counter({"A": n})))
         night.finish("", lambda connection: None)
-    assert words == f"; {n:,} candidates after {min(sizes)} to {max(sizes)} a night" * is_told
+    told = f"; {n:,} candidates after {min(sizes):,} to {max(sizes):,} a night"
+    assert words == told * is_told
 
 
 def test_describe_names_two_models() -> None:

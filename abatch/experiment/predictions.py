@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -290,13 +290,14 @@ def read_newest_counts(
 
 
 def read_sizes(
-    connection: sa.Connection, experiment: str, nights: Collection[date]
+    connection: sa.Connection, experiment: str, before: date, n_nights: int
 ) -> dict[date, int]:
-    """How many candidates these nights had, of those that are done."""
+    """How many candidates the newest nights had that were done before a date."""
     r = runs.c
-    query = sa.select(r.run_date, r.rows_written).where(r.run_date.in_(nights))
+    query = sa.select(r.run_date, r.rows_written).where(r.run_date < before)
     done = query.filter_by(experiment=experiment, job="predict", status=DONE)
-    return {night: n for night, n in connection.execute(done)}
+    rows = connection.execute(done.order_by(r.run_date.desc()).limit(n_nights))
+    return {night: n for night, n in rows}
 
 
 def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:

@@ -10,6 +10,8 @@ from functools import reduce
 from operator import add
 from typing import NamedTuple
 
+from scipy.stats import poisson
+
 from abatch.errors import DataError
 from abatch.experiment import predictions
 from abatch.experiment.predictions import Batch, ModelCounts
@@ -24,7 +26,9 @@ from abatch.text import cut_list
 
 N_NIGHTS = 7  # a week, so that a weekend meets the last one
 N_SHOWN, N_NAMES = 20, 2  # features in a message, models in its lines
-N_SIZES, FEWER, MORE = 3, 5, 5  # nights, and times, for a night that is too small or too large
+N_SIZES, N_FEW = 35, 3  # nights whose sizes are known, a month and a weekend; and the least
+LEAST, MOST = 1.5, 5.0  # times as few or as many as ever: what is told, by how steady nights were
+CHANCE = 1e-6  # of a false alarm, at the most
 REFUSE = "refuse"
 CAUSES = "A load that failed, another unit and another type look like this"
 
@@ -78,7 +82,7 @@ def read_recent(night: Night, models: Mapping[str, Model]) -> Recent:
         new = Known(card.features, [], name in live)
         trainings.setdefault(card.run_id, new).model_names.append(name)
     scores = {model.model_name: inference.refer_prediction(model) for model in models.values()}
-    sizes = night.read(predictions.read_sizes, night.experiment.name, [*nights])
+    sizes = night.read(predictions.read_sizes, night.experiment.name, night.run_date, N_SIZES)
     return Recent(nights, trainings, scores, sizes)
 
 
@@ -196,11 +200,18 @@ def check(night: Night, recent: Recent, total: Batch) -> str:
 
 
 def _check_size(night: Night, recent: Recent, total: Batch) -> str:
-    """Warn of a night that has far fewer or far more candidates than the newest had."""
-    if len(recent.sizes) < N_SIZES:
+    """Warn of a night that has far fewer or far more candidates than the newest had.
+
+    Once a week is known, they must differ by more than these do among themselves.
+    """
+    if len(recent.sizes) < N_FEW:
         return ""
     least, most, n = min(recent.sizes.values()), max(recent.sizes.values()), total.n_rows
-    if least <= FEWER * n and n <= MORE * most:
+    is_known = len(recent.sizes) >= N_NIGHTS
+    times = min(max(LEAST, most / max(least, 1)), MOST) if is_known else MOST
+    is_few = times * n < least and poisson.cdf(n, least) < CHANCE
+    is_many = n > times * most and poisson.sf(n - 1, most) < CHANCE
+    if not (is_few or is_many):
         return ""
     night.warn(
         f"{night.experiment.query('candidates').file}: returned {n:,} candidates; the newest"
