@@ -20,7 +20,7 @@ from abatch.config import Experiment
 from abatch.database.tables import models, promotions
 from abatch.modelling import registry
 from abatch.modelling.card import Decision, Figure
-from abatch.modelling.gate import Evidence, decide, find_changes, is_far_off
+from abatch.modelling.gate import Evidence, decide, find_changes, find_leaps, is_far_off
 from abatch.sections import Training
 from abatch.statistics.metrics import (
     AucDifference,
@@ -133,6 +133,42 @@ def test_find_changes_of_rank(
             f"{LIVE} ranks 1,234 of them, which it was not fitted on, with ROC AUC {value:.3f}"
             f" ({ends[0]:.3f} to {ends[1]:.3f}), after 0.700 (0.660 to 0.740) at its validation"
         )
+
+
+@pytest.mark.parametrize(
+    ("live", "auc", "is_refused"),
+    [
+        ((0.55, 0.50, 0.60), (0.52, 0.50, 0.54), True),
+        ((0.55, 0.50, 0.60), (0.53, 0.51, 0.55), False),  # better than chance
+        ((0.55, 0.50, 0.60), (0.53, None, None), True),
+        ((0.68, 0.64, 0.72), (0.52, 0.50, 0.54), False),  # rows that are as they were
+    ],
+)
+def test_decide_no_better_than_chance_on_rows_that_changed(
+    live: tuple[float, ...], auc: tuple[float | None, ...], is_refused: bool
+) -> None:
+    difference = AucDifference(0.52, live[0], -0.01, 0.1, 500, *live[1:])
+    figure = Figure(value=auc[0], lower=auc[1], upper=auc[2])
+    decision = judge(difference=difference, live_auc=KNEW, auc=figure)
+    assert decision.promote != is_refused
+    assert ("it may rank no better than chance" in decision.reason) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("live", "lower", "is_told"),
+    [
+        ((0.68, 0.64, 0.72), 0.051, True),
+        ((0.68, 0.64, 0.72), 0.049, False),
+        ((0.55, 0.50, 0.60), 0.051, False),  # the rows are not as they were
+    ],
+)
+def test_find_leaps_of_rows_that_are_as_they_were(
+    live: tuple[float, ...], lower: float, is_told: bool
+) -> None:
+    difference = AucDifference(live[0] + 0.1, live[0], lower, 0.15, 500, *live[1:])
+    leaps = find_leaps([Evidence(5000, SLOPE, LIVE, difference, live_auc=KNEW)])
+    told = f"by 0.100 ({lower:.3f} to 0.150) than {LIVE}, which ranks them as ever"
+    assert leaps == [told] * is_told
 
 
 @pytest.mark.parametrize(
@@ -386,6 +422,7 @@ def test_decide_sentence_and_evidence() -> None:
             "input_psi": ("income", 0.05, 0.01),
             "skill": None,
             "mean_ratio": None,
+            "auc": None,
             "rate": None,
             "live_auc": None,
             "live_rate": None,
@@ -589,6 +626,8 @@ def test_gate_tells_outcomes_that_are_ruined(
     assert said.count("the newest rows are not as they were") == 1
     assert f"{A1} ranks" in said
     assert said.count("the outcome's rate is 0.3") == 1
+    assert "it may rank no better than chance (ROC AUC 0." in said
+    assert find_live(week_engine) == {"A": A1, "B": A1.replace("A", "B")}
 
 
 def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> None:

@@ -25,6 +25,7 @@ RULES = {"max_auc_drop", "min_rows", "calibration_slope", "max_input_psi"}  # of
 PROMOTE = "python -m abatch promote"
 FAR_OFF = 2.0  # times a rate, or below half of it: what is warned of
 AUC_BREAK = 0.1  # by which a live model's ROC AUC must be below that of its validation to count
+AUC_LEAP = 0.05  # by which a new model's is above the live one's for certain, which is no luck
 CHANCE = 0.5
 
 
@@ -41,7 +42,7 @@ class Evidence(NamedTuple):
         noise line
     skill : Brier skill of the validation over the rate of the rows to fit on
     mean_ratio : the validation's mean prediction as a multiple of its rate
-    rate : of the outcome in the validation
+    auc, rate : ROC AUC, and rate of the outcome, in the validation
     live_auc, live_rate : ROC AUC and rate of the live model's own validation
     """
 
@@ -52,6 +53,7 @@ class Evidence(NamedTuple):
     input_psi: tuple[str, float, float] | None = None
     skill: Figure | None = None
     mean_ratio: Figure | None = None
+    auc: Figure | None = None
     rate: Figure | None = None
     live_auc: Figure | None = None
     live_rate: Figure | None = None
@@ -59,7 +61,7 @@ class Evidence(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""
         difference = self.difference
-        named = ("calibration_slope", "skill", "mean_ratio", "rate", "live_auc", "live_rate")
+        named = ("calibration_slope", "skill", "mean_ratio", "auc", "rate", "live_auc", "live_rate")
         measured = {name: getattr(self, name) for name in named}
         figures = {} if isinstance(difference, str) else difference._asdict()
         finite = {name: value if isfinite(value) else None for name, value in figures.items()}
@@ -101,6 +103,12 @@ def _find_faults(rules: Training, evidence: Evidence) -> Iterator[str]:
     if (skill := evidence.skill) and skill.upper is not None and skill.upper < 0:
         figures = f"Brier skill {skill.value:.3f} ({skill.lower:.3f} to {skill.upper:.3f})"
         yield f"it predicts worse than the rate of its training rows does: {figures}"
+    if has_fallen(evidence) and (auc := evidence.auc) and (auc.lower or 0) <= CHANCE:
+        rank = f"ROC AUC {_tell(auc)}"
+        yield (
+            f"it may rank no better than chance ({rank}), on rows that {evidence.live} ranks far"
+            " worse than at its validation"
+        )
     if rules.calibration_slope is not None:
         slope, (lowest, highest) = evidence.calibration_slope, rules.calibration_slope
         expected = f"expected {lowest:g} to {highest:g}"
@@ -156,18 +164,16 @@ def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
     for certain.
     """
     ranks, rates, is_reversed = [], [], False
+    chance = Figure(value=CHANCE, lower=CHANCE, upper=CHANCE)
     for of_model in evidence:
         difference, before, rate = of_model.difference, of_model.live_auc, of_model.live_rate
-        if not isinstance(difference, str):
-            ends = (difference.live_lower, difference.live_upper)
-            now = Figure(**metrics.Metric(difference.live, *ends).to_dict())
-            chance = Figure(value=CHANCE, lower=CHANCE, upper=CHANCE)
-            if before and _is_apart(now, before) and _is_fall(now, before):
-                is_reversed |= _is_apart(now, chance) and _is_apart(chance, before)
-                ranks.append(
-                    f"{of_model.live} ranks {difference.n_rows:,} of them, which it was not fitted"
-                    f" on, with ROC AUC {_tell(now)}, after {_tell(before)} at its validation"
-                )
+        if before and not isinstance(difference, str) and has_fallen(of_model):
+            now = _measure_live(difference)
+            is_reversed |= _is_apart(now, chance) and _is_apart(chance, before)
+            ranks.append(
+                f"{of_model.live} ranks {difference.n_rows:,} of them, which it was not fitted"
+                f" on, with ROC AUC {_tell(now)}, after {_tell(before)} at its validation"
+            )
         if of_model.rate and rate and _is_other_rate(of_model.rate, rate):
             rates.append(
                 f"the outcome's rate is {_tell(of_model.rate, '.3g')}, after"
@@ -176,8 +182,33 @@ def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
     return [*ranks, *rates[:1]], is_reversed
 
 
-def _is_fall(now: Figure, before: Figure) -> bool:
-    return (before.value or 0) - (now.value or 0) >= AUC_BREAK
+def find_leaps(evidence: Iterable[Evidence]) -> list[str]:
+    """New models that are far better than a live one that ranks the rows as it always did.
+
+    A feature that knows the outcome looks so; rows that are not as they were do not.
+    """
+    return [
+        f"by {difference.new - difference.live:.3f} ({difference.lower:.3f} to"
+        f" {difference.upper:.3f}) than {of_model.live}, which ranks them as ever"
+        for of_model in evidence
+        if not isinstance(difference := of_model.difference, str)
+        and difference.lower > AUC_LEAP
+        and not has_fallen(of_model)
+    ]
+
+
+def has_fallen(evidence: Evidence) -> bool:
+    """Whether the live model ranks the new rows far worse than those of its validation."""
+    difference, before = evidence.difference, evidence.live_auc
+    if isinstance(difference, str) or before is None:
+        return False
+    now = _measure_live(difference)
+    return _is_apart(now, before) and (before.value or 0) - (now.value or 0) >= AUC_BREAK
+
+
+def _measure_live(difference: metrics.AucDifference) -> Figure:
+    ends = (difference.live_lower, difference.live_upper)
+    return Figure(**metrics.Metric(difference.live, *ends).to_dict())
 
 
 def _is_other_rate(now: Figure, before: Figure) -> bool:
@@ -199,13 +230,20 @@ def judge(
     if is_reversed:
         contradiction = (
             f"the newest rows contradict what is live: {'; '.join(changes)}. Worse than chance for"
-            " certain: are 0 and 1 of the outcome exchanged, or joined to other rows"
+            " certain: are 0 and 1 of the outcome exchanged, or rows joined wrongly, in these rows"
+            " or in those of the live model"
         )
     elif changes:
         night.warn(
             f"{experiment.query('training').file}: the newest rows are not as they were:"
-            f" {'; '.join(changes)}. If nothing in the world explains it, look at the outcome, its"
-            " joins and its load before a model of these rows is used."
+            f" {'; '.join(changes)}. If nothing in the world explains it, look at the outcome, the"
+            " features, their joins and their load before a model of these rows is used."
+        )
+    if leaps := find_leaps(evidence):
+        night.warn(
+            f"{experiment.query('training').file}: a new model is better {'; '.join(leaps)}. If no"
+            " new feature or setting explains it, one knows the outcome: compare it as it is in"
+            " the training rows with what the candidates query returned at the time."
         )
     decisions = []
     for fitted, of_model in zip(trained, evidence, strict=True):
@@ -227,6 +265,7 @@ def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evi
     evidence = Evidence(
         len(y),
         fitted.metrics.get("calibration_slope"),
+        auc=fitted.metrics.get("roc_auc"),
         skill=Figure(**skill.to_dict()),
         mean_ratio=Figure(**ratio.to_dict()),
         rate=Figure(**metrics.measure_rate(y[newest], rows.bucket[newest]).to_dict()),
