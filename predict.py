@@ -43,7 +43,7 @@ def predict(night: Night) -> str:
         registered = night.read(terms.check, experiment, candidates.source)
         rows = predictions.make_rows(night, candidates, inferred)
         night.write(predictions.stage, rows)
-        total += predictions.summarise(rows, candidates.features, inferred)
+        total += predictions.summarise(rows, candidates, inferred)
     with query.named():
         predictions.require_candidates(total, night.run_date)
         references = [model.card.features for model in models.values()]
@@ -69,7 +69,10 @@ def predict(night: Night) -> str:
 
     words = predictions.describe(experiment, total, n_selected, models)
     words += changes
+    gone = night.read(predictions.describe_gone, night)
     summary = night.finish(words, publish, rows_read=total.n_rows, rows_written=total.n_rows)
+    for doubt in filter(None, [gone, predictions.describe_doubles(night, total)]):
+        night.warn(doubt)
     if new is not None:
         night.announce(registrations.describe_plan(new))
         for doubt in registrations.list_doubts(new):

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
+from abatch.errors import DataError
 from abatch.experiment import corrections, looks, scores, terms, verdicts, watermarks
 from abatch.job import nightly
 from abatch.modelling import registry
@@ -35,6 +36,11 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     registration = night.read(terms.check, experiment)
     assert registration is not None  # the first night wrote it
     if not night.read(is_latest, night):
+        if rebuild:
+            raise DataError(
+                f"{night}: a later night is scored already, so nothing was rebuilt. Leave --date"
+                " out, or name the newest night."
+            )
         return night.finish(
             "a later night is scored already, so tables and report stay those of that night"
         )
@@ -44,8 +50,9 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     # dropped.
     maturity = watermarks.find_maturity(night, is_rebuilt=rebuild)
     is_outdated = rebuild or night.read(looks.has_other_cohorts, experiment)
+    if is_outdated:
+        corrections.require_feeds(night, registration)
     if is_outdated or corrections.reread(night, registration):
-        corrections.require_feeds(night)
         night.write(scores.drop_sums, name)
 
     # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.

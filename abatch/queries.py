@@ -23,6 +23,11 @@ class Window(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.from_date}, {self.to_date})"
 
+    @property
+    def n_days(self) -> int:
+        """How many."""
+        return (self.to_date - self.from_date).days
+
 
 class Query(NamedTuple):
     """A query of the user's: its file, as the config names it, and its text."""

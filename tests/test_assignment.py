@@ -17,7 +17,13 @@ from abatch.config import Experiment
 from abatch.database.tables import predictions
 from abatch.errors import DataError
 from abatch.experiment import registrations, terms
-from abatch.experiment.assignment import N_BUCKETS, assign, check_variants, normalise_id
+from abatch.experiment.assignment import (
+    N_BUCKETS,
+    assign,
+    check_variants,
+    find_doubles,
+    normalise_id,
+)
 from abatch.experiment.split import count_selected, split_thresholds
 from abatch.queries import Query
 from tests.conftest import make_night, make_registration
@@ -328,3 +334,10 @@ def test_check_variants_known_and_unknown() -> None:
     )
     with pytest.raises(DataError, match=message), CANDIDATES.named():
         check_variants(["a", "A", None], SPLIT)
+
+
+def test_find_doubles_are_ids_of_one_candidate_written_twice() -> None:
+    ids = ["123", "0123", "AB", "ab", "7", "7.0", "8", "9 ", "1-23", "12-3", "0", "00"]
+    assert find_doubles(ids) == [("123", "0123"), ("AB", "ab"), ("7", "7.0")]
+    assert find_doubles([]) == []
+    assert find_doubles(["5", "5"]) == []  # one id twice is refused where all rows are known

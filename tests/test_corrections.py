@@ -87,20 +87,47 @@ def test_score_tells_corrections_of_closed_nights(
 def test_score_tells_that_outcomes_are_those_of_others(
     responses: Responses, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All answers of a closed night go to as many who had not answered."""
+    """All answers of A in a closed night go to as many of A who had not answered."""
     c = predictions.c
-    silent = sa.select(c.candidate_id).where(
-        c.run_date == FIRST_NIGHT, c.candidate_id.not_like("%1")
-    )
+    of_night = sa.select(c.candidate_id).where(c.run_date == FIRST_NIGHT, c.variant == "A")
     rows = responses.table.c
-    answered = sa.select(rows.candidate_id).where(rows.event_date == FIRST_NIGHT)
     with engine.connect() as reading, responses.bank.begin() as connection:
-        others = reading.scalars(silent).all()
-        for old, new in zip(connection.scalars(answered).all(), others, strict=False):
+        others = reading.scalars(of_night.where(c.candidate_id.not_like("%1"))).all()
+        answered = reading.scalars(of_night.where(c.candidate_id.like("%1"))).all()
+        for old, new in zip(answered, others, strict=False):
             is_meant = (rows.event_date == FIRST_NIGHT) & (rows.candidate_id == old)
             connection.execute(responses.table.update().where(is_meant).values(candidate_id=new))
     responses.score(FIRST_NIGHT + N_NIGHTS * DAY)
-    assert "now it is as many, but of other candidates" in capsys.readouterr().err
+    words = f"predictions with an outcome: of A {len(answered)} as before, but of other candidates"
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.bank("trained")
+def test_score_keeps_what_a_feed_has_forgotten_of_one_variant(
+    responses: Responses, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of A no answers are left, of B one is taken back: that alone is a correction."""
+    c, rows, before = predictions.c, responses.table.c, responses.count()
+    with engine.connect() as connection:
+        closed = c.run_date < FIRST_NIGHT + 4 * DAY
+        lost = connection.scalars(sa.select(c.candidate_id).where(closed, c.variant == "A")).all()
+        is_back = (c.run_date == FIRST_NIGHT, c.variant == "B", c.candidate_id.like("%1"))
+        back = connection.scalar(sa.select(sa.func.min(c.candidate_id)).where(*is_back))
+    with responses.bank.begin() as connection:
+        gone = rows.candidate_id.in_([*lost, back])
+        connection.execute(responses.table.delete().where(gone))
+    responses.set(corrections="rebuild")
+    night = FIRST_NIGHT + N_NIGHTS * DAY
+    responses.score(night)
+    told = capsys.readouterr().err
+    assert "any more for predictions of variant A in closed nights until 2026-09-04, of" in told
+    assert "of the closed nights 2026-09-01 have changed" in told
+    assert "with an outcome: of B " in told
+    assert "of A " not in told.partition("with an outcome: ")[2].partition(";")[0]
+    assert "They are not counted again: " in told
+    assert responses.count() == before
+    with pytest.raises(DataError, match=r"predictions of variant A in nights from 2026-09-01 on"):
+        responses.score(night, rebuild=True)
 
 
 @pytest.mark.bank("trained")
@@ -123,7 +150,7 @@ def test_score_rebuilds_for_corrections_if_it_may(
     forgotten = responses.forget()
     responses.score(night + 2 * DAY)
     assert "nothing any more for closed nights until 2026-09-06" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"for nights from 2026-09-01 on, .* would lose them"):
+    with pytest.raises(DataError, match=r"in nights from 2026-09-01 on, .* would lose them"):
         responses.score(night + 3 * DAY, rebuild=True)
     assert responses.count() == before
     with responses.bank.begin() as connection:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from abatch.experiment import doubts, outcomes
-from abatch.experiment.doubts import find_few, find_moved, find_unmatched
+from abatch.experiment.doubts import Record, find_few, find_lopsided, find_moved, find_unmatched
 from abatch.experiment.outcomes import Feed
 from abatch.queries import Query
 from abatch.sections import Outcome
@@ -103,6 +103,28 @@ def test_find_unmatched_where_ids_of_half_an_arm_are_lost() -> None:
     # By chance.
     few = make_nights(50, *[5] * 20, told=10)
     assert find_unmatched(few, make_nights(50, *[3] * 7, told=10), 1) is None
+
+
+def test_find_lopsided_where_one_variant_loses_rows() -> None:
+    """A fifth of all has an outcome, in a week .55 of that of A and .95 of that of the others."""
+    days, week = np.arange(21), np.arange(21, 28)
+    closed = Record(days, {("x", v): make_nights(400, *[80] * 21) for v in "ABC"})
+    found = {"A": 44, "B": 76, "C": 76}
+    new = Record(week, {("x", v): make_nights(400, *[n] * 7) for v, n in found.items()})
+    assert find_lopsided(closed, new, "x", "A", 1) == pytest.approx((0.55, 0.95))
+    assert find_lopsided(closed, new, "x", "B", 1) is None
+    for n, told in ((55, True), (61, False)):  # .6875 and .7625 against .95, of which .8 are .76
+        new.figures["x", "A"][:, 1] = n
+        assert (find_lopsided(closed, new, "x", "A", 1) is not None) == told
+    # A's log ratio has a standard error of sqrt(1/308 + 1/1680 + 1/1064 + 1/3360) = .07: 7.7 of
+    # them; if everybody is there four times it is .14.
+    new.figures["x", "A"][:, 1] = 44
+    assert find_lopsided(closed, new, "x", "A", 4) is None
+    only = Record(week, {("x", "A"): make_nights(400, *[44] * 7)})
+    assert (
+        find_lopsided(Record(days, {("x", "A"): closed.figures["x", "A"]}), only, "x", "A", 1)
+        is None
+    )
 
 
 def make_amounts(nights: list[np.ndarray]) -> np.ndarray:
@@ -203,6 +225,9 @@ def test_pack_keeps_the_newest_nights() -> None:
     assert new.figures["outcome", "B"].tolist() == [[0] * 7]
     closed = doubts.unpack({})
     for _ in range(doubts.N_KEPT + 5):
-        closed = doubts.unpack(doubts.pack(closed, new))
+        closed = doubts.unpack(doubts.pack(doubts.join(closed, new)))
     assert closed.figures["outcome", "A"].tolist() == [[2, 1, 2, 0, 0, 0, 0]] * doubts.N_KEPT
     assert closed.nights.tolist() == [NIGHT.toordinal()] * doubts.N_KEPT
+    assert doubts.describe_doubted(closed) is None
+    closed.figures["outcome", "B"][-2:, 3] = 1
+    assert doubts.describe_doubted(closed) == "outcome of B: 2026-09-01, 2026-09-01"

@@ -135,6 +135,16 @@ def test_find_changes_of_rank(
         )
 
 
+@pytest.mark.parametrize(("daily", "told"), [(49.9, True), (50.1, False), (900.0, False)])
+def test_find_changes_of_rows_that_are_half_as_many(daily: float, told: bool) -> None:
+    evidence = [
+        Evidence(5000, SLOPE, name, daily_rows=daily, live_daily_rows=100.0)
+        for name in (LIVE, LATER)
+    ]
+    words = f"there are 49.9 a day of the window, after 100 at the training of {LIVE}"
+    assert find_changes(evidence) == ([words] * told, False)
+
+
 @pytest.mark.parametrize(
     ("live", "auc", "is_refused"),
     [
@@ -426,6 +436,8 @@ def test_decide_sentence_and_evidence() -> None:
             "rate": None,
             "live_auc": None,
             "live_rate": None,
+            "daily_rows": None,
+            "live_daily_rows": None,
             "difference": {
                 "new": 0.80,
                 "live": 0.75,

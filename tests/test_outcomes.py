@@ -489,3 +489,25 @@ def test_prepare_columns_and_missing_one() -> None:
         QUERY.named(),
     ):
         prepare(make_feed(("1", NIGHT, 1)).rename(columns={"event_date": "event_day"}))
+
+
+def test_parse_outcomes_refuses_points_that_may_mark_thousands() -> None:
+    with pytest.raises(DataError, match=r"text such as '1\.099', whose point may mark thousands"):
+        outcomes.parse_outcomes(pd.Series(["812", "1.099", "-2.000"]), "numeric")
+    for values in (["1.5", "1.099"], ["812", "7"], [1.099, 2.5]):
+        parsed = outcomes.parse_outcomes(pd.Series(values), "numeric")
+        assert parsed.tolist() == [float(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "event", "found"),
+    [
+        (["123", "0123", "77", "077"], "123.0", {"123.0": "0123"}),  # all are there twice
+        (["1-23", "12-3", "4-56", "45-6"], "x123", {}),  # letters and signs tell them apart
+    ],
+)
+def test_find_twins_of_candidates_under_two_ids(
+    predicted: list[str], event: str, found: dict[str, str]
+) -> None:
+    events = outcomes.find_events(make_feed((event, NIGHT, 1)), "binary")
+    assert outcomes.find_twins(pd.Index(predicted), events) == found

@@ -48,7 +48,7 @@ def make_frame(
 def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
     """Stage rows; returns their checksum."""
     connections.write(engine, predictions.stage, frame)
-    return predictions.summarise(frame, frame[[]], predictions.Batch()).checksum
+    return predictions.compute_checksum(frame)
 
 
 def sent(n_rows: int, checksum: int) -> predictions.Batch:
@@ -442,3 +442,41 @@ def test_find_groups_equals_plain_loop(
         groups = sample_ratio.find_groups(connection, span).fillna({"n_before": 0})
     assert {tuple(row[:4]): row[4] for row in groups.itertuples(index=False)} == expected
     assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}
+
+
+def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> None:
+    """Of five one has gone, one has moved, and one is new; another night's are not asked for."""
+    first: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
+    for run_id, night in (("run1", NIGHT), ("run0", NIGHT - timedelta(days=1))):
+        stage(engine, make_frame(first, run_id, night))
+        publish(engine, run_id, night, A=1)
+    night = make_night("run2")
+    night.experiment.query = lambda name: Query(f"{name}.sql", "")
+    stage(engine, make_frame(first, "run2"))
+    with engine.connect() as connection:
+        assert predictions.describe_gone(connection, night) is None
+    rows: list[Row] = [("c9", "A", 0.5, "9" * 16), *first[1:4], ("c4", "B", 0.5, first[4][3])]
+    stage(engine, make_frame(rows, "run3"))
+    with engine.connect() as connection:
+        night.run_id = "run3"
+        words = predictions.describe_gone(connection, night)
+        assert words is not None
+        assert words.startswith(
+            "candidates.sql: of the 5 candidates of the night as it was 1 are not among those that"
+            " replace them, and 1 are in another variant."
+        )
+        night.run_date += timedelta(days=2)
+        assert predictions.describe_gone(connection, night) is None
+
+
+def test_describe_doubles_where_they_are_many() -> None:
+    night = make_night()
+    night.experiment.query = lambda name: Query(f"{name}.sql", "")
+    for n, n_rows, is_told in ((0, 10, False), (1, 100, False), (2, 199, True), (20, 9_999, True)):
+        total = predictions.Batch(Counter({"A": n_rows}), doubles=[("1", "01")] * n)
+        words = predictions.describe_doubles(night, total)
+        assert (words is not None) == is_told
+        assert words is None or words.startswith(
+            f"candidates.sql: {n} of {n_rows:,} candidates seem to be there under two ids, such as"
+            " '1' and '01'."
+        )

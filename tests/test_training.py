@@ -206,9 +206,8 @@ def test_warn_of_rows_that_come_again() -> None:
         (170, range(10), True),
         (21, range(0, 70, 7), False),
         (22, range(0, 70, 7), True),
-        (90, [0, 1, 2, 33, 34, 35], False),
-        (91, [0, 1, 2, 33, 34, 35], False),
-        (94, [0, 1, 2, 33, 34, 35], True),
+        (21, [0, 1, 2, 9, 10, 11], False),
+        (22, [0, 1, 2, 9, 10, 11], True),
     ],
 )
 def test_warn_of_rows_that_end_early(n_since: int, days: Sequence[int], told: bool) -> None:
@@ -221,6 +220,32 @@ def test_warn_of_rows_that_end_early(n_since: int, days: Sequence[int], told: bo
     if told:
         last = newest + n_since * DAY
         assert f"the newest row is of {newest}, {n_since} days before {last}, the last" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        ([0, 1, 2, 3, 10, 11], None),  # a week
+        ([0, 1, 2, 3, 11, 12], "after 2026-06-04 and before 2026-06-12, which is the longest of 1"),
+        (
+            [0, 1, 11, 12, 13, 14, 23, 24],
+            "after 2026-06-02 and before 2026-06-12, which is the longest of 2",
+        ),
+        (range(0, 70, 7), None),
+        ([0, 7, 14, 21, 42, 49], None),  # three of the usual gaps
+        (
+            [0, 7, 14, 21, 43, 50],
+            "after 2026-06-22 and before 2026-07-14, which is the longest of 1",
+        ),
+    ],
+)
+def test_warn_of_rows_with_holes(days: Sequence[int], words: str | None) -> None:
+    frame = make_frame(len(days))
+    day = pd.to_datetime(frame["event_date"]) - pd.Timestamp(FIRST)
+    frame["event_date"] = [FIRST + days[number] * DAY for number in day.dt.days]
+    found = warn_of(frame, Window(FIRST, FIRST + (max(days) + 1) * DAY))
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
 
 
 @pytest.mark.parametrize("leak", ["plain", "of two halves", "none"])

@@ -4,7 +4,7 @@ Any machine, year and SQL dialect finds the same.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from abatch.errors import DataError
 from abatch.experiment.split import check_id, split_thresholds
 
 N_BUCKETS = 64
+_WRITTEN_OTHERWISE = r"^[0 ]+|\.0+$| "
 _WHOLE_FLOATS = 2**53  # above this, neighbouring integers share one float
 
 
@@ -45,6 +46,7 @@ class Candidates(NamedTuple):
     features : DataFrame, n rows, what the query returned beside id and variant
     variant, selection_key : arrays of str, shape (n,), see Assignment
     source : of the variant: hash, or recorded if the query brings it
+    doubles : pairs of ids, as text, that differ but in case, blanks, leading zeros and .0
     """
 
     ids: list[str]
@@ -52,6 +54,7 @@ class Candidates(NamedTuple):
     variant: np.ndarray
     selection_key: np.ndarray
     source: str
+    doubles: list[tuple[str, str]]
 
 
 def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates:
@@ -69,7 +72,19 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
     if "variant" in frame:
         source, variant = "recorded", check_variants(frame["variant"], experiment.split)
     features = frame.drop(columns=["candidate_id", "variant"], errors="ignore")
-    return Candidates(ids, features, variant, selection_key, source)
+    is_text = not pd.api.types.is_integer_dtype(frame["candidate_id"])
+    doubles = find_doubles(ids) if is_text else []
+    return Candidates(ids, features, variant, selection_key, source, doubles)
+
+
+def find_doubles(ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of ids, not alike, that two systems may write for one candidate."""
+    names = pd.Series(ids, dtype="str")
+    plain = names.str.lower().str.replace(_WRITTEN_OTHERWISE, "", regex=True)
+    again = plain.duplicated() & (plain != "")
+    first = dict(zip(reversed(plain.tolist()), reversed(ids), strict=True))
+    pairs = zip(names[again], plain[again], strict=True)
+    return [(first[alike], name) for name, alike in pairs if first[alike] != name]
 
 
 def normalise_id(value: Any) -> str:

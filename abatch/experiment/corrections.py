@@ -4,7 +4,7 @@ What the feeds said of each closed night is kept beside its cohort's sums. Each 
 one cohort, in turn, and compares; only where a feed differs are predictions read again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from zlib import crc32
 
@@ -49,22 +49,27 @@ def condense(feeds: Sequence[Feed], nights: Sequence[date], window_days: int) ->
     return figures
 
 
-def count(rows: pd.DataFrame, nights: Sequence[date], metrics: Sequence[str]) -> np.ndarray:
-    """What came of the predictions of nights; as `condense`, nan for a night without any.
+def count(
+    rows: pd.DataFrame, nights: Sequence[date], metrics: Sequence[str], variants: Sequence[str]
+) -> np.ndarray:
+    """What came of the predictions of nights, as `condense`, with an axis of variants before last.
 
-    Nights before an experiment's start, made up for later, have none that verdicts count.
+    Nan for a night without any. Nights before an experiment's start, made up for later, have none
+    that verdicts count.
 
     Parameters
     ----------
-    rows : candidate_id, run_date and a column for each metric, one row per prediction
+    rows : candidate_id, variant, run_date and a column for each metric, one row per prediction
     """
     days = pd.DatetimeIndex(nights)
-    figures = np.full((len(nights), len(metrics), 3), np.nan)
+    figures = np.full((len(nights), len(metrics), len(variants), 3), np.nan)
     rows = rows[rows["run_date"].isin(days)]
     figures[days.isin(rows["run_date"])] = 0
     for i, metric in enumerate(metrics):
-        sums = _add_up(rows[rows[metric] != 0], "run_date", metric)
-        figures[days.get_indexer(sums.index), i] = sums
+        for j, variant in enumerate(variants):
+            of_variant = rows[(rows["variant"] == variant) & (rows[metric] != 0)]
+            sums = _add_up(of_variant, "run_date", metric)
+            figures[days.get_indexer(sums.index), i, j] = sums
     return figures
 
 
@@ -89,9 +94,10 @@ def make(
     ----------
     nights, closed_on, read_on : ordinals of days: of the nights, and when their outcomes were
         counted, and last asked for again
-    told, counted, found : what the feeds last said; what is in the sums; what would be in them now
+    told, counted, found : what the feeds last said; what is in the sums, by variant; what would be
+        in them now
     """
-    counted = count(exposures, nights, metrics)
+    counted = count(exposures, nights, metrics, [*night.experiment.split])
     days = np.array([day.toordinal() for day in nights])
     today = np.full(len(nights), night.run_date.toordinal())
     values = {"told": told, "counted": counted, "found": counted}
@@ -107,12 +113,12 @@ def add(connection: sa.Connection, experiment: str, key: Key, new: Arrays) -> Ar
 
 
 def find_changed(arrays: Arrays) -> np.ndarray:
-    """Whether outcomes of each night and feed have changed; shape (n_nights, n_feeds)."""
+    """Whether outcomes have changed; shape (n_nights, n_feeds, n_variants)."""
     return _differ(arrays["counted"], arrays["found"])
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """By night and feed; sums may differ in their last digits by the order of their terms."""
+    """For each three of figures; sums may differ in their last digits, by the order of terms."""
     return ~np.isclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True).all(axis=-1)
 
 
@@ -121,7 +127,7 @@ def find_date(connection: sa.Connection, experiment: str) -> date | None:
     closed_on = [
         int(arrays["closed_on"][is_changed].min())
         for arrays in _load_cohorts(connection, experiment, date.min).values()
-        if (is_changed := find_changed(arrays).any(axis=1)).any()
+        if (is_changed := find_changed(arrays).any(axis=(1, 2))).any()
     ]
     return date.fromordinal(min(closed_on)) if closed_on else None
 
@@ -140,8 +146,8 @@ def reread(night: Night, registration: Registration) -> bool:
     Returns
     -------
     bool
-        Whether outcomes have changed that were not known to have, and the config wants the sums to
-        be rebuilt then.
+        Whether outcomes have changed, the config wants the sums to be rebuilt then, and nothing
+        would be lost.
     """
     experiment, outcome = night.experiment, night.experiment.outcome
     since = night.run_date - outcome.corrections_days * DAY
@@ -169,15 +175,31 @@ def reread(night: Night, registration: Registration) -> bool:
     if differs.any():
         others = [day for day, differs_ in zip(nights, differs, strict=True) if differs_]
         found[differs] = night.read(_count_anew, night, registration, feeds, others)
+        for i, j, gone in _iterate_forgotten(before["found"], found):
+            night.warn(
+                f"{feeds[i].query.file}: returns nothing any more for predictions of variant"
+                f" {[*experiment.split][j]} in closed nights until"
+                f" {nights[int(np.flatnonzero(gone).max())]}, of which"
+                f" {before['found'][gone, i, j, 0].sum():,.0f} had an outcome. Their figures stay."
+                " Look whether the feed is whole for every variant."
+            )
+            found[gone, i, j], told[gone, i] = before["found"][gone, i, j], before["told"][gone, i]
     today = np.full(len(nights), night.run_date.toordinal())
     after = {**before, "told": told, "found": found, "read_on": today}
     night.write(_store, night, key, before, after)
     is_news = find_changed(after) & _differ(found, before["found"])
+    is_rebuilt, mend = False, MENDS["warn"]
+    if outcome.corrections == "rebuild" and night.read(find_date, experiment.name):
+        try:
+            require_feeds(night, registration)
+            is_rebuilt, mend = True, MENDS["rebuild"]
+        except DataError as refusal:
+            mend = f"They are not counted again: {refusal}"
     for i, feed in enumerate(feeds):
         if is_news[:, i].any():
-            words = _describe(feed, nights, after, is_news[:, i], i)
-            night.warn(f"{words} {MENDS[outcome.corrections]}")
-    return bool(is_news.any()) and outcome.corrections == "rebuild"
+            words = _describe(feed, nights, after, is_news[:, i], i, [*experiment.split])
+            night.warn(f"{words} {mend}")
+    return is_rebuilt
 
 
 def _ask(night: Night, arrays: Arrays) -> tuple[list[date], list[Feed], np.ndarray]:
@@ -198,23 +220,34 @@ def _find_forgotten(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     return gone & (before[gone, 0].sum() >= N_MANY)
 
 
-def require_feeds(night: Night) -> None:
+def _iterate_forgotten(
+    before: np.ndarray, now: np.ndarray
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Feed and variant, by number, and the nights of which nothing is found any more."""
+    for i in range(before.shape[1]):
+        for j in range(before.shape[2]):
+            gone = _find_forgotten(before[:, i, j], now[:, i, j])
+            if gone.any():
+                yield i, j, gone
+
+
+def require_feeds(night: Night, registration: Registration) -> None:
     """Raise DataError if a feed has forgotten outcomes of the oldest closed cohort.
 
     Whoever counts everything anew would lose them.
     """
     cohorts = night.read(_load_cohorts, night.experiment.name, date.min)
     for arrays in list(cohorts.values())[:1]:
-        nights, feeds, told = _ask(night, arrays)
-        for i, feed in enumerate(feeds):
-            gone = _find_forgotten(arrays["told"][:, i], told[:, i])
-            if gone.any():
-                raise DataError(
-                    f"{feed.query.file}: returns nothing any more for nights from"
-                    f" {nights[int(np.flatnonzero(gone).min())]} on, of which it told"
-                    f" {arrays['told'][gone, i, 0].sum():,.0f} outcomes. To count again would lose"
-                    " them, so nothing was changed. Let the query return them."
-                )
+        nights, feeds, _ = _ask(night, arrays)
+        found = night.read(_count_anew, night, registration, feeds, nights)
+        for i, j, gone in _iterate_forgotten(arrays["found"], found):
+            raise DataError(
+                f"{feeds[i].query.file}: returns nothing any more for predictions of variant"
+                f" {[*night.experiment.split][j]} in nights from"
+                f" {nights[int(np.flatnonzero(gone).min())]} on, of which"
+                f" {arrays['found'][gone, i, j, 0].sum():,.0f} had an outcome. To count again would"
+                " lose them, so nothing was changed. Let the query return them."
+            )
 
 
 def _count_anew(
@@ -226,13 +259,13 @@ def _count_anew(
 ) -> np.ndarray:
     experiment = night.experiment
     metrics = [feed.name for feed in feeds]
-    kept = [pd.DataFrame(columns=["candidate_id", "run_date", *metrics])]
+    kept = [pd.DataFrame(columns=["candidate_id", "variant", "run_date", *metrics])]
     span = Span(experiment.name, nights[0] - DAY, nights[-1])
     chunk_rows = experiment.environment.chunk_rows
     for rows in predictions.stream_predictions(connection, span, chunk_rows):
         outcomes.attach_all(rows, feeds, experiment.outcome.window_days)
         kept.append(rows[rows["run_date"] >= pd.Timestamp(registration.start_date)])
-    return count(pd.concat(kept), nights, metrics)
+    return count(pd.concat(kept), nights, metrics, [*experiment.split])
 
 
 def _store(
@@ -247,23 +280,32 @@ def _store(
 
 
 def _describe(
-    feed: Feed, nights: Sequence[date], arrays: Arrays, is_news: np.ndarray, i: int
+    feed: Feed,
+    nights: Sequence[date],
+    arrays: Arrays,
+    is_news: np.ndarray,
+    i: int,
+    variants: Sequence[str],
 ) -> str:
-    days = [day for day, differs in zip(nights, is_news, strict=True) if differs]
-    named = list_days(days)
-    counted, found = (arrays[name][is_news, i].sum(axis=0) for name in ("counted", "found"))
-    as_of = date.fromordinal(int(arrays["closed_on"][is_news].min()))
-    what = f"{counted[0]:,.0f} predictions with an outcome were counted, now it is {found[0]:,.0f}"
-    if np.isnan(found).any():
-        what = "the predictions are no longer in the table, so by how much cannot be told"
-    elif np.allclose(found[:2], counted[:2], rtol=1e-9):
-        what = (
-            f"{counted[0]:,.0f} predictions with an outcome were counted; now it is as many, but of"
-            " other candidates or nights"
-        )
-    elif feed.metric.kind == "numeric":
-        what += f"; the amounts sum to {found[1]:,.6g} in place of {counted[1]:,.6g}"
+    """What has changed of one feed, the i-th; is_news has shape (n_nights, n_variants)."""
+    in_nights: np.ndarray = np.any(is_news, axis=1)
+    named = list_days([day for day, differs in zip(nights, in_nights, strict=True) if differs])
+    as_of = date.fromordinal(int(arrays["closed_on"][in_nights].min()))
+    words = []
+    for j, variant in enumerate(variants):
+        counted, found = (arrays[name][is_news[:, j], i, j].sum(0) for name in ("counted", "found"))
+        if not is_news[:, j].any():
+            continue
+        if np.isnan(found).any():
+            words = ["the predictions are no longer in the table, so by how much cannot be told"]
+            break
+        what = f"{counted[0]:,.0f} before and {found[0]:,.0f} now"
+        if np.allclose(found[:2], counted[:2], rtol=1e-9):
+            what = f"{counted[0]:,.0f} as before, but of other candidates or nights"
+        elif feed.metric.kind == "numeric":
+            what += f", whose amounts sum to {counted[1]:,.6g} and {found[1]:,.6g}"
+        words.append(f"of {variant} {what}")
     return (
-        f"{feed.query.file}: outcomes of the closed nights {named} have changed"
-        f" since they were counted as of {as_of}: {what}."
+        f"{feed.query.file}: outcomes of the closed nights {named} have changed since they were"
+        f" counted as of {as_of}; predictions with an outcome: {'; '.join(words)}."
     )

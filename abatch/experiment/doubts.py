@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from scipy.special import bdtr, pdtr  # of binomial and Poisson, up to and with a count
-from scipy.stats import ttest_ind_from_stats
+from scipy.stats import norm, ttest_ind_from_stats
 
 from abatch.errors import DataError
 from abatch.experiment import outcomes, predictions
@@ -25,7 +25,8 @@ MANY_TWICE = 0.1  # of the rows
 WEEK = 7  # nights, so that all weekdays are among them
 HALF, TENTH = 1 / 2, 1 / 10  # of what is expected: of a week, and of single nights
 WEEKEND = 1 / 4  # of the usual rate, which some nights may have
-FOUR_FIFTHS = 4 / 5  # of what a feed tells, of a week
+FOUR_FIFTHS = 4 / 5  # of what a feed tells, and of the other variants, of a week
+NINE_TENTHS = 9 / 10  # of a variant's own usual rate
 CHANCE = 1e-6  # of a false alarm, at the most
 NEARLY_DOUBLE = 1.8  # times a usual amount, or one of so many parts of it
 USUAL = 2  # times as far as amounts of a week have been from the usual is nothing unusual
@@ -83,13 +84,29 @@ def _count_amounts(amounts: pd.Series, nights: pd.DatetimeIndex) -> pd.DataFrame
     return pd.DataFrame(parts, dtype=float).groupby(nights).sum()
 
 
-def pack(closed: Record, new: Record) -> dict[str, np.ndarray]:
-    """The newest of both, as arrays by name, to be stored."""
-    arrays = {"nights": np.concatenate([closed.nights, new.nights])[-N_KEPT:]}
-    for (feed, variant), figures in new.figures.items():
-        before = closed.figures.get((feed, variant), np.zeros((len(closed.nights), N_FIGURES)))
-        arrays[f"record.{feed}.{variant}"] = np.concatenate([before, figures])[-N_KEPT:]
-    return arrays
+def join(closed: Record, new: Record) -> Record:
+    """The newest nights of both."""
+    figures = {}
+    for key, of_new in new.figures.items():
+        before = closed.figures.get(key, np.zeros((len(closed.nights), N_FIGURES)))
+        figures[key] = np.concatenate([before, of_new])[-N_KEPT:]
+    return Record(np.concatenate([closed.nights, new.nights])[-N_KEPT:], figures)
+
+
+def describe_doubted(record: Record) -> str | None:
+    """Which nights are doubted, by feed and variant; None if none is."""
+    words = []
+    for (feed, variant), figures in record.figures.items():
+        days = [*map(date.fromordinal, record.nights[figures[:, 3] > 0].tolist())]
+        if days:
+            words.append(f"{feed} of {variant}: {list_days(days)}")
+    return "; ".join(words) or None
+
+
+def pack(record: Record) -> dict[str, np.ndarray]:
+    """As arrays by name, to be stored."""
+    figures = {f"record.{'.'.join(key)}": array for key, array in record.figures.items()}
+    return {"nights": record.nights, **figures}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> Record:
@@ -223,6 +240,45 @@ def find_unmatched(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[f
     return found / told, usual
 
 
+class Falls(NamedTuple):
+    """Shares of predictions with an outcome in a week, as parts of what they were before."""
+
+    own: float
+    of_others: float
+
+
+def find_lopsided(
+    closed: Record, new: Record, feed: str, variant: str, times: float
+) -> Falls | None:
+    """What has become of a variant's outcomes and of the others', if it lacks some that they have.
+
+    Rows of one variant that are lost, or dated before its night, look so. An effect has been there
+    before; a new model may bring one overnight, which is told too where it is large.
+    """
+    sides = []
+    for is_own in (True, False):
+        names = [key for key in new.figures if key[0] == feed and (key[1] == variant) == is_own]
+        nothing = np.zeros((len(closed.nights), N_FIGURES))
+        before = sum(closed.figures.get(key, nothing) for key in names)
+        now = sum(new.figures[key] for key in names)
+        if not names:
+            return None
+        before, week = _split_week(np.asarray(before), np.asarray(now))
+        if len(week) < WEEK:
+            return None
+        used = before[before[:, 3] == 0] if (before[:, 3] > 0).sum() < N_DOUBTED else before
+        sides.append([nights[:, :2].sum(axis=0) for nights in (week, used)])
+    (n, found), (n_before, found_before) = np.array(sides).transpose(1, 2, 0)
+    if not (min(found) and min(found_before)):
+        return None
+    own, of_others = ((found / n) / (found_before / n_before)).tolist()
+    se = np.sqrt(times * sum(1 / found + 1 / found_before))
+    is_chance = norm.cdf(np.log(own / of_others) / se) >= CHANCE
+    if own >= NINE_TENTHS or own >= FOUR_FIFTHS * of_others or is_chance:
+        return None
+    return Falls(own, of_others)
+
+
 class Amounts(NamedTuple):
     """Outcomes other than 0: their geometric mean without the sign, and the share below 0."""
 
@@ -303,7 +359,10 @@ def find_doubts(
     times = max(1.0, len(exposures) / max(1, len(variants)))
     for feed in feeds:
         yield from filter(None, [check_ids(connection, feed, variants, span)])
-        yield from filter(None, [find_doubled(feed, variants)])
+        if doubled := find_doubled(feed, variants):
+            for (name, _), figures in new.figures.items():
+                figures[:, 3] = np.where(name == feed.name, 1, figures[:, 3])
+            yield doubled
         by_plan = plan if feed.name == OUTCOME and feed.metric.kind == "binary" else None
         for (name, variant), figures in new.figures.items():
             if name != feed.name:
@@ -323,6 +382,9 @@ def find_doubts(
             elif feed.metric.kind == "numeric" and (moved := find_moved(before, figures, times)):
                 figures[:, 3] = 1
                 yield _describe_moved(feed, variant, *moved)
+            elif falls := find_lopsided(closed, new, name, variant, times):
+                figures[:, 3] = 1
+                yield _describe_lopsided(feed, variant, falls)
 
 
 def _describe_few(
@@ -347,6 +409,15 @@ def _describe_unmatched(
         f"{feed.query.file}: {now:.1%} of what it tells are outcomes of predictions of variant"
         f" {variant}, and of closed nights it was {usual:.1%}.{example} Look whether it writes ids"
         " as the candidates query does."
+    )
+
+
+def _describe_lopsided(feed: Feed, variant: str, falls: Falls) -> str:
+    return (
+        f"{feed.query.file}: predictions of variant {variant} have an outcome {falls.own:.2f} times"
+        f" as often in a week as in closed nights, those of the others {falls.of_others:.2f} times."
+        f" If no new model of {variant} explains it, rows of one variant are lost, or dated before"
+        " its nights."
     )
 
 

@@ -252,9 +252,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
-    record = doubts.pack(closed, reading.record)
-    sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
+    sums[VERDICT_KEY] = {**tallies.pack(tally), **doubts.pack(total.record), "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     new = corrections.make(
@@ -271,6 +269,7 @@ class Total(NamedTuple):
     ----------
     parts : those that the reading touches
     closed, tally : of the units of closed nights, and of all units
+    record : what came of all nights
     units : those of the reading, the ones of closed nights first
     n_earlier : how many are of closed nights
     """
@@ -278,6 +277,7 @@ class Total(NamedTuple):
     parts: dict[Key, Part]
     closed: tallies.Tally
     tally: tallies.Tally
+    record: Record
     units: pd.DataFrame
     n_earlier: int
 
@@ -286,11 +286,12 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
-    closed = tallies.unpack(scores.load(connection, name, VERDICT_KEY))
+    arrays = scores.load(connection, name, VERDICT_KEY)
+    closed, record = tallies.unpack(arrays), doubts.join(doubts.unpack(arrays), reading.record)
     earlier = tallies.read_units(connection, question.metrics, reading.span)
     units = tallies.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - tallies.count(earlier) + tallies.count(units)
-    return Total(scores.rank_within(parts), closed, tally, units, len(earlier))
+    return Total(scores.rank_within(parts), closed, tally, record, units, len(earlier))
 
 
 def measure(
@@ -420,6 +421,7 @@ def judge(
         "n_mixed": tally.n_mixed,
         "mixed_shift": None if np.isnan(shift) else shift,
         "outcomes_as_of": corrections.find_date(connection, name),
+        "doubts": doubts.describe_doubted(total.record),
     }
     smallest = verdicts.find_smallest(connection, name, run_date)
     return verdicts.make_look(row, registration, tally, arrivals, smallest)
@@ -456,7 +458,9 @@ def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
     mature = f"{look.row['n_mature']} mature predictions of {n_nights} nights ({complete})"
     changed = look.row["outcomes_as_of"]
     as_of = f"outcomes that have changed since count as of {changed}" if changed else None
-    return "; ".join(filter(None, [mature, shown, verdicts.describe(look.verdicts), as_of]))
+    doubted = f"doubted are {look.row['doubts']}" if look.row["doubts"] else None
+    said = [mature, shown, verdicts.describe(look.verdicts), as_of, doubted]
+    return "; ".join(filter(None, said))
 
 
 def tell_news(

@@ -25,6 +25,7 @@ _SUFFIX = r"[^0-9a-z][0-9a-z]{1,3}$"
 # What two systems may write otherwise in one id, for candidates and for events, beside upper and
 # lower case and scientific notation: nothing; leading zeros, blanks and signs, and the fraction of
 # a float; all but its digits; the same, and a short suffix that only one of the two has.
+GENTLE = 2  # folds, the first, that hardly make one of two candidates' ids
 FOLDS = [
     (r"(?!)", r"(?!)"),
     (r"^[^1-9a-z]+|\.0+$|[^0-9a-z]", r"^[^1-9a-z]+|\.0+$|[^0-9a-z]"),
@@ -33,6 +34,7 @@ FOLDS = [
     (rf"{_SUFFIX}|{_REST}", rf"^.*{_SUFFIX}|{_REST}"),
 ]
 _SCIENTIFIC = r"^\d(?:\.\d+e\+?|e\+)\d{1,2}$"  # as floats of whole numbers are written
+_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(\.\d{3})+\s*")
 PERIODS = {"week": "W-SUN", "month": "M"}  # cohorts, as pandas names them
 
 
@@ -184,15 +186,16 @@ def attach_all(predictions: pd.DataFrame, feeds: Sequence[Feed], window_days: in
 def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 
-    They are folded by that of `FOLDS` which finds the most and tells the candidates apart.
+    They are folded by that of `FOLDS` which finds the most and tells the candidates apart, or half
+    of them, where a gentle one shows that they are there twice.
     """
     ids = candidate_ids.unique().astype(object)
     strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
     twins: dict[str, str] = {}
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
-    for pattern, other in FOLDS if len(strange) else ():
+    for i, (pattern, other) in enumerate(FOLDS if len(strange) else ()):
         own = dict(zip(plain_ids.str.replace(pattern, "", regex=True), ids, strict=True))
-        if len(own) >= 0.99 * len(ids):
+        if len(own) >= (0.5 if i < GENTLE else 0.99) * len(ids):
             pairs = zip(strange, plain_strange.str.replace(other, "", regex=True), strict=True)
             alike = {name: own[folded] for name, folded in pairs if folded and folded in own}
             twins = max(twins, alike, key=len)  # the first, if others find no more
@@ -270,6 +273,11 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):  # tells not which value is to blame
         values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64)
+    if kind == "numeric" and (thousands := _find_thousands(column)):
+        raise DataError(
+            f"outcome holds text such as {thousands!r}, whose point may mark thousands. Cast it to"
+            " a number in the query."
+        )
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
         expected = (
@@ -282,6 +290,12 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
             f" {int(wrong.sum())} of {len(column)} rows; expected {expected}."
         )
     return values
+
+
+def _find_thousands(column: pd.Series) -> str | None:
+    """A text, if all texts that have a point have three digits behind each."""
+    points = [value for value in column if isinstance(value, str) and "." in value]
+    return points[0] if points and all(map(_THOUSANDS.fullmatch, points)) else None
 
 
 def _format(value: object) -> str:

@@ -29,6 +29,7 @@ from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key, add_by_keys
 
 ModelCounts = Mapping[str, Mapping[str, drift.FeatureCounts]]  # by model_name and feature
+MANY_DOUBLES, MOST_DOUBLES = 20, 0.01  # candidates under two ids, and their share, to be told
 STAGED = list(predictions_staging.columns.keys())
 
 
@@ -56,6 +57,7 @@ class Batch:
     n_filled : by feature, rows in which it is not null
     feature_counts : by model_name and feature, the predictions among them
     earlier_counts : of all rows with a model, by the references of earlier models
+    doubles : pairs of ids that may be of one candidate, of the rows of one chunk
     checksum : sum of a hash of each row, modulo 2**64
     """
 
@@ -63,6 +65,7 @@ class Batch:
     n_filled: Mapping[str, int] = field(default_factory=dict)
     feature_counts: ModelCounts = field(default_factory=dict)
     earlier_counts: ModelCounts = field(default_factory=dict)
+    doubles: list[tuple[str, str]] = field(default_factory=list)
     checksum: int = 0
 
     @property
@@ -76,6 +79,7 @@ class Batch:
             add_by_key(self.n_filled, other.n_filled),
             add_by_keys(self.feature_counts, other.feature_counts),
             add_by_keys(self.earlier_counts, other.earlier_counts),
+            [*self.doubles, *other.doubles],
             (self.checksum + other.checksum) % 2**64,
         )
 
@@ -102,7 +106,7 @@ def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFra
     )
 
 
-def summarise(rows: pd.DataFrame, features: pd.DataFrame, inferred: Any) -> Batch:
+def summarise(rows: pd.DataFrame, candidates: Candidates, inferred: Any) -> Batch:
     """The sums of some rows that are staged, and of the features that they were predicted from.
 
     Parameters
@@ -111,9 +115,10 @@ def summarise(rows: pd.DataFrame, features: pd.DataFrame, inferred: Any) -> Batc
     """
     return Batch(
         Counter(rows["variant"].tolist()),
-        features.notna().sum().to_dict(),
+        candidates.features.notna().sum().to_dict(),
         inferred.feature_counts,
         inferred.earlier_counts,
+        candidates.doubles,
         compute_checksum(rows),
     )
 
@@ -121,6 +126,19 @@ def summarise(rows: pd.DataFrame, features: pd.DataFrame, inferred: Any) -> Batc
 def stage(connection: sa.Connection, frame: pd.DataFrame) -> None:
     """Write rows, as `make_rows` has them, to the staging table, where no reader looks."""
     insert_frame(connection, predictions_staging, frame[STAGED])
+
+
+def describe_doubles(night: Night, total: Batch) -> str | None:
+    """A sentence if many candidates seem to be there under two ids; None if all is well."""
+    n = len(total.doubles)
+    if n < MANY_DOUBLES and n <= MOST_DOUBLES * total.n_rows:
+        return None
+    one, other = total.doubles[0]
+    return (
+        f"{night.experiment.query('candidates').file}: {n:,} of {total.n_rows:,} candidates seem to"
+        f" be there under two ids, such as {one!r} and {other!r}. Each is predicted, but outcomes"
+        " find one of the two, so that rates come out too low. Return one id for each candidate."
+    )
 
 
 def require_candidates(total: Batch, run_date: date) -> None:
@@ -205,6 +223,30 @@ def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
             " one row per candidate. Look for a join that multiplies rows, or for ids that differ"
             " only in upper and lower case."
         )
+
+
+def describe_gone(connection: sa.Connection, night: Night) -> str | None:
+    """A sentence on candidates of the night as it was published who are not staged as they were.
+
+    A table of candidates from which those have gone who answered would make a variant seem worse,
+    one from which they have moved another variant better. None if there are none.
+    """
+    p, s = predictions.c, predictions_staging.c
+    same = (s.experiment == p.experiment) & (s.candidate_id == p.candidate_id)
+    both = predictions.outerjoin(predictions_staging, same & (s.run_id == night.run_id))
+    is_same = sa.case((s.variant == p.variant, 1))
+    count = sa.func.count
+    query = sa.select(count(p.candidate_id), count(s.candidate_id), count(is_same))
+    of_night = (p.experiment == night.experiment.name, p.run_date == night.run_date)
+    n, n_there, n_same = connection.execute(query.select_from(both).where(*of_night)).one()
+    if n == n_same:
+        return None
+    return (
+        f"{night.experiment.query('candidates').file}: of the {n:,} candidates of the night as it"
+        f" was {n - n_there:,} are not among those that replace them, and {n_there - n_same:,} are"
+        " in another variant. If those have gone or moved who have answered since, what follows on"
+        " the night is wrong: return who was a candidate then, in the variant that he had then."
+    )
 
 
 def publish(

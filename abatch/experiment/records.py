@@ -60,6 +60,8 @@ def describe_finding(row: Row) -> str:
     text += f" on {row.look_date}, {row.n_treatment:,} against {row.n_control:,} candidates"
     if row.outcomes_as_of:
         text += f", on outcomes as of {row.outcomes_as_of}, some of which have changed since"
+    if row.doubts:
+        text += f", with doubts ({row.doubts})"
     return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
 
 

@@ -44,6 +44,7 @@ class Evidence(NamedTuple):
     mean_ratio : the validation's mean prediction as a multiple of its rate
     auc, rate : ROC AUC, and rate of the outcome, in the validation
     live_auc, live_rate : ROC AUC and rate of the live model's own validation
+    daily_rows, live_daily_rows : per day of the window, the live model's at its training
     """
 
     rows: int
@@ -57,6 +58,8 @@ class Evidence(NamedTuple):
     rate: Figure | None = None
     live_auc: Figure | None = None
     live_rate: Figure | None = None
+    daily_rows: float | None = None
+    live_daily_rows: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no nan."""
@@ -159,11 +162,11 @@ def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
 
     Told is a live model whose ROC AUC has fallen by AUC_BREAK or more with both intervals apart,
     and a rate of the outcome that is more than FAR_OFF times, or below that part of, the one of a
-    live model's validation, intervals apart. The rows are the same for all variants, so they are
-    contradicted by one such model that was better than chance and is now worse than chance, both
-    for certain.
+    live model's validation, intervals apart; and rows that are fewer by that factor. The rows are
+    the same for all variants, so they are contradicted by one such model that was better than
+    chance and is now worse than chance, both for certain.
     """
-    ranks, rates, is_reversed = [], [], False
+    ranks, rates, rows, is_reversed = [], [], [], False
     chance = Figure(value=CHANCE, lower=CHANCE, upper=CHANCE)
     for of_model in evidence:
         difference, before, rate = of_model.difference, of_model.live_auc, of_model.live_rate
@@ -179,7 +182,12 @@ def find_changes(evidence: Iterable[Evidence]) -> tuple[list[str], bool]:
                 f"the outcome's rate is {_tell(of_model.rate, '.3g')}, after"
                 f" {_tell(rate, '.3g')} at the validation of {of_model.live}"
             )
-    return [*ranks, *rates[:1]], is_reversed
+        if FAR_OFF * (of_model.daily_rows or 0) < (n_before := of_model.live_daily_rows or 0):
+            rows.append(
+                f"there are {of_model.daily_rows:,.3g} a day of the window, after {n_before:,.3g}"
+                f" at the training of {of_model.live}"
+            )
+    return [*ranks, *rates[:1], *rows[:1]], is_reversed
 
 
 def find_leaps(evidence: Iterable[Evidence]) -> list[str]:
@@ -277,6 +285,8 @@ def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evi
             input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
             live_auc=live.metrics.get("roc_auc"),
             live_rate=live.metrics.get("base_rate"),
+            daily_rows=len(y) / rows.window.n_days,
+            live_daily_rows=live.rows / live.window.n_days,
         )
     return evidence
 

@@ -29,7 +29,7 @@ N_CHECKED = 100  # rows whose predictions the card keeps
 N_HOLDOUT_BUCKETS = 6  # of 64
 MIN_HOLDOUT = 50  # rows; five a decile
 TOO_GOOD, TELLING = 0.98, 0.95  # ROC AUC of a model, for certain, and of one feature
-STALE_DAYS, STALE_GAPS = 7, 3  # without rows at the end, and times the longest gap before
+STALE_DAYS, STALE_GAPS = 7, 3  # without rows, and times the longest, or the usual, gap
 MIN_FILLED = 10  # values of a column: with fewer, a fit within a fit may find none
 
 
@@ -212,7 +212,17 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             " at the joins of the query; select distinct drops those that are alike."
         )
     last, days = rows.window.to_date - DAY, np.unique(rows.event_date)
-    newest, n_widest = pd.Timestamp(days[-1]).date(), int(np.diff(days).max() / np.timedelta64(DAY))
+    gaps = np.diff(days) / np.timedelta64(DAY)
+    newest, n_widest = pd.Timestamp(days[-1]).date(), int(gaps.max())
+    if (is_hole := gaps > max(STALE_DAYS, STALE_GAPS * np.median(gaps))).any():
+        i = int(np.argmax(gaps))
+        first, next_ = (pd.Timestamp(day).date() for day in days[i : i + 2])
+        night.warn(
+            f"{file}: no row is of the days after {first} and before {next_}, which is the longest"
+            f" of {is_hole.sum()} such holes; usually there are {np.median(gaps):g} days from one"
+            " day with rows to the next. Look at the load, and whether day and month are"
+            " exchanged."
+        )
     if (n_since := (last - newest).days) > max(STALE_DAYS, STALE_GAPS * n_widest):
         night.warn(
             f"{file}: the newest row is of {newest}, {n_since} days before {last}, the last day"

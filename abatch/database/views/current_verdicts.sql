@@ -17,7 +17,8 @@ select
     v.n_control,
     decided.first_decided_date,
     looks.mature_date,
-    looks.outcomes_as_of
+    looks.outcomes_as_of,
+    looks.doubts
 from {schema}looks as looks
 inner join (
     select

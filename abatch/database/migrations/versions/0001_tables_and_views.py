@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_7d75c6b9"
+revision = "0001_9615adec"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -85,6 +85,7 @@ def upgrade() -> None:
         sa.Column('n_mixed', sa.Integer(), nullable=False),
         sa.Column('mixed_shift', sa.Double(), nullable=True),
         sa.Column('outcomes_as_of', sa.Date(), nullable=True),
+        sa.Column('doubts', sa.UnicodeText(), nullable=True),
         sa.Column('run_id', sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint('experiment', 'run_date')
     )
