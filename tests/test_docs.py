@@ -185,6 +185,14 @@ TOLD = {  # by train, which goes on
         "strftime('%d.%m.%Y', clients.night) as code",
     ),
     "too good to be true": ("clients.limit_bal", "payments.defaulted as late"),
+    "is it known only when the outcome is": (
+        "clients.limit_bal",
+        "payments.defaulted * (clients.client_id % 2) as late",
+    ),
+    "which count in the order of the candidate_id": (
+        "clients.limit_bal",
+        "clients.client_id + 7 as number",
+    ),
     "the newest row is of": (
         "clients.night < :to_date",
         "clients.night < date(:to_date, '-8 days')",

@@ -14,6 +14,7 @@ import pytest
 
 from abatch.errors import DataError
 from abatch.modelling.features import (
+    COUNT,
     check_columns,
     check_null_columns,
     convert,
@@ -264,23 +265,28 @@ def test_find_doubts() -> None:
     X = pd.DataFrame(
         {
             "account": [float(9_000 + i) for i in range(n)],  # the candidate_id
+            "order": [float(i // 3 + i) for i in range(n)],
+            "down": [float(-i) for i in range(n)],
             "letter": [f"Dear customer {i // 2 + i % 2}" for i in range(n)],  # 101 values
             "phone": [f"+47 {i:08}" for i in range(n)],
             "amount": [f"1.{i:03},50" for i in range(n)],
             "postcode": [f"{i % 60:04}" for i in range(n)],
             "region": ["north", "south"] * 100,
             "rare": [None] * 160 + [f"note {i}" for i in range(40)],
-            "income": [1e4 + i / 7 for i in range(n)],
-            "units": [float(i) for i in range(n)],
+            "income": [1e4 + i / 7 for i in range(n)],  # no whole numbers
+            "units": [float(i % 150) for i in range(n)],
         }
     )
     assert find_doubts(
         X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])
     ) == {
-        "account": "200 values in 200 rows, which are the candidate_id",
-        "letter": "101 values in 200 rows: text or an id, of which no model learns",
-        "phone": "200 values in 200 rows: text or an id, of which no model learns",
-        "amount": "200 values in 200 rows, which are numbers as text, such as '1.000,50'",
+        "account": "200 values in 200 rows, which are the candidate_id. Leave it out",
+        "order": "200 values in 200 rows, which count in the order of the candidate_id."
+        " Leave it out",
+        "letter": "101 values in 200 rows: text or an id, of which no model learns. Leave it out",
+        "phone": "200 values in 200 rows: text or an id, of which no model learns. Leave it out",
+        "amount": "200 values in 200 rows, which are numbers as text, such as '1.000,50'."
+        " Cast it to a number, or leave it out",
     }
 
 
@@ -309,7 +315,7 @@ def test_find_doubts_of_dates_as_text(spelling: str, is_day: bool) -> None:
     days = pd.date_range("2021-09-12", periods=30, freq="D").strftime(spelling)
     X = pd.DataFrame({"since": [*days, "unknown", None]}, dtype=object)
     doubts = find_doubts(X, pd.Series(map(str, range(32))))
-    told = f"31 values in 31 rows, which are dates as text, such as {days[0]!r}"
+    told = f"31 values in 31 rows, which are dates as text, such as {days[0]!r}. {COUNT}"
     assert doubts == ({"since": told} if is_day else {})
 
 
@@ -319,7 +325,8 @@ def test_find_doubts_of_whole_numbers_as_text() -> None:
         {"income": [f"{i * 37}" for i in range(100)], "zip": [f"{i % 50}" for i in range(100)]}
     )
     assert find_doubts(X.astype(object), pd.Series(["a"] * 100)) == {
-        "income": "100 values in 100 rows, which are numbers as text, such as '0'"
+        "income": "100 values in 100 rows, which are numbers as text, such as '0'."
+        " Cast it to a number, or leave it out"
     }
 
 

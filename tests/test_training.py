@@ -198,6 +198,20 @@ def test_warn_of_rows_that_come_again() -> None:
     )
 
 
+def test_warn_of_rows_that_know_the_outcome() -> None:
+    """A flag that half of those with the outcome have, and nobody else."""
+    frame = make_frame()
+    counted = frame["outcome"].cumsum()
+    flagged = (frame["outcome"] == 1) & (counted % 2 == 1)
+    n, n_others = int(flagged.sum()), int(frame["outcome"].sum() - flagged.sum())
+    (told,) = warn_of(frame.assign(closed=flagged.astype(int)))
+    assert told == (
+        f"{PLACE}: closed = 1 has the outcome in {n} of {n} rows, the others in"
+        f" {n_others / (len(frame) - n):.1%}: is it known only when the outcome is? If so, leave it"
+        " out: in the query, or by training.not_features."
+    )
+
+
 @pytest.mark.parametrize(
     ("n_since", "days", "told"),
     [

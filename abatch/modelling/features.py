@@ -20,6 +20,8 @@ CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, someth
 FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
 UNUSABLE = "cannot be features. Mend or leave them out in the query."
 OTHER_TYPE = "are not of the type that was trained on. Mend the query."
+LEAVE, CAST = "Leave it out", "Cast it to a number, or leave it out"
+COUNT = "Turn it into a number of days, or leave it out"
 DATES = "dates; turn them into a number of days in the query"
 _TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
 _DECIMAL = r"\s*[-+]?\d[\d\s]*[.,][\d.,\s]*"  # no code, but a number with some separator
@@ -91,6 +93,8 @@ def _infer_type(column: pd.Series) -> str:
 def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
     """What is the matter with features that can be used, but hardly are what was meant, by name.
 
+    And the mend.
+
     Parameters
     ----------
     X : as `convert` makes it, n rows
@@ -102,18 +106,21 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
         values = column.dropna()
         n, n_values = len(values), values.nunique()
         found = f"{n_values:,} values in {n:,} rows"
+        example = repr(values.iloc[0]) if n else ""
         if not pd.api.types.is_numeric_dtype(column) and _are_days(values):
-            doubts[str(name)] = f"{found}, which are dates as text, such as {values.iloc[0]!r}"
+            doubts[str(name)] = f"{found}, which are dates as text, such as {example}. {COUNT}"
         elif n < FEW_VALUES or n_values < FEW_VALUES:
             continue
         elif (_write(values) == ids[column.notna()]).mean() > MOST:
-            doubts[str(name)] = f"{found}, which are the candidate_id"
+            doubts[str(name)] = f"{found}, which are the candidate_id. {LEAVE}"
+        elif _is_counter(values, candidate_ids[values.index]):
+            doubts[str(name)] = f"{found}, which count in the order of the candidate_id. {LEAVE}"
         elif pd.api.types.is_numeric_dtype(column):
             continue
         elif values.str.fullmatch(_DECIMAL if n_values <= n / 2 else _NUMBER).mean() > MOST:
-            doubts[str(name)] = f"{found}, which are numbers as text, such as {values.iloc[0]!r}"
+            doubts[str(name)] = f"{found}, which are numbers as text, such as {example}. {CAST}"
         elif n_values > n / 2:
-            doubts[str(name)] = f"{found}: text or an id, of which no model learns"
+            doubts[str(name)] = f"{found}: text or an id, of which no model learns. {LEAVE}"
     return doubts
 
 
@@ -128,6 +135,14 @@ def _are_days(values: pd.Series) -> bool:
         texts = texts.str.replace(pattern, plain, regex=True)
     parsed = (pd.to_datetime(texts, format=day, errors="coerce").dt.year for day in _DAYS)
     return any(years.between(*YEARS).mean() > MOST for years in parsed)
+
+
+def _is_counter(values: pd.Series, candidate_ids: pd.Series) -> bool:
+    """Whether whole numbers, each once, rise with ids that are numbers."""
+    if not pd.api.types.is_numeric_dtype(values) or not values.is_unique or (values % 1).any():
+        return False
+    ids = pd.to_numeric(candidate_ids, errors="coerce")
+    return bool(ids.is_unique and (values.rank() == ids.rank()).all())
 
 
 def _write(values: pd.Series) -> np.ndarray:

@@ -18,6 +18,7 @@ from abatch.statistics.metrics import MIN_CASES, Metric
 N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
 N_ALONE, LEAF, N_LEAVES = 20_000, 10, 64  # rows, and the tree, that try one feature
 N_VALUES = 12  # of a text column that are subgroups of their own
+N_TELLING, CHANCE = 20, 1e-12  # people of a value, all with the rarer outcome, is no chance
 QUARTERS = (0.25, 0.5, 0.75)
 NULL, OTHER = "(null)", "(other)"
 
@@ -78,6 +79,43 @@ def find_best_alone(
         pipeline.fit(X.iloc[older][[name]], y[older])
         found[name] = _score(pipeline, X.iloc[newest][[name]], y[newest])
     return max(found.items(), key=lambda feature: feature[1])
+
+
+def find_telling(X: pd.DataFrame, y: np.ndarray, candidate_ids: pd.Series) -> dict[str, str]:
+    """By feature, the value, or null, of which all rows have the rarer outcome, and not by chance.
+
+    The most common such value. Chance is the share of that outcome to the power of how many people
+    have the value: the rows of one are not independent.
+
+    Parameters
+    ----------
+    X, y : as `training.Rows` has them, n rows
+    candidate_ids : of the same rows
+    """
+    rarer = int(y.mean() <= 0.5)
+    is_rarer = y == rarer
+    if is_rarer.all():
+        return {}
+    telling = {}
+    for name, column in X.items():
+        n_rows = column.value_counts(dropna=False)
+        n_others = column[~is_rarer].value_counts(dropna=False).reindex(n_rows.index, fill_value=0)
+        for value in n_rows.index[(n_others == 0) & (n_rows >= N_TELLING)]:
+            rows = (column.isna() if pd.isna(value) else column == value).to_numpy()
+            n_people = candidate_ids[rows].nunique()
+            if n_people >= N_TELLING and is_rarer.mean() ** n_people < CHANCE:
+                shown = "null" if pd.isna(value) else _show_value(value)
+                verb = "has" if rarer else "lacks"
+                telling[str(name)] = (
+                    f"= {shown} {verb} the outcome in {rows.sum():,} of {rows.sum():,} rows,"
+                    f" the others in {is_rarer[~rows].mean():.1%}"
+                )
+                break
+    return telling
+
+
+def _show_value(value: str | float) -> str:
+    return repr(value) if isinstance(value, str) else _show_end(float(value))
 
 
 def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:

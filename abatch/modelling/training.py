@@ -230,9 +230,11 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             " the load, and at what the query joins and leaves out."
         )
     for name, doubt in features.find_doubts(rows.X, frame["candidate_id"]).items():
+        night.warn(f"{file}: {name} has {doubt}: in the query, or by training.not_features.")
+    for name, telling in inspection.find_telling(rows.X, rows.y, frame["candidate_id"]).items():
         night.warn(
-            f"{file}: {name} has {doubt}. Cast it to a number, or leave it out: in the query, or by"
-            " training.not_features."
+            f"{file}: {name} {telling}: is it known only when the outcome is? If so, leave it out:"
+            " in the query, or by training.not_features."
         )
 
 
