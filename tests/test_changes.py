@@ -235,7 +235,10 @@ def draw_cards(rng: np.random.Generator, n: int = 500) -> pd.DataFrame:
         ("income", 9, 99_999_999, ""),  # under 2 % of 500
         ("age", 70, 999, "numbers far beyond those of the training rows"),
         ("age", 70, -999, "numbers far beyond those of the training rows"),
-        ("age", 70, 110, ""),
+        ("age", 70, 110, "numbers outside those of the training rows"),
+        ("age", 25, 0, "numbers outside those of the training rows"),
+        ("age", 24, 0, ""),  # under 5 % of 500
+        ("age", 70, 91, ""),
         ("region", 50, "East", "values that are new to the model"),
         ("region", 49, "East", ""),
         ("region", 20, "WEST", "known values written otherwise"),
@@ -259,6 +262,45 @@ def test_find_change_part_of_a_column(
     assert feed.play(wrong) == feed.play(draw_cards(rng)) == {}
     known = Feed(pd.concat([draw_cards(rng, 4900), wrong]))
     assert known.play(wrong) == {}
+
+
+def test_describe_oddity_outside_those_of_training(rng: np.random.Generator) -> None:
+    """A tenth of 2,000 rows has age 0; the training rows knew 20 to 79."""
+    feed = Feed(pd.DataFrame({"age": np.repeat(np.arange(20.0, 80), 100)}))
+    for _ in range(3):
+        assert feed.play(pd.DataFrame({"age": rng.integers(20, 80, 2000)})) == {}
+    age = np.where(np.arange(2000) < 200, 0, np.arange(2000) % 60 + 20)
+    change = feed.play(pd.DataFrame({"age": age}))["age"]
+    assert change.oddity is not None
+    assert changes.describe_oddity(change.view, change.oddity) == (
+        "numbers outside those of the training rows (0 to 79 tonight, nearly all 20 to 79 in"
+        " training) in 10.0% of 2,000 rows"
+    )
+
+
+@pytest.mark.parametrize("step", [0.001, 0.01, 0.1, 0.3, 1.0])
+def test_find_change_numbers_that_grow_are_not_outside(
+    step: float, rng: np.random.Generator
+) -> None:
+    """From the training rows' own nights on, by such a part of their standard deviation."""
+    training = [rng.normal(step * night, 1, 200) for night in range(-30, 0)]
+    feed = Feed(pd.DataFrame({"balance": np.concatenate(training)}))
+    for night in range(40):
+        change = feed.play(pd.DataFrame({"balance": rng.normal(step * night, 1, 200)}))
+        oddity = change["balance"].oddity if change else None
+        assert oddity is None or night == 0
+
+
+def test_find_change_few_rates_that_wander_are_told_once_at_most(rng: np.random.Generator) -> None:
+    """Four regions' rates of the night, which leave training's by one small step."""
+    told = 0
+    for _ in range(5):
+        rates = 3 + rng.normal(0, 0.02, (160, 4)).cumsum(axis=0)
+        nights = [pd.DataFrame({"rate": rng.choice(rates[i], 200)}) for i in range(160)]
+        feed = Feed(pd.concat(nights[:90]))
+        changed = [change for night in nights[90:] for change in feed.play(night).values()]
+        told += sum(change.oddity is not None and not change.is_new for change in changed)
+    assert told <= 5
 
 
 @pytest.mark.parametrize("share", [0.2, 0.45])
@@ -348,7 +390,15 @@ def test_find_change_months_are_not_told_of_the_next_model() -> None:
         (["20.0"] * 98 + ["20"] * 2, "'20.0' ('20' written otherwise), new to the model, in 98%"),
         (["x"] * 60 + ["y"] * 40, "'x' and 1 others, new to the model, in 100%"),
         ([None] * 90 + ["20"] * 10, "null in 90% of 100 rows, before 0%"),
-        (["20"] * 100, "'20' in 100% of 100 rows, before 50%"),
+        (["20"] * 100, "'20' in 100% of 100 rows, before 50%; '10' in 0%, before 50%"),
+        (
+            ["10"] * 30 + ["20"] * 45 + ["x"] * 12 + [None] * 13,
+            "'10' in 30% of 100 rows, before 50%; null in 13%, before 0%",
+        ),
+        (
+            ["20"] * 50 + ["x"] * 50,
+            "'x', new to the model, in 50% of 100 rows, before 0%; '10' in 0%, before 50%",
+        ),
     ],
 )
 def test_describe_rise_of_a_category(tonight: list[str | None], expected: str) -> None:
@@ -356,6 +406,16 @@ def test_describe_rise_of_a_category(tonight: list[str | None], expected: str) -
     X = features.convert(pd.DataFrame({"plan": tonight}), feed.types)
     view = feed.view("plan", drift.count_features(X, feed.references))
     assert changes.describe_rise(None, view).startswith(expected)
+
+
+def test_describe_rise_names_what_is_missing() -> None:
+    """No West: what gains by that gains less than it has lost."""
+    regions = {"North": 40, "South": 30, "East": 20, "West": 10}
+    reference = FeatureReference("category", [*regions], [*regions.values(), 0, 0], [])
+    tonight = drift.FeatureCounts([44, 33, 23, 0, 0, 0], 0, {})
+    assert changes.describe_rise(None, View(reference, ["m"], True, tonight)) == (
+        "'West' in 0% of 100 rows, before 10%"
+    )
 
 
 def test_describe_rise_of_a_number() -> None:

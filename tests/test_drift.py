@@ -20,6 +20,7 @@ from abatch.statistics.drift import (
     compute_psi,
     count_bins,
     count_features,
+    count_rows,
     describe_psi,
     is_drift,
     make_feature_references,
@@ -212,10 +213,33 @@ def test_count_features_by_the_bins_of_the_reference() -> None:
     found = count_features(tonight, references)
     # Edges 1 to 9: three up to 1, then 1.5, then 9, and two above.
     counts = [3, 1, 0, 0, 0, 0, 0, 0, 1, 2, 1]
-    assert found["amount"] == FeatureCounts(counts, 0, {}, [-5.0, 1e300], n_beyond=1)
+    assert found["amount"] == FeatureCounts(counts, 0, {}, [-5.0, 1e300], n_beyond=1, n_outside=3)
     assert found["town"] == FeatureCounts(
         [1, 1, 5, 1], 5, {"Lund": 2, "": 1, "Oslo ": 1, "oslo": 1}
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "is_outside"),
+    [(0, True), (-1, True), (17, True), (18, False), (20, False), (82, False), (83, True)],
+)
+def test_count_features_outside_those_of_training(value: float, is_outside: bool) -> None:
+    """Of 20 to 79, each a hundred times, the outermost tenths are 20 to 25 and 73 to 79."""
+    references = make_feature_references(
+        frame(np.repeat(np.arange(20.0, 80), 100), ["a"] * 6000), TYPES
+    )
+    found = count_features(frame([value, 50, nan], ["a"] * 3), references)["amount"]
+    assert (found.n_outside, found.n_beyond) == (is_outside, 0)
+
+
+def test_count_rows_of_the_same_rows(rng: np.random.Generator) -> None:
+    """In another order, of columns too, and in other chunks; one value makes others of them."""
+    X = frame(rng.normal(size=300), rng.choice(np.array(["a", "b", nan], dtype=object), 300))
+    X.loc[7, "amount"] = nan
+    mixed = X.sample(frac=1, random_state=1)[["town", "amount"]]
+    assert count_rows(mixed[:120]) + count_rows(mixed[120:]) == count_rows(X)
+    for other in (X.assign(amount=X["amount"].shift(1)), X.replace({"town": {"a": "A"}}), X[:299]):
+        assert count_rows(other) != count_rows(X)
 
 
 def test_count_features_rare_categories_are_not_new() -> None:
@@ -253,7 +277,7 @@ def test_count_features_of_what_convert_makes() -> None:
     found = count_features(features.convert(tonight, TYPES), references)
     assert references["town"] == FeatureReference("category", ["Oslo", "Ærø"], [1, 1, 0, 1], [])
     assert found == {
-        "amount": FeatureCounts([1, 1, 0, 1], 0, {}, [1.0, 2.0]),
+        "amount": FeatureCounts([1, 1, 0, 1], 0, {}, [1.0, 2.0], n_outside=1),
         "town": FeatureCounts([0, 1, 1, 1], 1, {"Lund": 1}),
     }
 

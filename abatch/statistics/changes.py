@@ -25,6 +25,7 @@ N_LACKING = 20  # rows that other bins should have had: the chance of none is e^
 USUAL = 3  # times as far as the newest nights lie from those before them is nothing unusual
 N_STEADY, STEADY = 5, 5  # nights, and times their largest step, for what is not gross
 ONE_BIN = 0.95  # share of the rows that is nearly all
+GONE, ROUNDING = 0.05, 1e-9  # share of a bin that is named if it is, or was, empty; of equals
 _SPELLING = re.compile(r"\s|(?<=\w)[.,]0+$|^0+(?=\w)")  # 20.0, 020 and ' 20' for 20
 
 
@@ -95,6 +96,10 @@ class View:
         """Rows with a number far beyond those of training."""
         return counted.n_beyond
 
+    def count_outside(self, counted: FeatureCounts) -> int:
+        """Rows with a number outside those of nearly all training rows."""
+        return counted.n_outside
+
     def count_new(self, counted: FeatureCounts) -> int:
         """Rows with a value that training never saw; of text and ids that is nothing unusual."""
         return counted.n_new if self.reference.is_measurable else 0
@@ -109,6 +114,7 @@ class Oddity(NamedTuple):
     n_least, share : they are told if they are as many, and such a share of the rows
     words : what they are
     may_be_dated : what is one value a night brings them by itself, as each month is new once
+    is_near : the numbers may lie near those of training
     """
 
     count_rows: Callable[[View, FeatureCounts], int]
@@ -116,12 +122,21 @@ class Oddity(NamedTuple):
     share: float
     words: str
     may_be_dated: bool = False
+    is_near: bool = False
 
 
 ODDITIES = (
     Oddity(View.count_respelled, 20, 0.02, "known values written otherwise"),
     Oddity(View.count_beyond, 5, 0.02, "numbers far beyond those of the training rows"),
     Oddity(View.count_new, 5, 0.1, "values that are new to the model", may_be_dated=True),
+    Oddity(
+        View.count_outside,
+        20,
+        0.05,
+        "numbers outside those of the training rows",
+        may_be_dated=True,
+        is_near=True,
+    ),
 )
 
 
@@ -219,7 +234,9 @@ def _is_odd(view: View, views: Sequence[View], oddity: Oddity) -> bool:
     shares = [
         oddity.count_rows(before, counted) / sum(counted.counts) for before, counted in nights
     ]
-    if n / n_obs <= USUAL * max(shares, default=0) or _is_within_reach(view, views):
+    if n / n_obs <= USUAL * max(shares, default=0):
+        return False
+    if (_goes_on if oddity.is_near else _is_within_reach)(view, views):
         return False
     return not (oddity.may_be_dated and _is_dated(views))
 
@@ -232,10 +249,24 @@ def _is_within_reach(view: View, views: Sequence[View]) -> bool:
     spans = [night.span for before in views for night in before.nights.values() if night.span]
     if not spans or not view.reference.limits:
         return False
-    low, high = view.reference.limits
-    margin = drift.MARGIN * (high - low) / (1 + 2 * drift.MARGIN)
+    low, high = drift.find_trained_span(view.reference.limits)
+    margin = drift.MARGIN * (high - low)
     low, high = np.median(spans, axis=0)
     return bool(view.tonight.span[0] >= low - margin and view.tonight.span[1] <= high + margin)
+
+
+def _goes_on(view: View, views: Sequence[View]) -> bool:
+    """Whether the smallest and the largest number move no farther than in the newest nights.
+
+    Those of a few rates, say, which lie where they never were by a small step.
+    """
+    nights = [pair for before in views for pair in before.nights.items() if pair[1].span]
+    spans = np.array([counted.span for _, counted in sorted(nights, key=lambda pair: pair[0])])
+    if len(spans) < 2:
+        return False
+    steps = np.abs(np.diff(spans, axis=0)).max(axis=0)
+    low, high = spans[:, 0].min() - steps[0], spans[:, 1].max() + steps[1]
+    return bool(view.tonight.span[0] >= low and view.tonight.span[1] <= high)
 
 
 def _is_step(views: Sequence[View]) -> bool:
@@ -326,20 +357,31 @@ def _is_dated(views: Sequence[View]) -> bool:
 
 
 def describe_rise(night: date | None, view: View) -> str:
-    """What more of tonight's rows are: of the bins that which has gained most.
+    """What more of tonight's rows are, or fewer, whichever says more.
+
+    Of the bins that which has gained most, or that which has lost more than this has gained. If one
+    of the two is empty now, or was, both are named, as by a value that is written otherwise.
 
     Parameters
     ----------
     night : since which; None for the training rows
     """
-    before = view.reference.counts if night is None else view.nights[night].counts
-    shares = np.array([before, view.tonight.counts], dtype=np.float64)
-    shares /= shares.sum(axis=1, keepdims=True)
-    rise = np.where(shares[1] > 0, shares[1] - shares[0], -np.inf)  # of what there is
-    i, n_obs = int(np.argmax(rise)), sum(view.tonight.counts)
-    return (
-        f"{_name_bin(view, i)} in {shares[1, i]:.0%} of {n_obs:,} rows, before {shares[0, i]:.0%}"
+    counts = view.reference.counts if night is None else view.nights[night].counts
+    shares = np.array([counts, view.tonight.counts], dtype=np.float64)
+    before, after = shares / shares.sum(axis=1, keepdims=True)
+    rise = after - before
+    up = int(np.argmax(np.where(after > 0, rise, -np.inf)))  # of what there is
+    down = int(np.argmin(rise))
+    is_loss = -rise[down] > rise[up] + ROUNDING
+    first, second = (down, up) if is_loss else (up, down)
+    words = (
+        f"{_name_bin(view, first)} in {after[first]:.0%} of {sum(view.tonight.counts):,} rows,"
+        f" before {before[first]:.0%}"
     )
+    is_large = abs(rise[second]) >= max(GONE, abs(rise[first]) / 2)
+    if is_large and (before if is_loss else after)[second] == 0:
+        words += f"; {_name_bin(view, second)} in {after[second]:.0%}, before {before[second]:.0%}"
+    return words
 
 
 def _name_bin(view: View, i: int) -> str:
@@ -351,8 +393,11 @@ def _name_bin(view: View, i: int) -> str:
         return repr(bins[i]) if i < n_bins else _name_others(view)
     ends = [f"above {low:,.6g}" for low in bins[max(i - 1, 0) : i]]
     ends += [f"up to {high:,.6g}" for high in bins[i : i + 1]]
+    name = " and ".join(ends) or "a number"
+    if not view.tonight.counts[i]:
+        return name
     low, high = view.tonight.span
-    return f"{' and '.join(ends) or 'a number'} ({low:,.6g} to {high:,.6g} tonight)"
+    return f"{name} ({low:,.6g} to {high:,.6g} tonight)"
 
 
 def _name_others(view: View) -> str:
@@ -371,13 +416,20 @@ def _describe_spelling(view: View, name: str) -> str:
     return f" ({respelled[name]!r} written otherwise)" if name in respelled else ""
 
 
+def _describe_trained(view: View, oddity: Oddity) -> str:
+    if not oddity.is_near or not view.reference.limits:
+        return ""
+    low, high = drift.find_trained_span(view.reference.limits)
+    return f", nearly all {low:,.6g} to {high:,.6g} in training"
+
+
 def describe_oddity(view: View, oddity: Oddity) -> str:
     """How many rows of a kind there are tonight, and an example."""
     tonight = view.tonight
     n, n_obs = oddity.count_rows(view, tonight), sum(tonight.counts)
     if view.reference.kind == "number":
         low, high = tonight.span
-        example = f"{low:,.6g} to {high:,.6g} tonight"
+        example = f"{low:,.6g} to {high:,.6g} tonight{_describe_trained(view, oddity)}"
     else:
         names = [*view.find_respelled(tonight)] if oddity is ODDITIES[0] else [*tonight.new]
         example = f"{names[0]!r}{_describe_spelling(view, names[0])}"

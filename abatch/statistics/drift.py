@@ -23,6 +23,8 @@ N_OTHERS = 1_000  # known values to keep: a column of addresses would swell the 
 SOME, MUCH = 0.1, 0.25
 TAIL = 0.001  # of the training rows, at either end, may be slips of the pen
 MARGIN = 3  # far beyond: by three times what all the others span
+# Outside: by half of what the outermost tenth spans, or a hundredth of all; new lows by less.
+OUTER, SLACK = 0.5, 0.01
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class FeatureCounts:
     new : the most common new categories, at most 20, with their rows
     span : smallest and largest number; empty without any
     n_beyond : rows with a number beyond the limits of the reference
+    n_outside : rows with a number outside those of nearly all training rows, however near
     """
 
     counts: list[int]
@@ -46,6 +49,7 @@ class FeatureCounts:
     new: dict[str, int]
     span: list[float] = field(default_factory=list)
     n_beyond: int = 0
+    n_outside: int = 0
 
     @property
     def known_counts(self) -> list[int]:
@@ -58,7 +62,8 @@ class FeatureCounts:
         new = _find_common(Counter(self.new) + Counter(other.new))
         span = [*self.span, *other.span]
         n_new, n_beyond = self.n_new + other.n_new, self.n_beyond + other.n_beyond
-        return FeatureCounts(counts, n_new, dict(new), find_span(span), n_beyond)
+        n_outside = self.n_outside + other.n_outside
+        return FeatureCounts(counts, n_new, dict(new), find_span(span), n_beyond, n_outside)
 
 
 def find_span(values: Sequence[float] | np.ndarray) -> list[float]:
@@ -203,13 +208,46 @@ def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCou
     counts = _count_cells(column, reference.kind, reference.bins)
     if reference.kind == "number":
         values = column.dropna().to_numpy()
-        low, high = reference.limits or (-np.inf, np.inf)
-        n_beyond = int(np.count_nonzero((values < low) | (values > high)))
-        return FeatureCounts(counts, 0, {}, find_span(values), n_beyond)
+        n_beyond = _count_outside(values, reference.limits)
+        n_outside = _count_outside(values, _find_ends(reference))
+        return FeatureCounts(counts, 0, {}, find_span(values), n_beyond, n_outside)
     if reference.others is None:
         return FeatureCounts(counts, 0, {})
     new = column.value_counts().drop([*reference.bins, *reference.others], errors="ignore")
     return FeatureCounts(counts, int(new.sum()), dict(_find_common(new)))
+
+
+def _count_outside(values: np.ndarray, ends: Sequence[float] | None) -> int:
+    low, high = ends or (-np.inf, np.inf)
+    return int(np.count_nonzero((values < low) | (values > high)))
+
+
+def _find_ends(reference: FeatureReference) -> tuple[float, float] | None:
+    """What a number lies outside of if hardly any training row had such; None if unknown."""
+    if not reference.limits:
+        return None
+    low, high = find_trained_span(reference.limits)
+    least, bins = SLACK * (high - low), reference.bins
+    return (
+        low - max(least, OUTER * (bins[0] - low)),
+        high + max(least, OUTER * (high - bins[-1])),
+    )
+
+
+def find_trained_span(limits: Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest number of nearly all training rows, from a reference's limits."""
+    low, high = limits
+    margin = MARGIN * (high - low) / (1 + 2 * MARGIN)
+    return low + margin, high - margin
+
+
+def count_rows(X: pd.DataFrame) -> FeatureCounts:
+    """All features as one, in two sums of halves of a hash of each row.
+
+    They are equal if the rows are the same, in whatever order, and else hardly ever.
+    """
+    hashes = pd.util.hash_pandas_object(X[sorted(X)], index=False).to_numpy()
+    return FeatureCounts([int((hashes >> 32).sum()), int((hashes & 0xFFFFFFFF).sum())], 0, {})
 
 
 def _count_cells(column: pd.Series, kind: str, bins: Sequence[Any]) -> list[int]:
