@@ -210,7 +210,7 @@ def test_predictions_are_no_feature_of_the_report(
     with week_engine.connect() as connection:
         names = {*connection.scalars(sa.select(feature_drift.c.feature))}
         content = connection.scalars(sa.select(feature_counts.c.content)).first()
-    assert {*json.loads(content or "")} - names == {inference.PREDICTION}
+    assert {*json.loads(content or "")} - names <= {inference.PREDICTION, inference.ROWS}
     assert "income" in names
 
 
@@ -260,12 +260,62 @@ def test_check_size_by_hand(
     week_engine: sa.Engine,
 ) -> None:
     nights = {FIRST_NIGHT + i * DAY: size for i, size in enumerate(sizes)}
-    recent = constancy.Recent({}, {}, {}, nights)
+    recent = constancy.Recent({}, {}, {}, nights, {})
     with open_night("predict", week, week_engine, NIGHT, dry_run=True) as night:
         words = constancy.check(night, recent, Batch(Counter({"A": n})))
         night.finish("", lambda connection: None)
     told = f"; {n:,} candidates after {min(sizes):,} to {max(sizes):,} a night"
     assert words == told * is_told
+
+
+@pytest.mark.parametrize("ids", ["customer_id", "10000000 + customer_id"])
+def test_predict_tells_of_a_night_that_was_not_renewed(
+    ids: str, played: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows of the night before, also where other ids send them to other variants."""
+    sql = played.sql["candidates"].replace("    customer_id as ca", f"    {ids} as ca")
+    for old, days in ((":from_date", "-1 day"), (":to_date", "-1 day")):
+        sql = sql.replace(f" {old}\n", f" date({old}, '{days}')\n")
+    stale = alter(played, sql={**played.sql, "candidates": sql}, overnight_change="refuse")
+    capsys.readouterr()
+    before = NIGHT - DAY
+    summary = predict.predict(stale, week_engine, NIGHT)
+    assert summary.endswith(f"; the same features as on {before}")
+    assert (
+        f"candidates.sql: the features of all 1,000 candidates are those of {before},"
+        " row by row, and so far no two nights were alike. Look whether the night's table was"
+        " renewed; if not, mend it, then predict again with --force."
+    ) in capsys.readouterr().err
+    again = stale.sql["candidates"].replace("-1 day", "-2 day")
+    summary = predict.predict(
+        alter(played, sql={**played.sql, "candidates": again}), week_engine, NIGHT + DAY
+    )
+    assert "the same features" not in summary
+
+
+@pytest.mark.parametrize(
+    ("nights", "tonight", "n_cells", "expected"),
+    [
+        ("abc", "c", 20, 2),
+        ("abcdefgh", "a", 20, 0),
+        ("abc", "d", 20, None),
+        ("abc", "c", 19, None),
+        ("bc", "c", 20, None),
+        ("abcc", "c", 20, None),  # they stand still
+        ("aabcdefg", "g", 20, None),  # at weekends alone, a week and a night ago
+    ],
+)
+def test_find_twin_by_hand(nights: str, tonight: str, n_cells: int, expected: int | None) -> None:
+    def count(name: str) -> drift.FeatureCounts:
+        return drift.FeatureCounts([ord(name), 0], 0, {})
+
+    rows = {FIRST_NIGHT + i * DAY: count(name) for i, name in enumerate(nights)}
+    full = drift.FeatureCounts([1] * (n_cells + 1) + [0], 0, {})
+    reference = FeatureReference("category", [], [], None)
+    known = {"run": constancy.Known({"town": reference}, ["m"], True)}
+    total = Batch(feature_counts={"m": {"town": full, inference.ROWS: count(tonight)}})
+    twin = constancy.find_twin(constancy.Recent({}, known, {}, {}, rows), total)
+    assert twin == (None if expected is None else FIRST_NIGHT + expected * DAY)
 
 
 def test_describe_names_two_models() -> None:

@@ -206,6 +206,7 @@ ELSEWHERE = [
     "alike in candidate_id, event_date and outcome",
     "changed overnight",
     "are not quite what they were",
+    "so far no two nights were alike",
     "are not what their models were trained with",
     "is yet to come",
     "worse than the rate of its training rows",

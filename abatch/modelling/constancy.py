@@ -10,13 +10,14 @@ from functools import reduce
 from operator import add
 from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import poisson
 
 from abatch.errors import DataError
 from abatch.experiment import predictions
 from abatch.experiment.predictions import Batch, ModelCounts
 from abatch.modelling import inference, registry
-from abatch.modelling.inference import PREDICTION, References
+from abatch.modelling.inference import PREDICTION, ROWS, References
 from abatch.modelling.registry import Model
 from abatch.night import Night
 from abatch.statistics import changes
@@ -29,6 +30,9 @@ N_SHOWN, N_NAMES = 20, 2  # features in a message, models in its lines
 N_SIZES, N_FEW = 35, 3  # nights whose sizes are known, a month and a weekend; and the least
 LEAST, MOST = 1.5, 5.0  # times as few or as many as ever: what is told, by how steady nights were
 CHANCE = 1e-6  # of a false alarm, at the most
+# Cells with rows, but one of each feature: that all are as full as before has a chance of at most
+# 1 / e each, whatever the rows.
+N_CELLS = 20
 REFUSE = "refuse"
 CAUSES = "A load that failed, another unit and another type look like this"
 
@@ -56,12 +60,14 @@ class Recent(NamedTuple):
     trainings : by run_id, those of live models first
     scores : by live model, what its predictions were for the rows held out
     sizes : how many candidates the nights had
+    rows : by night, one more than in `nights`, what all its rows were as one
     """
 
     nights: Mapping[date, ModelCounts]
     trainings: Mapping[str, Known]
     scores: Mapping[str, References]
     sizes: Mapping[date, int]
+    rows: Mapping[date, FeatureCounts]
 
     @property
     def earlier(self) -> dict[str, References]:
@@ -73,7 +79,8 @@ class Recent(NamedTuple):
 def read_recent(night: Night, models: Mapping[str, Model]) -> Recent:
     """Read the counts of the newest nights, by index, and the cards of models that are gone."""
     read = predictions.read_newest_counts
-    nights = night.read(read, night.experiment.name, night.run_date, N_NIGHTS)
+    counted = night.read(read, night.experiment.name, night.run_date, N_NIGHTS + 1)
+    nights = {day: counted[day] for day in [*counted][-N_NIGHTS:]}
     live = {model.model_name: model.card for model in models.values()}
     gone = {name for counts in nights.values() for name in counts} - {*live}
     cards = live | {name: night.read(registry.find_model, name) for name in sorted(gone)}
@@ -83,7 +90,8 @@ def read_recent(night: Night, models: Mapping[str, Model]) -> Recent:
         trainings.setdefault(card.run_id, new).model_names.append(name)
     scores = {model.model_name: inference.refer_prediction(model) for model in models.values()}
     sizes = night.read(predictions.read_sizes, night.experiment.name, night.run_date, N_SIZES)
-    return Recent(nights, trainings, scores, sizes)
+    rows = {day: found for day, counts in counted.items() if (found := _add(ROWS, counts, counts))}
+    return Recent(nights, trainings, scores, sizes, rows)
 
 
 def find_changes(recent: Recent, total: Batch) -> dict[str, Change]:
@@ -169,7 +177,7 @@ def check(night: Night, recent: Recent, total: Batch) -> str:
         for name, change in others.items()
         if (change.oddity or change.is_step) and name not in left
     }
-    words = _check_size(night, recent, total)
+    words = _check_size(night, recent, total) + _check_renewal(night, recent, total)
     if overnight:
         what = f"these features changed overnight:\n{_list(overnight)}"
         if experiment.overnight_change == REFUSE:
@@ -219,6 +227,44 @@ def _check_size(night: Night, recent: Recent, total: Batch) -> str:
         " loaded, once and in full; if not, mend it, then predict again with --force."
     )
     return f"; {n:,} candidates after {least:,} to {most:,} a night"
+
+
+def _check_renewal(night: Night, recent: Recent, total: Batch) -> str:
+    """Warn of a night whose rows are those of an earlier one: a load that was not renewed."""
+    twin = find_twin(recent, total)
+    if twin is None:
+        return ""
+    night.warn(
+        f"{night.experiment.query('candidates').file}: the features of all {total.n_rows:,}"
+        f" candidates are those of {twin}, row by row, and so far no two nights were alike. Look"
+        " whether the night's table was renewed; if not, mend it, then predict again with --force."
+    )
+    return f"; the same features as on {twin}"
+
+
+def find_twin(recent: Recent, total: Batch) -> date | None:
+    """The newest night of which all features were those of tonight, and not by chance.
+
+    None if fewer than three nights are done, or if two of them are alike: where people stand
+    still, at weekends too, they do so tonight. So it is told once.
+    """
+    counts = total.feature_counts
+    tonight = _add(ROWS, counts, counts)
+    nights = [rows.counts for rows in recent.rows.values()]
+    if len(nights) < N_FEW or any(rows in nights[:i] for i, rows in enumerate(nights)):
+        return None
+    twins = [night for night, rows in recent.rows.items() if rows == tonight]
+    return twins[-1] if twins and _count_cells(recent, counts) >= N_CELLS else None
+
+
+def _count_cells(recent: Recent, counts: ModelCounts) -> int:
+    """Cells of all features that hold rows, but one of each, of the model that has most."""
+    names = {name for known in recent.trainings.values() for name in known.references}
+    cells = (
+        sum(np.count_nonzero(of_model[name].counts) - 1 for name in names & {*of_model})
+        for of_model in counts.values()
+    )
+    return int(max(cells, default=0))
 
 
 def _name_for_closing(what: str, changed: Mapping[str, Change]) -> str:

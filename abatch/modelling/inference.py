@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from abatch.errors import DataError
 from abatch.experiment.assignment import Candidates
 from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import estimators, features
@@ -15,7 +16,8 @@ from abatch.statistics.references import FeatureReference
 from abatch.statistics.sums import add_by_keys
 
 References = Mapping[str, FeatureReference]
-PREDICTION = "(prediction)"  # among the features' counts, which are read by the features' names
+# Among the features' counts, which are read by the features' names.
+PREDICTION, ROWS = "(prediction)", "(rows)"
 
 
 class Inference(NamedTuple):
@@ -26,7 +28,7 @@ class Inference(NamedTuple):
     model_names : list of str or None, shape (n,); None where the variant has no model
     prediction : array of float, shape (n,), probabilities in [0, 1]; nan without a model
     feature_counts : what each model's candidates looked like, by model_name and feature; its
-        predictions, too, as PREDICTION
+        predictions, too, as PREDICTION; under the first model all rows, as ROWS
     earlier_counts : the same of all that have a model, by the references of earlier models
     """
 
@@ -78,9 +80,24 @@ def predict(
             }
             counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
             earlier_counts = add_by_keys(earlier_counts, counts)
+    feature_counts = add_by_keys(feature_counts, _count_rows(models, candidates))
     names = {variant: model.model_name for variant, model in models.items()}
     model_names = [names.get(name) for name in candidates.variant]
     return Inference(model_names, prediction, feature_counts, earlier_counts)
+
+
+def _count_rows(
+    models: Mapping[str, Model], candidates: Candidates
+) -> dict[str, dict[str, drift.FeatureCounts]]:
+    """The rows of all variants, as other ids may send them to another one."""
+    first = next(iter(models.values()))
+    if ROWS in first.card.columns:
+        return {}
+    try:
+        X = features.convert(candidates.features, first.card.columns)
+    except DataError:  # in rows without a model, which nobody asks
+        return {}
+    return {first.model_name: {ROWS: drift.count_rows(X)}}
 
 
 def refer_prediction(model: Model) -> References:
