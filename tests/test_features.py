@@ -275,11 +275,14 @@ def test_find_doubts() -> None:
             "rare": [None] * 160 + [f"note {i}" for i in range(40)],
             "income": [1e4 + i / 7 for i in range(n)],  # no whole numbers
             "units": [float(i % 150) for i in range(n)],
+            "country": ["NO"] * n,
+            "flag": [1.0] * 50 + [None] * 150,  # null says something, too
         }
     )
     assert find_doubts(
         X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])
     ) == {
+        "country": "1 value in 200 rows, 'NO', of which no model learns. Leave it out",
         "account": "200 values in 200 rows, which are the candidate_id. Leave it out",
         "order": "200 values in 200 rows, which count in the order of the candidate_id."
         " Leave it out",

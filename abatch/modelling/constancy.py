@@ -201,7 +201,8 @@ def check(night: Night, recent: Recent, total: Batch) -> str:
     if left:
         night.warn(
             f"{file}: these features are not what their models were trained with:\n{_list(left)}\n"
-            "It is told once for a model. If it stays so, train anew; feature_drift follows it."
+            "It is told once for a model. Look which is wrong, the night or the training rows; if"
+            " neither is, and it stays so, train anew. feature_drift follows it."
         )
         words += _name_for_closing("unlike the training rows", left)
     return words

@@ -105,10 +105,12 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
     for name, column in X.items():
         values = column.dropna()
         n, n_values = len(values), values.nunique()
-        found = f"{n_values:,} values in {n:,} rows"
+        found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
         example = repr(values.iloc[0]) if n else ""
         if not pd.api.types.is_numeric_dtype(column) and _are_days(values):
             doubts[str(name)] = f"{found}, which are dates as text, such as {example}. {COUNT}"
+        elif n_values == 1 and n == len(column):
+            doubts[str(name)] = f"{found}, {example}, of which no model learns. {LEAVE}"
         elif n < FEW_VALUES or n_values < FEW_VALUES:
             continue
         elif (_write(values) == ids[column.notna()]).mean() > MOST:
