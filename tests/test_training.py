@@ -73,7 +73,7 @@ def make_frame(n_days: int = 10, per_day: int = 20) -> pd.DataFrame:
         {"candidate_id": range(len(days)), "event_date": days.dt.date, "outcome": outcome}
     )
     frame["income"] = outcome + np.random.default_rng(0).normal(size=len(frame))
-    frame["region"] = "Ærø"
+    frame["region"] = np.where(frame["candidate_id"] % 3 == 1, "Ærø", "Oslo")
     return frame.sample(frac=1, random_state=1, ignore_index=True)
 
 

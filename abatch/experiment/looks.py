@@ -64,7 +64,7 @@ class Question(NamedTuple):
     maturity: Maturity
     references: Mapping[str, Reference]
     features: Mapping[str, Mapping[str, FeatureReference]]
-    ranks: Mapping[str, Metric]
+    ranks: Mapping[str, Mapping[str, float | None]]
 
     @property
     def experiment(self) -> Experiment:
@@ -347,12 +347,14 @@ def find_falls(connection: sa.Connection, question: Question, figures: Figures) 
         ):
             worst = found.setdefault(name, row)
             found[name] = min(worst, row, key=lambda row: row["upper"])
-    return [_describe_fall(row, question.ranks[name]) for name, row in found.items()]
+    return [
+        _describe_fall(row, Metric.from_dict(question.ranks[name])) for name, row in found.items()
+    ]
 
 
 def _is_fall(question: Question, model_name: str, upper: float | None) -> bool:
-    before = question.ranks.get(model_name)
-    return bool(before and upper is not None and before.lower - upper >= MUCH_LOWER)
+    lower = question.ranks.get(model_name, {}).get("lower")
+    return upper is not None and lower is not None and lower - upper >= MUCH_LOWER
 
 
 def _describe_fall(row: Mapping[str, Any], before: Metric) -> str:

@@ -14,7 +14,6 @@ from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, Figure, to_json
 from abatch.sections import ModelConfig
-from abatch.statistics.metrics import Metric
 from abatch.statistics.references import FeatureReference, Reference
 
 if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback need not wait
@@ -202,14 +201,13 @@ def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
 
 def read_references(
     connection: sa.Connection, experiment: str
-) -> tuple[dict[str, Reference], dict[str, dict[str, FeatureReference]], dict[str, Metric]]:
+) -> tuple[
+    dict[str, Reference], dict[str, dict[str, FeatureReference]], dict[str, dict[str, float | None]]
+]:
     """What scores, features and ROC AUC of each dated model of an experiment are compared with."""
     cards = read_cards(connection, experiment)
     scores = {name: card.reference for name, card in cards.items() if card.reference}
-    ranks = {
-        name: Metric.from_dict(dict(card.metrics.get("roc_auc", Figure())))
-        for name, card in cards.items()
-    }
+    ranks = {name: dict(card.metrics.get("roc_auc", Figure())) for name, card in cards.items()}
     return scores, {name: card.features for name, card in cards.items()}, ranks
 
 
