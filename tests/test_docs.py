@@ -173,7 +173,7 @@ FAULTS: dict[str, tuple[Callable[..., str], date, str, str, str]] = {
 TOLD = {  # by train, which goes on
     "come twice or more by candidate_id": (
         "from clients",
-        "from clients cross join feed",
+        "from clients cross join (select 1 as n union all select 2) as twice",
     ),
     "text or an id, of which no model learns": (
         "clients.limit_bal",
