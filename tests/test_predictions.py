@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from datetime import date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -451,6 +452,7 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
         stage(engine, make_frame(first, run_id, night))
         publish(engine, run_id, night, A=1)
     night = make_night("run2")
+    night.dry_run = False
     night.experiment.query = lambda name: Query(f"{name}.sql", "")
     stage(engine, make_frame(first, "run2"))
     with engine.connect() as connection:
@@ -465,8 +467,9 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
             "candidates.sql: of the 5 candidates of the night as it was 1 are not among those that"
             " replace them, and 1 are in another variant."
         )
-        night.run_date += timedelta(days=2)
-        assert predictions.describe_gone(connection, night) is None
+        for change in ({"dry_run": True}, {"run_date": NIGHT + timedelta(days=2)}):
+            other: Any = SimpleNamespace(**{**vars(night), **change})
+            assert predictions.describe_gone(connection, other) is None
 
 
 def test_describe_doubles_where_they_are_many() -> None:

@@ -231,6 +231,8 @@ def describe_gone(connection: sa.Connection, night: Night) -> str | None:
     A table of candidates from which those have gone who answered would make a variant seem worse,
     one from which they have moved another variant better. None if there are none.
     """
+    if night.dry_run:
+        return None
     p, s = predictions.c, predictions_staging.c
     same = (s.experiment == p.experiment) & (s.candidate_id == p.candidate_id)
     both = predictions.outerjoin(predictions_staging, same & (s.run_id == night.run_id))
