@@ -136,11 +136,15 @@ class Level(NamedTuple):
     told: float
 
 
+def _choose_usual(figures: np.ndarray) -> np.ndarray:
+    """The nights that are not doubted, or all once many are."""
+    is_doubted = figures[:, 3] > 0
+    return figures if is_doubted.sum() >= N_DOUBTED else figures[~is_doubted]
+
+
 def _find_level(figures: np.ndarray, plan: Plan | None) -> Level | None:
     """Of closed nights that are not doubted, once many are of all; else of the plan."""
-    is_doubted = figures[:, 3] > 0
-    used = figures if is_doubted.sum() >= N_DOUBTED else figures[~is_doubted]
-    n, n_found, told = used[:, :3].sum(axis=0)
+    n, n_found, told = _choose_usual(figures)[:, :3].sum(axis=0)
     if n:
         return Level("closed nights", n_found / n, n, n_found, told)
     if plan and plan.mean:
@@ -266,8 +270,7 @@ def find_lopsided(
         before, week = _split_week(np.asarray(before), np.asarray(now))
         if len(week) < WEEK:
             return None
-        used = before[before[:, 3] == 0] if (before[:, 3] > 0).sum() < N_DOUBTED else before
-        sides.append([nights[:, :2].sum(axis=0) for nights in (week, used)])
+        sides.append([nights[:, :2].sum(axis=0) for nights in (week, _choose_usual(before))])
     (n, found), (n_before, found_before) = np.array(sides).transpose(1, 2, 0)
     if not (min(found) and min(found_before)):
         return None
@@ -297,7 +300,7 @@ def find_moved(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[Amoun
     closed, new, times : as `find_few` has them
     """
     before, week = _split_week(closed, new)
-    used = before[before[:, 3] == 0] if (before[:, 3] > 0).sum() < N_DOUBTED else before
+    used = _choose_usual(before)
     if len(week) < WEEK or min(used[:, 1].sum(), week[:, 1].sum(), new[:, 1].sum()) < N_TELLING:
         return None
     usual, now, last = map(_measure_amounts, (used, week, new))
