@@ -276,6 +276,7 @@ def test_find_doubts() -> None:
             "income": [1e4 + i / 7 for i in range(n)],  # no whole numbers
             "units": [float(i % 150) for i in range(n)],
             "country": ["NO"] * n,
+            "age": [50.0] * n,
             "flag": [1.0] * 50 + [None] * 150,  # null says something, too
         }
     )
@@ -283,6 +284,7 @@ def test_find_doubts() -> None:
         X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])
     ) == {
         "country": "1 value in 200 rows, 'NO', of which no model learns. Leave it out",
+        "age": "1 value in 200 rows, 50.0, of which no model learns. Leave it out",
         "account": "200 values in 200 rows, which are the candidate_id. Leave it out",
         "order": "200 values in 200 rows, which count in the order of the candidate_id."
         " Leave it out",

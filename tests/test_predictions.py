@@ -464,8 +464,8 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
         words = predictions.describe_gone(connection, night)
         assert words is not None
         assert words.startswith(
-            "candidates.sql: of the 5 candidates of the night as it was 1 are not among those that"
-            " replace them, and 1 are in another variant."
+            "candidates.sql: of the 5 candidates of the night as it was 1 are gone from those that"
+            " replace them, and 1 have moved to another variant."
         )
         for change in ({"dry_run": True}, {"run_date": NIGHT + timedelta(days=2)}):
             other: Any = SimpleNamespace(**{**vars(night), **change})

@@ -643,6 +643,20 @@ def test_render_says_what_next(
     assert "Look at the outcome feed" not in text
 
 
+def test_render_marks_what_is_doubted(read: Callable[..., Figures]) -> None:
+    rows = [register(), *NIGHTS, verdict("better", *UP)]
+    doubts = "outcome of B: 2026-09-01, 2026-09-02"
+    text = Page(report.render(read(*rows, look(n_units=6000, doubts=doubts)))).text
+    assert "Outcomes are doubted." in text
+    assert "may be wrong: outcome of B: 2026-09-01, 2026-09-02." in text
+    assert "Next Do not act on this yet: outcomes are doubted" in text
+    assert "think of giving" not in text
+    moved = look(n_units=6000, n_mixed=30, mixed_shift=-0.0123)
+    text = Page(report.render(read(*rows, ratio("A", 2700, 2700, 0.5), moved))).text
+    assert "30 candidates were seen in more than one variant and are left out." in text
+    assert "all in the smallest variant, they would move its mean by -0.0123." in text
+
+
 def test_render_pace_unknown_or_no_plan(read: Callable[..., Figures]) -> None:
     rows = [*NIGHTS, verdict("not yet known", *WIDE), look(RUN_DATE - 10 * DAY)]
     text = Page(report.render(read(*rows, register(), look()))).text

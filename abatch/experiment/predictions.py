@@ -245,9 +245,9 @@ def describe_gone(connection: sa.Connection, night: Night) -> str | None:
         return None
     return (
         f"{night.experiment.query('candidates').file}: of the {n:,} candidates of the night as it"
-        f" was {n - n_there:,} are not among those that replace them, and {n_there - n_same:,} are"
-        " in another variant. If those have gone or moved who have answered since, what follows on"
-        " the night is wrong: return who was a candidate then, in the variant that he had then."
+        f" was {n - n_there:,} are gone from those that replace them, and {n_there - n_same:,} have"
+        " moved to another variant. If it is those who have answered since, what follows on the"
+        " night is wrong: return who was a candidate then, in the variant that he had then."
     )
 
 

@@ -106,7 +106,7 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
         values = column.dropna()
         n, n_values = len(values), values.nunique()
         found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
-        example = repr(values.iloc[0]) if n else ""
+        example = ", ".join(map(repr, values[:1].tolist()))
         if not pd.api.types.is_numeric_dtype(column) and _are_days(values):
             doubts[str(name)] = f"{found}, which are dates as text, such as {example}. {COUNT}"
         elif n_values == 1 and n == len(column):

@@ -218,10 +218,9 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
         i = int(np.argmax(gaps))
         first, next_ = (pd.Timestamp(day).date() for day in days[i : i + 2])
         night.warn(
-            f"{file}: no row is of the days after {first} and before {next_}, which is the longest"
-            f" of {is_hole.sum()} such holes; usually there are {np.median(gaps):g} days from one"
-            " day with rows to the next. Look at the load, and whether day and month are"
-            " exchanged."
+            f"{file}: no row is of the days between {first} and {next_}, the longest hole of"
+            f" {is_hole.sum()}; usually the next day with rows is {np.median(gaps):g} later. Look"
+            " at the load, and whether day and month are exchanged."
         )
     if (n_since := (last - newest).days) > max(STALE_DAYS, STALE_GAPS * n_widest):
         night.warn(
