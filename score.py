@@ -62,7 +62,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     reading = looks.close_final(question, nights)
     total = night.read(looks.sum_up, question, reading)
     figures = night.read(looks.measure, question, reading, total)
-    look = night.read(looks.judge, question, total, figures)
+    look = night.read(looks.judge, question, reading, total, figures)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
     falls = night.read(looks.find_falls, question, figures)
 

@@ -2,16 +2,26 @@
 
 from collections.abc import Callable
 from datetime import date
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from abatch.experiment import doubts, outcomes
-from abatch.experiment.doubts import Record, find_few, find_lopsided, find_moved, find_unmatched
+from abatch.experiment.doubts import (
+    Record,
+    find_doubts,
+    find_few,
+    find_lopsided,
+    find_moved,
+    find_unmatched,
+)
 from abatch.experiment.outcomes import Feed
+from abatch.experiment.predictions import Span
 from abatch.queries import Query
 from abatch.sections import Outcome
+from tests.conftest import make_registration
 
 NUMERIC = Outcome(kind="numeric", window_days=14, expected_effect=1, cap=9)
 BINARY = Outcome(kind="binary", window_days=14, expected_effect=0.01)
@@ -213,6 +223,21 @@ def test_find_doubled_names_the_arm() -> None:
     assert tell([(name, later, amount) for name, _, amount in rows]) is None  # at another time
     ones = [(name, day, 1.0) for name, day, _ in rows]
     assert doubts.find_doubled(make_feed(ones * 2, BINARY), variants) is None
+
+
+def test_find_doubts_marks_nights_that_were_closed_before_it_showed() -> None:
+    """A tenth of 60 answers; two nights without any are closed, two more are no chance."""
+    days = np.arange(NIGHT.toordinal(), NIGHT.toordinal() + 20)
+    closed = Record(days[:16], {("x", "A"): make_nights(60, *[6] * 14, 0, 0)})
+    new = Record(days[16:], {("x", "A"): make_nights(60, *[0] * 4)})
+    nobody = pd.DataFrame({"candidate_id": pd.Series(dtype=str), "variant": []})
+    feed = make_feed([], BINARY)._replace(name="x")
+    span, connection = Span("e", NIGHT, NIGHT), cast(Any, None)  # asked for odd ids alone
+    plan = make_registration().plan
+    (words,) = find_doubts(connection, span, [feed], nobody, closed, new, plan)
+    assert "sales.sql: 0 of 360 mature predictions of variant A have an outcome in" in words
+    marked = doubts.join(closed, new).figures["x", "A"][:, 3]
+    assert marked.tolist() == [0] * 14 + [1] * 6
 
 
 def test_pack_keeps_the_newest_nights() -> None:

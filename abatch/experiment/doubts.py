@@ -200,14 +200,18 @@ def find_few(
     Returns
     -------
     level, is_low
-        is_low: of the last `WEEK` closed nights and the new ones. None if no new one is.
+        is_low: of the last `WEEK` closed nights and the new ones: all new ones of a week, and the
+        closed ones with hardly any outcome. None if no new one is.
     """
     before, week = _split_week(closed, new)
     (n, found), (n_new, found_new) = (nights[:, :2].sum(axis=0) for nights in (week, new))
     is_week, level = len(week) >= WEEK, _find_level(before, plan)
     part = HALF if is_week else TENTH
     if level and _is_low(found, n, level, is_week, times) and found_new < part * n_new * level.rate:
-        return level, np.arange(-len(closed[-WEEK:]), len(new)) >= 0
+        n, found = closed[-WEEK:, :2].T
+        return level, np.concatenate(
+            [found < TENTH * level.rate * n, np.ones(len(new), dtype=bool)]
+        )
     if level := _find_level(closed, plan):
         last = np.concatenate([closed[-WEEK:], new])
         is_low = last[:, 1] < TENTH * level.rate * last[:, 0]
@@ -351,7 +355,8 @@ def find_doubts(
     Parameters
     ----------
     exposures : candidate_id, variant and run_date, one row per prediction of the new nights
-    closed, new : records of closed nights, and of the new ones, in which doubted nights are marked
+    closed, new : records of closed nights, and of the new ones, in both of which doubted nights are
+        marked
 
     Raises
     ------
@@ -373,8 +378,9 @@ def find_doubts(
             before = closed.figures.get((name, variant), np.zeros((0, N_FIGURES)))
             if few := find_few(before, figures, by_plan, times):
                 level, is_low = few
-                figures[is_low[-len(figures) :], 3] = 1
                 last, n_after = before[-WEEK:], len(closed.nights) - len(before[-WEEK:])
+                last[is_low[: len(last)], 3] = 1
+                figures[is_low[len(last) :], 3] = 1
                 nights = np.concatenate([closed.nights[n_after:], new.nights])[is_low]
                 low = np.concatenate([last, figures])[is_low]
                 yield _describe_few(feed, variant, nights, low, level)

@@ -96,7 +96,7 @@ class Reading(NamedTuple):
     run_ids : who wrote each night
     n_read : rows that the database returned
     doubts : sentences on what looks as if outcomes did not find their predictions
-    record : what came of each night
+    record : what came of each night, of the closed ones too
     """
 
     feeds: Sequence[Feed]
@@ -196,7 +196,8 @@ def read_nights(
     record = doubts.make_record(feeds, told[:, :, 0], counted, nights, [*experiment.split])
     plan = question.registration.plan
     words = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
-    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record)
+    whole = doubts.join(closed, record)
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, whole)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -252,7 +253,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    sums[VERDICT_KEY] = {**tallies.pack(tally), **doubts.pack(total.record), "cohort": cohort}
+    sums[VERDICT_KEY] = {**tallies.pack(tally), **doubts.pack(reading.record), "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     new = corrections.make(
@@ -269,7 +270,6 @@ class Total(NamedTuple):
     ----------
     parts : those that the reading touches
     closed, tally : of the units of closed nights, and of all units
-    record : what came of all nights
     units : those of the reading, the ones of closed nights first
     n_earlier : how many are of closed nights
     """
@@ -277,7 +277,6 @@ class Total(NamedTuple):
     parts: dict[Key, Part]
     closed: tallies.Tally
     tally: tallies.Tally
-    record: Record
     units: pd.DataFrame
     n_earlier: int
 
@@ -286,12 +285,11 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
-    arrays = scores.load(connection, name, VERDICT_KEY)
-    closed, record = tallies.unpack(arrays), doubts.join(doubts.unpack(arrays), reading.record)
+    closed = tallies.unpack(scores.load(connection, name, VERDICT_KEY))
     earlier = tallies.read_units(connection, question.metrics, reading.span)
     units = tallies.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - tallies.count(earlier) + tallies.count(units)
-    return Total(scores.rank_within(parts), closed, tally, record, units, len(earlier))
+    return Total(scores.rank_within(parts), closed, tally, units, len(earlier))
 
 
 def measure(
@@ -403,7 +401,7 @@ def _measure_drift(
 
 
 def judge(
-    connection: sa.Connection, question: Question, total: Total, figures: Figures
+    connection: sa.Connection, question: Question, reading: Reading, total: Total, figures: Figures
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
@@ -423,7 +421,7 @@ def judge(
         "n_mixed": tally.n_mixed,
         "mixed_shift": None if np.isnan(shift) else shift,
         "outcomes_as_of": corrections.find_date(connection, name),
-        "doubts": doubts.describe_doubted(total.record),
+        "doubts": doubts.describe_doubted(reading.record),
     }
     smallest = verdicts.find_smallest(connection, name, run_date)
     return verdicts.make_look(row, registration, tally, arrivals, smallest)
