@@ -151,14 +151,14 @@ def make_amounts(nights: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("change", "n_nights"),
-    [  # after how many nights a week's geometric mean has moved by 1.8
+    [  # after how many nights a week's geometric mean has moved by 1.6
         (lambda y: 10 * y, 2),  # 10^(2/7) = 1.93
         (lambda y: y / 100, 1),  # 100^(1/7) = 1.93
-        (lambda y: 3 * y, 4),  # 3^(4/7) = 1.87
-        (lambda y: 2 * y, 6),  # 2^(6/7) = 1.81
+        (lambda y: 3 * y, 3),  # 3^(3/7) = 1.601
+        (lambda y: 2 * y, 5),  # 2^(5/7) = 1.64
         (lambda y: np.where(np.arange(len(y)) % 2, y, 8 * y), 4),  # 8^(1/2 * 4/7) = 1.81
         (lambda y: -y, 4),  # more than half of the week
-        (lambda y: 1.7 * y, None),
+        (lambda y: 1.5 * y, None),
     ],
 )
 def test_find_moved_when_the_unit_changes(

@@ -28,7 +28,7 @@ WEEKEND = 1 / 4  # of the usual rate, which some nights may have
 FOUR_FIFTHS = 4 / 5  # of what a feed tells, and of the other variants, of a week
 NINE_TENTHS = 9 / 10  # of a variant's own usual rate
 CHANCE = 1e-6  # of a false alarm, at the most
-NEARLY_DOUBLE = 1.8  # times a usual amount, or one of so many parts of it
+NEARLY_DOUBLE = 1.6  # times a usual amount, or one of so many parts of it
 USUAL = 2  # times as far as amounts of a week have been from the usual is nothing unusual
 N_FIGURES = 7
 N_DOUBTED = 28  # nights, after which a low level counts as the level
@@ -311,14 +311,12 @@ def find_moved(closed: np.ndarray, new: np.ndarray, times: float) -> tuple[Amoun
     is_turned = all(abs(found.share_below - usual.share_below) > HALF for found in (now, last))
     moved = np.log([now.mean / usual.mean, last.mean / usual.mean])
     weeks = [used[i : i + WEEK] for i in range(len(used) % WEEK, len(used), WEEK)]
-    widest = max(
-        (
-            abs(np.log(_measure_amounts(w).mean / usual.mean))
-            for w in weeks
-            if w[:, 1].sum() >= N_TELLING
-        ),
-        default=0.0,
-    )
+    steps = [
+        abs(np.log(_measure_amounts(week).mean / usual.mean))
+        for week in weeks
+        if week[:, 1].sum() >= N_TELLING
+    ]
+    widest = sorted(steps)[-2] if len(steps) > 1 else 0.0  # one may be of such nights
     line = max(np.log(NEARLY_DOUBLE), USUAL * widest)
     is_moved = (np.sign(moved[0]) * moved > line).all()
     is_chance = _compute_moved_chance(used, week, times) > CHANCE
