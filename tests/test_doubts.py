@@ -240,6 +240,21 @@ def test_find_doubts_marks_nights_that_were_closed_before_it_showed() -> None:
     assert marked.tolist() == [0] * 14 + [1] * 6
 
 
+def test_keep_doubts_of_nights_that_are_as_they_were() -> None:
+    days = np.arange(3)
+    seen = Record(days, {("x", "A"): make_nights(60, 0, 0, 6)})
+    seen.figures["x", "A"][:2, 3] = 1
+    seen = doubts.unpack(doubts.pack(seen, "open"), "open")
+    same = Record(days[:2], {("x", "A"): make_nights(60, 0, 0, told=7)})  # others' events
+    assert doubts.keep_doubts(seen, same)
+    assert same.figures["x", "A"][:, 3].tolist() == [1, 1]
+    mended = Record(np.arange(1, 4), {("x", "A"): make_nights(60, 5, 6, 0)})
+    assert not doubts.keep_doubts(seen, mended)
+    assert mended.figures["x", "A"][:, 3].tolist() == [0, 0, 0]
+    assert not doubts.keep_doubts(doubts.unpack({}), same)
+    assert doubts.keep_doubts(seen, Record(days[:0], {("x", "A"): make_nights(60, 0)[:0]}))
+
+
 def test_pack_keeps_the_newest_nights() -> None:
     exposures = pd.DataFrame(
         {"candidate_id": ["1", "2"], "variant": "A", "run_date": pd.Timestamp(NIGHT)}

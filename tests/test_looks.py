@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database import connections
-from abatch.database.tables import cohort_sums, looks, predictions, runs
+from abatch.database.tables import cohort_sums, current_verdicts, looks, predictions, runs
 from abatch.errors import DataError
 from abatch.experiment import looks as looks_
 from abatch.experiment import verdicts
@@ -94,7 +94,10 @@ def test_score_tells_that_ids_of_an_arm_are_lost(
 def test_score_tells_of_candidates_who_change_variant(
     experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same thousand come each night; from the second on, one in twenty is recorded in B."""
+    """The same thousand come each night; from the second on, one in twenty is recorded in B.
+
+    Their ids end in 1, so all of them answer.
+    """
     responses = Responses(experiment, engine)
     shift = sa.Table("shift", sa.MetaData(), sa.Column("moved", sa.Integer))
     shift.create(responses.bank)
@@ -113,7 +116,7 @@ def test_score_tells_of_candidates_who_change_variant(
     sql = {**responses.experiment.sql, "candidates": query}
     responses.experiment = alter(responses.experiment, sql=sql)
     told = []
-    for days, moved in enumerate((30, 0, 0, 0)):
+    for days, moved in enumerate((30, 1, 1, 1)):
         with responses.bank.begin() as connection:
             connection.execute(shift.delete())
             connection.execute(shift.insert().values(moved=moved))
@@ -132,6 +135,12 @@ def test_score_tells_of_candidates_who_change_variant(
     assert n_moved in range(20, 80)
     words = f"{n_moved} of 1,000 candidates with a known outcome were in more than one variant"
     assert [words in text for text in told] == [False, False, True, False]
+    assert "Their outcomes are unlike those of the others" in told[2]
+    doubted = f"{n_moved} candidates who changed variant, unlike the others"
+    with engine.connect() as connection:
+        found = connection.scalars(sa.select(looks.c.doubts).order_by(looks.c.run_date)).all()
+        assert found == [None, None, doubted, doubted]
+        assert set(connection.scalars(sa.select(current_verdicts.c.doubts))) == {doubted}
 
 
 @pytest.mark.bank("trained")

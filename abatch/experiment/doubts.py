@@ -31,6 +31,7 @@ CHANCE = 1e-6  # of a false alarm, at the most
 NEARLY_DOUBLE = 1.6  # times a usual amount, or one of so many parts of it
 USUAL = 2  # times as far as amounts of a week have been from the usual is nothing unusual
 N_FIGURES = 7
+CLOSED, OPEN = "record", "open"  # nights, of which a record is kept
 N_DOUBTED = 28  # nights, after which a low level counts as the level
 N_KEPT = 180  # closed nights
 
@@ -103,20 +104,43 @@ def describe_doubted(record: Record) -> str | None:
     return "; ".join(words) or None
 
 
-def pack(record: Record) -> dict[str, np.ndarray]:
-    """As arrays by name, to be stored."""
-    figures = {f"record.{'.'.join(key)}": array for key, array in record.figures.items()}
-    return {"nights": record.nights, **figures}
+def keep_doubts(seen: Record, new: Record) -> bool:
+    """Doubt nights as they were at an earlier look, if nothing has come of them since.
+
+    A night alone may show less than it did beside those after it, which are not closed with it.
+
+    Returns
+    -------
+    bool
+        Whether all nights are as they were seen, so that what there is to tell was told.
+    """
+    rows = {day: i for i, day in enumerate(seen.nights.tolist())}
+    at = [rows.get(day, -1) for day in new.nights.tolist()]
+    are_seen = True
+    for key, figures in new.figures.items():
+        before = seen.figures.get(key, np.zeros((len(seen.nights), N_FIGURES)))
+        before = np.concatenate([before, np.full((1, N_FIGURES), np.nan)])[at]
+        differs = ~np.isclose(before, figures, rtol=1e-9)
+        is_same = ~np.delete(differs, (2, 3), axis=1).any(axis=1)  # events of others, and doubts
+        figures[:, 3] = np.where(is_same & (before[:, 3] > 0), 1, figures[:, 3])
+        are_seen &= bool(is_same.all())
+    return are_seen
 
 
-def unpack(arrays: Mapping[str, np.ndarray]) -> Record:
+def pack(record: Record, kind: str = CLOSED) -> dict[str, np.ndarray]:
+    """As arrays by name, to be stored; `kind` begins all names."""
+    figures = {f"{kind}.{'.'.join(key)}": array for key, array in record.figures.items()}
+    return {f"{kind}.nights": record.nights, **figures}
+
+
+def unpack(arrays: Mapping[str, np.ndarray], kind: str = CLOSED) -> Record:
     """The inverse of `pack`; no night if there are no arrays."""
     figures = {}
     for name, array in arrays.items():
-        kind, *key = name.split(".")
-        if kind == "record":
+        of, *key = name.split(".")
+        if of == kind and len(key) > 1:
             figures[key[0], key[1]] = array
-    return Record(arrays.get("nights", np.zeros(0, dtype=int)), figures)
+    return Record(arrays.get(f"{kind}.nights", np.zeros(0, dtype=int)), figures)
 
 
 class Level(NamedTuple):

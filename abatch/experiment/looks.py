@@ -96,7 +96,8 @@ class Reading(NamedTuple):
     run_ids : who wrote each night
     n_read : rows that the database returned
     doubts : sentences on what looks as if outcomes did not find their predictions
-    record : what came of each night, of the closed ones too
+    record, new, seen : what came of all nights, of these, and of open ones at the look before
+    is_new : whether more is known of some night than at that look
     """
 
     feeds: Sequence[Feed]
@@ -108,6 +109,9 @@ class Reading(NamedTuple):
     n_read: int
     doubts: list[str]
     record: Record
+    new: Record
+    seen: Record
+    is_new: bool
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
@@ -134,18 +138,23 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     )
     n_read = 0
     for members in outcomes.iterate_cohorts(final, experiment.cohort):
-        reading = _read(question, members, closed_date)
+        reading = _read(question, members, closed_date, is_final=True)
         night.write(close_nights, question, reading)
         closed_date, n_read = members[-1], n_read + reading.n_read
     reading = _read(question, mature[len(final) :], closed_date)
     return reading._replace(n_read=n_read + reading.n_read)
 
 
-def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
-    """Pull what followed on some nights, and read the nights with it."""
+def _read(
+    question: Question, nights: Sequence[date], closed_date: date, *, is_final: bool = False
+) -> Reading:
+    """Pull what followed on some nights, and read the nights with it.
+
+    Of those that are closed now nothing is told that was told while they were open.
+    """
     feeds = outcomes.pull_feeds(question.night, nights)
     reading = question.night.read(read_nights, question, feeds, nights, closed_date)
-    for doubt in reading.doubts:
+    for doubt in reading.doubts if reading.is_new or not is_final else ():
         question.night.warn(doubt)
     return reading
 
@@ -191,13 +200,15 @@ def read_nights(
         n_read += len(rows)
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
-    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
+    arrays = scores.load(connection, question.name, VERDICT_KEY)
+    closed, seen = doubts.unpack(arrays), doubts.unpack(arrays, doubts.OPEN)
     told = corrections.condense(feeds, nights, experiment.outcome.window_days)
     record = doubts.make_record(feeds, told[:, :, 0], counted, nights, [*experiment.split])
     plan = question.registration.plan
     words = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
-    whole = doubts.join(closed, record)
-    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, whole)
+    is_new = not doubts.keep_doubts(seen, record)
+    records = doubts.join(closed, record), record, seen
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, *records, is_new)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -253,7 +264,8 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    sums[VERDICT_KEY] = {**tallies.pack(tally), **doubts.pack(reading.record), "cohort": cohort}
+    records = doubts.pack(reading.record) | doubts.pack(reading.seen, doubts.OPEN)
+    sums[VERDICT_KEY] = {**tallies.pack(tally), **records, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     new = corrections.make(
@@ -413,6 +425,9 @@ def judge(
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     shift = stats.measure_shift(tally.mixed, units)
+    doubted = [doubts.describe_doubted(reading.record)]
+    if _is_shift(tally.n_mixed, shift, question.experiment.outcome.expected_effect):
+        doubted.append(f"{tally.n_mixed:,} candidates who changed variant, unlike the others")
     row = {
         **maturity._asdict(),
         "n_predicted": sum(row["n_predicted"] for row in whole),
@@ -421,7 +436,7 @@ def judge(
         "n_mixed": tally.n_mixed,
         "mixed_shift": None if np.isnan(shift) else shift,
         "outcomes_as_of": corrections.find_date(connection, name),
-        "doubts": doubts.describe_doubted(reading.record),
+        "doubts": "; ".join(filter(None, doubted)) or None,
     }
     smallest = verdicts.find_smallest(connection, name, run_date)
     return verdicts.make_look(row, registration, tally, arrivals, smallest)
@@ -448,8 +463,16 @@ def write(
     check_unchanged(connection, reading)
     if not night.is_early:
         scores.write_figures(connection, night, figures)
+        _keep_open(connection, night, reading)
         scores.mark_published(connection, night)
     verdicts.write_look(connection, night, look)
+
+
+def _keep_open(connection: sa.Connection, night: Night, reading: Reading) -> None:
+    """Keep what came of the open nights, beside the sums of the closed ones, if there are any."""
+    if arrays := scores.load(connection, night.experiment.name, VERDICT_KEY):
+        arrays |= doubts.pack(reading.new, doubts.OPEN)
+        scores.save(connection, night, {VERDICT_KEY: arrays}, reading.span.after)
 
 
 def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
@@ -504,5 +527,9 @@ def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) ->
 
 def _do_matter(n_mixed: int, n_units: int, shift: float | None, effect: float) -> bool:
     """Whether those who are left out are many, or so unlike the others that it can be an effect."""
-    is_shift = abs(shift or 0) > abs(effect) / 2
-    return n_mixed > doubts.N_TELLING and (is_shift or n_mixed > MANY_MIXED * (n_mixed + n_units))
+    are_many = n_mixed > doubts.N_TELLING and n_mixed > MANY_MIXED * (n_mixed + n_units)
+    return are_many or _is_shift(n_mixed, shift, effect)
+
+
+def _is_shift(n_mixed: int, shift: float | None, effect: float) -> bool:
+    return n_mixed > doubts.N_TELLING and abs(shift or 0) > abs(effect) / 2
