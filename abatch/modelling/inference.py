@@ -1,6 +1,8 @@
 """Inference: each variant's live model predicts its own part of the candidates."""
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -67,10 +69,12 @@ def predict(
     prediction = np.full(len(candidates.ids), np.nan)
     feature_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
     earlier_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
+    converted: dict[str, pd.DataFrame] = {}
     for variant, model in models.items():
         rows = candidates.variant == variant
         if rows.any():
             X = features.convert(candidates.features[rows], model.card.columns)
+            converted[variant] = X
             prediction[rows] = estimators.predict_probability(model.pipeline, X)
             feature_counts[model.model_name] = {
                 **drift.count_features(
@@ -80,24 +84,33 @@ def predict(
             }
             counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
             earlier_counts = add_by_keys(earlier_counts, counts)
-    feature_counts = add_by_keys(feature_counts, _count_rows(models, candidates))
+    feature_counts = add_by_keys(feature_counts, _count_rows(models, candidates, converted))
     names = {variant: model.model_name for variant, model in models.items()}
     model_names = [names.get(name) for name in candidates.variant]
     return Inference(model_names, prediction, feature_counts, earlier_counts)
 
 
 def _count_rows(
-    models: Mapping[str, Model], candidates: Candidates
+    models: Mapping[str, Model], candidates: Candidates, converted: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[str, drift.FeatureCounts]]:
-    """The rows of all variants, as other ids may send them to another one."""
+    """The rows of all variants, as other ids may send them to another one.
+
+    Parameters
+    ----------
+    converted : by variant, the features as its model knows them
+    """
     first = next(iter(models.values()))
-    if ROWS in first.card.columns:
+    types = first.card.columns
+    if ROWS in types:
         return {}
+    known = {name: X for name, X in converted.items() if models[name].card.columns == types}
+    others = candidates.features[~np.isin(candidates.variant, [*known])]
     try:
-        X = features.convert(candidates.features, first.card.columns)
+        parts = [*known.values(), features.convert(others, types)]
     except DataError:  # in rows without a model, which nobody asks
         return {}
-    return {first.model_name: {ROWS: drift.count_rows(X)}}
+    counts = (drift.count_rows(X) for X in parts if len(X))
+    return {first.model_name: {ROWS: reduce(add, counts)}}
 
 
 def refer_prediction(model: Model) -> References:
