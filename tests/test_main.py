@@ -25,7 +25,15 @@ from abatch.commands import GROUP_OF, GROUPS
 from abatch.commands.command import COMMANDS
 from abatch.config import Experiment, load_experiments
 from abatch.database import tables
-from abatch.database.tables import conclusions, looks, predictions, promotions, runs, verdicts
+from abatch.database.tables import (
+    acknowledgements,
+    conclusions,
+    looks,
+    predictions,
+    promotions,
+    runs,
+    verdicts,
+)
 from abatch.errors import RegistryError
 from abatch.experiment import registrations
 from demo import simulate
@@ -733,6 +741,42 @@ def test_experiments_from_the_first_predict_to_the_conclusion(
     assert "concluded On second thoughts no. 20" in words
     assert "Kari" not in words
     assert count(engine, conclusions) == 2  # the first is kept
+
+
+def test_acknowledge_what_is_doubted(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    """Refused where nothing is; a conclusion that rests on it says so."""
+    reason = ["--reason", " B has a new model. ", "--by", "Kari"]
+    predict.predict(bank, engine, FIRST_NIGHT)
+    look(engine, 20, ("models vs control", "outcome", "better", 0.02, 0.005, 0.035))
+    capsys.readouterr()
+    code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
+    assert (code, out) == (2, "")
+    assert err == "abatch acknowledge: card_offer: the newest look doubts nothing.\n"
+    with engine.begin() as connection:
+        doubted = {"doubts": "outcome of B: 2026-09-02 (few outcomes)", "mature_date": FIRST_NIGHT}
+        connection.execute(looks.update().values(doubted))
+    out = call(capsys, bank, "conclude", "card_offer", "--because", "x")[1]
+    assert ", with doubts (outcome of B: 2026-09-02 (few outcomes))" in out
+    assert out.endswith("\nIt rests on outcomes that are doubted: mending them may overturn it.\n")
+    code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
+    assert (code, err) == (0, "")
+    assert out.endswith(
+        "(python score.py --force today): outcome of B: 2026-09-02 (few outcomes)\n"
+    )
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(acknowledgements)).one()
+    assert (row.experiment, row.mature_date, row.reason, row.acknowledged_by) == (
+        "card_offer",
+        FIRST_NIGHT,
+        "B has a new model.",
+        "Kari",
+    )
+    assert row.doubts == "outcome of B: 2026-09-02 (few outcomes)"
+    code, out, err = call(capsys, bank, "acknowledge", "card_ofer", *reason)
+    assert (code, out) == (2, "")
+    assert "Did you mean 'card_offer'?" in err
 
 
 def test_conclude_of_an_experiment_that_is_gone(

@@ -33,6 +33,10 @@ GROUPS = {
         "delete": (
             "delete the files of a dated model that is not live; its record stays, with the reason"
         ),
+        "acknowledge": (
+            "say that doubted outcomes were looked at and are right as they are; kept for good,"
+            " with the reason"
+        ),
         "conclude": (
             "write down what a person concludes from an experiment; it is kept for good beside"
             " what abatch found"

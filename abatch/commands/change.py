@@ -46,6 +46,10 @@ Reason = Annotated[
     str, Option("--reason", required=True, type=_parse_reason, help="why; it is kept for good")
 ]
 By = Annotated[str, Option("--by", type=whoami, default="", help="who (default: user and host)")]
+Name = Annotated[
+    str,
+    Option(metavar="NAME", help="of the experiment, also of one that is no longer in the config"),
+]
 AllowDirty = Annotated[
     bool,
     switch(
@@ -264,16 +268,47 @@ def delete(
     return told
 
 
+@command("acknowledge")
+def acknowledge(
+    experiments: Experiments, engine: sa.Engine, experiment: Name, reason: Reason, by: By
+) -> str:
+    """Say that doubted outcomes were looked at and are right; right as they are."""
+
+    def write(connection: sa.Connection) -> str:
+        _find_record(connection, experiment)
+        row = {"reason": reason, "acknowledged_by": by, "acknowledged_at": night.utc_now()}
+        doubted = records.acknowledge(connection, experiment, **row)
+        if doubted is None:
+            raise UsageError(f"{experiment}: the newest look doubts nothing.")
+        return doubted
+
+    doubted = connections.write(engine, write)
+    return (
+        f"{experiment}: acknowledged, from the next score on (python score.py --force today):"
+        f" {doubted}"
+    )
+
+
+def _find_record(connection: sa.Connection, experiment: str) -> records.Record:
+    registered = records.read_records(connection)
+    if experiment not in registered:
+        expected = (
+            f"expected one of {', '.join(registered)}"
+            if registered
+            else "the first predict of an experiment registers it"
+        )
+        raise UsageError(
+            f"there is no registered experiment {experiment!r}; {expected}."
+            f"{suggest(experiment, registered)}"
+        )
+    return registered[experiment]
+
+
 @command("conclude")
 def conclude(
     experiments: Experiments,
     engine: sa.Engine,
-    experiment: Annotated[
-        str,
-        Option(
-            metavar="NAME", help="of the experiment, also of one that is no longer in the config"
-        ),
-    ],
+    experiment: Name,
     because: Annotated[
         str,
         Option(
@@ -288,18 +323,7 @@ def conclude(
     """Write down what a person concludes from an experiment, beside what abatch found."""
 
     def write(connection: sa.Connection) -> str:
-        registered = records.read_records(connection)
-        if experiment not in registered:
-            expected = (
-                f"expected one of {', '.join(registered)}"
-                if registered
-                else "the first predict of an experiment registers it"
-            )
-            raise UsageError(
-                f"there is no registered experiment {experiment!r}; {expected}."
-                f"{suggest(experiment, registered)}"
-            )
-        finding = "; ".join(registered[experiment].findings) or "no look yet"
+        finding = "; ".join(_find_record(connection, experiment).findings) or "no look yet"
         records.conclude(
             connection,
             experiment,
@@ -311,4 +335,7 @@ def conclude(
         return finding
 
     finding = connections.write(engine, write)
-    return f"{experiment}: concluded. The finding kept beside it: {finding}"
+    told = f"{experiment}: concluded. The finding kept beside it: {finding}"
+    if records.WITH_DOUBTS in finding:
+        told += "\nIt rests on outcomes that are doubted: mending them may overturn it."
+    return told

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_9615adec"
+REVISION = "0001_a8ca3e94"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -104,6 +104,7 @@ predictions_superseded = TABLES["predictions_superseded"]
 scores = TABLES["scores"]
 variant_scores = TABLES["variant_scores"]
 cohort_sums = TABLES["cohort_sums"]
+acknowledgements = TABLES["acknowledgements"]
 units = TABLES["units"]
 looks = TABLES["looks"]
 sample_ratios = TABLES["sample_ratios"]
@@ -121,6 +122,7 @@ sa.Index("models_experiment", models.c.experiment)
 sa.Index("promotions_experiment", promotions.c.experiment, promotions.c.promotion_id)
 sa.Index("snapshots_content", snapshots.c.content_hash)
 sa.Index("deletions_name", deletions.c.kind, deletions.c.name)
+sa.Index("acknowledgements_experiment", acknowledgements.c.experiment)
 sa.Index("conclusions_experiment", conclusions.c.experiment, conclusions.c.conclusion_id)
 sa.Index(
     "predictions_candidate",

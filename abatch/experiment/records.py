@@ -6,9 +6,18 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from abatch.database.tables import Row, conclusions, current_verdicts, registrations
+from abatch.database.tables import (
+    Row,
+    acknowledgements,
+    conclusions,
+    current_verdicts,
+    looks,
+    registrations,
+)
 from abatch.experiment.registrations import OUTCOME, Registration
 from abatch.statistics import words
+
+WITH_DOUBTS = ", with doubts"  # of a finding that rests on doubted outcomes
 
 
 class Record(NamedTuple):
@@ -61,14 +70,39 @@ def describe_finding(row: Row) -> str:
     if row.outcomes_as_of:
         text += f", on outcomes as of {row.outcomes_as_of}, some of which have changed since"
     if row.doubts:
-        text += f", with doubts ({row.doubts})"
+        text += f"{WITH_DOUBTS} ({row.doubts})"
     return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
+
+
+def holds(finding: str, verdict: Row, doubts: str | None) -> bool:
+    """Whether findings as `describe_finding` told them say today's word, and its doubts if any."""
+    words = f"{name_verdict(verdict._asdict())}: {verdict.word}"
+    is_same = any(f"{words}{end}" in finding for end in (", ", " on "))
+    return is_same and (doubts is None or WITH_DOUBTS in finding)
 
 
 def name_verdict(row: Mapping[str, Any]) -> str:
     """What a row of `verdicts` is about: a comparison, or one and its guardrail."""
     guardrail = "" if row["metric"] == OUTCOME else f", guardrail {row['metric']}"
     return f"{row['comparison']}{guardrail}"
+
+
+def acknowledge(connection: sa.Connection, experiment: str, **row: Any) -> str | None:
+    """Append that what is doubted is right: reason, acknowledged_by, acknowledged_at.
+
+    Returns
+    -------
+    str or None
+        What the newest look doubts; None, and nothing is written, if that is nothing.
+    """
+    c = looks.c
+    newest = sa.select(c.mature_date, c.doubts).filter_by(experiment=experiment)
+    look = connection.execute(newest.order_by(c.run_date.desc()).limit(1)).first()
+    if look is None or look.doubts is None:
+        return None
+    row |= {"mature_date": look.mature_date, "doubts": look.doubts}
+    connection.execute(acknowledgements.insert().values(experiment=experiment, **row))
+    return str(look.doubts)
 
 
 def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:

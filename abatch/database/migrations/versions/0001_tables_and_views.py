@@ -12,13 +12,24 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_9615adec"
+revision = "0001_a8ca3e94"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
 
 def upgrade() -> None:
     """Create them."""
+    create_table('acknowledgements',
+        sa.Column('acknowledgement_id', sa.Integer(), nullable=False),
+        sa.Column('experiment', sa.String(length=64), nullable=False),
+        sa.Column('mature_date', sa.Date(), nullable=False),
+        sa.Column('doubts', sa.UnicodeText(), nullable=False),
+        sa.Column('reason', sa.Unicode(length=1000), nullable=False),
+        sa.Column('acknowledged_by', sa.Unicode(length=255), nullable=False),
+        sa.Column('acknowledged_at', INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint('acknowledgement_id')
+    )
+    op.create_index('acknowledgements_experiment', 'acknowledgements', ['experiment'], unique=False)
     create_table('cohort_sums',
         sa.Column('experiment', sa.String(length=64), nullable=False),
         sa.Column('cohort', sa.String(length=10), nullable=False),
