@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from abatch.files import cannot_write
 
-N_DAYS = 7  # a week of them is shown
+N_SPANS = 7  # are shown
 
 
 class Reply(NamedTuple):
@@ -57,9 +57,18 @@ def cut_list(things: Sequence[str], n_shown: int, rest: str = "more") -> list[st
     return [*things[:n_shown], *([f"and {n_rest} {rest}"] if n_rest > 0 else [])]
 
 
-def list_days(days: Sequence[date]) -> str:
-    """The first days, and how many others there are."""
-    return ", ".join(cut_list([str(day) for day in days], N_DAYS))
+def list_days(days: Sequence[date], n_shown: int | None = N_SPANS) -> str:
+    """Days in order, three or more on end by the first and last; the first of these, or all."""
+    spans: list[list[date]] = []
+    for day in days:
+        if spans and (day - spans[-1][-1]).days == 1:
+            spans[-1].append(day)
+        else:
+            spans.append([day])
+    words = [
+        f"{span[0]} to {span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans
+    ]
+    return ", ".join(cut_list(words, n_shown or len(words)))
 
 
 def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.assignment import normalise_id
@@ -55,6 +56,15 @@ class Feed(NamedTuple):
     n_rows: int
 
 
+def find_metrics(experiment: Experiment) -> dict[str, tuple[Metric, Query]]:
+    """What is measured of each prediction, by name, with its query: the outcome, the guardrails."""
+    metrics: dict[str, Metric] = {OUTCOME: experiment.outcome, **experiment.guardrails}
+    return {
+        name: (metric, experiment.query("outcomes" if name == OUTCOME else name))
+        for name, metric in metrics.items()
+    }
+
+
 def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
     """Pull the outcomes that belong to some run dates, in order: the outcome, then the guardrails.
 
@@ -67,9 +77,7 @@ def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
         return []
     experiment, feeds = night.experiment, []
     window = Window(run_dates[0], run_dates[-1] + experiment.outcome.window_days * DAY)
-    metrics: dict[str, Metric] = {OUTCOME: experiment.outcome, **experiment.guardrails}
-    for name, metric in metrics.items():
-        query = experiment.query("outcomes" if name == OUTCOME else name)
+    for name, (metric, query) in find_metrics(experiment).items():
         rows = night.pull(query, window)
         with query.named():
             feeds.append(Feed(name, metric, query, find_events(rows, metric.kind), len(rows)))
@@ -167,14 +175,37 @@ def attach(predictions: pd.DataFrame, feed: Feed, window_days: int) -> np.ndarra
     outcome, metric = np.zeros(len(predictions)), feed.metric
     if feed.events.empty:
         return outcome
+    inside = _find_inside(predictions, feed, window_days).groupby("row")["outcome"]
+    counted = inside.max() if metric.kind == "binary" else inside.sum()
+    outcome[counted.index.to_numpy()] = counted.to_numpy()
+    return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
+
+
+def _find_inside(predictions: pd.DataFrame, feed: Feed, window_days: int) -> pd.DataFrame:
+    """Events with the row of each prediction into whose window they fall."""
     ids = predictions["candidate_id"].astype(object)  # pandas looks these up faster than Arrow's
     rows = {"candidate_id": ids, "run_date": predictions["run_date"], "row": range(len(ids))}
     pairs = pd.DataFrame(rows).merge(feed.events, on="candidate_id")
     days = (pairs["event_date"] - pairs["run_date"]).dt.days
-    inside = pairs[(days >= 0) & (days < window_days)].groupby("row")["outcome"]
-    counted = inside.max() if metric.kind == "binary" else inside.sum()
-    outcome[counted.index.to_numpy()] = counted.to_numpy()
-    return outcome if metric.cap is None else np.clip(outcome, -metric.cap, metric.cap)
+    return pairs[(days >= 0) & (days < window_days)]
+
+
+def count_rows(
+    predictions: pd.DataFrame, feed: Feed, window_days: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many rows make up each prediction's amount, and how many of them come twice.
+
+    Returns
+    -------
+    n_rows, n_twice : arrays of int, shape (n,)
+        0 of a binary metric, to which they do no harm.
+    """
+    if feed.metric.kind == "binary" or feed.events.empty:
+        nothing = np.zeros(len(predictions), dtype=int)
+        return nothing, nothing
+    inside = _find_inside(predictions, feed, window_days)
+    n_twice = np.bincount(inside["row"][inside["is_twice"]], minlength=len(predictions))
+    return np.bincount(inside["row"], minlength=len(predictions)), n_twice
 
 
 def attach_all(predictions: pd.DataFrame, feeds: Sequence[Feed], window_days: int) -> None:

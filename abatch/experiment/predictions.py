@@ -391,6 +391,24 @@ def stream_predictions(
         yield rows.astype(PREDICTED)
 
 
+def read_gone(connection: sa.Connection, span: Span) -> pd.DataFrame:
+    """Candidates of nights before they were done again, who are not there as they were.
+
+    Returns
+    -------
+    DataFrame of candidate_id, variant and run_date
+    """
+    s, p = predictions_superseded.c, predictions.c
+    is_there = sa.exists().where(
+        *(p[name] == s[name] for name in ("experiment", "run_date", "candidate_id", "variant"))
+    )
+    query = sa.select(s.candidate_id, s.variant, s.run_date).distinct()
+    query = query.where(s.experiment == span.experiment, s.run_date > span.after)
+    rows = connection.execute(query.where(s.run_date <= span.last, ~is_there))
+    frame = pd.DataFrame.from_records([*map(tuple, rows)], columns=[*rows.keys()])
+    return frame.astype({name: PREDICTED[name] for name in frame.columns})
+
+
 def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:
     rows = connection.execute(query, execution_options={"yield_per": chunk_rows})
     for part in rows.partitions():
