@@ -62,7 +62,9 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     reading = looks.close_final(question, nights)
     total = night.read(looks.sum_up, question, reading)
     figures = night.read(looks.measure, question, reading, total)
-    look = night.read(looks.judge, question, reading, total, figures)
+    doubted = night.read(looks.find_doubts, question, reading, total)
+    looks.tell_doubts(question, reading, doubted)
+    look = night.read(looks.judge, question, reading, total, figures, doubted)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
     falls = night.read(looks.find_falls, question, figures)
 
@@ -75,7 +77,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     if night.dry_run:
         shown = f"{figures.n_rows} figures"
     words = looks.describe(look, len(nights), shown)
-    publish = (looks.write, night, reading, figures, look)
+    publish = (looks.write, night, reading, figures, look, doubted)
     n_rows = figures.n_rows + len(look.verdicts)
     summary = night.finish(
         words, *publish, last=write_report, rows_read=reading.n_read, rows_written=n_rows

@@ -27,7 +27,7 @@ from abatch.experiment import (
     verdicts,
 )
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.experiment.doubts import Record
+from abatch.experiment.doubts import Doubt, Nights, Record
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
@@ -41,6 +41,7 @@ from abatch.statistics.sums import add_by_key
 
 ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
+SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
@@ -95,9 +96,9 @@ class Reading(NamedTuple):
     span : the nights, after the last closed one
     run_ids : who wrote each night
     n_read : rows that the database returned
-    doubts : sentences on what looks as if outcomes did not find their predictions
-    record, new, seen : what came of all nights, of these, and of open ones at the look before
-    is_new : whether more is known of some night than at that look
+    words : sentences on ids that look as if outcomes did not find their predictions
+    record : what came of all nights
+    doubted : the nights that were doubted at the look before
     """
 
     feeds: Sequence[Feed]
@@ -107,11 +108,9 @@ class Reading(NamedTuple):
     span: Span
     run_ids: set[tuple[date, str]]
     n_read: int
-    doubts: list[str]
+    words: list[str]
     record: Record
-    new: Record
-    seen: Record
-    is_new: bool
+    doubted: Nights
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
@@ -136,27 +135,24 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     final = (
         [] if night.dry_run or night.is_early else [day for day in mature if day + grace <= newest]
     )
-    n_read = 0
+    n_read, seen = 0, night.read(verdicts.find_mature_date, question.name) or date.min
     for members in outcomes.iterate_cohorts(final, experiment.cohort):
-        reading = _read(question, members, closed_date, is_final=True)
+        reading = _read(question, members, closed_date)
+        # Of nights that were open at the look before it was told then.
+        for words in reading.words if members[-1] > seen else ():
+            night.warn(words)
         night.write(close_nights, question, reading)
         closed_date, n_read = members[-1], n_read + reading.n_read
     reading = _read(question, mature[len(final) :], closed_date)
+    for words in reading.words:
+        night.warn(words)
     return reading._replace(n_read=n_read + reading.n_read)
 
 
-def _read(
-    question: Question, nights: Sequence[date], closed_date: date, *, is_final: bool = False
-) -> Reading:
-    """Pull what followed on some nights, and read the nights with it.
-
-    Of those that are closed now nothing is told that was told while they were open.
-    """
+def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
+    """Pull what followed on some nights, and read the nights with it."""
     feeds = outcomes.pull_feeds(question.night, nights)
-    reading = question.night.read(read_nights, question, feeds, nights, closed_date)
-    for doubt in reading.doubts if reading.is_new or not is_final else ():
-        question.night.warn(doubt)
-    return reading
+    return question.night.read(read_nights, question, feeds, nights, closed_date)
 
 
 def read_nights(
@@ -200,15 +196,20 @@ def read_nights(
         n_read += len(rows)
     nothing = pd.DataFrame(columns=columns)
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
-    arrays = scores.load(connection, question.name, VERDICT_KEY)
-    closed, seen = doubts.unpack(arrays), doubts.unpack(arrays, doubts.OPEN)
-    told = corrections.condense(feeds, nights, experiment.outcome.window_days)
-    record = doubts.make_record(feeds, told[:, :, 0], counted, nights, [*experiment.split])
-    plan = question.registration.plan
-    words = [*doubts.find_doubts(connection, span, feeds, counted, closed, record, plan)]
-    is_new = not doubts.keep_doubts(seen, record)
-    records = doubts.join(closed, record), record, seen
-    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, *records, is_new)
+    window_days = experiment.outcome.window_days
+    told = corrections.condense(feeds, nights, window_days)
+    gone = predictions.read_gone(connection, span)
+    gone = gone[gone["run_date"] >= start].reset_index(drop=True)
+    outcomes.attach_all(gone, feeds, window_days)
+    new = doubts.make_record(
+        feeds, told[:, :, 0], counted, gone, nights, [*experiment.split], window_days
+    )
+    closed, doubted = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
+    record = doubts.join(closed, new)
+    variants = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    checked = (doubts.check_ids(connection, feed, variants, span) for feed in feeds)
+    words = [*filter(None, checked)]
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record, doubted)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -264,8 +265,8 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    records = doubts.pack(reading.record) | doubts.pack(reading.seen, doubts.OPEN)
-    sums[VERDICT_KEY] = {**tallies.pack(tally), **records, "cohort": cohort}
+    record = doubts.pack(reading.record, reading.doubted)
+    sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
     new = corrections.make(
@@ -412,8 +413,55 @@ def _measure_drift(
     return rows
 
 
+def find_doubts(
+    connection: sa.Connection, question: Question, reading: Reading, total: Total
+) -> list[Doubt]:
+    """Nights whose outcomes are unlike those of the nights before."""
+    experiment, tally = question.experiment, total.tally
+    n = sum(
+        figures[:, doubts.N].sum()
+        for (name, _), figures in reading.record.figures.items()
+        if name == OUTCOME
+    )
+    times = n / max(1, sum(tally.n_distinct.values()))
+    return doubts.find_doubts(
+        reading.record,
+        outcomes.find_metrics(experiment),
+        question.registration.plan,
+        min(max(1.0, times), experiment.outcome.window_days),
+        doubts.find_acknowledged(connection, question.name),
+    )
+
+
+def tell_doubts(question: Question, reading: Reading, found: Sequence[Doubt]) -> None:
+    """Warn of nights that are doubted now, with an id that finds nobody if ids may be the cause.
+
+    And say so where nothing is doubted any more.
+    """
+    night = question.night
+    before = night.read(verdicts.find_doubts, question.name)
+    if before and not found:
+        night.warn(f"no night is doubted any more; it was {before}")
+    for doubt in doubts.find_news(found, reading.doubted):
+        stranger = None
+        if doubt.kind in doubts.OF_IDS:
+            days = [date.fromordinal(int(doubt.nights[-1]))]
+            feeds = {feed.name: feed for feed in outcomes.pull_feeds(night, days)}
+            stranger = night.read(doubts.find_stranger, feeds[doubt.key[0]], question.name)
+        example = f" An id that was never predicted is {stranger!r}." if stranger else ""
+        night.warn(
+            f"{doubt.words}{example} If it is right as it is: python -m abatch acknowledge"
+            f" {question.name} --reason '...'"
+        )
+
+
 def judge(
-    connection: sa.Connection, question: Question, reading: Reading, total: Total, figures: Figures
+    connection: sa.Connection,
+    question: Question,
+    reading: Reading,
+    total: Total,
+    figures: Figures,
+    found: Sequence[Doubt],
 ) -> verdicts.Look:
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
@@ -425,7 +473,7 @@ def judge(
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     shift = stats.measure_shift(tally.mixed, units)
-    doubted = [doubts.describe_doubted(reading.record)]
+    doubted = [doubts.describe(found)]
     if _is_shift(tally.n_mixed, shift, question.experiment.outcome.expected_effect):
         doubted.append(f"{tally.n_mixed:,} candidates who changed variant, unlike the others")
     row = {
@@ -455,6 +503,7 @@ def write(
     reading: Reading,
     figures: Figures,
     look: verdicts.Look,
+    found: Sequence[Doubt],
 ) -> None:
     """Write the look and all its figures, unless a night was predicted again since the reading.
 
@@ -463,15 +512,23 @@ def write(
     check_unchanged(connection, reading)
     if not night.is_early:
         scores.write_figures(connection, night, figures)
-        _keep_open(connection, night, reading)
+        _keep_doubted(connection, night, reading, found)
         scores.mark_published(connection, night)
     verdicts.write_look(connection, night, look)
 
 
-def _keep_open(connection: sa.Connection, night: Night, reading: Reading) -> None:
-    """Keep what came of the open nights, beside the sums of the closed ones, if there are any."""
-    if arrays := scores.load(connection, night.experiment.name, VERDICT_KEY):
-        arrays |= doubts.pack(reading.new, doubts.OPEN)
+def _keep_doubted(
+    connection: sa.Connection, night: Night, reading: Reading, found: Sequence[Doubt]
+) -> None:
+    """Keep which nights are doubted, beside the sums of the closed ones, if there are any."""
+    arrays = scores.load(connection, night.experiment.name, VERDICT_KEY)
+    closed, before = doubts.unpack(arrays)
+    doubted = doubts.gather(found)
+    if arrays and (doubted or before):
+        others = {
+            name: array for name, array in arrays.items() if name not in doubts.pack(closed, before)
+        }
+        arrays = others | doubts.pack(closed, doubted)
         scores.save(connection, night, {VERDICT_KEY: arrays}, reading.span.after)
 
 
@@ -532,4 +589,4 @@ def _do_matter(n_mixed: int, n_units: int, shift: float | None, effect: float) -
 
 
 def _is_shift(n_mixed: int, shift: float | None, effect: float) -> bool:
-    return n_mixed > doubts.N_TELLING and abs(shift or 0) > abs(effect) / 2
+    return n_mixed > doubts.N_TELLING and abs(shift or 0) > SMALL_SHIFT * abs(effect)

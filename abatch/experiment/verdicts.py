@@ -156,6 +156,19 @@ def write_look(connection: sa.Connection, night: Night, look: Look) -> None:
         replace_rows(connection, table, rows, night.run_id, **night.key)
 
 
+def find_mature_date(connection: sa.Connection, experiment: str) -> date | None:
+    """The newest night whose outcomes any look saw; None if none did."""
+    return connection.scalar(
+        sa.select(sa.func.max(looks.c.mature_date)).filter_by(experiment=experiment)
+    )
+
+
+def find_doubts(connection: sa.Connection, experiment: str) -> str | None:
+    """What the newest look doubted; None if that was nothing."""
+    query = sa.select(looks.c.doubts).filter_by(experiment=experiment)
+    return connection.scalar(query.order_by(looks.c.run_date.desc()).limit(1))
+
+
 def find_smallest(
     connection: sa.Connection, experiment: str, run_date: date
 ) -> dict[tuple[str, ...], float]:
