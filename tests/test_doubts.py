@@ -1,8 +1,7 @@
-"""Outcomes that hardly find their predictions, by counts with a stated rule."""
+"""Nights that are doubted, by counts with a stated rule."""
 
 from collections.abc import Callable
-from datetime import date
-from typing import Any, cast
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -10,15 +9,27 @@ import pytest
 
 from abatch.experiment import doubts, outcomes
 from abatch.experiment.doubts import (
+    BELOW,
+    DOUBLED,
+    FEW,
+    FOUND,
+    LOGS,
+    LOPSIDED,
+    MOVED,
+    MOVED_ALONE,
+    N_FIGURES,
+    REPLACED,
+    ROWS,
+    SQUARES,
+    TOLD,
+    TWICE,
+    UNMATCHED,
+    Doubt,
+    N,
     Record,
     find_doubts,
-    find_few,
-    find_lopsided,
-    find_moved,
-    find_unmatched,
 )
 from abatch.experiment.outcomes import Feed
-from abatch.experiment.predictions import Span
 from abatch.queries import Query
 from abatch.sections import Outcome
 from tests.conftest import make_registration
@@ -26,171 +37,238 @@ from tests.conftest import make_registration
 NUMERIC = Outcome(kind="numeric", window_days=14, expected_effect=1, cap=9)
 BINARY = Outcome(kind="binary", window_days=14, expected_effect=0.01)
 NIGHT = date(2026, 9, 1)
+FIRST = NIGHT.toordinal()
+PLAN = make_registration().plan.model_copy(update={"mean": None})
 
 
-def make_nights(n: float, *found: float, told: float = 100) -> np.ndarray:
-    return np.array([[n, y, told, 0, 0, 0, 0] for y in found], dtype=float)
+def make_nights(n: float, *found: float, told: float = 0) -> np.ndarray:
+    figures = np.zeros((len(found), N_FIGURES))
+    figures[:, N], figures[:, FOUND], figures[:, TOLD] = n, found, told
+    return figures
 
 
-def play(closed: np.ndarray, nights: np.ndarray) -> list[bool]:
-    """Close one night after the other; which were told."""
-    told = []
-    for i in range(len(nights)):
-        new = nights[i : i + 1].copy()
-        few = find_few(closed, new, None, 1)
-        if few:
-            new[few[1][-1:], 3] = 1
-        told.append(few is not None)
-        closed = np.concatenate([closed, new])
-    return told
+def tell(
+    metric: Outcome = BINARY, *, times: float = 1, until: int | None = None, **variants: np.ndarray
+) -> list[Doubt]:
+    """What is doubted of nights from 0 on; those until one are acknowledged."""
+    n = len(next(iter(variants.values())))
+    record = Record(np.arange(FIRST, FIRST + n), {("x", v): y for v, y in variants.items()})
+    acknowledged = None if until is None else NIGHT + timedelta(days=until)
+    metrics = {"x": (metric, Query("sales.sql", ""))}
+    return find_doubts(record, metrics, PLAN, times, acknowledged)
 
 
-def test_find_few_judges_each_night_by_itself() -> None:
-    closed = make_nights(550, *[55] * 14)
-    few = find_few(closed, make_nights(550, 60, 0, 50, 2, 14), None, 1)
-    assert few is not None
-    level, is_low = few
-    assert level.rate == pytest.approx(0.1)
-    assert is_low.tolist() == [*[False] * 7, False, True, False, True, False]
-    one = make_nights(200, 0)  # 20 are expected, on a weekend 5: e^-5, but e^-15 in three nights
-    assert find_few(closed, one, None, 1) is None
-    assert play(closed, make_nights(200, 0, 0, 0, 18)) == [False, False, True, False]
-    few = find_few(np.concatenate([closed, make_nights(200, 0, 0)]), one, None, 1)
-    assert few is not None
-    assert few[1].tolist() == [*[False] * 5, True, True, True]  # those that were let pass, too
-    assert find_few(closed, make_nights(550, 60, 50, 14), None, 1) is None
+def show(found: list[Doubt]) -> list[tuple[str, str, list[int]]]:
+    return [(doubt.kind, doubt.key[1], (doubt.nights - FIRST).tolist()) for doubt in found]
 
 
-def test_find_few_is_told_as_long_as_the_feed_is_dead() -> None:
-    dead = make_nights(700, *[0] * 90)
-    assert play(make_nights(700, *[70] * 60), dead) == [True] * 90
+def span(first: int, last: int) -> list[int]:
+    return [*range(first, last + 1)]
 
 
-def test_find_few_of_a_lower_level_is_not_told_for_ever() -> None:
-    """At .4 of what was: a week of it is under a half, and 40 of 60 + 40 nights lift it above."""
-    told = play(make_nights(550, *[55] * 60), make_nights(550, *[22] * 90))
-    first = told.index(True)
-    assert first < doubts.WEEK
-    assert told[first : first + doubts.N_DOUBTED] == [True] * doubts.N_DOUBTED
-    assert not any(told[60:])
+def test_few_outcomes_of_nights() -> None:
+    """55 are usual, on a weekend a quarter: e^-13.75 is 5.2 standard deviations, e^-11.25 4.7."""
+    found = tell(A=make_nights(550, *[55] * 14, 60, 0, 50, 2, 14, *[55] * 5))
+    assert show(found) == [(FEW, "A", [15])]
+    assert found[0].words == (
+        "sales.sql: 0 of 550 mature predictions of variant A have an outcome in the nights"
+        " 2026-09-16; by the nights before it would be 55. Look whether the feed is whole, and"
+        " writes ids as the candidates query does."
+    )
+    usual = [45] * 14
+    assert tell(A=make_nights(450, *usual, 0, *[45] * 5)) == []
+    assert show(tell(A=make_nights(450, *usual, 0, 0, *[45] * 5))) == [(FEW, "A", [14, 15])]
+    assert tell(A=make_nights(450, *usual, 0, 0, *[45] * 5), times=3) == []
 
 
-def test_find_few_tells_no_night_after_the_feed_is_mended() -> None:
-    told = play(make_nights(700, *[70] * 20), make_nights(700, *[0] * 5, *[70] * 20))
-    assert told == [True] * 5 + [False] * 20
+def test_few_outcomes_as_long_as_it_lasts() -> None:
+    """A level of .45 for good, all of it, and no word after the feed is mended."""
+    usual, low = [70] * 20, [31] * 90
+    assert tell(A=make_nights(700, *usual, *low[:6])) == []
+    for n in (7, 30, 90):
+        assert show(tell(A=make_nights(700, *usual, *low[:n]))) == [(FEW, "A", span(20, 19 + n))]
+    mended = make_nights(700, *usual, *[0] * 5, *[70] * 20)
+    assert show(tell(A=mended)) == [(FEW, "A", span(20, 24))]
+
+
+def test_few_outcomes_by_the_plan_while_there_is_nothing_before() -> None:
+    """A tenth is planned, of 200; then a week of nights that are right is known."""
+    nights = {("outcome", "A"): make_nights(200, 0, 0, 0, 0, 0, *[20] * 9)}
+    metrics, plan = {"outcome": (BINARY, Query("o.sql", ""))}, make_registration().plan
+    plan = plan.model_copy(update={"mean": 0.1, "source": "the training rows"})
+    record = Record(np.arange(FIRST, FIRST + 14), nights)
+    (doubt,) = find_doubts(record, metrics, plan, 1)
+    assert (doubt.nights - FIRST).tolist() == span(0, 4)
+    assert "by the training rows it would be 100." in doubt.words
 
 
 @pytest.mark.parametrize("size", [20, 300])
-@pytest.mark.parametrize("n_together", [1, 3, 7])
-def test_find_few_weekends_at_a_quarter_are_not_told(
-    rng: np.random.Generator, size: int, n_together: int
-) -> None:
-    """A thousand weeks of Poisson counts, after four; in windows of a fortnight all days are told.
-
-    Of what the feed tells, weekends find a quarter, too.
-    """
-    mean = np.tile([1, 1, 1, 1, 1, 0.25, 0.25], 300) * size
-    found = rng.poisson(mean)
-    nights = np.column_stack([np.full(len(found), 1000), found, np.full(len(found), 30 * size)])
-    nights = np.column_stack([nights, np.zeros((len(found), 4))]).astype(float)
-    for start in range(28, len(nights) - 7, n_together):
-        closed, new = nights[max(0, start - 180) : start], nights[start : start + n_together]
-        assert find_few(closed, new, None, 1) is None
-        assert find_unmatched(closed, new, 1) is None
+def test_weekends_at_a_quarter_are_not_told(rng: np.random.Generator, size: int) -> None:
+    """Two variants, 26 weeks of Poisson counts, ten times."""
+    mean = np.tile([1, 1, 1, 1, 1, 0.25, 0.25], 26) * size
+    for _ in range(10):
+        a, b = (make_nights(1000, *rng.poisson(mean), told=30 * size) for _ in "AB")
+        assert tell(A=a, B=b) == []
 
 
-def test_find_unmatched_where_ids_of_half_an_arm_are_lost() -> None:
-    closed, lost = make_nights(500, *[50] * 20), make_nights(500, *[27] * 7)
-    assert find_unmatched(closed, lost, 1) == pytest.approx((0.27, 0.5))
-    assert find_few(closed, lost, None, 1) is None
-    assert find_unmatched(closed, lost[:1], 1) is None  # a night is no week
-    assert find_unmatched(np.concatenate([closed, lost[:6]]), lost[6:], 1) is not None
+def test_variants_that_lose_rows_alone() -> None:
+    """A fifth of all has an outcome; of A .55 of it, of the others .95."""
+    usual = [80] * 21
+    one, other = make_nights(400, *usual, *[44] * 7), make_nights(400, *usual, *[76] * 7)
+    found = tell(A=one, B=other, C=other)
+    assert show(found) == [(LOPSIDED, "A", span(21, 27))]
+    assert "have an outcome 0.55 times as often in the nights 2026-09-22 to" in found[0].words
+    assert "those of the others 0.95 times." in found[0].words
+    # All lose as much; everybody is there nine times, so that there is a third of the evidence.
+    assert tell(A=one, B=one, C=one) == []
+    assert tell(A=one, B=other, C=other, times=9) == []
+    # .6875 and .7625 against .95, of which .8 are .76; over three weeks, so that it is no chance.
+    for n, is_told in ((55, True), (61, False)):
+        less, others = ([*usual, *[m] * 21] for m in (n, 76))
+        assert bool(tell(A=make_nights(400, *less), B=make_nights(400, *others))) == is_told
+    # Whose own rate has moved more is told: here B's rises, by a third.
+    rises = make_nights(400, *usual, *[107] * 14)
+    ((kind, variant, nights),) = show(tell(A=make_nights(400, *usual, *[78] * 14), B=rises))
+    assert (kind, variant, nights[-14:]) == (LOPSIDED, "B", span(21, 34))
+    assert len(nights) <= 15  # on the safe side
+
+
+def test_a_fault_of_one_variant_is_not_told_of_another() -> None:
+    """Of A nothing comes for six nights but one; B is as it was."""
+    lost = [50] * 11 + [0] * 4 + [50] + [0] * 2 + [50] * 12
+    found = tell(A=make_nights(500, *lost), B=make_nights(500, *[50] * 30))
+    assert show(found) == [(FEW, "A", span(11, 14)), (FEW, "A", [16, 17])]
+
+
+def test_predictions_that_find_less_of_what_the_feed_tells() -> None:
+    """Half of 100 events, then 27; in both variants, so that neither is unlike the other."""
+    usual = [50] * 20
+
+    def look(lost: np.ndarray) -> list[tuple[str, str, list[int]]]:
+        nights = np.concatenate([make_nights(500, *usual, told=100), lost])
+        return show(tell(A=nights, B=nights))
+
+    both = [(UNMATCHED, variant, span(20, 26)) for variant in "AB"]
+    assert look(make_nights(500, *[27] * 7, told=100)) == both
+    assert look(make_nights(500, *[27] * 3, told=100)) == []  # .80 in a week
     # As many of the predictions answer, but there are fewer, or the feed tells of others, too.
-    assert find_unmatched(closed, make_nights(270, *[27] * 7), 1) is None
-    assert find_unmatched(closed, make_nights(500, *[50] * 7, told=300), 1) is None
-    # Fewer answer, of whom the feed tells.
-    assert find_unmatched(closed, make_nights(500, *[27] * 7, told=54), 1) is None
-    # By chance.
-    few = make_nights(50, *[5] * 20, told=10)
-    assert find_unmatched(few, make_nights(50, *[3] * 7, told=10), 1) is None
-
-
-def test_find_lopsided_where_one_variant_loses_rows() -> None:
-    """A fifth of all has an outcome, in a week .55 of that of A and .95 of that of the others."""
-    days, week = np.arange(21), np.arange(21, 28)
-    closed = Record(days, {("x", v): make_nights(400, *[80] * 21) for v in "ABC"})
-    found = {"A": 44, "B": 76, "C": 76}
-    new = Record(week, {("x", v): make_nights(400, *[n] * 7) for v, n in found.items()})
-    assert find_lopsided(closed, new, "x", "A", 1) == pytest.approx((0.55, 0.95))
-    assert find_lopsided(closed, new, "x", "B", 1) is None
-    for n, told in ((55, True), (61, False)):  # .6875 and .7625 against .95, of which .8 are .76
-        new.figures["x", "A"][:, 1] = n
-        assert (find_lopsided(closed, new, "x", "A", 1) is not None) == told
-    # A's log ratio has a standard error of sqrt(1/308 + 1/1680 + 1/1064 + 1/3360) = .07: 7.7 of
-    # them; if everybody is there four times it is .14.
-    new.figures["x", "A"][:, 1] = 44
-    assert find_lopsided(closed, new, "x", "A", 4) is None
-    only = Record(week, {("x", "A"): make_nights(400, *[44] * 7)})
-    assert (
-        find_lopsided(Record(days, {("x", "A"): closed.figures["x", "A"]}), only, "x", "A", 1)
-        is None
-    )
+    assert look(make_nights(270, *[27] * 7, told=100)) == []
+    assert look(make_nights(500, *[27] * 7, told=54)) == []
+    assert look(make_nights(500, *usual[:7], told=300)) == []
 
 
 def make_amounts(nights: list[np.ndarray]) -> np.ndarray:
     """Figures of nights with these amounts, of 500 predictions each."""
-    logs = [np.log(np.abs(y)) for y in nights]
-    return np.array(
-        [
-            (500, len(y), 100, 0, log.sum(), (log**2).sum(), (y < 0).sum())
-            for y, log in zip(nights, logs, strict=True)
-        ],
-        dtype=float,
-    )
+    figures = make_nights(500, *map(len, nights))
+    for row, y in zip(figures, nights, strict=True):
+        log = np.log(np.abs(y))
+        row[[LOGS, SQUARES, BELOW, ROWS]] = log.sum(), (log**2).sum(), (y < 0).sum(), len(y)
+    return figures
+
+
+AMOUNTS = 50 * np.exp(np.linspace(-0.5, 0.5, 40))  # geometric mean 50, in even steps
 
 
 @pytest.mark.parametrize(
     ("change", "n_nights"),
-    [  # after how many nights a week's geometric mean has moved by 1.6
-        (lambda y: 10 * y, 2),  # 10^(2/7) = 1.93
-        (lambda y: y / 100, 1),  # 100^(1/7) = 1.93
-        (lambda y: 3 * y, 3),  # 3^(3/7) = 1.601
+    [  # after how many nights it is told, of all variants
+        (lambda y: 10 * y, 1),
+        (lambda y: y / 100, 1),
+        (lambda y: 6 * y, 1),
+        (lambda y: -y, 1),
+        (lambda y: np.where(np.arange(len(y)) % 2, y, 100 * y), 1),
+        (lambda y: 3 * y, 3),  # in a week 3^(3/7) = 1.601
         (lambda y: 2 * y, 5),  # 2^(5/7) = 1.64
-        (lambda y: np.where(np.arange(len(y)) % 2, y, 8 * y), 4),  # 8^(1/2 * 4/7) = 1.81
-        (lambda y: -y, 4),  # more than half of the week
         (lambda y: 1.5 * y, None),
     ],
 )
-def test_find_moved_when_the_unit_changes(
+def test_amounts_that_are_of_another_unit(
     change: Callable[[np.ndarray], np.ndarray], n_nights: int | None
 ) -> None:
-    """40 amounts a night of geometric mean 50: e^-1/2 to e^1/2 times that, in even steps."""
-    amounts = 50 * np.exp(np.linspace(-0.5, 0.5, 40))
-    closed, told = make_amounts([amounts] * 14), []
-    for _ in range(7):
-        new = make_amounts([change(amounts)])
-        told.append(find_moved(closed, new, 1) is not None)
-        closed = np.concatenate([closed, new])
-    assert told == [n_nights is not None and days + 1 >= n_nights for days in range(7)]
+    nights, told = [AMOUNTS] * 14, []
+    for n in range(1, 10):
+        both = make_amounts(nights + [change(AMOUNTS)] * n)
+        found = show(tell(NUMERIC, A=both, B=both))
+        told.append(found == [(MOVED, variant, span(14, 13 + n)) for variant in "AB"])
+        assert told[-1] or not found
+    assert told == [n_nights is not None and n >= n_nights for n in range(1, 10)]
 
 
-def test_find_moved_gives_the_means() -> None:
-    one, other = np.array([2.0, 8.0] * 20), np.array([-20.0, 80.0] * 20)
-    moved = find_moved(make_amounts([one] * 9), make_amounts([other] * 7), 1)
-    assert moved is not None
-    assert moved[0] == pytest.approx((40, 0.5))
-    assert moved[1] == pytest.approx((4, 0))
+def test_amounts_that_are_booked_twice_for_good() -> None:
+    """Of A, from night 14 on: all of them are doubted, and none once that is acknowledged."""
+    twice = make_amounts([AMOUNTS] * 14 + [2 * AMOUNTS] * 40)
+    usual = make_amounts([AMOUNTS] * 54)
+    found = tell(NUMERIC, A=twice, B=usual)
+    assert show(found) == [(MOVED, "A", span(14, 53))]
+    assert "other than 0 they are 100 in the geometric mean and 0% are below 0" in found[0].words
+    assert "in the nights before it was 50 and 0%." in found[0].words
+    early = [14 + 7, 40, 53]
+    assert [tell(NUMERIC, A=twice, B=usual, until=night) for night in early] == [[], [], []]
+    worse = make_amounts([AMOUNTS] * 14 + [2 * AMOUNTS] * 20 + [20 * AMOUNTS] * 2)
+    found = tell(NUMERIC, A=worse, B=usual[:36], until=30)
+    assert show(found) == [(MOVED, "A", [34, 35])]
+
+
+def test_amounts_of_one_variant() -> None:
+    """1.4 times what they were, and 1.05 times in the other: fewer than is told of all."""
+    nights = [[AMOUNTS] * 14 + [change * AMOUNTS] * 7 for change in (1.4, 1.05)]
+    found = tell(NUMERIC, A=make_amounts(nights[0]), B=make_amounts(nights[1]))
+    assert show(found) == [(MOVED_ALONE, "A", span(14, 20))]
+    assert "amounts of variant A are 1.40 times in the nights 2026-09-15 to" in found[0].words
+    assert tell(NUMERIC, A=make_amounts(nights[0]), B=make_amounts(nights[0])) == []
 
 
 @pytest.mark.parametrize("n", [3, 40])
-def test_find_moved_of_seasons_and_of_rare_large_amounts_is_silent(
+def test_amounts_of_weekends_and_of_rare_large_ones_are_silent(
     rng: np.random.Generator, n: int
 ) -> None:
-    """Lognormal amounts of sigma 2; weekends twice, and one week in four at month's end thrice."""
-    mean = np.tile([1, 1, 1, 1, 1, 2, 2], 160) * np.tile(np.repeat([1, 1, 1, 3], 7), 40)
-    closed = make_amounts([50 * m * rng.lognormal(0, 2, n) for m in mean])
-    for start in range(56, len(closed) - 1):
-        assert find_moved(closed[max(0, start - 180) : start], closed[start : start + 1], 1) is None
+    """Lognormal amounts of sigma 2, on weekends four times as large."""
+    mean = 50 * np.tile([1, 1, 1, 1, 1, 4, 4], 20)
+    for _ in range(5):
+        a, b = (make_amounts([m * rng.lognormal(0, 2, n) for m in mean]) for _ in "AB")
+        assert tell(NUMERIC, A=a, B=b) == []
+
+
+def test_amounts_at_month_ends_are_told_until_that_is_acknowledged(
+    rng: np.random.Generator,
+) -> None:
+    """Three times as large in one week of four."""
+    mean = 50 * np.tile(np.repeat([1, 1, 1, 3], 7), 4)
+    a, b = (make_amounts([m * rng.lognormal(0, 1, 40) for m in mean]) for _ in "AB")
+    weeks = [span(first, first + 6) for first in (21, 49, 77, 105)]
+    assert (
+        sorted(nights for _, variant, nights in show(tell(NUMERIC, A=a, B=b)) if variant == "A")
+        == weeks
+    )
+    assert tell(NUMERIC, A=a, B=b, until=27) == []
+
+
+def test_rows_that_come_twice() -> None:
+    """30 of 100 rows in night 3, of which 10 are allowed; with 20 chance might do it."""
+    for n_twice, is_told in ((35, True), (20, False)):
+        nights = make_amounts([AMOUNTS] * 9)
+        nights[:, ROWS] = 100
+        nights[3, TWICE] = n_twice
+        found = tell(NUMERIC, A=nights)
+        assert show(found) == ([(DOUBLED, "A", [3])] if is_told else [])
+        assert (
+            not is_told
+            or "outcome: 35 of 100 of variant A in the nights 2026-09-04." in found[0].words
+        )
+
+
+def test_candidates_who_were_replaced() -> None:
+    """40 are gone from a night that was done again; all had answered, or as many as of others."""
+    for n_found, is_told in ((40, True), (4, False)):
+        nights = make_nights(500, *[50] * 9)
+        nights[3, [doubts.GONE, doubts.GONE_FOUND]] = 40, n_found
+        found = tell(A=nights)
+        assert show(found) == ([(REPLACED, "A", [3])] if is_told else [])
+        if is_told:
+            assert (
+                "sales.sql: of 40 candidates of variant A in the night 2026-09-04" in found[0].words
+            )
+            assert "100% have an outcome, and 10% of those who are there now." in found[0].words
 
 
 def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
@@ -199,75 +277,60 @@ def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
     return Feed("outcome", metric, Query("sales.sql", ""), events, len(rows))
 
 
-def test_find_doubled_names_the_arm() -> None:
-    """A has 100 amounts and B 300; a join returns those of A twice, or a few of B."""
-    ids = [str(i) for i in range(400)]
-    variants = pd.Series(["A"] * 100 + ["B"] * 300, ids)
-    rows: list[tuple[str, object, float]] = [(name, NIGHT, float(len(name))) for name in ids]
-
-    def tell(more: list[tuple[str, object, float]], metric: Outcome = NUMERIC) -> str | None:
-        return doubts.find_doubled(make_feed([*rows, *more], metric), variants)
-
-    words = tell(rows[:100])
-    assert words is not None
-    assert words.startswith("sales.sql: rows come twice or more, alike in candidate_id, event_date")
-    assert "outcome: 200 of 500 in all, 200 of 200 of variant A. All are added up." in words
-    words = tell(rows[:10])  # 20 of 110 of A, but 20 of 410
-    assert words is not None
-    assert "outcome: 20 of 110 of variant A." in words
-    assert tell(rows[:9]) is None
-    assert tell(rows[100:110]) is None
-    assert tell([]) is None
-    assert tell([(name, NIGHT, 99.0) for name in ids]) is None  # another amount
-    later = pd.Timestamp(NIGHT) + pd.Timedelta(hours=3)
-    assert tell([(name, later, amount) for name, _, amount in rows]) is None  # at another time
-    ones = [(name, day, 1.0) for name, day, _ in rows]
-    assert doubts.find_doubled(make_feed(ones * 2, BINARY), variants) is None
-
-
-def test_find_doubts_marks_nights_that_were_closed_before_it_showed() -> None:
-    """A tenth of 60 answers; two nights without any are closed, two more are no chance."""
-    days = np.arange(NIGHT.toordinal(), NIGHT.toordinal() + 20)
-    closed = Record(days[:16], {("x", "A"): make_nights(60, *[6] * 14, 0, 0)})
-    new = Record(days[16:], {("x", "A"): make_nights(60, *[0] * 4)})
-    nobody = pd.DataFrame({"candidate_id": pd.Series(dtype=str), "variant": []})
-    feed = make_feed([], BINARY)._replace(name="x")
-    span, connection = Span("e", NIGHT, NIGHT), cast(Any, None)  # asked for odd ids alone
-    plan = make_registration().plan
-    (words,) = find_doubts(connection, span, [feed], nobody, closed, new, plan)
-    assert "sales.sql: 0 of 360 mature predictions of variant A have an outcome in" in words
-    marked = doubts.join(closed, new).figures["x", "A"][:, 3]
-    assert marked.tolist() == [0] * 14 + [1] * 6
-
-
-def test_keep_doubts_of_nights_that_are_as_they_were() -> None:
-    days = np.arange(3)
-    seen = Record(days, {("x", "A"): make_nights(60, 0, 0, 6)})
-    seen.figures["x", "A"][:2, 3] = 1
-    seen = doubts.unpack(doubts.pack(seen, "open"), "open")
-    same = Record(days[:2], {("x", "A"): make_nights(60, 0, 0, told=7)})  # others' events
-    assert doubts.keep_doubts(seen, same)
-    assert same.figures["x", "A"][:, 3].tolist() == [1, 1]
-    mended = Record(np.arange(1, 4), {("x", "A"): make_nights(60, 5, 6, 0)})
-    assert not doubts.keep_doubts(seen, mended)
-    assert mended.figures["x", "A"][:, 3].tolist() == [0, 0, 0]
-    assert not doubts.keep_doubts(doubts.unpack({}), same)
-    assert doubts.keep_doubts(seen, Record(days[:0], {("x", "A"): make_nights(60, 0)[:0]}))
+def test_make_record_counts_by_night_and_variant() -> None:
+    """1 and 3 have amounts, 1 the same one twice; 2 is gone, and 9 was never there."""
+    day = pd.Timestamp(NIGHT)
+    people = {"candidate_id": ["1", "2", "3", "1"], "variant": ["A", "A", "B", "A"]}
+    frame = pd.DataFrame(people).assign(run_date=[day, day, day, day + pd.Timedelta(days=1)])
+    later = NIGHT + timedelta(days=14)
+    feed = make_feed(
+        [
+            ("1", NIGHT, 2.0),
+            ("1", NIGHT, 2.0),
+            ("3", later, 5.0),
+            ("3", NIGHT, -3.0),
+            ("9", NIGHT, 1.0),
+        ],
+        NUMERIC,
+    )
+    outcomes.attach_all(frame, [feed], 14)
+    gone = frame[frame["candidate_id"] == "2"].assign(outcome=7.0)
+    exposures = frame[frame["candidate_id"] != "2"]
+    nights = [NIGHT, NIGHT + timedelta(days=1)]
+    told = np.array([[4], [1]])
+    new = doubts.make_record([feed], told, exposures, gone, nights, ["A", "B"], 14)
+    assert new.nights.tolist() == [FIRST, FIRST + 1]
+    log = np.log(4), np.log(3)
+    a, b = (new.figures["outcome", variant] for variant in "AB")
+    assert a[0].tolist() == pytest.approx([1, 1, 4, log[0], log[0] ** 2, 0, 2, 2, 1, 1])
+    assert a[1].tolist() == [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert b[0].tolist() == pytest.approx([1, 1, 4, log[1], log[1] ** 2, 1, 1, 0, 0, 0])
+    assert b[1].tolist() == [0] * N_FIGURES
 
 
 def test_pack_keeps_the_newest_nights() -> None:
-    exposures = pd.DataFrame(
-        {"candidate_id": ["1", "2"], "variant": "A", "run_date": pd.Timestamp(NIGHT)}
-    ).assign(outcome=[1.0, 0.0])
-    feed = make_feed([("1", NIGHT, 1.0), ("9", NIGHT, 1.0)], BINARY)
-    new = doubts.make_record([feed], np.array([[2]]), exposures, [NIGHT], ["A", "B"])
-    assert new.figures["outcome", "A"].tolist() == [[2, 1, 2, 0, 0, 0, 0]]
-    assert new.figures["outcome", "B"].tolist() == [[0] * 7]
-    closed = doubts.unpack({})
+    days, told = np.array([FIRST]), {("x", "A"): np.array([FIRST])}
+    new = Record(days, {("x", "A"): make_nights(60, 6)})
+    closed, seen = doubts.unpack({})
+    assert (len(closed.nights), seen) == (0, {})
     for _ in range(doubts.N_KEPT + 5):
-        closed = doubts.unpack(doubts.pack(doubts.join(closed, new)))
-    assert closed.figures["outcome", "A"].tolist() == [[2, 1, 2, 0, 0, 0, 0]] * doubts.N_KEPT
-    assert closed.nights.tolist() == [NIGHT.toordinal()] * doubts.N_KEPT
-    assert doubts.describe_doubted(closed) is None
-    closed.figures["outcome", "B"][-2:, 3] = 1
-    assert doubts.describe_doubted(closed) == "outcome of B: 2026-09-01, 2026-09-01"
+        closed, seen = doubts.unpack(doubts.pack(doubts.join(closed, new), told))
+    assert closed.figures["x", "A"].tolist() == make_nights(60, *[6] * doubts.N_KEPT).tolist()
+    assert closed.nights.tolist() == [FIRST] * doubts.N_KEPT
+    assert seen["x", "A"].tolist() == [FIRST]
+    nothing = Record(days[:0], {})
+    assert doubts.join(closed, nothing).nights.tolist() == closed.nights.tolist()
+
+
+def test_find_news_of_nights_that_were_not_doubted() -> None:
+    found = tell(A=make_nights(550, *[55] * 14, 0, 0, *[55] * 12, 0))
+    assert show(found) == [(FEW, "A", [14, 15]), (FEW, "A", [28])]
+    told = doubts.gather(found)
+    assert told["x", "A"].tolist() == [FIRST + 14, FIRST + 15, FIRST + 28]
+    assert doubts.find_news(found, told) == []
+    assert doubts.find_news(found, {("x", "A"): told["x", "A"][:2]}) == found[1:]
+    assert doubts.find_news(found, {("x", "B"): told["x", "A"]}) == found
+    assert doubts.describe(found) == (
+        "x of A: 2026-09-15, 2026-09-16 (few outcomes); x of A: 2026-09-29 (few outcomes)"
+    )
+    assert doubts.describe([]) is None
