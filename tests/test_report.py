@@ -401,7 +401,7 @@ WHOLE: list[Row] = [
         tables.conclusions,
         {
             "because": NASTY,
-            "finding": "it said worse",
+            "finding": "models vs control: worse, -0.0165; B vs A: too early on 2026-10-02",
             "concluded_by": "Ola <o@bank>",
             "concluded_at": datetime(2026, 10, 2, 12),
         },
@@ -650,7 +650,12 @@ def test_render_marks_what_is_doubted(read: Callable[..., Figures]) -> None:
     assert "Outcomes are doubted." in text
     assert "may be wrong: outcome of B: 2026-09-01, 2026-09-02." in text
     assert "Next Do not act on this yet: outcomes are doubted" in text
+    assert "python -m abatch acknowledge" in text
+    assert "changed variant" not in text
     assert "think of giving" not in text
+    both = f"{doubts} (few outcomes); 30 candidates who changed variant, unlike the others"
+    text = Page(report.render(read(*rows, look(n_units=6000, doubts=both)))).text
+    assert "Candidates who changed variant stay left out: let the candidates query" in text
     moved = look(n_units=6000, n_mixed=30, mixed_shift=-0.0123)
     text = Page(report.render(read(*rows, ratio("A", 2700, 2700, 0.5), moved))).text
     assert "30 candidates were seen in more than one variant and are left out." in text
@@ -831,11 +836,34 @@ def test_render_guardrails(
     assert ("Then think of giving" in text) == (word != "broken")
 
 
+@pytest.mark.parametrize(
+    ("finding", "doubts", "holds"),
+    [
+        ("models vs control: better, +0.02 (+0.001 to +0.039) on 2026-10-01", None, True),
+        ("models vs control: better on 2026-10-01", None, True),
+        ("models vs control: worse, -0.02 on 2026-10-01", None, False),
+        ("no look yet", None, False),
+        ("models vs control: better, +0.02 on 2026-10-01", "outcome of A", False),
+        ("models vs control: better, +0.02, with doubts (outcome of A)", "outcome of A", True),
+        ("models vs control: better, +0.02, with doubts (outcome of A)", None, True),
+    ],
+)
+def test_render_says_whether_a_conclusion_still_holds(
+    read: Callable[..., Figures], finding: str, doubts: str | None, holds: bool
+) -> None:
+    row = {"because": "so", "finding": finding, "concluded_by": "me"}
+    concluded = (tables.conclusions, {**row, "concluded_at": datetime(2026, 10, 2, 12)})
+    rows = [register(), *NIGHTS, verdict("better", *UP), look(n_units=6000, doubts=doubts)]
+    text = Page(report.render(read(*rows, concluded))).text
+    again = "Next Look again: it was concluded on 2026-10-02, and what is known has changed since."
+    assert (again in text) == (not holds)
+
+
 def test_render_conclusion_of_a_person(html: str) -> None:
     text = Page(html).text
     assert (
         f"What was concluded {NASTY} Ola <o@bank>, 2026-10-02 12:00 UTC. The newest look said then:"
-        " it said worse" in text
+        " models vs control: worse, -0.0165; B vs A: too early on 2026-10-02" in text
     )
     assert "Next Nothing more: it was concluded on 2026-10-02." in text
     assert CONCLUDE not in text

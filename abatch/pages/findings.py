@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from abatch.database.tables import Row
+from abatch.experiment import records
 from abatch.experiment.registrations import OUTCOME, Comparison
 from abatch.pages.figures import Figures
 from abatch.statistics import words
@@ -38,6 +39,8 @@ class Finding(NamedTuple):
     effect : the expected one
     history : its verdicts, oldest first
     guardrails : today's verdicts on them
+    conclusion : what a person concluded, or None
+    doubts : what the newest look doubts
     n_left : candidates to wait for at most; None without a plan
     days_left : at the pace of the newest looks; None without one
     """
@@ -46,6 +49,8 @@ class Finding(NamedTuple):
     effect: float
     history: Sequence[Row]
     guardrails: Sequence[Row]
+    conclusion: Row | None
+    doubts: str | None
     n_left: int | None
     days_left: int | None
 
@@ -58,6 +63,13 @@ class Finding(NamedTuple):
     def first(self) -> Row | None:
         """The first verdict that decided."""
         return next((row for row in self.history if row.word in words.DECIDED), None)
+
+    @property
+    def is_concluded(self) -> bool:
+        """Whether the conclusion knew what is known today: this word, and that it is doubted."""
+        if self.conclusion is None or self.today is None:
+            return self.conclusion is not None
+        return records.holds(self.conclusion.finding, self.today, self.doubts)
 
     @property
     def bounded(self) -> Row | None:
@@ -121,6 +133,8 @@ def find_findings(figures: Figures) -> list[Finding]:
                 registration.outcome.expected_effect,
                 [row for row in verdicts if row.metric == OUTCOME],
                 [newest[name] for name in registration.guardrails if name in newest],
+                figures.conclusion,
+                looks[-1].doubts if looks else None,
                 n_left,
                 _find_days_left(looks, n_left),
             )
