@@ -36,6 +36,15 @@ def test_to_json() -> None:
     assert '"Ærø": null' in shown
 
 
+def test_list_days_by_the_ends_of_three_or_more() -> None:
+    days = [date(2026, 9, day) for day in (28, 29, 30)] + [date(2026, 10, day) for day in (1, 3, 4)]
+    assert text.list_days(days) == "2026-09-28 to 2026-10-01, 2026-10-03, 2026-10-04"
+    alone = [date(2026, month, 1) for month in range(1, 10)]
+    assert text.list_days(alone).endswith("2026-07-01, and 2 more")
+    assert text.list_days(alone, None).endswith("2026-08-01, 2026-09-01")
+    assert text.list_days([]) == ""
+
+
 def test_cut_list() -> None:
     assert text.cut_list(["a", "b"], 2) == ["a", "b"]
     assert text.cut_list(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]
