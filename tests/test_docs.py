@@ -209,7 +209,7 @@ ELSEWHERE = [
     "are gone from those that replace them",
     "there under two ids",
     "whose point may mark thousands",
-    "the longest hole of",
+    "no row is of the days between",
     "ranks far worse than in validation",
     "changed overnight",
     "are not quite what they were",

@@ -240,16 +240,16 @@ def test_warn_of_rows_that_end_early(n_since: int, days: Sequence[int], told: bo
     ("days", "words"),
     [
         ([0, 1, 2, 3, 10, 11], None),  # a week
-        ([0, 1, 2, 3, 11, 12], "the days between 2026-06-04 and 2026-06-12, the longest hole of 1"),
+        ([0, 1, 2, 3, 11, 12], "the days between 2026-06-04 and 2026-06-12; usually"),
         (
             [0, 1, 11, 12, 13, 14, 23, 24],
-            "the days between 2026-06-02 and 2026-06-12, the longest hole of 2",
+            "the days between 2026-06-02 and 2026-06-12, the longest of 2 holes; usually",
         ),
         (range(0, 70, 7), None),
         ([0, 7, 14, 21, 42, 49], None),  # three of the usual gaps
         (
             [0, 7, 14, 21, 43, 50],
-            "the days between 2026-06-22 and 2026-07-14, the longest hole of 1",
+            "the days between 2026-06-22 and 2026-07-14; usually",
         ),
     ],
 )

@@ -218,9 +218,10 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
         i = int(np.argmax(gaps))
         first, next_ = (pd.Timestamp(day).date() for day in days[i : i + 2])
         night.warn(
-            f"{file}: no row is of the days between {first} and {next_}, the longest hole of"
-            f" {is_hole.sum()}; usually the next day with rows is {np.median(gaps):g} later. Look"
-            " at the load, and whether day and month are exchanged."
+            f"{file}: no row is of the days between {first} and {next_}"
+            f"{f', the longest of {n_holes} holes' if (n_holes := int(is_hole.sum())) > 1 else ''};"
+            f" usually the next day with rows is {np.median(gaps):g} later. Look at the load, and"
+            " whether day and month are exchanged."
         )
     if (n_since := (last - newest).days) > max(STALE_DAYS, STALE_GAPS * n_widest):
         night.warn(
