@@ -1,7 +1,6 @@
 """Runs of nights that are unlike those before, by likelihood ratios from elsewhere."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pytest
@@ -93,10 +92,13 @@ def test_compare_means_is_of_welch(rng: np.random.Generator) -> None:
     assert compare_means(np.array(1e-4), same, same) == pytest.approx(1e-4 / np.sqrt(2e-9))
 
 
-def find(
-    counts: Sequence[float], *, may: Sequence[int] | None = None, right: Sequence[int] = ()
-) -> list[Found]:
-    """Runs whose mean count lies far from that before, of nights with 100 each."""
+def find(counts: Sequence[float], *, right: Sequence[int] = ()) -> list[Found]:
+    """Runs whose mean count lies far from that before, of nights with 100 each.
+
+    Parameters
+    ----------
+    right : nights that are settled and accepted
+    """
     figures = np.column_stack([np.full(len(counts), 100.0), counts])
     n = np.arange(len(counts))
 
@@ -106,9 +108,8 @@ def find(
         )
 
     rule = Rule(lambda runs: np.abs(np.nan_to_num(compare(runs))) > scan.LINE, compare)
-    may_begin = np.isin(n, n if may is None else may)
-    nights = partial(scan.find_runs, figures, {"far": rule}, n >= 0, may_begin)
-    return [*nights(np.isin(n, right))]
+    known = {"far": np.isin(n, right)}
+    return [*scan.find_runs(figures, {"far": rule}, n >= 0, known, known)]
 
 
 def test_find_runs_takes_out_one_after_the_other() -> None:
@@ -132,10 +133,10 @@ def test_find_runs_that_are_like_accepted_nights() -> None:
     """A level that is known to be right is no news, nor is what lies between it and the usual."""
     low = [50.0] * 10 + [25] * 10
     assert [run.nights.tolist() for run in find(low + [25] * 5)] == [[*range(10, 25)]]
-    later, right = [*range(20, 60)], [*range(10, 20)]
-    assert find(low + [25] * 5, may=later, right=right) == []
-    assert find(low + [35] * 5 + [50] * 5 + [25] * 9, may=later, right=right) == []
-    (run,) = find(low + [10] * 4 + [25] * 5, may=later, right=right)
+    right = [*range(10, 20)]
+    assert find(low + [25] * 5, right=right) == []
+    assert find(low + [35] * 5 + [50] * 5 + [25] * 9, right=right) == []
+    (run,) = find(low + [10] * 4 + [25] * 5, right=right)
     assert run.nights.tolist() == [20, 21, 22, 23]
-    (run,) = find(low + [100] * 4 + [50] * 5, may=later, right=right)
+    (run,) = find(low + [100] * 4 + [50] * 5, right=right)
     assert run.nights.tolist() == [20, 21, 22, 23]

@@ -6,13 +6,13 @@ Where a run begins and ends is told on the safe side.
 What is found depends on the nights alone, not on when, how often or in which parts they came.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import xlogy
 
+LEAST = 3  # nights of a run that leaves some out
 WEEK = 7  # nights, so that all weekdays are among them
 LINE = 5.0  # standard deviations; chance goes farther in 3 of 10 million
 SLACK = 3.84  # of a likelihood ratio statistic: what cannot be told from the best in 95 % of cases
@@ -27,6 +27,8 @@ class Runs(NamedTuple):
     inside, before : array of float, shape (n_runs, n_figures), sums of the run's nights, and of
         those before
     n_nights, n_before : array of int, how many each are
+    step, phase : array of int, 1 and 0 if each night is in the run, 2 if every other is, ...; and
+        with which it begins
     """
 
     first: np.ndarray
@@ -35,6 +37,8 @@ class Runs(NamedTuple):
     before: np.ndarray
     n_nights: np.ndarray
     n_before: np.ndarray
+    step: np.ndarray
+    phase: np.ndarray
 
     def take(self, which: np.ndarray) -> "Runs":
         """Some of them."""
@@ -49,10 +53,12 @@ class Rule(NamedTuple):
     find : which runs are; array of bool, shape (n_runs,)
     compare : by how many standard deviations each lies above what was before, or below; array of
         float
+    steps : whether runs of every other night, of every seventh, are looked at, too
     """
 
     find: Callable[[Runs], np.ndarray]
     compare: Callable[[Runs], np.ndarray]
+    steps: tuple[int, ...] = (1,)
 
 
 class Found(NamedTuple):
@@ -75,8 +81,8 @@ def find_runs(
     figures: np.ndarray,
     rules: Mapping[str, Rule],
     left: np.ndarray,
-    may_begin: np.ndarray,
-    accepted: np.ndarray,
+    settled: Mapping[str, np.ndarray],
+    accepted: Mapping[str, np.ndarray],
 ) -> Iterator[Found]:
     """Runs that rules find, one rule after the other, the most unlikely first.
 
@@ -85,45 +91,55 @@ def find_runs(
     figures : array of float, shape (n_nights, n_figures)
     left : array of bool, shape (n_nights,), the nights that are looked at; those that were found
         are taken out of it
-    may_begin : where a run may begin
-    accepted : nights that are unlike others, and known to be right; no run is found that is like
-        these
+    settled : by rule, nights that it is not to look at
+    accepted : by rule, nights that are unlike others, and known to be right; no run is found that
+        is like these
     """
-    usual = None
+    usual: Runs | None = None
+    steps: tuple[int, ...] = ()
+    of = left[:0]
     for name, rule in rules.items():
-        while left.any():
-            rows = np.flatnonzero(left)
-            usual = usual or _make_runs(figures, rows, ~accepted, may_begin)
-            right = partial(_make_runs, figures, rows, accepted, may_begin)
-            chosen = _choose(rule, usual, right)
+        while (looked_at := left & ~settled[name]).any():
+            if usual is None or steps != rule.steps or not np.array_equal(looked_at, of):
+                steps, of = rule.steps, looked_at
+                usual = _make_runs(figures, looked_at, steps)
+            chosen = _choose(rule, usual, figures[accepted[name]])
             if chosen is None:
                 break
-            nights = rows[(rows >= usual.first[chosen]) & (rows <= usual.last[chosen])]
+            step, rows = usual.step[chosen], np.flatnonzero(looked_at)[usual.phase[chosen] :]
+            nights = rows[::step]
+            nights = nights[(nights >= usual.first[chosen]) & (nights <= usual.last[chosen])]
             left[nights] = False
             yield Found(name, nights, usual.inside[chosen], usual.before[chosen])
-            usual = None
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what was not counted is nan
-def _choose(rule: Rule, usual: Runs, make_accepted: Callable[[], Runs]) -> np.intp | None:
-    """Which run is found, if any: the most unlikely, as wide as it may be nearly as unlikely."""
+def _choose(rule: Rule, usual: Runs, accepted: np.ndarray) -> np.intp | None:
+    """Which run is found, if any: the most unlikely, as wide as it may be nearly as unlikely.
+
+    Parameters
+    ----------
+    accepted : figures of nights that are known to be right, enough for any rule to go by
+    """
     are_found = rule.find(usual)
     if not are_found.any():
         return None
     z = np.nan_to_num(rule.compare(usual), posinf=0, neginf=0)
     may_be = np.ones(len(z), dtype=bool)
-    accepted = make_accepted()
-    if accepted.n_before.any():  # between these and the usual ones is nothing new
-        may_be = rule.find(accepted) & (np.sign(rule.compare(accepted)) == np.sign(z))
+    if len(accepted):  # between these and the usual ones is nothing new
+        before = np.broadcast_to(accepted.sum(axis=0), usual.before.shape)
+        right = usual._replace(before=before, n_before=np.full(len(z), max(WEEK, len(accepted))))
+        may_be = rule.find(right) & (np.sign(rule.compare(right)) == np.sign(z))
         are_found &= may_be
         if not are_found.any():
             return None
     best = _argmax(np.abs(z), are_found)
-    may_be &= np.sign(z) == np.sign(z[best])
+    may_be &= (np.sign(z) == np.sign(z[best])) & (usual.step == usual.step[best])
+    may_be &= usual.phase == usual.phase[best]
     inside = (usual.first >= usual.first[best]) & (usual.last <= usual.last[best])
     core = _argmax(np.abs(z), may_be & inside)
     around = (usual.first <= usual.first[core]) & (usual.last >= usual.last[core])
-    around &= are_found & (np.sign(z) == np.sign(z[core])) & (z**2 >= z[core] ** 2 - SLACK)
+    around &= are_found & may_be & (z**2 >= z[core] ** 2 - SLACK)
     return _argmax(usual.n_nights, around) if around.any() else core
 
 
@@ -131,24 +147,21 @@ def _argmax(values: np.ndarray, among: np.ndarray) -> np.intp:
     return np.argmax(np.where(among, values, -np.inf))
 
 
-def _make_runs(
-    figures: np.ndarray, rows: np.ndarray, is_before: np.ndarray, may_begin: np.ndarray
-) -> Runs:
-    first, last = np.triu_indices(len(rows))
-    may = may_begin[rows][first]
-    first, last = first[may], last[may]
-    used, chosen = figures[rows], is_before[rows]
-    total, before = np.zeros((2, len(rows) + 1, used.shape[1]))
-    total[1:], before[1:] = used.cumsum(axis=0), (used * chosen[:, None]).cumsum(axis=0)
-    n_before = np.concatenate([[0], chosen.cumsum()])
-    return Runs(
-        rows[first],
-        rows[last],
-        total[last + 1] - total[first],
-        before[first],
-        last - first + 1,
-        n_before[first],
-    )
+def _make_runs(figures: np.ndarray, looked_at: np.ndarray, steps: Sequence[int]) -> Runs:
+    rows = np.flatnonzero(looked_at)
+    nothing = np.zeros((1, figures.shape[1]))
+    before = np.concatenate([nothing, figures[rows].cumsum(axis=0)])
+    parts = []
+    for step in steps:
+        for phase in range(step):
+            at = np.arange(phase, len(rows), step)
+            total = np.concatenate([nothing, figures[rows[at]].cumsum(axis=0)])
+            first, last = np.triu_indices(len(at), 0 if step == 1 else LEAST - 1)
+            inside = total[last + 1] - total[first]
+            way = (np.full(len(first), number) for number in (step, phase))
+            ends = rows[at[first]], rows[at[last]]
+            parts.append((*ends, inside, before[at[first]], last - first + 1, at[first], *way))
+    return Runs(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def compare_rates(
