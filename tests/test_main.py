@@ -28,6 +28,7 @@ from abatch.database import tables
 from abatch.database.tables import (
     acknowledgements,
     conclusions,
+    doubts,
     looks,
     predictions,
     promotions,
@@ -753,27 +754,43 @@ def test_acknowledge_what_is_doubted(
     capsys.readouterr()
     code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
     assert (code, out) == (2, "")
-    assert err == "abatch acknowledge: card_offer: the newest look doubts nothing.\n"
+    assert err == (
+        "abatch acknowledge: card_offer: the newest look doubts nothing that is not acknowledged"
+        " already.\n"
+    )
+    common = {"experiment": "card_offer", "run_date": date(2026, 9, 20), "metric": "outcome"}
+    common |= {"n": 9, "n_found": 0, "log_sum": 0.0, "words": "", "run_id": "r"}
+    nights = [FIRST_NIGHT + days * timedelta(days=1) for days in range(4)]
     with engine.begin() as connection:
-        doubted = {"doubts": "outcome of B: 2026-09-02 (few outcomes)", "mature_date": FIRST_NIGHT}
+        doubted = {"doubts": "outcome of B: 2026-09-02 (few outcomes)", "mature_date": nights[3]}
         connection.execute(looks.update().values(doubted))
+        for variant, kind, ends in (("B", "few outcomes", 1), ("A", "rows twice", 3)):
+            row = {"variant": variant, "kind": kind, "from_date": nights[ends - 1]}
+            connection.execute(doubts.insert().values(**common, **row, to_date=nights[ends]))
     out = call(capsys, bank, "conclude", "card_offer", "--because", "x")[1]
     assert ", with doubts (outcome of B: 2026-09-02 (few outcomes))" in out
     assert out.endswith("\nIt rests on outcomes that are doubted: mending them may overturn it.\n")
+    head = "card_offer: right from the next score on (python score.py --force today):\n"
+    one = "  outcome of B, 2026-09-01 to 2026-09-02 (few outcomes)\n"
+    other = "  outcome of A, 2026-09-03 to 2026-09-04, and later nights that are like these"
+    code, out, err = call(
+        capsys, bank, "acknowledge", "card_offer", *reason, "--night", "2026-09-01"
+    )
+    assert (code, out, err) == (0, head + one, "")
     code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
-    assert (code, err) == (0, "")
-    assert out.endswith(
-        "(python score.py --force today): outcome of B: 2026-09-02 (few outcomes)\n"
-    )
+    assert (code, out, err) == (0, f"{head}{other} (rows twice)\n", "")  # the first is acknowledged
     with engine.connect() as connection:
-        row = connection.execute(sa.select(acknowledgements)).one()
-    assert (row.experiment, row.mature_date, row.reason, row.acknowledged_by) == (
-        "card_offer",
-        FIRST_NIGHT,
-        "B has a new model.",
-        "Kari",
+        rows = connection.execute(sa.select(acknowledgements)).all()
+    assert [(row.variant, row.to_date, row.is_ongoing) for row in rows] == [
+        ("B", nights[1], 0),
+        ("A", nights[3], 1),
+    ]
+    assert {(row.reason, row.acknowledged_by) for row in rows} == {("B has a new model.", "Kari")}
+    code, out, err = call(
+        capsys, bank, "acknowledge", "card_offer", *reason, "--night", "2026-09-09"
     )
-    assert row.doubts == "outcome of B: 2026-09-02 (few outcomes)"
+    assert (code, out) == (2, "")
+    assert "the newest look doubts no 2026-09-09 that is not" in err
     code, out, err = call(capsys, bank, "acknowledge", "card_ofer", *reason)
     assert (code, out) == (2, "")
     assert "Did you mean 'card_offer'?" in err

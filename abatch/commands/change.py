@@ -270,23 +270,32 @@ def delete(
 
 @command("acknowledge")
 def acknowledge(
-    experiments: Experiments, engine: sa.Engine, experiment: Name, reason: Reason, by: By
+    experiments: Experiments,
+    engine: sa.Engine,
+    experiment: Name,
+    of: Annotated[
+        date | None,
+        day("--night", help="one of the nights that are right (default: all that are doubted)"),
+    ],
+    reason: Reason,
+    by: By,
 ) -> str:
-    """Say that doubted outcomes were looked at and are right; right as they are."""
+    """Say that doubted outcomes were looked at and are right as they are."""
 
-    def write(connection: sa.Connection) -> str:
+    def write(connection: sa.Connection) -> list[str]:
         _find_record(connection, experiment)
         row = {"reason": reason, "acknowledged_by": by, "acknowledged_at": night.utc_now()}
-        doubted = records.acknowledge(connection, experiment, **row)
-        if doubted is None:
-            raise UsageError(f"{experiment}: the newest look doubts nothing.")
+        doubted = records.acknowledge(connection, experiment, of, **row)
+        if not doubted:
+            raise UsageError(
+                f"{experiment}: the newest look doubts {'nothing' if of is None else f'no {of}'}"
+                " that is not acknowledged already."
+            )
         return doubted
 
     doubted = connections.write(engine, write)
-    return (
-        f"{experiment}: acknowledged, from the next score on (python score.py --force today):"
-        f" {doubted}"
-    )
+    head = f"{experiment}: right from the next score on (python score.py --force today):"
+    return "\n  ".join([head, *doubted])
 
 
 def _find_record(connection: sa.Connection, experiment: str) -> records.Record:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_a8ca3e94"
+REVISION = "0001_e8cc56cb"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -97,6 +97,7 @@ models = TABLES["models"]
 promotions = TABLES["promotions"]
 snapshots = TABLES["snapshots"]
 deletions = TABLES["deletions"]
+doubts = TABLES["doubts"]
 registrations = TABLES["registrations"]
 predictions_staging = TABLES["predictions_staging"]
 predictions = TABLES["predictions"]

@@ -1,7 +1,7 @@
 """Records: what is known of each experiment, and what a person concluded."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from abatch.database.tables import (
     acknowledgements,
     conclusions,
     current_verdicts,
+    doubts,
     looks,
     registrations,
 )
@@ -87,22 +88,40 @@ def name_verdict(row: Mapping[str, Any]) -> str:
     return f"{row['comparison']}{guardrail}"
 
 
-def acknowledge(connection: sa.Connection, experiment: str, **row: Any) -> str | None:
-    """Append that what is doubted is right: reason, acknowledged_by, acknowledged_at.
+def acknowledge(
+    connection: sa.Connection, experiment: str, of: date | None, **row: Any
+) -> list[str]:
+    """Append that nights that are doubted are right: reason, acknowledged_by, acknowledged_at.
+
+    Parameters
+    ----------
+    of : one of the nights of the doubts that are meant; all of the newest look's if None
 
     Returns
     -------
-    str or None
-        What the newest look doubts; None, and nothing is written, if that is nothing.
+    list of str
+        These doubts, one by one, but for those that are acknowledged already.
     """
-    c = looks.c
-    newest = sa.select(c.mature_date, c.doubts).filter_by(experiment=experiment)
+    c, d, columns = looks.c, doubts.c, acknowledgements.columns
+    newest = sa.select(c.run_date, c.mature_date, c.doubts).filter_by(experiment=experiment)
     look = connection.execute(newest.order_by(c.run_date.desc()).limit(1)).first()
-    if look is None or look.doubts is None:
-        return None
-    row |= {"mature_date": look.mature_date, "doubts": look.doubts}
-    connection.execute(acknowledgements.insert().values(experiment=experiment, **row))
-    return str(look.doubts)
+    query = sa.select(doubts).filter_by(experiment=experiment).order_by(d.from_date)
+    if look is None:
+        return []
+    query = query.where(d.run_date == look.run_date)
+    if of:
+        query = query.where(d.from_date <= of, d.to_date >= of)
+    told = []
+    for doubt in connection.execute(query).all():
+        values = {name: value for name, value in doubt._asdict().items() if name in columns}
+        values["is_ongoing"] = int(doubt.to_date == look.mature_date)
+        if connection.execute(sa.select(acknowledgements).filter_by(**values)).first():
+            continue
+        connection.execute(acknowledgements.insert().values({**values, **row}))
+        later = ", and later nights that are like these" if values["is_ongoing"] else ""
+        nights = f"{doubt.from_date} to {doubt.to_date}{later}"
+        told.append(f"{doubt.metric} of {doubt.variant}, {nights} ({doubt.kind})")
+    return told
 
 
 def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_a8ca3e94"
+revision = "0001_e8cc56cb"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -22,8 +22,15 @@ def upgrade() -> None:
     create_table('acknowledgements',
         sa.Column('acknowledgement_id', sa.Integer(), nullable=False),
         sa.Column('experiment', sa.String(length=64), nullable=False),
-        sa.Column('mature_date', sa.Date(), nullable=False),
-        sa.Column('doubts', sa.UnicodeText(), nullable=False),
+        sa.Column('metric', sa.String(length=64), nullable=False),
+        sa.Column('variant', sa.String(length=64), nullable=False),
+        sa.Column('kind', sa.String(length=40), nullable=False),
+        sa.Column('from_date', sa.Date(), nullable=False),
+        sa.Column('to_date', sa.Date(), nullable=False),
+        sa.Column('is_ongoing', sa.SmallInteger(), nullable=False),
+        sa.Column('n', sa.Integer(), nullable=False),
+        sa.Column('n_found', sa.Integer(), nullable=False),
+        sa.Column('log_sum', sa.Double(), nullable=False),
         sa.Column('reason', sa.Unicode(length=1000), nullable=False),
         sa.Column('acknowledged_by', sa.Unicode(length=255), nullable=False),
         sa.Column('acknowledged_at', INSTANT, nullable=False),
@@ -60,6 +67,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('deletion_id')
     )
     op.create_index('deletions_name', 'deletions', ['kind', 'name'], unique=False)
+    create_table('doubts',
+        sa.Column('experiment', sa.String(length=64), nullable=False),
+        sa.Column('run_date', sa.Date(), nullable=False),
+        sa.Column('metric', sa.String(length=64), nullable=False),
+        sa.Column('variant', sa.String(length=64), nullable=False),
+        sa.Column('from_date', sa.Date(), nullable=False),
+        sa.Column('to_date', sa.Date(), nullable=False),
+        sa.Column('kind', sa.String(length=40), nullable=False),
+        sa.Column('words', sa.UnicodeText(), nullable=False),
+        sa.Column('n', sa.Integer(), nullable=False),
+        sa.Column('n_found', sa.Integer(), nullable=False),
+        sa.Column('log_sum', sa.Double(), nullable=False),
+        sa.Column('run_id', sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint('experiment', 'run_date', 'metric', 'variant', 'from_date')
+    )
     create_table('feature_counts',
         sa.Column('experiment', sa.String(length=64), nullable=False),
         sa.Column('run_date', sa.Date(), nullable=False),
