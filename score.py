@@ -52,7 +52,8 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     is_outdated = rebuild or night.read(looks.has_other_cohorts, experiment)
     if is_outdated:
         corrections.require_feeds(night, registration)
-    if is_outdated or corrections.reread(night, registration):
+    is_rebuilt = is_outdated or corrections.reread(night, registration)
+    if is_rebuilt:
         night.write(scores.drop_sums, name)
 
     # Final nights are added to sums for good, by cohort (in a dry run none); open ones for today.
@@ -63,7 +64,7 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     total = night.read(looks.sum_up, question, reading)
     figures = night.read(looks.measure, question, reading, total)
     doubted = night.read(looks.find_doubts, question, reading, total)
-    looks.tell_doubts(question, reading, doubted)
+    looks.tell_doubts(question, reading, doubted, is_rebuilt=is_rebuilt)
     look = night.read(looks.judge, question, reading, total, figures, doubted)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
     falls = night.read(looks.find_falls, question, figures)

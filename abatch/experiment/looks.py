@@ -18,6 +18,7 @@ from abatch.database import tables
 from abatch.errors import DatabaseError, DataError, NothingToDo
 from abatch.experiment import (
     corrections,
+    doubt_rules,
     doubts,
     outcomes,
     predictions,
@@ -27,7 +28,7 @@ from abatch.experiment import (
     verdicts,
 )
 from abatch.experiment.assignment import N_BUCKETS, assign
-from abatch.experiment.doubts import Doubt, Nights, Record
+from abatch.experiment.doubts import Doubt, Record
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration
@@ -98,7 +99,6 @@ class Reading(NamedTuple):
     n_read : rows that the database returned
     words : sentences on ids that look as if outcomes did not find their predictions
     record : what came of all nights
-    doubted : the nights that were doubted at the look before
     """
 
     feeds: Sequence[Feed]
@@ -110,7 +110,6 @@ class Reading(NamedTuple):
     n_read: int
     words: list[str]
     record: Record
-    doubted: Nights
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
@@ -204,12 +203,12 @@ def read_nights(
     new = doubts.make_record(
         feeds, told[:, :, 0], counted, gone, nights, [*experiment.split], window_days
     )
-    closed, doubted = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
+    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
     record = doubts.join(closed, new)
     variants = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
     checked = (doubts.check_ids(connection, feed, variants, span) for feed in feeds)
     words = [*filter(None, checked)]
-    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record, doubted)
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record)
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -265,7 +264,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}
-    record = doubts.pack(reading.record, reading.doubted)
+    record = doubts.pack(reading.record)
     sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
     key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
@@ -419,7 +418,7 @@ def find_doubts(
     """Nights whose outcomes are unlike those of the nights before."""
     experiment, tally = question.experiment, total.tally
     n = sum(
-        figures[:, doubts.N].sum()
+        figures[:, doubt_rules.N].sum()
         for (name, _), figures in reading.record.figures.items()
         if name == OUTCOME
     )
@@ -429,25 +428,28 @@ def find_doubts(
         outcomes.find_metrics(experiment),
         question.registration.plan,
         min(max(1.0, times), experiment.outcome.window_days),
-        doubts.find_acknowledged(connection, question.name),
+        doubts.read_acknowledged(connection, question.name),
+        doubts.read(connection, question.name),
     )
 
 
-def tell_doubts(question: Question, reading: Reading, found: Sequence[Doubt]) -> None:
+def tell_doubts(
+    question: Question, reading: Reading, found: Sequence[Doubt], *, is_rebuilt: bool
+) -> None:
     """Warn of nights that are doubted now, with an id that finds nobody if ids may be the cause.
 
-    And say so where nothing is doubted any more.
+    After a rebuild of all that are. And say so where nothing is doubted any more.
     """
     night = question.night
-    before = night.read(verdicts.find_doubts, question.name)
+    before = night.read(doubts.read, question.name)
     if before and not found:
-        night.warn(f"no night is doubted any more; it was {before}")
-    for doubt in doubts.find_news(found, reading.doubted):
+        night.warn("no night is doubted any more")
+    for doubt in doubts.find_news(reading.record, found, [] if is_rebuilt else before):
         stranger = None
-        if doubt.kind in doubts.OF_IDS:
+        if doubt.kind in doubt_rules.OF_IDS:
             days = [date.fromordinal(int(doubt.nights[-1]))]
             feeds = {feed.name: feed for feed in outcomes.pull_feeds(night, days)}
-            stranger = night.read(doubts.find_stranger, feeds[doubt.key[0]], question.name)
+            stranger = night.read(doubts.find_stranger, feeds[doubt.metric], question.name)
         example = f" An id that was never predicted is {stranger!r}." if stranger else ""
         night.warn(
             f"{doubt.words}{example} If it is right as it is: python -m abatch acknowledge"
@@ -512,24 +514,9 @@ def write(
     check_unchanged(connection, reading)
     if not night.is_early:
         scores.write_figures(connection, night, figures)
-        _keep_doubted(connection, night, reading, found)
         scores.mark_published(connection, night)
     verdicts.write_look(connection, night, look)
-
-
-def _keep_doubted(
-    connection: sa.Connection, night: Night, reading: Reading, found: Sequence[Doubt]
-) -> None:
-    """Keep which nights are doubted, beside the sums of the closed ones, if there are any."""
-    arrays = scores.load(connection, night.experiment.name, VERDICT_KEY)
-    closed, before = doubts.unpack(arrays)
-    doubted = doubts.gather(found)
-    if arrays and (doubted or before):
-        others = {
-            name: array for name, array in arrays.items() if name not in doubts.pack(closed, before)
-        }
-        arrays = others | doubts.pack(closed, doubted)
-        scores.save(connection, night, {VERDICT_KEY: arrays}, reading.span.after)
+    doubts.write(connection, night, found)
 
 
 def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
@@ -584,9 +571,9 @@ def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) ->
 
 def _do_matter(n_mixed: int, n_units: int, shift: float | None, effect: float) -> bool:
     """Whether those who are left out are many, or so unlike the others that it can be an effect."""
-    are_many = n_mixed > doubts.N_TELLING and n_mixed > MANY_MIXED * (n_mixed + n_units)
+    are_many = n_mixed > doubt_rules.N_TELLING and n_mixed > MANY_MIXED * (n_mixed + n_units)
     return are_many or _is_shift(n_mixed, shift, effect)
 
 
 def _is_shift(n_mixed: int, shift: float | None, effect: float) -> bool:
-    return n_mixed > doubts.N_TELLING and abs(shift or 0) > SMALL_SHIFT * abs(effect)
+    return n_mixed > doubt_rules.N_TELLING and abs(shift or 0) > SMALL_SHIFT * abs(effect)

@@ -163,12 +163,6 @@ def find_mature_date(connection: sa.Connection, experiment: str) -> date | None:
     )
 
 
-def find_doubts(connection: sa.Connection, experiment: str) -> str | None:
-    """What the newest look doubted; None if that was nothing."""
-    query = sa.select(looks.c.doubts).filter_by(experiment=experiment)
-    return connection.scalar(query.order_by(looks.c.run_date.desc()).limit(1))
-
-
 def find_smallest(
     connection: sa.Connection, experiment: str, run_date: date
 ) -> dict[tuple[str, ...], float]:
