@@ -1,18 +1,22 @@
 """Nights that are doubted, by counts with a stated rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from abatch.experiment import doubts, outcomes
-from abatch.experiment.doubts import (
+from abatch.experiment.doubt_rules import (
     BELOW,
     DOUBLED,
     FEW,
     FOUND,
+    GONE,
+    GONE_FOUND,
     LOGS,
     LOPSIDED,
     MOVED,
@@ -24,11 +28,10 @@ from abatch.experiment.doubts import (
     TOLD,
     TWICE,
     UNMATCHED,
-    Doubt,
+    UNPLANNED,
     N,
-    Record,
-    find_doubts,
 )
+from abatch.experiment.doubts import Doubt, Record, find_doubts
 from abatch.experiment.outcomes import Feed
 from abatch.queries import Query
 from abatch.sections import Outcome
@@ -47,19 +50,39 @@ def make_nights(n: float, *found: float, told: float = 0) -> np.ndarray:
     return figures
 
 
-def tell(
-    metric: Outcome = BINARY, *, times: float = 1, until: int | None = None, **variants: np.ndarray
-) -> list[Doubt]:
-    """What is doubted of nights from 0 on; those until one are acknowledged."""
+def make(variants: dict[str, np.ndarray]) -> Record:
     n = len(next(iter(variants.values())))
-    record = Record(np.arange(FIRST, FIRST + n), {("x", v): y for v, y in variants.items()})
-    acknowledged = None if until is None else NIGHT + timedelta(days=until)
+    return Record(np.arange(FIRST, FIRST + n), {("x", v): y for v, y in variants.items()})
+
+
+def tell(
+    metric: Outcome = BINARY,
+    *,
+    times: float = 1,
+    known: Sequence[Any] = (),
+    earlier: Sequence[Any] = (),
+    **variants: np.ndarray,
+) -> list[Doubt]:
+    """What is doubted of nights from 0 on."""
     metrics = {"x": (metric, Query("sales.sql", ""))}
-    return find_doubts(record, metrics, PLAN, times, acknowledged)
+    return find_doubts(make(variants), metrics, PLAN, times, known, earlier)
+
+
+def store(found: list[Doubt], last: int = -1) -> list[Any]:
+    """Rows as the tables have them, of a look whose newest night is `last`."""
+    return [
+        SimpleNamespace(
+            **doubt._asdict(),
+            from_date=date.fromordinal(int(doubt.nights[0])),
+            to_date=date.fromordinal(int(doubt.nights[-1])),
+            is_ongoing=int(doubt.nights[-1] == FIRST + last),
+        )
+        for doubt in found
+    ]
 
 
 def show(found: list[Doubt]) -> list[tuple[str, str, list[int]]]:
-    return [(doubt.kind, doubt.key[1], (doubt.nights - FIRST).tolist()) for doubt in found]
+    return [(doubt.kind, doubt.variant, (doubt.nights - FIRST).tolist()) for doubt in found]
 
 
 def span(first: int, last: int) -> list[int]:
@@ -98,8 +121,12 @@ def test_few_outcomes_by_the_plan_while_there_is_nothing_before() -> None:
     plan = plan.model_copy(update={"mean": 0.1, "source": "the training rows"})
     record = Record(np.arange(FIRST, FIRST + 14), nights)
     (doubt,) = find_doubts(record, metrics, plan, 1)
-    assert (doubt.nights - FIRST).tolist() == span(0, 4)
+    assert show([doubt]) == [(UNPLANNED, "A", span(0, 4))]
     assert "by the training rows it would be 100." in doubt.words
+    # Once it is known what nights bring, they are the measure, though the plan says more.
+    late = make_nights(200, *[20] * 11, *[0] * 15)
+    record = Record(np.arange(FIRST, FIRST + 26), {("outcome", "A"): late})
+    assert show(find_doubts(record, metrics, plan, 1)) == [(FEW, "A", span(11, 25))]
 
 
 @pytest.mark.parametrize("size", [20, 300])
@@ -138,6 +165,16 @@ def test_a_fault_of_one_variant_is_not_told_of_another() -> None:
     lost = [50] * 11 + [0] * 4 + [50] + [0] * 2 + [50] * 12
     found = tell(A=make_nights(500, *lost), B=make_nights(500, *[50] * 30))
     assert show(found) == [(FEW, "A", span(11, 14)), (FEW, "A", [16, 17])]
+
+
+def test_a_variant_that_loses_rows_every_other_night() -> None:
+    """Of 40 a night 28, seven times: 7 * 12 of 280 and 280; and on Sundays."""
+    for step, n in ((2, 28), (7, 63)):
+        counts = np.full(n, 40)
+        counts[14::step] = 12
+        found = show(tell(A=make_nights(400, *counts), B=make_nights(400, *[40] * n)))
+        assert {(kind, variant) for kind, variant, _ in found} == {(LOPSIDED, "A")}
+        assert [night for _, _, nights in found for night in nights] == [*range(14, n, step)]
 
 
 def test_predictions_that_find_less_of_what_the_feed_tells() -> None:
@@ -202,11 +239,13 @@ def test_amounts_that_are_booked_twice_for_good() -> None:
     assert show(found) == [(MOVED, "A", span(14, 53))]
     assert "other than 0 they are 100 in the geometric mean and 0% are below 0" in found[0].words
     assert "in the nights before it was 50 and 0%." in found[0].words
-    early = [14 + 7, 40, 53]
-    assert [tell(NUMERIC, A=twice, B=usual, until=night) for night in early] == [[], [], []]
-    worse = make_amounts([AMOUNTS] * 14 + [2 * AMOUNTS] * 20 + [20 * AMOUNTS] * 2)
-    found = tell(NUMERIC, A=worse, B=usual[:36], until=30)
-    assert show(found) == [(MOVED, "A", [34, 35])]
+    for last in (21, 40):
+        known = store(tell(NUMERIC, A=twice[: last + 1], B=usual[: last + 1]), last)
+        assert [row.is_ongoing for row in known] == [1]
+        assert tell(NUMERIC, A=twice, B=usual, known=known) == []
+    worse = make_amounts([AMOUNTS] * 14 + [2 * AMOUNTS] * 27 + [20 * AMOUNTS] * 2)
+    found = tell(NUMERIC, A=worse, B=usual[:43], known=known)
+    assert show(found) == [(MOVED, "A", [41, 42])]
 
 
 def test_amounts_of_one_variant() -> None:
@@ -235,12 +274,12 @@ def test_amounts_at_month_ends_are_told_until_that_is_acknowledged(
     """Three times as large in one week of four."""
     mean = 50 * np.tile(np.repeat([1, 1, 1, 3], 7), 4)
     a, b = (make_amounts([m * rng.lognormal(0, 1, 40) for m in mean]) for _ in "AB")
+    found = tell(NUMERIC, A=a, B=b)
     weeks = [span(first, first + 6) for first in (21, 49, 77, 105)]
-    assert (
-        sorted(nights for _, variant, nights in show(tell(NUMERIC, A=a, B=b)) if variant == "A")
-        == weeks
-    )
-    assert tell(NUMERIC, A=a, B=b, until=27) == []
+    assert sorted(nights for _, variant, nights in show(found) if variant == "A") == weeks
+    known = store(tell(NUMERIC, A=a[:25], B=b[:25]), 24)  # on the fourth night
+    assert [row.is_ongoing for row in known] == [1, 1]
+    assert tell(NUMERIC, A=a, B=b, known=known) == []
 
 
 def test_rows_that_come_twice() -> None:
@@ -261,14 +300,18 @@ def test_candidates_who_were_replaced() -> None:
     """40 are gone from a night that was done again; all had answered, or as many as of others."""
     for n_found, is_told in ((40, True), (4, False)):
         nights = make_nights(500, *[50] * 9)
-        nights[3, [doubts.GONE, doubts.GONE_FOUND]] = 40, n_found
+        nights[3, [GONE, GONE_FOUND]] = 40, n_found
         found = tell(A=nights)
         assert show(found) == ([(REPLACED, "A", [3])] if is_told else [])
         if is_told:
             assert (
-                "sales.sql: of 40 candidates of variant A in the night 2026-09-04" in found[0].words
+                "sales.sql: of 40 candidates of variant A in the nights 2026-09-04"
+                in found[0].words
             )
             assert "100% have an outcome, and 10% of those who are there now." in found[0].words
+    nights = make_nights(500, *[50] * 9)
+    nights[[3, 4, 6], GONE] = nights[[3, 4, 6], GONE_FOUND] = 11  # no 20 in any night
+    assert show(tell(A=nights)) == [(REPLACED, "A", [3, 4]), (REPLACED, "A", [6])]
 
 
 def make_feed(rows: list[tuple[str, object, float]], metric: Outcome) -> Feed:
@@ -308,28 +351,68 @@ def test_make_record_counts_by_night_and_variant() -> None:
     assert b[1].tolist() == [0] * N_FIGURES
 
 
+def test_acknowledged_are_these_nights_and_no_others() -> None:
+    """Three nights without outcomes that were over when a person said that they are right."""
+    usual, lost = [50] * 14, [0] * 3
+    nights = make_nights(500, *usual, *lost, *usual)
+    found = tell(A=nights)
+    assert show(found) == [(FEW, "A", [14, 15, 16])]
+    known = store(found, 30)
+    assert tell(A=nights, known=known) == []
+    again = make_nights(500, *usual, *lost, *usual, *lost)
+    assert show(tell(A=again, known=known)) == [(FEW, "A", [31, 32, 33])]
+    # They do not stand for others before, nor for themselves once something else has come of them.
+    early = make_nights(500, *usual[:10], 0, 0, *usual[:2], *lost, *usual)
+    assert show(tell(A=early, known=known)) == [(FEW, "A", [10, 11])]
+    more = make_nights(500, *usual, 0, 4, 0, *usual)
+    assert show(tell(A=more, known=known)) == [(FEW, "A", [14, 15, 16])]
+    # Amounts that are right say nothing of how many there are.
+    amounts = make_amounts([AMOUNTS] * 14 + [10 * AMOUNTS] * 3 + [AMOUNTS[:1]] * 7)
+    known = store([doubt for doubt in tell(NUMERIC, A=amounts) if doubt.kind == MOVED], 30)
+    assert show(tell(NUMERIC, A=amounts, known=known)) == [(FEW, "A", span(17, 23))]
+
+
+def test_nights_stay_doubted_while_they_are_as_they_were() -> None:
+    """What creeps is found elsewhere each night, but not before it is mended let go."""
+    usual, creeping = [50] * 20, [48, 45, 42, 38, 33, 28, 22, 15, 8, 0, 0, 0]
+    other = make_nights(500, *usual, *[50] * 12)
+    earlier: list[Any] = []
+    doubted: set[int] = set()
+    for n in range(23, 33):
+        found = tell(earlier=earlier, A=make_nights(500, *usual, *creeping)[:n], B=other[:n])
+        now = {night for _, _, nights in show(found) for night in nights}
+        assert now >= doubted
+        earlier, doubted = store(found), now
+    assert doubted >= set(span(24, 31))
+    mended = make_nights(500, *usual, *[50] * 5, *creeping[5:])
+    found = tell(earlier=earlier, A=mended, B=other)
+    assert min(night for _, _, nights in show(found) for night in nights) >= 24
+    assert tell(earlier=earlier, A=make_nights(500, *usual, *[50] * 12), B=other) == []
+
+
 def test_pack_keeps_the_newest_nights() -> None:
-    days, told = np.array([FIRST]), {("x", "A"): np.array([FIRST])}
-    new = Record(days, {("x", "A"): make_nights(60, 6)})
-    closed, seen = doubts.unpack({})
-    assert (len(closed.nights), seen) == (0, {})
+    new = Record(np.array([FIRST]), {("x", "A"): make_nights(60, 6)})
+    closed = doubts.unpack({})
+    assert len(closed.nights) == 0
     for _ in range(doubts.N_KEPT + 5):
-        closed, seen = doubts.unpack(doubts.pack(doubts.join(closed, new), told))
+        closed = doubts.unpack(doubts.pack(doubts.join(closed, new)))
     assert closed.figures["x", "A"].tolist() == make_nights(60, *[6] * doubts.N_KEPT).tolist()
     assert closed.nights.tolist() == [FIRST] * doubts.N_KEPT
-    assert seen["x", "A"].tolist() == [FIRST]
-    nothing = Record(days[:0], {})
+    nothing = Record(closed.nights[:0], {})
     assert doubts.join(closed, nothing).nights.tolist() == closed.nights.tolist()
 
 
 def test_find_news_of_nights_that_were_not_doubted() -> None:
-    found = tell(A=make_nights(550, *[55] * 14, 0, 0, *[55] * 12, 0))
+    nights = make_nights(550, *[55] * 14, 0, 0, *[55] * 12, 0)
+    record, found = make({"A": nights}), tell(A=nights)
     assert show(found) == [(FEW, "A", [14, 15]), (FEW, "A", [28])]
-    told = doubts.gather(found)
-    assert told["x", "A"].tolist() == [FIRST + 14, FIRST + 15, FIRST + 28]
-    assert doubts.find_news(found, told) == []
-    assert doubts.find_news(found, {("x", "A"): told["x", "A"][:2]}) == found[1:]
-    assert doubts.find_news(found, {("x", "B"): told["x", "A"]}) == found
+    assert doubts.gather(found)["x", "A"].tolist() == [FIRST + 14, FIRST + 15, FIRST + 28]
+    rows = store(found)
+    assert doubts.find_news(record, found, rows) == []
+    assert doubts.find_news(record, found, rows[:1]) == found[1:]
+    for row in rows:
+        row.variant = "B"
+    assert doubts.find_news(record, found, rows) == found
     assert doubts.describe(found) == (
         "x of A: 2026-09-15, 2026-09-16 (few outcomes); x of A: 2026-09-29 (few outcomes)"
     )
