@@ -172,9 +172,9 @@ def test_score_tells_of_candidates_who_change_variant(
         found = connection.scalars(sa.select(looks.c.doubts).order_by(looks.c.run_date)).all()
         assert found[:2] == [None, None]
         for line, nights in zip(found[2:], ("2026-09-02", "2026-09-02, 2026-09-03"), strict=True):
-            first, _, moved = str(line).partition("; ")
+            first, _, rest = str(line).partition("; ")
             assert first.startswith(f"outcome of A: {nights} (")
-            assert moved == doubted
+            assert rest == doubted
         assert set(connection.scalars(sa.select(current_verdicts.c.doubts))) == {found[-1]}
 
 
