@@ -165,6 +165,9 @@ def test_a_fault_of_one_variant_is_not_told_of_another() -> None:
     lost = [50] * 11 + [0] * 4 + [50] + [0] * 2 + [50] * 12
     found = tell(A=make_nights(500, *lost), B=make_nights(500, *[50] * 30))
     assert show(found) == [(FEW, "A", span(11, 14)), (FEW, "A", [16, 17])]
+    # All fall alike, B by a little more than a half: A is not held against what is left of B.
+    falls = [make_nights(500, *[50] * 14, *[n] * 21) for n in (26, 24)]
+    assert show(tell(A=falls[0], B=falls[1])) == [(FEW, "B", span(14, 34))]
 
 
 def test_a_variant_that_loses_rows_every_other_night() -> None:

@@ -35,6 +35,10 @@ UNMATCHED, MOVED = "few of what the feed tells", "other amounts"
 LOPSIDED, MOVED_ALONE = "unlike other variants", "amounts unlike other variants"
 OF_AMOUNTS = {DOUBLED, MOVED, MOVED_ALONE}  # of numeric outcomes
 OF_IDS = {FEW, UNPLANNED, UNMATCHED, LOPSIDED}  # what ids that are written otherwise look like
+BESIDE = {
+    LOPSIDED,
+    MOVED_ALONE,
+}  # the other variants, of nights that are not doubted of any of these
 ALIKE = (OF_IDS, {MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
 # What shows by itself, then beside the other variants, then beside the feed.
 PASSES = [(REPLACED, DOUBLED, FEW, UNPLANNED, MOVED), (LOPSIDED, MOVED_ALONE), (UNMATCHED,)]

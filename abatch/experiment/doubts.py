@@ -177,10 +177,8 @@ def find_doubts(
     for names in PASSES:
         for key, own in trusted.items():
             name, (metric, query) = key[0], metrics[key[0]]
-            others = sum(
-                (trusted[other] for other in trusted if other[0] == name and other != key),
-                np.zeros_like(own),
-            )
+            beside = [other for other in trusted if other[0] == name and other != key]
+            others = sum((trusted[other] for other in beside), np.zeros_like(own))
             by_plan = plan if name == OUTCOME and metric.kind == "binary" else None
             rules = doubt_rules.make_rules(own, left[key], by_plan, times)
             are_used = [
@@ -188,12 +186,14 @@ def find_doubts(
             ]
             used = {kind: rules[kind] for kind in compress(names, are_used)}
             settled = {kind: _mark(record, key, kind, known) for kind in used}
+            for kind in settled.keys() & doubt_rules.BESIDE:
+                settled[kind] |= np.any([~left[other] for other in beside], axis=0)
             if REPLACED in settled:
                 settled[REPLACED] |= own[:, GONE] == 0
             lasting = [row for row in known if row.is_ongoing]
             right = {kind: _mark(record, key, kind, lasting) for kind in used}
-            beside = np.hstack([figures[key], others])
-            for found in scan.find_runs(beside, used, left[key], settled, right):
+            both = np.hstack([figures[key], others])
+            for found in scan.find_runs(both, used, left[key], settled, right):
                 days = list_days(_to_days(record.nights[found.nights]))
                 words = doubt_rules.describe(found, key[1], days, by_plan)
                 doubts += _make(record, key, found.nights, found.rule, f"{query.file}: {words}")
