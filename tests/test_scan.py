@@ -135,7 +135,10 @@ def test_find_runs_that_are_like_accepted_nights() -> None:
     assert [run.nights.tolist() for run in find(low + [25] * 5)] == [[*range(10, 25)]]
     right = [*range(10, 20)]
     assert find(low + [25] * 5, right=right) == []
-    assert find(low + [35] * 5 + [50] * 5 + [25] * 9, right=right) == []
+    assert find(low + [25] * 30, right=right) == []
+    assert find(low + [35] * 5 + [50] * 5, right=right) == []
+    (run,) = find(low + [25] * 2 + [50] * 5 + [25] * 9, right=right)  # once more, after it was over
+    assert run.nights.tolist() == [*range(27, 36)]
     (run,) = find(low + [10] * 4 + [25] * 5, right=right)
     assert run.nights.tolist() == [20, 21, 22, 23]
     (run,) = find(low + [100] * 4 + [50] * 5, right=right)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import xlogy
 
+NEAR = 3  # nights within which something goes on
 LEAST = 3  # nights of a run that leaves some out
 WEEK = 7  # nights, so that all weekdays are among them
 LINE = 5.0  # standard deviations; chance goes farther in 3 of 10 million
@@ -92,49 +93,57 @@ def find_runs(
     left : array of bool, shape (n_nights,), the nights that are looked at; those that were found
         are taken out of it
     settled : by rule, nights that it is not to look at
-    accepted : by rule, nights that are unlike others, and known to be right; no run is found that
-        is like these
+    accepted : by rule, nights that are unlike others, and known to be right, as those are that go
+        on from them and are like them
     """
+    known, accepted = (
+        {name: array.copy() for name, array in of.items()} for of in (settled, accepted)
+    )
     usual: Runs | None = None
     steps: tuple[int, ...] = ()
     of = left[:0]
     for name, rule in rules.items():
-        while (looked_at := left & ~settled[name]).any():
+        while (looked_at := left & ~known[name]).any():
             if usual is None or steps != rule.steps or not np.array_equal(looked_at, of):
                 steps, of = rule.steps, looked_at
                 usual = _make_runs(figures, looked_at, steps)
-            chosen = _choose(rule, usual, figures[accepted[name]])
+            are_new, are_alike = _sort(rule, usual, figures[accepted[name]])
+            chosen = _choose(rule, usual, are_new if are_new.any() else are_alike)
             if chosen is None:
                 break
             step, rows = usual.step[chosen], np.flatnonzero(looked_at)[usual.phase[chosen] :]
             nights = rows[::step]
             nights = nights[(nights >= usual.first[chosen]) & (nights <= usual.last[chosen])]
+            goes_on = accepted[name][np.flatnonzero(left[: nights[0]])[-NEAR:]].any()
+            if goes_on and not are_new.any():
+                known[name][nights] = accepted[name][nights] = True
+                continue
             left[nights] = False
             yield Found(name, nights, usual.inside[chosen], usual.before[chosen])
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what was not counted is nan
-def _choose(rule: Rule, usual: Runs, accepted: np.ndarray) -> np.intp | None:
-    """Which run is found, if any: the most unlikely, as wide as it may be nearly as unlikely.
-
-    Parameters
-    ----------
-    accepted : figures of nights that are known to be right, enough for any rule to go by
-    """
+def _sort(rule: Rule, usual: Runs, accepted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The runs that a rule finds: beyond accepted nights, and between these and the usual ones."""
     are_found = rule.find(usual)
+    if not (len(accepted) and are_found.any()):
+        return are_found, np.zeros_like(are_found)
+    before = np.broadcast_to(accepted.sum(axis=0), usual.before.shape)
+    n_before = np.full(len(before), max(WEEK, len(accepted)))  # enough for any rule to go by
+    beside = usual._replace(before=before, n_before=n_before)
+    is_same_way = np.sign(rule.compare(beside)) == np.sign(rule.compare(usual))
+    are_new = are_found & rule.find(beside) & is_same_way
+    return are_new, are_found & ~are_new
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def _choose(rule: Rule, usual: Runs, are_found: np.ndarray) -> np.ndarray | None:
+    """The most unlikely of some runs, as wide as it may be nearly as unlikely; None of none."""
     if not are_found.any():
         return None
     z = np.nan_to_num(rule.compare(usual), posinf=0, neginf=0)
-    may_be = np.ones(len(z), dtype=bool)
-    if len(accepted):  # between these and the usual ones is nothing new
-        before = np.broadcast_to(accepted.sum(axis=0), usual.before.shape)
-        right = usual._replace(before=before, n_before=np.full(len(z), max(WEEK, len(accepted))))
-        may_be = rule.find(right) & (np.sign(rule.compare(right)) == np.sign(z))
-        are_found &= may_be
-        if not are_found.any():
-            return None
     best = _argmax(np.abs(z), are_found)
-    may_be &= (np.sign(z) == np.sign(z[best])) & (usual.step == usual.step[best])
+    may_be = (np.sign(z) == np.sign(z[best])) & (usual.step == usual.step[best])
     may_be &= usual.phase == usual.phase[best]
     inside = (usual.first >= usual.first[best]) & (usual.last <= usual.last[best])
     core = _argmax(np.abs(z), may_be & inside)
@@ -143,8 +152,8 @@ def _choose(rule: Rule, usual: Runs, accepted: np.ndarray) -> np.intp | None:
     return _argmax(usual.n_nights, around) if around.any() else core
 
 
-def _argmax(values: np.ndarray, among: np.ndarray) -> np.intp:
-    return np.argmax(np.where(among, values, -np.inf))
+def _argmax(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    return np.asarray(np.argmax(np.where(among, values, -np.inf)))
 
 
 def _make_runs(figures: np.ndarray, looked_at: np.ndarray, steps: Sequence[int]) -> Runs:
