@@ -11,12 +11,12 @@ import pytest
 
 from abatch.experiment import doubts, outcomes
 from abatch.experiment.doubt_rules import (
+    ADDED,
     BELOW,
     DOUBLED,
     FEW,
     FOUND,
     GONE,
-    GONE_FOUND,
     LOGS,
     LOPSIDED,
     MOVED,
@@ -271,7 +271,7 @@ def test_amounts_of_weekends_and_of_rare_large_ones_are_silent(
         assert tell(NUMERIC, A=a, B=b) == []
 
 
-def test_amounts_at_month_ends_are_told_until_that_is_acknowledged(
+def test_amounts_at_month_ends_are_told_each_time(
     rng: np.random.Generator,
 ) -> None:
     """Three times as large in one week of four."""
@@ -282,7 +282,9 @@ def test_amounts_at_month_ends_are_told_until_that_is_acknowledged(
     assert sorted(nights for _, variant, nights in show(found) if variant == "A") == weeks
     known = store(tell(NUMERIC, A=a[:25], B=b[:25]), 24)  # on the fourth night
     assert [row.is_ongoing for row in known] == [1, 1]
-    assert tell(NUMERIC, A=a, B=b, known=known) == []
+    assert tell(NUMERIC, A=a[:42], B=b[:42], known=known) == []  # the week's other nights, too
+    later = show(tell(NUMERIC, A=a, B=b, known=known))
+    assert sorted(nights for _, variant, nights in later if variant == "A") == weeks[1:]
 
 
 def test_rows_that_come_twice() -> None:
@@ -299,21 +301,24 @@ def test_rows_that_come_twice() -> None:
         )
 
 
-def test_candidates_who_were_replaced() -> None:
-    """40 are gone from a night that was done again; all had answered, or as many as of others."""
+@pytest.mark.parametrize("column", [GONE, ADDED])
+def test_candidates_who_were_replaced(column: int) -> None:
+    """40 of a night that was done again; all of them have answered, or as many as of others."""
     for n_found, is_told in ((40, True), (4, False)):
         nights = make_nights(500, *[50] * 9)
-        nights[3, [GONE, GONE_FOUND]] = 40, n_found
+        nights[3, [column, column + 1]] = 40, n_found
         found = tell(A=nights)
         assert show(found) == ([(REPLACED, "A", [3])] if is_told else [])
         if is_told:
-            assert (
-                "sales.sql: of 40 candidates of variant A in the nights 2026-09-04"
-                in found[0].words
+            words = found[0].words
+            assert "sales.sql: the nights 2026-09-04 were predicted again: of" in words
+            assert ("of 40 candidates of variant A who are gone from them 100%" in words) == (
+                column == GONE
             )
-            assert "100% have an outcome, and 10% of those who are there now." in found[0].words
+            assert ("of 40 who came in their place 100%" in words) == (column == ADDED)
+            assert "and of all who are there now 10%." in words
     nights = make_nights(500, *[50] * 9)
-    nights[[3, 4, 6], GONE] = nights[[3, 4, 6], GONE_FOUND] = 11  # no 20 in any night
+    nights[[3, 4, 6], column] = nights[[3, 4, 6], column + 1] = 11  # no 20 in any night
     assert show(tell(A=nights)) == [(REPLACED, "A", [3, 4]), (REPLACED, "A", [6])]
 
 
@@ -340,17 +345,18 @@ def test_make_record_counts_by_night_and_variant() -> None:
         NUMERIC,
     )
     outcomes.attach_all(frame, [feed], 14)
-    gone = frame[frame["candidate_id"] == "2"].assign(outcome=7.0)
+    gone = frame[frame["candidate_id"] == "2"].assign(outcome=7.0, is_gone=1)
     exposures = frame[frame["candidate_id"] != "2"]
+    replaced = pd.concat([gone, frame[frame["candidate_id"] == "3"].assign(is_gone=0)])
     nights = [NIGHT, NIGHT + timedelta(days=1)]
     told = np.array([[4], [1]])
-    new = doubts.make_record([feed], told, exposures, gone, nights, ["A", "B"], 14)
+    new = doubts.make_record([feed], told, exposures, replaced, nights, ["A", "B"], 14)
     assert new.nights.tolist() == [FIRST, FIRST + 1]
     log = np.log(4), np.log(3)
     a, b = (new.figures["outcome", variant] for variant in "AB")
-    assert a[0].tolist() == pytest.approx([1, 1, 4, log[0], log[0] ** 2, 0, 2, 2, 1, 1])
-    assert a[1].tolist() == [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert b[0].tolist() == pytest.approx([1, 1, 4, log[1], log[1] ** 2, 1, 1, 0, 0, 0])
+    assert a[0].tolist() == pytest.approx([1, 1, 4, log[0], log[0] ** 2, 0, 2, 2, 1, 1, 0, 0])
+    assert a[1].tolist() == [1, 0, 1, *[0] * 9]
+    assert b[0].tolist() == pytest.approx([1, 1, 4, log[1], log[1] ** 2, 1, 1, 0, 0, 0, 1, 1])
     assert b[1].tolist() == [0] * N_FIGURES
 
 

@@ -472,29 +472,33 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
             assert predictions.describe_gone(connection, other) is None
 
 
-def test_read_gone_after_a_night_was_done_again(engine: sa.Engine) -> None:
-    """Twice: c0 has gone, c4 has moved, c1 had gone and is there again."""
+def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine) -> None:
+    """Twice: c0 has gone, c4 has moved, c9 is new, c1 had gone and is there again."""
     rows: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
     moved: Row = ("c4", "B", 0.5, rows[4][3])
+    new: Row = ("c9", "A", 0.5, "9" * 16)
     before = NIGHT - timedelta(days=1)
     for run_id, night, kept in (
         ("run0", before, rows),
         ("run1", NIGHT, rows),
         ("run2", NIGHT, [*rows[2:4], moved]),
-        ("run3", NIGHT, [*rows[1:4], moved]),
+        ("run3", NIGHT, [*rows[1:4], moved, new]),
     ):
         stage(engine, make_frame(kept, run_id, night))
         publish(engine, run_id, night, A=1)
     with engine.connect() as connection:
-        gone = predictions.read_gone(connection, predictions.Span("card_offer", before, NIGHT))
-        assert sorted(zip(gone["candidate_id"], gone["variant"], strict=True)) == [
-            ("c0", "A"),
-            ("c4", "A"),
+        span = predictions.Span("card_offer", before, NIGHT)
+        found = predictions.read_replaced(connection, span)
+        columns = (found[name] for name in ("candidate_id", "variant", "is_gone"))
+        assert sorted(zip(*columns, strict=True)) == [
+            ("c0", "A", 1),
+            ("c4", "A", 1),
+            ("c9", "A", 0),
         ]
-        assert set(gone["run_date"].dt.date) == {NIGHT}
+        assert set(found["run_date"].dt.date) == {NIGHT}
         for after, last in ((NIGHT, NIGHT), (before - timedelta(days=1), before)):
             span = predictions.Span("card_offer", after, last)
-            assert predictions.read_gone(connection, span).empty
+            assert predictions.read_replaced(connection, span).empty
 
 
 def test_describe_doubles_where_they_are_many() -> None:

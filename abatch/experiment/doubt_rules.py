@@ -44,10 +44,11 @@ ALIKE = (OF_IDS, {MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
 PASSES = [(REPLACED, DOUBLED, FEW, UNPLANNED, MOVED), (LOPSIDED, MOVED_ALONE), (UNMATCHED,)]
 # What is counted of a night, by feed and variant: predictions; those with an outcome; events in
 # the night's window, of whomever; of the outcomes the sum of log |y|, that of its squares, and how
-# many are below 0; of a numeric feed the rows behind them, and those that come twice; candidates of
-# the night as it was first published who are gone, and those of them with an outcome.
+# many are below 0; of a numeric feed the rows behind them, and those that come twice; who is gone
+# since the night was done again, and those of them with an outcome; who came in their place, and
+# those of them with an outcome.
 N, FOUND, TOLD, LOGS, SQUARES, BELOW, ROWS, TWICE, GONE, GONE_FOUND = range(10)
-N_FIGURES = 10
+ADDED, ADDED_FOUND, N_FIGURES = 10, 11, 12
 
 
 def make_rules(
@@ -87,14 +88,20 @@ def make_rules(
 
 
 def _compare_replaced(runs: Runs) -> np.ndarray:
-    """Those who are gone with those who are there."""
-    gone, found = runs.inside[:, GONE], runs.inside[:, GONE_FOUND]
-    z = scan.compare_rates(found, gone, runs.inside[:, FOUND], runs.inside[:, N])
-    return np.where(gone >= N_TELLING, z, np.nan)
+    """Those who are gone, or those who have come in their place, with the others."""
+    n, found = runs.inside[:, N], runs.inside[:, FOUND]
+    gone, added = (runs.inside[:, [i, i + 1]].T for i in (GONE, ADDED))
+    of_gone = scan.compare_rates(gone[1], gone[0], found, n)
+    of_added = scan.compare_rates(added[1], added[0], found - added[1], n - added[0])
+    of_gone, of_added = (
+        np.where(side[0] >= N_TELLING, np.nan_to_num(z), 0.0)
+        for side, z in ((gone, of_gone), (added, of_added))
+    )
+    return np.where(np.abs(of_gone) > np.abs(of_added), of_gone, of_added)
 
 
 def _are_replaced(runs: Runs, times: float) -> np.ndarray:
-    """Candidates are gone who answered unlike those who are there."""
+    """Candidates are gone, or have come, who answered unlike the others."""
     return np.asarray(np.abs(_compare_replaced(runs)) > LINE)
 
 
@@ -325,12 +332,13 @@ def describe(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
     """What was found, and where to look."""
     now, before = found.inside, found.before
     if found.rule == REPLACED:
+        share = [f"{now[i + 1] / now[i]:.0%}" if now[i] else "none" for i in (GONE, ADDED, N)]
         return (
-            f"of {now[GONE]:,.0f} candidates of variant {variant} in the nights {nights}, who were"
-            f" replaced when these were predicted again, {now[GONE_FOUND] / now[GONE]:.0%} have an"
-            f" outcome, and {now[FOUND] / now[N]:.0%} of those who are there now. If they are gone"
-            " because they have answered, what follows on the nights is wrong: predict them again"
-            " for those who were candidates then."
+            f"the nights {nights} were predicted again: of {now[GONE]:,.0f} candidates of variant"
+            f" {variant} who are gone from them {share[0]} have an outcome, of {now[ADDED]:,.0f}"
+            f" who came in their place {share[1]}, and of all who are there now {share[2]}. If the"
+            " query returned others because some had answered, what follows on the nights is"
+            " wrong: predict them again for those who were candidates then."
         )
     if found.rule == DOUBLED:
         return (

@@ -19,6 +19,8 @@ from abatch.database.writing import replace_rows
 from abatch.errors import DataError
 from abatch.experiment import doubt_rules, outcomes, predictions
 from abatch.experiment.doubt_rules import (
+    ADDED,
+    ADDED_FOUND,
     BELOW,
     FOUND,
     GONE,
@@ -86,7 +88,7 @@ def make_record(
     feeds: Sequence[Feed],
     told: np.ndarray,
     exposures: pd.DataFrame,
-    gone: pd.DataFrame,
+    replaced: pd.DataFrame,
     nights: Sequence[date],
     variants: Sequence[str],
     window_days: int,
@@ -97,15 +99,17 @@ def make_record(
     ----------
     told : array, shape (n_nights, n_feeds), events in each night's window
     exposures : candidate_id, variant, run_date and a column for each feed, one row per prediction
-    gone : the same of predictions that were replaced by others, without their candidates
+    replaced : the same of predictions that were replaced, and of those in their place, with is_gone
     """
     days, figures = pd.DatetimeIndex(nights), {}
     for i, feed in enumerate(feeds):
         parts = _count_amounts(exposures, feed, window_days)
-        left = pd.DataFrame({GONE: 1.0, GONE_FOUND: gone[feed.name].to_numpy(float) != 0})
+        is_gone, found = replaced["is_gone"] == 1, replaced[feed.name].to_numpy(float) != 0
+        changed = {GONE: is_gone, GONE_FOUND: is_gone & found}
+        changed |= {ADDED: ~is_gone, ADDED_FOUND: ~is_gone & found}
         for variant in variants:
             counted = np.zeros((len(days), N_FIGURES))
-            for frame, rows in ((parts, exposures), (left, gone)):
+            for frame, rows in ((parts, exposures), (pd.DataFrame(changed), replaced)):
                 is_own = (rows["variant"] == variant).to_numpy()
                 own = frame[is_own].astype(float)
                 by_night = own.groupby(pd.DatetimeIndex(rows["run_date"][is_own])).sum()
@@ -189,7 +193,7 @@ def find_doubts(
             for kind in settled.keys() & doubt_rules.BESIDE:
                 settled[kind] |= np.any([~left[other] for other in beside], axis=0)
             if REPLACED in settled:
-                settled[REPLACED] |= own[:, GONE] == 0
+                settled[REPLACED] |= own[:, GONE] + own[:, ADDED] == 0
             lasting = [row for row in known if row.is_ongoing]
             right = {kind: _mark(record, key, kind, lasting) for kind in used}
             both = np.hstack([figures[key], others])

@@ -197,11 +197,11 @@ def read_nights(
     counted = pd.concat(exposures, ignore_index=True) if exposures else nothing
     window_days = experiment.outcome.window_days
     told = corrections.condense(feeds, nights, window_days)
-    gone = predictions.read_gone(connection, span)
-    gone = gone[gone["run_date"] >= start].reset_index(drop=True)
-    outcomes.attach_all(gone, feeds, window_days)
+    replaced = predictions.read_replaced(connection, span)
+    replaced = replaced[replaced["run_date"] >= start].reset_index(drop=True)
+    outcomes.attach_all(replaced, feeds, window_days)
     new = doubts.make_record(
-        feeds, told[:, :, 0], counted, gone, nights, [*experiment.split], window_days
+        feeds, told[:, :, 0], counted, replaced, nights, [*experiment.split], window_days
     )
     closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
     record = doubts.join(closed, new)

@@ -391,22 +391,29 @@ def stream_predictions(
         yield rows.astype(PREDICTED)
 
 
-def read_gone(connection: sa.Connection, span: Span) -> pd.DataFrame:
-    """Candidates of nights before they were done again, who are not there as they were.
+def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
+    """Who is not there as before a night was done again, and who is there since.
 
     Returns
     -------
-    DataFrame of candidate_id, variant and run_date
+    DataFrame of candidate_id, variant, run_date and is_gone: 1 if he was there, 0 if he is now
     """
-    s, p = predictions_superseded.c, predictions.c
-    is_there = sa.exists().where(
-        *(p[name] == s[name] for name in ("experiment", "run_date", "candidate_id", "variant"))
-    )
-    query = sa.select(s.candidate_id, s.variant, s.run_date).distinct()
-    query = query.where(s.experiment == span.experiment, s.run_date > span.after)
-    rows = connection.execute(query.where(s.run_date <= span.last, ~is_there))
-    frame = pd.DataFrame.from_records([*map(tuple, rows)], columns=[*rows.keys()])
-    return frame.astype({name: PREDICTED[name] for name in frame.columns})
+    old, new = predictions_superseded, predictions
+    frames = []
+    for table, other, is_gone in ((old, new, 1), (new, old, 0)):
+        c = table.c
+        names = ("experiment", "run_date", "candidate_id", "variant")
+        is_there = sa.exists().where(*(other.c[name] == c[name] for name in names))
+        query = sa.select(c.candidate_id, c.variant, c.run_date).distinct()
+        query = query.where(c.experiment == span.experiment, c.run_date > span.after)
+        query = query.where(c.run_date <= span.last, ~is_there)
+        done_again = sa.select(old.c.run_date).filter_by(experiment=span.experiment)
+        rows = connection.execute(query.where(c.run_date.in_(done_again)))
+        frame = pd.DataFrame.from_records([*map(tuple, rows)], columns=[*rows.keys()])
+        frames.append(
+            frame.astype({name: PREDICTED[name] for name in frame}).assign(is_gone=is_gone)
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:
