@@ -755,7 +755,7 @@ def test_acknowledge_what_is_doubted(
     code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
     assert (code, out) == (2, "")
     assert err == (
-        "abatch acknowledge: card_offer: the newest look doubts nothing that is not acknowledged"
+        "abatch acknowledge: card_offer: the newest look doubts no night, or it is acknowledged"
         " already.\n"
     )
     common = {"experiment": "card_offer", "run_date": date(2026, 9, 20), "metric": "outcome"}
@@ -772,7 +772,7 @@ def test_acknowledge_what_is_doubted(
     assert out.endswith("\nIt rests on outcomes that are doubted: mending them may overturn it.\n")
     head = "card_offer: right from the next score on (python score.py --force today):\n"
     one = "  outcome of B, 2026-09-01 to 2026-09-02 (few outcomes)\n"
-    other = "  outcome of A, 2026-09-03 to 2026-09-04, and later nights that are like these"
+    other = "  outcome of A, 2026-09-03 to 2026-09-04, and nights that go on like these"
     code, out, err = call(
         capsys, bank, "acknowledge", "card_offer", *reason, "--night", "2026-09-01"
     )
@@ -790,7 +790,7 @@ def test_acknowledge_what_is_doubted(
         capsys, bank, "acknowledge", "card_offer", *reason, "--night", "2026-09-09"
     )
     assert (code, out) == (2, "")
-    assert "the newest look doubts no 2026-09-09 that is not" in err
+    assert "the newest look doubts not the night 2026-09-09, or it is" in err
     code, out, err = call(capsys, bank, "acknowledge", "card_ofer", *reason)
     assert (code, out) == (2, "")
     assert "Did you mean 'card_offer'?" in err

@@ -287,9 +287,9 @@ def acknowledge(
         row = {"reason": reason, "acknowledged_by": by, "acknowledged_at": night.utc_now()}
         doubted = records.acknowledge(connection, experiment, of, **row)
         if not doubted:
+            which = "no night" if of is None else f"not the night {of}"
             raise UsageError(
-                f"{experiment}: the newest look doubts {'nothing' if of is None else f'no {of}'}"
-                " that is not acknowledged already."
+                f"{experiment}: the newest look doubts {which}, or it is acknowledged already."
             )
         return doubted
 

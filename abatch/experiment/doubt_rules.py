@@ -24,7 +24,7 @@ NINE_TENTHS = 9 / 10  # of a variant's own usual rate
 LOPSIDED_LINE, STEADY_LINE = 4.5, 3.5
 STEPS = (1, 2, WEEK)  # what one of two loaders does, or the one of Sundays
 N_LOPSIDED = 3  # nights, as a weekend may bring fewer to one variant alone
-NEARLY_DOUBLE, MANY_TIMES = 1.6, 5.0  # a usual amount, of a week and of fewer nights
+NEARLY_DOUBLE, MANY_TIMES = 1.6, 4.0  # a usual amount, of a week and of fewer nights
 USUAL = 2  # times as far as amounts have been from the usual is nothing unusual
 EXACT = 1e9  # predictions that show a rate
 LEAST_VARIANCE = 1e-6  # of log |y|
@@ -320,9 +320,9 @@ def _are_moved_alone(runs: Runs, times: float) -> np.ndarray:
     """A variant's amounts have moved, and more so than those of the others."""
     least = np.min([side.n for side in _find_sides(runs)], axis=0)
     own, beyond = _measure_own_move(runs)
-    are_enough = (runs.n_nights >= N_LOPSIDED) & (runs.n_before > 0)
-    are_far = (least >= N_TELLING) & are_enough & (np.sign(own) == np.sign(beyond))
-    are_far &= (np.abs(own) > -np.log(NINE_TENTHS)) & (np.abs(beyond) > -np.log(FOUR_FIFTHS))
+    part = np.where(runs.n_nights >= N_LOPSIDED, FOUR_FIFTHS, HALF)
+    are_far = (least >= N_TELLING) & (runs.n_before > 0) & (np.sign(own) == np.sign(beyond))
+    are_far &= (np.abs(own) > -np.log(NINE_TENTHS)) & (np.abs(beyond) > -np.log(part))
     are_far &= np.abs(own) > np.abs(own - beyond)
     compare = partial(_compare_own_amounts, compare=scan.compare_means, times=times)
     return _narrow(are_far, runs, compare, times=1)

@@ -118,9 +118,9 @@ def acknowledge(
         if connection.execute(sa.select(acknowledgements).filter_by(**values)).first():
             continue
         connection.execute(acknowledgements.insert().values({**values, **row}))
-        later = ", and later nights that are like these" if values["is_ongoing"] else ""
-        nights = f"{doubt.from_date} to {doubt.to_date}{later}"
-        told.append(f"{doubt.metric} of {doubt.variant}, {nights} ({doubt.kind})")
+        later = ", and nights that go on like these" if values["is_ongoing"] else ""
+        ends = dict.fromkeys([str(doubt.from_date), str(doubt.to_date)])
+        told.append(f"{doubt.metric} of {doubt.variant}, {' to '.join(ends)}{later} ({doubt.kind})")
     return told
 
 
