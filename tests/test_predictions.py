@@ -473,7 +473,7 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
 
 
 def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine) -> None:
-    """Twice: c0 has gone, c4 has moved, c9 is new, c1 had gone and is there again."""
+    """Twice: c0 has gone, c4 has moved, c9 is new, c1 had gone and is there as at first."""
     rows: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
     moved: Row = ("c4", "B", 0.5, rows[4][3])
     new: Row = ("c9", "A", 0.5, "9" * 16)
@@ -493,6 +493,7 @@ def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine) -> None:
         assert sorted(zip(*columns, strict=True)) == [
             ("c0", "A", 1),
             ("c4", "A", 1),
+            ("c4", "B", 0),
             ("c9", "A", 0),
         ]
         assert set(found["run_date"].dt.date) == {NIGHT}

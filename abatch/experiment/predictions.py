@@ -392,23 +392,24 @@ def stream_predictions(
 
 
 def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
-    """Who is not there as before a night was done again, and who is there since.
+    """Who is not there as when a night was first done, and who is there that was not.
 
     Returns
     -------
     DataFrame of candidate_id, variant, run_date and is_gone: 1 if he was there, 0 if he is now
     """
-    old, new = predictions_superseded, predictions
+    c = predictions_superseded.c
+    of_span = (c.experiment == span.experiment, c.run_date > span.after, c.run_date <= span.last)
+    first = sa.select(sa.func.min(c.run_id)).where(*of_span).group_by(c.run_date)
+    run_ids = connection.scalars(first).all()  # which begin with when they were begun
+    old = sa.select(predictions_superseded).where(c.run_id.in_(run_ids)).subquery()
     frames = []
-    for table, other, is_gone in ((old, new, 1), (new, old, 0)):
-        c = table.c
+    for table, other, is_gone in ((old, predictions, 1), (predictions, old, 0)):
         names = ("experiment", "run_date", "candidate_id", "variant")
-        is_there = sa.exists().where(*(other.c[name] == c[name] for name in names))
-        query = sa.select(c.candidate_id, c.variant, c.run_date).distinct()
-        query = query.where(c.experiment == span.experiment, c.run_date > span.after)
-        query = query.where(c.run_date <= span.last, ~is_there)
-        done_again = sa.select(old.c.run_date).filter_by(experiment=span.experiment)
-        rows = connection.execute(query.where(c.run_date.in_(done_again)))
+        is_there = sa.exists().where(*(other.c[name] == table.c[name] for name in names))
+        query = sa.select(table.c.candidate_id, table.c.variant, table.c.run_date).distinct()
+        query = query.where(table.c.experiment == span.experiment, ~is_there)
+        rows = connection.execute(query.where(table.c.run_date.in_(sa.select(old.c.run_date))))
         frame = pd.DataFrame.from_records([*map(tuple, rows)], columns=[*rows.keys()])
         frames.append(
             frame.astype({name: PREDICTED[name] for name in frame}).assign(is_gone=is_gone)
