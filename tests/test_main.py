@@ -507,33 +507,37 @@ def test_promote_without_a_user_name(
     assert read_promotions(engine)[-1].promoted_by.startswith("user 54321@")
 
 
+def add_run(
+    engine: sa.Engine, run_id: str, job: str, day: int, status: str, error: str | None = None
+) -> None:
+    """A run for a day of September."""
+    values = {
+        "run_id": run_id,
+        "job": job,
+        "experiment": "card_offer",
+        "run_date": date(2026, 9, day),
+        "status": status,
+        "error": error,
+    }
+    values |= {
+        "started_at": datetime(2026, 9, day, 20, 15),
+        "code_version": "0",
+        "config_hash": "0",
+        "host": "bi01 (process 7)",
+    }
+    with engine.begin() as connection:
+        connection.execute(runs.insert().values(**values))
+
+
 def test_status_missed_dates_and_a_dead_run(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
-    def add(run_id: str, kind: str, day: int, status: str, error: str | None = None) -> None:
-        values = {
-            "run_id": run_id,
-            "job": kind,
-            "experiment": "card_offer",
-            "run_date": date(2026, 9, day),
-            "status": status,
-            "error": error,
-        }
-        values |= {
-            "started_at": datetime(2026, 9, day, 20, 15),
-            "code_version": "0",
-            "config_hash": "0",
-            "host": "bi01 (process 7)",
-        }
-        with engine.begin() as connection:
-            connection.execute(runs.insert().values(**values))
-
     for day in (1, 3):
-        add(f"p{day}", "predict", day, "done")
-    add("p2", "predict", 2, "failed", "broken")
-    add("p5", "predict", 5, "running")
-    add("s1", "score", 1, "done")
-    add("s2", "score", 2, "failed", "sql/o.sql: no such table\nsecond line")
+        add_run(engine, f"p{day}", "predict", day, "done")
+    add_run(engine, "p2", "predict", 2, "failed", "broken")
+    add_run(engine, "p5", "predict", 5, "running")
+    add_run(engine, "s1", "score", 1, "done")
+    add_run(engine, "s2", "score", 2, "failed", "sql/o.sql: no such table\nsecond line")
     code, out, err = call(capsys, bank, "status", "--date", "2026-09-08")
     assert (code, err) == (0, "")
     train_line, predict_line, score_line = out.splitlines()[-3:]
@@ -770,6 +774,8 @@ def test_acknowledge_what_is_doubted(
     out = call(capsys, bank, "conclude", "card_offer", "--because", "x")[1]
     assert ", with doubts (outcome of B: 2026-09-02 (few outcomes))" in out
     assert out.endswith("\nIt rests on outcomes that are doubted: mending them may overturn it.\n")
+    look(engine, 25, ("models vs control", "outcome", "better", 0.02, 0.005, 0.035))
+    add_run(engine, "look25", "score", 25, "early")  # of a night yet to come: counts for nothing
     head = "card_offer: right from the next score on (python score.py --force today):\n"
     one = "  outcome of B, 2026-09-01 to 2026-09-02 (few outcomes)\n"
     other = "  outcome of A, 2026-09-03 to 2026-09-04, and nights that go on like these"

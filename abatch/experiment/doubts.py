@@ -292,20 +292,6 @@ def _to_days(nights: np.ndarray) -> list[date]:
     return [*map(date.fromordinal, nights.tolist())]
 
 
-def read(connection: sa.Connection, experiment: str) -> list[Row]:
-    """What the newest look doubts, rows of `doubts`."""
-    newest = sa.select(sa.func.max(tables.looks.c.run_date)).filter_by(experiment=experiment)
-    query = sa.select(tables.doubts).filter_by(experiment=experiment)
-    query = query.where(tables.doubts.c.run_date == newest.scalar_subquery())
-    return [*connection.execute(query.order_by("metric", "variant", "from_date"))]
-
-
-def read_acknowledged(connection: sa.Connection, experiment: str) -> list[Row]:
-    """What persons know to be right, rows of `acknowledgements`."""
-    query = sa.select(tables.acknowledgements).filter_by(experiment=experiment)
-    return [*connection.execute(query)]
-
-
 def write(connection: sa.Connection, night: Night, doubts: Sequence[Doubt]) -> None:
     """Write what a look doubts, in the place of what it doubted before."""
     rows = []

@@ -22,6 +22,7 @@ from abatch.experiment import (
     doubts,
     outcomes,
     predictions,
+    records,
     sample_ratio,
     scores,
     tallies,
@@ -428,8 +429,8 @@ def find_doubts(
         outcomes.find_metrics(experiment),
         question.registration.plan,
         min(max(1.0, times), experiment.outcome.window_days),
-        doubts.read_acknowledged(connection, question.name),
-        doubts.read(connection, question.name),
+        records.read_acknowledged(connection, question.name),
+        records.read_doubts(connection, question.name),
     )
 
 
@@ -441,7 +442,7 @@ def tell_doubts(
     After a rebuild of all that are. And say so where nothing is doubted any more.
     """
     night = question.night
-    before = night.read(doubts.read, question.name)
+    before = night.read(records.read_doubts, question.name)
     if before and not found:
         night.warn("no night is doubted any more")
     for doubt in doubts.find_news(reading.record, found, [] if is_rebuilt else before):

@@ -14,8 +14,10 @@ from abatch.database.tables import (
     doubts,
     looks,
     registrations,
+    runs,
 )
 from abatch.experiment.registrations import OUTCOME, Registration
+from abatch.night import EARLY
 from abatch.statistics import words
 
 WITH_DOUBTS = ", with doubts"  # of a finding that rests on doubted outcomes
@@ -75,17 +77,35 @@ def describe_finding(row: Row) -> str:
     return text + (f"; first decided on {row.first_decided_date}" if row.first_decided_date else "")
 
 
-def holds(finding: str, verdict: Row, doubts: str | None) -> bool:
+def holds(finding: str, verdict: Row, doubted: str | None) -> bool:
     """Whether findings as `describe_finding` told them say today's word, and its doubts if any."""
     words = f"{name_verdict(verdict._asdict())}: {verdict.word}"
     is_same = any(f"{words}{end}" in finding for end in (", ", " on "))
-    return is_same and (doubts is None or WITH_DOUBTS in finding)
+    return is_same and (doubted is None or WITH_DOUBTS in finding)
 
 
 def name_verdict(row: Mapping[str, Any]) -> str:
     """What a row of `verdicts` is about: a comparison, or one and its guardrail."""
     guardrail = "" if row["metric"] == OUTCOME else f", guardrail {row['metric']}"
     return f"{row['comparison']}{guardrail}"
+
+
+def read_doubts(connection: sa.Connection, experiment: str) -> list[Row]:
+    """What the newest look doubts, but for looks of nights yet to come, with its mature_date."""
+    c, d = looks.c, doubts.c
+    early = sa.select(runs.c.run_id).filter_by(status=EARLY)
+    newest = sa.select(sa.func.max(c.run_date)).filter_by(experiment=experiment)
+    newest = newest.where(c.run_id.not_in(early))
+    is_of = (c.experiment == d.experiment) & (c.run_date == d.run_date)
+    query = sa.select(doubts, c.mature_date).join_from(doubts, looks, is_of)
+    query = query.where(d.experiment == experiment, d.run_date == newest.scalar_subquery())
+    return [*connection.execute(query.order_by(d.metric, d.variant, d.from_date))]
+
+
+def read_acknowledged(connection: sa.Connection, experiment: str) -> list[Row]:
+    """What persons know to be right, rows of `acknowledgements`."""
+    query = sa.select(acknowledgements).filter_by(experiment=experiment)
+    return [*connection.execute(query)]
 
 
 def acknowledge(
@@ -102,19 +122,12 @@ def acknowledge(
     list of str
         These doubts, one by one, but for those that are acknowledged already.
     """
-    c, d, columns = looks.c, doubts.c, acknowledgements.columns
-    newest = sa.select(c.run_date, c.mature_date, c.doubts).filter_by(experiment=experiment)
-    look = connection.execute(newest.order_by(c.run_date.desc()).limit(1)).first()
-    query = sa.select(doubts).filter_by(experiment=experiment).order_by(d.from_date)
-    if look is None:
-        return []
-    query = query.where(d.run_date == look.run_date)
-    if of:
-        query = query.where(d.from_date <= of, d.to_date >= of)
-    told = []
-    for doubt in connection.execute(query).all():
+    told, columns = [], acknowledgements.columns
+    for doubt in read_doubts(connection, experiment):
+        if of and not doubt.from_date <= of <= doubt.to_date:
+            continue
         values = {name: value for name, value in doubt._asdict().items() if name in columns}
-        values["is_ongoing"] = int(doubt.to_date == look.mature_date)
+        values["is_ongoing"] = int(doubt.to_date == doubt.mature_date)
         if connection.execute(sa.select(acknowledgements).filter_by(**values)).first():
             continue
         connection.execute(acknowledgements.insert().values({**values, **row}))
