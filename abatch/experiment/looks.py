@@ -42,6 +42,7 @@ from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
+Z_INTERVAL, Z_FALL = 1.96, 3.3  # by chance in one of 40 years of weeks
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
@@ -343,19 +344,16 @@ def measure(
 def find_falls(connection: sa.Connection, question: Question, figures: Figures) -> list[str]:
     """Sentences on models that rank far worse than in validation, the first time for each.
 
-    That is in some cohort, or in all, with both intervals apart.
+    That is in some cohort, or in all, and hardly by chance.
     """
-    c = tables.scores.c
-    query = sa.select(c.model_name, c.upper).filter_by(experiment=question.name, metric=ROC_AUC)
-    earlier = {name for name, upper in connection.execute(query) if _is_fall(question, name, upper)}
+    c, names = tables.scores.c, ("model_name", "value", "lower", "upper")
+    query = sa.select(*(c[name] for name in names)).filter_by(experiment=question.name)
+    written = connection.execute(query.where(c.metric == ROC_AUC)).all()
+    earlier = {row.model_name for row in written if _is_fall(question, row._asdict())}
     found: dict[str, dict[str, Any]] = {}
     for row in figures.rows[tables.scores]:
         name = row["model_name"]
-        if (
-            row["metric"] == ROC_AUC
-            and name not in earlier
-            and _is_fall(question, name, row["upper"])
-        ):
+        if row["metric"] == ROC_AUC and name not in earlier and _is_fall(question, row):
             worst = found.setdefault(name, row)
             found[name] = min(worst, row, key=lambda row: row["upper"])
     return [
@@ -363,9 +361,13 @@ def find_falls(connection: sa.Connection, question: Question, figures: Figures) 
     ]
 
 
-def _is_fall(question: Question, model_name: str, upper: float | None) -> bool:
-    lower = question.ranks.get(model_name, {}).get("lower")
-    return upper is not None and lower is not None and lower - upper >= MUCH_LOWER
+def _is_fall(question: Question, row: Mapping[str, Any]) -> bool:
+    before, names = question.ranks.get(row["model_name"], {}), ("value", "lower", "upper")
+    figures = [figure.get(name) for figure in (before, row) for name in names]
+    usual, usual_lower, usual_upper, value, lower, upper = np.array(figures, dtype=float)
+    noise = np.hypot(usual_upper - usual_lower, upper - lower) / 2 / Z_INTERVAL
+    fall = usual - value  # nan if one is not known, as the noise is
+    return bool(fall >= MUCH_LOWER and fall >= Z_FALL * noise)
 
 
 def _describe_fall(row: Mapping[str, Any], before: Metric) -> str:

@@ -13,7 +13,8 @@ from abatch.queries import Query
 
 N_LOOKS = 60  # newest, by which a feed is known
 N_LATE = 3  # days, a weekend and one
-N_STEADY = 7  # looks, a week of them
+N_MOVES = 3  # of a feed, from which on it is known
+N_YOUNG = 7  # days more than planned, of a feed that is not known
 
 
 class Maturity(NamedTuple):
@@ -61,15 +62,13 @@ def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
     mature_date = behind and outcomes.last_mature_date(behind, experiment.outcome)
     with experiment.query(latest).named():
         night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
-    if mature_date and (steady := night.read(find_steady_delay, night)):
-        delay = (night.run_date - mature_date).days
-        if delay < steady.days - 1:
-            night.warn(
-                f"{experiment.query(latest).file}: nights mature after {delay} days, and it took"
-                f" {steady.days} or more at the last {N_STEADY} looks. So several mature at once."
-                " Unless the feed has become faster, it says too much: mend it, then score again"
-                " with --force."
-            )
+    usual = night.read(find_usual_delay, night)
+    if mature_date and usual and (delay := night.run_date - mature_date) < usual - DAY:
+        night.warn(
+            f"{experiment.query(latest).file}: nights mature after {delay.days} days, and it took"
+            f" {usual.days} or more until now. So several mature at once. Unless the feed has"
+            " become faster, it says too much: mend it, then score again with --rebuild --force."
+        )
     night.read(_warn_of_stuck, night, experiment.query(latest), behind, mature_date)
     waits_for = None if latest == "watermark" else latest.removesuffix(".watermark")
     return Maturity(watermark, mature_date, waits_for)
@@ -90,7 +89,7 @@ def _warn_of_stuck(
     moved = [
         day - mature for day, mature in rows if mature and mature_date and mature < mature_date
     ]
-    usual = max(moved, default=(outcome.window_days + outcome.lag_days + N_STEADY) * DAY)
+    usual = max(moved, default=(outcome.window_days + outcome.lag_days + N_YOUNG) * DAY)
     began = mature_date or min((day for day, _ in rows), default=night.run_date)
     if night.run_date - began > usual + N_LATE * DAY:
         complete = f"the feed is complete to {watermark} only" if watermark else "tells no date yet"
@@ -101,14 +100,15 @@ def _warn_of_stuck(
         )
 
 
-def find_steady_delay(connection: sa.Connection, night: Night) -> timedelta | None:
-    """The shortest time that nights took to mature at the newest looks before a night.
+def find_usual_delay(connection: sa.Connection, night: Night) -> timedelta | None:
+    """The shortest time that nights took to mature at the looks before, when the feed had moved.
 
-    None if they are few, or the delay came and went, as where a feed is loaded every week.
+    None if it moved seldom.
     """
     c = tables.looks.c
     query = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
-    query = query.where(c.run_date < night.run_date).order_by(c.run_date.desc()).limit(N_STEADY)
-    delays = [day - mature_date for day, mature_date in connection.execute(query) if mature_date]
-    is_steady = len(delays) == N_STEADY and max(delays) - min(delays) <= DAY
-    return min(delays) if is_steady else None
+    query = query.where(c.run_date < night.run_date, c.mature_date.is_not(None))
+    rows = connection.execute(query.order_by(c.run_date.desc()).limit(N_LOOKS)).all()
+    first = {mature_date: day for day, mature_date in rows}  # the oldest comes last
+    delays = [day - mature_date for mature_date, day in first.items()]
+    return min(delays) if len(delays) >= N_MOVES else None
