@@ -51,7 +51,7 @@ def predict(night: Night) -> str:
         changes = constancy.check(night, recent, total)
 
     # The first night registers the question, with the source of variants that its rows have.
-    n_selected = predictions.count_selected(total, experiment.select_top)
+    n_selected = predictions.count_selected(night, total)
     new = None
     if registered is None:
         trained = inference.find_training_outcome(models)

@@ -37,6 +37,10 @@ def _refuse_twins(names: Iterable[str]) -> None:
             raise fault(name, f"{expected} {twin!r} too", name)
 
 
+def _beyond(cap: float) -> str:
+    return f"a difference of means smaller than cap, {cap:g}, beyond which no amount counts"
+
+
 class Section(BaseModel):
     """A part of the file: an unknown key or a wrong type is an error."""
 
@@ -102,6 +106,8 @@ class Outcome(Section):
                 expected = f"a rate to which expected_effect, {effect:g}, can be added"
                 raise self._fault("baseline", f"{expected}: the sum must lie between 0 and 1")
             self._refuse_numeric("cap", "baseline_sd")
+        elif self.cap is not None and abs(effect) >= self.cap:
+            raise self._fault("expected_effect", _beyond(self.cap))
         return self
 
 
@@ -121,6 +127,8 @@ class Guardrail(Section):
             if self.margin >= 1:
                 raise self._fault("margin", "a difference of two rates, less than 1")
             self._refuse_numeric("cap")
+        elif self.cap is not None and self.margin >= self.cap:
+            raise self._fault("margin", _beyond(self.cap))
         return self
 
 

@@ -1,8 +1,9 @@
 import hashlib
+import math
 import re
 import uuid
 from collections import Counter
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -320,11 +321,27 @@ def test_normalise_id_error_names_place_and_value() -> None:
 
 @pytest.mark.parametrize(
     ("n", "share", "selected"),
-    [(100, 0.29, 29), (15, 0.2, 3), (14, 0.2, 2), (4, 0.2, 0), (7, 1.0, 7), (0, 0.2, 0)],
+    [
+        (100, 0.29, (29, 29)),
+        (15, 0.2, (3, 3)),
+        (14, 0.2, (3, 3)),
+        (3, 0.2, (0, 1)),
+        (7, 1.0, (7, 7)),
+        (0, 0.2, (0, 0)),
+    ],
 )
-def test_count_selected_exact_floor(n: int, share: float, selected: int) -> None:
+def test_count_selected_is_exact_or_drawn(n: int, share: float, selected: tuple[int, int]) -> None:
+    """By sha256sum of card_offer:2026-09-01 and -02, u is 497bb4d5.../2^64 = .287, then .822."""
     assert int(100 * 0.29) == 28  # what floats would say
-    assert count_selected(n, share) == selected
+    nights = date(2026, 9, 1), date(2026, 9, 2)
+    assert tuple(count_selected(n, share, "card_offer", night) for night in nights) == selected
+
+
+def test_count_selected_is_the_share_on_average() -> None:
+    """Of 15 candidates 5 % are .75; in 4,000 nights to 4 standard errors of a yes or no."""
+    nights = (date(2026, 1, 1) + days * timedelta(days=1) for days in range(4000))
+    mean = np.mean([count_selected(15, 0.05, "card_offer", night) for night in nights])
+    assert abs(mean - 0.75) < 4 * math.sqrt(0.75 * 0.25 / 4000)
 
 
 def test_check_variants_known_and_unknown() -> None:

@@ -394,6 +394,13 @@ MISTAKES = [
     ("effect: 0.01", "effect: 1", ".outcome.expected_effect", f"found 1.0, {RATES}"),
     ("effect: 0.01", "effect: -1.5", ".outcome.expected_effect", f"found -1.5, {RATES}"),
     ("binary,", "numeric, cap: 0,", ".outcome.cap", "found 0, expected more than 0."),
+    (
+        "binary,",
+        "numeric, cap: 0.01,",
+        ".outcome.expected_effect",
+        "found 0.01, expected a difference of means smaller than cap, 0.01, beyond which no amount"
+        " counts.",
+    ),
     ("binary,", "numeric, cap: .inf,", ".outcome.cap", "found inf, expected a finite number."),
     (
         "binary,",

@@ -37,7 +37,7 @@ EVENING = datetime(2026, 9, 2, 20, 15, 30)  # when the night was predicted
 WRITTEN: list[tuple[str, str, str | None, float | None, int, int]] = [
     ("6", "A", A1, 0.75, 1, 1),
     ("-12", "A", A1, 0.25, 2, 0),
-    ("1", "B", B1, 0.5, 1, 0),
+    ("1", "B", B1, 0.5, 1, 1),  # .5 + .82 by sha256sum of card_offer:2026-09-02, rounded down
     ("2", "control", None, None, 1, 1),
     (UUID, "control", None, None, 2, 0),
 ]
@@ -237,7 +237,7 @@ def test_explain_of_another_variant(bank: sa.Engine, experiment: Experiment) -> 
         "b7f3c4694cf6d2a1, 0.718563 of 2**64, within 7333333333333333 to e666666666666665 (0.45 to"
         " 0.9), regis" in facts["variant"]
     )
-    assert facts["selected"] == "no; the first 0 of 1 by rank are (select_top 0.5)"
+    assert facts["selected"] == "yes; the first 1 of 1 by rank are (select_top 0.5)"
     assert facts["promotion"].startswith("rollback, effective")
     assert facts["promotion"].endswith("by Kari: Ærlig talt bedre")
 

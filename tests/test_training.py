@@ -169,12 +169,13 @@ def test_split_validation_one_outcome(outcome: list[int], words: str) -> None:
         split_validation(make_days(2, 2), np.array(outcome), 0.5)
 
 
-def warn_of(frame: pd.DataFrame, window: Window = WINDOW) -> list[str]:
+def warn_of(frame: pd.DataFrame, window: Window = WINDOW, **settings: Any) -> list[str]:
     """What `warn_of_rows` tells of rows as a query returned them."""
     told: list[str] = []
-    night: Any = SimpleNamespace(experiment=configure(), warn=told.append)
-    frame = snapshots.arrange(frame)
-    warn_of_rows(night, frame, prepare_rows(frame, window, configure()))
+    experiment = configure(**settings)
+    night: Any = SimpleNamespace(experiment=experiment, warn=told.append)
+    frame = snapshots.arrange(frame, experiment.outcome.kind)
+    warn_of_rows(night, frame, prepare_rows(frame, window, experiment))
     return told
 
 
@@ -196,6 +197,16 @@ def test_warn_of_rows_that_come_again() -> None:
         " often: 10 of them alike in every column, 8 with other values, 3 with another outcome."
         " Look at the joins of the query; select distinct drops those that are alike."
     )
+
+
+def test_warn_of_rows_that_a_cap_cuts() -> None:
+    """Of 100 amounts 1 to 100, and 100 zeros, 11 are beyond 89 and 10 beyond 90."""
+    frame = make_frame().assign(outcome=[0.0, *range(1, 101), *[0.0] * 99])
+
+    assert not any("cap" in words for words in warn_of(frame, kind="numeric", cap=90.0))
+    told = warn_of(frame, kind="numeric", cap=89.0)[0]
+    assert told.startswith(f"{PLACE}: 11% of the outcomes other than 0 are beyond outcome.cap, 89,")
+    assert "at about the 99 % quantile: 99.01." in told  # of 1 to 100, as numpy has it
 
 
 def test_warn_of_rows_that_know_the_outcome() -> None:

@@ -150,10 +150,11 @@ def require_candidates(total: Batch, run_date: date) -> None:
         )
 
 
-def count_selected(total: Batch, select_top: float) -> dict[str, int]:
+def count_selected(night: Night, total: Batch) -> dict[str, int]:
     """How many of each variant are selected."""
+    name, share = night.experiment.name, night.experiment.select_top
     counts = total.n_candidates.items()
-    return {variant: split.count_selected(n, select_top) for variant, n in counts}
+    return {variant: split.count_selected(n, share, name, night.run_date) for variant, n in counts}
 
 
 def describe(

@@ -1,8 +1,11 @@
 """The split as exact numbers and ids as text: what needs no arrays."""
 
+import math
 import re
 from collections.abc import Mapping
+from datetime import date
 from fractions import Fraction
+from hashlib import sha256
 
 from abatch.errors import DataError
 
@@ -39,6 +42,12 @@ def split_thresholds(split: Mapping[str, float]) -> dict[str, int]:
     return thresholds
 
 
-def count_selected(n_candidates: int, select_top: float) -> int:
-    """floor(select_top * n), with the share as the decimal number that is written in the config."""
-    return int(Fraction(str(select_top)) * n_candidates)
+def count_selected(n_candidates: int, select_top: float, salt: str, run_date: date) -> int:
+    """floor(select_top * n + u), with the share as the decimal number in the config.
+
+    u, in [0, 1), is bytes 0 to 7 of the SHA-256 of `salt:run_date`, over 2**64: so the share of a
+    small variant is on average that of a large one, which no rounding by itself would do.
+    """
+    drawn = sha256(f"{salt}:{run_date}".encode("ascii")).digest()[:8]
+    share = Fraction(str(select_top)) * n_candidates
+    return math.floor(share + Fraction(int.from_bytes(drawn, "big"), 2**64))

@@ -29,6 +29,7 @@ N_CHECKED = 100  # rows whose predictions the card keeps
 N_HOLDOUT_BUCKETS = 6  # of 64
 MIN_HOLDOUT = 50  # rows; five a decile
 TOO_GOOD, TELLING = 0.98, 0.95  # ROC AUC of a model, for certain, and of one feature
+MANY_CUT = 0.1  # of the amounts, by a cap that is for rare ones
 STALE_DAYS, STALE_GAPS = 7, 3  # without rows, and times the longest, or the usual, gap
 MIN_FILLED = 10  # values of a column: with fewer, a fit within a fit may find none
 
@@ -210,6 +211,14 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             f" event_date, and count as often: {n_alike:,} of them alike in every column,"
             f" {n_again - n_alike:,} with other values, {n_contrary:,} with another outcome. Look"
             " at the joins of the query; select distinct drops those that are alike."
+        )
+    cap, amounts = night.experiment.outcome.cap, frame["outcome"][frame["outcome"] != 0].abs()
+    if cap is not None and (amounts > cap).mean() > MANY_CUT:
+        night.warn(
+            f"{file}: {(amounts > cap).mean():.0%} of the outcomes other than 0 are beyond"
+            f" outcome.cap, {cap:g}, and verdicts count no more of them than that. A cap cuts rare"
+            f" amounts, at about the 99 % quantile: {amounts.quantile(0.99):,.4g}. Ask again under"
+            " a new name with another, or look at the unit of the outcome."
         )
     last, days = rows.window.to_date - DAY, np.unique(rows.event_date)
     gaps = np.diff(days) / np.timedelta64(DAY)

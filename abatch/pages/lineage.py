@@ -146,7 +146,9 @@ def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
         prediction=row,
         n_in_variant=n,
         select_top=registration.select_top,
-        n_selected=split.count_selected(n, registration.select_top),
+        n_selected=split.count_selected(
+            n, registration.select_top, registration.salt, row.run_date
+        ),
         salt=registration.salt,
         assignment=find_assignment(registration, row.candidate_id),
         run=_find_run(connection, row.run_id),
