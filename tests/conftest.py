@@ -621,6 +621,7 @@ REGISTERED: dict[str, Any] = {  # the content of a registration
     "plan": {
         "mean": 0.05,
         "sd": 0.21795,
+        "rate": 0.05,
         "kurtosis": None,
         "source": "training rows",
         "n_candidates": 300,

@@ -22,6 +22,7 @@ from abatch.experiment.doubt_rules import (
     MOVED,
     MOVED_ALONE,
     N_FIGURES,
+    NEARLY_ALL,
     REPLACED,
     ROWS,
     SQUARES,
@@ -41,7 +42,7 @@ NUMERIC = Outcome(kind="numeric", window_days=14, expected_effect=1, cap=9)
 BINARY = Outcome(kind="binary", window_days=14, expected_effect=0.01)
 NIGHT = date(2026, 9, 1)
 FIRST = NIGHT.toordinal()
-PLAN = make_registration().plan.model_copy(update={"mean": None})
+PLAN = make_registration().plan.model_copy(update={"mean": None, "rate": None})
 
 
 def make_nights(n: float, *found: float, told: float = 0) -> np.ndarray:
@@ -114,11 +115,16 @@ def test_few_outcomes_as_long_as_it_lasts() -> None:
     assert show(tell(A=mended)) == [(FEW, "A", span(20, 24))]
 
 
-def test_few_outcomes_by_the_plan_while_there_is_nothing_before() -> None:
+@pytest.mark.parametrize(
+    ("metric", "mean", "source"), [(BINARY, 0.1, "the training rows"), (NUMERIC, 4.5, "the config")]
+)
+def test_few_outcomes_by_the_plan_while_there_is_nothing_before(
+    metric: Outcome, mean: float, source: str
+) -> None:
     """A tenth is planned, of 200; then a week of nights that are right is known."""
     nights = {("outcome", "A"): make_nights(200, 0, 0, 0, 0, 0, *[20] * 9)}
-    metrics, plan = {"outcome": (BINARY, Query("o.sql", ""))}, make_registration().plan
-    plan = plan.model_copy(update={"mean": 0.1, "source": "the training rows"})
+    metrics, plan = {"outcome": (metric, Query("o.sql", ""))}, make_registration().plan
+    plan = plan.model_copy(update={"mean": mean, "rate": 0.1, "source": source})
     record = Record(np.arange(FIRST, FIRST + 14), nights)
     (doubt,) = find_doubts(record, metrics, plan, 1)
     assert show([doubt]) == [(UNPLANNED, "A", span(0, 4))]
@@ -127,6 +133,30 @@ def test_few_outcomes_by_the_plan_while_there_is_nothing_before() -> None:
     late = make_nights(200, *[20] * 11, *[0] * 15)
     record = Record(np.arange(FIRST, FIRST + 26), {("outcome", "A"): late})
     assert show(find_doubts(record, metrics, plan, 1)) == [(FEW, "A", span(11, 25))]
+
+
+def test_an_outcome_of_nearly_all() -> None:
+    """Of 200 a tenth is usual; a tenth of those without one are 18 of 180."""
+
+    def tell_both(*found: float) -> list[Doubt]:
+        return tell(A=make_nights(200, *found), B=make_nights(200, *found))
+
+    usual = [20.0] * 14
+    found = tell_both(*usual, 183, 200, *usual)
+    assert show(found) == [(NEARLY_ALL, name, [14, 15]) for name in "AB"]
+    assert found[0].words.endswith(
+        " 383 of 400 mature predictions of variant A have an outcome in the nights 2026-09-15,"
+        " 2026-09-16; by the nights before it would be 40. Look whether the query still tells who"
+        " answered from who did not."
+    )
+    assert tell_both(*usual, 181, 181) == []
+    assert tell_both(*[120.0] * 14, 200, 200) == []  # usually more than half have one
+    assert tell_both(*[200.0] * 9) == []  # nothing is known to go by
+    nights = {("outcome", "A"): make_nights(200, *[200] * 9)}
+    record = Record(np.arange(FIRST, FIRST + 9), nights)
+    plan = PLAN.model_copy(update={"mean": 0.1, "rate": 0.1})
+    found = find_doubts(record, {"outcome": (BINARY, Query("o.sql", ""))}, plan, 1)
+    assert show(found) == [(NEARLY_ALL, "A", span(0, 8))]
 
 
 @pytest.mark.parametrize("size", [20, 300])
@@ -319,7 +349,7 @@ def test_candidates_who_were_replaced(column: int) -> None:
             assert ("of 40 candidates of variant A who are gone from them 100%" in words) == (
                 column == GONE
             )
-            assert ("of 40 who came in their place 100%" in words) == (column == ADDED)
+            assert ("of 40 who came to them 100%" in words) == (column == ADDED)
             assert "and of all who are there now 10%." in words
     nights = make_nights(500, *[50] * 9)
     nights[[3, 4, 6], column] = nights[[3, 4, 6], column + 1] = 11  # no 20 in any night

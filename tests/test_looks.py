@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -16,7 +17,8 @@ from abatch.errors import DataError
 from abatch.experiment import looks as looks_
 from abatch.experiment import records, verdicts
 from abatch.night import utc_now
-from tests.conftest import FIRST_NIGHT, alter, make_night
+from abatch.statistics import stats
+from tests.conftest import FIRST_NIGHT, alter, make_night, make_registration
 from tests.responses import Responses
 
 DAY = timedelta(days=1)
@@ -56,7 +58,7 @@ def test_score_doubts_outcomes_that_find_few_predictions(
     assert "ids of outcomes seem to be ids of candidates written otherwise" in few
     none = tell(lambda name: f"lead{hash(name)}")
     assert "none of" in none
-    assert "is one of the" in none
+    assert "is written as one of the" in none
     few = r"0 of \d,?\d+ mature predictions of variant A have an outcome in the nights 2026-09-01"
     assert re.search(few, none), none
     assert "; by the training rows it would be" in none
@@ -89,7 +91,7 @@ def test_score_tells_that_ids_of_an_arm_are_lost(
     told = capsys.readouterr().err
     words = r"variant A have an outcome 0\.[34]\d times as often in the nights 2026-09-07"
     assert re.search(f"{words} to 2026-09-1[34] as in those before", told), told
-    assert "An id that was never predicted is 'lost-one'." in told
+    assert "An id of it that was never predicted is 'lost-one'." in told
     assert "python -m abatch acknowledge card_offer --reason" in told
     assert "variant B" not in told
 
@@ -230,24 +232,60 @@ def test_tell_news_of_candidates_who_are_left_out(
     engine: sa.Engine, experiment: Experiment, n_mixed: int, shift: float | None, is_told: bool
 ) -> None:
     """Told is what can be a tenth of the effect that matters, or one in a hundred; and once."""
+    told = tell_twice(engine, experiment, n_mixed=n_mixed, mixed_shift=shift)
+    assert len(told) == is_told
+    for words in told:
+        assert words.startswith(f"{n_mixed} of {9_900 + n_mixed:,} candidates")
+        assert ("would move the mean by -0.0011." in words) == (shift == -0.0011)
+
+
+def tell_twice(engine: sa.Engine, experiment: Experiment, **changes: object) -> list[str]:
+    """What is told of two looks that are alike."""
     outcome = experiment.outcome.model_copy(update={"expected_effect": 0.01})
-    row: dict[str, Any] = {
-        "watermark": None,
-        "mature_date": None,
-        "waits_for": None,
-        "outcomes_as_of": None,
-    }
-    row |= {"n_predicted": 0, "n_mature": 0, "n_units": 9_900, "n_mixed": n_mixed}
-    look = verdicts.Look(row | {"mixed_shift": shift}, [], [])
+    names = ("watermark", "mature_date", "waits_for", "outcomes_as_of", "doubts", "mixed_shift")
+    row: dict[str, Any] = dict.fromkeys(names)
+    row |= {"n_predicted": 0, "n_mature": 0, "n_units": 9_900, "n_mixed": 0, **changes}
+    told: list[str] = []
     for days in range(2):
-        told: list[str] = []
         night = make_night(f"r{days}", FIRST_NIGHT + days * DAY, alter(experiment, outcome=outcome))
         night.dry_run, night.warn = False, told.append
         night.read = partial(connections.read, engine)
-        looks_.tell_news(night, look, {}, [])
-        assert len(told) == (is_told and days == 0)
-        for words in told:
-            assert words.startswith(f"{n_mixed} of {9_900 + n_mixed:,} candidates")
-            assert ("would move the mean by -0.0011." in words) == (shift == -0.0011)
+        looks_.tell_news(night, verdicts.Look(row, [], []), {}, [])
         with engine.begin() as connection:
-            verdicts.write_look(connection, night, look)
+            verdicts.write_look(connection, night, verdicts.Look(row, [], []))
+    return told
+
+
+def test_tell_news_of_amounts_in_another_unit(engine: sa.Engine, experiment: Experiment) -> None:
+    scaled = f"{looks_.SCALED}: they spread by 5 (sd), by the config it would be 500"
+    (words,) = tell_twice(engine, experiment, doubts=f"outcome of A: ...; {scaled}; 30 candidates")
+    assert f"outcomes.sql: {scaled}. If they are in another unit" in words
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "told"),
+    [
+        ("numeric", 10.1, False),
+        ("numeric", 9.9, True),
+        ("numeric", 990.0, False),
+        ("numeric", 1010.0, True),
+        ("numeric", None, False),
+        ("binary", 1.0, False),
+    ],
+)
+def test_describe_scale_of_amounts_in_another_unit(
+    kind: str, planned: float | None, told: bool
+) -> None:
+    """100 people bring 100 and 100 bring 300, in two variants: a standard deviation of 100."""
+    ones = np.ones(100)
+    units = [stats.compute_moments(ones, value * ones) for value in (100.0, 300.0)]
+    registration = make_registration()
+    outcome = registration.outcome.model_copy(update={"kind": kind})
+    plan = registration.plan.model_copy(update={"sd": planned})
+    asked = registration.model_copy(update={"outcome": outcome, "plan": plan})
+    words = looks_.describe_scale(asked, units)
+    assert (words is not None) == told
+    if told:
+        assert f"by 100 (sd), by training rows it would be {planned:,.4g}" in str(words)
+    few = stats.compute_moments(ones[:99], 300 * ones[:99])
+    assert looks_.describe_scale(asked, [few]) is None

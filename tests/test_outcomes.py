@@ -161,6 +161,8 @@ def test_find_twins_are_ids_of_other_case() -> None:
         ("123456789", "1.23457e+08", False),  # which of a thousand it was is lost
         ("3000", "3e3", False),
         ("a42", "b42", False),  # by their digits these candidates are not told apart
+        ("C00000168", "1fcaded6dde8", False),  # digits among letters
+        ("P000006", "B000006", True),
         ("abc", "abd", False),
         ("42", "43", False),
     ],
@@ -170,6 +172,14 @@ def test_find_twins_written_otherwise(predicted: str, event: str, is_twin: bool)
     events = outcomes.find_events(make_feed((event, NIGHT, 1), ("99", NIGHT, 1)), "binary")
     expected = {event: predicted} if is_twin else {}
     assert outcomes.find_twins(candidates, events) == expected
+
+
+def test_find_twins_are_not_the_numbers_of_others() -> None:
+    """Persons are found as they are written; companies have numbers of the same range."""
+    rows = [(name, NIGHT, 1) for name in ("P000006", "B000006", "B000007", "p-000007")]
+    events = outcomes.find_events(make_feed(*rows), "binary")
+    persons = pd.Index(["P000006", "P000007"])
+    assert outcomes.find_twins(persons, events) == {"p-000007": "P000007"}
 
 
 def test_find_twins_by_the_fold_that_finds_the_most() -> None:

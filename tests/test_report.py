@@ -666,6 +666,9 @@ def test_render_pace_unknown_or_no_plan(read: Callable[..., Figures]) -> None:
     rows = [*NIGHTS, verdict("not yet known", *WIDE), look(RUN_DATE - 10 * DAY)]
     text = Page(report.render(read(*rows, register(), look()))).text
     # as many as ten days ago
+    assert "at most; but for a week or more nobody new was counted, so they may never" in text
+    stuck = look(mature_date=RUN_DATE - 26 * DAY)  # as ten days ago, too
+    text = Page(report.render(read(*rows, register(), stuck))).text
     assert "are usually enough at most." in text
     assert "pace" not in text
     plan = {

@@ -598,11 +598,13 @@ def test_score_tells_of_a_feed_that_is_suddenly_faster(
 
 
 @pytest.mark.bank("trained")
-def test_score_waits_for_the_feed_of_a_guardrail(experiment: Experiment, engine: sa.Engine) -> None:
+def test_score_waits_for_the_feed_of_a_guardrail(
+    experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All whom B selects complain on the last day of the window, which is known a week later.
 
     Answers are complete to two days before the night: by them, nights are mature after 17 days, and
-    their complaints would be missed.
+    their complaints would be missed. And if that feed suddenly says more, it is the one to look at.
     """
     bank, others = bank_tables.in_default_schema(engine), sa.MetaData()
     feed, complaints = (
@@ -654,17 +656,28 @@ def test_score_waits_for_the_feed_of_a_guardrail(experiment: Experiment, engine:
     ]
     with bank.begin() as connection:
         connection.execute(complaints.insert(), rows)
-    score.score(watched, engine, last, draw=False)
+    for days in reversed(range(3)):
+        score.score(watched, engine, last - days * DAY, draw=False)
 
-    (look,) = read(engine, looks).to_dict("records")
+    look = read(engine, looks).sort_values("run_date").to_dict("records")[-1]
     assert (look["watermark"], look["waits_for"]) == (last - 2 * DAY, "complaints")
     assert look["mature_date"] == FIRST_NIGHT + 2 * DAY
     made = made[made["run_date"] <= look["mature_date"]].drop_duplicates("candidate_id")
     complained = made[made["variant"] == "B"]["selected"].sum()
-    found = read(engine, verdicts).set_index(["comparison", "metric"])
+    found = read(engine, verdicts)
+    found = found[found["run_date"] == last].set_index(["comparison", "metric"])
     assert complained > 0
     assert found.loc[("B vs A", "complaints"), "sum_treatment"] == complained
     assert found.loc[("B vs A", "complaints"), "sum_control"] == 0
+
+    assert "mature at once" not in capsys.readouterr().err
+    with bank.begin() as connection:
+        connection.execute(feed.insert().values(**loaded | {"event_date": last + DAY}))
+    simulate.simulate(engine, last + DAY)
+    score.score(watched, engine, last + DAY, draw=False)
+    # 14 days of the window, one of lag and two of the answers' feed; before, six of complaints.
+    told = capsys.readouterr().err
+    assert "loaded.sql: nights mature after 17 days, and it took 21 or more until now" in told
 
 
 @pytest.mark.bank("trained")

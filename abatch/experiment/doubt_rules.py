@@ -31,6 +31,7 @@ LEAST_VARIANCE = 1e-6  # of log |y|
 # Why nights are doubted, and what is a doubt of the same kind.
 REPLACED, DOUBLED = "candidates replaced", "rows twice"
 FEW, UNPLANNED = "few outcomes", "fewer outcomes than planned"
+NEARLY_ALL = "an outcome of nearly all"
 UNMATCHED, MOVED = "few of what the feed tells", "other amounts"
 LOPSIDED, MOVED_ALONE = "unlike other variants", "amounts unlike other variants"
 OF_AMOUNTS = {DOUBLED, MOVED, MOVED_ALONE}  # of numeric outcomes
@@ -39,9 +40,13 @@ BESIDE = {
     LOPSIDED,
     MOVED_ALONE,
 }  # the other variants, of nights that are not doubted of any of these
-ALIKE = (OF_IDS, {MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
+ALIKE = ({*OF_IDS, NEARLY_ALL}, {MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
 # What shows by itself, then beside the other variants, then beside the feed.
-PASSES = [(REPLACED, DOUBLED, FEW, UNPLANNED, MOVED), (LOPSIDED, MOVED_ALONE), (UNMATCHED,)]
+PASSES = [
+    (REPLACED, DOUBLED, NEARLY_ALL, FEW, UNPLANNED, MOVED),
+    (LOPSIDED, MOVED_ALONE),
+    (UNMATCHED,),
+]
 # What is counted of a night, by feed and variant: predictions; those with an outcome; events in
 # the night's window, of whomever; of the outcomes the sum of log |y|, that of its squares, and how
 # many are below 0; of a numeric feed the rows behind them, and those that come twice; who is gone
@@ -64,7 +69,7 @@ def make_rules(
     plan : by which outcomes are expected while there are no nights before; None if it says nothing
     times : how often one candidate, and so one outcome, is among the predictions
     """
-    rate = plan.mean if plan and plan.mean else np.nan
+    rate = plan.rate if plan and plan.rate else np.nan
 
     def make(
         find: Callable[..., np.ndarray],
@@ -78,6 +83,7 @@ def make_rules(
         DOUBLED: make(_are_doubled, _compare_doubled),
         FEW: make(_are_few, _compare_found),
         UNPLANNED: make(partial(_are_few, rate=rate), partial(_compare_found, rate=rate)),
+        NEARLY_ALL: make(partial(_are_all, rate=rate), partial(_compare_found, rate=rate)),
         MOVED: make(partial(_are_moved, own=own, left=left), _compare_moved),
         LOPSIDED: make(_are_lopsided, _compare_shares, STEPS),
         MOVED_ALONE: make(
@@ -143,6 +149,14 @@ def _are_few(runs: Runs, times: float, rate: float = np.nan) -> np.ndarray:
     are_few = runs.inside[:, FOUND] < np.where(is_week, HALF, TENTH) * expected
     size = np.where(is_week, 1.0, WEEKEND)
     return _narrow(are_few, runs, lambda few: _compare_found(few, rate, N, size[are_few]), times)
+
+
+def _are_all(runs: Runs, times: float, rate: float = np.nan) -> np.ndarray:
+    """Hardly a prediction is without an outcome, where usually most are."""
+    n, found = runs.inside[:, [N, FOUND]].T
+    usual = _find_rates(runs, rate)
+    are_all = (usual < HALF) & (n - found < TENTH * n * (1 - usual))
+    return _narrow(are_all, runs, partial(_compare_found, rate=rate), times)
 
 
 def _narrow(
@@ -332,11 +346,13 @@ def describe(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
     """What was found, and where to look."""
     now, before = found.inside, found.before
     if found.rule == REPLACED:
-        share = [f"{now[i + 1] / now[i]:.0%}" if now[i] else "none" for i in (GONE, ADDED, N)]
+        who = {GONE: "who are gone from them", ADDED: "who came to them", N: "who are there now"}
+        shares = [
+            f"of {now[i]:,.0f} {of} {now[i + 1] / now[i]:.0%}" for i, of in who.items() if now[i]
+        ]
         return (
-            f"the nights {nights} were predicted again: of {now[GONE]:,.0f} candidates of variant"
-            f" {variant} who are gone from them {share[0]} have an outcome, of {now[ADDED]:,.0f}"
-            f" who came in their place {share[1]}, and of all who are there now {share[2]}. If the"
+            f"the nights {nights} were predicted again for others: of the candidates of variant"
+            f" {variant}, {', '.join(shares)} have an outcome. If the"
             " query returned others because some had answered, what follows on the nights is"
             " wrong: predict them again for those who were candidates then."
         )
@@ -347,14 +363,19 @@ def describe(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
             " All are added up. If a join multiplies them, mend it; if they are meant, let the"
             " query sum them up by candidate and day."
         )
-    if found.rule in (FEW, UNPLANNED):
+    if found.rule in (FEW, UNPLANNED, NEARLY_ALL):
         of, rate = "the nights before", before[FOUND] / before[N] if before[N] else 0.0
-        if plan and plan.mean and found.rule == UNPLANNED:
-            of, rate = plan.source, plan.mean
+        if plan and plan.rate and (found.rule == UNPLANNED or not before[N]):
+            of, rate = plan.rate_source, plan.rate
+        look = "the feed is whole, and writes ids as the candidates query does"
+        if found.rule == UNPLANNED:
+            look += ", and whether candidates are like those of the training rows"
+        if found.rule == NEARLY_ALL:
+            look = "the query still tells who answered from who did not"
         return (
             f"{now[FOUND]:,.0f} of {now[N]:,.0f} mature predictions of variant {variant} have an"
             f" outcome in the nights {nights}; by {of} it would be {now[N] * rate:,.0f}. Look"
-            " whether the feed is whole, and writes ids as the candidates query does."
+            f" whether {look}."
         )
     if found.rule == UNMATCHED:
         return (

@@ -46,6 +46,7 @@ from abatch.text import list_days
 
 N_KEPT, N_SCANNED = 365, 180  # the newest nights
 N_ASKED = 1000  # ids, in one query
+N_TWINS = 3  # ids that are no accident, if they look like those of candidates
 SAME = 0.05  # of a number: what may be corrected without being another
 Key = tuple[str, str]  # feed and variant
 
@@ -183,7 +184,7 @@ def find_doubts(
             name, (metric, query) = key[0], metrics[key[0]]
             beside = [other for other in trusted if other[0] == name and other != key]
             others = sum((trusted[other] for other in beside), np.zeros_like(own))
-            by_plan = plan if name == OUTCOME and metric.kind == "binary" else None
+            by_plan = plan if name == OUTCOME else None
             rules = doubt_rules.make_rules(own, left[key], by_plan, times)
             are_used = [
                 metric.kind == "numeric" or kind not in doubt_rules.OF_AMOUNTS for kind in names
@@ -330,12 +331,15 @@ def check_ids(connection: sa.Connection, feed: Feed, variants: pd.Series, span: 
     )
     others = [name for name in names if name not in predicted]
     n_alike = found.map(variants).value_counts()
-    if not others:
-        if len(found) >= N_TELLING and len(variants) >= N_TELLING and n_alike.empty:
+    if len(others) < N_TWINS:  # as many may be alike by chance
+        are_many = min(len(found), len(variants)) >= N_TELLING
+        forms = [_find_forms(ids) for ids in (found, variants.index.to_series())]
+        if are_many and forms[0].isdisjoint(forms[1]):
             return (
                 f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
-                f" {found.iloc[0]!r}, is one of the {len(variants)} that were predicted, such as"
-                f" {variants.index[0]!r}. Return ids as the candidates query does."
+                f" {found.iloc[0]!r}, is written as one of the {len(variants)} that were"
+                f" predicted, such as {variants.index[0]!r}. Return ids as the candidates query"
+                " does."
             )
         return None
     first = others[0]
@@ -349,3 +353,9 @@ def check_ids(connection: sa.Connection, feed: Feed, variants: pd.Series, span: 
     if first.lower() == twins[first].lower() or are_many[n_other >= N_TELLING].any():
         raise DataError(f"{feed.query.file}: {words}")
     return f"{feed.query.file}: {words}"
+
+
+def _find_forms(ids: pd.Series) -> set[str]:
+    """Ids with 9 for digits and a for letters, however many."""
+    texts = ids.astype(str).str.replace(r"\d+", "9", regex=True)
+    return {*texts.str.replace(r"[A-Za-z]+", "a", regex=True)}

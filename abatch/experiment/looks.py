@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database import tables
+from abatch.database.tables import Row
 from abatch.errors import DatabaseError, DataError, NothingToDo
 from abatch.experiment import (
     corrections,
@@ -42,6 +43,8 @@ from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
 
 ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
+SCALED = "amounts of another unit than planned"
+N_AMOUNTS, MANY_TIMES = 100, 10.0  # other than 0; times the spread that was planned with
 Z_INTERVAL, Z_FALL = 1.96, 3.3  # by chance in one of 40 years of weeks
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
@@ -453,7 +456,7 @@ def tell_doubts(
             days = [date.fromordinal(int(doubt.nights[-1]))]
             feeds = {feed.name: feed for feed in outcomes.pull_feeds(night, days)}
             stranger = night.read(doubts.find_stranger, feeds[doubt.metric], question.name)
-        example = f" An id that was never predicted is {stranger!r}." if stranger else ""
+        example = f" An id of it that was never predicted is {stranger!r}." if stranger else ""
         night.warn(
             f"{doubt.words}{example} If it is right as it is: python -m abatch acknowledge"
             f" {question.name} --reason '...'"
@@ -479,6 +482,8 @@ def judge(
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     shift = stats.measure_shift(tally.mixed, units)
     doubted = [doubts.describe(found)]
+    if scaled := describe_scale(registration, units):
+        doubted.append(scaled)
     if _is_shift(tally.n_mixed, shift, question.experiment.outcome.expected_effect):
         doubted.append(f"{tally.n_mixed:,} candidates who changed variant, unlike the others")
     row = {
@@ -493,6 +498,18 @@ def judge(
     }
     smallest = verdicts.find_smallest(connection, name, run_date)
     return verdicts.make_look(row, registration, tally, arrivals, smallest)
+
+
+def describe_scale(registration: Registration, units: Sequence[stats.Moments]) -> str | None:
+    """A sentence if amounts spread otherwise than was planned, as in another unit."""
+    plan, known = registration.plan, sum(units, stats.Moments())
+    if registration.outcome.kind == "binary" or not plan.sd or known.n_nonzero < N_AMOUNTS:
+        return None
+    variance = known.sum_yy / known.n_units - (known.sum_y / known.n_units) ** 2
+    sd = np.sqrt(variance) * known.n_units / known.sum_n  # of one exposure, about
+    if 1 / MANY_TIMES < sd / plan.sd < MANY_TIMES:
+        return None
+    return f"{SCALED}: they spread by {sd:,.4g} (sd), by {plan.source} it would be {plan.sd:,.4g}"
 
 
 def _find_groups(connection: sa.Connection, question: Question, last: date) -> pd.DataFrame:
@@ -541,35 +558,53 @@ def tell_news(
 ) -> None:
     """Warn of words that are new, and ask for a decision; `find_words` tells those of before."""
     if not night.dry_run:
+        last = night.read(_find_last, night)
         news = [*verdicts.describe_news(look, before), *falls]
-        for words in [*news, *night.read(_tell_mixed, night, look)]:
-            night.warn(words)
+        for words in [*news, _tell_scale(night, look, last), _tell_mixed(night, look, last)]:
+            if words:
+                night.warn(words)
 
 
-def _tell_mixed(connection: sa.Connection, night: Night, look: verdicts.Look) -> list[str]:
-    """A sentence on candidates who change variant, the first time that they matter."""
+def _find_last(connection: sa.Connection, night: Night) -> Row | None:
+    """The look before."""
     c = tables.looks.c
-    query = sa.select(c.n_mixed, c.n_units, c.mixed_shift)
-    earlier = query.filter_by(experiment=night.experiment.name).where(c.run_date < night.run_date)
-    found = (look.row[name] for name in ("n_mixed", "n_units", "mixed_shift"))
-    n_mixed, n_units, shift = found
-    before = connection.execute(earlier.order_by(c.run_date.desc()).limit(1)).all()
+    earlier = sa.select(tables.looks).filter_by(experiment=night.experiment.name)
+    earlier = earlier.where(c.run_date < night.run_date).order_by(c.run_date.desc())
+    return connection.execute(earlier.limit(1)).first()
+
+
+def _tell_scale(night: Night, look: verdicts.Look, last: Row | None) -> str | None:
+    """A sentence on amounts of another unit than planned, the first time."""
+    scaled = [part for part in (look.row["doubts"] or "").split("; ") if SCALED in part]
+    if not scaled or (last and SCALED in (last.doubts or "")):
+        return None
+    return (
+        f"{night.experiment.query('outcomes').file}: {scaled[0]}. If they"
+        " are in another unit than those that the training query returns, or than baseline_sd and"
+        " expected_effect in the config, sample and verdicts mean nothing: ask anew, under a new"
+        " name, with one unit."
+    )
+
+
+def _tell_mixed(night: Night, look: verdicts.Look, last: Row | None) -> str | None:
+    """A sentence on candidates who change variant, the first time that they matter."""
+    n_mixed, n_units, shift = (look.row[name] for name in ("n_mixed", "n_units", "mixed_shift"))
     effect = night.experiment.outcome.expected_effect
-    if not _do_matter(n_mixed, n_units, shift, effect) or any(
-        _do_matter(*counts, effect) for counts in before
-    ):
-        return []
+    if last and _do_matter(last.n_mixed, last.n_units, last.mixed_shift, effect):
+        return None
+    if not _do_matter(n_mixed, n_units, shift, effect):
+        return None
     unlike = (
         f" Their outcomes are unlike those of the others: in the smallest variant they would move"
         f" the mean by {shift:+.3g}."
         if shift
         else ""
     )
-    return [
+    return (
         f"{n_mixed:,} of {n_mixed + n_units:,} candidates with a known outcome were in more than"
         f" one variant and are left out of the verdicts, which hold for the others alone.{unlike}"
         " Let the candidates query return one variant for each candidate, always the same."
-    ]
+    )
 
 
 def _do_matter(n_mixed: int, n_units: int, shift: float | None, effect: float) -> bool:

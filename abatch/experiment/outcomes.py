@@ -21,11 +21,11 @@ from abatch.sections import Guardrail, Outcome
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
-_REST = r"^[^1-9]+|\.0+$|[^0-9]"
+_REST = r"^[^1-9]+|\.0+$|[^0-9a-z]|[a-z]+$"
 _SUFFIX = r"[^0-9a-z][0-9a-z]{1,3}$"
 # What two systems may write otherwise in one id, for candidates and for events, beside upper and
 # lower case and scientific notation: nothing; leading zeros, blanks and signs, and the fraction of
-# a float; all but its digits; the same, and a short suffix that only one of the two has.
+# a float; letters before and behind; the same, and a short suffix that only one of the two has.
 GENTLE = 2  # folds, the first, that hardly make one of two candidates' ids
 FOLDS = [
     (r"(?!)", r"(?!)"),
@@ -218,7 +218,8 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     """Ids of events that are candidates' ids written otherwise: the candidate's by the event's.
 
     They are folded by that of `FOLDS` which finds the most and tells the candidates apart, or half
-    of them, where a gentle one shows that they are there twice.
+    of them, where a gentle one shows that they are there twice. Where some are as the candidates'
+    are, other letters are no other spelling, but another id.
     """
     ids = candidate_ids.unique().astype(object)
     strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
@@ -230,7 +231,15 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
             pairs = zip(strange, plain_strange.str.replace(other, "", regex=True), strict=True)
             alike = {name: own[folded] for name, folded in pairs if folded and folded in own}
             twins = max(twins, alike, key=len)  # the first, if others find no more
+    if len(strange) < events["candidate_id"].nunique():
+        twins = {name: own for name, own in twins.items() if not _have_other_letters(name, own)}
     return twins
+
+
+def _have_other_letters(name: str, other: str) -> bool:
+    """Whether two ids have letters, and not the same."""
+    letters = [re.sub(r"[^a-z]", "", text.lower()) for text in (name, other)]
+    return all(letters) and letters[0] != letters[1]
 
 
 def _write_plainly(ids: pd.Index) -> pd.Index:

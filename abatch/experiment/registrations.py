@@ -141,6 +141,8 @@ class Plan(Part):
     Attributes
     ----------
     mean, sd : of the outcome; None where unknown
+    rate : share of the candidates with an outcome, of amounts with one above 0 (of the training
+        rows)
     kurtosis : of a numeric one in the training rows, capped; the burn-in asks for no less
     source : the config, or the training rows
     n_candidates : of the first night
@@ -150,12 +152,18 @@ class Plan(Part):
 
     mean: float | None
     sd: float | None
+    rate: float | None
     kurtosis: float | None
     source: str
     n_candidates: int
     samples: dict[str, Sample]
     days_most: int | None
     days_median: int | None
+
+    @property
+    def rate_source(self) -> str:
+        """Where the rate is from: a config has none of amounts."""
+        return self.source if self.rate == self.mean else "the training rows"
 
 
 class Registration(Terms):

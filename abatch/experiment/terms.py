@@ -163,6 +163,7 @@ def make_plan(terms: Terms, trained: TrainingOutcome, n_candidates: int) -> Plan
     return Plan(
         mean=mean,
         sd=sd,
+        rate=mean if is_binary else trained.rate,
         source="the training rows" if rests_on is None else "the config",
         kurtosis=kurtosis,
         n_candidates=n_candidates,

@@ -62,10 +62,11 @@ def find_maturity(night: Night, *, is_rebuilt: bool) -> Maturity:
     mature_date = behind and outcomes.last_mature_date(behind, experiment.outcome)
     with experiment.query(latest).named():
         night.read(scores.check_watermark, experiment.name, mature_date, is_rebuilt=is_rebuilt)
-    usual = night.read(find_usual_delay, night)
+    usual, waited_for = night.read(find_usual_delay, night)
     if mature_date and usual and (delay := night.run_date - mature_date) < usual - DAY:
+        moved = f"{waited_for}.watermark" if waited_for in experiment.guardrails else "watermark"
         night.warn(
-            f"{experiment.query(latest).file}: nights mature after {delay.days} days, and it took"
+            f"{experiment.query(moved).file}: nights mature after {delay.days} days, and it took"
             f" {usual.days} or more until now. So several mature at once. Unless the feed has"
             " become faster, it says too much: mend it, then score again with --rebuild --force."
         )
@@ -100,15 +101,18 @@ def _warn_of_stuck(
         )
 
 
-def find_usual_delay(connection: sa.Connection, night: Night) -> timedelta | None:
+def find_usual_delay(
+    connection: sa.Connection, night: Night
+) -> tuple[timedelta | None, str | None]:
     """The shortest time that nights took to mature at the looks before, when the feed had moved.
 
-    None if it moved seldom.
+    None if it moved seldom. And the guardrail that the last one waited for.
     """
     c = tables.looks.c
-    query = sa.select(c.run_date, c.mature_date).filter_by(experiment=night.experiment.name)
+    names = (c.run_date, c.mature_date, c.waits_for)
+    query = sa.select(*names).filter_by(experiment=night.experiment.name)
     query = query.where(c.run_date < night.run_date, c.mature_date.is_not(None))
     rows = connection.execute(query.order_by(c.run_date.desc()).limit(N_LOOKS)).all()
-    first = {mature_date: day for day, mature_date in rows}  # the oldest comes last
+    first = {mature_date: day for day, mature_date, _ in rows}  # the oldest comes last
     delays = [day - mature_date for mature_date, day in first.items()]
-    return min(delays) if len(delays) >= N_MOVES else None
+    return min(delays) if len(delays) >= N_MOVES else None, rows[0].waits_for if rows else None

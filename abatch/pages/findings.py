@@ -13,6 +13,7 @@ from abatch.pages.figures import Figures
 from abatch.statistics import words
 
 PACE = timedelta(days=28)  # of the newest looks, by whose pace the days to wait are reckoned
+WEEK = timedelta(days=7)
 
 
 class Scale(NamedTuple):
@@ -42,7 +43,8 @@ class Finding(NamedTuple):
     conclusion : what a person concluded, or None
     doubts : what the newest look doubts
     n_left : candidates to wait for at most; None without a plan
-    days_left : at the pace of the newest looks; None without one
+    days_left : at the pace of the newest looks; inf if a week of nights brought nobody new; None
+        if there is no pace
     """
 
     comparison: Comparison
@@ -52,7 +54,12 @@ class Finding(NamedTuple):
     conclusion: Row | None
     doubts: str | None
     n_left: int | None
-    days_left: int | None
+    days_left: float | None
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether nobody new comes, for whom it is told to wait."""
+        return self.days_left == math.inf
 
     @property
     def today(self) -> Row | None:
@@ -142,12 +149,14 @@ def find_findings(figures: Figures) -> list[Finding]:
     return findings
 
 
-def _find_days_left(looks: Sequence[Row], n_left: int | None) -> int | None:
+def _find_days_left(looks: Sequence[Row], n_left: int | None) -> float | None:
     recent = [look for look in looks if look.n_units and look.run_date >= looks[-1].run_date - PACE]
     if not n_left or not recent:
         return None
     first, last = recent[0], recent[-1]
     n_new, n_days = last.n_units - first.n_units, (last.run_date - first.run_date).days
+    if n_new == 0 and last.mature_date - first.mature_date >= WEEK:
+        return math.inf
     return math.ceil(n_left * n_days / n_new) if n_new > 0 else None
 
 
