@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from abatch.experiment import assignment, predictions, registrations, scores, terms
 from abatch.job import nightly
-from abatch.modelling import constancy, features, inference, promotion
+from abatch.modelling import balance, constancy, features, inference, promotion
 from abatch.night import DAY, Night, utc_now
 from abatch.queries import Window
 
@@ -48,7 +48,7 @@ def predict(night: Night) -> str:
         predictions.require_candidates(total, night.run_date)
         references = [model.card.features for model in models.values()]
         features.check_null_columns(total.n_rows, total.n_filled, references)
-        changes = constancy.check(night, recent, total)
+        changes = constancy.check(night, recent, total) + balance.check(night, models, total)
 
     # The first night registers the question, with the source of variants that its rows have.
     n_selected = predictions.count_selected(night, total)

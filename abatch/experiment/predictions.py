@@ -57,6 +57,7 @@ class Batch:
     n_filled : by feature, rows in which it is not null
     feature_counts : by model_name and feature, the predictions among them
     earlier_counts : of all rows with a model, by the references of earlier models
+    variant_counts : by variant and feature, where variants were recorded elsewhere
     doubles : pairs of ids that may be of one candidate, of the rows of one chunk
     checksum : sum of a hash of each row, modulo 2**64
     """
@@ -65,6 +66,7 @@ class Batch:
     n_filled: Mapping[str, int] = field(default_factory=dict)
     feature_counts: ModelCounts = field(default_factory=dict)
     earlier_counts: ModelCounts = field(default_factory=dict)
+    variant_counts: ModelCounts = field(default_factory=dict)
     doubles: list[tuple[str, str]] = field(default_factory=list)
     checksum: int = 0
 
@@ -79,6 +81,7 @@ class Batch:
             add_by_key(self.n_filled, other.n_filled),
             add_by_keys(self.feature_counts, other.feature_counts),
             add_by_keys(self.earlier_counts, other.earlier_counts),
+            add_by_keys(self.variant_counts, other.variant_counts),
             [*self.doubles, *other.doubles],
             (self.checksum + other.checksum) % 2**64,
         )
@@ -111,13 +114,14 @@ def summarise(rows: pd.DataFrame, candidates: Candidates, inferred: Any) -> Batc
 
     Parameters
     ----------
-    inferred : feature_counts and earlier_counts, as `Batch` has them
+    inferred : feature_counts, earlier_counts and variant_counts, as `Batch` has them
     """
     return Batch(
         Counter(rows["variant"].tolist()),
         candidates.features.notna().sum().to_dict(),
         inferred.feature_counts,
         inferred.earlier_counts,
+        inferred.variant_counts,
         candidates.doubles,
         compute_checksum(rows),
     )

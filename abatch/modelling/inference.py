@@ -1,6 +1,7 @@
 """Inference: each variant's live model predicts its own part of the candidates."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -32,12 +33,15 @@ class Inference(NamedTuple):
     feature_counts : what each model's candidates looked like, by model_name and feature; its
         predictions, too, as PREDICTION; under the first model all rows, as ROWS
     earlier_counts : the same of all that have a model, by the references of earlier models
+    variant_counts : of variants that were recorded elsewhere, by variant and feature, by the
+        references of the first model; without rows that this model cannot take
     """
 
     model_names: list[str | None]
     prediction: np.ndarray
     feature_counts: dict[str, dict[str, drift.FeatureCounts]]
     earlier_counts: dict[str, dict[str, drift.FeatureCounts]]
+    variant_counts: dict[str, dict[str, drift.FeatureCounts]]
 
 
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
@@ -84,33 +88,39 @@ def predict(
             }
             counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
             earlier_counts = add_by_keys(earlier_counts, counts)
-    feature_counts = add_by_keys(feature_counts, _count_rows(models, candidates, converted))
+    alike = _convert_alike(models, candidates, converted)
+    first = next(iter(models.values()))
+    is_whole = len(candidates.ids) == sum(map(len, alike.values()))
+    if alike and is_whole and ROWS not in first.card.columns:
+        rows_counts = reduce(add, map(drift.count_rows, alike.values()))
+        feature_counts = add_by_keys(feature_counts, {first.model_name: {ROWS: rows_counts}})
+    variant_counts = {}
+    if candidates.source == "recorded":
+        references = first.card.features
+        variant_counts = {name: drift.count_features(X, references) for name, X in alike.items()}
     names = {variant: model.model_name for variant, model in models.items()}
     model_names = [names.get(name) for name in candidates.variant]
-    return Inference(model_names, prediction, feature_counts, earlier_counts)
+    return Inference(model_names, prediction, feature_counts, earlier_counts, variant_counts)
 
 
-def _count_rows(
+def _convert_alike(
     models: Mapping[str, Model], candidates: Candidates, converted: Mapping[str, pd.DataFrame]
-) -> dict[str, dict[str, drift.FeatureCounts]]:
-    """The rows of all variants, as other ids may send them to another one.
+) -> dict[str, pd.DataFrame]:
+    """By variant, the features as the first model knows them.
+
+    Without variants that have no model, or another, and rows that this one cannot take.
 
     Parameters
     ----------
-    converted : by variant, the features as its model knows them
+    converted : by variant, the features as its own model knows them
     """
-    first = next(iter(models.values()))
-    types = first.card.columns
-    if ROWS in types:
-        return {}
-    known = {name: X for name, X in converted.items() if models[name].card.columns == types}
-    others = candidates.features[~np.isin(candidates.variant, [*known])]
-    try:
-        parts = [*known.values(), features.convert(others, types)]
-    except DataError:  # in rows without a model, which nobody asks
-        return {}
-    counts = (drift.count_rows(X) for X in parts if len(X))
-    return {first.model_name: {ROWS: reduce(add, counts)}}
+    types = next(iter(models.values())).card.columns
+    alike = {name: X for name, X in converted.items() if models[name].card.columns == types}
+    for name in sorted({*candidates.variant} - {*alike}):
+        rows = candidates.features[candidates.variant == name]
+        with suppress(DataError):
+            alike[name] = features.convert(rows, types)
+    return alike
 
 
 def refer_prediction(model: Model) -> References:
