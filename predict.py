@@ -69,9 +69,9 @@ def predict(night: Night) -> str:
 
     words = predictions.describe(experiment, total, n_selected, models)
     words += changes
-    gone = night.read(predictions.describe_gone, night)
+    replaced = night.read(predictions.describe_replaced, night)
     summary = night.finish(words, publish, rows_read=total.n_rows, rows_written=total.n_rows)
-    for doubt in filter(None, [gone, predictions.describe_doubles(night, total)]):
+    for doubt in filter(None, [*replaced, predictions.describe_doubles(night, total)]):
         night.warn(doubt)
     if new is not None:
         night.announce(registrations.describe_plan(new))

@@ -98,7 +98,7 @@ def test_predict_warns_of_a_change_overnight(
     # The next night is as wrong, which was told; one that is as before is what it should be.
     predict.predict(spoiled, week_engine, NIGHT + DAY)
     predict.predict(played, week_engine, NIGHT, force=True)
-    assert "features" not in capsys.readouterr().err
+    assert "these features" not in capsys.readouterr().err
 
 
 def test_predict_refuses_a_change_overnight(played: Experiment, week_engine: sa.Engine) -> None:

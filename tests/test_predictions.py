@@ -444,7 +444,7 @@ def test_find_groups_equals_plain_loop(
     assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}
 
 
-def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> None:
+def test_describe_replaced_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> None:
     """Of five one has gone, one has moved, and one is new; another night's are not asked for."""
     first: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
     for run_id, night in (("run1", NIGHT), ("run0", NIGHT - timedelta(days=1))):
@@ -455,20 +455,44 @@ def test_describe_gone_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> N
     night.experiment.query = lambda name: Query(f"{name}.sql", "")
     stage(engine, make_frame(first, "run2"))
     with engine.connect() as connection:
-        assert predictions.describe_gone(connection, night) is None
+        assert predictions.describe_replaced(connection, night) == []
     rows: list[Row] = [("c9", "A", 0.5, "9" * 16), *first[1:4], ("c4", "B", 0.5, first[4][3])]
     stage(engine, make_frame(rows, "run3"))
     with engine.connect() as connection:
         night.run_id = "run3"
-        words = predictions.describe_gone(connection, night)
-        assert words is not None
+        (words,) = predictions.describe_replaced(connection, night)
         assert words.startswith(
             "candidates.sql: of the 5 candidates of the night as it was 1 are gone from those that"
             " replace them, and 1 have moved to another variant."
         )
         for change in ({"dry_run": True}, {"run_date": NIGHT + timedelta(days=2)}):
             other: Any = SimpleNamespace(**{**vars(night), **change})
-            assert predictions.describe_gone(connection, other) is None
+            assert predictions.describe_replaced(connection, other) == []
+
+
+def test_describe_replaced_counts_who_has_another_prediction(engine: sa.Engine) -> None:
+    """Of four of A one has another, one by rounding alone; of B and control nobody has."""
+    first: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(4)]
+    first += [("c4", "B", 0.2, "4" * 16), ("c5", "control", NAN, "5" * 16)]
+    stage(engine, make_frame(first))
+    publish(engine, A=1)
+    night = make_night("run2")
+    night.dry_run = False
+    night.experiment.query = lambda name: Query(f"{name}.sql", "")
+    again: list[Row] = [("c0", "A", 0.5 + 1e-8, first[0][3]), ("c1", "A", 0.501, first[1][3])]
+    stage(engine, make_frame([*again, *first[2:]], "run2"))
+    with engine.connect() as connection:
+        (words,) = predictions.describe_replaced(connection, night)
+    assert words.startswith(
+        "candidates.sql: of the 6 candidates of the night as it was 1 have another prediction now,"
+        " by the same model: their features have changed."
+    )
+    night.run_id = "run3"  # by a model that is trained anew
+    other = make_frame([(*row[:2], 0.7, row[3]) for row in first], "run3")
+    stage(engine, other.replace({"model_name": {"modelA_v1.0_2026-08-31": "modelA_v1.0_new"}}))
+    with engine.connect() as connection:
+        (words,) = predictions.describe_replaced(connection, night)
+    assert "6 candidates of the night as it was 1 have another prediction" in words  # of B
 
 
 def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine) -> None:

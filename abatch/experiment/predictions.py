@@ -30,6 +30,7 @@ from abatch.statistics.sums import add_by_key, add_by_keys
 
 ModelCounts = Mapping[str, Mapping[str, drift.FeatureCounts]]  # by model_name and feature
 MANY_DOUBLES, MOST_DOUBLES = 20, 0.01  # candidates under two ids, and their share, to be told
+ROUNDING = 1e-6  # of a prediction, as libraries that reckon in single precision have it
 STAGED = list(predictions_staging.columns.keys())
 
 
@@ -230,30 +231,42 @@ def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
         )
 
 
-def describe_gone(connection: sa.Connection, night: Night) -> str | None:
-    """A sentence on candidates of the night as it was published who are not staged as they were.
+def describe_replaced(connection: sa.Connection, night: Night) -> list[str]:
+    """Sentences on candidates of the night as it was published who are not staged as they were.
 
     A table of candidates from which those have gone who answered would make a variant seem worse,
-    one from which they have moved another variant better. None if there are none.
+    one from which they have moved another variant better, and features that are of today and not of
+    then all figures. A prediction counts as another if it is of the same model. Empty if none is.
     """
     if night.dry_run:
-        return None
+        return []
     p, s = predictions.c, predictions_staging.c
     same = (s.experiment == p.experiment) & (s.candidate_id == p.candidate_id)
     both = predictions.outerjoin(predictions_staging, same & (s.run_id == night.run_id))
-    is_same = sa.case((s.variant == p.variant, 1))
+    is_moved = sa.case((s.variant != p.variant, 1))
+    is_off = sa.func.abs(s.prediction - p.prediction) > ROUNDING
+    is_other = sa.case(((s.model_name == p.model_name) & is_off, 1))
     count = sa.func.count
-    query = sa.select(count(p.candidate_id), count(s.candidate_id), count(is_same))
+    counts = (p.candidate_id, s.candidate_id, is_moved, is_other)
     of_night = (p.experiment == night.experiment.name, p.run_date == night.run_date)
-    n, n_there, n_same = connection.execute(query.select_from(both).where(*of_night)).one()
-    if n == n_same:
-        return None
-    return (
-        f"{night.experiment.query('candidates').file}: of the {n:,} candidates of the night as it"
-        f" was {n - n_there:,} are gone from those that replace them, and {n_there - n_same:,} have"
-        " moved to another variant. If it is those who have answered since, what follows on the"
-        " night is wrong: return who was a candidate then, in the variant that he had then."
-    )
+    query = sa.select(*map(count, counts)).select_from(both).where(*of_night)
+    n, n_there, n_moved, n_other = connection.execute(query).one()
+    file, words = night.experiment.query("candidates").file, []
+    if n_there < n or n_moved:
+        words.append(
+            f"{file}: of the {n:,} candidates of the night as it"
+            f" was {n - n_there:,} are gone from those that replace them, and {n_moved:,} have"
+            " moved to another variant. If it is those who have answered since, what follows on the"
+            " night is wrong: return who was a candidate then, in the variant that he had then."
+        )
+    if n_other:
+        words.append(
+            f"{file}: of the {n:,} candidates of the night as it was {n_other:,} have another"
+            " prediction now, by the same model: their features have changed. If these are of today"
+            " and not of that night, figures and ranks are too good: return them as of :as_of, and"
+            " predict again with --force. If they were wrong and are mended, all is well."
+        )
+    return words
 
 
 def publish(
