@@ -209,6 +209,21 @@ def test_warn_of_rows_that_a_cap_cuts() -> None:
     assert "at about the 99 % quantile: 99.01." in told  # of 1 to 100, as numpy has it
 
 
+def test_warn_of_rows_whose_outcomes_are_not_complete() -> None:
+    """Of 200 rows a day 60 have the outcome, in the newest 8 days 10; 7 + 1 days are looked at."""
+    frame = make_frame(30, 200)
+    day = (pd.to_datetime(frame["event_date"]) - pd.Timestamp(FIRST)).dt.days
+    n_ones = np.where(day < 22, 60, 10)
+    frame["outcome"] = (frame.groupby("event_date").cumcount() < n_ones).astype(int)
+    window = Window(FIRST, FIRST + 30 * DAY)
+    (told,) = [words for words in warn_of(frame, window) if "of the same weekdays" in words]
+    n = min(8, configure().outcome.window_days + configure().outcome.lag_days)
+    assert told.startswith(
+        f"{PLACE}: of the {200 * n:,} rows since {FIRST + (30 - n) * DAY} {10 * n} have the outcome"
+        " (5.0%), of those of the same weekdays before 30.0%. Outcomes that were not complete"
+    )
+
+
 def test_warn_of_rows_that_know_the_outcome() -> None:
     """A flag that half of those with the outcome have, and nobody else."""
     frame = make_frame()

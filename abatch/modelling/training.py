@@ -19,6 +19,7 @@ from abatch.experiment import outcomes
 from abatch.experiment.assignment import N_BUCKETS, assign
 from abatch.modelling import code, estimators, features, inspection, libraries, registry, snapshots
 from abatch.modelling.card import Card, Decision, Figure, Origin
+from abatch.modelling.ripeness import find_fall
 from abatch.night import DAY, Night
 from abatch.queries import Window
 from abatch.sections import ModelConfig
@@ -237,6 +238,16 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             f"{file}: the newest row is of {newest}, {n_since} days before {last}, the last day"
             f" that is asked for; within the rows no gap is longer than {n_widest} days. Look at"
             " the load, and at what the query joins and leaves out."
+        )
+    outcome = night.experiment.outcome
+    if fall := find_fall(rows.event_date, rows.y, outcome.window_days + outcome.lag_days):
+        night.warn(
+            f"{file}: of the {fall.n_rows:,} rows since {fall.since} {fall.n_ones:,} have the"
+            f" outcome ({fall.n_ones / fall.n_rows:.1%}), of those of the same weekdays before"
+            f" {fall.rate:.1%}. Outcomes that were not complete when the query read them look like"
+            " this, and models learn that the newest have none: look at the load and the watermark,"
+            " and whether outcome.lag_days is as long as outcomes take. If the rate has fallen, all"
+            " is well."
         )
     for name, doubt in features.find_doubts(rows.X, frame["candidate_id"]).items():
         night.warn(f"{file}: {name} has {doubt}: in the query, or by training.not_features.")
