@@ -14,7 +14,9 @@ import pytest
 
 from abatch.errors import DataError
 from abatch.modelling.features import (
+    CAST,
     COUNT,
+    LEAVE,
     check_columns,
     check_null_columns,
     convert,
@@ -270,7 +272,7 @@ def test_find_doubts() -> None:
             "letter": [f"Dear customer {i // 2 + i % 2}" for i in range(n)],  # 101 values
             "phone": [f"+47 {i:08}" for i in range(n)],
             "amount": [f"1.{i:03},50" for i in range(n)],
-            "postcode": [f"{i % 60:04}" for i in range(n)],
+            "postcode": [f"{i % 40:04}" for i in range(n)],
             "region": ["north", "south"] * 100,
             "rare": [None] * 160 + [f"note {i}" for i in range(40)],
             "income": [1e4 + i / 7 for i in range(n)],  # no whole numbers
@@ -327,12 +329,61 @@ def test_find_doubts_of_dates_as_text(spelling: str, is_day: bool) -> None:
 def test_find_doubts_of_whole_numbers_as_text() -> None:
     """With many values a number, with few a code, as a postcode is."""
     X = pd.DataFrame(
-        {"income": [f"{i * 37}" for i in range(100)], "zip": [f"{i % 50}" for i in range(100)]}
+        {"income": [f"{i * 37}" for i in range(500)], "zip": [f"{i % 50}" for i in range(500)]}
     )
-    assert find_doubts(X.astype(object), pd.Series(["a"] * 100)) == {
-        "income": "100 values in 100 rows, which are numbers as text, such as '0'."
+    assert find_doubts(X.astype(object), pd.Series(["a"] * 500)) == {
+        "income": "500 values in 500 rows, which are numbers as text, such as '0'."
         " Cast it to a number, or leave it out"
     }
+
+
+@pytest.mark.parametrize(
+    ("spelling", "unit"),
+    [
+        ("{} %", "%"),
+        ("{}%", "%"),
+        ("{},5 kr", "kr"),
+        ("45 {:03} kr", "kr"),
+        ("NOK {}", "NOK"),
+        ("kr. {},50", "kr."),
+        ("$1,{:03}.00", "$"),
+        ("-{} km/h", "km/h"),
+        ("{} years", "years"),
+        ("Zone {}", None),
+        ("K{}", None),
+        ("NO{:04}", None),
+        ("{:04}-A", None),
+        ("{:03} North St", None),  # of which the street differs, see below
+    ],
+)
+def test_find_doubts_of_numbers_with_a_unit(spelling: str, unit: str | None) -> None:
+    """Of 60 values, each in ten rows, that a model could learn as codes."""
+    texts = [spelling.format(i % 60 + 1) for i in range(600)]
+    if "St" in spelling:
+        texts = [text.replace("North", f"{'ABC'[i % 3]}way") for i, text in enumerate(texts)]
+    doubts = find_doubts(pd.DataFrame({"x": texts}, dtype=object), pd.Series(["a"] * 600))
+    told = f"60 values in 600 rows, which are numbers with the unit {unit!r} as text, such as"
+    assert doubts == ({"x": f"{told} {texts[0]!r}. {CAST}"} if unit else {})
+
+
+@pytest.mark.parametrize(
+    ("n_values", "is_told"), [(1_000, True), (750, True), (300, False), (60, False)]
+)
+def test_find_doubts_of_ids_with_a_few_rows_each(n_values: int, is_told: bool) -> None:
+    """A phone number of three or four rows is rare, and all are; a postcode of ten is not."""
+    X = pd.DataFrame({"x": [f"+47 {i % n_values:04}" for i in range(3_000)]}, dtype=object)
+    told = f"{n_values:,} values in 3,000 rows: text or an id, of which no model learns. {LEAVE}"
+    assert find_doubts(X, pd.Series(["a"] * 3_000)) == ({"x": told} if is_told else {})
+
+
+def test_find_doubts_spares_what_has_common_values(rng: np.random.Generator) -> None:
+    """Postcodes, 600 in 3,000 rows: a tenth of the rows and more are in those of ten rows."""
+    shares = 1 / np.arange(1, 601) ** 0.5
+    codes = rng.choice(600, 3_000, p=shares / shares.sum())
+    X = pd.DataFrame({"postcode": [f"N-{code}" for code in codes]}, dtype=object)
+    rare = X["postcode"].value_counts()
+    assert rare[rare < 10].sum() < 0.9 * 3_000
+    assert find_doubts(X, pd.Series(["a"] * 3_000)) == {}
 
 
 def test_check_null_columns() -> None:

