@@ -247,9 +247,11 @@ def describe_replaced(connection: sa.Connection, night: Night) -> list[str]:
     is_off = sa.func.abs(s.prediction - p.prediction) > ROUNDING
     is_other = sa.case(((s.model_name == p.model_name) & is_off, 1))
     count = sa.func.count
-    counts = (p.candidate_id, s.candidate_id, is_moved, is_other)
     of_night = (p.experiment == night.experiment.name, p.run_date == night.run_date)
-    query = sa.select(*map(count, counts)).select_from(both).where(*of_night)
+    query = sa.select(
+        count(p.candidate_id), count(s.candidate_id), count(is_moved), count(is_other)
+    )
+    query = query.select_from(both).where(*of_night)
     n, n_there, n_moved, n_other = connection.execute(query).one()
     file, words = night.experiment.query("candidates").file, []
     if n_there < n or n_moved:
