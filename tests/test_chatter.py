@@ -1,14 +1,18 @@
 """What estimators print, as cron would mail it: nothing, since the log has it."""
 
+import logging
+import logging.config
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.modelling.chatter import listen
 from tests.conftest import FIRST_NIGHT, ROOT, write_config
 from tests.test_categories import require
 
@@ -54,3 +58,68 @@ def test_scripts_print_nothing(
     text = log.read_text(encoding="utf-8")
     assert printed in text
     assert "Parallel(n_jobs=2)" in text
+
+
+def rule_the_process() -> None:
+    """What an estimator may do to the logging of its process, by which abatch logs too."""
+    stream = {"class": "logging.StreamHandler"}
+    logging.config.dictConfig(
+        {"version": 1, "handlers": {"stream": stream}, "root": {"handlers": ["stream"]}}
+    )  # which disables the loggers that there are
+    logging.basicConfig(level="DEBUG", force=True)
+    logging.disable()
+    warnings.simplefilter("ignore")
+    vars(warnings)["showwarning"] = print
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, closed below
+    sys.stdout.close()
+
+
+def describe_process() -> list[object]:
+    """What `rule_the_process` changes."""
+    loggers = [logging.getLogger(name) for name in ("", "abatch", "py.warnings", "sqlalchemy.pool")]
+    return [
+        *((known.level, known.handlers[:], known.disabled) for known in loggers),
+        logging.root.manager.disable,
+        warnings.filters[:],
+        warnings.showwarning,
+        (sys.stdout, sys.stderr),
+    ]
+
+
+def test_listen_puts_the_process_back(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also if the estimator fails, and if it closes what stands for its output."""
+    before = describe_process()
+    for fault in (ValueError, SystemExit):
+        with pytest.raises(fault), listen():
+            rule_the_process()
+            raise fault
+        assert describe_process() == before
+    with listen():
+        sys.stdout.close()
+        os.close(1)
+    with listen():
+        print("once more")
+    print("as ever", flush=True)
+    assert capfd.readouterr() == ("as ever\n", "")
+
+
+def test_listen_lets_handlers_go_on(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a library that makes its handler once: it writes wherever we listen."""
+    caplog.set_level("INFO", "abatch")
+    library = logging.getLogger("tests.library")
+    with listen():
+        library.addHandler(handler := logging.StreamHandler())
+        library.warning("fitting")
+    library.addHandler(handler)
+    library.propagate = False
+    for word in ("between", "predicting"):
+        library.warning(word)
+        with listen():
+            library.warning("and %s", word)
+    library.removeHandler(handler)
+    told = [record.getMessage() for record in caplog.records if record.name == "abatch"]
+    words = ("fitting", "between", "and between", "predicting", "and predicting")
+    assert told == [f"an estimator says: {word}" for word in words]
+    assert capfd.readouterr() == ("", "")

@@ -1,16 +1,12 @@
 """Estimators: imported by path, seeded, behind scikit-learn's preparation of columns by type."""
 
-import ctypes
 import importlib
 import inspect
-import logging
-import os
 import random
 import sysconfig
-import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,8 @@ from sklearn.utils import InputTags, all_estimators
 
 from abatch.errors import ConfigError, suggest
 from abatch.modelling.categories import CategoryEncoder, CategoryFrame
+from abatch.modelling.chatter import listen
 
-logger = logging.getLogger("abatch")
 SEEDS = ("random_state", "seed", "random_seed")
 ROUNDING = 1e-6  # of a probability, as 32 bits have it
 MAX_CATEGORIES = 200  # codes; histogram boosting takes at most 255
@@ -222,30 +218,6 @@ def prepare(estimator: BaseEstimator, types: Mapping[str, str], key: str) -> Pip
             f"{key}: the estimator cannot be cloned; it raised {_tell(error)}. Let its __init__"
             " keep each parameter as it is given, and do no more."
         ) from error
-
-
-@contextmanager
-def listen() -> Iterator[None]:
-    """Write what an estimator prints, its code in C too, into the log, and not into cron's mail."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
-        try:
-            with ExitStack() as stack:
-                c_flush = ctypes.CDLL(None).fflush
-                c_flush(None)
-                for number in (1, 2):  # stdout and stderr, which may be closed
-                    with suppress(OSError):
-                        kept = os.dup(number)
-                        stack.callback(os.close, kept)
-                        stack.callback(os.dup2, kept, number)
-                        os.dup2(file.fileno(), number)
-                stack.enter_context(redirect_stdout(file))
-                stack.enter_context(redirect_stderr(file))
-                stack.callback(c_flush, None)
-                yield
-        finally:
-            file.seek(0)
-            for line in file:
-                logger.info("an estimator says: %s", line.rstrip())
 
 
 def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int = 0) -> Pipeline:
