@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.modelling.chatter import listen
-from tests.conftest import FIRST_NIGHT, ROOT, write_config
+from tests.conftest import FIRST_NIGHT, ROOT, Templates, write_config
 from tests.test_categories import require
 
 LIBRARIES: list[tuple[str, dict[str, Any], str]] = [  # and what each is known to print
@@ -21,6 +22,90 @@ LIBRARIES: list[tuple[str, dict[str, Any], str]] = [  # and what each is known t
     ("xgboost.XGBClassifier", {"n_estimators": 5, "unknown": 1}, "are not used"),
     ("catboost.CatBoostClassifier", {"iterations": 5}, "0:\tlearn:"),
 ]
+OWN_MODELS = """
+from sklearn.linear_model import LogisticRegression
+
+class Model(LogisticRegression):
+    pass
+"""
+CHATTY_MODELS = """
+import logging, sys
+from sklearn.linear_model import LogisticRegression
+
+logging.basicConfig(level="INFO")
+logging.info("imported, says the root logger")
+print("imported")
+print("imported", file=sys.stderr)
+
+class Model(LogisticRegression):
+    def __init__(self):
+        print("made")
+        super().__init__()
+
+    def fit(self, X, y):
+        print("fitted")
+        logging.basicConfig(force=True)
+        logging.warning("fitted, says the root logger")
+        return super().fit(X, y)
+
+    def __getstate__(self):
+        print("saved")
+        return super().__getstate__()
+
+    def __setstate__(self, state):
+        print("loaded")
+        super().__setstate__(state)
+"""
+
+
+def run_as_cron(folder: Path, path: str = os.environ["PATH"]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of train and of predict, as processes without a terminal."""
+    options = ["--config", str(folder / "ml_config.yaml"), "--date", str(FIRST_NIGHT)]
+    ended = [
+        subprocess.run(
+            [sys.executable, ROOT / f"{script}.py", *options],
+            cwd=folder,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        for script in ("train", "predict")
+    ]
+    return [(process.returncode, process.stdout, process.stderr) for process in ended]
+
+
+def read_logs(folder: Path) -> str:
+    """What both jobs have logged."""
+    return "".join(path.read_text(encoding="utf-8") for path in (folder / "logs").glob("*.log"))
+
+
+@pytest.mark.slow
+def test_own_models_print_nothing(templates: Templates, tmp_path: Path) -> None:
+    """What is printed, the plan of the experiment, is what a model prints that says nothing."""
+    model = {"name": "modelA", "version": "1.0", "estimator": "own_models.Model"}
+    printed = []
+    for name, text in (("quiet", OWN_MODELS), ("chatty", CHATTY_MODELS)):
+        (folder := tmp_path / name).mkdir()
+        templates.copy("sqlite", "simulated", folder)
+        models = {"A": model, "B": {**model, "name": "modelB"}}
+        write_config(folder, "sqlite:///bank.db", models=models)
+        (folder / "own_models.py").write_text(text, encoding="utf-8")
+        printed.append(run_as_cron(folder))
+    quiet, chatty = printed
+    assert chatty == quiet
+    assert [(code, errors) for code, _, errors in quiet] == [(0, ""), (0, "")]
+    log = read_logs(folder)
+    for words in (
+        "imported",
+        "INFO:root:imported, says the root logger",
+        "made",
+        "fitted",
+        "WARNING:root:fitted, says the root logger",
+        "saved",
+        "loaded",
+    ):
+        assert f"INFO an estimator says: {words}\n" in log
 
 
 @pytest.mark.slow
@@ -38,26 +123,13 @@ def test_scripts_print_nothing(
     model = {"name": "modelA", "version": "1.0", "estimator": path, "params": params}
     forest = "sklearn.ensemble.RandomForestClassifier"
     of_joblib = {"estimator": forest, "params": {"n_estimators": 5, "n_jobs": 2, "verbose": 1}}
-    config = write_config(
-        folder,
-        engine.url.render_as_string(),
-        models={"A": model, "B": {"name": "modelB", "version": "1.0", **of_joblib}},
-    )
-    for script in ("train", "predict"):
-        ended = subprocess.run(
-            [sys.executable, ROOT / f"{script}.py", "--config", config, "--date", str(FIRST_NIGHT)],
-            cwd=folder,
-            env={**os.environ, "PATH": str(folder), "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        assert (ended.returncode, ended.stderr) == (0, "")
+    models = {"A": model, "B": {"name": "modelB", "version": "1.0", **of_joblib}}
+    write_config(folder, engine.url.render_as_string(), models=models)
+    ended = run_as_cron(folder, path=str(folder))
+    assert [(code, errors) for code, _, errors in ended] == [(0, ""), (0, "")]
     assert not (folder / "catboost_info").exists()
-    (log,) = experiment.environment.logs_dir.glob("train_*.log")
-    text = log.read_text(encoding="utf-8")
-    assert printed in text
-    assert "Parallel(n_jobs=2)" in text
+    assert printed in (log := read_logs(folder))
+    assert "Parallel(n_jobs=2)" in log
 
 
 def rule_the_process() -> None:

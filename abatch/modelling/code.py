@@ -7,6 +7,7 @@ from pathlib import Path
 
 from abatch import files
 from abatch.modelling import libraries
+from abatch.modelling.chatter import listen
 from abatch.version import ROOT
 
 # What makes a model of rows: a change anywhere else does not change a model.
@@ -23,6 +24,7 @@ TRAINING_CODE = [
 ]
 
 
+@listen()
 def find_source(path: str) -> Path | None:
     """The user's own file that an estimator's import path leads to; None of an installed package.
 

@@ -36,6 +36,7 @@ _TREES = (
 )  # neither scale nor one column per category
 
 
+@listen()
 def make_estimator(path: str, params: Mapping[str, Any], seed: int, key: str) -> BaseEstimator:
     """The estimator that the config names: a class, or a function that returns one, called.
 
@@ -203,6 +204,7 @@ def _find_native(estimator: BaseEstimator, n_categories: int) -> dict[str, Any] 
     return {} if library == "lightgbm" else None
 
 
+@listen()
 def prepare(estimator: BaseEstimator, types: Mapping[str, str], key: str) -> Pipeline:
     """A new pipeline for an estimator that is fitted again and again, as `make_pipeline_for`'s is.
 

@@ -13,6 +13,7 @@ from abatch.database.tables import Row, deletions, models, snapshots
 from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, Figure, to_json
+from abatch.modelling.chatter import listen
 from abatch.sections import ModelConfig
 from abatch.statistics.references import FeatureReference, Reference
 
@@ -67,6 +68,7 @@ class _Search(pickle.Pickler):
         return NotImplemented
 
 
+@listen()
 def pickle_model(pipeline: "Pipeline", key: str) -> tuple[bytes, "Pipeline"]:
     """A fitted pipeline as it is saved, and as it is once loaded again.
 
@@ -120,13 +122,15 @@ def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> 
     content = read_model_file(connection, models_dir, card)
     warning = libraries.check(card.libraries, f"{models_dir / card.file}")
     try:
-        return Model(model_name, joblib.load(io.BytesIO(content)), card, warning)
+        with listen():
+            pipeline = joblib.load(io.BytesIO(content))
     # the content is what was saved, so it is a library or a module of the user's that differs
     except (Exception, SystemExit) as error:
         raise RegistryError(
             f"{models_dir / card.file}: cannot be opened ({error}). Install what it was trained"
             " with, see the .json beside it."
         ) from None
+    return Model(model_name, pipeline, card, warning)
 
 
 def check_model(connection: sa.Connection, models_dir: Path, card: Card) -> str:
