@@ -98,6 +98,7 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
     },
     "reference": {"edges": [0.1], "counts": [5, 5]},
     "checked": [0.05],
+    "left_out": {},
     "gate": {"promote": True, "reason": "the first model of its variant", "evidence": {}},
     "config": {},
     "config_hash": "c0f",

@@ -77,6 +77,7 @@ CARD: dict[str, Any] = {
         "income": {"kind": "number", "bins": [400.0], "counts": [45, 50, 5], "others": []},
         NASTY: {"kind": "category", "bins": ["a"], "counts": [30, 9, 61], "others": []},
     },
+    "left_out": {NASTY: "a value in 39 of 100 rows, but in 0 of the 61 that are not held out"},
     "gate": {
         "promote": True,
         "reason": "validation ROC AUC 0.7313 against 0.7101",
@@ -246,6 +247,10 @@ def test_list_limits_of_the_card() -> None:
             f" (61.00\N{NO-BREAK SPACE}%)."
         ),
         (
+            f"Features that it was fitted without, for lack of values: {NASTY} (it has a value in"
+            " 39 of 100 rows, but in 0 of the 61 that are not held out)."
+        ),
+        (
             "Action changes labels: where those with high predictions were treated differently in"
             " the training window, the model has learnt who has the outcome under that treatment."
         ),
@@ -351,8 +356,8 @@ def test_render_escapes() -> None:
     assert "&lt;script&gt;" in html
     assert "& Ærø" not in html
     # Hypothesis, feature, subgroup's column and value, gate's evidence, limits (column, value,
-    # feature), query.
-    assert Page(html).text.count(NASTY) == 9
+    # feature that is null, feature left out), query.
+    assert Page(html).text.count(NASTY) == 10
     assert json.dumps(NASTY, ensure_ascii=False) in Page(html).text  # the parameters
     config = {**CARD["config"], "split": {f"{NASTY}variant": 0.45, "A": 0.55}}
     for key in (

@@ -224,6 +224,23 @@ def test_warn_of_rows_whose_outcomes_are_not_complete() -> None:
     )
 
 
+def test_warn_of_rows_with_a_column_for_no_fit() -> None:
+    """Ten days of 60 rows, of which the newest two validate: 480 rows are older than these."""
+    frame = make_frame(per_day=60)
+    days = np.unique(frame["event_date"])
+    newest = (frame["event_date"] >= days[-2]).to_numpy()
+    enough = np.flatnonzero(~newest)[:200:10]  # 20 rows, of which about one in 11 is held out
+    frame["late"] = np.where(newest, 1.5, np.nan)
+    frame["rare"] = np.where(np.isin(np.arange(600), enough), 1.5, np.nan)
+    day = pd.Timestamp(days[-2]).date()
+    assert [told for told in warn_of(frame) if "A fit needs" in told] == [
+        f"{PLACE}: late has a value in 120 of 600 rows, but in 0 of the 480 before {day}, the first"
+        " day of validation. A fit needs 10, so models are fitted without it (but a Pipeline of"
+        " your own). Load its history, or leave it out until there is some: in the query, or by"
+        " training.not_features."
+    ]
+
+
 def test_warn_of_rows_that_know_the_outcome() -> None:
     """A flag that half of those with the outcome have, and nobody else."""
     frame = make_frame()

@@ -130,6 +130,7 @@ class Card(Origin):
     metrics : of the validation, by name
     reference : scores of the rows held out, None if these were few
     checked : predictions of some of the snapshot's rows, see `training.choose_checked`
+    left_out : features with too few values for a fit, and how many they have
     code_files : SHA-256 of the files that made it
     libraries : versions of what its predictions depend on
     """
@@ -147,6 +148,7 @@ class Card(Origin):
     subgroups: list[Subgroup]
     reference: Annotated[Reference, _AsDict] | None
     checked: list[float]
+    left_out: dict[str, str]
     gate: Decision
     code_files: dict[str, str]
     libraries: dict[str, str]

@@ -256,6 +256,12 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             f"{file}: {name} {telling}: is it known only when the outcome is? If so, leave it out:"
             " in the query, or by training.not_features."
         )
+    for name, words in find_left_out(rows).items():
+        night.warn(
+            f"{file}: {name} has {words}. A fit needs {MIN_FILLED}, so models are fitted without it"
+            " (but a Pipeline of your own). Load its history, or leave it out until there is some:"
+            " in the query, or by training.not_features."
+        )
 
 
 def warn_of_leak(night: Night, rows: Rows, trained: Sequence[Fitted]) -> None:
@@ -342,6 +348,23 @@ def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
     return Recipe(variant, model, estimator, seed, key)
 
 
+def find_left_out(rows: Rows) -> dict[str, str]:
+    """Features with too few values for the one fit or the other, and how many they have."""
+    n_filled, left_out = rows.X.count(), {}
+    for chosen, which in (
+        (~rows.validation, f"before {rows.validation_from}, the first day of validation"),
+        (~rows.holdout, "that are not held out"),
+    ):
+        n_rows = int(chosen.sum())
+        for name, n in rows.X[chosen].count().items():
+            if n < min(MIN_FILLED, n_rows):
+                left_out[str(name)] = (
+                    f"a value in {n_filled[name]:,} of {len(rows.y):,} rows, but in {n:,} of the"
+                    f" {n_rows:,} {which}"
+                )
+    return left_out
+
+
 def fit_for_validation(recipe: Recipe, rows: Rows) -> Pipeline:
     """Fit on the rows that are older than the validation's.
 
@@ -362,15 +385,12 @@ def fit_for_good(recipe: Recipe, rows: Rows) -> Pipeline:
 
 
 def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
-    """The estimator behind the preparation of the columns that have values for both fits.
+    """The estimator behind the preparation of the columns that both fits can learn.
 
     Of others, such as one whose few values are the newest, nothing could be learnt or measured.
     """
-    sides = (rows.X[~rows.validation], rows.X[~rows.holdout])
-    is_filled = [side.count() >= min(MIN_FILLED, len(side)) for side in sides]
-    types = {
-        name: kind for name, kind in rows.types.items() if is_filled[0][name] & is_filled[1][name]
-    }
+    left_out = find_left_out(rows)
+    types = {name: kind for name, kind in rows.types.items() if name not in left_out}
     pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
     return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
 
@@ -464,6 +484,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         ),
         reference=fitted.reference,
         checked=checked.tolist(),
+        left_out={} if isinstance(fitted.recipe.estimator, Pipeline) else find_left_out(rows),
         gate=decision,
         code_files=code.hash_code(model.estimator, environment.folder),
         libraries=libraries.find_libraries(fitted.pipeline.get_params().values()),
