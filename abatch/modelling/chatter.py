@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
-from io import FileIO
 from typing import TextIO
 
 logger = logging.getLogger("abatch")
@@ -29,7 +28,7 @@ def listen() -> Iterator[None]:
                     kept = os.dup(number)
                     stack.callback(os.close, kept)
                     stack.callback(os.dup2, kept, number)
-                    os.dup2(file.fileno(), number)
+                    os.dup2(file, number)
             stream = _find_stream()
             stack.enter_context(redirect_stdout(stream))
             stack.enter_context(redirect_stderr(stream))
@@ -38,27 +37,28 @@ def listen() -> Iterator[None]:
             stack.callback(c_flush, None)
             yield
     finally:
-        file.seek(0)
-        text = file.read().decode(errors="replace")
-        file.truncate(0)
-        for line in text.splitlines():
+        with open(file, encoding="utf-8", errors="replace", closefd=False) as told:
+            told.seek(0)
+            lines = told.readlines()
+        os.ftruncate(file, 0)
+        for line in lines:
             logger.info("an estimator says: %s", line.rstrip())
 
 
 @cache
-def _open_file() -> FileIO:
+def _open_file() -> int:
     """One for the whole process: a handler that was made while we listened keeps its stream."""
     handle, path = tempfile.mkstemp()
     os.close(handle)
-    file = FileIO(path, "a+")  # whoever writes, writes at the end
+    file = os.open(path, os.O_RDWR | os.O_APPEND)  # whoever writes, writes at the end
     os.unlink(path)
     return file
 
 
 @cache
 def _open_stream() -> TextIO:
-    number = _open_file().fileno()
-    return open(number, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    file = _open_file()
+    return open(file, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
 
 
 def _find_stream() -> TextIO:
