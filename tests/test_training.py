@@ -277,6 +277,9 @@ def test_warn_of_rows_that_end_early(n_since: int, days: Sequence[int], told: bo
     if told:
         last = newest + n_since * DAY
         assert f"the newest row is of {newest}, {n_since} days before {last}, the last" in found[0]
+        n_widest = max(np.diff(days))
+        gap = "1 day. Look" if n_widest == 1 else f"{n_widest} days. Look"
+        assert f"within the rows no gap is longer than {gap} at the load" in found[0]
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,9 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
     if (n_since := (last - newest).days) > max(STALE_DAYS, STALE_GAPS * n_widest):
         night.warn(
             f"{file}: the newest row is of {newest}, {n_since} days before {last}, the last day"
-            f" that is asked for; within the rows no gap is longer than {n_widest} days. Look at"
-            " the load, and at what the query joins and leaves out."
+            f" that is asked for; within the rows no gap is longer than {n_widest}"
+            f" {'day' if n_widest == 1 else 'days'}. Look at the load, and at what the query joins"
+            " and leaves out."
         )
     outcome = night.experiment.outcome
     if fall := find_fall(rows.event_date, rows.y, outcome.window_days + outcome.lag_days):
