@@ -317,6 +317,20 @@ def test_measure_bracket_is_reached_by_some_order_inside_the_bins() -> None:
     assert np.max(deviations, axis=0) == pytest.approx(brackets, rel=1e-9)
     assert brackets[0] == pytest.approx(1 / 2 * (2 / 22) * (2 / 22))
     assert brackets[1] == pytest.approx(2 / 22)
+    assert found["gini_bracket"].value == pytest.approx(2 * brackets[0])  # Gini is 2 * AUC - 1
+
+
+def test_measure_bracket_of_predictions_that_share_a_bin() -> None:
+    """Of 200, 40 positive, any 20 may be the tenth: 4 of the 40 by chance, 0 to 20 in truth.
+
+    Nothing of their order is measured.
+    """
+    found = measure_all(np.full(200, 1e-17), np.repeat([0, 1], [160, 40]))
+    figures = {"roc_auc": 0.5, "gini": 0, "capture_top_decile": 0.1, "lift_top_decile": 1}
+    brackets = {"roc_auc": 0.5, "gini": 1, "capture_top_decile": 0.4, "lift_top_decile": 4}
+    for name, value in figures.items():
+        assert found[name].value == pytest.approx(value)
+        assert found[f"{name}_bracket"].value == pytest.approx(brackets[name])
 
 
 def test_measure_no_bracket_where_bins_hold_one_each() -> None:

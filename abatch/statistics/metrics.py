@@ -67,7 +67,7 @@ class Ranking:
     weights : array of float, shape (g + 15, 4); pairs of a positive and a negative for ROC AUC and
         KS, positives for the others; 0 for KS and average precision of a model with fewer than 20
         of either outcome, where chance raises them
-    brackets : array of float, shape (3,); of the first three, times their weights
+    brackets : array of float, shape (4,); of each of the metrics, times its weight
     """
 
     sums: np.ndarray
@@ -205,8 +205,8 @@ def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, M
     """All metrics of a histogram; with fewer than 20 of either outcome, the counts only.
 
     Rank metrics take the predictions of a bin for equal. How far that may move a figure is its
-    bracket: with the predictions themselves roc_auc, ks and average_precision lie within value ±
-    bracket. Log loss and Brier are exact.
+    bracket: with the predictions themselves all of them lie within value ± bracket. Log loss and
+    Brier are exact.
 
     Parameters
     ----------
@@ -437,9 +437,10 @@ def _divide(ranking: Ranking) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The ranking metrics, shape (g + 15,), and their brackets."""
     ranks = dict(zip(RANKED, (ranking.sums / ranking.weights).T, strict=True))
     ranks |= {"gini": 2 * ranks["roc_auc"] - 1, "lift_top_decile": 10 * ranks["capture_top_decile"]}
-    brackets = (ranking.brackets / ranking.weights[0, :3]).tolist()
-    names = [f"{name}_bracket" for name in RANKED[:3]]
-    return ranks, dict(zip(names, brackets, strict=True))
+    auc, ks, precision, capture = (ranking.brackets / ranking.weights[0]).tolist()
+    brackets = {"gini": 2 * auc, "lift_top_decile": 10 * capture}
+    brackets |= zip(RANKED, (auc, ks, precision, capture), strict=True)
+    return ranks, {f"{name}_bracket": value for name, value in brackets.items()}
 
 
 def _bound(log_odds: np.ndarray) -> np.ndarray:
@@ -482,12 +483,13 @@ def _calibrate(counts: np.ndarray, log_odds: np.ndarray, start: tuple[float, flo
 def _bracket(totals: np.ndarray) -> np.ndarray:
     """How far rank metrics of counts, shape (2, k), may be from those of the predictions.
 
-    Of the first three in RANKED, each times its weight, with predictions in any order inside bins.
+    Of those in RANKED, each times its weight, with predictions in any order inside bins.
     ROC AUC: a pair that shares a bin counts one half, and is worth 0 to 1. KS: a threshold inside a
     bin may have its positives below and its negatives above, or the reverse. Average precision: the
     best order has a bin's positives first and equal, the worst its negatives first and then one
     positive after the other: the j-th has precision (t + j) / (t + j + f), with t positives above
-    the bin and f negatives above or in it.
+    the bin and f negatives above or in it. Capture: of a bin that the tenth cuts, as many positives
+    as there is room for may be above the cut, or as few as its negatives leave room for.
     """
     negative, positive = totals.astype(np.float64)
     n_negative, n_positive = negative.sum(), positive.sum()
@@ -496,12 +498,17 @@ def _bracket(totals: np.ndarray) -> np.ndarray:
     shared_pairs = (positive * negative).sum()
     negative, positive = negative[::-1], positive[::-1]  # from the highest prediction down
     bins = np.stack([negative, positive, negative.cumsum(), positive.cumsum()])
+    before = (bins[2:] - bins[:2]).sum(axis=0)
+    room = np.clip((n_negative + n_positive) / 10 - before, 0, negative + positive)
+    captured = positive * room / np.maximum(negative + positive, 1)
+    most, least = np.minimum(positive, room), np.maximum(room - negative, 0)
+    of_capture = max((most - captured).sum(), (captured - least).sum())
     negative, positive, f, t = bins[:, positive > 0]
     value, best = positive * t / (t + f), positive * t / (t + f - negative)
     worst = positive - f * (special.digamma(t + f + 1) - special.digamma(t - positive + f + 1))
     furthest = max((best - value).sum(), (value - worst).sum())
     of_ks = widest.max(initial=0) - np.abs(apart).max(initial=0)
-    return np.array([shared_pairs / 2, of_ks, furthest])
+    return np.array([shared_pairs / 2, of_ks, furthest, of_capture])
 
 
 def _reliability(counts: np.ndarray, filled: np.ndarray, log_odds: np.ndarray) -> dict[str, Metric]:
