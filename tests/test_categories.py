@@ -165,7 +165,23 @@ def test_category_encoder_order_of_the_columns(rng: np.random.Generator) -> None
 
 
 def test_category_frame() -> None:
-    frame = CategoryFrame(1).fit_transform(np.array([[2.0, 0.5], [0.0, np.nan]]))
-    assert frame.dtypes.astype(str).tolist() == ["category", "float64"]
-    assert frame["0"].tolist() == [2, 0]
-    assert frame["0"].cat.categories.tolist() == [0, 2]
+    """Its categories are those of the fit, whatever the rows: code 2 alone is no code 0."""
+    frame = CategoryFrame(1).fit(np.array([[2.0, 0.5], [0.0, np.nan]]))
+    for rows in ([[2.0, 0.5], [0.0, np.nan]], [[2.0, 0.5]], [[3.0, 0.5]]):
+        found = frame.transform(np.array(rows))
+        assert found.dtypes.astype(str).tolist() == ["category", "float64"]
+        assert found["0"].tolist() == found["0"].cat.codes.tolist() == [row[0] for row in rows]
+        assert found["0"].cat.categories.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("path", "params"), ESTIMATORS, ids=lambda value: str(value)[-30:])
+def test_a_category_alone_is_predicted_as_among_others(
+    path: str, params: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """XGBoost before 3.1 takes the only category of some rows for the first it knows."""
+    require(path)
+    frame, y = make_rows(rng, 2_000, [*TRUTH])
+    pipeline = fit_one(path, params, frame, y)
+    X = convert(frame.head(40), {"region": "category", "size": "number"})
+    alone = [predict_probability(pipeline, X.iloc[[i]])[0] for i in range(len(X))]
+    assert alone == pytest.approx(predict_probability(pipeline, X), abs=1e-6)

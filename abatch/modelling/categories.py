@@ -77,28 +77,31 @@ class CategoryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 class CategoryFrame(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A DataFrame whose first columns, which hold codes, are categories to pandas.
 
-    LightGBM, XGBoost and CatBoost know them by that.
+    LightGBM, XGBoost and CatBoost know them by that. They are the same whatever rows are to be
+    predicted, since XGBoost before 3.1 knows a category by its place among these.
 
     Parameters
     ----------
     n_categories : how many are
+
+    Attributes
+    ----------
+    dtypes_ : of these columns, by place: all codes, and one more, for no row may have been new
     """
 
     def __init__(self, n_categories: int) -> None:
         self.n_categories = n_categories
 
     def fit(self, X: np.ndarray, y: object = None) -> "CategoryFrame":
-        """Nothing is to be learnt."""
+        """Learn how many codes there are."""
+        n_codes = X[:, : self.n_categories].max(axis=0, initial=0).astype(np.int64) + 2
+        self.dtypes_ = {str(i): pd.CategoricalDtype(range(n)) for i, n in enumerate(n_codes)}
         return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
     def transform(self, X: np.ndarray) -> pd.DataFrame:
         """The columns, named by their places."""
         frame = pd.DataFrame(X).set_axis(map(str, range(X.shape[1])), axis="columns")
-        codes = dict.fromkeys(frame.columns[: self.n_categories], np.int64)
-        return frame.astype(codes).astype(dict.fromkeys(codes, "category"))
+        return frame.astype(dict.fromkeys(self.dtypes_, np.int64)).astype(self.dtypes_)
 
 
 def _with_none(column: pd.Series) -> pd.Series:
