@@ -69,6 +69,41 @@ def draw_plan(rng: np.random.Generator, n: int = 500, *p: float) -> pd.DataFrame
     return pd.DataFrame({"plan": rng.choice(["10", "20", "30"], n, p=p or (0.5, 0.3, 0.2))})
 
 
+def draw_atom(rng: np.random.Generator, n: int, share: float, atom: float) -> pd.DataFrame:
+    """Days since the last purchase, say, of which a share is one number, such as 999 for never."""
+    is_atom = rng.random(n) < share
+    return pd.DataFrame({"since": np.where(is_atom, atom, rng.uniform(-30, 60, n))})
+
+
+@pytest.mark.parametrize(
+    ("share", "atom", "value"), [(0.94, 999, 0), (0.15, 999, 59), (0.6, 0, -0.5), (0.6, -99, -9)]
+)
+def test_find_change_a_number_that_fills_deciles_has_its_own_bin(
+    share: float, atom: float, value: float, rng: np.random.Generator
+) -> None:
+    """All rows have another number, which lay in one bin with it if deciles alone were edges."""
+    training = draw_atom(rng, 5000, share, atom)
+    feed = Feed(training)
+    reference = feed.references["since"]
+    own = int(np.searchsorted(reference.bins, atom))
+    assert reference.counts[own] == (training["since"] == atom).sum()
+    assert np.searchsorted(reference.bins, value) != own
+    assert [feed.play(draw_atom(rng, 300, share, atom)) for _ in range(7)] == [{}] * 7
+    assert feed.play_overnight(pd.DataFrame({"since": [value] * 300})) == ["since"]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.94, 0.98])
+@pytest.mark.parametrize("n_rows", [20, 50, 200])
+def test_find_change_of_what_is_hardly_ever_something_else(
+    share: float, n_rows: int, rng: np.random.Generator
+) -> None:
+    """Nights of one value alone are chance, and no calendar: 0 for all is a fault. No alarms."""
+    feed = Feed(draw_atom(rng, 5000, share, 999))
+    nights = [draw_atom(rng, n_rows, share, 999) for _ in range(60)]
+    assert [feed.play_overnight(night) for night in nights] == [[]] * 60
+    assert feed.play_overnight(pd.DataFrame({"since": [0.0] * n_rows})) == ["since"]
+
+
 @pytest.mark.parametrize(("n_rows", "n_nights"), [(50, 60), (200, 60), (1000, 30), (5000, 10)])
 def test_find_change_nights_of_one_distribution_trip_nothing(
     n_rows: int, n_nights: int, rng: np.random.Generator

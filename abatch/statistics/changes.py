@@ -12,6 +12,7 @@ from datetime import date
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binom
 
 from abatch.statistics import drift
 from abatch.statistics.drift import FeatureCounts
@@ -25,6 +26,7 @@ N_LACKING = 20  # rows that other bins should have had: the chance of none is e^
 USUAL = 3  # times as far as the newest nights lie from those before them is nothing unusual
 N_STEADY, STEADY = 5, 5  # nights, and times their largest step, for what is not gross
 ONE_BIN = 0.95  # share of the rows that is nearly all
+ONE_VALUE = 0.05  # chance of so few others in a night; most of seven must have no more
 GONE, ROUNDING = 0.05, 1e-9  # share of a bin that is named if it is, or was, empty; of equals
 _SPELLING = re.compile(r"\s|(?<=\w)[.,]0+$|^0+(?=\w)")  # 20.0, 020 and ' 20' for 20
 
@@ -72,15 +74,20 @@ class View:
         ]
 
     def has_one_value(self, counted: FeatureCounts, n_bins: int = 1) -> bool:
-        """Whether nearly all rows are in one bin, or near one number, and were not in training.
+        """Whether nearly all rows are in one bin, or near one number, and by no chance.
 
-        Or in n_bins, as a month turns within a night.
+        Or in n_bins, as a month turns within a night. By chance, of rows as in training, they are
+        where nearly all of these are in one.
         """
         bins, span = self.reference.bins, counted.span
-        if span and len(bins) > 1 and span[1] - span[0] <= (bins[-1] - bins[0]) / 2:
+        if span and len(bins) > 2 and span[1] - span[0] <= (bins[-1] - bins[0]) / 2:
             return True
-        counts = self.reference.counts
-        return _is_in_bins(counted.counts, n_bins) and not _is_in_bins(counts, n_bins)
+        if not _is_in_bins(counted.counts, n_bins):
+            return False
+        trained, tonight = np.array([self.reference.counts, counted.counts])
+        largest = np.argsort(tonight[:-1])[-n_bins:]
+        n_others, lacking = (int(np.delete(each, largest).sum()) for each in (tonight, trained))
+        return bool(binom.cdf(n_others, tonight.sum(), lacking / trained.sum()) < ONE_VALUE)
 
     def find_respelled(self, counted: FeatureCounts) -> dict[str, str]:
         """The known value behind each new one that is written otherwise."""

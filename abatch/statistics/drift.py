@@ -165,9 +165,21 @@ def make_feature_references(
 
 def _refer_number(column: pd.Series) -> FeatureReference:
     values = column.dropna().to_numpy()
-    bins = make_reference(values).edges if len(values) else []
+    bins = _cut(values) if len(values) else []
     counts = _count_cells(column, "number", bins)
     return FeatureReference("number", bins, counts, [], _find_limits(values))
+
+
+def _cut(values: np.ndarray) -> list[float]:
+    """The deciles, and below a value that fills a whole one, the next smaller of all values.
+
+    So it has a bin of its own: 999 for never, say, of which all deciles may be.
+    """
+    tenths = np.quantile(values, np.arange(1, N_BINS + 1) / N_BINS, method="inverted_cdf")
+    found, n_tenths = np.unique(tenths, return_counts=True)
+    smaller = [values[values < atom].max(initial=-np.inf) for atom in found[n_tenths > 1]]
+    edges = {*make_reference(values).edges, *smaller} - {-np.inf}
+    return sorted(float(edge) for edge in edges)
 
 
 def _find_limits(values: np.ndarray) -> list[float] | None:

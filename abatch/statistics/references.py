@@ -22,7 +22,8 @@ class FeatureReference(NamedTuple):
     Attributes
     ----------
     kind : "number" or "category"
-    bins : inner edges of a number's deciles, or the 20 most common values of a category
+    bins : inner edges of a number's deciles, and of a value that fills one; or the 20 most common
+        values of a category
     counts : shape (len(bins) + 2,); rows between the edges, or with each value and with any other;
         in the last cell nulls
     others : the known values of a category beside `bins`, sorted; None if they are more than
