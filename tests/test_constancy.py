@@ -6,8 +6,12 @@ from collections import Counter
 from datetime import date, timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 
 import predict
 import score
@@ -22,13 +26,16 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError
 from abatch.experiment.predictions import Batch, read_newest_counts
-from abatch.modelling import constancy, estimators, inference
+from abatch.modelling import constancy, estimators, features, inference
+from abatch.modelling.constancy import Known, Recent
+from abatch.modelling.inference import PREDICTION
 from abatch.night import open_night
 from abatch.statistics import changes, drift
-from abatch.statistics.changes import View
+from abatch.statistics.changes import Change, View
 from abatch.statistics.references import FeatureReference
 from demo import simulate
-from tests.conftest import A1, A8, FIRST_NIGHT, LATER_NIGHT, alter
+from tests.conftest import A1, A8, FIRST_NIGHT, LATER_NIGHT, SHARED_DATA, alter
+from tests.test_real_data import read_bank
 
 DAY = timedelta(days=1)
 CENTS = ("    income,\n    balance", "    100 * income as income,\n    balance")
@@ -45,6 +52,42 @@ def spoil(experiment: Experiment, *changes: tuple[str, str], rule: str = "warn")
         tail = tail.replace(old, new)
     queries = {**experiment.sql, "candidates": f"{head}select{tail}"}
     return alter(experiment, sql=queries, overnight_change=rule)
+
+
+class Played:
+    """Nights of models that are fitted on the older four fifths of some rows, without a database.
+
+    Their predictions are compared with those for the newest fifth, as train has it.
+    """
+
+    def __init__(self, models: dict[str, BaseEstimator], X: pd.DataFrame, y: np.ndarray) -> None:
+        self.types = features.infer_types(X)
+        X, n_older = features.convert(X, self.types), len(X) * 4 // 5
+        self.references = drift.make_feature_references(X, self.types)
+        self.pipelines, self.scores = {}, {}
+        for name, estimator in models.items():
+            pipeline = estimators.make_pipeline_for(estimator, self.types)
+            estimators.fit(pipeline, X[:n_older], y[:n_older], name)
+            scores = estimators.predict_probability(pipeline, X[n_older:])
+            edges, counts = drift.make_reference(scores)
+            reference = FeatureReference("number", edges, [*counts, 0], [])
+            self.pipelines[name], self.scores[name] = pipeline, {PREDICTION: reference}
+        self.nights: dict[date, dict[str, dict[str, drift.FeatureCounts]]] = {}
+
+    def play(self, frame: pd.DataFrame) -> dict[str, Change]:
+        """What is found of a night, which is published then."""
+        X = features.convert(frame, self.types)
+        tonight = {}
+        for i, (name, pipeline) in enumerate(self.pipelines.items()):
+            own = X[i :: len(self.pipelines)]  # each has its part of the rows
+            predicted = pd.DataFrame({PREDICTION: estimators.predict_probability(pipeline, own)})
+            tonight[name] = drift.count_features(own, self.references)
+            tonight[name] |= drift.count_features(predicted, self.scores[name])
+        newest = dict([*self.nights.items()][-constancy.N_NIGHTS :])
+        trainings = {"training": Known(self.references, [*self.pipelines], True)}
+        recent = Recent(newest, trainings, self.scores, {}, {})
+        self.nights[FIRST_NIGHT + len(self.nights) * DAY] = tonight
+        return constancy.find_changes(recent, Batch(feature_counts=tonight))
 
 
 @pytest.fixture
@@ -346,3 +389,57 @@ def test_read_newest_counts_of_nights_that_are_done(
     assert [*found] == [FIRST_NIGHT + i * DAY for i in (0, 2)]
     assert all({*counts} == {A1, "modelB_v1.0_2026-09-01"} for counts in found.values())
     assert sum(found[FIRST_NIGHT][A1]["income"].counts) > 400
+
+
+def test_find_changes_predictions_follow_the_month(rng: np.random.Generator) -> None:
+    """By the rates: a fifth buys in m2 and two thirds in m7. The month is no fault."""
+
+    def draw(month: str, n: int = 300) -> tuple[pd.DataFrame, np.ndarray]:
+        X = pd.DataFrame({"month": [month] * n, "size": rng.normal(size=n)})
+        rate = 1 / (1 + np.exp(-X["size"] / 2 - (2 if month in ("m7", "m8") else -2)))
+        return X, (rng.random(n) < rate).astype(int)
+
+    months = [draw(month, 600) for month in ("m1", "m7", "m2", "m3", "m4", "m5", "m6", "m8")]
+    X, y = pd.concat([X for X, _ in months]), np.concatenate([y for _, y in months])
+    played = Played({"m": LogisticRegression()}, X, y)
+    played.play(draw("m2")[0])
+    for _ in range(6):
+        assert not played.play(draw("m2")[0])["month"].is_overnight
+    change = played.play(draw("m7")[0])["predictions of m"]
+    assert (change.is_overnight, change.is_step) == (False, True)
+    played.nights.popitem()
+    wrong = draw("m2")[0].assign(size=30.0)  # the month is as it was
+    found = played.play(wrong)
+    assert [name for name, change in found.items() if change.is_overnight] == [
+        "size",
+        "predictions of m",
+    ]
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"there is no folder {SHARED_DATA}")
+@pytest.mark.parametrize("n_parts", [1, 4])
+def test_find_changes_of_the_banks_months(n_parts: int) -> None:
+    """Models of 2008 in 2009 and 2010: no change overnight that is not one of the feature's own.
+
+    Predictions follow the month, as in October; it is told, and refuses no night.
+    """
+    contacts = read_bank()
+    nights = contacts["contact_date"]
+    if n_parts == 1:
+        nights = nights.dt.to_period("M").dt.to_timestamp()
+    in_training, y = nights < "2009", contacts["y"].eq("yes").to_numpy().astype(int)
+    X = contacts.drop(columns=["contact_id", "contact_date", "y"])
+    models = {
+        "A": HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=0),
+        "B": LogisticRegression(max_iter=1000),
+    }
+    played = Played(models, X[in_training], y[in_training])
+    overnight: list[tuple[str, str]] = []
+    for night, rows in X[~in_training].groupby(nights[~in_training]):
+        found = played.play(rows)
+        overnight += [
+            (n, f"{night:%Y-%m-%d}") for n, change in found.items() if change.is_overnight
+        ]
+    assert len(played.nights) == 19 * n_parts
+    expected = [] if n_parts == 1 else [("day_of_week", "2009-04-08"), ("campaign", "2009-07-22")]
+    assert overnight == expected

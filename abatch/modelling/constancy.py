@@ -98,7 +98,8 @@ def find_changes(recent: Recent, total: Batch) -> dict[str, Change]:
     """The features that are not what they were, by name; then the models' predictions.
 
     Predictions that have left those for the training rows do so after the features: that is told
-    only if no feature has changed.
+    only if no feature has changed. Where a month or a rate is another one, they may follow it, and
+    have not changed overnight.
     """
     names = {name for known in recent.trainings.values() for name in known.references}
     of_features = {name: _find_views(name, recent, total) for name in sorted(names)}
@@ -111,6 +112,15 @@ def find_changes(recent: Recent, total: Batch) -> dict[str, Change]:
     )
     if features:
         scores = {name: change._replace(is_new=False) for name, change in scores.items()}
+    if any(
+        changes.has_moved_date(views)
+        for name, views in of_features.items()
+        if name not in features or not features[name].is_overnight
+    ):
+        scores = {
+            name: change._replace(is_overnight=False, is_step=change.is_step or change.is_overnight)
+            for name, change in scores.items()
+        }
     return features | scores
 
 

@@ -363,6 +363,16 @@ def _is_dated(views: Sequence[View]) -> bool:
     return is_one and 2 * sum(nights) > len(nights)
 
 
+def has_moved_date(views: Sequence[View]) -> bool:
+    """Whether a calendar's or a market's feature is where it was in none of the newest nights."""
+    nights = [(view, counted) for view in views for counted in view.nights.values()]
+    return (
+        bool(nights)
+        and _is_dated(views)
+        and all(is_far(counted.counts, view.tonight.counts) for view, counted in nights)
+    )
+
+
 def describe_rise(night: date | None, view: View) -> str:
     """What more of tonight's rows are, or fewer, whichever says more.
 
