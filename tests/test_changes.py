@@ -209,6 +209,72 @@ def test_find_change_a_rate_of_the_day_may_go_where_it_likes(rng: np.random.Gene
     assert feed.play_overnight(pd.DataFrame({"rate": [0.0] * 200})) == ["rate"]
 
 
+def play_nights(feed: Feed, column: str, values: Sequence[object]) -> list[dict[str, Change]]:
+    """Nights of 300 rows, of one value each."""
+    return [feed.play(pd.DataFrame({column: [value] * 300})) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("known", "tonight", "is_told"),
+    [
+        ("jan feb mar apr", "sep", False),
+        ("jan feb mar apr", "SEP", True),
+        ("jan feb mar apr", "Sep", True),
+        ("jan feb mar apr", "09", True),
+        ("jan feb mar apr", "", True),
+        ("jan feb mar apr", " ", True),
+        ("m1 m2 m3 m4", "m10", False),
+        ("m1 m2 m3 m4", "10", True),
+        ("2026-01 2026-02 2026-03 2026-04", "2026-10", False),
+        ("2026-01 2026-02 2026-03 2026-04", "10.2026", True),
+    ],
+)
+def test_find_change_a_month_that_is_written_as_none_was(
+    known: str, tonight: str, is_told: bool
+) -> None:
+    """It is told once, though months come new to the model by themselves; never refused."""
+    months = known.split()
+    feed = Feed(pd.DataFrame({"month": np.repeat(months, 300)}))
+    play_nights(feed, "month", [months[2]] * 7)
+    found, again = play_nights(feed, "month", [tonight] * 2)
+    assert {name: change.oddity and change.oddity.words for name, change in found.items()} == {
+        "month": "values that are written as no known value is" if is_told else None
+    }
+    assert not any(change.is_overnight or change.is_new for change in found.values())
+    assert again["month"].oddity is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "newest", "tonight", "is_overnight"),
+    [
+        ((3, 5), [4.12, 4.1, 4.13], 0.0413, True),  # per cent as a share
+        ((3, 5), [4.12, 4.1, 4.13], 413, True),
+        ((3, 5), [4.12, 4.1, 4.13], -4.13, True),
+        ((3, 5), [4.12, 4.1, 4.13], 0, True),
+        ((3, 5), [1.2, 0.9, 0.6], 0.5, False),
+        ((3, 5), [0.05, 0.02, 0.01], 0.001, False),  # it falls, and by no more than it did
+        ((3, 5), [0.03, 0.02, 0.01], -0.01, False),
+        ((3, 5), [4.1] * 7, 0.6, False),  # a rate may be cut, though hardly to a tenth
+        ((0.001, 5), [4.1] * 7, 0.041, False),  # training knew such
+        ((-2, 1.4), [1.1] * 7, -0.1, False),  # what has both signs has no size
+        ((5000, 5300), [5191, 5191, 5176], 51.76, True),
+    ],
+)
+def test_find_change_a_rate_of_another_size(
+    trained: tuple[float, float],
+    newest: list[float],
+    tonight: float,
+    is_overnight: bool,
+    rng: np.random.Generator,
+) -> None:
+    feed = Feed(pd.DataFrame({"rate": np.repeat([*trained, *rng.uniform(*trained, 248)], 4)}))
+    play_nights(feed, "rate", newest)
+    (found,) = play_nights(feed, "rate", [tonight])
+    assert [name for name, change in found.items() if change.is_overnight] == (
+        ["rate"] if is_overnight else []
+    )
+
+
 def test_find_change_what_jumps_every_night_is_usual(rng: np.random.Generator) -> None:
     """Two mixtures that come and go by chance, and then a third, no farther away."""
     mixes = [(0.8, 0.15, 0.05), (0.3, 0.65, 0.05), (0.05, 0.15, 0.8), (0.05, 0.9, 0.05)]

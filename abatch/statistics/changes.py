@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ N_STEADY, STEADY = 5, 5  # nights, and times their largest step, for what is not
 ONE_BIN = 0.95  # share of the rows that is nearly all
 ONE_VALUE = 0.05  # chance of so few others in a night; most of seven must have no more
 GONE, ROUNDING = 0.05, 1e-9  # share of a bin that is named if it is, or was, empty; of equals
+RESCALED = 0.9  # decimal powers between two nights of a rate, if it never was in that range
 _SPELLING = re.compile(r"\s|(?<=\w)[.,]0+$|^0+(?=\w)")  # 20.0, 020 and ' 20' for 20
 
 
@@ -99,6 +101,17 @@ class View:
         """Rows with a known value that is written otherwise."""
         return sum(counted.new[name] for name in self.find_respelled(counted))
 
+    def find_misshapen(self, counted: FeatureCounts) -> list[str]:
+        """The new values that are written as no known value is; of text and ids all are usual."""
+        if not (counted.new and self.reference.is_measurable):
+            return []
+        forms = {_form(value) for value in [*self.reference.bins, *(self.reference.others or [])]}
+        return [name for name in counted.new if _form(name) not in forms]
+
+    def count_misshapen(self, counted: FeatureCounts) -> int:
+        """Rows with a new value that is written as no known value is."""
+        return sum(counted.new[name] for name in self.find_misshapen(counted))
+
     def count_beyond(self, counted: FeatureCounts) -> int:
         """Rows with a number far beyond those of training."""
         return counted.n_beyond
@@ -135,6 +148,7 @@ class Oddity(NamedTuple):
 ODDITIES = (
     Oddity(View.count_respelled, 20, 0.02, "known values written otherwise"),
     Oddity(View.count_beyond, 5, 0.02, "numbers far beyond those of the training rows"),
+    Oddity(View.count_misshapen, 5, 0.1, "values that are written as no known value is"),
     Oddity(View.count_new, 5, 0.1, "values that are new to the model", may_be_dated=True),
     Oddity(
         View.count_outside,
@@ -189,6 +203,15 @@ def _is_in_bins(counts: Sequence[int], n_bins: int) -> bool:
 
 def _fold(value: str) -> str:
     return _SPELLING.sub("", value.strip().casefold())
+
+
+def _form(value: str) -> str:
+    """Digits, capitals and small letters as one each, and runs as one: 'm9' is as 'm10'."""
+    kinds = (
+        "0" if c.isdigit() else "A" if c.isupper() else "a" if c.islower() else c
+        for c in value.strip()
+    )
+    return "".join(kind for kind, _ in groupby(kinds))
 
 
 def find_change(views: Sequence[View]) -> Change | None:
@@ -309,7 +332,8 @@ def measure_from(night: date | None, view: View) -> Distance:
 def _is_strange(view: View, views: Sequence[View]) -> bool:
     """Whether tonight is such as neither training nor the nights were, by no season.
 
-    All numbers lie far beyond, most rows are null, or most are known values written otherwise.
+    All numbers lie far beyond, a rate is of another size, most rows are null, or most are known
+    values written otherwise.
     """
     tonight, n_obs = view.tonight, sum(view.tonight.counts)
     nights = [counted.counts for view in views for counted in view.nights.values()]
@@ -318,7 +342,8 @@ def _is_strange(view: View, views: Sequence[View]) -> bool:
         return True
     if view.reference.kind == "number":
         ends = [end for view in views for night in view.nights.values() for end in night.span]
-        return bool(ends) and _is_beyond(tonight.span, [*ends, *view.reference.bins])
+        is_beyond = bool(ends) and _is_beyond(tonight.span, [*ends, *view.reference.bins])
+        return is_beyond or _is_rescaled(view, views)
     familiar = {name for view in views for night in view.nights.values() for name in night.new}
     respelled = {*view.find_respelled(tonight)} - familiar
     return sum(tonight.new[name] for name in respelled) > n_obs / 2
@@ -332,6 +357,26 @@ def _is_beyond(span: Sequence[float], known: Sequence[float]) -> bool:
     low, high = drift.find_span(known)
     margin = USUAL * (high - low) if any(span) else 0
     return bool(span) and (span[0] > high + margin or span[1] < low - margin)
+
+
+def _is_rescaled(view: View, views: Sequence[View]) -> bool:
+    """Whether a rate of the day is of another size or sign, or 0, as it never was.
+
+    Known numbers are of one sign and all on one side of tonight's; the nights moved by steps of
+    less than half as much.
+    """
+    nights = [pair for before in views for pair in before.nights.items() if pair[1].span]
+    if not (nights and view.reference.limits and view.tonight.span and _is_dated(views)):
+        return False
+    spans = [counted.span for _, counted in sorted(nights, key=lambda pair: pair[0])]
+    known = drift.find_span([*drift.find_trained_span(view.reference.limits), *chain(*spans)])
+    low, high = view.tonight.span
+    if known[0] * known[1] <= 0 or (known[0] <= high and low <= known[1]):
+        return False
+    *_, last, tonight = rates = np.mean([*spans, view.tonight.span], axis=1)
+    *steps, step = np.abs(np.diff(rates))
+    is_other = tonight / last <= 0 or abs(np.log10(tonight / last)) >= RESCALED
+    return bool(is_other and step > 2 * max(steps, default=0))
 
 
 def _is_leap(views: Sequence[View], night: date, nearest: View) -> bool:
@@ -395,6 +440,9 @@ def describe_rise(night: date | None, view: View) -> str:
         f"{_name_bin(view, first)} in {after[first]:.0%} of {sum(view.tonight.counts):,} rows,"
         f" before {before[first]:.0%}"
     )
+    if night is not None and view.nights[night].span and rise[first] < GONE and not is_loss:
+        low, high = view.nights[night].span
+        words += f" ({low:,.6g} to {high:,.6g})"
     is_large = abs(rise[second]) >= max(GONE, abs(rise[first]) / 2)
     if is_large and (before if is_loss else after)[second] == 0:
         words += f"; {_name_bin(view, second)} in {after[second]:.0%}, before {before[second]:.0%}"
@@ -448,6 +496,10 @@ def describe_oddity(view: View, oddity: Oddity) -> str:
         low, high = tonight.span
         example = f"{low:,.6g} to {high:,.6g} tonight{_describe_trained(view, oddity)}"
     else:
-        names = [*view.find_respelled(tonight)] if oddity is ODDITIES[0] else [*tonight.new]
+        names = [*tonight.new]
+        if oddity.count_rows == View.count_respelled:
+            names = [*view.find_respelled(tonight)]
+        elif oddity.count_rows == View.count_misshapen:
+            names = view.find_misshapen(tonight)
         example = f"{names[0]!r}{_describe_spelling(view, names[0])}"
     return f"{oddity.words} ({example}) in {n / n_obs:.1%} of {n_obs:,} rows"
