@@ -19,7 +19,7 @@ from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
 from abatch.night import Night, open_night, today, utc_now
-from abatch.text import complain, is_terminal, keep_output, say
+from abatch.text import is_terminal, say
 
 DONE, MENDABLE, USAGE, BUG = 0, 1, 2, 3
 logger = logging.getLogger("abatch")
@@ -58,21 +58,14 @@ class Job:
             return self.story(night, **options)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """The command line: one experiment or all; returns the exit code.
-
-        Parameters
-        ----------
-        argv : if None, those of the process, whose output is then abatch's own to its end
-        """
+        """The command line: one experiment or all; returns the exit code."""
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:
             experiments = load_experiments(options.config, options.env).choose(options.experiment)
             with open_database(experiments.environment) as engine:
                 if not options.dry_run:
-                    log = start_log(experiments.environment, self.name)
-                    if argv is None:
-                        keep_output(log)
+                    start_log(experiments.environment, self.name)
                 return self._play(experiments, engine, options)
         except (Exception, KeyboardInterrupt) as error:
             return report(error, self.name)
@@ -167,12 +160,12 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
     # An estimator of the user's own may have failed deep inside: the log tells him where.
     cause = error.__cause__ if isinstance(error, ConfigError) else None
     logger.error("%s: %s", what, message, exc_info=cause)
-    complain(f"{what}: {message}")
+    print(f"{what}: {message}", file=sys.stderr)
     return code
 
 
-def start_log(environment: Environment, job: str) -> Path:
-    """Append to logs/<job>_<month>.log, one line per event, times in UTC; returns its path."""
+def start_log(environment: Environment, job: str) -> None:
+    """Append to logs/<job>_<month>.log, one line per event, times in UTC."""
     path = environment.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,13 +183,13 @@ def start_log(environment: Environment, job: str) -> Path:
     logging.captureWarnings(True)
     for name in ("py.warnings", *faults.LOGGERS):
         logging.getLogger(name).addHandler(handler)
-    return path
 
 
 @cache
 def _complain(path: Path) -> None:
     """Say once that the log cannot be written; the job itself goes on."""
-    complain(
+    print(
         f"{path}: the log cannot be written ({sys.exc_info()[1]}). Make room; this run's lines are"
-        " lost."
+        " lost.",
+        file=sys.stderr,
     )

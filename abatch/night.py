@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from abatch.database import connections, faults, locks
 from abatch.database.tables import Row, predictions_staging, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
-from abatch.text import complain, is_terminal, say
+from abatch.text import is_terminal, say
 
 DAY = timedelta(days=1)
 DONE, EARLY = "done", "early"  # statuses; early: of a night that was yet to come, never counted
@@ -183,7 +184,7 @@ class Night:
         """Log, and print where cron's mail finds it: somebody should act."""
         logger.warning("%s %s: %s", self.run_id, self, message)
         if not is_terminal():  # there the closing line says it
-            complain(f"{self}: {message}")
+            print(f"{self}: {message}", file=sys.stderr)
 
     def announce(self, text: str) -> None:
         """Log, and print wherever the job runs: it is said once in an experiment's life."""

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from abatch.files import cannot_write
 
@@ -81,39 +81,9 @@ def wrap_facts(facts: Iterable[tuple[str, str]], title: str = "") -> str:
     return "\n".join(lines)
 
 
-_voices: dict[str, TextIO] = {}  # stdout and stderr, if no one but abatch has them
-
-
-def keep_output(path: Path) -> None:
-    """From now on append to a file whatever others print, until the process has ended.
-
-    Such as objects that are deleted, threads, and functions that are called at exit.
-    """
-    file = os.open(path, os.O_WRONLY | os.O_APPEND)
-    for name in ("stdout", "stderr"):
-        stream: TextIO | None = getattr(sys, name)
-        if stream is not None:  # else it is closed, and its number may be another file's
-            stream.flush()
-            kept, encoding, errors = os.dup(stream.fileno()), stream.encoding, stream.errors
-            _voices[name] = os.fdopen(kept, "w", 1, encoding=encoding, errors=errors)
-            os.dup2(file, stream.fileno())
-    os.close(file)
-
-
-def find_output(name: str = "stdout") -> TextIO | None:
-    """Where abatch prints: stdout or stderr, None if it is closed."""
-    return _voices.get(name, getattr(sys, name))
-
-
 def is_terminal() -> bool:
     """Whether somebody reads along; the output may be closed, too."""
-    output = find_output()
-    return output is not None and output.isatty()
-
-
-def complain(text: str) -> None:
-    """Print where cron's mail finds it."""
-    print(text, file=find_output("stderr"))
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def say(text: str) -> None:
@@ -124,12 +94,10 @@ def say(text: str) -> None:
     FileError
         If the output cannot be written, as on a full disk.
     """
-    output = find_output()
     try:
-        print(text, file=output, flush=True)
+        print(text, flush=True)
     except OSError as error:
-        assert output is not None
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what is left of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
         if not isinstance(error, BrokenPipeError):
             then = "look what was done (python -m abatch status) before you run it again"
             raise cannot_write(Path("the output"), error, then) from None
