@@ -345,12 +345,10 @@ def test_candidates_who_were_replaced(column: int) -> None:
         assert show(found) == ([(REPLACED, "A", [3])] if is_told else [])
         if is_told:
             words = found[0].words
-            assert "sales.sql: the nights 2026-09-04 were predicted again: of" in words
-            assert ("of 40 candidates of variant A who are gone from them 100%" in words) == (
-                column == GONE
-            )
-            assert ("of 40 who came to them 100%" in words) == (column == ADDED)
-            assert "and of all who are there now 10%." in words
+            assert "sales.sql: the nights 2026-09-04 were predicted again for others: of" in words
+            assert ("variant A, of 40 who are gone from them 100%" in words) == (column == GONE)
+            assert ("variant A, of 40 who came to them 100%" in words) == (column == ADDED)
+            assert ", of 500 who are there now 10% have an outcome." in words
     nights = make_nights(500, *[50] * 9)
     nights[[3, 4, 6], column] = nights[[3, 4, 6], column + 1] = 11  # no 20 in any night
     assert show(tell(A=nights)) == [(REPLACED, "A", [3, 4]), (REPLACED, "A", [6])]

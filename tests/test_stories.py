@@ -84,8 +84,9 @@ def test_loop_figures_equal_another_way(experiment: Experiment, engine: sa.Engin
     assert not made.duplicated(["run_date", "candidate_id"]).any()
     assert made.groupby("candidate_id")["variant"].nunique().eq(1).all()
     for _, rows in made.groupby(["run_date", "variant"]):
-        assert rows["selected"].sum() == len(rows) // 5
-        assert rows.loc[rows["selected"] == 1, "rank_in_variant"].max() == len(rows) // 5
+        n_selected = rows["selected"].sum()
+        assert abs(n_selected - len(rows) / 5) < 1
+        assert rows.loc[rows["selected"] == 1, "rank_in_variant"].max() == n_selected
         if rows["model_name"].notna().all():
             assert rows.sort_values("rank_in_variant")["prediction"].is_monotonic_decreasing
 
