@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -69,6 +69,7 @@ class Night:
     force: bool
     dry_run: bool
     _engine: sa.Engine
+    _warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.job} {self.experiment.name} {self.run_date}"
@@ -167,6 +168,7 @@ class Night:
             if work is not None:
                 work(connection, *args)
             _end_run(connection, self, rows_read=rows_read, rows_written=rows_written)
+            _keep_warnings(connection, self)
             if last is not None:
                 last(connection)
 
@@ -181,7 +183,8 @@ class Night:
         logger.info("%s %s: %s", self.run_id, self, message)
 
     def warn(self, message: str) -> None:
-        """Log, and print where cron's mail finds it: somebody should act."""
+        """Log, keep in the ledger, and print where cron's mail finds it: somebody should act."""
+        self._warnings.append(message)
         logger.warning("%s %s: %s", self.run_id, self, message)
         if not is_terminal():  # there the closing line says it
             print(f"{self}: {message}", file=sys.stderr)
@@ -270,6 +273,7 @@ def open_night(
         except BaseException as error:
             _fail(night, error)
             raise
+        _write_down(night, _keep_warnings, night)  # some are of what was done
 
 
 def _describe_holder(night: Night) -> Exception:
@@ -342,12 +346,23 @@ def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
         )
 
 
+def _keep_warnings(connection: sa.Connection, night: Night) -> None:
+    own = runs.update().filter_by(run_id=night.run_id)
+    if night._warnings:
+        connection.execute(own.values(warnings="\n".join(night._warnings)))
+
+
 def _fail(night: Night, error: BaseException) -> None:
-    """Write the failure down; if that fails too, the first error is still the one reported."""
     is_database = isinstance(error, SQLAlchemyError)
     reason = faults.describe(error) if is_database else str(error) or type(error).__name__
     night.log(f"failed: {reason}")
+    _write_down(night, _keep_warnings, night)
+    _write_down(night, _fail_runs, night, reason, run_id=night.run_id)
+
+
+def _write_down(night: Night, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Write how the run ended; if that fails, what is reported is that end."""
     try:
-        night.write(_fail_runs, night, reason, run_id=night.run_id)
-    except SQLAlchemyError as second:
-        night.log(f"the failure could not be written into runs: {faults.describe(second)}")
+        night.write(work, *args, **kwargs)
+    except SQLAlchemyError as error:
+        night.log(f"how it ended could not be written into runs: {faults.describe(error)}")

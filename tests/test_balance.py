@@ -1,6 +1,7 @@
 """Variants recorded elsewhere that chance has not drawn are told; those that it has are not."""
 
 import re
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import sqlalchemy as sa
 from scipy.stats import chi2, kruskal
 
 import predict
+import score
 from abatch.config import Experiment
-from abatch.database.tables import runs
+from abatch.database.tables import looks, runs
 from abatch.statistics import balance, drift
+from demo import simulate
 from tests.conftest import FIRST_NIGHT, alter
 
 RANKED = "row_number() over (order by income) <= {n}"
@@ -46,10 +49,17 @@ def test_predict_tells_of_variants_that_are_not_drawn(
     if is_told:
         assert re.search(r"above [\d,.]+ in 9\d% of A, \d% of control \(p ", told)
         assert "Verdicts hold only if chance alone decided who is in which variant" in told
+    last = FIRST_NIGHT + 17 * timedelta(days=1)  # when the night is mature
+    simulate.simulate(engine, last)
+    score.score(record(experiment, control), engine, last, draw=False)
     with engine.connect() as connection:
-        assert connection.scalars(sa.select(runs.c.status).filter_by(job="predict")).all() == [
-            "done"
-        ]
+        predicted = sa.select(runs.c.status, runs.c.warnings).filter_by(job="predict")
+        ((status, warned),) = connection.execute(predicted).all()
+        doubted = connection.scalar(sa.select(looks.c.doubts)) or ""
+    assert status == "done"
+    assert ("differ by more than chance gives:\n  income: above" in (warned or "")) == is_told
+    words = f"variants of {FIRST_NIGHT}, which differ by more than chance gives (runs.warnings)"
+    assert (words in doubted) == is_told
 
 
 @pytest.mark.bank("trained")

@@ -214,7 +214,7 @@ ELSEWHERE = [
     "there under two ids",
     "whose point may mark thousands",
     "of those of the same weekdays before",
-    "the variants that it brings differ by",
+    "differ by more than chance gives",
     "have another prediction now, by the same model",
     "no row is of the days between",
     "far worse than in validation",

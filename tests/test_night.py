@@ -200,6 +200,25 @@ def test_open_night_failure_is_in_the_ledger(
     do(experiment, engine)  # and the lock is free
 
 
+def test_open_night_warnings_are_in_the_ledger(experiment: Experiment, engine: sa.Engine) -> None:
+    """Those before the run is done, those after it, and those of a run that fails."""
+    with open_night("predict", experiment, engine, NIGHT) as night:
+        night.warn("Ærø: 日本")
+        night.finish("nothing")
+        assert [row.warnings for row in read_ledger(engine)] == ["Ærø: 日本"]
+        night.warn("two\nlines")
+    with pytest.raises(ZeroDivisionError), open_night("score", experiment, engine, NIGHT) as night:
+        night.warn("in vain")
+        raise ZeroDivisionError
+    do(experiment, engine, force=True)
+    found = {(row.job, row.status, row.warnings) for row in read_ledger(engine)}
+    assert found == {
+        ("predict", "superseded", "Ærø: 日本\ntwo\nlines"),
+        ("score", "failed", "in vain"),
+        ("predict", "done", None),
+    }
+
+
 def test_open_night_dry_writes_nothing(
     experiment: Experiment, engine: sa.Engine, tmp_path: Path
 ) -> None:

@@ -391,7 +391,7 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
         "y": (at(1, 23, 59, 59, 999_000), at(3, 0)),
         "z": (at(1, 20), None),
     }
-    values: dict[str, Any] = {"error": "a\nb", "rows_read": 2, "rows_written": 3}
+    values: dict[str, Any] = {"error": "a\nb", "rows_read": 2, "rows_written": 3, "warnings": "c"}
     ledger = [
         make_run(name, "train", 1, "failed", started_at=began, finished_at=ended, **values)
         for name, (began, ended) in moments.items()
@@ -412,6 +412,7 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
             RUN["code_version"],
             RUN["host"],
             "a\nb",
+            "c",
         ),
     ]
     assert read(engine, "run_history", "run_id", "seconds") == [

@@ -41,11 +41,12 @@ from abatch.statistics import drift, stats
 from abatch.statistics.metrics import Metric
 from abatch.statistics.references import FeatureReference, Reference
 from abatch.statistics.sums import add_by_key
+from abatch.text import list_days
 
 ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
 SCALED = "amounts of another unit than planned"
 N_AMOUNTS, MANY_TIMES = 100, 10.0  # other than 0; times the spread that was planned with
-Z_INTERVAL, Z_FALL = 1.96, 3.3  # by chance in one of 40 years of weeks
+Z_INTERVAL, Z_FALL = 1.96, 3.5  # by chance in one of 80 years of weeks
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
@@ -482,6 +483,10 @@ def judge(
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     shift = stats.measure_shift(tally.mixed, units)
     doubted = [doubts.describe(found)]
+    span = Span(name, registration.start_date - DAY, maturity.mature_date or date.min)
+    if unbalanced := sample_ratio.find_unbalanced(connection, span):
+        nights = list_days(unbalanced, None)
+        doubted.append(f"variants of {nights}, which {sample_ratio.UNBALANCED} (runs.warnings)")
     if scaled := describe_scale(registration, units):
         doubted.append(scaled)
     if _is_shift(tally.n_mixed, shift, question.experiment.outcome.expected_effect):

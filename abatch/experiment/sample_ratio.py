@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database.tables import predictions, units
+from abatch.database.tables import predictions, runs, units
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration, Terms
 from abatch.experiment.tallies import Tally
+from abatch.night import DONE
 from abatch.statistics import stats
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
 ASSIGNED, MATURE, EXPOSURES = "assigned", "mature", "exposures"  # stages
+UNBALANCED = "differ by more than chance gives"  # variants, by their features, as predict warns
 
 
 class Arrivals(NamedTuple):
@@ -35,6 +37,15 @@ class Arrivals(NamedTuple):
     n_mature: Mapping[str, int]
     exposures: Mapping[str, stats.Moments] | None = None
     evidence: float | None = None
+
+
+def find_unbalanced(connection: sa.Connection, span: Span) -> list[date]:
+    """Nights of which predict has warned that their variants differ by more than chance gives."""
+    r = runs.c
+    query = sa.select(r.run_date).filter_by(experiment=span.experiment, job="predict")
+    query = query.where(r.run_date > span.after, r.run_date <= span.last, r.status == DONE)
+    warned = query.where(r.warnings.contains(UNBALANCED)).order_by(r.run_date)
+    return [*connection.scalars(warned)]
 
 
 def find_groups(connection: sa.Connection, span: Span) -> pd.DataFrame:

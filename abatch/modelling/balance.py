@@ -6,6 +6,7 @@ By hash they are, and nothing is counted.
 from collections.abc import Mapping
 
 from abatch.experiment.predictions import Batch
+from abatch.experiment.sample_ratio import UNBALANCED
 from abatch.modelling.registry import Model
 from abatch.night import Night
 from abatch.statistics.balance import Imbalance, find_imbalances
@@ -35,8 +36,8 @@ def check(night: Night, models: Mapping[str, Model], total: Batch) -> str:
     lines = cut_list([describe(imbalance) for imbalance in found], N_SHOWN, "more features")
     what = "\n  ".join(lines)
     night.warn(
-        f"{night.experiment.query('candidates').file}: the variants that it brings differ by more"
-        f" than chance gives:\n  {what}\n"
+        f"{night.experiment.query('candidates').file}: the variants that it brings {UNBALANCED}:\n"
+        f"  {what}\n"
         "Verdicts hold only if chance alone decided who is in which variant: else they tell who was"
         " chosen, not what was done. Let chance draw it, whatever the features say (without the"
         " column variant the hash does), and ask again under a new name. Only if a variant has"

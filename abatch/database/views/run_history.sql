@@ -55,7 +55,8 @@ select
     r.rows_written,
     r.code_version,
     r.host,
-    r.error
+    r.error,
+    r.warnings
 from {schema}runs as r
 union all
 select
@@ -64,6 +65,7 @@ select
     nights.experiment,
     nights.run_date,
     'missed',
+    null,
     null,
     null,
     null,

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_e8cc56cb"
+revision = "0001_21ba88e3"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -222,6 +222,7 @@ def upgrade() -> None:
         sa.Column('config_hash', sa.String(length=64), nullable=False),
         sa.Column('host', sa.Unicode(length=255), nullable=False),
         sa.Column('error', sa.UnicodeText(), nullable=True),
+        sa.Column('warnings', sa.UnicodeText(), nullable=True),
         sa.PrimaryKeyConstraint('run_id')
     )
     op.create_index('runs_night', 'runs', ['experiment', 'job', 'run_date'], unique=False)
