@@ -265,10 +265,10 @@ def test_tell_news_of_amounts_in_another_unit(engine: sa.Engine, experiment: Exp
 @pytest.mark.parametrize(
     ("kind", "planned", "told"),
     [
-        ("numeric", 10.1, False),
-        ("numeric", 9.9, True),
-        ("numeric", 990.0, False),
-        ("numeric", 1010.0, True),
+        ("numeric", 25.1, False),
+        ("numeric", 24.9, True),
+        ("numeric", 399.0, False),
+        ("numeric", 401.0, True),
         ("numeric", None, False),
         ("binary", 1.0, False),
     ],
@@ -289,3 +289,5 @@ def test_describe_scale_of_amounts_in_another_unit(
         assert f"by 100 (sd), by training rows it would be {planned:,.4g}" in str(words)
     few = stats.compute_moments(ones[:99], 300 * ones[:99])
     assert looks_.describe_scale(asked, [few]) is None
+    rare = plan.model_copy(update={"kurtosis": 20.1})  # 201 candidates are asked for
+    assert looks_.describe_scale(asked.model_copy(update={"plan": rare}), units) is None

@@ -45,7 +45,7 @@ from abatch.text import list_days
 
 ROC_AUC, MUCH_LOWER, CHANCE = "roc_auc", 0.1, 0.5
 SCALED = "amounts of another unit than planned"
-N_AMOUNTS, MANY_TIMES = 100, 10.0  # other than 0; times the spread that was planned with
+N_AMOUNTS, MANY_TIMES = 100, 4.0  # other than 0; times the spread that was planned with
 Z_INTERVAL, Z_FALL = 1.96, 3.5  # by chance in one of 80 years of weeks
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
@@ -506,12 +506,17 @@ def judge(
 
 
 def describe_scale(registration: Registration, units: Sequence[stats.Moments]) -> str | None:
-    """A sentence if amounts spread otherwise than was planned, as in another unit."""
+    """A sentence if amounts spread otherwise than was planned, as in another unit.
+
+    Once they are as many as show their spread, rare large ones too.
+    """
     plan, known = registration.plan, sum(units, stats.Moments())
     if registration.outcome.kind == "binary" or not plan.sd or known.n_nonzero < N_AMOUNTS:
         return None
+    if known.n_units < stats.find_burn_in(plan.kurtosis or 0):
+        return None
     variance = known.sum_yy / known.n_units - (known.sum_y / known.n_units) ** 2
-    sd = np.sqrt(variance) * known.n_units / known.sum_n  # of one exposure, about
+    sd = np.sqrt(max(variance, 0.0)) * known.n_units / known.sum_n  # of one exposure, about
     if 1 / MANY_TIMES < sd / plan.sd < MANY_TIMES:
         return None
     return f"{SCALED}: they spread by {sd:,.4g} (sd), by {plan.source} it would be {plan.sd:,.4g}"

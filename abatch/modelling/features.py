@@ -19,6 +19,7 @@ from abatch.statistics.references import FeatureReference
 NUMBER, CATEGORY = "number", "category"
 CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
 FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
+FEW_NUMBERS = 10  # different ones behind or before one unit
 UNUSABLE = "cannot be features. Mend or leave them out in the query."
 OTHER_TYPE = "are not of the type that was trained on. Mend the query."
 LEAVE, CAST = "Leave it out", "Cast it to a number, or leave it out"
@@ -119,7 +120,14 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
             doubts[str(name)] = f"{found}, which are dates as text, such as {example}. {COUNT}"
         elif n_values == 1 and n == len(column):
             doubts[str(name)] = f"{found}, {example}, of which no model learns. {LEAVE}"
-        elif n < FEW_VALUES or n_values < FEW_VALUES:
+        elif n < FEW_VALUES or n_values < FEW_NUMBERS:
+            continue
+        elif not pd.api.types.is_numeric_dtype(column) and (unit := _find_unit(values)):
+            doubts[str(name)] = (
+                f"{found}, which are numbers with the unit {unit!r} as text, such as {example}."
+                f" {CAST}"
+            )
+        elif n_values < FEW_VALUES:
             continue
         elif (_write(values) == ids[column.notna()]).mean() > MOST:
             doubts[str(name)] = f"{found}, which are the candidate_id. {LEAVE}"
@@ -140,8 +148,6 @@ def _doubt_text(values: pd.Series) -> str | None:
     is_mostly_new = len(n_rows) > len(values) / 2
     if values.str.fullmatch(_NUMBER if is_mostly_new else _DECIMAL).mean() > MOST:
         return f", which are numbers as text, such as {example}. {CAST}"
-    if unit := _find_unit(values):
-        return f", which are numbers with the unit {unit!r} as text, such as {example}. {CAST}"
     if is_mostly_new or n_rows[n_rows < MIN_ROWS].sum() > MOST * len(values):
         return f": text or an id, of which no model learns. {LEAVE}"
     return None
