@@ -207,6 +207,7 @@ ELSEWHERE = [
     "mature at once",
     "of what it tells in the nights",
     "alike in candidate_id, event_date and outcome",
+    "are beyond the cap",
     "are not what they were: other than 0",
     "times as often in the nights",
     "are gone from those that replace them",

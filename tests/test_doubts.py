@@ -13,6 +13,8 @@ from abatch.experiment import doubts, outcomes
 from abatch.experiment.doubt_rules import (
     ADDED,
     BELOW,
+    BEYOND,
+    CAPPED,
     DOUBLED,
     FEW,
     FOUND,
@@ -125,6 +127,11 @@ def test_few_outcomes_by_the_plan_while_there_is_nothing_before(
     nights = {("outcome", "A"): make_nights(200, 0, 0, 0, 0, 0, *[20] * 9)}
     metrics, plan = {"outcome": (metric, Query("o.sql", ""))}, make_registration().plan
     plan = plan.model_copy(update={"mean": mean, "rate": 0.1, "source": source})
+    for found, n_nights in (((2, 2, 2), 3), ((5, 5, 20, 20), 0)):  # on a weekend a quarter is due
+        first = Record(
+            np.arange(FIRST, FIRST + len(found)), {("outcome", "A"): make_nights(200, *found)}
+        )
+        assert len(find_doubts(first, metrics, plan, 1)) == bool(n_nights)
     record = Record(np.arange(FIRST, FIRST + 14), nights)
     (doubt,) = find_doubts(record, metrics, plan, 1)
     assert show([doubt]) == [(UNPLANNED, "A", span(0, 4))]
@@ -281,6 +288,25 @@ def test_amounts_that_are_booked_twice_for_good() -> None:
     assert show(found) == [(MOVED, "A", [41, 42])]
 
 
+def test_amounts_beyond_the_cap() -> None:
+    """1 of 40 is usual, in 14 nights 14 of 560; then 10 of 40, or 3 of 80 in each of ten nights."""
+    for nights, told in (([10, 10, 10], [14, 15, 16]), ([3] * 10, [])):
+        figures = make_amounts([AMOUNTS] * (14 + len(nights)))
+        figures[:, BEYOND] = [1] * 14 + nights
+        if not told:
+            figures[14:, [FOUND, LOGS, SQUARES]] *= 2
+            figures[14:, N] *= 2
+        found = tell(NUMERIC, A=figures)
+        assert show(found) == ([(CAPPED, "A", told)] if told else [])
+    figures[14:, BEYOND] = 10
+    (doubt,) = tell(NUMERIC, A=figures)
+    assert (
+        "100 of 800 amounts of variant A in the nights 2026-09-15 to 2026-09-24 are beyond the cap,"
+        " 12.5%, and before it was 2.5%. Look for numbers that stand for unknown"
+    ) in doubt.words
+    assert tell(BINARY, A=figures) == []
+
+
 def test_amounts_of_one_variant() -> None:
     """1.4 times what they were, and 1.05 times in the other: fewer than is told of all."""
     nights = [[AMOUNTS] * 14 + [change * AMOUNTS] * 7 for change in (1.4, 1.05)]
@@ -368,8 +394,8 @@ def test_make_record_counts_by_night_and_variant() -> None:
     later = NIGHT + timedelta(days=14)
     feed = make_feed(
         [
-            ("1", NIGHT, 2.0),
-            ("1", NIGHT, 2.0),
+            ("1", NIGHT, 5.0),
+            ("1", NIGHT, 5.0),
             ("3", later, 5.0),
             ("3", NIGHT, -3.0),
             ("9", NIGHT, 1.0),
@@ -384,11 +410,11 @@ def test_make_record_counts_by_night_and_variant() -> None:
     told = np.array([[4], [1]])
     new = doubts.make_record([feed], told, exposures, replaced, nights, ["A", "B"], 14)
     assert new.nights.tolist() == [FIRST, FIRST + 1]
-    log = np.log(4), np.log(3)
+    log = np.log(9), np.log(3)  # 10, which the cap cuts
     a, b = (new.figures["outcome", variant] for variant in "AB")
-    assert a[0].tolist() == pytest.approx([1, 1, 4, log[0], log[0] ** 2, 0, 2, 2, 1, 1, 0, 0])
-    assert a[1].tolist() == [1, 0, 1, *[0] * 9]
-    assert b[0].tolist() == pytest.approx([1, 1, 4, log[1], log[1] ** 2, 1, 1, 0, 0, 0, 1, 1])
+    assert a[0].tolist() == pytest.approx([1, 1, 4, log[0], log[0] ** 2, 0, 2, 2, 1, 1, 0, 0, 1])
+    assert a[1].tolist() == [1, 0, 1, *[0] * 10]
+    assert b[0].tolist() == pytest.approx([1, 1, 4, log[1], log[1] ** 2, 1, 1, 0, 0, 0, 1, 1, 0])
     assert b[1].tolist() == [0] * N_FIGURES
 
 

@@ -15,6 +15,7 @@ from abatch.statistics.scan import LINE, WEEK, Found, Rule, Runs
 
 N_TELLING = 20  # ids, or rows, that are no accident
 MANY_TWICE = 0.1  # of the rows
+MANY_CAPPED = 0.05  # of the amounts
 HALF, TENTH = 1 / 2, 1 / 10  # of what is expected: of a week, and of fewer nights
 WEEKEND = 1 / 4  # of the usual rate, which some nights may have
 FOUR_FIFTHS = 4 / 5  # of what a feed tells, and of the other variants
@@ -33,17 +34,18 @@ REPLACED, DOUBLED = "candidates replaced", "rows twice"
 FEW, UNPLANNED = "few outcomes", "fewer outcomes than planned"
 NEARLY_ALL = "an outcome of nearly all"
 UNMATCHED, MOVED = "few of what the feed tells", "other amounts"
+CAPPED = "amounts beyond the cap"
 LOPSIDED, MOVED_ALONE = "unlike other variants", "amounts unlike other variants"
-OF_AMOUNTS = {DOUBLED, MOVED, MOVED_ALONE}  # of numeric outcomes
+OF_AMOUNTS = {DOUBLED, CAPPED, MOVED, MOVED_ALONE}  # of numeric outcomes
 OF_IDS = {FEW, UNPLANNED, UNMATCHED, LOPSIDED}  # what ids that are written otherwise look like
 BESIDE = {
     LOPSIDED,
     MOVED_ALONE,
 }  # the other variants, of nights that are not doubted of any of these
-ALIKE = ({*OF_IDS, NEARLY_ALL}, {MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
+ALIKE = ({*OF_IDS, NEARLY_ALL}, {CAPPED, MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
 # What shows by itself, then beside the other variants, then beside the feed.
 PASSES = [
-    (REPLACED, DOUBLED, NEARLY_ALL, FEW, UNPLANNED, MOVED),
+    (REPLACED, DOUBLED, NEARLY_ALL, FEW, UNPLANNED, CAPPED, MOVED),
     (LOPSIDED, MOVED_ALONE),
     (UNMATCHED,),
 ]
@@ -51,9 +53,9 @@ PASSES = [
 # the night's window, of whomever; of the outcomes the sum of log |y|, that of its squares, and how
 # many are below 0; of a numeric feed the rows behind them, and those that come twice; who is gone
 # since the night was done again, and those of them with an outcome; who came in their place, and
-# those of them with an outcome.
+# those of them with an outcome; outcomes at the cap or beyond it.
 N, FOUND, TOLD, LOGS, SQUARES, BELOW, ROWS, TWICE, GONE, GONE_FOUND = range(10)
-ADDED, ADDED_FOUND, N_FIGURES = 10, 11, 12
+ADDED, ADDED_FOUND, BEYOND, N_FIGURES = 10, 11, 12, 13
 
 
 def make_rules(
@@ -84,6 +86,7 @@ def make_rules(
         FEW: make(_are_few, _compare_found),
         UNPLANNED: make(partial(_are_few, rate=rate), partial(_compare_found, rate=rate)),
         NEARLY_ALL: make(partial(_are_all, rate=rate), partial(_compare_found, rate=rate)),
+        CAPPED: make(_are_capped, _compare_capped),
         MOVED: make(partial(_are_moved, own=own, left=left), _compare_moved),
         LOPSIDED: make(_are_lopsided, _compare_shares, STEPS),
         MOVED_ALONE: make(
@@ -141,14 +144,22 @@ def _find_rates(runs: Runs, rate: float = np.nan) -> np.ndarray:
 def _are_few(runs: Runs, times: float, rate: float = np.nan) -> np.ndarray:
     """Far fewer predictions have an outcome than is expected, of a week or of some nights.
 
-    Of less than a week, and while no week is known, no more is expected than on weekends.
+    Of less than a week, and while no week is known, no more is expected than on weekends. Of the
+    first nights, from three on, two may be a weekend.
     """
-    is_known = (runs.n_before >= WEEK) | (runs.before[:, N] == 0)
-    is_week = (runs.n_nights >= WEEK) & is_known
+    is_first = runs.before[:, N] == 0
+    are_many = (runs.n_nights >= WEEK) & (runs.n_before >= WEEK)
+    are_many |= (runs.n_nights >= N_LOPSIDED) & is_first
     expected = runs.inside[:, N] * _find_rates(runs, rate)
-    are_few = runs.inside[:, FOUND] < np.where(is_week, HALF, TENTH) * expected
-    size = np.where(is_week, 1.0, WEEKEND)
+    size = np.where(are_many, _find_least(runs.n_nights), WEEKEND)
+    are_few = runs.inside[:, FOUND] < np.where(are_many, HALF * size, TENTH) * expected
     return _narrow(are_few, runs, lambda few: _compare_found(few, rate, N, size[are_few]), times)
+
+
+def _find_least(n_nights: np.ndarray) -> np.ndarray:
+    """What nights on end bring at least, of the usual rate, if two in seven are a weekend."""
+    least = (2 * WEEKEND + n_nights - 2) / n_nights
+    return np.minimum(1.0, least * WEEK / (2 * WEEKEND + WEEK - 2))
 
 
 def _are_all(runs: Runs, times: float, rate: float = np.nan) -> np.ndarray:
@@ -263,6 +274,22 @@ def _compare_amounts(runs: Runs, compare: Compare, times: float = 1) -> np.ndarr
     return compare(now.mean - usual.mean, *(side.weigh(times) for side in (now, usual)))
 
 
+def _compare_capped(runs: Runs) -> np.ndarray:
+    sides = (sums[:, i] for sums in (runs.inside, runs.before) for i in (BEYOND, FOUND))
+    return scan.compare_rates(*sides)
+
+
+def _are_capped(runs: Runs, times: float) -> np.ndarray:
+    """Far more amounts lie beyond the cap, which cuts rare ones: 99999 for unknown, another unit.
+
+    The cap hides from their mean how far they lie.
+    """
+    share, usual = (sums[:, BEYOND] / sums[:, FOUND] for sums in (runs.inside, runs.before))
+    are_far = (runs.n_before >= WEEK) & (runs.inside[:, BEYOND] >= N_TELLING * times)
+    are_far &= (share > MANY_CAPPED) & (share > 2 * usual)
+    return _narrow(are_far, runs, _compare_capped, times)
+
+
 def _compare_moved(runs: Runs) -> np.ndarray:
     """By the mean of the logarithms, and the share below 0."""
     below, n, below_before, n_before = (
@@ -342,6 +369,24 @@ def _are_moved_alone(runs: Runs, times: float) -> np.ndarray:
     return _narrow(are_far, runs, compare, times=1)
 
 
+def _describe_number(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
+    """How many outcomes there are, and should be."""
+    now, before = found.inside, found.before
+    of, rate = "the nights before", before[FOUND] / before[N] if before[N] else 0.0
+    if plan and plan.rate and (found.rule == UNPLANNED or not before[N]):
+        of, rate = plan.rate_source, plan.rate
+    look = "the feed is whole, and writes ids as the candidates query does"
+    if found.rule == UNPLANNED:
+        look += ", and whether candidates are like those of the training rows"
+    if found.rule == NEARLY_ALL:
+        look = "the query still tells who answered from who did not"
+    return (
+        f"{now[FOUND]:,.0f} of {now[N]:,.0f} mature predictions of variant {variant} have an"
+        f" outcome in the nights {nights}; by {of} it would be {now[N] * rate:,.0f}. Look"
+        f" whether {look}."
+    )
+
+
 def describe(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
     """What was found, and where to look."""
     now, before = found.inside, found.before
@@ -364,18 +409,13 @@ def describe(found: Found, variant: str, nights: str, plan: Plan | None) -> str:
             " query sum them up by candidate and day."
         )
     if found.rule in (FEW, UNPLANNED, NEARLY_ALL):
-        of, rate = "the nights before", before[FOUND] / before[N] if before[N] else 0.0
-        if plan and plan.rate and (found.rule == UNPLANNED or not before[N]):
-            of, rate = plan.rate_source, plan.rate
-        look = "the feed is whole, and writes ids as the candidates query does"
-        if found.rule == UNPLANNED:
-            look += ", and whether candidates are like those of the training rows"
-        if found.rule == NEARLY_ALL:
-            look = "the query still tells who answered from who did not"
+        return _describe_number(found, variant, nights, plan)
+    if found.rule == CAPPED:
         return (
-            f"{now[FOUND]:,.0f} of {now[N]:,.0f} mature predictions of variant {variant} have an"
-            f" outcome in the nights {nights}; by {of} it would be {now[N] * rate:,.0f}. Look"
-            f" whether {look}."
+            f"{now[BEYOND]:,.0f} of {now[FOUND]:,.0f} amounts of variant {variant} in the nights"
+            f" {nights} are beyond the cap, {now[BEYOND] / now[FOUND]:.1%}, and before it was"
+            f" {before[BEYOND] / before[FOUND]:.1%}. Look for numbers that stand for unknown, such"
+            " as 99999, and for another unit. Verdicts count each as the cap."
         )
     if found.rule == UNMATCHED:
         return (

@@ -22,6 +22,7 @@ from abatch.experiment.doubt_rules import (
     ADDED,
     ADDED_FOUND,
     BELOW,
+    BEYOND,
     FOUND,
     GONE,
     GONE_FOUND,
@@ -125,7 +126,8 @@ def _count_amounts(exposures: pd.DataFrame, feed: Feed, window_days: int) -> pd.
     y = exposures[feed.name].to_numpy(dtype=float)
     log = np.log(np.abs(y), out=np.zeros_like(y), where=y != 0)
     n_rows, n_twice = outcomes.count_rows(exposures, feed, window_days)
-    parts = {N: 1.0, FOUND: y != 0, LOGS: log, SQUARES: log**2, BELOW: y < 0}
+    is_beyond = np.abs(y) >= (feed.metric.cap or np.inf)
+    parts = {N: 1.0, FOUND: y != 0, LOGS: log, SQUARES: log**2, BELOW: y < 0, BEYOND: is_beyond}
     return pd.DataFrame({**parts, ROWS: n_rows, TWICE: n_twice}, dtype=float)
 
 

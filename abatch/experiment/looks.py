@@ -382,8 +382,8 @@ def _describe_fall(row: Mapping[str, Any], before: Metric) -> str:
         f" {row['upper']:.3f}) of {row['n']:,} mature predictions {of}; in validation"
         f" {before.value:.3f} ({before.lower:.3f} to {before.upper:.3f}). Look whether the"
         " candidates query brings each feature to the right candidate and day, as the training"
-        " query does, and whether 1 means the same in both outcomes. (What is done with those who"
-        " are selected may lower it, too.)"
+        " query does, and the outcomes query each outcome, and whether 1 means the same in both"
+        " outcomes. (What is done with those who are selected may lower it, too.)"
     )
 
 

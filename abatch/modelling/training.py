@@ -218,8 +218,8 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
         night.warn(
             f"{file}: {(amounts > cap).mean():.0%} of the outcomes other than 0 are beyond"
             f" outcome.cap, {cap:g}, and verdicts count no more of them than that. A cap cuts rare"
-            f" amounts, at about the 99 % quantile: {amounts.quantile(0.99):,.4g}. Ask again under"
-            " a new name with another, or look at the unit of the outcome."
+            f" amounts, at about the 99 % quantile: {amounts.quantile(0.99):,.4g}. Set another"
+            " (once it is registered, under a new name), or look at the unit of the outcome."
         )
     last, days = rows.window.to_date - DAY, np.unique(rows.event_date)
     gaps = np.diff(days) / np.timedelta64(DAY)
