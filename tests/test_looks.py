@@ -127,7 +127,8 @@ def test_score_tells_of_candidates_who_change_variant(
 ) -> None:
     """The same thousand come each night; from the second on, one in twenty is recorded in B.
 
-    Their ids end in 1, so all of them answer, and of A nobody else does: that is doubted, too.
+    Their ids end in 1, so all of them answer; of A nobody else does, and of control nobody at all:
+    that is doubted, too.
     """
     responses = Responses(experiment, engine)
     shift = sa.Table("shift", sa.MetaData(), sa.Column("moved", sa.Integer))
@@ -171,10 +172,12 @@ def test_score_tells_of_candidates_who_change_variant(
     with engine.connect() as connection:
         found = connection.scalars(sa.select(looks.c.doubts).order_by(looks.c.run_date)).all()
         assert found[:2] == [None, None]
-        for line, nights in zip(found[2:], ("2026-09-02", "2026-09-02, 2026-09-03"), strict=True):
+        few = "outcome of control: 2026-09-01 to 2026-09-03 (fewer outcomes than planned); "
+        seen = ("2026-09-02", ""), ("2026-09-02, 2026-09-03", few)
+        for line, (nights, others) in zip(found[2:], seen, strict=True):
             first, _, rest = str(line).partition("; ")
             assert first.startswith(f"outcome of A: {nights} (")
-            assert rest == doubted
+            assert rest == others + doubted
         assert set(connection.scalars(sa.select(current_verdicts.c.doubts))) == {found[-1]}
 
 
