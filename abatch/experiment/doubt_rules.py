@@ -38,10 +38,8 @@ CAPPED = "amounts beyond the cap"
 LOPSIDED, MOVED_ALONE = "unlike other variants", "amounts unlike other variants"
 OF_AMOUNTS = {DOUBLED, CAPPED, MOVED, MOVED_ALONE}  # of numeric outcomes
 OF_IDS = {FEW, UNPLANNED, UNMATCHED, LOPSIDED}  # what ids that are written otherwise look like
-BESIDE = {
-    LOPSIDED,
-    MOVED_ALONE,
-}  # the other variants, of nights that are not doubted of any of these
+# Beside the other variants, of nights that are not doubted of any of these.
+BESIDE = {LOPSIDED, MOVED_ALONE}
 ALIKE = ({*OF_IDS, NEARLY_ALL}, {CAPPED, MOVED, MOVED_ALONE}, {DOUBLED}, {REPLACED})
 # What shows by itself, then beside the other variants, then beside the feed.
 PASSES = [

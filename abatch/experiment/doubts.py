@@ -335,8 +335,11 @@ def check_ids(connection: sa.Connection, feed: Feed, variants: pd.Series, span: 
     n_alike = found.map(variants).value_counts()
     if len(others) < N_TWINS:  # as many may be alike by chance
         are_many = min(len(found), len(variants)) >= N_TELLING
-        forms = [_find_forms(ids) for ids in (found, variants.index.to_series())]
-        if are_many and forms[0].isdisjoint(forms[1]):
+        if (
+            are_many
+            and n_alike.empty  # else they have a form in common
+            and _find_forms(found).isdisjoint(_find_forms(variants.index.to_series()))
+        ):
             return (
                 f"{feed.query.file}: none of {len(found)} ids with an outcome, such as"
                 f" {found.iloc[0]!r}, is written as one of the {len(variants)} that were"

@@ -476,15 +476,13 @@ def judge(
     name, registration, run_date = question.name, question.registration, question.night.run_date
     maturity, tally = question.maturity, total.tally
     groups = _find_groups(connection, question, run_date)
-    arrivals = sample_ratio.count_arrivals(
-        registration, total.closed, tally, groups, maturity.mature_date or date.min
-    )
+    mature_date = maturity.mature_date or date.min
+    arrivals = sample_ratio.count_arrivals(registration, total.closed, tally, groups, mature_date)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
     shift = stats.measure_shift(tally.mixed, units)
     doubted = [doubts.describe(found)]
-    span = Span(name, registration.start_date - DAY, maturity.mature_date or date.min)
-    if unbalanced := sample_ratio.find_unbalanced(connection, span):
+    if unbalanced := sample_ratio.find_unbalanced(connection, registration, mature_date):
         nights = list_days(unbalanced, None)
         doubted.append(f"variants of {nights}, which {sample_ratio.UNBALANCED} (runs.warnings)")
     if scaled := describe_scale(registration, units):

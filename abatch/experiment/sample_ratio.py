@@ -39,11 +39,18 @@ class Arrivals(NamedTuple):
     evidence: float | None = None
 
 
-def find_unbalanced(connection: sa.Connection, span: Span) -> list[date]:
-    """Nights of which predict has warned that their variants differ by more than chance gives."""
-    r = runs.c
-    query = sa.select(r.run_date).filter_by(experiment=span.experiment, job="predict")
-    query = query.where(r.run_date > span.after, r.run_date <= span.last, r.status == DONE)
+def find_unbalanced(
+    connection: sa.Connection, registration: Registration, last: date
+) -> list[date]:
+    """Nights of which predict has warned that their variants differ by more than chance gives.
+
+    None where the hash assigns.
+    """
+    if registration.assignment == "hash":
+        return []
+    r, first = runs.c, registration.start_date
+    query = sa.select(r.run_date).filter_by(experiment=registration.salt, job="predict")
+    query = query.where(r.run_date >= first, r.run_date <= last, r.status == DONE)
     warned = query.where(r.warnings.contains(UNBALANCED)).order_by(r.run_date)
     return [*connection.scalars(warned)]
 

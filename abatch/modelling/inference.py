@@ -108,7 +108,7 @@ def _convert_alike(
 ) -> dict[str, pd.DataFrame]:
     """By variant, the features as the first model knows them.
 
-    Without variants that have no model, or another, and rows that this one cannot take.
+    Without variants whose rows it cannot take.
 
     Parameters
     ----------

@@ -351,7 +351,7 @@ def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
 
 def find_left_out(rows: Rows) -> dict[str, str]:
     """Features with too few values for the one fit or the other, and how many they have."""
-    n_filled, left_out = rows.X.count(), {}
+    left_out = {}
     for chosen, which in (
         (~rows.validation, f"before {rows.validation_from}, the first day of validation"),
         (~rows.holdout, "that are not held out"),
@@ -360,8 +360,8 @@ def find_left_out(rows: Rows) -> dict[str, str]:
         for name, n in rows.X[chosen].count().items():
             if n < min(MIN_FILLED, n_rows):
                 left_out[str(name)] = (
-                    f"a value in {n_filled[name]:,} of {len(rows.y):,} rows, but in {n:,} of the"
-                    f" {n_rows:,} {which}"
+                    f"a value in {rows.X[name].count():,} of {len(rows.y):,} rows, but in {n:,} of"
+                    f" the {n_rows:,} {which}"
                 )
     return left_out
 
