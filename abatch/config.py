@@ -35,6 +35,7 @@ class Environment:
     snapshots_dir: Path
     retention: Retention
     logs_dir: Path
+    spool_dir: Path
     reports_dir: Path
     timezone: str
     chunk_rows: int

@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from abatch import version
 from abatch.config import Environment, Experiment
 from abatch.database import connections, faults, locks
-from abatch.database.tables import Row, predictions_staging, runs
+from abatch.database.tables import Row, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
 from abatch.text import is_terminal, say
@@ -55,6 +55,7 @@ class Night:
 
     Attributes
     ----------
+    run_number : 0 in a dry run, which is in no ledger
     as_of : the moment whose knowledge may be used, naive UTC
     force : do what is done already, or not due
     dry_run : read and compute alone: `write` and `finish` write nothing
@@ -64,6 +65,7 @@ class Night:
     experiment: Experiment
     run_date: date
     run_id: str
+    run_number: int
     started_at: datetime
     as_of: datetime
     force: bool
@@ -244,6 +246,7 @@ def open_night(
         experiment=experiment,
         run_date=run_date,
         run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+        run_number=0,
         started_at=started_at,
         as_of=as_of(experiment.environment, run_date),
         force=force,
@@ -263,10 +266,10 @@ def open_night(
                 f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
                 f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
             )
-        night.write(_begin_run, night)
         if dry_run:
             yield night
             return
+        night = replace(night, run_number=connections.write(engine, _begin_run, night))
         night.log(f"started, code {version.code_version()}, as of {night.as_of} UTC")
         try:
             yield night
@@ -302,24 +305,26 @@ def _find_run(
 
 
 def _fail_runs(connection: sa.Connection, night: Night, reason: str, /, **which: str) -> None:
-    """End runs of the same job and experiment that still run, and drop what they staged.
+    """End runs of the same job and experiment that still run.
 
     Parameters
     ----------
-    which : run_id; without it all, also what a run staged that was taken for dead and was not
+    which : run_id; without it all
     """
     same = {"experiment": night.experiment.name, **which}
-    if night.job == "predict":
-        connection.execute(predictions_staging.delete().filter_by(**same))
     running = runs.update().filter_by(job=night.job, status="running", **same)
     ended = {"status": "failed", "finished_at": utc_now(), "error": reason}
     connection.execute(running.values(ended))
 
 
-def _begin_run(connection: sa.Connection, night: Night) -> None:
+def _begin_run(connection: sa.Connection, night: Night) -> int:
+    """Write the run into the ledger; returns its number."""
+    locks.lock_in_transaction(connection, "run-number")
+    number = (connection.scalar(sa.select(sa.func.max(runs.c.run_number))) or 0) + 1
     connection.execute(
         runs.insert().values(
             run_id=night.run_id,
+            run_number=number,
             job=night.job,
             **night.key,
             started_at=night.started_at,
@@ -329,13 +334,14 @@ def _begin_run(connection: sa.Connection, night: Night) -> None:
             host=f"{platform.node()} (process {os.getpid()})",
         )
     )
+    return number
 
 
 def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
     """Mark the run done, with its rows_read and rows_written, and what it replaces superseded."""
     replaced = runs.update().filter_by(job=night.job, **night.key)
     replaced = replaced.where(runs.c.status.in_((DONE, EARLY)))
-    connection.execute(replaced.values(status="superseded"))
+    connection.execute(replaced.values(status="superseded", superseded_by=night.run_id))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
     status = EARLY if night.is_early else DONE
     ended = running.values(status=status, finished_at=utc_now(), **counts)

@@ -73,6 +73,7 @@ class EnvironmentSection(Section):
     snapshots_dir: Text = "snapshots"
     retention: Retention = Retention()
     logs_dir: Text = "logs"
+    spool_dir: Text = "spool"
     reports_dir: Text = "reports"
 
 

@@ -89,7 +89,9 @@ def _read_dictionary(part: str) -> sa.MetaData:
 
 
 VIEWS = _read_dictionary("Views").tables  # for analysts; each is a file of abatch/database/views
-current_verdicts = VIEWS["current_verdicts"]  # the one that the code reads too
+current_verdicts = VIEWS["current_verdicts"]
+predictions = VIEWS["predictions"]
+predictions_superseded = VIEWS["predictions_superseded"]
 metadata = _read_dictionary("Tables")
 TABLES = metadata.tables
 runs = TABLES["runs"]
@@ -99,9 +101,8 @@ snapshots = TABLES["snapshots"]
 deletions = TABLES["deletions"]
 doubts = TABLES["doubts"]
 registrations = TABLES["registrations"]
-predictions_staging = TABLES["predictions_staging"]
-predictions = TABLES["predictions"]
-predictions_superseded = TABLES["predictions_superseded"]
+prediction_rows = TABLES["prediction_rows"]
+prediction_shares = TABLES["prediction_shares"]
 scores = TABLES["scores"]
 variant_scores = TABLES["variant_scores"]
 cohort_sums = TABLES["cohort_sums"]
@@ -125,17 +126,6 @@ sa.Index("snapshots_content", snapshots.c.content_hash)
 sa.Index("deletions_name", deletions.c.kind, deletions.c.name)
 sa.Index("acknowledgements_experiment", acknowledgements.c.experiment)
 sa.Index("conclusions_experiment", conclusions.c.experiment, conclusions.c.conclusion_id)
-sa.Index(
-    "predictions_candidate",
-    predictions.c.experiment,
-    predictions.c.candidate_id,
-    predictions.c.run_date,
-)
-# Clustered: without it SQL Server would look at the rows of other experiments too, and wait for who
-# writes them.
-sa.Index(
-    "predictions_staging_run",
-    predictions_staging.c.experiment,
-    predictions_staging.c.run_id,
-    mssql_clustered=True,
-)
+# Rows of a run lie together, and there is no second copy of the key.
+prediction_rows.dialect_options["sqlite"]["with_rowid"] = False
+sa.Index("runs_number", runs.c.run_number, unique=True)

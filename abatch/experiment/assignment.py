@@ -27,8 +27,8 @@ class Assignment(NamedTuple):
     Attributes
     ----------
     variant : array of str, shape (n,)
-    selection_key : array of str, shape (n,), 16 hex digits: the random order, and the order among
-        equal predictions
+    selection_key : array of uint64, shape (n,): the random order, and the order among equal
+        predictions
     bucket : array of int, shape (n,), in [0, 64): the jackknife bucket
     """
 
@@ -44,7 +44,7 @@ class Candidates(NamedTuple):
     ----------
     ids : list of str, shape (n,)
     features : DataFrame, n rows, what the query returned beside id and variant
-    variant, selection_key : arrays of str, shape (n,), see Assignment
+    variant, selection_key, bucket : arrays, shape (n,), see Assignment
     source : of the variant: hash, or recorded if the query brings it
     doubles : pairs of ids, as text, that differ but in case, blanks, leading zeros and .0
     """
@@ -53,6 +53,7 @@ class Candidates(NamedTuple):
     features: pd.DataFrame
     variant: np.ndarray
     selection_key: np.ndarray
+    bucket: np.ndarray
     source: str
     doubles: list[tuple[str, str]]
 
@@ -67,14 +68,14 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
     """
     require_columns(frame, ["candidate_id"])
     ids = [normalise_id(value) for value in frame["candidate_id"]]
-    variant, selection_key, _ = assign(ids, experiment.name, experiment.split)
+    variant, selection_key, bucket = assign(ids, experiment.name, experiment.split)
     source = "hash"
     if "variant" in frame:
         source, variant = "recorded", check_variants(frame["variant"], experiment.split)
     features = frame.drop(columns=["candidate_id", "variant"], errors="ignore")
     is_text = not pd.api.types.is_integer_dtype(frame["candidate_id"])
     doubles = find_doubles(ids) if is_text else []
-    return Candidates(ids, features, variant, selection_key, source, doubles)
+    return Candidates(ids, features, variant, selection_key, bucket, source, doubles)
 
 
 def find_doubles(ids: Sequence[str]) -> list[tuple[str, str]]:
@@ -138,8 +139,7 @@ def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) 
     parts = np.frombuffer(digests, dtype=">u8").reshape(-1, 3).astype(np.uint64)
     inner = np.array(list(split_thresholds(split).values())[:-1], dtype=np.uint64)
     variant = np.array(list(split), dtype=object)[np.searchsorted(inner, parts[:, 0], side="right")]
-    selection_key = np.array([f"{key:016x}" for key in parts[:, 1].tolist()], dtype=object)
-    return Assignment(variant, selection_key, (parts[:, 2] % N_BUCKETS).astype(np.int64))
+    return Assignment(variant, parts[:, 1], (parts[:, 2] % N_BUCKETS).astype(np.int64))
 
 
 def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np.ndarray:

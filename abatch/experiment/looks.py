@@ -29,7 +29,7 @@ from abatch.experiment import (
     tallies,
     verdicts,
 )
-from abatch.experiment.assignment import N_BUCKETS, assign
+from abatch.experiment.assignment import N_BUCKETS
 from abatch.experiment.doubts import Doubt, Record
 from abatch.experiment.outcomes import Feed
 from abatch.experiment.predictions import Span
@@ -194,7 +194,6 @@ def read_nights(
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
     for rows in predictions.stream_predictions(connection, span, experiment.environment.chunk_rows):
         outcomes.attach_all(rows, feeds, experiment.outcome.window_days)
-        rows["bucket"] = assign(rows["candidate_id"], question.name, experiment.split).bucket
         rows["cohort"] = rows["run_date"].map(cohorts)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
         exposures.append(rows.loc[rows["run_date"] >= start, columns])

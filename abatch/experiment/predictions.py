@@ -1,37 +1,47 @@
-"""Predictions: staged in chunks, checked and ranked by the database, shown as whole nights."""
+"""Predictions: written in bulk under the run's number, shown as whole nights of runs done."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.database import faults, writing
 from abatch.database.tables import (
     Select,
     feature_counts,
-    predictions,
-    predictions_staging,
-    predictions_superseded,
+    prediction_rows,
+    prediction_shares,
     runs,
 )
-from abatch.database.writing import WRITE_ROWS, insert_frame, replace_rows
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
-from abatch.night import DONE, Night
+from abatch.night import DONE, EARLY, Night
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key, add_by_keys
 
 ModelCounts = Mapping[str, Mapping[str, drift.FeatureCounts]]  # by model_name and feature
 MANY_DOUBLES, MOST_DOUBLES = 20, 0.01  # candidates under two ids, and their share, to be told
 ROUNDING = 1e-6  # of a prediction, as libraries that reckon in single precision have it
-STAGED = list(predictions_staging.columns.keys())
+HASHED = {
+    "candidate_id": "str",
+    "variant": "category",
+    "model_name": "category",
+    "prediction": np.float64,
+}
+
+
+_NIGHTS = runs.join(prediction_rows, prediction_rows.c.run_number == runs.c.run_number)
+# Those that are yet to come, too: whoever asks for days until today has none of them.
+_IS_DONE = (runs.c.job == "predict") & runs.c.status.in_((DONE, EARLY))
 
 
 class Span(NamedTuple):
@@ -42,15 +52,16 @@ class Span(NamedTuple):
     last: date
 
     def select(self, *columns: sa.ColumnElement[Any]) -> Select:
-        """The query of columns of the nights' predictions."""
-        p = predictions.c
-        query = sa.select(*columns).where(p.run_date > self.after, p.run_date <= self.last)
-        return query.where(p.experiment == self.experiment)
+        """The query of columns of `runs` and `prediction_rows`, of the nights that are done."""
+        r = runs.c
+        query = sa.select(*columns).select_from(_NIGHTS).where(_IS_DONE)
+        query = query.where(r.run_date > self.after, r.run_date <= self.last)
+        return query.where(r.experiment == self.experiment)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is known of staged rows; batches add up.
+    """What is known of candidates; batches add up.
 
     Attributes
     ----------
@@ -60,7 +71,6 @@ class Batch:
     earlier_counts : of all rows with a model, by the references of earlier models
     variant_counts : by variant and feature, where variants were recorded elsewhere
     doubles : pairs of ids that may be of one candidate, of the rows of one chunk
-    checksum : sum of a hash of each row, modulo 2**64
     """
 
     n_candidates: Counter[str] = field(default_factory=Counter)
@@ -69,7 +79,6 @@ class Batch:
     earlier_counts: ModelCounts = field(default_factory=dict)
     variant_counts: ModelCounts = field(default_factory=dict)
     doubles: list[tuple[str, str]] = field(default_factory=list)
-    checksum: int = 0
 
     @property
     def n_rows(self) -> int:
@@ -84,53 +93,24 @@ class Batch:
             add_by_keys(self.earlier_counts, other.earlier_counts),
             add_by_keys(self.variant_counts, other.variant_counts),
             [*self.doubles, *other.doubles],
-            (self.checksum + other.checksum) % 2**64,
         )
 
 
-def make_rows(night: Night, candidates: Candidates, inferred: Any) -> pd.DataFrame:
-    """Rows of predictions_staging, one per candidate; a prediction without a model is nan.
-
-    Parameters
-    ----------
-    inferred : model_names and prediction, shape (n,) both
-    """
-    split = night.experiment.split
-    return pd.DataFrame(
-        {
-            "run_id": night.run_id,
-            **night.key,
-            "candidate_id": candidates.ids,
-            "variant": candidates.variant,
-            "assignment_probability": [split[name] for name in candidates.variant],
-            "model_name": inferred.model_names,
-            "prediction": inferred.prediction,
-            "selection_key": candidates.selection_key,
-        }
-    )
-
-
-def summarise(rows: pd.DataFrame, candidates: Candidates, inferred: Any) -> Batch:
-    """The sums of some rows that are staged, and of the features that they were predicted from.
+def summarise(candidates: Candidates, inferred: Any) -> Batch:
+    """The sums of some candidates, and of the features that they were predicted from.
 
     Parameters
     ----------
     inferred : feature_counts, earlier_counts and variant_counts, as `Batch` has them
     """
     return Batch(
-        Counter(rows["variant"].tolist()),
+        Counter(candidates.variant.tolist()),
         candidates.features.notna().sum().to_dict(),
         inferred.feature_counts,
         inferred.earlier_counts,
         inferred.variant_counts,
         candidates.doubles,
-        compute_checksum(rows),
     )
-
-
-def stage(connection: sa.Connection, frame: pd.DataFrame) -> None:
-    """Write rows, as `make_rows` has them, to the staging table, where no reader looks."""
-    insert_frame(connection, predictions_staging, frame[STAGED])
 
 
 def describe_doubles(night: Night, total: Batch) -> str | None:
@@ -175,83 +155,101 @@ def describe(
     return f"{total.n_rows} candidates; {', '.join(variants)}"
 
 
-def compute_checksum(frame: pd.DataFrame) -> int:
+def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write a night's rows in bulk, where no reader looks until the run is done, and read them.
+
+    Parameters
+    ----------
+    batches : as `Spool.rank` has them
+
+    Raises
+    ------
+    DataError
+        If the database takes two candidates for one, by its collation.
+    DatabaseError
+        If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's
+        issue 1208).
+    """
+    n_sent, checksum = 0, 0
+    for batch in batches:
+        try:
+            night.write(writing.load, prediction_rows, batch)
+        except sa.exc.IntegrityError as error:
+            raise DataError(
+                "candidates are returned more than once in the eyes of the database, whose"
+                f" collation may take two spellings for one ({faults.describe(error)}). Expected"
+                " one row per candidate. Look for ids that differ only in upper and lower case."
+            ) from error
+        n_sent += batch.num_rows
+        checksum = (checksum + compute_checksum(batch.to_pandas())) % 2**64
+    if night.dry_run:
+        return
+    n_arrived, arrived = night.read(_read_back, night.run_number)
+    if n_arrived != n_sent:
+        raise DatabaseError(
+            f"{n_sent} predictions were sent and {n_arrived} arrived in prediction_rows. Nothing"
+            " was published."
+        )
+    if arrived != checksum:
+        raise DatabaseError(
+            f"{n_sent} predictions were sent, and other values arrived in prediction_rows than were"
+            " sent. Nothing was published. Look for a trigger on the table; if there is none, the"
+            " database's driver changes values: take another version of it."
+        )
+
+
+def _read_back(connection: sa.Connection, run_number: int) -> tuple[int, int]:
+    """How many rows a run has, and their checksum."""
+    n_rows, checksum = 0, 0
+    query = sa.select(prediction_rows).filter_by(run_number=run_number)
+    for rows in _stream(connection, query, writing.WRITE_ROWS):
+        n_rows += len(rows)
+        checksum = (checksum + compute_checksum(rows)) % 2**64
+    return n_rows, checksum
+
+
+def compute_checksum(rows: pd.DataFrame) -> int:
     """Sum of a 64-bit hash of each row's values, to the last bit, modulo 2**64.
 
     It is the same whatever the order of the rows.
     """
-    text = frame[STAGED].drop(columns="prediction").astype(object).map(str, na_action="ignore")
-    prediction = frame["prediction"].to_numpy(np.float64) + 0.0  # SQLite keeps -0.0 as 0
-    hashes = pd.util.hash_pandas_object(text.assign(prediction=prediction), index=False)
-    return int(hashes.sum())
+    rows = rows.astype(HASHED)
+    rows["prediction"] += 0.0  # SQLite keeps -0.0 as 0
+    return int(pd.util.hash_pandas_object(rows, index=False, categorize=False).sum())
 
 
-def check_staged(connection: sa.Connection, night: Night, sent: Batch) -> None:
-    """Look at all staged rows: they must be there as they were sent, each candidate once.
-
-    Parameters
-    ----------
-    sent : the sum of all that was given to `stage`
-
-    Raises
-    ------
-    DatabaseError
-        If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's
-        issue 1208).
-    DataError
-        If a candidate is there twice, in the eyes of the database: its collation may take two
-        spellings for one.
-    """
-    own = {"experiment": night.experiment.name, "run_id": night.run_id}
-    arrived = Batch()
-    query = sa.select(predictions_staging).filter_by(**own)
-    for rows in _stream(connection, query, WRITE_ROWS):
-        arrived += Batch(Counter(rows["variant"].tolist()), checksum=compute_checksum(rows))
-    if arrived.n_rows != sent.n_rows:
-        raise DatabaseError(
-            f"{sent.n_rows} predictions were sent and {arrived.n_rows} arrived in"
-            " predictions_staging. Nothing was published."
-        )
-    if arrived.checksum != sent.checksum:
-        raise DatabaseError(
-            f"{sent.n_rows} predictions were sent, and other values arrived in predictions_staging"
-            " than were sent. Nothing was published. Look for a trigger on the table; if there is"
-            " none, the database's driver changes values: take another version of it."
-        )
-    candidate_id = predictions_staging.c.candidate_id
-    ids = sa.select(sa.func.min(candidate_id).label("candidate_id")).group_by(candidate_id)
-    twice = ids.filter_by(**own).having(sa.func.count() > 1).subquery()
-    query = sa.select(sa.func.count(), sa.func.min(twice.c.candidate_id))
-    n_twice, example = connection.execute(query).one()
-    if n_twice:
-        raise DataError(
-            f"{n_twice} candidates are returned more than once, for example {example!r}. Expected"
-            " one row per candidate. Look for a join that multiplies rows, or for ids that differ"
-            " only in upper and lower case."
-        )
+def remove_dead(night: Night) -> None:
+    """Delete the rows of runs that failed, in batches; nobody has seen them."""
+    if night.dry_run:
+        return
+    for run_number in night.read(_find_dead, night.experiment.name):
+        while last := night.read(_find_last, run_number):
+            night.write(_delete_to, run_number, last)
 
 
 def describe_replaced(connection: sa.Connection, night: Night) -> list[str]:
-    """Sentences on candidates of the night as it was published who are not staged as they were.
+    """Sentences on candidates of the night as it was published who are not written as they were.
 
     A table of candidates from which those have gone who answered would make a variant seem worse,
     one from which they have moved another variant better, and features that are of today and not of
     then all figures. A prediction counts as another if it is of the same model. Empty if none is.
     """
-    if night.dry_run:
-        return []
-    p, s = predictions.c, predictions_staging.c
-    same = (s.experiment == p.experiment) & (s.candidate_id == p.candidate_id)
-    both = predictions.outerjoin(predictions_staging, same & (s.run_id == night.run_id))
-    is_moved = sa.case((s.variant != p.variant, 1))
-    is_off = sa.func.abs(s.prediction - p.prediction) > ROUNDING
-    is_other = sa.case(((s.model_name == p.model_name) & is_off, 1))
-    count = sa.func.count
-    of_night = (p.experiment == night.experiment.name, p.run_date == night.run_date)
-    query = sa.select(
-        count(p.candidate_id), count(s.candidate_id), count(is_moved), count(is_other)
+    old, new = prediction_rows.alias().c, prediction_rows.alias().c
+    run_number = connection.scalar(
+        sa.select(runs.c.run_number).filter_by(job="predict", **night.key).where(_IS_DONE)
     )
-    query = query.select_from(both).where(*of_night)
+    if run_number is None or night.dry_run:
+        return []
+    same = (new.candidate_id == old.candidate_id) & (new.run_number == night.run_number)
+    both = old.candidate_id.table.outerjoin(new.candidate_id.table, same)
+    is_moved = sa.case((new.variant != old.variant, 1))
+    is_off = sa.func.abs(new.prediction - old.prediction) > ROUNDING
+    is_other = sa.case(((new.model_name == old.model_name) & is_off, 1))
+    count = sa.func.count
+    query = sa.select(
+        count(old.candidate_id), count(new.candidate_id), count(is_moved), count(is_other)
+    )
+    query = query.select_from(both).where(old.run_number == run_number)
     n, n_there, n_moved, n_other = connection.execute(query).one()
     file, words = night.experiment.query("candidates").file, []
     if n_there < n or n_moved:
@@ -271,42 +269,34 @@ def describe_replaced(connection: sa.Connection, night: Night) -> list[str]:
     return words
 
 
-def publish(
-    connection: sa.Connection,
-    night: Night,
-    n_selected: Mapping[str, int],
-    predicted_at: datetime,
-) -> None:
-    """Move a staged night into `predictions`, ranked.
-
-    The night's earlier rows go to `predictions_superseded`.
-
-    Parameters
-    ----------
-    n_selected : how many of each variant are selected, from the highest prediction down, ties by
-        the hash
-    """
-    own = {"experiment": night.experiment.name, "run_id": night.run_id}
-    old = sa.select(predictions, sa.literal(night.run_id)).filter_by(**night.key)
-    names = [*predictions.columns.keys(), "superseded_by"]
-    connection.execute(predictions_superseded.insert().from_select(names, old))
-    connection.execute(predictions.delete().filter_by(**night.key))
-    staged = predictions_staging.c
-    order = (sa.func.coalesce(staged.prediction, 0).desc(), staged.selection_key)
-    rank = sa.func.row_number().over(
-        partition_by=staged.variant, order_by=(*order, staged.candidate_id)
+def _find_dead(connection: sa.Connection, experiment: str) -> list[int]:
+    own = prediction_rows.c.run_number == runs.c.run_number
+    query = sa.select(runs.c.run_number).filter_by(
+        experiment=experiment, job="predict", status="failed"
     )
-    query = sa.select(predictions_staging, rank.label("rank_in_variant"))
-    ranked = query.filter_by(**own).subquery().c
-    limits = ((ranked.variant == variant, n) for variant, n in n_selected.items())
-    is_selected = ranked.rank_in_variant <= sa.case(*limits, else_=0)
-    columns = {name: column for name, column in ranked.items() if name in predictions.c} | {
-        "selected": sa.case((is_selected, 1), else_=0),
-        "predicted_at": sa.literal(predicted_at, predictions.c.predicted_at.type),
-    }
-    insert = predictions.insert().from_select([*columns], sa.select(*columns.values()))
-    connection.execute(insert)
-    connection.execute(predictions_staging.delete().filter_by(**own))
+    return [*connection.scalars(query.where(sa.exists().where(own)))]
+
+
+def _find_last(connection: sa.Connection, run_number: int) -> str | None:
+    """Where the first batch of a run's rows ends; None if it has none."""
+    ids = sa.select(prediction_rows.c.candidate_id).filter_by(run_number=run_number)
+    first = ids.order_by(prediction_rows.c.candidate_id).limit(writing.DELETE_ROWS).subquery()
+    return connection.scalar(sa.select(sa.func.max(first.c.candidate_id)))
+
+
+def _delete_to(connection: sa.Connection, run_number: int, last: str) -> None:
+    c = prediction_rows.c
+    rows = prediction_rows.delete().where(c.run_number == run_number, c.candidate_id <= last)
+    connection.execute(rows)
+
+
+def write_shares(connection: sa.Connection, night: Night) -> None:
+    """Keep the share that each variant had in the night."""
+    rows = [
+        {"run_number": night.run_number, "variant": name, "assignment_probability": share}
+        for name, share in night.experiment.split.items()
+    ]
+    connection.execute(prediction_shares.insert(), rows)
 
 
 def write_feature_counts(
@@ -322,7 +312,7 @@ def write_feature_counts(
         }
         for model_name, features in counts.items()
     ]
-    replace_rows(connection, feature_counts, rows, night.run_id, **night.key)
+    writing.replace_rows(connection, feature_counts, rows, night.run_id, **night.key)
 
 
 def read_feature_counts(
@@ -371,13 +361,15 @@ def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:
 
 def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:
     """Who wrote each night."""
-    query = span.select(predictions.c.run_date, predictions.c.run_id).distinct()
+    r = runs.c
+    query = sa.select(r.run_date, r.run_id).where(_IS_DONE, r.experiment == span.experiment)
+    query = query.where(r.run_date > span.after, r.run_date <= span.last)
     return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
 
 
 def count_by_night(connection: sa.Connection, span: Span) -> dict[tuple[date, str], int]:
     """Predictions by night and variant."""
-    by = (predictions.c.run_date, predictions.c.variant)
+    by = (runs.c.run_date, prediction_rows.c.variant)
     rows = connection.execute(span.select(*by, sa.func.count()).group_by(*by))
     return {(night, variant): n for night, variant, n in rows}
 
@@ -387,8 +379,9 @@ def find_ids(connection: sa.Connection, experiment: str, ids: Sequence[str]) -> 
 
     At most some 1,000 at once.
     """
-    c = predictions.c
-    query = sa.select(c.candidate_id).where(c.experiment == experiment, c.candidate_id.in_(ids))
+    candidate_id = prediction_rows.c.candidate_id
+    query = sa.select(candidate_id).select_from(_NIGHTS).where(_IS_DONE)
+    query = query.where(runs.c.experiment == experiment, candidate_id.in_(ids))
     return set(connection.scalars(query.distinct())) & set(ids)
 
 
@@ -399,6 +392,7 @@ PREDICTED = {
     "model_name": object,
     "prediction": np.float64,
     "selected": np.int64,
+    "bucket": np.int64,
 }
 
 
@@ -406,7 +400,7 @@ def stream_predictions(
     connection: sa.Connection, span: Span, chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
     """Predictions in chunks and in no order, one row per candidate and night."""
-    query = span.select(*(predictions.c[name] for name in PREDICTED))
+    query = span.select(*({**prediction_rows.c, **runs.c}[name] for name in PREDICTED))
     for rows in _stream(connection, query, chunk_rows):
         yield rows.astype(PREDICTED)
 

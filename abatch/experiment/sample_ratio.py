@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database.tables import predictions, runs, units
+from abatch.database.tables import prediction_rows, runs, units
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME, Registration, Terms
 from abatch.experiment.tallies import Tally
@@ -67,8 +67,8 @@ def find_groups(connection: sa.Connection, span: Span) -> pd.DataFrame:
         this variant; n, how often they did; n_before, the same of the closed nights, nan if never;
         n_units, how many they are.
     """
-    p, u = predictions.c, units.c
-    first = sa.func.min(p.run_date).label("first_date")
+    p, u = prediction_rows.c, units.c
+    first = sa.func.min(runs.c.run_date).label("first_date")
     of_unit = span.select(p.variant, p.candidate_id, first, sa.func.count().label("n"))
     by_unit = of_unit.group_by(p.variant, p.candidate_id).subquery()
     is_same = (u.candidate_id == by_unit.c.candidate_id) & (u.variant == by_unit.c.variant)

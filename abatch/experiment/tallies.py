@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database.tables import predictions, units
+from abatch.database.tables import prediction_rows, units
 from abatch.database.writing import insert_frame
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME
@@ -164,5 +164,5 @@ def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame)
 
 
 def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
-    ids = span.select(predictions.c.candidate_id)
+    ids = span.select(prediction_rows.c.candidate_id)
     return (units.c.experiment == span.experiment) & units.c.candidate_id.in_(ids)

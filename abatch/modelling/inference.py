@@ -1,6 +1,6 @@
 """Inference: each variant's live model predicts its own part of the candidates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import reduce
 from operator import add
@@ -28,7 +28,6 @@ class Inference(NamedTuple):
 
     Attributes
     ----------
-    model_names : list of str or None, shape (n,); None where the variant has no model
     prediction : array of float, shape (n,), probabilities in [0, 1]; nan without a model
     feature_counts : what each model's candidates looked like, by model_name and feature; its
         predictions, too, as PREDICTION; under the first model all rows, as ROWS
@@ -37,7 +36,6 @@ class Inference(NamedTuple):
         references of the first model; without rows that this model cannot take
     """
 
-    model_names: list[str | None]
     prediction: np.ndarray
     feature_counts: dict[str, dict[str, drift.FeatureCounts]]
     earlier_counts: dict[str, dict[str, drift.FeatureCounts]]
@@ -49,6 +47,11 @@ def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
     card = next(iter(models.values())).card
     mean, sd, kurtosis = card.outcome_mean, card.outcome_sd, card.outcome_kurtosis
     return TrainingOutcome(mean, sd, card.base_rate, kurtosis)
+
+
+def name_models(models: Mapping[str, Model], variants: Iterable[str]) -> dict[str, str | None]:
+    """The dated model of each variant, None where it has none."""
+    return {name: models[name].model_name if name in models else None for name in variants}
 
 
 def predict(
@@ -98,9 +101,7 @@ def predict(
     if candidates.source == "recorded":
         references = first.card.features
         variant_counts = {name: drift.count_features(X, references) for name, X in alike.items()}
-    names = {variant: model.model_name for variant, model in models.items()}
-    model_names = [names.get(name) for name in candidates.variant]
-    return Inference(model_names, prediction, feature_counts, earlier_counts, variant_counts)
+    return Inference(prediction, feature_counts, earlier_counts, variant_counts)
 
 
 def _convert_alike(

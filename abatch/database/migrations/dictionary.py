@@ -1,5 +1,7 @@
 """The comments in the database, from abatch/database/dictionary.md."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,7 +14,7 @@ def find_comments(described: sa.Table) -> dict[str, str]:
     return {"": str(described.comment), **meanings}
 
 
-def create_table(name: str, *parts: sa.schema.SchemaItem) -> None:
+def create_table(name: str, *parts: sa.schema.SchemaItem, **options: Any) -> None:
     """Create a table with its comments, where comments are kept.
 
     The dictionary says what columns mean now: one that a later revision drops has no comment.
@@ -21,4 +23,4 @@ def create_table(name: str, *parts: sa.schema.SchemaItem) -> None:
     for part in parts:
         if isinstance(part, sa.Column):
             part.comment = comments.get(part.name)
-    op.create_table(name, *parts, comment=comments.get(""))
+    op.create_table(name, *parts, comment=comments.get(""), **options)

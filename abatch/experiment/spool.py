@@ -1,0 +1,172 @@
+"""Spool: a night's predictions on disk, until all are known and can be ranked.
+
+In memory stays what ranks need, 17 bytes a candidate.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+
+from abatch import files
+from abatch.database.tables import runs
+from abatch.errors import DataError
+from abatch.experiment.assignment import Candidates
+from abatch.night import Night
+
+FOLDER_MODE = 0o700  # who is predicted is nobody else's business
+
+
+class Spool:
+    """Predictions that are added in chunks, and read again with their ranks once all are there.
+
+    Parameters
+    ----------
+    file : to be written
+    run_number : of the run that writes them
+    model_names : of each variant's model, None where it has none
+    """
+
+    def __init__(self, file: Path, run_number: int, model_names: Mapping[str, str | None]) -> None:
+        self.file, self.run_number = file, run_number
+        self.variants = [*model_names]
+        self._model_names = pa.array([*model_names.values()], pa.string())
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._writer: pa.RecordBatchFileWriter | None = None
+
+    def add(self, candidates: Candidates, prediction: np.ndarray) -> None:
+        """Keep a chunk.
+
+        Parameters
+        ----------
+        prediction : array of float, shape (n,); nan without a model
+
+        Raises
+        ------
+        FileError
+            If the folder cannot be written, or is full.
+        """
+        code = pd.Categorical(candidates.variant, self.variants).codes
+        ids = pa.RecordBatch.from_pydict(
+            {
+                "candidate_id": pa.array(candidates.ids, pa.string()),
+                "bucket": pa.array(candidates.bucket, pa.int16()),
+            }
+        )
+        try:
+            if self._writer is None:
+                self._writer = pa.ipc.new_file(self.file, ids.schema)
+            self._writer.write_batch(ids)
+        except OSError as error:
+            raise files.cannot_write(self.file, error) from None
+        self._parts.append((prediction, candidates.selection_key, code.astype(np.uint8)))
+
+    def rank(self, n_selected: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of prediction_rows in the order in which they were added.
+
+        The highest prediction of each variant is the first; equal ones, and those without a model,
+        are in the order of their selection keys.
+
+        Parameters
+        ----------
+        n_selected : how many of each variant are selected
+
+        Raises
+        ------
+        DataError
+            If a candidate is there twice.
+        FileError
+            If the spool is full.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise files.cannot_write(self.file, error) from None
+        prediction, selection_key, code = map(np.concatenate, zip(*self._parts, strict=True))
+        self._check_unique(selection_key)
+        rank = np.empty(len(code), dtype=np.int32)
+        for i in range(len(self.variants)):
+            rows = np.flatnonzero(code == i)
+            highest = -np.nan_to_num(prediction[rows])
+            rank[rows[np.lexsort((selection_key[rows], highest))]] = np.arange(1, len(rows) + 1)
+        limits = np.array([n_selected.get(variant, 0) for variant in self.variants])
+        selected, start = (rank <= limits[code]).astype(np.int16), 0
+        for ids in self._read():
+            part = slice(start, start := start + ids.num_rows)
+            codes = pa.array(code[part], pa.int8())
+            variants = pa.array(self.variants, pa.string())
+            columns = {
+                "run_number": pa.repeat(pa.scalar(self.run_number, pa.int32()), ids.num_rows),
+                "candidate_id": ids["candidate_id"],
+                "variant": variants.take(codes),
+                "model_name": self._model_names.take(codes),
+                "prediction": pa.array(prediction[part], pa.float64(), from_pandas=True),
+                "rank_in_variant": pa.array(rank[part]),
+                "selected": pa.array(selected[part]),
+                "bucket": ids["bucket"],
+            }
+            yield pa.RecordBatch.from_pydict(columns)
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        with pa.OSFile(str(self.file)) as source, pa.ipc.open_file(source) as reader:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
+
+    def _check_unique(self, selection_key: np.ndarray) -> None:
+        """One candidate has one key; that two share one happens to one night in a million."""
+        ordered = np.sort(selection_key)
+        shared = ordered[1:][ordered[1:] == ordered[:-1]]
+        if not len(shared):
+            return
+        ids, start = [], 0
+        for batch in self._read():
+            keys = selection_key[start : (start := start + batch.num_rows)]
+            ids += batch["candidate_id"].filter(pa.array(np.isin(keys, shared))).to_pylist()
+        counts = pd.Series(ids).value_counts()
+        twice = sorted(counts.index[counts > 1])
+        if twice:
+            raise DataError(
+                f"{len(twice)} candidates are returned more than once, for example {twice[0]!r}."
+                " Expected one row per candidate. Look for a join that multiplies rows."
+            )
+
+
+@contextmanager
+def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[Spool]:
+    """A spool in a folder of the run's own, which is gone at the end.
+
+    So are those of runs that died. A dry run's is among the system's temporary files.
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be made.
+    """
+    folder = night.experiment.environment.spool_dir
+    own = Path(tempfile.gettempdir() if night.dry_run else folder) / night.run_id
+    if not night.dry_run:
+        _remove_dead(night, folder)
+    try:
+        own.mkdir(FOLDER_MODE, parents=True)
+    except OSError as error:
+        raise files.cannot_write(own, error) from None
+    try:
+        yield Spool(own / "ids.arrow", night.run_number, model_names)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _remove_dead(night: Night, folder: Path) -> None:
+    """Remove the folders of runs that are in the ledger and do not run."""
+    names = [path.name for path in folder.glob("*") if path.is_dir()]
+    ended = sa.select(runs.c.run_id).where(runs.c.run_id.in_(names), runs.c.status != "running")
+    for name in night.read(sa.Connection.scalars, ended).all() if names else ():
+        shutil.rmtree(folder / name, ignore_errors=True)
