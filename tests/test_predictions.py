@@ -1,8 +1,11 @@
-"""Staged rows are checked and ranked by the database, and readers see whole nights only."""
+"""Rows are ranked in memory, written in bulk, read back, and seen as whole nights only."""
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import StatementError
 
-from abatch.database import connections, faults, tables, writing
-from abatch.database.tables import feature_counts, predictions_staging, predictions_superseded
+from abatch.database import connections, tables, writing
+from abatch.database.tables import (
+    feature_counts,
+    prediction_rows,
+    predictions_superseded,
+    runs,
+)
 from abatch.errors import DatabaseError, DataError
-from abatch.experiment import predictions, sample_ratio, tallies
-from abatch.experiment.assignment import assign
+from abatch.experiment import predictions, sample_ratio, spool, tallies
+from abatch.experiment.assignment import Candidates, assign
 from abatch.queries import Query
 from abatch.statistics import drift
 from tests.conftest import as_stored, make_night, read_predictions
@@ -25,48 +32,77 @@ pytestmark = pytest.mark.server
 
 NIGHT, AT = date(2026, 9, 1), datetime(2026, 9, 1, 22, 15, 30, 123456)
 NAN = float("nan")
-Row = tuple[str, str, float, str]  # candidate_id, variant, prediction, selection_key
+SPLIT = {"A": 0.45, "B": 0.45, "control": 0.1}
+MODELS = {"A": "modelA_v1.0_2026-08-31", "B": "modelB_v1.0_2026-08-31", "control": None}
+Row = tuple[str, str, float, int]  # candidate_id, variant, prediction, selection_key
 
 
-def make_frame(
-    rows: list[Row], run_id: str = "run1", run_date: date = NIGHT, experiment: str = "card_offer"
-) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["candidate_id", "variant", "prediction", "selection_key"])
-    has_model = frame["variant"] != "control"
-    return frame.assign(
-        run_id=run_id,
-        experiment=experiment,
-        run_date=run_date,
-        assignment_probability=frame["variant"].map({"A": 0.45, "B": 0.45, "control": 0.1}),
-        model_name=[
-            f"model{variant}_v1.0_2026-08-31" if model else None
-            for variant, model in zip(frame["variant"], has_model, strict=True)
-        ],
-    )
+class Writer:
+    """Writes nights of some experiment by the numbers of their runs."""
+
+    def __init__(self, engine: sa.Engine, folder: Path) -> None:
+        self.engine, self.folder = engine, folder
+
+    def begin(self, number: int, run_date: date = NIGHT, experiment: str = "card_offer") -> Any:
+        """A night whose run is in the ledger."""
+        night = make_night(f"run{number}", run_date, experiment)
+        night.run_number, night.dry_run = number, False
+        night.read = partial(connections.read, self.engine)
+        night.write = partial(connections.write, self.engine)
+        night.experiment.split = SPLIT
+        night.experiment.environment = SimpleNamespace(spool_dir=self.folder)
+        night.experiment.query = lambda name: Query(f"{name}.sql", "")
+        row = {"run_id": night.run_id, "run_number": number, "job": "predict", **night.key}
+        row |= {"started_at": AT, "status": "running", "code_version": "", "config_hash": ""}
+        with self.engine.begin() as connection:
+            connection.execute(runs.insert().values(**row, host=""))
+        return night
+
+    def write(
+        self,
+        night: Any,
+        rows: Sequence[Row],
+        n_chunk: int = 3,
+        models: Mapping[str, str | None] = MODELS,
+        **n_selected: int,
+    ) -> None:
+        """Spool rows in chunks, rank and write them."""
+        with spool.open_spool(night, models) as spooled:
+            for start in range(0, len(rows), n_chunk):
+                ids, variants, prediction, keys = zip(*rows[start : start + n_chunk], strict=True)
+                bucket = np.array([key % 64 for key in keys])
+                candidates = Candidates(
+                    list(ids),
+                    pd.DataFrame(),
+                    np.array(variants, dtype=object),
+                    np.array(keys, dtype=np.uint64),
+                    bucket,
+                    "hash",
+                    [],
+                )
+                spooled.add(candidates, np.array(prediction, dtype=float))
+            predictions.write_rows(night, spooled.rank(n_selected))
+
+    def publish(self, night: Any) -> None:
+        """Show the rows, and those of an earlier run no more."""
+        with self.engine.begin() as connection:
+            predictions.write_shares(connection, night)
+            own = runs.update().where(runs.c.run_id == night.run_id)
+            old = runs.update().filter_by(status="done", **night.key)
+            connection.execute(old.values(status="superseded", superseded_by=night.run_id))
+            connection.execute(own.values(status="done", finished_at=AT))
+
+    def play(self, number: int, rows: Sequence[Row], **begin: Any) -> Any:
+        """A whole night, of whose variants one candidate each is selected."""
+        night = self.begin(number, **begin)
+        self.write(night, rows, A=1, B=1, control=1)
+        self.publish(night)
+        return night
 
 
-def stage(engine: sa.Engine, frame: pd.DataFrame) -> int:
-    """Stage rows; returns their checksum."""
-    connections.write(engine, predictions.stage, frame)
-    return predictions.compute_checksum(frame)
-
-
-def sent(n_rows: int, checksum: int) -> predictions.Batch:
-    return predictions.Batch(Counter({"A": n_rows}), checksum=checksum)
-
-
-def publish(
-    engine: sa.Engine,
-    run_id: str = "run1",
-    run_date: date = NIGHT,
-    experiment: str = "card_offer",
-    **n_selected: int,
-) -> int:
-    with engine.begin() as connection:
-        night = make_night(run_id, run_date, experiment)
-        predictions.publish(connection, night, n_selected=n_selected, predicted_at=AT)
-        written = sa.select(sa.func.count()).select_from(tables.predictions)
-        return connection.scalar(written.filter_by(run_id=run_id, experiment=experiment)) or 0
+@pytest.fixture
+def writer(engine: sa.Engine, tmp_path: Path) -> Writer:
+    return Writer(engine, tmp_path / "spool")
 
 
 def read(
@@ -83,25 +119,22 @@ def count(engine: sa.Engine, table: sa.Table) -> int:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
 
-def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
-    first: list[Row] = [
-        ("a1", "A", 0.25, "0000000000000000"),
-        ("a2", "A", 0.75, "ffffffffffffffff"),
-        ("a3", "A", 0.5, "9000000000000000"),
-        ("a4", "A", 0.5, "0900000000000000"),
-        ("c1", "control", NAN, "b000000000000000"),
+def test_write_rows_ranks_by_hand(engine: sa.Engine, writer: Writer) -> None:
+    rows: list[Row] = [
+        ("a1", "A", 0.25, 0),
+        ("a2", "A", 0.75, 2**64 - 1),
+        ("a3", "A", 0.5, 9 * 2**60),
+        ("a4", "A", 0.5, 9 * 2**56),
+        ("c1", "control", NAN, 11 * 2**60),
+        ("a5", "A", 0.0, 1),
+        ("b1", "B", 0.1, 2),
+        ("c2", "control", NAN, 10 * 2**60),
+        ("c3", "control", NAN, 10 * 2**56),
     ]
-    second: list[Row] = [
-        ("a5", "A", 0.0, "0000000000000001"),
-        ("b1", "B", 0.1, "0000000000000000"),
-        ("c2", "control", NAN, "a000000000000000"),
-        ("c3", "control", NAN, "0a00000000000000"),
-    ]
-    checksum = sum(stage(engine, make_frame(rows)) for rows in (first, second)) % 2**64
-    assert count(engine, tables.predictions) == 0
-    with engine.connect() as connection:
-        predictions.check_staged(connection, make_night("run1"), sent(9, checksum))
-    assert publish(engine, A=2, B=0, control=1) == 9
+    night = writer.begin(1)
+    writer.write(night, rows, A=2, B=0, control=1)
+    assert count(engine, tables.predictions) == 0  # no reader sees a run that is not done
+    writer.publish(night)
     assert read(engine, "variant", "rank_in_variant", "candidate_id", "prediction", "selected") == [
         ("A", 1, "a2", 0.75, 1),
         ("A", 2, "a4", 0.5, 1),  # tie with a3: the smaller selection_key comes first
@@ -114,36 +147,30 @@ def test_publish_ranks_by_hand(engine: sa.Engine) -> None:
         ("control", 3, "c1", None, 0),
     ]
     assert set(read(engine, "variant", "model_name", "assignment_probability")) == {
-        ("A", "modelA_v1.0_2026-08-31", 0.45),
-        ("B", "modelB_v1.0_2026-08-31", 0.45),
-        ("control", None, 0.1),
+        (name, model, SPLIT[name]) for name, model in MODELS.items()
     }
     assert set(read(engine, "experiment", "run_date", "run_id", "predicted_at")) == {
         ("card_offer", NIGHT, "run1", as_stored(engine, AT))
     }
-    assert count(engine, predictions_staging) == 0
+    assert not [*writer.folder.iterdir()]
 
 
-def test_publish_ties_of_key_by_id(engine: sa.Engine) -> None:
-    stage(engine, make_frame([("x2", "A", 0.5, "0" * 16), ("x1", "A", 0.5, "0" * 16)]))
-    publish(engine, A=1)
-    assert read(engine, "candidate_id", "selected") == [("x1", 1), ("x2", 0)]
-
-
-def test_publish_against_pandas(engine: sa.Engine) -> None:
+@pytest.mark.parametrize("n_chunk", [1, 700, 5000])
+def test_write_rows_against_pandas(engine: sa.Engine, writer: Writer, n_chunk: int) -> None:
     rng = np.random.default_rng(0)
-    ids = [str(number) for number in range(3000)]
-    split = {"A": 0.45, "B": 0.45, "control": 0.1}
-    assigned = assign(ids, "card_offer", split)
-    scores = np.where(assigned.variant == "control", NAN, rng.random(3000).round(2))  # many ties
-    frame = make_frame(
-        list(zip(ids, assigned.variant, scores, assigned.selection_key, strict=True))
-    )
-    stage(engine, frame)
+    n = 300 if n_chunk == 1 else 3000
+    ids = [str(number) for number in range(n)]
+    assigned = assign(ids, "card_offer", SPLIT)
+    scores = np.where(assigned.variant == "control", NAN, rng.random(n).round(2))  # many ties
+    rows = [*zip(ids, assigned.variant, scores, assigned.selection_key.tolist(), strict=True)]
+    names = ["candidate_id", "variant", "prediction", "selection_key"]
+    frame = pd.DataFrame(rows, columns=names)
     n_selected: dict[str, Any] = {
-        name: int((assigned.variant == name).sum()) // 5 for name in split
+        name: int((assigned.variant == name).sum()) // 5 for name in SPLIT
     }
-    publish(engine, **n_selected)
+    night = writer.begin(1)
+    writer.write(night, rows, n_chunk, **n_selected)
+    writer.publish(night)
     ordered = frame.sort_values(
         ["variant", "prediction", "selection_key"], ascending=[True, False, True]
     )
@@ -159,153 +186,136 @@ def test_publish_against_pandas(engine: sa.Engine) -> None:
         expected[["candidate_id", "variant", "rank", "selected"]].itertuples(index=False, name=None)
     )
     with engine.connect() as connection:
-        back = read_predictions(connection, "card_offer", date(2026, 8, 31), NIGHT).set_index(
-            "candidate_id"
-        )
+        back = read_predictions(connection, "card_offer", date(2026, 8, 31), NIGHT)
     pd.testing.assert_series_equal(
-        back["prediction"].sort_index(),
+        back.set_index("candidate_id")["prediction"].sort_index(),
         frame.set_index("candidate_id")["prediction"].sort_index(),
         check_exact=True,
     )
 
 
-def test_publish_again_keeps_the_old_night(engine: sa.Engine) -> None:
-    for run_id, night in (("run0", date(2026, 8, 31)), ("run1", NIGHT)):
-        stage(
-            engine,
-            make_frame([("a1", "A", 0.25, "0" * 16), ("a2", "A", 0.5, "1" * 16)], run_id, night),
-        )
-        publish(engine, run_id, night, A=1)
-    stage(engine, make_frame([("a1", "A", 0.75, "0" * 16)], "run0", NIGHT, "another"))
-    publish(engine, "run0", NIGHT, "another", A=1)
-    stage(engine, make_frame([("a1", "A", 0.9, "0" * 16), ("a3", "A", 0.8, "1" * 16)], "run2"))
-    assert publish(engine, "run2", A=1) == 2
-    columns = (
-        "experiment",
-        "run_date",
-        "run_id",
-        "candidate_id",
-        "prediction",
-        "rank_in_variant",
-        "selected",
-    )
+def test_a_night_again_supersedes_the_old_one(engine: sa.Engine, writer: Writer) -> None:
+    pair: list[Row] = [("a1", "A", 0.25, 0), ("a2", "A", 0.5, 1)]
+    writer.play(1, pair, run_date=date(2026, 8, 31))
+    writer.play(2, pair)
+    writer.play(3, [("a1", "A", 0.75, 0)], experiment="another")
+    writer.play(4, [("a1", "A", 0.9, 0), ("a3", "A", 0.8, 1)])
+    columns = ("experiment", "run_date", "run_id", "candidate_id", "prediction", "rank_in_variant")
     assert sorted(read(engine, *columns)) == [
-        ("another", NIGHT, "run0", "a1", 0.75, 1, 1),
-        ("card_offer", date(2026, 8, 31), "run0", "a1", 0.25, 2, 0),
-        ("card_offer", date(2026, 8, 31), "run0", "a2", 0.5, 1, 1),
-        ("card_offer", NIGHT, "run2", "a1", 0.9, 1, 1),
-        ("card_offer", NIGHT, "run2", "a3", 0.8, 2, 0),
+        ("another", NIGHT, "run3", "a1", 0.75, 1),
+        ("card_offer", date(2026, 8, 31), "run1", "a1", 0.25, 2),
+        ("card_offer", date(2026, 8, 31), "run1", "a2", 0.5, 1),
+        ("card_offer", NIGHT, "run4", "a1", 0.9, 1),
+        ("card_offer", NIGHT, "run4", "a3", 0.8, 2),
     ]
     assert read(engine, *columns, "superseded_by", table=predictions_superseded) == [
-        ("card_offer", NIGHT, "run1", "a2", 0.5, 1, 1, "run2"),
-        ("card_offer", NIGHT, "run1", "a1", 0.25, 2, 0, "run2"),
+        ("card_offer", NIGHT, "run2", "a2", 0.5, 1, "run4"),
+        ("card_offer", NIGHT, "run2", "a1", 0.25, 2, "run4"),
     ]
 
 
-def test_publish_leaves_another_run_staged(engine: sa.Engine) -> None:
-    stage(engine, make_frame([("a1", "A", 0.25, "0" * 16)], "run1"))
-    stage(engine, make_frame([("a1", "A", 0.5, "0" * 16), ("a2", "A", 0.5, "0" * 16)], "run2"))
-    assert publish(engine, "run1", A=1) == 1
+def test_remove_dead_deletes_what_failed_runs_left(
+    engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches; not of the run that goes on, of one that is done, nor of another experiment."""
+    monkeypatch.setattr("abatch.database.writing.DELETE_ROWS", 2)
+    rows: list[Row] = [(f"a{i}", "A", i / 10, i) for i in range(5)]
+    for number, experiment in ((1, "card_offer"), (2, "another"), (3, "card_offer")):
+        writer.write(writer.begin(number, experiment=experiment), rows)
+    writer.play(4, rows)
+    with engine.begin() as connection:
+        failed = runs.update().where(runs.c.run_number.in_([1, 2]))
+        connection.execute(failed.values(status="failed"))
+    left = writer.folder / "run1"
+    left.mkdir()
+    strange = writer.folder / "somebody's"
+    strange.mkdir()
+    night = writer.begin(5)
+    predictions.remove_dead(night)
+    numbers = sa.select(prediction_rows.c.run_number).distinct()
     with engine.connect() as connection:
-        staged = predictions_staging.c
-        assert connection.scalars(sa.select(staged.run_id)).all() == ["run2", "run2"]
+        assert sorted(connection.scalars(numbers)) == [2, 3, 4]
+    with spool.open_spool(night, MODELS):
+        assert (left.exists(), strange.exists()) == (False, True)
+        assert (writer.folder / "run5").stat().st_mode & 0o777 == 0o700
 
 
-def test_check_staged_duplicates(engine: sa.Engine) -> None:
-    checksum = 0
-    for rows in (
-        [("a2", "A", 0.1, "0" * 16), ("a1", "A", 0.2, "0" * 16)],
-        [("a2", "A", 0.3, "0" * 16), ("a1", "B", 0.4, "0" * 16)],
-    ):
-        checksum += stage(engine, make_frame(rows))
-    stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)], "run2"))
-    checksum += stage(engine, make_frame([("a3", "A", 0.1, "0" * 16)]))
-    with (
-        engine.connect() as connection,
-        pytest.raises(DataError) as caught,
-        Query("sql/c.sql", "").named(),
-    ):
-        predictions.check_staged(connection, make_night("run1"), sent(5, checksum % 2**64))
-    assert (
-        str(caught.value)
-        == "sql/c.sql: 2 candidates are returned more than once, for example 'a1'. Expected one row"
-        " per candidate. Look for a join that multiplies rows, or for ids that differ only in"
-        " upper and lower case."
+def test_rank_refuses_a_candidate_twice(engine: sa.Engine, writer: Writer) -> None:
+    rows: list[Row] = [("a2", "A", 0.1, 7), ("a1", "A", 0.2, 5), ("a3", "A", 0.1, 6)]
+    rows += [("a2", "A", 0.3, 7), ("a1", "A", 0.4, 5), ("b9", "B", 0.4, 6)]  # a hash of two
+    words = (
+        r"^2 candidates are returned more than once, for example 'a1'\. Expected one row per"
+        r" candidate\. Look for a join that multiplies rows\.$"
     )
+    with pytest.raises(DataError, match=words):
+        writer.write(writer.begin(1), rows)
+    assert count(engine, prediction_rows) == 0
+    writer.write(writer.begin(2), [("a3", "A", 0.1, 6), ("b9", "B", 0.4, 6)])
+    assert count(engine, prediction_rows) == 2
 
 
-@pytest.mark.parametrize("n_sent", [1, 3])
-def test_check_staged_lost_or_doubled(engine: sa.Engine, n_sent: int) -> None:
-    checksum = stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", 0.2, "0" * 16)]))
-    with (
-        engine.connect() as connection,
-        pytest.raises(DatabaseError, match=rf"^{n_sent} predictions were sent and 2 arrived"),
-    ):
-        predictions.check_staged(connection, make_night("run1"), sent(n_sent, checksum))
+CHANGES: list[dict[str, Any]] = [
+    {"prediction": math.nextafter(0.7, 1)},
+    {"prediction": None},
+    {"model_name": None},
+    {"variant": "B"},
+    {"candidate_id": "C7"},
+    {"rank_in_variant": 99},
+    {"selected": 1},
+    {"bucket": 63},
+]
 
 
-def test_check_staged_every_value_counts(engine: sa.Engine) -> None:
-    """More rows than one batch has, odd values among them.
+@pytest.mark.parametrize("change", CHANGES)
+def test_write_rows_compares_every_value(
+    engine: sa.Engine,
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+) -> None:
+    """A change of any one column of one row is found; odd values are none."""
+    rows: list[Row] = [(f"c{i}", "A", i / 10, i) for i in range(10)]
+    rows += [("x", "control", NAN, 2**64 - 1), ("y z;'--", "A", 0.1 + 0.2, 40)]
+    rows += [("m", "A", -0.0, 41), ("t", "A", 5e-300, 42), ('q",\\', "A", 1.0, 43)]
+    writer.write(writer.begin(1), rows)
+    load = writing.load
 
-    A change of any one column of one row is found.
-    """
-    n = writing.WRITE_ROWS + 500
-    rows: list[Row] = [(f"c{i}", "A", i / n, f"{i:016x}") for i in range(n)]
-    rows += [
-        ("x", "control", NAN, "f" * 16),
-        ("y z;'--", "A", 0.1 + 0.2, "0" * 16),
-        ("m", "A", -0.0, "1" * 16),
-        ("t", "A", 5e-300, "2" * 16),
-    ]
-    checksum = stage(engine, make_frame(rows))
-    assert (
-        checksum
-        == sum(predictions.compute_checksum(make_frame(rows[i::7])) for i in range(7)) % 2**64
-    )
-    staged = predictions_staging.c
-    with engine.connect() as connection:
-        predictions.check_staged(connection, make_night("run1"), sent(len(rows), checksum))
-    changes: list[dict[str, object]] = [
-        {"prediction": math.nextafter(7 / n, 1)},
-        {"prediction": None},
-        {"assignment_probability": 0.451},
-        {"model_name": None},
-        {"variant": "B"},
-        {"candidate_id": "C7"},
-        {"selection_key": "0" * 16},
-        {"run_date": date(2026, 9, 2)},
-    ]
-    for change in changes:
-        with engine.connect() as connection:
-            connection.execute(
-                predictions_staging.update().where(staged.candidate_id == "c7").values(change)
-            )
-            with pytest.raises(
-                DatabaseError,
-                match=(
-                    rf"^{len(rows)} predictions were sent, and other values arrived in"
-                    r" predictions_staging"
-                ),
-            ):
-                predictions.check_staged(connection, make_night("run1"), sent(len(rows), checksum))
-            connection.rollback()
+    def damage(connection: sa.Connection, *args: Any) -> None:
+        load(connection, *args)
+        is_meant = prediction_rows.c.candidate_id == "c7"
+        connection.execute(prediction_rows.update().where(is_meant).values(change))
+
+    monkeypatch.setattr(writing, "load", damage)
+    words = rf"^{len(rows)} predictions were sent, and other values arrived in prediction_rows"
+    with pytest.raises(DatabaseError, match=words):
+        writer.write(writer.begin(2), rows, n_chunk=99)
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf])
-def test_stage_refuses_infinity(engine: sa.Engine, value: float) -> None:
-    with pytest.raises(StatementError) as caught:
-        stage(engine, make_frame([("a1", "A", 0.1, "0" * 16), ("a2", "A", value, "0" * 16)]))
-    assert "inf" in faults.describe(caught.value)
-    assert "cannot be stored" in faults.describe(caught.value)
-    assert count(engine, predictions_staging) == 0
+@pytest.mark.parametrize(("n", "arrived"), [(1, 4), (0, 3)])
+def test_write_rows_counts(
+    engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch, n: int, arrived: int
+) -> None:
+    """A row more, and a row less, than were sent."""
+    load = writing.load
+
+    def damage(connection: sa.Connection, table: sa.Table, batch: Any) -> None:
+        load(connection, table, batch)
+        if n:
+            row = batch.to_pylist()[0] | {"candidate_id": "more"}
+            connection.execute(prediction_rows.insert().values(row))
+        else:
+            connection.execute(prediction_rows.delete().filter_by(candidate_id="c1"))
+
+    monkeypatch.setattr(writing, "load", damage)
+    rows: list[Row] = [(f"c{i}", "A", i / 10, i) for i in range(3 if n else 4)]
+    words = rf"^{len(rows)} predictions were sent and {arrived} arrived in prediction_rows\."
+    with pytest.raises(DatabaseError, match=words):
+        writer.write(writer.begin(1), rows, n_chunk=99)
 
 
-def test_read_predictions_window_and_types(engine: sa.Engine) -> None:
+def test_read_predictions_window_and_types(engine: sa.Engine, writer: Writer) -> None:
     for day in (1, 2, 3):
-        stage(
-            engine, make_frame([("c1", "control", NAN, "0" * 16)], f"run{day}", date(2026, 9, day))
-        )
-        publish(engine, f"run{day}", date(2026, 9, day), control=0)
+        writer.play(day, [("c1", "control", NAN, 0)], run_date=date(2026, 9, day))
     with engine.connect() as connection:
         days = (date(2026, 8, 31), date(2026, 9, 2))
         frame = read_predictions(connection, "card_offer", *days)
@@ -361,7 +371,7 @@ def test_feature_counts_round_trip_and_second_run(engine: sa.Engine) -> None:
 
 
 @pytest.fixture
-def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
+def many_nights(writer: Writer, rng: np.random.Generator) -> pd.DataFrame:
     """Twelve nights of candidates who come again, beside another experiment's.
 
     Some of them come in another variant.
@@ -373,18 +383,16 @@ def many_nights(engine: sa.Engine, rng: np.random.Generator) -> pd.DataFrame:
         odd = rng.random(20) < 0.15  # recorded elsewhere: another variant than yesterday's
         variants = np.array(["A", "B", "control"])[(ids + odd) % 3]
         rows: list[Row] = [
-            (f"c{who}", str(variant), NAN, f"{who:016x}")
+            (f"c{who}", str(variant), NAN, int(who))
             for who, variant in zip(ids, variants, strict=True)
         ]
-        for experiment in ("card_offer", "another"):
-            stage(
-                engine,
-                make_frame(
-                    rows if experiment == "card_offer" else rows[:7], f"run{i}", night, experiment
-                ),
+        writer.play(2 * i, rows, run_date=night)
+        writer.play(2 * i + 1, rows[:7], run_date=night, experiment="another")
+        parts.append(
+            pd.DataFrame(rows, columns=["candidate_id", "variant", "prediction", "key"]).assign(
+                run_date=night
             )
-            publish(engine, f"run{i}", night, experiment, A=0)
-        parts.append(make_frame(rows, f"run{i}", night))
+        )
     return pd.concat(parts)
 
 
@@ -402,14 +410,15 @@ def test_count_by_night_equals_pandas(engine: sa.Engine, many_nights: pd.DataFra
     assert sum(everything.values()) == 12 * 20
 
 
-def test_find_run_ids_by_night(engine: sa.Engine, many_nights: pd.DataFrame) -> None:
+def test_find_run_ids_by_night(
+    engine: sa.Engine, writer: Writer, many_nights: pd.DataFrame
+) -> None:
     nights = [NIGHT + timedelta(days=day) for day in range(4)]
-    stage(engine, make_frame([("c1", "A", 0.5, "0" * 16)], "again", nights[2]))
-    publish(engine, "again", nights[2], A=0)
+    writer.play(99, [("c1", "A", 0.5, 0)], run_date=nights[2])
     with engine.connect() as connection:
         span = predictions.Span("card_offer", nights[1], nights[3])
         found = predictions.find_run_ids(connection, span)
-        assert found == {(nights[2], "again"), (nights[3], "run3")}
+        assert found == {(nights[2], "run99"), (nights[3], "run6")}
         nothing = predictions.Span("nobody", date.min, nights[3])
         assert predictions.find_run_ids(connection, nothing) == set()
 
@@ -444,54 +453,43 @@ def test_find_groups_equals_plain_loop(
     assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}
 
 
-def test_describe_replaced_counts_who_is_not_there_as_he_was(engine: sa.Engine) -> None:
+def test_describe_replaced_counts_who_is_not_there_as_he_was(writer: Writer) -> None:
     """Of five one has gone, one has moved, and one is new; another night's are not asked for."""
-    first: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
-    for run_id, night in (("run1", NIGHT), ("run0", NIGHT - timedelta(days=1))):
-        stage(engine, make_frame(first, run_id, night))
-        publish(engine, run_id, night, A=1)
-    night = make_night("run2")
-    night.dry_run = False
-    night.experiment.query = lambda name: Query(f"{name}.sql", "")
-    stage(engine, make_frame(first, "run2"))
-    with engine.connect() as connection:
-        assert predictions.describe_replaced(connection, night) == []
-    rows: list[Row] = [("c9", "A", 0.5, "9" * 16), *first[1:4], ("c4", "B", 0.5, first[4][3])]
-    stage(engine, make_frame(rows, "run3"))
-    with engine.connect() as connection:
-        night.run_id = "run3"
-        (words,) = predictions.describe_replaced(connection, night)
-        assert words.startswith(
-            "candidates.sql: of the 5 candidates of the night as it was 1 are gone from those that"
-            " replace them, and 1 have moved to another variant."
-        )
-        for change in ({"dry_run": True}, {"run_date": NIGHT + timedelta(days=2)}):
-            other: Any = SimpleNamespace(**{**vars(night), **change})
-            assert predictions.describe_replaced(connection, other) == []
+    first: list[Row] = [(f"c{i}", "A", 0.5, i) for i in range(5)]
+    writer.play(1, first)
+    writer.play(2, first, run_date=NIGHT - timedelta(days=1))
+    same = writer.begin(3)
+    writer.write(same, first)
+    assert same.read(predictions.describe_replaced, same) == []
+    night = writer.begin(4)
+    writer.write(night, [("c9", "A", 0.5, 9), *first[1:4], ("c4", "B", 0.5, 4)])
+    (words,) = night.read(predictions.describe_replaced, night)
+    assert words.startswith(
+        "candidates.sql: of the 5 candidates of the night as it was 1 are gone from those that"
+        " replace them, and 1 have moved to another variant."
+    )
+    night.dry_run = True
+    assert night.read(predictions.describe_replaced, night) == []
+    other = writer.begin(5, NIGHT + timedelta(days=2))
+    assert other.read(predictions.describe_replaced, other) == []
 
 
-def test_describe_replaced_counts_who_has_another_prediction(engine: sa.Engine) -> None:
+def test_describe_replaced_counts_who_has_another_prediction(writer: Writer) -> None:
     """Of four of A one has another, one by rounding alone; of B and control nobody has."""
-    first: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(4)]
-    first += [("c4", "B", 0.2, "4" * 16), ("c5", "control", NAN, "5" * 16)]
-    stage(engine, make_frame(first))
-    publish(engine, A=1)
-    night = make_night("run2")
-    night.dry_run = False
-    night.experiment.query = lambda name: Query(f"{name}.sql", "")
-    again: list[Row] = [("c0", "A", 0.5 + 1e-8, first[0][3]), ("c1", "A", 0.501, first[1][3])]
-    stage(engine, make_frame([*again, *first[2:]], "run2"))
-    with engine.connect() as connection:
-        (words,) = predictions.describe_replaced(connection, night)
+    first: list[Row] = [(f"c{i}", "A", 0.5, i) for i in range(4)]
+    first += [("c4", "B", 0.2, 4), ("c5", "control", NAN, 5)]
+    writer.play(1, first)
+    night = writer.begin(2)
+    writer.write(night, [("c0", "A", 0.5 + 1e-8, 0), ("c1", "A", 0.501, 1), *first[2:]])
+    (words,) = night.read(predictions.describe_replaced, night)
     assert words.startswith(
         "candidates.sql: of the 6 candidates of the night as it was 1 have another prediction now,"
         " by the same model: their features have changed."
     )
-    night.run_id = "run3"  # by a model that is trained anew
-    other = make_frame([(*row[:2], 0.7, row[3]) for row in first], "run3")
-    stage(engine, other.replace({"model_name": {"modelA_v1.0_2026-08-31": "modelA_v1.0_new"}}))
-    with engine.connect() as connection:
-        (words,) = predictions.describe_replaced(connection, night)
+    night = writer.begin(3)
+    others: list[Row] = [(row[0], row[1], 0.7, row[3]) for row in first]
+    writer.write(night, others, models={**MODELS, "A": "modelA_v1.0_new"})  # trained anew
+    (words,) = night.read(predictions.describe_replaced, night)
     assert "6 candidates of the night as it was 1 have another prediction" in words  # of B
 
 

@@ -17,37 +17,30 @@ DELETE_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from
 
 
 def load(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") -> None:
-    """Write a batch of Arrow, whose columns are named as the table's, by the fastest safe way."""
-    columns = [table.c[name] for name in batch.schema.names]
-    if connection.dialect.name == "postgresql":
-        _copy(connection, table, batch)
-        return
-    insert = sa.insert(table).values({column: sa.bindparam(column.name) for column in columns})
+    """Write a batch of Arrow, whose columns are named as the table's, in the bulk way there is."""
+    quote = connection.dialect.identifier_preparer.quote
     schema = connections.find_schema(connection.engine)
-    compiled = insert.compile(
-        dialect=connection.dialect,
-        schema_translate_map={None: schema} if schema else None,
-        render_schema_translate=True,
-    )
+    name = ".".join(map(quote, filter(None, [schema, table.name])))
+    columns = ", ".join(map(quote, batch.schema.names))
+    if connection.dialect.name == "postgresql":
+        _copy(connection, f"copy {name} ({columns}) from stdin (format csv)", batch)
+        return
+    marks = ", ".join("?" * batch.num_columns)
     rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    connection.exec_driver_sql(str(compiled), list(rows))
+    connection.exec_driver_sql(f"insert into {name} ({columns}) values ({marks})", [*rows])
 
 
-def _copy(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") -> None:
-    """By COPY, as CSV: text in quotes, so that an empty field is null; floats to the last bit."""
+def _copy(connection: sa.Connection, statement: str, batch: "pa.RecordBatch") -> None:
+    """As CSV: text in quotes, so that an empty field is null; floats to the last bit."""
     import pyarrow as pa
     from pyarrow import csv
 
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
-    preparer = connection.dialect.identifier_preparer
-    schema = connections.find_schema(connection.engine)
-    name = ".".join(map(preparer.quote, filter(None, [schema, table.name])))
-    columns = ", ".join(map(preparer.quote, batch.schema.names))
     with (
         faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
         closing(connection.connection.cursor()) as cursor,
-        cursor.copy(f"copy {name} ({columns}) from stdin (format csv)") as copy,
+        cursor.copy(statement) as copy,
     ):
         copy.write(sink.getvalue())
 

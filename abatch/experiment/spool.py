@@ -5,7 +5,7 @@ In memory stays what ranks need, 17 bytes a candidate.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,6 +167,10 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
 def _remove_dead(night: Night, folder: Path) -> None:
     """Remove the folders of runs that are in the ledger and do not run."""
     names = [path.name for path in folder.glob("*") if path.is_dir()]
-    ended = sa.select(runs.c.run_id).where(runs.c.run_id.in_(names), runs.c.status != "running")
-    for name in night.read(sa.Connection.scalars, ended).all() if names else ():
+    for name in night.read(_find_ended, names) if names else ():
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _find_ended(connection: sa.Connection, run_ids: Sequence[str]) -> Sequence[str]:
+    query = sa.select(runs.c.run_id).where(runs.c.run_id.in_(run_ids), runs.c.status != "running")
+    return connection.scalars(query).all()
