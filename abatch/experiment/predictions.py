@@ -41,7 +41,8 @@ HASHED = {
 
 _NIGHTS = runs.join(prediction_rows, prediction_rows.c.run_number == runs.c.run_number)
 # Those that are yet to come, too: whoever asks for days until today has none of them.
-_IS_DONE = (runs.c.job == "predict") & runs.c.status.in_((DONE, EARLY))
+SHOWN, REPLACED = (DONE, EARLY), ("superseded",)
+_IS_DONE = (runs.c.job == "predict") & runs.c.status.in_(SHOWN)
 
 
 class Span(NamedTuple):
@@ -412,23 +413,25 @@ def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
     -------
     DataFrame of candidate_id, variant, run_date and is_gone: 1 if he was there, 0 if he is now
     """
-    c = predictions_superseded.c
-    of_span = (c.experiment == span.experiment, c.run_date > span.after, c.run_date <= span.last)
-    first = sa.select(sa.func.min(c.run_id)).where(*of_span).group_by(c.run_date)
-    run_ids = connection.scalars(first).all()  # which begin with when they were begun
-    old = sa.select(predictions_superseded).where(c.run_id.in_(run_ids)).subquery()
-    frames = []
-    for table, other, is_gone in ((old, predictions, 1), (predictions, old, 0)):
-        names = ("experiment", "run_date", "candidate_id", "variant")
-        is_there = sa.exists().where(*(other.c[name] == table.c[name] for name in names))
-        query = sa.select(table.c.candidate_id, table.c.variant, table.c.run_date).distinct()
-        query = query.where(table.c.experiment == span.experiment, ~is_there)
-        rows = connection.execute(query.where(table.c.run_date.in_(sa.select(old.c.run_date))))
-        frame = pd.DataFrame.from_records([*map(tuple, rows)], columns=[*rows.keys()])
-        frames.append(
-            frame.astype({name: PREDICTED[name] for name in frame}).assign(is_gone=is_gone)
-        )
-    return pd.concat(frames, ignore_index=True)
+    r = runs.c
+    of_span = (r.experiment == span.experiment, r.run_date > span.after, r.run_date <= span.last)
+    seen = sa.select(r.run_date, sa.func.min(r.run_number), sa.func.max(r.run_number))
+    seen = seen.where(*of_span, r.job == "predict", r.status.in_((*SHOWN, "superseded")))
+    seen = seen.group_by(r.run_date).having(sa.func.count() > 1)
+    rows = []
+    for night, first, now in connection.execute(seen).all():
+        for own, other, is_gone in ((first, now, 1), (now, first, 0)):
+            c, there = prediction_rows.c, prediction_rows.alias().c
+            is_there = sa.exists().where(
+                there.run_number == other,
+                there.candidate_id == c.candidate_id,
+                there.variant == c.variant,
+            )
+            query = sa.select(c.candidate_id, c.variant).where(c.run_number == own, ~is_there)
+            rows += [(*row, night, is_gone) for row in connection.execute(query)]
+    names = ["candidate_id", "variant", "run_date", "is_gone"]
+    frame = pd.DataFrame.from_records(rows, columns=names)
+    return frame.astype({name: PREDICTED[name] for name in names[:3]})
 
 
 def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:

@@ -145,46 +145,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('model_name')
     )
     op.create_index('models_experiment', 'models', ['experiment'], unique=False)
-    create_table('predictions',
-        sa.Column('experiment', sa.String(length=64), nullable=False),
-        sa.Column('run_date', sa.Date(), nullable=False),
+    create_table('prediction_rows',
+        sa.Column('run_number', sa.Integer(), nullable=False),
         sa.Column('candidate_id', sa.String(length=64), nullable=False),
         sa.Column('variant', sa.String(length=64), nullable=False),
-        sa.Column('assignment_probability', sa.Double(), nullable=False),
         sa.Column('model_name', sa.String(length=128), nullable=True),
         sa.Column('prediction', sa.Double(), nullable=True),
         sa.Column('rank_in_variant', sa.Integer(), nullable=False),
         sa.Column('selected', sa.SmallInteger(), nullable=False),
-        sa.Column('run_id', sa.String(length=40), nullable=False),
-        sa.Column('predicted_at', INSTANT, nullable=False),
-        sa.PrimaryKeyConstraint('experiment', 'run_date', 'candidate_id')
+        sa.Column('bucket', sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint('run_number', 'candidate_id'),
+    sqlite_with_rowid=False
     )
-    op.create_index('predictions_candidate', 'predictions', ['experiment', 'candidate_id', 'run_date'], unique=False)
-    create_table('predictions_staging',
-        sa.Column('run_id', sa.String(length=40), nullable=False),
-        sa.Column('experiment', sa.String(length=64), nullable=False),
-        sa.Column('run_date', sa.Date(), nullable=False),
-        sa.Column('candidate_id', sa.String(length=64), nullable=False),
+    create_table('prediction_shares',
+        sa.Column('run_number', sa.Integer(), nullable=False),
         sa.Column('variant', sa.String(length=64), nullable=False),
         sa.Column('assignment_probability', sa.Double(), nullable=False),
-        sa.Column('model_name', sa.String(length=128), nullable=True),
-        sa.Column('prediction', sa.Double(), nullable=True),
-        sa.Column('selection_key', sa.String(length=16), nullable=False)
-    )
-    op.create_index('predictions_staging_run', 'predictions_staging', ['experiment', 'run_id'], unique=False, mssql_clustered=True)
-    create_table('predictions_superseded',
-        sa.Column('experiment', sa.String(length=64), nullable=False),
-        sa.Column('run_date', sa.Date(), nullable=False),
-        sa.Column('candidate_id', sa.String(length=64), nullable=False),
-        sa.Column('variant', sa.String(length=64), nullable=False),
-        sa.Column('assignment_probability', sa.Double(), nullable=False),
-        sa.Column('model_name', sa.String(length=128), nullable=True),
-        sa.Column('prediction', sa.Double(), nullable=True),
-        sa.Column('rank_in_variant', sa.Integer(), nullable=False),
-        sa.Column('selected', sa.SmallInteger(), nullable=False),
-        sa.Column('run_id', sa.String(length=40), nullable=False),
-        sa.Column('predicted_at', INSTANT, nullable=False),
-        sa.Column('superseded_by', sa.String(length=40), nullable=False)
+        sa.PrimaryKeyConstraint('run_number', 'variant')
     )
     create_table('promotions',
         sa.Column('promotion_id', sa.Integer(), nullable=False),
@@ -210,6 +187,7 @@ def upgrade() -> None:
     )
     create_table('runs',
         sa.Column('run_id', sa.String(length=40), nullable=False),
+        sa.Column('run_number', sa.Integer(), nullable=False),
         sa.Column('job', sa.String(length=16), nullable=False),
         sa.Column('experiment', sa.String(length=64), nullable=False),
         sa.Column('run_date', sa.Date(), nullable=False),
@@ -223,9 +201,11 @@ def upgrade() -> None:
         sa.Column('host', sa.Unicode(length=255), nullable=False),
         sa.Column('error', sa.UnicodeText(), nullable=True),
         sa.Column('warnings', sa.UnicodeText(), nullable=True),
+        sa.Column('superseded_by', sa.String(length=40), nullable=True),
         sa.PrimaryKeyConstraint('run_id')
     )
     op.create_index('runs_night', 'runs', ['experiment', 'job', 'run_date'], unique=False)
+    op.create_index('runs_number', 'runs', ['run_number'], unique=True)
     op.create_index('runs_one_done', 'runs', ['job', 'experiment', 'run_date'], unique=True, sqlite_where=sa.text("status = 'done'"), postgresql_where=sa.text("status = 'done'"), mssql_where=sa.text("status = 'done'"))
     create_table('sample_ratios',
         sa.Column('experiment', sa.String(length=64), nullable=False),
