@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 import train
 from abatch import __main__ as abatch_main
 from abatch.config import Environment, Experiment, load_experiments
-from abatch.database import connections, faults, migrations
+from abatch.database import connections, faults, migrations, tables
 from abatch.experiment import predictions
 from abatch.experiment.registrations import Registration
 from abatch.modelling import inspection, promotion
@@ -566,6 +566,59 @@ def make_night(
     return SimpleNamespace(
         run_id=run_id, run_date=run_date, experiment=named, started_at=at, key=key
     )
+
+
+def add_runs(engine: sa.Engine, *rows: Mapping[str, Any]) -> None:
+    """Write runs into the ledger, under the numbers that come next."""
+    common = {"code_version": "0.1.0", "config_hash": "0", "host": "bi01 (process 7)"}
+    with engine.begin() as connection:
+        last = connection.scalar(sa.select(sa.func.max(tables.runs.c.run_number))) or 0
+        for number, row in enumerate(rows, start=last + 1):
+            values = {**common, "started_at": datetime(2026, 9, 1), **row, "run_number": number}
+            connection.execute(tables.runs.insert().values(values))
+
+
+def add_predictions(engine: sa.Engine, *rows: Mapping[str, Any]) -> None:
+    """Write predictions, and what the views find them by: shares, and runs that are not there.
+
+    Parameters
+    ----------
+    rows : as `predictions` or, with superseded_by, `predictions_superseded` shows them; without
+        model_name and prediction nobody's model made them
+    """
+    by_run = {row["run_id"]: row for row in rows}
+    query = sa.select(tables.runs.c.run_id, tables.runs.c.run_number)
+    with engine.connect() as connection:
+        there = dict(map(tuple, connection.execute(query)))
+    ledger = [
+        {
+            "run_id": run_id,
+            "job": "predict",
+            "experiment": row["experiment"],
+            "run_date": row["run_date"],
+            "finished_at": row["predicted_at"],
+            "status": "superseded" if "superseded_by" in row else "done",
+            "superseded_by": row.get("superseded_by"),
+        }
+        for run_id, row in by_run.items()
+        if run_id not in there
+    ]
+    add_runs(engine, *ledger)
+    with engine.begin() as connection:
+        numbers = dict(map(tuple, connection.execute(query)))
+        full = [
+            {"model_name": None, "prediction": None, "bucket": 0, **row}
+            | {"run_number": numbers[row["run_id"]]}
+            for row in rows
+        ]
+        by_variant = {(row["run_id"], row["variant"]): row for row in full}
+        for table, of_table in (
+            (tables.prediction_shares, [*by_variant.values()]),
+            (tables.prediction_rows, full),
+        ):
+            names = table.c.keys()
+            values = [{name: row[name] for name in names} for row in of_table]
+            connection.execute(table.insert(), values)
 
 
 def as_stored(engine: sa.Engine, moment: datetime) -> datetime:

@@ -15,7 +15,6 @@ from abatch.database.tables import (
     metadata,
     models,
     predictions,
-    predictions_superseded,
     promotions,
     runs,
     snapshots,
@@ -25,14 +24,15 @@ from abatch.experiment import registrations, terms
 from abatch.modelling import promotion
 from abatch.pages import lineage
 from abatch.text import Reply, to_json
-from tests.conftest import make_card, make_night, make_registration
+from tests.conftest import add_predictions, add_runs, make_card, make_night, make_registration
 from tests.test_tsql import compile_for_sql_server
 from tests.tsql import find_faults
 
 NIGHT, NEXT = date(2026, 9, 2), date(2026, 9, 3)
 A1, A2, B1 = "modelA_v1.0_2026-09-01", "modelA_v1.0_2026-09-02", "modelB_v1.0_2026-09-01"
 UUID = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
-EVENING = datetime(2026, 9, 2, 20, 15, 30)  # when the night was predicted
+STARTED = datetime(2026, 9, 2, 20, 14)
+EVENING = datetime(2026, 9, 2, 20, 15, 30)  # when the night was published
 # Variants, selection keys and limits are those of docs/assignment.md.
 WRITTEN: list[tuple[str, str, str | None, float | None, int, int]] = [
     ("6", "A", A1, 0.75, 1, 1),
@@ -151,14 +151,13 @@ def bank(experiment: Experiment, engine: sa.Engine) -> sa.Engine:
     """One night of five candidates, predicted by the models of the day before."""
     register(engine, experiment)
     trained_at = datetime(2026, 9, 1, 20, 15)
-    add(
+    add_runs(
         engine,
-        runs,
         make_run("train1", "train", date(2026, 9, 1), trained_at),
-        make_run("predict1", "predict", NIGHT, EVENING),
+        make_run("predict1", "predict", NIGHT, STARTED, finished_at=EVENING),
     )
     add(engine, models, make_model(A1, "A"), make_model(B1, "B"))
-    add(engine, predictions, *(make_prediction(*row) for row in WRITTEN))
+    add_predictions(engine, *(make_prediction(*row) for row in WRITTEN))
     promote(engine, A1, date(2026, 9, 1), trained_at)
     promote(
         engine,
@@ -220,8 +219,8 @@ def test_explain_of_a_model(bank: sa.Engine, experiment: Experiment) -> None:
             " 20:16:00 UTC, done"
         ),
         "run": (
-            f"predict1, predict for 2026-09-02 {run} 2026-09-02 20:15:30 UTC, finished 2026-09-02"
-            " 20:16:30 UTC, done"
+            f"predict1, predict for 2026-09-02 {run} 2026-09-02 20:14:00 UTC, finished 2026-09-02"
+            " 20:15:30 UTC, done"
         ),
         "promotion": (
             "promote, effective from 2026-09-01, written 2026-09-01 20:15:00 UTC by train train1:"
@@ -269,9 +268,8 @@ def test_explain_of_an_upper_case_uuid(bank: sa.Engine, experiment: Experiment) 
 
 def test_explain_of_a_recorded_variant(experiment: Experiment, engine: sa.Engine) -> None:
     register(engine, experiment, assignment="recorded")
-    add(
+    add_predictions(
         engine,
-        predictions,
         make_prediction("1", "A", A1, 0.5, 1, 0),
         make_prediction("6", "A", A1, 0.25, 2, 0),
     )
@@ -284,60 +282,42 @@ def test_explain_of_a_recorded_variant(experiment: Experiment, engine: sa.Engine
     assert "; the hash would give the same and does not count: " in facts["variant"]
     # Nothing else is known of these rows, and it says so.
     assert facts["model"] == f"{A1}, which the table models does not have"
-    assert facts["run"] == "predict1, which the table runs does not have"
     assert facts["promotion"] == f"none: the table promotions never had {A1} live on 2026-09-02"
-    assert facts["code"] == "predicted by unknown"
+    assert facts["code"] == "predicted by 0.1.0"
 
 
 def test_explain_shows_a_variant_that_the_hash_does_not_give(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
     register(engine, experiment)
-    add(engine, predictions, make_prediction("1", "A", A1, 0.5, 1, 0))
+    add_predictions(engine, make_prediction("1", "A", A1, 0.5, 1, 0))
     assert explain(engine, experiment, "1")["variant"].startswith(
         "A was written, BUT THE HASH GIVES B: SHA-256 of card_offer:1 begins"
     )
 
 
 def test_explain_after_force(bank: sa.Engine, experiment: Experiment) -> None:
-    old = [make_prediction(*row) for row in WRITTEN[:2]]
-    earliest = {
-        **old[0],
-        "prediction": 0.125,
-        "selected": 0,
-        "run_id": "predict0",
-        "predicted_at": datetime(2026, 9, 2, 19),
-    }
-    add(
-        bank,
-        predictions_superseded,
-        *({**row, "superseded_by": "predict2"} for row in old),
-        {**earliest, "superseded_by": "predict1"},
-        {**earliest, "run_date": NEXT, "superseded_by": "predict9"},
-    )
-    own = (predictions.c.experiment == "card_offer", predictions.c.variant == "A")
+    row = make_prediction(*WRITTEN[0])
+    earliest = {**row, "prediction": 0.125, "selected": 0, "run_id": "predict0"}
+    earliest |= {"predicted_at": datetime(2026, 9, 2, 19), "superseded_by": "predict1"}
+    another = {"run_id": "predict8", "run_date": NEXT, "superseded_by": "predict9"}
+    add_predictions(bank, earliest, {**earliest, **another})
     with bank.begin() as connection:
-        connection.execute(predictions.delete().where(*own))
-        new = {
-            **old[0],
-            "prediction": 0.875,
-            "model_name": A2,
-            "run_id": "predict2",
-            "predicted_at": datetime(2026, 9, 3, 7),
-        }
-        connection.execute(predictions.insert().values(new))
-        connection.execute(
-            runs.update().where(runs.c.run_id == "predict1").values(status="superseded")
-        )
+        replaced = runs.update().where(runs.c.run_id == "predict1")
+        connection.execute(replaced.values(status="superseded", superseded_by="predict2"))
     later = datetime(2026, 9, 3, 6, 15)
     add(bank, models, make_model(A2, "A", run_id="train2", code_version="0.5.1"))
     changed = {"code_version": "0.5.2-dirty", "config_hash": "d" * 64}
-    add(bank, runs, make_run("predict2", "predict", NIGHT, later, **changed))
+    add_runs(bank, make_run("predict2", "predict", NIGHT, later, **changed))
+    new = {"prediction": 0.875, "model_name": A2, "run_id": "predict2"}
+    others = [{**make_prediction(*written), "run_id": "predict2"} for written in WRITTEN[2:]]
+    add_predictions(bank, {**row, **new}, *others)
     promote(bank, A2, NIGHT, later, promoted_by="train train2")
 
     facts = explain(bank, experiment, "6")
     assert facts["prediction"] == "0.875; rank 1 of 1 in variant A"
     assert facts["run"].startswith("predict2, predict for 2026-09-02 ")
+    assert facts["train run"] == "train2, which the table runs does not have"
     assert facts["code"] == "trained by 0.5.1; predicted by 0.5.2-dirty"
     assert facts["config"] == f"trained under {'c' * 64}; predicted under {'d' * 64}"
     assert facts["promotion"].startswith(
@@ -383,7 +363,7 @@ def test_explain_of_a_promotion_that_was_written_after_the_prediction(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
     register(engine, experiment)
-    add(engine, predictions, make_prediction(*WRITTEN[0]))
+    add_predictions(engine, make_prediction(*WRITTEN[0]))
     promote(engine, A1, NIGHT, datetime(2026, 9, 5, 12))
     assert explain(engine, experiment, "6")["promotion"].endswith(
         ": as good as before. Its row was written after the prediction"
@@ -430,7 +410,8 @@ def test_explain_of_a_deleted_model_and_snapshot(bank: sa.Engine, experiment: Ex
 
 def test_explain_of_several_experiments(bank: sa.Engine, experiment: Experiment) -> None:
     # The split of renewal is independent: docs/assignment.md has 75... for its 1, which is B too.
-    add(bank, predictions, {**make_prediction("1", "B", B1, 0.5, 1, 0), "experiment": "renewal"})
+    row = {**make_prediction("1", "B", B1, 0.5, 1, 0), "run_id": "renewal1"}
+    add_predictions(bank, {**row, "experiment": "renewal"})
     other = experiment.model_copy(update={"name": "renewal"})
     register(bank, other)
     experiments = {"card_offer": experiment, "renewal": other}
@@ -449,10 +430,9 @@ def test_explain_without_a_prediction_names_other_nights(
         str(caught.value) == "--candidate 6: there is no prediction of 2026-09-03 in card_offer.\n"
         "card_offer has it on other nights: 2026-09-02. Name one by --date."
     )
-    rows = [
-        {**make_prediction(*WRITTEN[0]), "run_date": date(2026, 9, day)} for day in range(10, 20)
-    ]
-    add(bank, predictions, *rows)
+    row = make_prediction(*WRITTEN[0])
+    nights = [date(2026, 9, day) for day in range(10, 20)]
+    add_predictions(bank, *({**row, "run_date": day, "run_id": f"p{day}"} for day in nights))
     with pytest.raises(
         DataError,
         match=(
@@ -481,7 +461,7 @@ def test_explain_of_an_unknown_candidate(bank: sa.Engine, experiment: Experiment
 def test_explain_of_long_names_keeps_the_width(experiment: Experiment, engine: sa.Engine) -> None:
     register(engine, experiment)
     long = "x" * 64
-    add(engine, predictions, make_prediction(long, "A", "m" * 128, 1 / 3, 1, 1))
+    add_predictions(engine, make_prediction(long, "A", "m" * 128, 1 / 3, 1, 1))
     assert explain(engine, experiment, long)["prediction"].startswith(
         "0.3333333333333333; rank 1 of 1"
     )
@@ -544,7 +524,7 @@ def test_describe_live_says_who_really_predicted(bank: sa.Engine, experiment: Ex
 def test_describe_live_of_predictions_without_a_promotion(
     experiment: Experiment, engine: sa.Engine
 ) -> None:
-    add(engine, predictions, make_prediction(*WRITTEN[0]))
+    add_predictions(engine, make_prediction(*WRITTEN[0]))
     assert (
         describe(engine, experiment, NIGHT)[0]
         == f"A: no model was live predicted 1 for 2026-09-02 by {A1}. Note that the table says that"

@@ -8,18 +8,11 @@ import sqlalchemy as sa
 
 from abatch.config import Experiment
 from abatch.database.migrations.views import FOLDER
-from abatch.database.tables import (
-    models,
-    predictions,
-    registrations,
-    runs,
-    scores,
-    variant_scores,
-)
+from abatch.database.tables import models, registrations, scores, variant_scores
+from tests.conftest import add_predictions, add_runs
 from tests.dictionary import VIEWS
 
 DAY = timedelta(days=1)
-RUN = {"code_version": "0.1.0", "config_hash": "0", "host": "bi01 (process 7)"}
 
 
 def night(day: int) -> date:
@@ -51,7 +44,6 @@ def make_run(
         "experiment": experiment,
         "run_date": night(day),
         "status": status,
-        **RUN,
         **values,
     }
 
@@ -71,7 +63,6 @@ def make_prediction(
         "rank_in_variant": 1,
         "selected": selected,
         "run_id": f"p{experiment}{day}",
-        "predicted_at": at(day, 20, 30),
     }
 
 
@@ -117,28 +108,24 @@ def test_views_are_files_that_say_what_they_read() -> None:
 
 
 def test_current_and_latest_predictions(engine: sa.Engine) -> None:
-    insert(
-        engine, runs, make_run("pa1", "predict", 1), make_run("pb1", "predict", 1, experiment="b")
-    )
-    insert(
+    add_runs(engine, make_run("pa1", "predict", 1), make_run("pb1", "predict", 1, experiment="b"))
+    add_runs(
         engine,
-        runs,
         make_run("pa2x", "predict", 2, "superseded"),
         make_run("pa2", "predict", 2),
         make_run("pa3", "predict", 3, "failed"),
     )
-    insert(engine, runs, make_run("sa9", "score", 9), make_run("pa8", "predict", 8, "early"))
-    insert(engine, predictions, make_prediction("a", 8, "c1"))
-    insert(engine, predictions, *(make_prediction("a", 1, candidate) for candidate in ("c1", "c2")))
-    insert(
+    add_runs(engine, make_run("sa9", "score", 9), make_run("pa8", "predict", 8, "early"))
+    add_predictions(engine, make_prediction("a", 8, "c1"))
+    add_predictions(engine, *(make_prediction("a", 1, candidate) for candidate in ("c1", "c2")))
+    add_predictions(
         engine,
-        predictions,
         make_prediction("a", 2, "c2"),
         make_prediction("a", 2, "c3", "control", 1),
+        {**make_prediction("a", 2, "c4"), "run_id": "pa2x"},  # of a night that was done again
+        make_prediction("a", 3, "c4"),  # which nobody published
     )
-    insert(
-        engine, predictions, make_prediction("b", 1, "c2", "B"), make_prediction("b", 1, "c9", "B")
-    )
+    add_predictions(engine, make_prediction("b", 1, "c2", "B"), make_prediction("b", 1, "c9", "B"))
     columns = ("experiment", "run_date", "candidate_id")
     b = [("b", night(1), "c2"), ("b", night(1), "c9")]
     assert read(engine, "current_predictions", *columns) == [
@@ -152,7 +139,7 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
         ("a", night(2), "c3"),
         *b,
     ]
-    row = ("a", night(2), "c3", "control", 0.5, None, None, 1, 1, "pa2", at(2, 20, 30))
+    row = ("a", night(2), "c3", "control", 0.5, None, None, 1, 1, "pa2", at(2, 21))
     for view in ("current_predictions", "latest_predictions"):
         assert read(engine, view, where="candidate_id = 'c3'") == [row]
 
@@ -186,7 +173,7 @@ def test_model_performance(engine: sa.Engine) -> None:
         "decision": "goes live",
     }
     insert(engine, models, model)
-    insert(engine, runs, make_run("sa9", "score", 9), make_run("sb8", "score", 8, experiment="b"))
+    add_runs(engine, make_run("sa9", "score", 9), make_run("sb8", "score", 8, experiment="b"))
 
     def add(experiment: str, model_name: str, cohort: str, run_id: str, **values: float) -> None:
         row = {
@@ -265,16 +252,14 @@ def test_model_performance(engine: sa.Engine) -> None:
 
 
 def test_experiment_status(engine: sa.Engine) -> None:
-    insert(
+    add_runs(
         engine,
-        runs,
         make_run("pa1", "predict", 1),
         make_run("pa2", "predict", 2),
         make_run("pa4", "predict", 4),
     )
-    insert(
+    add_runs(
         engine,
-        runs,
         make_run("pa5", "predict", 5, "failed"),
         make_run("pb3", "predict", 3, experiment="b"),
         make_run("sa5", "score", 5),
@@ -288,19 +273,17 @@ def test_experiment_status(engine: sa.Engine) -> None:
             for name, hour in (("a", 7), ("b", 8))
         ),
     )
-    insert(
+    add_predictions(
         engine,
-        predictions,
         make_prediction("a", 1, "c1", "B"),
         make_prediction("a", 2, "c1", "A"),
         make_prediction("b", 3, "c1", "A", 1),
     )
-    insert(
+    add_predictions(
         engine,
-        predictions,
         *(make_prediction("a", 4, f"c{i}", "A", selected=int(i < 2)) for i in range(3)),
     )
-    insert(engine, predictions, make_prediction("a", 4, "c7", "control"))
+    add_predictions(engine, make_prediction("a", 4, "c7", "control"))
     figures = (
         "n_predicted",
         "n_mature",
@@ -337,26 +320,24 @@ def test_experiment_status(engine: sa.Engine) -> None:
 
 
 def test_run_history_missed_nights(engine: sa.Engine) -> None:
-    insert(
+    add_runs(
         engine,
-        runs,
         make_run("p1", "predict", 1),
         make_run("p3x", "predict", 3, "superseded"),
         make_run("p3", "predict", 3),
     )
-    insert(
+    add_runs(
         engine,
-        runs,
         make_run("p2", "predict", 2, "failed"),
         make_run("p5", "predict", 5, "running", finished_at=None),
     )
-    insert(
-        engine, runs, make_run("s1", "score", 1, "failed"), make_run("s2", "score", 2)
+    add_runs(
+        engine, make_run("s1", "score", 1, "failed"), make_run("s2", "score", 2)
     )  # missed counts from the first that was done
-    insert(
-        engine, runs, make_run("t1", "train", 1), make_run("pb4", "predict", 4, experiment="b")
+    add_runs(
+        engine, make_run("t1", "train", 1), make_run("pb4", "predict", 4, experiment="b")
     )  # train is not nightly
-    insert(engine, runs, make_run("pc1", "predict", 1, "failed", experiment="c"))  # never done
+    add_runs(engine, make_run("pc1", "predict", 1, "failed", experiment="c"))  # never done
     before = datetime.now(UTC).date()
     missed = read(engine, "run_history", "experiment", "job", "run_date", where="status = 'missed'")
     first_week = [(experiment, job, day.day) for experiment, job, day in missed if day <= night(7)]
@@ -396,7 +377,7 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
         make_run(name, "train", 1, "failed", started_at=began, finished_at=ended, **values)
         for name, (began, ended) in moments.items()
     ]
-    insert(engine, runs, *ledger)
+    add_runs(engine, *ledger)
     found = read(engine, "run_history", where="run_id = 'y'")
     assert found == [
         (
@@ -409,8 +390,8 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
             86400.001,
             2,
             3,
-            RUN["code_version"],
-            RUN["host"],
+            "0.1.0",
+            "bi01 (process 7)",
             "a\nb",
             "c",
         ),
@@ -423,5 +404,5 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
 
 
 def test_run_history_train_alone_is_never_missed(engine: sa.Engine) -> None:
-    insert(engine, runs, make_run("t1", "train", 1))
+    add_runs(engine, make_run("t1", "train", 1))
     assert read(engine, "run_history", "run_id", "status") == [("t1", "done")]

@@ -78,7 +78,7 @@ class Lineage:
     n_selected: int
     salt: str
     assignment: Assignment
-    run: Row | None
+    run: Row
     making: Making | None
     promotion: Row | None
     overruled_by: Row | None
@@ -151,7 +151,7 @@ def find_lineage(connection: sa.Connection, row: Row) -> Lineage:
         ),
         salt=registration.salt,
         assignment=find_assignment(registration, row.candidate_id),
-        run=_find_run(connection, row.run_id),
+        run=connection.execute(sa.select(runs).filter_by(run_id=row.run_id)).one(),
         making=_find_making(connection, row.model_name),
         promotion=promotion,
         overruled_by=overruled_by,
@@ -185,7 +185,7 @@ def _find_making(connection: sa.Connection, model_name: str | None) -> Making | 
     return Making(
         model=model,
         config_hash=registry.find_model(connection, model.model_name).config_hash,
-        run=_find_run(connection, model.run_id),
+        run=connection.execute(sa.select(runs).filter_by(run_id=model.run_id)).first(),
         deletion=registry.read_deletions(connection, registry.MODEL).get(model.model_name),
         snapshot_deletion=snapshots.get(model.snapshot),
     )
@@ -195,10 +195,6 @@ def _find_model(connection: sa.Connection, model_name: str | None) -> Row | None
     """The row of a model but for its card, which is a page of its own."""
     query = sa.select(*(column for column in models.c if column is not models.c.card))
     return connection.execute(query.filter_by(model_name=model_name)).first()
-
-
-def _find_run(connection: sa.Connection, run_id: str) -> Row | None:
-    return connection.execute(sa.select(runs).filter_by(run_id=run_id)).first()
 
 
 def _find_promotions(connection: sa.Connection, row: Row) -> tuple[Row | None, Row | None]:
@@ -255,8 +251,8 @@ def _describe_assignment(lineage: Lineage) -> str:
 
 def _describe_making(lineage: Lineage) -> Iterator[Fact]:
     """What made the prediction: the model, its rows, and the code and config of either run."""
-    row, run, made = lineage.prediction, lineage.run, lineage.making
-    code, config = (run.code_version, run.config_hash) if run else ("unknown", "unknown")
+    row, made = lineage.prediction, lineage.making
+    code, config = lineage.run.code_version, lineage.run.config_hash
     if made is None:
         if row.model_name:
             yield "model", f"{row.model_name}, which the table models does not have"
