@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from scipy import stats
 
 from abatch.config import Experiment
-from abatch.database.tables import predictions
 from abatch.errors import DataError
 from abatch.experiment import registrations, terms
 from abatch.experiment.assignment import (
     N_BUCKETS,
+    Assignment,
     assign,
     check_variants,
     find_doubles,
@@ -27,7 +27,7 @@ from abatch.experiment.assignment import (
 )
 from abatch.experiment.split import count_selected, split_thresholds
 from abatch.queries import Query
-from tests.conftest import make_night, make_registration
+from tests.conftest import add_predictions, make_night, make_registration
 
 PAGE = (Path(__file__).parent.parent / "docs" / "assignment.md").read_text(encoding="utf-8")
 CANDIDATES = Query("candidates.sql", "")
@@ -44,6 +44,12 @@ def assign_by_hand(
     ends = np.cumsum(list(shares.values()))
     variant = next(name for name, end in zip(shares, ends, strict=True) if position < end)
     return variant, digest[16:32], int(digest[32:48], 16) % 64
+
+
+def show(found: Assignment) -> list[tuple[str, str, int]]:
+    """The same of each candidate, as the page writes it."""
+    keys = [f"{key:016x}" for key in found.selection_key.tolist()]
+    return [*zip(found.variant, keys, found.bucket.tolist(), strict=True)]
 
 
 def read_table(header: str) -> list[list[str]]:
@@ -73,10 +79,8 @@ def register_card_offer(connection: sa.Connection) -> None:
 )
 def test_assign_equals_rule_by_hand(candidate_id: str) -> None:
     for salt in ("card_offer", "renewal_2027"):
-        found = assign([candidate_id], salt, SPLIT)
-        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == assign_by_hand(
-            candidate_id, salt, EXACT
-        )
+        found = show(assign([candidate_id], salt, SPLIT))
+        assert found == [assign_by_hand(candidate_id, salt, EXACT)]
 
 
 def test_assign_published_vectors() -> None:
@@ -85,12 +89,8 @@ def test_assign_published_vectors() -> None:
     for salt, candidate_id, digest, variant, selection_key, bucket in rows:
         assert hashlib.sha256(f"{salt}:{candidate_id}".encode("ascii")).hexdigest() == digest
         assert normalise_id(candidate_id) == candidate_id
-        found = assign([candidate_id], salt, SPLIT)
-        assert (found.variant[0], found.selection_key[0], found.bucket[0]) == (
-            variant,
-            selection_key,
-            int(bucket),
-        )
+        found = show(assign([candidate_id], salt, SPLIT))
+        assert found == [(variant, selection_key, int(bucket))]
 
 
 def test_assign_page_limits_are_registered_ones(experiment: Experiment) -> None:
@@ -148,12 +148,10 @@ def test_assign_page_queries_on_server(engine: sa.Engine, title: str) -> None:
         {**base, "experiment": "card_offer", "candidate_id": id_, "variant": v}
         for id_, v in zip(ids, python.variant, strict=True)
     ]
+    other = {"experiment": "renewal", "candidate_id": "1", "variant": "A", "run_id": "another"}
+    add_predictions(engine, *rows, {**base, **other})
     with engine.begin() as connection:
         register_card_offer(connection)
-        connection.execute(
-            predictions.insert(),
-            [*rows, {**base, "experiment": "renewal", "candidate_id": "1", "variant": "A"}],
-        )
         cursor = (
             connection.connection.cursor()
         )  # the driver's own: the queries reach the server as they stand on the page
@@ -176,14 +174,7 @@ def test_assign_page_queries_on_server(engine: sa.Engine, title: str) -> None:
                 )
         cursor.execute(of_predictions)
         found = cursor.fetchall()
-    expected = zip(
-        ids,
-        python.variant,
-        python.variant,
-        python.selection_key,
-        python.bucket.tolist(),
-        strict=True,
-    )
+    expected = [(id_, row[0], *row) for id_, row in zip(ids, show(python), strict=True)]
     assert sorted(tuple(row)[1:] for row in found) == sorted(expected)
     assert set(python.variant) == set(SPLIT)
 
@@ -207,7 +198,7 @@ def test_assign_shares_and_parts_are_uniform() -> None:
         > 0.001
     )
     assert stats.chisquare(np.bincount(found.bucket, minlength=N_BUCKETS)).pvalue > 0.001
-    first_digit = np.array([int(key[0], 16) for key in found.selection_key])
+    first_digit = (found.selection_key >> np.uint64(60)).astype(int)
     for part in (found.bucket, first_digit):
         table = [
             np.bincount(part[found.variant == name], minlength=part.max() + 1) for name in SPLIT

@@ -38,7 +38,15 @@ from abatch.database.tables import (
 from abatch.errors import RegistryError
 from abatch.experiment import registrations
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
+from tests.conftest import (
+    FIRST_NIGHT,
+    ROOT,
+    Templates,
+    add_runs,
+    open_engine,
+    write_config,
+    write_experiment,
+)
 from tests.test_arguments import HEAVY, list_loaded
 
 DAY = timedelta(days=1)
@@ -519,14 +527,7 @@ def add_run(
         "status": status,
         "error": error,
     }
-    values |= {
-        "started_at": datetime(2026, 9, day, 20, 15),
-        "code_version": "0",
-        "config_hash": "0",
-        "host": "bi01 (process 7)",
-    }
-    with engine.begin() as connection:
-        connection.execute(runs.insert().values(**values))
+    add_runs(engine, {**values, "started_at": datetime(2026, 9, day, 20, 15)})
 
 
 def test_status_missed_dates_and_a_dead_run(

@@ -493,20 +493,17 @@ def test_describe_replaced_counts_who_has_another_prediction(writer: Writer) -> 
     assert "6 candidates of the night as it was 1 have another prediction" in words  # of B
 
 
-def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine) -> None:
+def test_read_replaced_after_a_night_was_done_again(engine: sa.Engine, writer: Writer) -> None:
     """Twice: c0 has gone, c4 has moved, c9 is new, c1 had gone and is there as at first."""
-    rows: list[Row] = [(f"c{i}", "A", 0.5, f"{i:016}") for i in range(5)]
-    moved: Row = ("c4", "B", 0.5, rows[4][3])
-    new: Row = ("c9", "A", 0.5, "9" * 16)
+    rows: list[Row] = [(f"c{i}", "A", 0.5, i) for i in range(5)]
+    moved: Row = ("c4", "B", 0.5, 4)
+    new: Row = ("c9", "A", 0.5, 9)
     before = NIGHT - timedelta(days=1)
-    for run_id, night, kept in (
-        ("run0", before, rows),
-        ("run1", NIGHT, rows),
-        ("run2", NIGHT, [*rows[2:4], moved]),
-        ("run3", NIGHT, [*rows[1:4], moved, new]),
-    ):
-        stage(engine, make_frame(kept, run_id, night))
-        publish(engine, run_id, night, A=1)
+    writer.play(0, rows, run_date=before)
+    nights = (rows, [*rows[2:4], moved], [*rows[1:4], moved, new])
+    for number, kept in enumerate(nights, start=1):
+        writer.play(number, kept)
+    writer.write(writer.begin(4), rows)  # nobody sees them
     with engine.connect() as connection:
         span = predictions.Span("card_offer", before, NIGHT)
         found = predictions.read_replaced(connection, span)

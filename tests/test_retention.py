@@ -16,7 +16,16 @@ from abatch.database.tables import deletions, runs
 from abatch.modelling import registry, retention, retraining
 from abatch.night import utc_now
 from abatch.sections import Retention
-from tests.conftest import A1, FIRST_NIGHT, LATER_NIGHT, alter, call, with_training, write_config
+from tests.conftest import (
+    A1,
+    FIRST_NIGHT,
+    LATER_NIGHT,
+    add_runs,
+    alter,
+    call,
+    with_training,
+    write_config,
+)
 from tests.test_registry import MONDAY, delete, promote, save
 from tests.test_snapshots import NOW, add_model, add_pull
 
@@ -144,20 +153,12 @@ def test_choose_models(
         timedelta(days=60),
     ]
     names = [save(engine, tmp_path, MONDAY, run_id=f"run{i}") for i in range(len(ages))]
-    run = {
-        "job": "train",
-        "experiment": "card_offer",
-        "status": "failed",
-        "code_version": "0.1.0",
-        "config_hash": "0" * 64,
-        "host": "h",
-    }
+    run = {"job": "train", "experiment": "card_offer", "status": "failed"}
     started = [
         {"run_id": f"run{i}", "run_date": MONDAY, "started_at": now - age}
         for i, age in enumerate(ages)
     ]
-    with engine.begin() as connection:
-        connection.execute(runs.insert(), [{**run, **row} for row in started])
+    add_runs(engine, *({**run, **row} for row in started))
     promote(engine, names[1], MONDAY)
     promote(engine, names[2], date(2027, 1, 1))
     delete(engine, names[4])

@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import date
 from math import log
 from typing import Any
 
@@ -15,7 +15,7 @@ from abatch.database import tables, writing
 from abatch.experiment import scores
 from abatch.experiment.scores import ALL, Key, Part
 from abatch.statistics.references import Reference
-from tests.conftest import make_night
+from tests.conftest import add_runs, make_night
 
 MONDAY, NEXT_MONDAY = "2026-08-31", "2026-09-07"
 OLD, NEW, OTHER = "modelA_v1.0_2026-08-01", "modelA_v1.0_2026-09-05_2", "modelB_v1.0_2026-08-01"
@@ -354,21 +354,11 @@ def find_unpublished(connection: sa.Connection) -> set[Key]:
 
 def test_find_keys_unpublished_is_what_no_done_run_wrote(engine: sa.Engine) -> None:
     parts = summarise((MONDAY, make_rows(np.random.default_rng(5), None, 50)))
-    run = {
-        "job": "score",
-        "experiment": "card_offer",
-        "started_at": datetime(2026, 9, 3),
-        "code_version": "",
-        "config_hash": "",
-        "host": "",
-    }
+    run = {"job": "score", "experiment": "card_offer"}
+    for run_id, status, day in (("run-1", "done", 3), ("run-2", "failed", 4)):
+        row = {"run_id": run_id, "status": status, "run_date": date(2026, 9, day)}
+        add_runs(engine, {**run, **row})
     with engine.begin() as connection:
-        for run_id, status, day in (("run-1", "done", 3), ("run-2", "failed", 4)):
-            connection.execute(
-                tables.runs.insert().values(
-                    **run, run_id=run_id, status=status, run_date=date(2026, 9, day)
-                )
-            )
         save(connection, parts, date(2026, 9, 3), "run-1")
         assert find_unpublished(connection) == set()
         some = {Key(ALL, "A"): parts[Key(ALL, "A")]}

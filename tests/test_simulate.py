@@ -16,12 +16,11 @@ from pydantic import SecretStr
 
 from abatch.config import Experiment
 from abatch.database import connections, migrations, reading
-from abatch.database.tables import predictions
 from abatch.errors import UsageError
 from abatch.experiment import assignment
 from abatch.queries import Window
 from demo import bank_tables, simulate
-from tests.conftest import FIRST_NIGHT
+from tests.conftest import FIRST_NIGHT, add_predictions
 
 DAY = timedelta(days=1)
 SALT, SPLIT = "card_offer", {"A": 0.45, "B": 0.45, "control": 0.1}
@@ -105,21 +104,11 @@ def select_some(engine: sa.Engine, night: object) -> None:
         "variant": "A",
         "assignment_probability": 1.0,
         "rank_in_variant": 1,
-        "run_id": "r",
+        "run_id": f"r{night}",
+        "predicted_at": datetime(2026, 1, 1),
     }
-    with engine.begin() as connection:
-        connection.execute(
-            predictions.insert(),
-            [
-                {
-                    **row,
-                    "candidate_id": str(i),
-                    "selected": int(i % 10 == 0),
-                    "predicted_at": datetime(2026, 1, 1),
-                }
-                for i in ids
-            ],
-        )
+    rows = [{**row, "candidate_id": str(i), "selected": int(i % 10 == 0)} for i in ids]
+    add_predictions(engine, *rows)
 
 
 def test_simulate_same_seed_same_bank(experiment: Experiment, engine: sa.Engine) -> None:

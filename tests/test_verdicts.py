@@ -18,7 +18,7 @@ from abatch.database import tables
 from abatch.experiment import records, sample_ratio, tallies, verdicts
 from abatch.experiment.predictions import Span
 from abatch.statistics import stats
-from tests.conftest import REGISTERED, make_night, make_registration
+from tests.conftest import REGISTERED, add_predictions, make_night, make_registration
 
 NIGHT = date(2026, 9, 1)
 METRICS = ["outcome", "complaint"]
@@ -129,7 +129,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         "assignment_probability": 1.0,
         "rank_in_variant": 1,
         "selected": 0,
-        "run_id": "r",
+        "predicted_at": datetime(2026, 9, 1),
     }
     predicted = [
         ("1", nights[0]),
@@ -140,12 +140,12 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     units = pd.DataFrame(
         [("1", "A", 1, 2.5, 0.0), ("2", "A", 2, 0.0, 1.0)], columns=empty().columns
     )
+    rows = [
+        {**common, "candidate_id": name, "run_date": day, "run_id": f"r{day}"}
+        for name, day in predicted
+    ]
+    add_predictions(engine, *rows)
     with engine.begin() as connection:
-        rows = [
-            {**common, "candidate_id": name, "run_date": day, "predicted_at": datetime(2026, 9, 1)}
-            for name, day in predicted
-        ]
-        connection.execute(tables.predictions.insert(), rows)
         for _ in range(2):
             tallies.remove_units(connection, both)
             tallies.write_units(connection, "e", units)
@@ -431,6 +431,7 @@ def test_write_look_keeps_the_smallest_pvalues(engine: sa.Engine) -> None:
         assert view["B vs A"].word == "not yet known"
         early: dict[str, Any] = {
             "run_id": "r1",
+            "run_number": 1,
             "job": "score",
             "experiment": "e",
             "status": "early",
