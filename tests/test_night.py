@@ -3,22 +3,22 @@
 import dataclasses
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import sqlalchemy as sa
 
 from abatch import night as night_module
 from abatch.config import Experiment
-from abatch.database import connections, faults, locks
-from abatch.database.tables import predictions_staging, runs
+from abatch.database import connections, faults, locks, tables
+from abatch.database.tables import prediction_rows, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
 from abatch.night import DAY, Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import as_stored, make_night, read_predictions
+from tests.conftest import add_runs, as_stored, make_night, read_predictions
 
 pytestmark = pytest.mark.server
 
@@ -31,21 +31,20 @@ def do(experiment: Experiment, engine: sa.Engine, run_date: date = NIGHT, **opti
     return night.run_id
 
 
-def stage(engine: sa.Engine, run_id: str, experiment: str = "card_offer") -> None:
-    row = {
-        "run_id": run_id,
-        "experiment": experiment,
-        "run_date": NIGHT,
-        "candidate_id": "1",
-        "variant": "A",
-    }
-    row |= {
-        "assignment_probability": 0.45,
-        "model_name": "m",
-        "prediction": 0.5,
-        "selection_key": "0" * 16,
-    }
-    connections.write(engine, predictions.stage, pd.DataFrame([row]))
+def write_row(night: Night) -> None:
+    """A prediction of a run that is not done."""
+    row = {"run_number": night.run_number, "candidate_id": "1", "variant": "A", "bucket": 0}
+    row |= {"model_name": "m", "prediction": 0.5, "rank_in_variant": 1, "selected": 1}
+    night.write(sa.Connection.execute, prediction_rows.insert().values(row))
+
+
+def read_shown(engine: sa.Engine) -> list[Any]:
+    """What readers of the views and the code itself find of predictions."""
+    with engine.connect() as connection:
+        views = (tables.predictions, tables.predictions_superseded)
+        rows = [row for view in views for row in connection.execute(sa.select(view))]
+        frame = read_predictions(connection, "card_offer", date.min, date.max)
+    return [*rows, *frame.itertuples()]
 
 
 def read_ledger(engine: sa.Engine) -> list[sa.Row[Any]]:
@@ -80,10 +79,8 @@ def test_open_night_done_is_not_done_again(experiment: Experiment, engine: sa.En
 
 def test_open_night_force_supersedes(experiment: Experiment, engine: sa.Engine) -> None:
     first, second = do(experiment, engine), do(experiment, engine, force=True)
-    assert {row.run_id: row.status for row in read_ledger(engine)} == {
-        first: "superseded",
-        second: "done",
-    }
+    found = [(r.run_id, r.status, r.superseded_by, r.run_number) for r in read_ledger(engine)]
+    assert found == [(first, "superseded", second, 1), (second, "done", None, 2)]
     with pytest.raises(NothingToDo, match=second):
         do(experiment, engine)
 
@@ -100,26 +97,13 @@ def test_open_night_force_that_fails_leaves_the_night_done(
 
 
 def test_open_night_buries_the_dead(experiment: Experiment, engine: sa.Engine) -> None:
-    dead = {
-        "run_date": NIGHT,
-        "status": "running",
-        "started_at": datetime(2026, 8, 31),
-        "code_version": "0",
-        "config_hash": "0",
-        "host": "h",
-    }
-    with engine.begin() as connection:
-        for run_id, kind, name in (
-            ("dead", "predict", "card_offer"),
-            ("alive", "predict", "other"),
-            ("train", "train", "card_offer"),
-        ):
-            connection.execute(
-                runs.insert().values(run_id=run_id, job=kind, experiment=name, **dead)
-            )
-    stage(engine, "dead")
-    stage(engine, "taken for dead, went on, and was killed")
-    stage(engine, "alive", "other")
+    dead = {"run_date": NIGHT, "status": "running", "started_at": datetime(2026, 8, 31)}
+    for run_id, kind, name in (
+        ("dead", "predict", "card_offer"),
+        ("alive", "predict", "other"),
+        ("train", "train", "card_offer"),
+    ):
+        add_runs(engine, {"run_id": run_id, "job": kind, "experiment": name, **dead})
     run_id = do(experiment, engine, NIGHT + timedelta(days=1))
     ledger = {row.run_id: row for row in read_ledger(engine)}
     assert {name: row.status for name, row in ledger.items()} == {
@@ -130,8 +114,18 @@ def test_open_night_buries_the_dead(experiment: Experiment, engine: sa.Engine) -
     }
     assert ledger["dead"].error == "died; cleaned up by the next run"
     assert ledger["dead"].finished_at >= ledger[run_id].started_at
-    with engine.connect() as connection:
-        assert connection.scalars(sa.select(predictions_staging.c.run_id)).all() == ["alive"]
+
+
+def test_open_night_numbers_runs_that_start_at_once(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        names = [f"experiment{i}" for i in range(8)]
+        others = [experiment.model_copy(update={"name": name}) for name in names]
+        run_ids = [*pool.map(lambda other: do(other, engine), others)]
+    ledger = read_ledger(engine)
+    assert sorted(row.run_id for row in ledger) == sorted(run_ids)
+    assert sorted(row.run_number for row in ledger) == [*range(1, 9)]
 
 
 def test_finish_of_a_run_taken_for_dead_publishes_nothing(
@@ -147,18 +141,22 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
         ),
         open_night("predict", experiment, engine, NIGHT) as night,
     ):
-        stage(engine, night.run_id)
+        write_row(night)
         with engine.begin() as connection:
             connection.execute(
                 runs.update().values(status="failed", error="died; cleaned up by the next run")
             )
-        night.finish("one", predictions.publish, night, {"A": 1}, utc_now())
+        night.finish("one", predictions.write_shares, night)
     assert [(row.status, row.error) for row in read_ledger(engine)] == [
         ("failed", "died; cleaned up by the next run")
     ]
+    assert read_shown(engine) == []
+    with open_night("predict", experiment, engine, NIGHT) as night:
+        predictions.remove_dead(night)
+        night.finish("nothing")
     with engine.connect() as connection:
-        assert read_predictions(connection, "card_offer", date.min, date.max).empty
-        assert connection.execute(sa.select(predictions_staging)).all() == []
+        for table in (prediction_rows, tables.prediction_shares):
+            assert connection.execute(sa.select(table)).all() == []
 
 
 def test_finish_what_comes_after_sees_the_run_done_and_can_undo_it(
@@ -192,11 +190,11 @@ def test_open_night_failure_is_in_the_ledger(
     experiment: Experiment, engine: sa.Engine, error: BaseException, reason: str
 ) -> None:
     with pytest.raises(type(error)), open_night("predict", experiment, engine, NIGHT) as night:
-        stage(engine, night.run_id)
+        write_row(night)
+        night.write(predictions.write_shares, night)
         raise error
     assert [(row.status, row.error) for row in read_ledger(engine)] == [("failed", reason)]
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(predictions_staging)).all() == []
+    assert read_shown(engine) == []
     do(experiment, engine)  # and the lock is free
 
 
@@ -362,7 +360,7 @@ def test_night_that_is_yet_to_come_counts_for_nothing(
 
 def test_night_has_few_public_names() -> None:
     """Facts and doors: what a story needs more is no business of the night's."""
-    facts = "job experiment run_date is_early key run_id started_at as_of force dry_run"
+    facts = "job experiment run_date is_early key run_id run_number started_at as_of force dry_run"
     doors = "read pull stream write finish hold log warn announce"
     names = {name for name in (*Night.__annotations__, *vars(Night)) if not name.startswith("_")}
     assert names == {*facts.split(), *doors.split()}
