@@ -313,6 +313,27 @@ def test_write_rows_counts(
         writer.write(writer.begin(1), rows, n_chunk=99)
 
 
+def test_write_rows_whose_keys_are_one_to_the_database(
+    engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a collation may take two spellings for one, which numpy cannot see."""
+    load = writing.load
+    night = writer.begin(1)
+
+    def take_for_one(connection: sa.Connection, table: sa.Table, batch: Any) -> None:
+        load(connection, table, batch.slice(0, 1))
+        load(connection, table, batch)
+
+    monkeypatch.setattr(writing, "load", take_for_one)
+    words = (
+        r"^candidates are returned more than once in the eyes of the database, whose collation may"
+        r" take two spellings for one \(.*(unique|UNIQUE|PRIMARY KEY).*\)\. Expected one row per"
+    )
+    with pytest.raises(DataError, match=words):
+        writer.write(night, [("c1", "A", 0.5, 0), ("C1", "A", 0.25, 1)])
+    assert count(engine, prediction_rows) == 0
+
+
 def test_read_predictions_window_and_types(engine: sa.Engine, writer: Writer) -> None:
     for day in (1, 2, 3):
         writer.play(day, [("c1", "control", NAN, 0)], run_date=date(2026, 9, day))

@@ -87,11 +87,11 @@ def show_url(engine: sa.Engine) -> str:
 
 @contextmanager
 def as_dbapi_error(*kinds: type[Exception]) -> Iterator[None]:
-    """Raise a driver's own error as SQLAlchemy would."""
+    """Raise a driver's own error as SQLAlchemy would, an IntegrityError as its IntegrityError."""
     try:
         yield
     except kinds as error:
-        raise DBAPIError(None, None, error) from error
+        raise DBAPIError.instance(None, None, error, Exception) from error
 
 
 @contextmanager
