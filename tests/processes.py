@@ -25,7 +25,7 @@ class Stop(NamedTuple):
     Attributes
     ----------
     owner : of the function, as "abatch.night" or "abatch.night:Night"
-    action : kill, by SIGKILL once the call is made; kill before; or hold
+    action : kill, by SIGKILL, or hold, once the call is made; kill before, hold before
     """
 
     owner: str
@@ -84,18 +84,22 @@ def _work(
 
 def _stop_at(real: Callable[..., Any], stop: Stop, link: Connection) -> Callable[..., Any]:
     calls: list[tuple[Any, ...]] = []
+    action, is_before = stop.action.removesuffix(" before"), stop.action.endswith(" before")
+
+    def end() -> None:
+        if action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        link.send("holding")
+        link.recv()
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         is_due = len(calls) == stop.nth
-        if is_due and stop.action == "kill before":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_due and is_before:
+            end()
         result = real(*args, **kwargs)
-        if is_due and stop.action == "hold":
-            link.send("holding")
-            link.recv()
-        elif is_due:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_due and not is_before:
+            end()
         return result
 
     return stopping

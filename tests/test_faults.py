@@ -27,18 +27,22 @@ import train
 from abatch.config import Experiment, load_experiments
 from abatch.database.tables import (
     models,
+    prediction_rows,
+    prediction_shares,
     predictions,
-    predictions_staging,
     predictions_superseded,
     registrations,
     runs,
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
+from abatch.experiment import spool
 from demo import bank_tables, simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
 from tests.processes import Process, Stop
 
 pytestmark = pytest.mark.server
+
+SHOWN = ("done", "superseded")  # statuses of runs whose rows readers see
 
 
 def use_chunks(file: Path) -> Experiment:
@@ -133,8 +137,15 @@ def execute(engine: sa.Engine, sql: str, **binds: object) -> None:
         connection.execute(sa.text(sql), binds)
 
 
-def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) -> None:
-    """One row per candidate, all from the one run that is done; nothing staged."""
+def list_spooled(experiment: Experiment) -> list[Path]:
+    """What is in the folders of runs, each of which begins with its own."""
+    return sorted(experiment.environment.spool_dir.rglob("*"))
+
+
+def check_night(
+    experiment: Experiment, engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES
+) -> None:
+    """One row per candidate, all from the one run that is done; nothing is left of dead ones."""
     rows = read(
         engine,
         predictions.c.candidate_id,
@@ -154,35 +165,72 @@ def check_night(engine: sa.Engine, n_candidates: int = simulate.N_CANDIDATES) ->
         ).one()
     assert {row[3] for row in rows} == {done.run_id}
     assert done.rows_read == done.rows_written == n_candidates
-    assert read(engine, predictions_staging.c.run_id) == []
+    published = {
+        row[0] for row in read(engine, runs.c.run_number, runs.c.status) if row[1] in SHOWN
+    }
+    for table in (prediction_rows, prediction_shares):
+        assert {row[0] for row in read(engine, table.c.run_number)} <= published
+    assert list_spooled(experiment) == []
     assert len(read(engine, registrations.c.experiment)) == 1
 
 
 @pytest.mark.parametrize(
-    ("stop", "published"),
+    ("stop", "n_rows", "published"),
     [
-        # The run is in the ledger, and nothing is staged.
-        (Stop("abatch.modelling.promotion", "open_live", action="kill before"), False),
-        (Stop("abatch.experiment.predictions", "stage", 2), False),
-        # The rows are moved, and nothing is committed.
-        (Stop("abatch.experiment.predictions", "publish"), False),
-        (Stop("abatch.night", "_end_run"), False),
+        # The run is in the ledger, and nothing is spooled.
+        (Stop("abatch.modelling.promotion", "open_live", action="kill before"), 0, False),
+        (Stop("abatch.experiment.spool:Spool", "add", 2), 0, False),
+        # One batch of three is there, and the next is not committed.
+        (Stop("abatch.database.writing", "load", 2), 400, False),
+        # All rows are there, and not yet compared.
+        (Stop("abatch.experiment.predictions", "_read_back"), 1000, False),
+        # They are being shown, and nothing is committed.
+        (Stop("abatch.experiment.predictions", "write_shares"), 1000, False),
+        (Stop("abatch.night", "_end_run"), 1000, False),
         # All is committed, and nobody was told.
-        (Stop("abatch.night:Night", "log", 2), True),
+        (Stop("abatch.night:Night", "log", 2), 1000, True),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, Stop) else str(value),
 )
 def test_predict_killed_and_run_again(
-    bank: Experiment, bank_engine: sa.Engine, stop: Stop, published: bool
+    bank: Experiment, bank_engine: sa.Engine, stop: Stop, n_rows: int, published: bool
 ) -> None:
     kill("predict", bank, stop)
+    assert len(read(bank_engine, prediction_rows.c.candidate_id)) == n_rows
+    assert read(bank_engine, predictions_superseded.c.run_id) == []
     assert len(read(bank_engine, predictions.c.candidate_id)) == (
         simulate.N_CANDIDATES if published else 0
     )
     assert read_statuses(bank_engine) == ["done" if published else "running"]
     again(bank, bank_engine)
-    check_night(bank_engine)
+    check_night(bank, bank_engine)
     assert read_statuses(bank_engine) == (["done"] if published else ["failed", "done"])
+
+
+def test_predict_killed_leaves_a_folder_of_its_own_to_the_next(
+    bank: Experiment, bank_engine: sa.Engine
+) -> None:
+    """Who is predicted is nobody else's business: only the job's user may look into it."""
+    kill("predict", bank, Stop("abatch.experiment.spool:Spool", "add", 2))
+    folder, file = list_spooled(bank)
+    assert ("running", folder.name) in read(bank_engine, runs.c.status, runs.c.run_id)
+    assert file.suffix == ".arrow"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    predict.predict(bank, bank_engine, FIRST_NIGHT, dry_run=True)
+    assert list_spooled(bank) == [folder, file]  # a dry run removes nothing
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
+
+
+def test_predict_killed_while_it_cleans_up(bank: Experiment, bank_engine: sa.Engine) -> None:
+    """Rows of a run that nobody has seen are still there for the third run, which removes them."""
+    kill("predict", bank, Stop("abatch.night", "_end_run"))
+    kill("predict", bank, Stop("abatch.experiment.predictions", "_delete_to"))
+    assert len(read(bank_engine, prediction_rows.c.candidate_id)) == simulate.N_CANDIDATES
+    assert read(bank_engine, predictions.c.candidate_id) == []
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
+    assert read_statuses(bank_engine) == ["failed", "failed", "done"]
 
 
 @pytest.mark.bank("trained")
@@ -200,7 +248,7 @@ def test_predict_killed_on_postgres(experiment: Experiment, engine: sa.Engine) -
     assert read(engine, predictions.c.candidate_id) == []
     assert read_statuses(engine) == ["running"]
     again(experiment, engine)
-    check_night(engine)
+    check_night(experiment, engine)
 
 
 def test_predict_forced_and_killed_keeps_the_old_night(
@@ -211,10 +259,10 @@ def test_predict_forced_and_killed_keeps_the_old_night(
     kill("predict", bank, Stop("abatch.night", "_end_run"), "--force")
     assert sorted(read(bank_engine, *predictions.c)) == before
     assert read(bank_engine, predictions_superseded.c.run_id) == []
-    again(bank, bank_engine)
-    check_night(bank_engine)
+    again(bank, bank_engine)  # which finds that the night is done
+    assert sorted(read(bank_engine, *predictions.c)) == before
     again(bank, bank_engine, force=True)
-    check_night(bank_engine)
+    check_night(bank, bank_engine)
     assert read_statuses(bank_engine) == ["superseded", "failed", "done"]
     assert len(read(bank_engine, predictions_superseded.c.run_id)) == simulate.N_CANDIDATES
 
@@ -237,14 +285,14 @@ def test_train_killed_between_files_and_rows(bank: Experiment, bank_engine: sa.E
         "modelB_v1.0_latest",
     }
     again(bank, bank_engine)
-    check_night(bank_engine)
+    check_night(bank, bank_engine)
 
 
 @pytest.mark.bank("trained")
 def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     """Two processes, as on two hosts: one works, the other says who holds the lock, and leaves."""
     experiment = use_chunks(experiment.environment.file)
-    hold = Stop("abatch.experiment.predictions", "stage", action="hold")
+    hold = Stop("abatch.database.writing", "load", action="hold")
     with fork("predict", experiment, stop=hold) as holder:
         holder.wait_until_held()
         with fork("predict", experiment) as other:
@@ -263,7 +311,7 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     )
     (log,) = experiment.environment.logs_dir.glob("predict_*.log")
     assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
-    check_night(engine)
+    check_night(experiment, engine)
     assert read_statuses(engine) == ["done"]
 
 
@@ -273,7 +321,7 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
     [
         (
             "update {table} set prediction = prediction * 100",
-            "1000 predictions were sent, and other values arrived in predictions_staging",
+            "1000 predictions were sent, and other values arrived in prediction_rows",
         ),
         (
             "update {table} set candidate_id = 'x' || candidate_id",
@@ -292,23 +340,22 @@ def test_predict_rows_damaged_on_the_way(
 ) -> None:
     """A trigger does to some rows what drivers did in silence: the night is refused whole."""
     experiment = use_chunks(experiment.environment.file)
+    some = "new.candidate_id like '%77' and candidate_id = new.candidate_id"
     if engine.dialect.name == "sqlite":
-        change = damage.format(table="predictions_staging")
-        some = "new.candidate_id like '%77' and rowid = new.rowid"
+        change = damage.format(table="prediction_rows")
         trigger = (
-            f"create trigger damage after insert on predictions_staging begin {change} where"
+            f"create trigger damage after insert on prediction_rows begin {change} where"
             f" {some}; end"
         )
         undo = "drop trigger damage"
     else:
-        change = damage.format(table="abatch.predictions_staging")
+        change = damage.format(table="abatch.prediction_rows")
         trigger = (
             f"create function damage() returns trigger language plpgsql as $$ begin {change} where"
-            " new.candidate_id like '%77' and candidate_id = new.candidate_id; return null; end"
-            " $$; create trigger damage after insert on abatch.predictions_staging for each row"
-            " execute function damage()"
+            f" {some}; return null; end $$; create trigger damage after insert on"
+            " abatch.prediction_rows for each row execute function damage()"
         )
-        undo = "drop trigger damage on abatch.predictions_staging"
+        undo = "drop trigger damage on abatch.prediction_rows"
     with engine.begin() as connection:
         connection.connection.cursor().execute(trigger)
     message = one_line(call(predict, experiment, capsys))
@@ -319,32 +366,55 @@ def test_predict_rows_damaged_on_the_way(
     assert read_statuses(engine) == ["failed"]
     execute(engine, undo)
     again(experiment, engine)
-    check_night(engine)
+    check_night(experiment, engine)
+
+
+def end_session(engine: sa.Engine) -> None:
+    """End the job's session at the server, but for the one that holds its lock."""
+    others = "datname = current_database() and pid <> pg_backend_pid()"
+    locks = "select pid from pg_locks where locktype = 'advisory'"
+    end = "select pg_terminate_backend(pid, 30000) from pg_stat_activity"
+    with engine.connect() as connection:
+        query = sa.text(f"{end} where {others} and pid not in ({locks})")
+        assert connection.scalars(query).all() == [True]
 
 
 @pytest.mark.bank("trained")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_predict_link_lost(experiment: Experiment, engine: sa.Engine, nth: int) -> None:
-    """The server ends the job's sessions at a chunk.
+    """The server ends the job's session as a batch is to be written.
 
     That transaction is done again, and the night is whole.
     """
     experiment = use_chunks(experiment.environment.file)
-    hold = Stop("abatch.experiment.predictions", "stage", nth, "hold")
+    hold = Stop("abatch.database.writing", "load", nth, "hold before")
     with fork("predict", experiment, stop=hold) as job:
         job.wait_until_held()
-        idle = "pid <> pg_backend_pid() and state = 'idle' and query = 'COMMIT'"
-        execute(
-            engine,
-            "select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname ="
-            f" current_database() and {idle}",
-        )
+        end_session(engine)
         job.go_on()
         code, out, err = job.end()
     assert (code, without_plan(out), err) == (0, "", "")
-    check_night(engine)
+    check_night(experiment, engine)
     assert read_statuses(engine) == ["done"]
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_predict_link_lost_before_a_commit(experiment: Experiment, engine: sa.Engine) -> None:
+    """Nobody knows whether the batch arrived: the run fails, and the next does the night."""
+    experiment = use_chunks(experiment.environment.file)
+    hold = Stop("abatch.database.writing", "load", 2, "hold")
+    with fork("predict", experiment, stop=hold) as job:
+        job.wait_until_held()
+        end_session(engine)
+        job.go_on()
+        message = one_line(job.end())
+    assert "so it may have arrived or not. Run the job again" in message
+    assert read(engine, predictions.c.candidate_id) == []
+    assert read_statuses(engine) == ["failed"]
+    again(experiment, engine)
+    check_night(experiment, engine)
 
 
 @pytest.mark.bank("trained")
@@ -387,7 +457,7 @@ def test_predict_one_line_on_a_terminal(bank: Experiment, bank_engine: sa.Engine
     printed = without_plan(run_on_terminal("predict", bank).replace("\r\n", "\n"))
     assert printed.startswith("predict card_offer 2026-09-01: 1000 candidates; A ")
     assert printed.count("\n") == 1
-    check_night(bank_engine)
+    check_night(bank, bank_engine)
 
 
 def without_plan(out: str) -> str:
@@ -395,7 +465,7 @@ def without_plan(out: str) -> str:
     return re.sub(r"card_offer: a new experiment\..*\n(  .*\n)+", "", out)
 
 
-def one_line(done: tuple[int, str, str]) -> str:
+def one_line(done: tuple[int | None, str, str]) -> str:
     """The one clear line of a fault that the operator can mend."""
     code, out, err = done
     assert (code, out) == (1, "")
@@ -420,6 +490,41 @@ def test_fault_models_folder_cannot_be_written(
     assert read_statuses(bank_engine, "train") == ["done", "failed"]
     with pytest.raises(RegistryError, match=r"cannot be read \(Not a directory\)"):
         predict.predict(bank, bank_engine, FIRST_NIGHT)
+
+
+def test_fault_spool_cannot_be_written(
+    bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool_dir = bank.environment.spool_dir
+    spool_dir.touch()  # in the folder's place
+    message = one_line(call(predict, bank, capsys))
+    assert re.search(
+        rf"{spool_dir}/20\S+: cannot be written \(.+\)\. Check the folder's r", message
+    )
+    assert read_failure(bank_engine) in message
+    assert read(bank_engine, prediction_rows.c.run_number) == []
+    spool_dir.unlink()
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_fault_spool_full(
+    bank: Experiment,
+    bank_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(spool.Spool):
+        def __init__(self, file: Path, *args: Any) -> None:
+            file.symlink_to("/dev/full")
+            super().__init__(file, *args)
+
+    monkeypatch.setattr(spool, "Spool", Full)
+    message = one_line(call(predict, bank, capsys))
+    assert ".arrow: cannot be written (No space left on device). Check the folder's r" in message
+    assert read(bank_engine, prediction_rows.c.run_number) == []
+    assert list_spooled(bank) == []
 
 
 def test_fault_no_candidates(
@@ -507,7 +612,7 @@ def test_predict_odd_candidates(experiment: Experiment, engine: sa.Engine) -> No
         )
         connection.execute(bank_tables.candidates.insert(), [{**row, **night} for row in rows])
     predict.predict(experiment, engine, FIRST_NIGHT)
-    check_night(engine, simulate.N_CANDIDATES + len(odd))
+    check_night(experiment, engine, simulate.N_CANDIDATES + len(odd))
     found = {
         row[0]: row[1:]
         for row in read(
@@ -582,9 +687,6 @@ def test_predict_unusable_candidates(
         predict.predict(use_candidates(bank, change, to), bank_engine, FIRST_NIGHT)
     assert read_statuses(bank_engine) == ["failed"]
     assert re.search(words, read_failure(bank_engine))
-    assert (
-        read(bank_engine, predictions.c.run_id)
-        == read(bank_engine, predictions_staging.c.run_id)
-        == []
-    )
+    assert read(bank_engine, prediction_rows.c.run_number) == []
+    assert list_spooled(bank) == []
     assert read(bank_engine, registrations.c.experiment) == []
