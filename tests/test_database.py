@@ -776,10 +776,8 @@ def test_lock_cannot_be_written(make: Make, tmp_path: Path) -> None:
 
 def test_check_ready_names_a_table_that_was_removed(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        tables.predictions_superseded.drop(connection)
-    with pytest.raises(
-        DatabaseError, match="somebody removed abatch's table predictions_superseded"
-    ):
+        tables.feature_drift.drop(connection)
+    with pytest.raises(DatabaseError, match="somebody removed abatch's table feature_drift"):
         connections.check_ready(engine, "dev")
 
 

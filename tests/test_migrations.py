@@ -111,7 +111,7 @@ def test_upgrade_makes_the_tables(experiment: Experiment, engine: sa.Engine) -> 
 
 def test_compare_can_fail(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        tables.predictions_superseded.drop(connection)
+        tables.feature_drift.drop(connection)
     assert [change[0] for change in compare(engine)] == ["add_table"]
 
 
