@@ -121,7 +121,7 @@ def test_scripts_grant_the_same() -> None:
 
 def test_table_says_what_the_scripts_grant() -> None:
     groups = {
-        "the six views": [f"abatch.{view}" for view in tables.VIEWS],
+        "the eight views": [f"abatch.{view}" for view in tables.VIEWS],
         "what your four queries read": [
             f"public.{table}"
             for table in ("card_candidates", "card_calls", "card_answers", "card_feed")
@@ -324,8 +324,8 @@ def test_login_has_no_other_right(login: str, template: str) -> None:
         "create view abatch.own as select 1 as a",
         "create or replace view abatch.run_history as select 1 as a",
         "create index own on abatch.runs (host)",
-        "alter table abatch.predictions add column a integer",
-        "alter table abatch.predictions disable trigger all",
+        "alter table abatch.prediction_rows add column a integer",
+        "alter table abatch.prediction_rows disable trigger all",
         "drop table abatch.promotions",
         "drop view abatch.run_history",
         "drop schema abatch cascade",
@@ -341,7 +341,8 @@ def test_analyst_reads_and_writes_nothing(bank: str, tmp_path: Path) -> None:
     hidden = {
         "abatch_version",
         "runs",
-        "predictions_staging",
+        "prediction_rows",
+        "prediction_shares",
         "cohort_sums",
         "units",
         "feature_counts",
@@ -401,12 +402,9 @@ def test_data_scientist_rehearses_and_rolls_back(
         assert script.main([*night, "--config", str(kari.file)]) == 1
         assert "this login lacks the right" in capsys.readouterr().err
     with connect(bank, DATA_SCIENTIST) as connection:
-        refuse(connection, "insert into abatch.predictions select * from abatch.predictions")
-        refuse(
-            connection,
-            "insert into abatch.predictions_staging select * from abatch.predictions_staging",
-        )
-        refuse(connection, "update abatch.predictions set prediction = 0")
-        refuse(connection, "delete from abatch.predictions")
+        for name in ("prediction_rows", "prediction_shares"):
+            refuse(connection, f"insert into abatch.{name} select * from abatch.{name}")
+            refuse(connection, f"delete from abatch.{name}")
+        refuse(connection, "update abatch.prediction_rows set prediction = 0")
         refuse(connection, "update abatch.promotions set reason = 'another'")
         refuse(connection, "delete from abatch.promotions")

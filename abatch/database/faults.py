@@ -86,12 +86,12 @@ def show_url(engine: sa.Engine) -> str:
 
 
 @contextmanager
-def as_dbapi_error(*kinds: type[Exception]) -> Iterator[None]:
+def as_dbapi_error(*kinds: type[Exception], statement: str | None = None) -> Iterator[None]:
     """Raise a driver's own error as SQLAlchemy would, an IntegrityError as its IntegrityError."""
     try:
         yield
     except kinds as error:
-        raise DBAPIError.instance(None, None, error, Exception) from error
+        raise DBAPIError.instance(statement, None, error, Exception) from error
 
 
 @contextmanager
@@ -136,9 +136,10 @@ def _describe_permission(error: BaseException, message: str) -> str:
         statement = getattr(error, "statement", None) or "select"
         verb, *words = re.findall(r"\w+", statement.lower())
         right = "USAGE" if kind in ("schema", "sequence") else "SELECT"
-        if verb in ("insert", "update", "delete") and thing in words[:3]:
-            # A where reads.
-            right = verb.upper() if verb == "insert" else f"{verb.upper()} or SELECT"
+        if verb in ("insert", "copy") and thing in words[:3]:
+            right = "INSERT"
+        elif verb in ("update", "delete") and thing in words[:3]:
+            right = f"{verb.upper()} or SELECT"  # a where reads
         lack = f"this login lacks the right {right} on {thing}"
     return f"{lack}. Ask the database's owner for it; docs/permissions.md has the scripts."
 

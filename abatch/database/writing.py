@@ -38,7 +38,7 @@ def _copy(connection: sa.Connection, statement: str, batch: "pa.RecordBatch") ->
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
     with (
-        faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error),
+        faults.as_dbapi_error(connection.dialect.loaded_dbapi.Error, statement=statement),
         closing(connection.connection.cursor()) as cursor,
         cursor.copy(statement) as copy,
     ):
