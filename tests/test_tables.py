@@ -95,7 +95,9 @@ def test_comments_are_everywhere() -> None:
 
 
 def test_dictionary_has_every_table_and_view_once() -> None:
-    assert [table.name for table in ALL] == [*sorted(tables.metadata.tables), *sorted(tables.VIEWS)]
+    first = ["predictions", "predictions_superseded"]  # made before the views that read them
+    views = [*first, *sorted(tables.VIEWS.keys() - {*first})]
+    assert [table.name for table in ALL] == [*sorted(tables.metadata.tables), *views]
     assert look.read_dictionary().count("\n### ") == len(ALL)
 
 

@@ -6,9 +6,10 @@ It is looked at as SQL Server would.
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -17,10 +18,18 @@ import score
 import train
 from abatch import __main__ as main
 from abatch.config import load_experiments
-from abatch.database import locks, tables
+from abatch.database import connections, locks, tables, writing
 from abatch.database.migrations import script
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, QUICK_MODELS, ROOT, open_engine, write_config
+from tests.conftest import (
+    FIRST_NIGHT,
+    QUICK_MODELS,
+    ROOT,
+    add_predictions,
+    add_runs,
+    open_engine,
+    write_config,
+)
 from tests.tsql import Token, find_faults, find_own_faults, parse
 
 DIALECT = script.make_dialect("mssql")
@@ -289,6 +298,10 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         assert story.main([*arguments, "--config", str(file)]) == 0
 
     run(main, "init")  # its statements are SQLite's; what SQL Server gets is printed by --sql
+    dead = {"run_id": "dead", "job": "predict", "experiment": "card_offer", "status": "failed"}
+    row = {"run_id": "dead", "candidate_id": "1", "variant": "A", "assignment_probability": 0.45}
+    add_runs(engine, {**dead, "run_date": FIRST_NIGHT})
+    add_predictions(engine, {**row, "rank_in_variant": 1, "selected": 1})
     sa.event.listen(sa.Engine, "before_execute", collect)
     try:
         simulate.simulate(engine, FIRST_NIGHT, history_days=30)
@@ -320,11 +333,10 @@ def test_executed_statements_are_tsql(executed: list[str]) -> None:
         "INSERT INTO abatch.models",
         "INSERT INTO abatch.promotions",
         "INSERT INTO abatch.registrations",
-        "INSERT INTO abatch.predictions_staging",
-        "DELETE FROM abatch.predictions_staging",
-        "INSERT INTO abatch.predictions_superseded",
-        "DELETE FROM abatch.predictions WHERE",
-        "row_number() OVER (PARTITION BY",
+        "INSERT INTO abatch.prediction_shares",
+        "SELECT TOP 4000 abatch.prediction_rows.candidate_id",  # of the dead
+        "DELETE FROM abatch.prediction_rows WHERE",
+        "LEFT OUTER JOIN abatch.prediction_rows",
         "INSERT INTO abatch.scores",
         "INSERT INTO abatch.variant_scores",
         "CREATE TABLE abatch.card_candidates",
@@ -334,6 +346,21 @@ def test_executed_statements_are_tsql(executed: list[str]) -> None:
 )
 def test_executed_statements_hold(words: str, executed: list[str]) -> None:
     assert any(words in statement for statement in executed)
+
+
+def test_bulk_insert_is_tsql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no statement of SQLAlchemy's goes to the driver as it stands."""
+    monkeypatch.setattr(connections, "find_schema", lambda engine: "abatch")
+    collected: list[tuple[str, list[Any]]] = []
+    link: Any = SimpleNamespace(dialect=DIALECT, engine=None)
+    link.exec_driver_sql = lambda *asked: collected.append(asked)
+    names = tables.prediction_rows.c.keys()
+    batch = pa.RecordBatch.from_pydict({name: [1, None] for name in names})
+    writing.load(link, tables.prediction_rows, batch)
+    ((statement, rows),) = collected
+    assert statement.startswith("insert into abatch.prediction_rows (run_number, candidate_id, ")
+    assert find_faults(statement) == []
+    assert rows == [(1,) * len(names), (None,) * len(names)]
 
 
 def test_tables_are_tsql() -> None:
