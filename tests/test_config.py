@@ -60,7 +60,8 @@ ONCE = "a name used once, upper and lower case being the same"
 SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_DATABASE}"
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
 KEYS_ENV = (
-    "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, reports_dir."
+    "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, spool_dir,"
+    " reports_dir."
 )
 KEYS_EXPERIMENT = (
     "Expected one of hypothesis, outcome, queries, training, split, select_top, models,"
@@ -139,6 +140,7 @@ def test_load_configs_relative_paths_follow_the_file(
         tmp_path / "project" / "models",
         tmp_path / "project" / "logs",
     )
+    assert experiment.environment.spool_dir == tmp_path / "project" / "spool"
     assert experiment.environment.reports_dir == tmp_path / "project" / "reports"
     assert str(tmp_path / "project") in sys.path  # where own estimators are looked for
     assert experiment.sql["training"] == "select 1"
