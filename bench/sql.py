@@ -67,7 +67,7 @@ def make_frame(first: int, n: int) -> pd.DataFrame:
 
 
 def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
-    """As abatch stages predictions: bounded batches in transactions that are tried again."""
+    """As abatch writes frames: bounded batches in transactions that are tried again."""
     for first in range(0, n_rows, CHUNK_ROWS):
         frame = make_frame(first, min(CHUNK_ROWS, n_rows - first))
         connections.write(engine, writing.insert_frame, table, frame)

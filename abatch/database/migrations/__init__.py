@@ -64,7 +64,7 @@ def _prepare_file(engine: sa.Engine, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseError(f"{path}: its folder cannot be made ({error.strerror}).") from None
-    # Readers and one writer at a time: candidates are read while predictions are staged. The file
+    # Readers and one writer at a time: people read while predictions are written. The file
     # remembers it.
     with closing(engine.raw_connection()) as raw:
         try:
