@@ -3,6 +3,7 @@
 Killed processes, two at once, missing tables and files, odd candidates.
 """
 
+import itertools
 import os
 import pty
 import re
@@ -231,6 +232,40 @@ def test_predict_killed_while_it_cleans_up(bank: Experiment, bank_engine: sa.Eng
     again(bank, bank_engine)
     check_night(bank, bank_engine)
     assert read_statuses(bank_engine) == ["failed", "failed", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "name", "seen"),
+    [
+        # After each statement, the last of which is not committed then, and after each commit.
+        ("sqlalchemy.engine.base:Connection", "_exec_single_context", {0}),
+        ("sqlalchemy.engine.default:DefaultDialect", "do_commit", {0, simulate.N_CANDIDATES}),
+    ],
+)
+def test_predict_killed_wherever_it_is(
+    bank: Experiment, bank_engine: sa.Engine, owner: str, name: str, seen: set[int]
+) -> None:
+    """Readers meet the whole night or nothing of it, and the next run does what is missing."""
+    file = Path(bank_engine.url.database or "")
+    fresh = file.read_bytes()
+    shown: list[int] = []
+    for nth in itertools.count(1):
+        with fork("predict", bank, stop=Stop(owner, name, nth)) as process:
+            code, _, err = process.end()
+        if code == 0:
+            break
+        assert (code, err) == (-signal.SIGKILL, "")
+        shown.append(len(read(bank_engine, predictions.c.candidate_id)))
+        again(bank, bank_engine)
+        check_night(bank, bank_engine)
+        bank_engine.dispose()
+        for path in file.parent.glob(f"{file.name}-*"):
+            path.unlink()
+        file.write_bytes(fresh)
+    assert shown == sorted(shown)
+    assert {*shown} == seen
+    assert len(shown) >= 8
 
 
 @pytest.mark.bank("trained")
