@@ -2,8 +2,8 @@
 
 Reads   candidates by SQL (queries.candidates), the live models, feature_counts
         of the newest nights
-Writes  tables prediction_rows, prediction_shares, feature_counts (the whole night
-        or nothing), registrations (the first time), runs
+Writes  tables prediction_rows, prediction_shares, feature_counts (seen as a
+        whole night or not at all), registrations (the first time), runs
 
     python predict.py          all experiments, today
     python predict.py --env prod --date 2026-11-23 --experiment card_offer

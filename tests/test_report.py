@@ -410,8 +410,9 @@ WHOLE: list[Row] = [
 
 
 def fill(connection: sa.Connection, rows: Iterable[Row]) -> None:
-    for table, row in rows:
-        connection.execute(table.insert().values(experiment="card_offer", **row))
+    for number, (table, row) in enumerate(rows, start=1):
+        numbered = {"run_number": number} if table is tables.runs else {}
+        connection.execute(table.insert().values(experiment="card_offer", **numbered, **row))
 
 
 @pytest.fixture(scope="module")
