@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from abatch.config import Experiment
 from abatch.database.reading import require_columns
@@ -18,6 +20,8 @@ from abatch.experiment.split import check_id, split_thresholds
 
 N_BUCKETS = 64
 _WRITTEN_OTHERWISE = r"^[0 ]+|\.0+$| "
+_PLAIN_ID = "^[!-~]([ -~]{0,62}[!-~])?$"  # what `check_id` lets pass, if it is no UUID
+UUID_LENGTH = 36
 _WHOLE_FLOATS = 2**53  # above this, neighbouring integers share one float
 
 
@@ -67,7 +71,7 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
         If there is no candidate_id, or an id or a variant cannot be used.
     """
     require_columns(frame, ["candidate_id"])
-    ids = [normalise_id(value) for value in frame["candidate_id"]]
+    ids = normalise_ids(frame["candidate_id"])
     variant, selection_key, bucket = assign(ids, experiment.name, experiment.split)
     source = "hash"
     if "variant" in frame:
@@ -86,6 +90,22 @@ def find_doubles(ids: Sequence[str]) -> list[tuple[str, str]]:
     first = dict(zip(reversed(plain.tolist()), reversed(ids), strict=True))
     pairs = zip(names[again], plain[again], strict=True)
     return [(first[alike], name) for name, alike in pairs if first[alike] != name]
+
+
+def normalise_ids(column: pd.Series) -> list[str]:
+    """The texts that stand for candidates, as `normalise_id` makes each."""
+    if pd.api.types.is_integer_dtype(column) and column.notna().all():
+        return pa.array(column).cast(pa.string()).to_pylist()
+    if isinstance(column.dtype, pd.StringDtype):
+        texts = pa.array(column)
+        is_plain = pc.match_substring_regex(texts, _PLAIN_ID)
+        if pc.all(is_plain, skip_nulls=False).as_py() and not pc.any(_may_be_uuid(texts)).as_py():
+            return texts.to_pylist()
+    return [normalise_id(value) for value in column]
+
+
+def _may_be_uuid(texts: pa.Array) -> pa.Array:
+    return pc.equal(pc.utf8_length(texts), UUID_LENGTH)
 
 
 def normalise_id(value: Any) -> str:

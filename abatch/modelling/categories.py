@@ -66,7 +66,9 @@ class CategoryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         codes = np.empty(X.shape, dtype=np.int64)
         for number, name in enumerate(X):
             known, other = self.codes_[number], self.other_[number]
-            codes[:, number] = [known.get(value, other) for value in _with_none(X[name])]
+            code, values = pd.factorize(X[name])  # null is -1, the last
+            of_values = [known.get(value, other) for value in (*values, None)]
+            codes[:, number] = np.array(of_values)[code]
         return codes
 
     def get_feature_names_out(self, names: np.ndarray) -> np.ndarray:

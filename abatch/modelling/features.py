@@ -242,14 +242,17 @@ def convert(
 
 def _convert(column: pd.Series, kind: str) -> np.ndarray:
     # float() would also take text, bytes and dates; the driver's own numbers need no look at each.
-    if kind == CATEGORY or not pd.api.types.is_numeric_dtype(column):
+    is_number = pd.api.types.is_numeric_dtype(column)
+    is_known = isinstance(column.dtype, pd.StringDtype) if kind == CATEGORY else is_number
+    if not is_known:
         wrong = [value for value in column.dropna() if not isinstance(value, _TYPES[kind])]
         if wrong:
             expected = "text" if kind == CATEGORY else "numbers"
             found = f"found {wrong[0]!r} in {len(wrong)} of {len(column)} rows"
             raise DataError(f"expected {expected}, {found}")
     if kind == CATEGORY:
-        return np.where(column.notna(), column.astype(object), np.nan)
+        code, texts = pd.factorize(column)  # rows share the texts
+        return np.array([*texts, np.nan], dtype=object)[code]
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except OverflowError:  # a whole number beyond 1.8e308
