@@ -32,6 +32,10 @@ class UsageError(AbatchError):
     """The command line asks for something that does not exist: exit code 2."""
 
 
+class ReadAgain(DatabaseError):
+    """A query must be read again from its first row, by a driver that looks at every value."""
+
+
 class NothingToDo(Exception):
     """Not a fault: the work is done already, or somebody else is doing it. Exit code 0."""
 

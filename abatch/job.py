@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from abatch import arguments
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
-from abatch.errors import AbatchError, ConfigError, NothingToDo, UsageError
+from abatch.errors import AbatchError, ConfigError, NothingToDo, ReadAgain, UsageError
 from abatch.night import Night, open_night, today, utc_now
 from abatch.text import is_terminal, say
 
@@ -55,7 +55,10 @@ class Job:
             dry_run=dry_run,
             first=self.first,
         ) as night:
-            return self.story(night, **options)
+            try:
+                return self.story(night, **options)
+            except ReadAgain:  # it has written nothing yet, and reads more carefully now
+                return self.story(night, **options)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The command line: one experiment or all; returns the exit code."""

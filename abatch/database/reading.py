@@ -19,8 +19,8 @@ from uuid import UUID
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import connections, faults, tables
-from abatch.errors import ConfigError, DataError, suggest
+from abatch.database import connections, faults, sqlite_arrow, tables
+from abatch.errors import ConfigError, DataError, ReadAgain, suggest
 from abatch.queries import Query, Window, clean_query
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def read_query(
     with faults.described(query.file):
         for attempt in faults.attempts(engine):
             with attempt:
-                frames = list(_read(engine, query, window, as_of, chunk_rows))
+                try:
+                    frames = list(_read(engine, query, window, as_of, chunk_rows))
+                except ReadAgain:
+                    frames = list(_read(engine, query, window, as_of, chunk_rows))
     return _join(frames)
 
 
@@ -161,6 +164,8 @@ def _choose_reader(engine: sa.Engine) -> Callable[[sa.Engine, sa.TextClause, int
         return _read_adbc
     if engine.dialect.name == "mssql" and _load("mssql_python"):
         return _read_mssql_python
+    if engine.dialect.name == "sqlite" and _load("adbc_driver_sqlite"):
+        return _read_sqlite
     return _read_rows
 
 
@@ -200,6 +205,88 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
             yield pd.DataFrame(columns=names)
             for rows in result.partitions(chunk_rows):
                 yield _make_frame(names, map(_read_values, zip(*rows, strict=True)))
+
+
+PROBED_ROWS = 20_000  # a result with fewer is read without a process of its own
+# What SQLite's values may be in a column that is read as Arrow.
+ARROW_KINDS: list[set[type]] = [set(), {int}, {float}, {int, float}, {str}, {date}]
+_NUMBER_AS_TEXT = r"^-?\d+(\.\d+)?(e[+-]\d+)?$"
+_MIXED: set[str] = set()  # queries whose columns hold values of several kinds
+
+
+def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
+    """Read the first rows by Python's own driver, and all as Arrow if there are many.
+
+    SQLite keeps values of any kind in a column, and Arrow does not: such a query is read again.
+    """
+    sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
+    typed = _make_typed_engine(engine.url)
+    with (
+        typed.connect().execution_options(yield_per=PROBED_ROWS) as connection,
+        closing(connection.execute(statement)) as result,
+    ):
+        if not result.returns_rows:
+            return
+        names = list(result.keys())
+        probed = result.fetchmany(PROBED_ROWS)
+        is_all = len(probed) < PROBED_ROWS
+    kinds = [{*map(type, column)} - {type(None)} for column in zip(*probed, strict=True)]
+    is_plain = is_all or sql in _MIXED or any(kind not in ARROW_KINDS for kind in kinds)
+    if is_plain or not engine.url.database or engine.url.query:
+        yield from _read_rows(engine, statement, chunk_rows)
+        return
+    del probed
+    yield pd.DataFrame(columns=names)
+    is_begun = False
+    try:
+        for table in _read_tables(engine, sql, kinds, chunk_rows):
+            yield _read_table(table)
+            is_begun = True
+    except sqlite_arrow.ReaderFailed as reason:
+        logger.info("rows are read one by one: %s", reason)
+        _MIXED.add(sql)
+        if is_begun:
+            raise ReadAgain(f"the rows must be read again, one by one: {reason}") from None
+        frames = _read_rows(engine, statement, chunk_rows)
+        next(frames)
+        yield from frames
+
+
+def _read_tables(
+    engine: sa.Engine, sql: str, kinds: Sequence[set[type]], chunk_rows: int
+) -> Iterator["pa.Table"]:
+    """Read Arrow tables of one batch each, whose columns are of the kinds that were probed."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    path, texts = engine.url.database, set()
+    with sqlite_arrow.read(path, sql, chunk_rows, round(faults.SQLITE_WAIT_SECONDS)) as batches:
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            for i, (field, kind) in enumerate(zip(table.schema, kinds, strict=True)):
+                if pa.types.is_binary(field.type):
+                    raise sqlite_arrow.ReaderFailed(f"{field.name} holds bytes")
+                if kind == {date}:
+                    try:
+                        days = table.column(i).cast(pa.date32())
+                    except pa.ArrowInvalid as error:
+                        raise sqlite_arrow.ReaderFailed(f"{field.name}: {error}") from None
+                    table = table.set_column(i, field.name, days)
+                elif pa.types.is_string(field.type) and field.name not in texts:
+                    values = pc.unique(table.column(i))
+                    if pc.any(pc.match_substring_regex(values, _NUMBER_AS_TEXT)).as_py():
+                        _require_texts(engine, sql, field.name)
+                        texts.add(field.name)
+            yield table
+
+
+def _require_texts(engine: sa.Engine, sql: str, name: str) -> None:
+    """Raise ReaderFailed if a column holds numbers, which Arrow would have as text, too."""
+    column = engine.dialect.identifier_preparer.quote_identifier(name)
+    other = f"select 1 from ({sql}) where typeof({column}) not in ('text', 'null') limit 1"
+    with engine.connect() as connection:
+        if connection.exec_driver_sql(other).first():
+            raise sqlite_arrow.ReaderFailed(f"{name} holds numbers and text")
 
 
 @cache

@@ -18,9 +18,7 @@ DELETE_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from
 
 def load(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") -> None:
     """Write a batch of Arrow, whose columns are named as the table's, in the bulk way there is."""
-    quote = connection.dialect.identifier_preparer.quote
-    schema = connections.find_schema(connection.engine)
-    name = ".".join(map(quote, filter(None, [schema, table.name])))
+    name, quote = name_table(connection, table), connection.dialect.identifier_preparer.quote
     columns = ", ".join(map(quote, batch.schema.names))
     if connection.dialect.name == "postgresql":
         _copy(connection, f"copy {name} ({columns}) from stdin (format csv)", batch)
@@ -28,6 +26,13 @@ def load(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") ->
     marks = ", ".join("?" * batch.num_columns)
     rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
     connection.exec_driver_sql(f"insert into {name} ({columns}) values ({marks})", [*rows])
+
+
+def name_table(connection: sa.Connection, table: sa.Table) -> str:
+    """A table of ours as SQL names it."""
+    quote = connection.dialect.identifier_preparer.quote
+    schema = connections.find_schema(connection.engine)
+    return ".".join(map(quote, filter(None, [schema, table.name])))
 
 
 def _copy(connection: sa.Connection, statement: str, batch: "pa.RecordBatch") -> None:

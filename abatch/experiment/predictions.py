@@ -24,7 +24,8 @@ from abatch.database.tables import (
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import split
 from abatch.experiment.assignment import Candidates
-from abatch.night import DONE, EARLY, Night
+from abatch.night import DAY, DONE, EARLY, Night
+from abatch.queries import Query, Window
 from abatch.statistics import drift
 from abatch.statistics.sums import add_by_key, add_by_keys
 
@@ -185,7 +186,7 @@ def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
         checksum = (checksum + compute_checksum(batch.to_pandas())) % 2**64
     if night.dry_run:
         return
-    n_arrived, arrived = night.read(_read_back, night.run_number)
+    n_arrived, arrived = _read_back(night)
     if n_arrived != n_sent:
         raise DatabaseError(
             f"{n_sent} predictions were sent and {n_arrived} arrived in prediction_rows. Nothing"
@@ -199,11 +200,13 @@ def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
         )
 
 
-def _read_back(connection: sa.Connection, run_number: int) -> tuple[int, int]:
-    """How many rows a run has, and their checksum."""
+def _read_back(night: Night) -> tuple[int, int]:
+    """How many rows the night has, and their checksum; read as the user's queries are."""
+    name = night.read(writing.name_table, prediction_rows)
+    columns = ", ".join(prediction_rows.columns.keys())
+    sql = f"select {columns} from {name} where run_number = {night.run_number}"
     n_rows, checksum = 0, 0
-    query = sa.select(prediction_rows).filter_by(run_number=run_number)
-    for rows in _stream(connection, query, writing.WRITE_ROWS):
+    for rows in night.stream(Query(name, sql), Window(night.run_date, night.run_date + DAY)):
         n_rows += len(rows)
         checksum = (checksum + compute_checksum(rows)) % 2**64
     return n_rows, checksum
