@@ -298,6 +298,10 @@ def _make_typed_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
+class _Lower(str):
+    """Text of a column that is declared to hold UUIDs."""
+
+
 def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     def convert(value: bytes) -> object:
         try:
@@ -313,7 +317,7 @@ for _parse, _names in (
     (date.fromisoformat, "date"),
     (datetime.fromisoformat, "datetime datetime2 datetimeoffset smalldatetime"),
     (datetime.fromisoformat, "timestamp timestamptz"),
-    (str.lower, "uniqueidentifier uuid"),
+    (lambda text: _Lower(text.lower()), "uniqueidentifier uuid"),
 ):
     for _name in _names.split():
         sqlite3.register_converter(_name, _convert_declared(_parse))
@@ -494,7 +498,7 @@ def _read_values(values: Sequence[Any]) -> pd.Series:
             with suppress(OverflowError, TypeError):  # a whole number beyond bigint
                 return pd.Series(values, dtype="Int64" if None in values else "int64")
         dtype = "float64"
-    elif kinds in ({str}, {UUID}):
+    elif kinds in ({str}, {_Lower}, {UUID}):
         dtype = "str"
     elif kinds == {date}:
         dtype = "datetime64[s]"
