@@ -259,7 +259,7 @@ def _read_tables(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    path, texts = engine.url.database, set()
+    path, texts = str(engine.url.database), set[str]()
     with sqlite_arrow.read(path, sql, chunk_rows, round(faults.SQLITE_WAIT_SECONDS)) as batches:
         for batch in batches:
             table = pa.Table.from_batches([batch])
