@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from abatch.database import connections, tables, writing
+from abatch.database import connections, reading, tables, writing
 from abatch.database.tables import (
     feature_counts,
     prediction_rows,
@@ -49,6 +49,7 @@ class Writer:
         night.run_number, night.dry_run = number, False
         night.read = partial(connections.read, self.engine)
         night.write = partial(connections.write, self.engine)
+        night.stream = partial(reading.stream_query, self.engine, as_of=AT, chunk_rows=4)
         night.experiment.split = SPLIT
         night.experiment.environment = SimpleNamespace(spool_dir=self.folder)
         night.experiment.query = lambda name: Query(f"{name}.sql", "")
