@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_21ba88e3"
+REVISION = "0001_69a8b30b"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
