@@ -18,11 +18,10 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
 
 import sqlalchemy as sa
 
-from abatch.experiment import assignment, predictions, registrations, scores, spool, terms
+from abatch.experiment import predictions, registrations, scores, spool, terms
 from abatch.job import nightly
 from abatch.modelling import balance, constancy, features, inference, promotion
-from abatch.night import DAY, Night
-from abatch.queries import Window
+from abatch.night import Night
 
 
 @nightly()
@@ -39,13 +38,10 @@ def predict(night: Night) -> str:
     # the variant themselves, which was registered too.
     total, model_names = predictions.Batch(), inference.name_models(models, experiment.split)
     with spool.open_spool(night, model_names) as spooled:
-        for chunk in night.stream(query, Window(night.run_date, night.run_date + DAY)):
-            with query.named():
-                candidates = assignment.assign_candidates(chunk, experiment)
-                inferred = inference.predict(models, candidates, recent.earlier)
-            registered = night.read(terms.check, experiment, candidates.source)
-            spooled.add(candidates, inferred.prediction)
-            total += predictions.summarise(candidates, inferred)
+        for part in inference.infer(night, models, recent.earlier):
+            registered = night.read(terms.check, experiment, part.candidates.source)
+            spooled.add(part.candidates, part.prediction)
+            total += part.total
         with query.named():
             predictions.require_candidates(total, night.run_date)
             references = [model.card.features for model in models.values()]
@@ -61,7 +57,7 @@ def predict(night: Night) -> str:
     new = None
     if registered is None:
         trained = inference.find_training_outcome(models)
-        new = terms.make_registration(night, candidates.source, trained, total.n_rows)
+        new = terms.make_registration(night, part.candidates.source, trained, total.n_rows)
 
     def publish(connection: sa.Connection) -> None:
         """In one transaction with the run's end, by which readers see the rows."""

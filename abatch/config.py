@@ -36,6 +36,7 @@ class Environment:
     retention: Retention
     logs_dir: Path
     spool_dir: Path
+    n_jobs: int
     reports_dir: Path
     timezone: str
     chunk_rows: int
@@ -218,6 +219,7 @@ def _make_environment(
         database=SecretStr(database),
         schema=section.db_schema,
         retention=section.retention,
+        n_jobs=section.n_jobs,
         timezone=file.timezone,
         chunk_rows=file.chunk_rows,
         retry_seconds=file.retry_seconds,

@@ -74,6 +74,7 @@ class EnvironmentSection(Section):
     retention: Retention = Retention()
     logs_dir: Text = "logs"
     spool_dir: Text = "spool"
+    n_jobs: Count = 1
     reports_dir: Text = "reports"
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.split import check_id, split_thresholds
@@ -62,8 +61,12 @@ class Candidates(NamedTuple):
     doubles: list[tuple[str, str]]
 
 
-def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates:
+def assign_candidates(frame: pd.DataFrame, salt: str, split: Mapping[str, float]) -> Candidates:
     """Assign what the candidates query returned: by hash, unless it brings the variant itself.
+
+    Parameters
+    ----------
+    salt, split : as `assign` has them
 
     Raises
     ------
@@ -72,10 +75,10 @@ def assign_candidates(frame: pd.DataFrame, experiment: Experiment) -> Candidates
     """
     require_columns(frame, ["candidate_id"])
     ids = normalise_ids(frame["candidate_id"])
-    variant, selection_key, bucket = assign(ids, experiment.name, experiment.split)
+    variant, selection_key, bucket = assign(ids, salt, split)
     source = "hash"
     if "variant" in frame:
-        source, variant = "recorded", check_variants(frame["variant"], experiment.split)
+        source, variant = "recorded", check_variants(frame["variant"], split)
     features = frame.drop(columns=["candidate_id", "variant"], errors="ignore")
     is_text = not pd.api.types.is_integer_dtype(frame["candidate_id"])
     doubles = find_doubles(ids) if is_text else []

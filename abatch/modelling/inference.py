@@ -1,7 +1,8 @@
 """Inference: each variant's live model predicts its own part of the candidates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -10,10 +11,14 @@ import numpy as np
 import pandas as pd
 
 from abatch.errors import DataError
-from abatch.experiment.assignment import Candidates
+from abatch.experiment.assignment import Candidates, assign_candidates
+from abatch.experiment.predictions import Batch, summarise
 from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import estimators, features
 from abatch.modelling.registry import Model
+from abatch.modelling.workers import work_through
+from abatch.night import DAY, Night
+from abatch.queries import Window
 from abatch.statistics import drift
 from abatch.statistics.references import FeatureReference
 from abatch.statistics.sums import add_by_keys
@@ -40,6 +45,64 @@ class Inference(NamedTuple):
     feature_counts: dict[str, dict[str, drift.FeatureCounts]]
     earlier_counts: dict[str, dict[str, drift.FeatureCounts]]
     variant_counts: dict[str, dict[str, drift.FeatureCounts]]
+
+
+class Part(NamedTuple):
+    """What has become of a chunk of candidates.
+
+    Attributes
+    ----------
+    candidates : without their features
+    prediction : as `Inference` has it
+    total : their sums
+    """
+
+    candidates: Candidates
+    prediction: np.ndarray
+    total: Batch
+
+
+@dataclass(frozen=True)
+class Inferrer:
+    """All that is needed to assign and predict chunks, wherever that is done: no login is.
+
+    Attributes
+    ----------
+    models : the live model of each variant that has one
+    earlier : as `predict` has them
+    salt, split : of the assignment
+    """
+
+    models: Mapping[str, Model]
+    earlier: Mapping[str, References]
+    salt: str
+    split: Mapping[str, float]
+
+    def __call__(self, chunk: pd.DataFrame) -> Part:
+        """Assign and predict what the candidates query returned."""
+        candidates = assign_candidates(chunk, self.salt, self.split)
+        inferred = predict(self.models, candidates, self.earlier)
+        total = summarise(candidates, inferred)
+        return Part(candidates._replace(features=pd.DataFrame()), inferred.prediction, total)
+
+
+def infer(
+    night: Night, models: Mapping[str, Model], earlier: Mapping[str, References]
+) -> Iterator[Part]:
+    """Assign and predict tonight's candidates, chunk by chunk.
+
+    By as many processes as the environment has n_jobs; nothing depends on how many.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `assign_candidates` and `predict` do.
+    """
+    experiment, query = night.experiment, night.experiment.query("candidates")
+    inferrer = Inferrer(models, earlier, experiment.name, experiment.split)
+    chunks = night.stream(query, Window(night.run_date, night.run_date + DAY))
+    with query.named():
+        yield from work_through(inferrer, chunks, experiment.environment.n_jobs)
 
 
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
