@@ -73,12 +73,13 @@ class _Pool:
         while True:
             try:
                 result = self.pending[0][1].result()
-            except BrokenProcessPool as error:
+            except BrokenProcessPool:
                 self.n_ended += 1
                 if self.n_ended > N_ENDED:
                     raise AbatchError(
-                        f"workers were ended {self.n_ended} times ({error}). Nothing was published."
-                        " If memory was short, take fewer n_jobs or chunk_rows."
+                        f"workers were ended {self.n_ended} times, by the system or by a model's"
+                        " code. Nothing was published. If memory was short, take fewer n_jobs or"
+                        " chunk_rows."
                     ) from None
                 self.close()
                 self._begin()
