@@ -24,15 +24,13 @@ from abatch.modelling import balance, constancy, features, inference, promotion
 from abatch.night import Night
 
 
-@nightly()
+@nightly(clean=spool.remove_dead)
 def predict(night: Night) -> str:
     """Stream candidates, assign by hash, predict, spool; rank, write, read back, publish."""
     experiment, query = night.experiment, night.experiment.query("candidates")
     night.read(terms.check, experiment)  # a changed question is refused before any work
     models = promotion.open_live(night)
     recent = constancy.read_recent(night, models)
-
-    predictions.remove_dead(night)
 
     # Each chunk is split between the variants and predicted. Only the rows tell whether they bring
     # the variant themselves, which was registered too.

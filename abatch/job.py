@@ -29,11 +29,15 @@ class Job:
     """A story with its command line, lock, ledger and exit code; see `nightly`."""
 
     def __init__(
-        self, story: Callable[..., str], first: Callable[[Night], None], switches: dict[str, str]
+        self,
+        story: Callable[..., str],
+        first: Callable[[Night], None],
+        clean: Callable[[Night], None],
+        switches: dict[str, str],
     ) -> None:
         update_wrapper(self, story)
         self.name = story.__name__
-        self.story, self.first, self.switches = story, first, switches
+        self.story, self.first, self.clean, self.switches = story, first, clean, switches
 
     def __call__(
         self,
@@ -54,6 +58,7 @@ class Job:
             force=force or options.get("rebuild", False),
             dry_run=dry_run,
             first=self.first,
+            clean=self.clean,
         ) as night:
             try:
                 return self.story(night, **options)
@@ -104,7 +109,9 @@ class Job:
 
 
 def nightly(
-    first: Callable[[Night], None] = lambda night: None, **switches: str
+    first: Callable[[Night], None] = lambda night: None,
+    clean: Callable[[Night], None] = lambda night: None,
+    **switches: str,
 ) -> Callable[[Callable[..., str]], Job]:
     """Make a job of a story, which is given a `Night` and returns the job's closing line.
 
@@ -113,11 +120,11 @@ def nightly(
 
     Parameters
     ----------
-    first : called with the night before the run is begun; it may raise NothingToDo
+    first, clean : called with the night before the run is begun, see `open_night`
     switches : the story's own options that are on or off, with their help; they write, so they do
         not go with --dry-run
     """
-    return lambda story: Job(story, first, switches)
+    return lambda story: Job(story, first, clean, switches)
 
 
 def connect(environment: Environment) -> sa.Engine:

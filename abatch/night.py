@@ -223,6 +223,7 @@ def open_night(
     force: bool = False,
     dry_run: bool = False,
     first: Callable[[Night], None] = lambda night: None,
+    clean: Callable[[Night], None] = lambda night: None,
 ) -> Iterator[Night]:
     """Hold the job's lock, write the run into the ledger, and say in the ledger how it ended.
 
@@ -232,6 +233,7 @@ def open_night(
     Parameters
     ----------
     first : called before all that; it may raise NothingToDo
+    clean : called when no other run of the job is alive, to remove what dead ones left
 
     Raises
     ------
@@ -260,6 +262,8 @@ def open_night(
             raise _describe_holder(night)
         # Whoever holds the lock knows that no other run of this job is alive.
         night.write(_fail_runs, night, "died; cleaned up by the next run")
+        if not dry_run:
+            clean(night)
         done = night.read(_find_run, night, DONE, runs.c.run_date == run_date)
         if done and not force:
             raise NothingToDo(

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from abatch import files
 from abatch.database.tables import runs
 from abatch.errors import DataError
+from abatch.experiment import predictions
 from abatch.experiment.assignment import Candidates
 from abatch.night import Night
 
@@ -143,7 +144,7 @@ class Spool:
 def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[Spool]:
     """A spool in a folder of the run's own, which is gone at the end.
 
-    So are those of runs that died. A dry run's is among the system's temporary files.
+    A dry run's is among the system's temporary files.
 
     Raises
     ------
@@ -152,8 +153,6 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
     """
     folder = night.experiment.environment.spool_dir
     own = Path(tempfile.gettempdir() if night.dry_run else folder) / night.run_id
-    if not night.dry_run:
-        _remove_dead(night, folder)
     try:
         own.mkdir(FOLDER_MODE, parents=True)
     except OSError as error:
@@ -164,8 +163,10 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _remove_dead(night: Night, folder: Path) -> None:
-    """Remove the folders of runs that are in the ledger and do not run."""
+def remove_dead(night: Night) -> None:
+    """Remove what runs left that have ended: their rows that nobody has seen, and their spools."""
+    predictions.remove_dead(night)
+    folder = night.experiment.environment.spool_dir
     names = [path.name for path in folder.glob("*") if path.is_dir()]
     for name in night.read(_find_ended, names) if names else ():
         shutil.rmtree(folder / name, ignore_errors=True)
