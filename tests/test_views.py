@@ -127,6 +127,9 @@ def test_current_and_latest_predictions(engine: sa.Engine) -> None:
     )
     add_predictions(engine, make_prediction("b", 1, "c2", "B"), make_prediction("b", 1, "c9", "B"))
     columns = ("experiment", "run_date", "candidate_id")
+    early = ("a", night(8), "c1")  # of a night to come: it is there, and is not the newest
+    assert len(read(engine, "predictions", *columns)) == 7
+    assert early in read(engine, "predictions", *columns)
     b = [("b", night(1), "c2"), ("b", night(1), "c9")]
     assert read(engine, "current_predictions", *columns) == [
         ("a", night(2), "c2"),

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_69a8b30b"
+REVISION = "0001_d019e14e"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -115,11 +115,11 @@ conclusions = TABLES["conclusions"]
 feature_counts = TABLES["feature_counts"]
 feature_drift = TABLES["feature_drift"]
 
-_DONE: dict[str, Any] = {
-    f"{name}_where": sa.text("status = 'done'") for name in ("sqlite", "postgresql", "mssql")
+_SHOWN: dict[str, Any] = {
+    f"{name}_where": sa.text("status in ('done', 'early')") for name in ("sqlite", "postgresql", "mssql")
 }
 sa.Index("runs_night", runs.c.experiment, runs.c.job, runs.c.run_date)
-sa.Index("runs_one_done", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_DONE)
+sa.Index("runs_one_shown", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_SHOWN)
 sa.Index("models_experiment", models.c.experiment)
 sa.Index("promotions_experiment", promotions.c.experiment, promotions.c.promotion_id)
 sa.Index("snapshots_content", snapshots.c.content_hash)

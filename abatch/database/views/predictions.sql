@@ -15,4 +15,4 @@ select
 from {schema}runs as r
 inner join {schema}prediction_rows as p on p.run_number = r.run_number
 inner join {schema}prediction_shares as s on s.run_number = p.run_number and s.variant = p.variant
-where r.job = 'predict' and r.status = 'done'
+where r.job = 'predict' and r.status in ('done', 'early')
