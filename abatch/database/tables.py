@@ -116,7 +116,8 @@ feature_counts = TABLES["feature_counts"]
 feature_drift = TABLES["feature_drift"]
 
 _SHOWN: dict[str, Any] = {
-    f"{name}_where": sa.text("status in ('done', 'early')") for name in ("sqlite", "postgresql", "mssql")
+    f"{name}_where": sa.text("status in ('done', 'early')")
+    for name in ("sqlite", "postgresql", "mssql")
 }
 sa.Index("runs_night", runs.c.experiment, runs.c.job, runs.c.run_date)
 sa.Index("runs_one_shown", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_SHOWN)
