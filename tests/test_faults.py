@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,15 @@ from abatch.database.tables import (
 from abatch.errors import DataError, NothingToDo, RegistryError
 from abatch.experiment import spool
 from demo import bank_tables, simulate
-from tests.conftest import FIRST_NIGHT, ROOT, Templates, open_engine, write_config, write_experiment
+from tests.conftest import (
+    FIRST_NIGHT,
+    ROOT,
+    Templates,
+    add_runs,
+    open_engine,
+    write_config,
+    write_experiment,
+)
 from tests.processes import Process, Stop
 
 pytestmark = pytest.mark.server
@@ -543,6 +552,29 @@ def test_fault_spool_cannot_be_written(
     spool_dir.unlink()
     again(bank, bank_engine)
     check_night(bank, bank_engine)
+
+
+def test_fault_spool_has_no_room(
+    bank: Experiment,
+    bank_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before any work: the newest night of 1,000 needs 70,000 bytes."""
+    day_before = FIRST_NIGHT - timedelta(days=1)
+    ended = {"run_id": "r0", "job": "predict", "experiment": bank.name, "run_date": day_before}
+    add_runs(bank_engine, {**ended, "status": "done", "rows_written": 1000})
+    usage = shutil.disk_usage(bank.environment.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=69_999))
+    message = one_line(call(predict, bank, capsys))
+    assert message == (
+        f"predict card_offer {FIRST_NIGHT}: {bank.environment.spool_dir}: has 0.1 MB of room, and a"
+        " night as large as the newest needs up to 0.1 MB. Make room, or name another folder as"
+        " spool_dir."
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=70_000))
+    predict.predict(bank, bank_engine, FIRST_NIGHT)
+    assert list_spooled(bank) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -16,12 +16,13 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.database.tables import runs
-from abatch.errors import DataError
+from abatch.errors import DataError, FileError
 from abatch.experiment import predictions
 from abatch.experiment.assignment import Candidates
 from abatch.night import Night
 
 FOLDER_MODE = 0o700  # who is predicted is nobody else's business
+MOST_BYTES = 70  # of a candidate on disk: an id of 64 characters, where it ends, and a bucket
 
 
 class Spool:
@@ -149,7 +150,7 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
     Raises
     ------
     FileError
-        If the folder cannot be made.
+        If the folder cannot be made, or has no room for a night as the newest was.
     """
     folder = night.experiment.environment.spool_dir
     own = Path(tempfile.gettempdir() if night.dry_run else folder) / night.run_id
@@ -158,9 +159,20 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
     except OSError as error:
         raise files.cannot_write(own, error) from None
     try:
+        _require_room(night, own)
         yield Spool(own / "ids.arrow", night.run_number, model_names)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _require_room(night: Night, own: Path) -> None:
+    sizes = night.read(predictions.read_sizes, night.experiment.name, night.run_date, 1)
+    need, free = MOST_BYTES * max(sizes.values(), default=0), shutil.disk_usage(own).free
+    if free < need:
+        raise FileError(
+            f"{own.parent}: has {free / 1e6:,.1f} MB of room, and a night as large as the newest"
+            f" needs up to {need / 1e6:,.1f} MB. Make room, or name another folder as spool_dir."
+        )
 
 
 def remove_dead(night: Night) -> None:
