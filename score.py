@@ -17,7 +17,7 @@ from abatch import arguments
 
 SWITCHES = {"rebuild": "forget the sums of closed nights and read every night again"}
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
-    arguments.parse("score", __doc__, **SWITCHES)
+    arguments.parse("score", __doc__, switches=SWITCHES)
 
 import sqlalchemy as sa
 
@@ -29,7 +29,7 @@ from abatch.night import Night, find_nights, is_latest
 from abatch.pages import report
 
 
-@nightly(first=looks.require_nights, **SWITCHES)
+@nightly(first=looks.require_nights, switches=SWITCHES)
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name

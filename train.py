@@ -19,7 +19,7 @@ SWITCHES = {
     "allow_dirty": "let models go live in prod although the code differs from its commit; recorded"
 }
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
-    arguments.parse("train", __doc__, **SWITCHES)
+    arguments.parse("train", __doc__, switches=SWITCHES)
 
 from abatch.job import nightly
 from abatch.modelling import gate, promotion, retention, retraining, snapshots, training
@@ -27,7 +27,7 @@ from abatch.night import Night, utc_now
 from abatch.pages import cards
 
 
-@nightly(first=promotion.relink, **SWITCHES)
+@nightly(first=promotion.relink, switches=SWITCHES)
 def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment

@@ -5,10 +5,11 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, update_wrapper
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,7 +34,7 @@ class Job:
         story: Callable[..., str],
         first: Callable[[Night], None],
         clean: Callable[[Night], None],
-        switches: dict[str, str],
+        switches: Mapping[str, str],
     ) -> None:
         update_wrapper(self, story)
         self.name = story.__name__
@@ -111,7 +112,7 @@ class Job:
 def nightly(
     first: Callable[[Night], None] = lambda night: None,
     clean: Callable[[Night], None] = lambda night: None,
-    **switches: str,
+    switches: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[..., str]], Job]:
     """Make a job of a story, which is given a `Night` and returns the job's closing line.
 
