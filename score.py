@@ -17,7 +17,7 @@ from abatch import arguments
 
 SWITCHES = {"rebuild": "forget the sums of closed nights and read every night again"}
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
-    arguments.parse("score", __doc__, switches=SWITCHES)
+    arguments.parse("score", __doc__, **SWITCHES)
 
 import sqlalchemy as sa
 

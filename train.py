@@ -19,7 +19,7 @@ SWITCHES = {
     "allow_dirty": "let models go live in prod although the code differs from its commit; recorded"
 }
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
-    arguments.parse("train", __doc__, switches=SWITCHES)
+    arguments.parse("train", __doc__, **SWITCHES)
 
 from abatch.job import nightly
 from abatch.modelling import gate, promotion, retention, retraining, snapshots, training
