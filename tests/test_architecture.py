@@ -55,7 +55,7 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "logging.FileHandler": "job",
 }
 # Who else may use one. OpenMP reads its policy once, so it is set before other modules are there.
-BESIDES = {("abatch", "os.environ")}
+BESIDES = {("abatch", "os.environ"), ("modelling.workers", "joblib")}
 KNOW_THE_DATABASE = ("database", "demo")  # which of the three it is; the demo plays on SQLite alone
 DRIVERS = {"adbc_driver_postgresql", "mssql_python", "psycopg", "pyodbc", "sqlite3"}
 CLOCK = "night"
