@@ -144,8 +144,8 @@ def predict(
         rows = candidates.variant == variant
         if rows.any():
             X = features.convert(candidates.features[rows], model.card.columns)
-            converted[variant] = X
             prediction[rows] = estimators.predict_probability(model.pipeline, X)
+            converted[variant] = X = drift.code_texts(X)
             feature_counts[model.model_name] = {
                 **drift.count_features(
                     pd.DataFrame({PREDICTION: prediction[rows]}), refer_prediction(model)
@@ -183,7 +183,7 @@ def _convert_alike(
     for name in sorted({*candidates.variant} - {*alike}):
         rows = candidates.features[candidates.variant == name]
         with suppress(DataError):
-            alike[name] = features.convert(rows, types)
+            alike[name] = drift.code_texts(features.convert(rows, types))
     return alike
 
 

@@ -8,7 +8,7 @@ what chance alone would give.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -166,7 +166,7 @@ def make_feature_references(
 def _refer_number(column: pd.Series) -> FeatureReference:
     values = column.dropna().to_numpy()
     bins = _cut(values) if len(values) else []
-    counts = _count_cells(column, "number", bins)
+    counts = [*count_bins(values, bins).tolist(), len(column) - len(values)]
     return FeatureReference("number", bins, counts, [], _find_limits(values))
 
 
@@ -202,8 +202,19 @@ def _refer_category(column: pd.Series) -> FeatureReference:
         chosen, counted = column[::2], column[1::2]
     bins = [value for value, _ in _find_common(chosen.value_counts())]
     others = sorted(values.difference(bins))
-    counts = _count_cells(counted, "category", bins)
+    counts = _count_categories(counted.value_counts(), bins, len(counted))
     return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
+
+
+def code_texts(X: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with texts as codes of categories, as which they are counted sooner."""
+    columns = {}
+    for name, column in X.items():
+        if column.dtype == object:
+            codes, texts = pd.factorize(column)
+            column = pd.Series(pd.Categorical.from_codes(codes, texts), column.index)
+        columns[name] = column
+    return pd.DataFrame(columns, index=X.index)
 
 
 def count_features(
@@ -211,21 +222,23 @@ def count_features(
 ) -> dict[str, FeatureCounts]:
     """Count rows to predict by the bins of the references.
 
-    X is as in `make_feature_references`, and may be empty.
+    X is as in `make_feature_references` or `code_texts`, and may be empty.
     """
     return {name: _count_feature(X[name], reference) for name, reference in references.items()}
 
 
 def _count_feature(column: pd.Series, reference: FeatureReference) -> FeatureCounts:
-    counts = _count_cells(column, reference.kind, reference.bins)
     if reference.kind == "number":
         values = column.dropna().to_numpy()
+        counts = [*count_bins(values, reference.bins).tolist(), len(column) - len(values)]
         n_beyond = _count_outside(values, reference.limits)
         n_outside = _count_outside(values, _find_ends(reference))
         return FeatureCounts(counts, 0, {}, find_span(values), n_beyond, n_outside)
+    n_by_value = column.value_counts()
+    counts = _count_categories(n_by_value, reference.bins, len(column))
     if reference.others is None:
         return FeatureCounts(counts, 0, {})
-    new = column.value_counts().drop([*reference.bins, *reference.others], errors="ignore")
+    new = n_by_value.drop([*reference.bins, *reference.others], errors="ignore")
     return FeatureCounts(counts, int(new.sum()), dict(_find_common(new)))
 
 
@@ -262,15 +275,10 @@ def count_rows(X: pd.DataFrame) -> FeatureCounts:
     return FeatureCounts([int((hashes >> 32).sum()), int((hashes & 0xFFFFFFFF).sum())], 0, {})
 
 
-def _count_cells(column: pd.Series, kind: str, bins: Sequence[Any]) -> list[int]:
-    """Rows as a `FeatureReference` has them: by bin, of a category any other, and nulls."""
-    n_filled = int(column.count())
-    if kind == "number":
-        counts = count_bins(column.dropna().to_numpy(), bins).tolist()
-    else:
-        counts = column.value_counts().reindex(bins, fill_value=0).tolist()
-        counts.append(n_filled - sum(counts))
-    return [*counts, len(column) - n_filled]
+def _count_categories(n_by_value: pd.Series, bins: Sequence[str], n_rows: int) -> list[int]:
+    """Rows as a `FeatureReference` has them: by bin, any other, and nulls."""
+    counts, n_filled = n_by_value.reindex(bins, fill_value=0).tolist(), int(n_by_value.sum())
+    return [*counts, n_filled - sum(counts), n_rows - n_filled]
 
 
 def _find_common(n_by_value: Mapping[str, int] | pd.Series) -> list[tuple[str, int]]:
