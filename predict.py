@@ -59,6 +59,7 @@ def predict(night: Night) -> str:
 
     def publish(connection: sa.Connection) -> None:
         """In one transaction with the run's end, by which readers see the rows."""
+        predictions.require_rows(connection, night, total.n_rows)
         if new is not None:
             registrations.register(connection, night, new)
         scores.drop_sums(connection, experiment.name, night.run_date)  # they held the old rows

@@ -187,16 +187,29 @@ def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
     if night.dry_run:
         return
     n_arrived, arrived = _read_back(night)
-    if n_arrived != n_sent:
-        raise DatabaseError(
-            f"{n_sent} predictions were sent and {n_arrived} arrived in prediction_rows. Nothing"
-            " was published."
-        )
+    _require_all(n_arrived, n_sent)
     if arrived != checksum:
         raise DatabaseError(
             f"{n_sent} predictions were sent, and other values arrived in prediction_rows than were"
             " sent. Nothing was published. Look for a trigger on the table; if there is none, the"
             " database's driver changes values: take another version of it."
+        )
+
+
+def require_rows(connection: sa.Connection, night: Night, n_rows: int) -> None:
+    """Raise DatabaseError unless the night's rows are still there.
+
+    A server that has crashed, or another in its place, may have forgotten what was committed.
+    """
+    own = sa.select(sa.func.count()).select_from(prediction_rows)
+    _require_all(connection.scalar(own.filter_by(run_number=night.run_number)) or 0, n_rows)
+
+
+def _require_all(n_arrived: int, n_sent: int) -> None:
+    if n_arrived != n_sent:
+        raise DatabaseError(
+            f"{n_sent} predictions were sent and {n_arrived} arrived in prediction_rows. Nothing"
+            " was published."
         )
 
 
