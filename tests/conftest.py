@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,12 +137,55 @@ def find_postgres_binaries() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """URL of the superuser of a PostgreSQL cluster that lives as long as the tests.
+class Cluster:
+    """A PostgreSQL cluster, in a folder of its own, that can be stopped and started.
 
-    Databases are made in it per test.
+    Nothing must outlive the tests, so nothing waits for the disk.
     """
+
+    SETTINGS = (
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "wal_level=minimal",
+        "max_wal_senders=0",
+        "autovacuum=off",
+    )
+
+    def __init__(self, folder: Path, binaries: Path, as_user: Sequence[str]) -> None:
+        self.folder, self.binaries, self.as_user = folder, binaries, as_user
+        password_file = folder / "password"
+        password_file.write_text("s3cret")
+        password_file.chmod(0o644)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.options = " ".join([f"-p {port}", *(f"-c {setting}" for setting in self.SETTINGS)])
+        self.url = f"postgresql+psycopg://boss:s3cret@127.0.0.1:{port}/postgres"
+        login = ("-U", "boss", "-A", "scram-sha-256", f"--pwfile={password_file}")
+        self._run("initdb", *login, "-E", "UTF8", "-N")
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        self._run("pg_ctl", "-l", str(self.folder / "log"), "-w", "-o", self.options, "start")
+
+    def stop(self) -> None:
+        """Sessions are cut off, as by a crash."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.binaries / program), "-D", str(self.folder / "cluster"), *arguments]
+        none = subprocess.DEVNULL
+        subprocess.run(
+            [*self.as_user, *command], check=True, cwd="/", stdin=none, stdout=none, stderr=none
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """It lives as long as the tests; databases are made in it per test."""
     binaries = find_postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are missing (Debian: apt-get install postgresql)")
@@ -158,66 +201,17 @@ def postgres_url() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="abatch-postgres-"))
     if as_user:
         shutil.chown(folder, user.pw_uid, user.pw_gid)
-    password_file = folder / "password"
-    password_file.write_text("s3cret")
-    password_file.chmod(0o644)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(*command: str) -> None:
-        subprocess.run(
-            [*as_user, *command], check=True, capture_output=True, cwd="/", stdin=subprocess.DEVNULL
-        )
-
-    cluster, log = folder / "cluster", folder / "log"
-    run(
-        str(binaries / "initdb"),
-        "-D",
-        str(cluster),
-        "-U",
-        "boss",
-        "-A",
-        "scram-sha-256",
-        f"--pwfile={password_file}",
-        "-E",
-        "UTF8",
-        "-N",
-    )
-    # Nothing must outlive the tests, so nothing waits for the disk.
-    settings = (
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "wal_level=minimal",
-        "max_wal_senders=0",
-        "autovacuum=off",
-    )
-    options = " ".join([f"-p {port}", *(f"-c {setting}" for setting in settings)])
-    subprocess.run(
-        [
-            *as_user,
-            str(binaries / "pg_ctl"),
-            "-D",
-            str(cluster),
-            "-l",
-            str(log),
-            "-w",
-            "-o",
-            options,
-            "start",
-        ],
-        check=True,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield f"postgresql+psycopg://boss:s3cret@127.0.0.1:{port}/postgres"
-    run(str(binaries / "pg_ctl"), "-D", str(cluster), "-m", "immediate", "stop")
+    cluster = Cluster(folder, binaries, as_user)
+    cluster.start()
+    yield cluster
+    cluster.stop()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(cluster: Cluster) -> str:
+    """Of the superuser."""
+    return cluster.url
 
 
 class Server:

@@ -42,6 +42,8 @@ from demo import bank_tables, simulate
 from tests.conftest import (
     FIRST_NIGHT,
     ROOT,
+    Cluster,
+    Server,
     Templates,
     add_runs,
     open_engine,
@@ -461,6 +463,57 @@ def test_predict_link_lost_before_a_commit(experiment: Experiment, engine: sa.En
     assert read_statuses(engine) == ["failed"]
     again(experiment, engine)
     check_night(experiment, engine)
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("abatch.database.writing", "load", 2, "hold before"),
+        ("abatch.experiment.predictions", "_read_back", 1, "hold before"),
+        ("abatch.experiment.predictions", "write_shares", 1, "hold before"),
+    ],
+    ids=lambda where: where[1],
+)
+def test_predict_server_stopped_and_started(
+    experiment: Experiment,
+    engine: sa.Engine,
+    cluster: Cluster,
+    postgresql: Server,
+    where: tuple[str, str, int, str],
+) -> None:
+    """What is not committed is done again, or the next run does the night.
+
+    This server has not written all to disk that it committed, so rows may be lost, too.
+    """
+    experiment = use_chunks(experiment.environment.file)
+    with fork("predict", experiment, stop=Stop(*where)) as job:
+        job.wait_until_held()
+        engine.dispose()
+        postgresql.engine.dispose()
+        cluster.stop()
+        cluster.start()
+        job.go_on()
+        code, _, err = job.end()
+    assert (code, err.count("\n")) in ((0, 0), (1, 1))
+    assert len(read(engine, predictions.c.candidate_id)) == (0 if code else simulate.N_CANDIDATES)
+    again(experiment, engine)
+    check_night(experiment, engine)
+
+
+def test_predict_rows_lost_before_they_are_shown(bank: Experiment, bank_engine: sa.Engine) -> None:
+    hold = Stop("abatch.experiment.predictions", "describe_replaced", action="hold before")
+    with fork("predict", bank, stop=hold) as job:
+        job.wait_until_held()
+        one = "select min(candidate_id) from prediction_rows"
+        execute(bank_engine, f"delete from prediction_rows where candidate_id = ({one})")
+        job.go_on()
+        message = one_line(job.end())
+    assert "1000 predictions were sent and 999 arrived in prediction_rows" in message
+    assert read(bank_engine, predictions.c.candidate_id) == []
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
 
 
 @pytest.mark.bank("trained")
