@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -605,6 +606,16 @@ def test_fault_spool_cannot_be_written(
     spool_dir.unlink()
     again(bank, bank_engine)
     check_night(bank, bank_engine)
+
+
+def test_fault_no_temporary_folder(
+    bank: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a dry run has its spool."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+    message = one_line(call(predict, bank, capsys, "--dry-run"))
+    assert re.search(r"No usable temporary directory .+ can be written as TMPDIR\.$", message)
 
 
 def test_fault_spool_has_no_room(

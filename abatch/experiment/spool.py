@@ -152,8 +152,7 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
     FileError
         If the folder cannot be made, or has no room for a night as the newest was.
     """
-    folder = night.experiment.environment.spool_dir
-    own = Path(tempfile.gettempdir() if night.dry_run else folder) / night.run_id
+    own = _choose_folder(night) / night.run_id
     try:
         own.mkdir(FOLDER_MODE, parents=True)
     except OSError as error:
@@ -163,6 +162,15 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
         yield Spool(own / "ids.arrow", night.run_number, model_names)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _choose_folder(night: Night) -> Path:
+    if not night.dry_run:
+        return night.experiment.environment.spool_dir
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise FileError(f"{error.strerror}. Name one that can be written as TMPDIR.") from None
 
 
 def _require_room(night: Night, own: Path) -> None:
