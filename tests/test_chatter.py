@@ -5,6 +5,7 @@ import logging.config
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
+from abatch.modelling import chatter
 from abatch.modelling.chatter import listen
 from tests.conftest import FIRST_NIGHT, ROOT, Templates, write_config
 from tests.test_categories import require
@@ -195,3 +197,16 @@ def test_listen_lets_handlers_go_on(
     words = ("fitting", "between", "and between", "predicting", "and predicting")
     assert told == [f"an estimator says: {word}" for word in words]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no files in memory")
+def test_listen_where_no_temporary_file_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    chatter._open_file.cache_clear()
+    chatter._open_stream.cache_clear()
+    with caplog.at_level(logging.INFO), listen():
+        os.write(1, b"from C\n")
+    assert caplog.messages == ["an estimator says: from C"]

@@ -1,6 +1,7 @@
 """Chatter: what an estimator's code says goes into the log, and does to the process is put back."""
 
 import ctypes
+import fcntl
 import logging
 import os
 import tempfile
@@ -47,11 +48,17 @@ def listen() -> Iterator[None]:
 
 @cache
 def _open_file() -> int:
-    """One for the whole process: a handler that was made while we listened keeps its stream."""
-    handle, path = tempfile.mkstemp()
-    os.close(handle)
-    file = os.open(path, os.O_RDWR | os.O_APPEND)  # whoever writes, writes at the end
-    os.unlink(path)
+    """One for the whole process: a handler that was made while we listened keeps its stream.
+
+    In memory where the system has such, as folders for temporary files are full or cannot be
+    written.
+    """
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("chatter")
+    else:
+        file, path = tempfile.mkstemp()
+        os.unlink(path)
+    fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)  # whoever writes, writes at the end
     return file
 
 
