@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from sklearn.inspection import permutation_importance
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier
@@ -29,9 +28,9 @@ def measure_importances(
     """Permutation importance: by how much ROC AUC drops when one column's values are shuffled.
 
     The largest come first, ties by name. It is measured on at most 2,000 rows, three times a
-    column: half a second for ten columns. Where there are more, up to half of them are of the rarer
-    outcome, for ROC AUC does not depend on the shares of the outcomes and is surer when neither is
-    rare.
+    column. Where there are more, up to half of them are of the rarer outcome, for ROC AUC does not
+    depend on the shares of the outcomes and is surer when neither is rare. Figures are those of
+    scikit-learn's `permutation_importance`, but the three are predicted in one call.
 
     Parameters
     ----------
@@ -48,14 +47,26 @@ def measure_importances(
     if min(np.bincount(y, minlength=2)) < MIN_CASES:
         return []
     chosen = _choose_rows(y, np.random.default_rng(seed))
-    drops = permutation_importance(
-        pipeline, X.iloc[chosen], y[chosen], scoring=_score, n_repeats=N_REPEATS, random_state=seed
-    )
-    columns = zip(X.columns, drops.importances_mean, drops.importances_std, strict=True)
-    importances = [
-        Importance(feature=str(name), importance=mean, sd=sd) for name, mean, sd in columns
-    ]
+    X, y = X.iloc[chosen].reset_index(drop=True), y[chosen]
+    best, repeated = _score(pipeline, X, y), pd.concat([X] * N_REPEATS, ignore_index=True)
+    shuffled, importances = np.concatenate(_shuffle(len(X), seed)), []
+    for name in X:
+        values = X[name].take(shuffled).set_axis(repeated.index)
+        prediction = estimators.predict_probability(pipeline, repeated.assign(**{name: values}))
+        drop = [best - roc_auc_score(y, part) for part in np.split(prediction, N_REPEATS)]
+        mean, sd = float(np.mean(drop)), float(np.std(drop))
+        importances.append(Importance(feature=str(name), importance=mean, sd=sd))
     return sorted(importances, key=lambda column: (-column.importance, column.feature))
+
+
+def _shuffle(n: int, seed: int) -> list[np.ndarray]:
+    """Positions of n rows in the orders of scikit-learn, the same for each column."""
+    drawn = np.random.RandomState(seed).randint(2**31)
+    rng, step, orders = np.random.RandomState(drawn), np.arange(n), [np.arange(n)]
+    for _ in range(N_REPEATS):
+        rng.shuffle(step)
+        orders.append(orders[-1][step])
+    return orders[1:]
 
 
 def find_best_alone(
