@@ -298,6 +298,27 @@ def test_find_doubts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("{}", "which are the candidate_id"),
+        ("{}.5", "which are the candidate_id"),
+        ("{:04}", "which count in the order of the candidate_id"),  # another text, the same number
+        ("{}.0", "which count in the order of the candidate_id"),
+        ("x{}", None),
+    ],
+)
+def test_find_doubts_compares_numbers_with_ids_as_text(written: str, told: str | None) -> None:
+    """Whole numbers as 7, others as 7.5; one in fifty is another number."""
+    ids = [written.format(i) for i in range(200)]
+    values = [float(text) if text[-2:] == ".5" else float(text.strip("x")) for text in ids]
+    if told and "are the" in told:
+        values[::50] = [-1.0] * 4
+    doubts = find_doubts(pd.DataFrame({"x": values}), pd.Series(ids))
+    assert ("x" in doubts) == bool(told)
+    assert (told or "") in doubts.get("x", "")
+
+
+@pytest.mark.parametrize(
     ("spelling", "is_day"),
     [
         ("%d/%m/%Y 00:00", True),
