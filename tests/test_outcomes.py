@@ -405,6 +405,25 @@ def test_parse_dates_whatever_the_driver_made_of_them() -> None:
     ]
 
 
+def test_parse_dates_of_texts_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a database without dates returns them: many rows of few days, some of them filtered."""
+    texts, parsed = ["2026-09-02", "2026-09-01 12:30:00", "2026-09-02"] * 50, []
+
+    def notice(value: object) -> date:
+        parsed.append(value)
+        return to_day(value)
+
+    to_day = outcomes._to_day
+    monkeypatch.setattr(outcomes, "_to_day", notice)
+    column = pd.Series(texts, dtype="str", name="event_date")[1:]
+    found = parse_dates(column)
+    pd.testing.assert_series_equal(found, parse_dates(column.astype(object)))
+    assert found.iloc[:2].tolist() == [pd.Timestamp(2026, 9, 1), pd.Timestamp(2026, 9, 2)]
+    assert len(parsed) == 2 + 149
+    with pytest.raises(DataError, match=r"not a date \(found nan\)"):
+        parse_dates(pd.Series(["2026-09-02", None], dtype="str", name="event_date"))
+
+
 def test_parse_dates_end_of_time() -> None:
     found = parse_dates(pd.Series([date(9999, 12, 31), date(1, 1, 1), NIGHT], name="event_date"))
     assert [day.date() for day in found] == [date(9999, 12, 31), date(1, 1, 1), NIGHT]

@@ -317,6 +317,38 @@ def test_hash_content_one_value_differs(column: str, values: Any) -> None:
     assert hash_of(make_frame().assign(**{column: values})) != hash_of(make_frame())
 
 
+@pytest.mark.parametrize("texts", [["Ærø", None, "日本", "", "a\nb"], ["", None, "", "", ""]])
+def test_describe_columns_of_texts_by_hand(texts: list[str | None]) -> None:
+    """Which are null as bits, the lengths in UTF-8, the texts, however the column is chunked."""
+    values = [(text or "").encode() for text in texts if text is not None]
+    lengths = b"".join(len(value).to_bytes(8, "little") for value in values)
+    expected = files.hash_bytes(bytes([0b01000000]) + lengths + b"".join(values))
+    whole = pd.Series(["x", *texts, "y"], dtype="str")
+    parts = [whole[1:3], whole[3:4], whole[4:6]]
+    for column in (pd.concat(parts), whole[1:6], whole[1:6].astype(object)):
+        (found,) = snapshots.describe_columns(column.to_frame("town"))
+        assert found == snapshots.Column("town", "text", 1, expected)
+
+
+@pytest.mark.parametrize("n_candidates", [20, 3_000])
+def test_arrange_sorts_as_pandas(rng: np.random.Generator, n_candidates: int) -> None:
+    """By day, candidate as text, then by all columns, where some come twice or none does."""
+    frame = pd.DataFrame(
+        {
+            "candidate_id": [f"c{i}" for i in rng.permutation(3_000) % n_candidates],
+            "event_date": [DAY + timedelta(days=int(days)) for days in rng.integers(0, 3, 3_000)],
+            "outcome": rng.integers(0, 2, 3_000) * 1.0,
+            "income": rng.integers(0, 9, 3_000),
+            "town": pd.Series(
+                rng.choice(np.array(["Å", "Z", "a", None], dtype=object), 3_000), dtype="str"
+            ),
+        }
+    )
+    expected = frame.sort_values(["event_date", *frame.columns.drop("event_date")])
+    found = arrange(frame).assign(event_date=lambda rows: rows["event_date"].dt.date)
+    pd.testing.assert_frame_equal(found, expected.reset_index(drop=True), check_dtype=False)
+
+
 def test_hash_content_texts_cut_elsewhere() -> None:
     one = make_frame().assign(town=["ab", "c", "", "", ""], other=["x", "", "", "", ""])
     other = make_frame().assign(town=["a", "bc", "", "", ""], other=["x", "", "", "", ""])

@@ -13,7 +13,7 @@ import pandas as pd
 from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
-from abatch.experiment.assignment import normalise_id
+from abatch.experiment.assignment import normalise_ids
 from abatch.experiment.registrations import OUTCOME
 from abatch.night import DAY, Night
 from abatch.queries import Query, Window
@@ -136,7 +136,7 @@ def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     """
     require_columns(frame, EVENT)
     return frame.assign(
-        candidate_id=[*map(normalise_id, frame["candidate_id"])],
+        candidate_id=normalise_ids(frame["candidate_id"]),
         event_date=parse_dates(frame["event_date"]),
         outcome=parse_outcomes(frame["outcome"], kind),
     )
@@ -276,6 +276,10 @@ def parse_dates(column: pd.Series) -> pd.Series:
     """
     if pd.api.types.is_datetime64_dtype(column) and column.notna().all():  # without a time zone
         return column.dt.normalize().astype("datetime64[s]")
+    if isinstance(column.dtype, pd.StringDtype):  # few texts in many rows
+        code, texts = pd.factorize(column, use_na_sentinel=False)
+        days = parse_dates(pd.Series(texts, dtype=object, name=column.name))
+        return days.take(code).set_axis(column.index)
     try:
         return pd.to_datetime(column.astype(object).map(_to_day)).astype("datetime64[s]")
     except (TypeError, ValueError) as error:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from abatch import files
@@ -91,9 +93,19 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
     mixed = [name for name in others if rows[name].dtype == object and rows[name].notna().any()]
     features.refuse_columns({name: features.tell_kinds(rows[name].dropna()) for name in mixed})
     rows["candidate_id"] = rows["candidate_id"].astype("str")
+    in_order = rows.take(_sort_by_key(rows)).reset_index(drop=True)
+    if not in_order.duplicated(KEY).any():
+        return in_order
     return rows.sort_values(
         ["event_date", "candidate_id", *others], kind="stable", ignore_index=True
     )
+
+
+def _sort_by_key(rows: pd.DataFrame) -> np.ndarray:
+    """Positions of the rows in the order of day and candidate."""
+    ids = pa.chunked_array([pa.array(rows["candidate_id"], pa.large_string())])
+    keys = pa.table({"day": rows["event_date"].to_numpy().astype(np.int64), "id": ids})
+    return pc.sort_indices(keys, [("day", "ascending"), ("id", "ascending")]).to_numpy()
 
 
 def describe_columns(frame: pd.DataFrame) -> list[Column]:
@@ -120,8 +132,16 @@ def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
         return "float", (column.fillna(0).to_numpy(dtype="<f8") + 0.0).tobytes()  # -0.0 is 0
     if null.all():
         return "null", b""
-    values = [str(value).encode() for value in column[~null]]
-    return "text", np.array([*map(len, values)], dtype="<i8").tobytes() + b"".join(values)
+    texts = pa.chunked_array([pa.array(column.dropna().astype("str"), pa.large_string())])
+    lengths = pc.binary_length(texts).to_numpy().astype("<i8").tobytes()
+    return "text", lengths + b"".join(map(_read_bytes, texts.chunks))
+
+
+def _read_bytes(texts: pa.LargeStringArray) -> memoryview:
+    """The UTF-8 of texts without nulls, one behind the other."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[[texts.offset, texts.offset + len(texts)]]
+    return memoryview(content or b"")[ends[0] : ends[1]]
 
 
 def pull(night: Night, window: Window) -> Snapshot:
