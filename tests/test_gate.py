@@ -18,14 +18,16 @@ import train
 from abatch import version
 from abatch.config import Experiment
 from abatch.database.tables import models, promotions
-from abatch.modelling import registry
+from abatch.modelling import registry, snapshots
 from abatch.modelling.card import Decision, Figure
 from abatch.modelling.gate import Evidence, decide, find_changes, find_leaps, is_far_off
 from abatch.sections import Training
+from abatch.statistics import metrics
 from abatch.statistics.metrics import (
     AucDifference,
     brier_skill_over,
     compare_auc,
+    jackknife_interval,
     mean_ratio,
     measure_rate,
 )
@@ -294,6 +296,24 @@ def test_gate_warns_of_probabilities_that_are_far_off(
     told = re.findall(r"(\S+) goes live, but .* their mean is (0\.\d+) times", said)
     assert [name for name, _ in told] == [f"{A8}_2", f"{A8}_2".replace("A_", "B_")]
     assert all(float(ratio) < 0.5 for _, ratio in told)
+
+
+def test_compare_auc_with_ties_as_ranked_anew(rng: np.random.Generator) -> None:
+    """Bit for bit, with many equal scores, and a bucket that has one outcome alone."""
+    y, new, live, bucket = draw(rng, 3000, 1.0, 0.8)
+    new, y = new.round(1), np.where(bucket == 3, 1, y)
+    found = compare_auc(y, new, live, bucket)
+    others = [bucket != number for number in np.unique(bucket)]
+    of_new, of_live = (
+        np.array([metrics.roc_auc(y[rows], scores[rows]) for rows in others])
+        for scores in (new, live)
+    )
+    assert found is not None
+    difference = found.new - found.live
+    assert (found.lower, found.upper) == jackknife_interval(difference, of_new - of_live)
+    assert (found.live_lower, found.live_upper) == jackknife_interval(found.live, of_live)
+    expected = [roc_auc_score(y[rows], new[rows]) for rows in others]
+    assert of_new == pytest.approx(expected, abs=1e-12)
 
 
 def test_compare_auc_of_one_model_twice(rng: np.random.Generator) -> None:
@@ -650,6 +670,24 @@ def test_gate_refuses_too_few_rows(week: Experiment, week_engine: sa.Engine) -> 
             "training rows, fewer than the 10,000 that are asked for"
             in registry.find_model(connection, A8).gate.sentence
         )
+
+
+def test_gate_reads_the_live_models_snapshot_once(
+    week: Experiment, week_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both live models were trained on it."""
+    load, loaded = snapshots.load, []
+
+    def notice(*asked: Any) -> Any:
+        loaded.append(asked)
+        return load(*asked)
+
+    monkeypatch.setattr(snapshots, "load", notice)
+    train.train(week, week_engine, LATER_NIGHT)
+    assert len(loaded) == 1
+    with week_engine.connect() as connection:
+        for name in (A8, A8.replace("A", "B")):
+            assert registry.find_model(connection, name).gate.evidence["difference"]["n_rows"] > 0
 
 
 def test_gate_without_the_live_models_snapshot_compares_recipes(

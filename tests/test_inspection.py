@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from abatch.modelling import estimators, features, inspection
 from abatch.modelling.card import Importance, Subgroup
+from abatch.statistics import metrics
 
 TYPES = {"income": "number", "noise": "number", "region": "category"}
 
@@ -190,7 +191,7 @@ def test_measure_importances_many_rows_and_a_rare_outcome(
         seen.append(y)
         return float(roc_auc_score(y, prediction))
 
-    monkeypatch.setattr(inspection, "roc_auc_score", notice)
+    monkeypatch.setattr(metrics, "roc_auc", notice)
     pipeline = fit(X, y)
     found = inspection.measure_importances(pipeline, X, y, 3)
     assert len(seen[0]) == inspection.N_ROWS

@@ -32,6 +32,7 @@ from abatch.modelling.training import (
     Recipe,
     Rows,
     choose_checked,
+    find_left_out,
     fit_and_validate,
     prepare_rows,
     split_validation,
@@ -544,6 +545,9 @@ def test_fit_and_validate_column_without_values_for_a_fit(
     }
     types = {**rows.types, "new_number": "number", "new_text": "category"}
     rows = rows._replace(X=rows.X.assign(**added), types=types)
+    rows = rows._replace(left_out=find_left_out(rows))
+    assert [*rows.left_out] == ["new_number", "new_text"]
+    assert [*rows.select({"new_text": "category"}).left_out] == ["new_text"]
     fitted = fit(rows, estimator)
     assert np.isfinite(fitted.pipeline.predict_proba(rows.X)).all()
     assert fitted.pipeline[:-1].feature_names_in_.tolist() == sorted(types)
@@ -649,7 +653,10 @@ def make_live(
 def compare(
     card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted
 ) -> AucDifference | str:
-    return compare_with_live(card, frame, rows, fitted, OFFER)
+    def find_rows(card: Card, before: Experiment) -> Rows | None:
+        return None if frame is None else prepare_rows(frame, card.window, before)
+
+    return compare_with_live(card, find_rows, rows, fitted, OFFER)
 
 
 def fit_plainly(rows: Rows) -> Any:

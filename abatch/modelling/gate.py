@@ -3,12 +3,12 @@
 It is judged beside the live one, on rows that neither has seen.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from abatch.config import Experiment
 from abatch.errors import AbatchError, RegistryError
@@ -27,6 +27,7 @@ FAR_OFF = 2.0  # times a rate, or below half of it: what is warned of
 AUC_BREAK = 0.1  # by which a live model's ROC AUC must be below that of its validation to count
 AUC_LEAP = 0.05  # by which a new model's is above the live one's for certain, which is no luck
 CHANCE = 0.5
+FindRows = Callable[[Card, Experiment], Rows | None]
 
 
 class Evidence(NamedTuple):
@@ -232,7 +233,8 @@ def judge(
 ) -> list[Decision]:
     """Whether new models go live: by their evidence, the rows, and the code that made them."""
     experiment = night.experiment
-    evidence = [_gather(night, rows, fitted, standing) for fitted in trained]
+    find_rows = partial(_find_rows, night, {})
+    evidence = [_gather(night, rows, fitted, standing, find_rows) for fitted in trained]
     changes, is_reversed = find_changes(evidence)
     contradiction = ""
     if is_reversed:
@@ -262,8 +264,10 @@ def judge(
     return decisions
 
 
-def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evidence:
-    """What a new model is judged by."""
+def _gather(
+    night: Night, rows: Rows, fitted: Fitted, standing: Standing, find_rows: FindRows
+) -> Evidence:
+    """What a new model is judged by; for `find_rows` see `compare_with_live`."""
     experiment, variant = night.experiment, fitted.recipe.variant
     newest, y = rows.validation, rows.y
     skill = metrics.brier_skill_over(
@@ -281,7 +285,7 @@ def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evi
     if live := standing.cards.get(standing.live.get(variant, "")):
         evidence = evidence._replace(
             live=live.model_name,
-            difference=compare_with_live(live, _load_rows(night, live), rows, fitted, experiment),
+            difference=compare_with_live(live, find_rows, rows, fitted, experiment),
             input_psi=find_input_psi(live.features, rows, experiment.training.max_input_psi or 0),
             live_auc=live.metrics.get("roc_auc"),
             live_rate=live.metrics.get("base_rate"),
@@ -291,18 +295,28 @@ def _gather(night: Night, rows: Rows, fitted: Fitted, standing: Standing) -> Evi
     return evidence
 
 
-def _load_rows(night: Night, live: Card) -> pd.DataFrame | None:
-    """The snapshot of a live model; None, with a warning, if it is not at hand."""
-    try:
-        pull = night.read(snapshots.choose_snapshot, live.snapshot)
-        return snapshots.load(night.experiment.environment.snapshots_dir, pull)
-    except RegistryError as error:
-        night.warn(f"{error} {live.model_name} is compared by its recipe, fitted on the new rows.")
-        return None
+def _find_rows(night: Night, kept: dict[str, Rows], live: Card, before: Experiment) -> Rows | None:
+    """The rows of a live model's training; None, with a warning, if they are not at hand.
+
+    Parameters
+    ----------
+    kept : by run_id, those of the newest one that was asked for: most are of the same training
+    """
+    if live.run_id not in kept:
+        kept.clear()
+        try:
+            pull = night.read(snapshots.choose_snapshot, live.snapshot)
+            frame = snapshots.load(night.experiment.environment.snapshots_dir, pull)
+        except RegistryError as error:
+            recipe = f"{live.model_name} is compared by its recipe, fitted on the new rows."
+            night.warn(f"{error} {recipe}")
+            return None
+        kept[live.run_id] = prepare_rows(frame, live.window, before)
+    return kept[live.run_id]
 
 
 def compare_with_live(
-    card: Card, frame: pd.DataFrame | None, rows: Rows, fitted: Fitted, experiment: Experiment
+    card: Card, find_rows: FindRows, rows: Rows, fitted: Fitted, experiment: Experiment
 ) -> metrics.AucDifference | str:
     """How a new model ranks rows that neither it nor the live one was fitted on.
 
@@ -311,8 +325,9 @@ def compare_with_live(
 
     Parameters
     ----------
-    card, frame : of the live model: its card and its snapshot; None if that is not at hand, then
-        its recipe is fitted on `rows`
+    card : of the live model
+    find_rows : called with it and its experiment of then, returns its rows; None if they are not
+        at hand, then its recipe is fitted on `rows`
     rows, fitted, experiment : of the new model
 
     Returns
@@ -326,7 +341,7 @@ def compare_with_live(
     try:
         before = Experiment.restore(card.config, card.experiment, experiment.environment)
         recipe = make_recipe(before, card.variant, fitted.recipe.key)
-        old_rows = rows if frame is None else prepare_rows(frame, card.window, before)
+        old_rows = find_rows(card, before) or rows
         live = fit_for_validation(recipe, old_rows.select(card.columns))
         both = rows.validation & (rows.event_date >= np.datetime64(old_rows.validation_from))
         few = (

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier
 
@@ -53,7 +52,7 @@ def measure_importances(
     for name in X:
         values = X[name].take(shuffled).set_axis(repeated.index)
         prediction = estimators.predict_probability(pipeline, repeated.assign(**{name: values}))
-        drop = [best - roc_auc_score(y, part) for part in np.split(prediction, N_REPEATS)]
+        drop = [best - metrics.roc_auc(y, part) for part in np.split(prediction, N_REPEATS)]
         mean, sd = float(np.mean(drop)), float(np.std(drop))
         importances.append(Importance(feature=str(name), importance=mean, sd=sd))
     return sorted(importances, key=lambda column: (-column.importance, column.feature))
@@ -130,7 +129,7 @@ def _show_value(value: str | float) -> str:
 
 
 def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:
-    return float(roc_auc_score(y, estimators.predict_probability(pipeline, X)))
+    return metrics.roc_auc(y, estimators.predict_probability(pipeline, X))
 
 
 def _choose_rows(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

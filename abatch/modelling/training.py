@@ -51,6 +51,7 @@ class Rows(NamedTuple):
     outcome_mean, outcome_sd, outcome_kurtosis : of the outcome itself, capped
     subgroups : DataFrame, shape (n, k), the columns to measure apart
     window : the days that were asked for
+    left_out : as `find_left_out` has it
     """
 
     X: pd.DataFrame
@@ -65,6 +66,7 @@ class Rows(NamedTuple):
     outcome_kurtosis: float
     subgroups: pd.DataFrame
     window: Window
+    left_out: dict[str, str]
 
     @property
     def validation_from(self) -> date:
@@ -73,7 +75,8 @@ class Rows(NamedTuple):
 
     def select(self, types: dict[str, str]) -> "Rows":
         """The rows with these features alone, in this order: those that another model knows."""
-        return self._replace(X=self.X[[*types]], types=types)
+        left_out = {name: words for name, words in self.left_out.items() if name in types}
+        return self._replace(X=self.X[[*types]], types=types, left_out=left_out)
 
 
 class Recipe(NamedTuple):
@@ -179,7 +182,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
         holdout = bucket < N_HOLDOUT_BUCKETS
         if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
             holdout = np.zeros(len(y), dtype=bool)
-        return Rows(
+        rows = Rows(
             X=features.convert(frame, types, features.UNUSABLE),
             event_date=frame["event_date"].to_numpy(),
             y=y,
@@ -192,7 +195,9 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
             outcome_kurtosis=float(kurtosis(outcome, fisher=False)),
             subgroups=frame[section.subgroups],
             window=window,
+            left_out={},
         )
+        return rows._replace(left_out=find_left_out(rows))
 
 
 def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
@@ -257,7 +262,7 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             f"{file}: {name} {telling}: is it known only when the outcome is? If so, leave it out:"
             " in the query, or by training.not_features."
         )
-    for name, words in find_left_out(rows).items():
+    for name, words in rows.left_out.items():
         night.warn(
             f"{file}: {name} has {words}. A fit needs {MIN_FILLED}, so models are fitted without it"
             " (but a Pipeline of your own). Load its history, or leave it out until there is some:"
@@ -351,17 +356,18 @@ def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
 
 def find_left_out(rows: Rows) -> dict[str, str]:
     """Features with too few values for the one fit or the other, and how many they have."""
-    left_out = {}
+    left_out, filled = {}, rows.X.notna().to_numpy()
     for chosen, which in (
         (~rows.validation, f"before {rows.validation_from}, the first day of validation"),
         (~rows.holdout, "that are not held out"),
     ):
         n_rows = int(chosen.sum())
-        for name, n in rows.X[chosen].count().items():
+        of_chosen, of_all = filled[chosen].sum(axis=0), filled.sum(axis=0)
+        for name, n, n_all in zip(rows.X, of_chosen, of_all, strict=True):
             if n < min(MIN_FILLED, n_rows):
                 left_out[str(name)] = (
-                    f"a value in {rows.X[name].count():,} of {len(rows.y):,} rows, but in {n:,} of"
-                    f" the {n_rows:,} {which}"
+                    f"a value in {n_all:,} of {len(rows.y):,} rows, but in {n:,} of the"
+                    f" {n_rows:,} {which}"
                 )
     return left_out
 
@@ -390,8 +396,7 @@ def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
 
     Of others, such as one whose few values are the newest, nothing could be learnt or measured.
     """
-    left_out = find_left_out(rows)
-    types = {name: kind for name, kind in rows.types.items() if name not in left_out}
+    types = {name: kind for name, kind in rows.types.items() if name not in rows.left_out}
     pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
     return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
 
@@ -485,7 +490,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         ),
         reference=fitted.reference,
         checked=checked.tolist(),
-        left_out={} if isinstance(fitted.recipe.estimator, Pipeline) else find_left_out(rows),
+        left_out={} if isinstance(fitted.recipe.estimator, Pipeline) else rows.left_out,
         gate=decision,
         code_files=code.hash_code(model.estimator, environment.folder),
         libraries=libraries.find_libraries(fitted.pipeline.get_params().values()),
