@@ -110,33 +110,41 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
     candidate_ids : of the same rows
     """
     ids = pd.to_numeric(candidate_ids, errors="coerce").to_numpy()
-    doubts = {}
-    for name, column in X.items():
-        values, is_number = column.dropna(), pd.api.types.is_numeric_dtype(column)
-        n_rows = values.value_counts(sort=False)  # of each value: what is said of texts is slow
-        n, n_values = len(values), len(n_rows)
-        found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
-        example = ", ".join(map(repr, values[:1].tolist()))
-        if not is_number and _are_days(n_rows.index):
-            doubts[str(name)] = f"{found}, which are dates as text, such as {example}. {COUNT}"
-        elif n_values == 1 and n == len(column):
-            doubts[str(name)] = f"{found}, {example}, of which no model learns. {LEAVE}"
-        elif n < FEW_VALUES or n_values < FEW_NUMBERS:
-            continue
-        elif not is_number and (unit := _find_unit(n_rows)):
-            doubts[str(name)] = (
-                f"{found}, which are numbers with the unit {unit!r} as text, such as {example}."
-                f" {CAST}"
-            )
-        elif n_values < FEW_VALUES:
-            continue
-        elif _are_ids(values, candidate_ids[values.index], ids[column.notna()]):
-            doubts[str(name)] = f"{found}, which are the candidate_id. {LEAVE}"
-        elif n_values == n and _is_counter(values, ids[column.notna()]):
-            doubts[str(name)] = f"{found}, which count in the order of the candidate_id. {LEAVE}"
-        elif not is_number and (doubt := _doubt_text(n_rows, example)):
-            doubts[str(name)] = f"{found}{doubt}"
-    return doubts
+    doubts = {str(name): _doubt(column, candidate_ids, ids) for name, column in X.items()}
+    return {name: doubt for name, doubt in doubts.items() if doubt}
+
+
+def _doubt(column: pd.Series, candidate_ids: pd.Series, ids: np.ndarray) -> str | None:
+    """What is the matter with one feature; `ids` are the candidate_ids as numbers, or nan."""
+    filled, is_number = column.notna().to_numpy(), pd.api.types.is_numeric_dtype(column)
+    values = column[filled]
+    n_rows = pd.Series() if is_number else values.value_counts(sort=False)  # texts repeat
+    n, n_values = len(values), _count_values(values.to_numpy()) if is_number else len(n_rows)
+    found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
+    example = ", ".join(map(repr, values[:1].tolist()))
+    if not is_number and _are_days(n_rows.index):
+        return f"{found}, which are dates as text, such as {example}. {COUNT}"
+    if n_values == 1 and n == len(column):
+        return f"{found}, {example}, of which no model learns. {LEAVE}"
+    if n < FEW_VALUES or n_values < FEW_NUMBERS:
+        return None
+    if not is_number and (unit := _find_unit(n_rows)):
+        numbers = f"which are numbers with the unit {unit!r} as text, such as {example}"
+        return f"{found}, {numbers}. {CAST}"
+    if n_values < FEW_VALUES:
+        return None
+    if _are_ids(values, candidate_ids, ids, filled):
+        return f"{found}, which are the candidate_id. {LEAVE}"
+    if n_values == n and _is_counter(values, ids[filled]):
+        return f"{found}, which count in the order of the candidate_id. {LEAVE}"
+    doubt = None if is_number else _doubt_text(n_rows, example)
+    return f"{found}{doubt}" if doubt else None
+
+
+def _count_values(values: np.ndarray) -> int:
+    """How many different numbers there are; sorting is quicker than a table of them."""
+    ordered = np.sort(values)
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(values))
 
 
 def _doubt_text(n_rows: pd.Series, example: str) -> str | None:
@@ -178,18 +186,20 @@ def _find_unit(n_rows: pd.Series) -> str | None:
     return str(unit) if unit and n_by_unit[unit] > MOST * n_rows.sum() else None
 
 
-def _are_ids(values: pd.Series, candidate_ids: pd.Series, ids: np.ndarray) -> bool:
-    """Whether nearly all values are the row's candidate_id; `ids` are these as numbers, or nan.
+def _are_ids(
+    values: pd.Series, candidate_ids: pd.Series, ids: np.ndarray, filled: np.ndarray
+) -> bool:
+    """Whether nearly all values are the candidate_id of their rows, those that are filled.
 
-    Numbers are written as text, which is slow, only where they are the ids' numbers.
+    Numbers are written as text, which is slow, only where they are the ids as numbers.
     """
     written = values.to_numpy(dtype=object)
     if pd.api.types.is_numeric_dtype(values):
-        if (values.to_numpy() == ids).mean() <= MOST:
+        if (values.to_numpy() == ids[filled]).mean() <= MOST:
             return False
         is_whole = (values % 1 == 0).all()  # which ids are written without a fraction
         written = values.map("{:.0f}".format if is_whole else str).to_numpy(dtype=object)
-    return bool((written == candidate_ids.to_numpy(dtype=object)).mean() > MOST)
+    return bool((written == candidate_ids.to_numpy(dtype=object)[filled]).mean() > MOST)
 
 
 def _is_counter(values: pd.Series, ids: np.ndarray) -> bool:

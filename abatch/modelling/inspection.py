@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,9 +109,7 @@ def find_telling(X: pd.DataFrame, y: np.ndarray, candidate_ids: pd.Series) -> di
         return {}
     telling = {}
     for name, column in X.items():
-        n_rows = column.value_counts(dropna=False)
-        n_others = column[~is_rarer].value_counts(dropna=False).reindex(n_rows.index, fill_value=0)
-        for value in n_rows.index[(n_others == 0) & (n_rows >= N_TELLING)]:
+        for value in _find_pure(column, is_rarer):
             rows = (column.isna() if pd.isna(value) else column == value).to_numpy()
             n_people = candidate_ids[rows].nunique()
             if n_people >= N_TELLING and is_rarer.mean() ** n_people < CHANCE:
@@ -122,6 +121,25 @@ def find_telling(X: pd.DataFrame, y: np.ndarray, candidate_ids: pd.Series) -> di
                 )
                 break
     return telling
+
+
+def _find_pure(column: pd.Series, is_rarer: np.ndarray) -> list[Any]:
+    """Values, or null, of at least 20 rows, all with the rarer outcome; the most common first.
+
+    By sorting, which is quicker than to count each value in a table of all.
+    """
+    values, names = column.to_numpy(), None
+    if not pd.api.types.is_numeric_dtype(column):
+        values, names = pd.factorize(column, use_na_sentinel=False)
+    found, n_rarer = np.unique(values[is_rarer], return_counts=True)
+    found, n_rarer = found[n_rarer >= N_TELLING], n_rarer[n_rarer >= N_TELLING]
+    if not len(found):
+        return []
+    ordered = np.sort(values)
+    n_rows = np.searchsorted(ordered, found, "right") - np.searchsorted(ordered, found, "left")
+    pure = np.flatnonzero(n_rows == n_rarer)
+    pure = pure[np.argsort(-n_rarer[pure], kind="stable")]
+    return [found[i] if names is None else names[found[i]] for i in pure]
 
 
 def _show_value(value: str | float) -> str:
