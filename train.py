@@ -48,6 +48,8 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     training.warn_of_rows(night, snapshot.frame, rows)
     night.log(f"{len(rows.y)} rows of {window}, validation from {rows.validation_from}")
     night.write(snapshots.store, night, window, snapshot, utc_now())
+    content_hash = snapshot.content_hash
+    del snapshot  # fits need the room
 
     # Measured on the newest rows, where the gate holds each against the live one; saved as fitted
     # on these too.
@@ -62,7 +64,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
     # Somebody may have promoted meanwhile, now nobody can. Files first, then all rows at once.
     with night.hold(promotion.PROMOTIONS, "promoting, rolling back or deleting a model"):
         live = night.read(promotion.read_promotions, experiment.name).live(night.run_date)
-        origin = training.describe_origin(night, rows, due.words, snapshot.content_hash)
+        origin = training.describe_origin(night, rows, due.words, content_hash)
         saved = []
         for model, decision in zip(trained, decisions, strict=True):
             final = gate.stand_back(decision, model.recipe.variant, standing.live, live)

@@ -239,9 +239,10 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
     """
     random.seed(seed)
     np.random.seed(seed)
+    X = X.sort_index(axis="columns")  # in place of the other order, which leaves room
     try:
         with listen():
-            fitted = pipeline.fit(X.sort_index(axis="columns"), y)
+            fitted = pipeline.fit(X, y)
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"

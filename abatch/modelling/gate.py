@@ -311,7 +311,7 @@ def _find_rows(night: Night, kept: dict[str, Rows], live: Card, before: Experime
             recipe = f"{live.model_name} is compared by its recipe, fitted on the new rows."
             night.warn(f"{error} {recipe}")
             return None
-        kept[live.run_id] = prepare_rows(frame, live.window, before)
+        kept[live.run_id] = prepare_rows(frame, live.window, before).select(live.columns)
     return kept[live.run_id]
 
 
@@ -350,7 +350,7 @@ def compare_with_live(
         )
         if not both.any():
             return few
-        scores = estimators.predict_probability(live, rows.select(card.columns).X[both])
+        scores = estimators.predict_probability(live, rows.X[both][[*card.columns]])
     except AbatchError as error:
         return f"it could not be fitted again ({error})"
     new_scores = fitted.scores[both[rows.validation]]

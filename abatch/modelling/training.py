@@ -1,12 +1,15 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
+import ctypes
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.stats import kurtosis
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
@@ -76,7 +79,8 @@ class Rows(NamedTuple):
     def select(self, types: dict[str, str]) -> "Rows":
         """The rows with these features alone, in this order: those that another model knows."""
         left_out = {name: words for name, words in self.left_out.items() if name in types}
-        return self._replace(X=self.X[[*types]], types=types, left_out=left_out)
+        X = self.X if [*types] == [*self.X] else self.X[[*types]]  # which copies them
+        return self._replace(X=X, types=types, left_out=left_out)
 
 
 class Recipe(NamedTuple):
@@ -398,7 +402,15 @@ def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
     """
     types = {name: kind for name, kind in rows.types.items() if name not in rows.left_out}
     pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
+    _release_memory()
     return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
+
+
+def _release_memory() -> None:
+    """Give back to the system what is free, of which C libraries keep some: fits need the most."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
