@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import pandas as pd
@@ -203,14 +203,17 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
         if result.returns_rows:
             names = list(result.keys())
             yield pd.DataFrame(columns=names)
-            for rows in result.partitions(chunk_rows):
-                yield _make_frame(names, map(_read_values, zip(*rows, strict=True)))
+            yield from _make_row_frames(names, result, chunk_rows)
+
+
+def _make_row_frames(names: list[str], rows: Iterable[sa.Row[Any]], chunk_rows: int) -> Frames:
+    rows = iter(rows)
+    while chunk := [*itertools.islice(rows, chunk_rows)]:
+        yield _make_frame(names, map(_read_values, zip(*chunk, strict=True)))
 
 
 PROBED_ROWS = 20_000  # a result with fewer is read without a process of its own
-# What SQLite's values may be in a column that is read as Arrow.
-ARROW_KINDS: list[set[type]] = [set(), {int}, {float}, {int, float}, {str}, {date}]
-_NUMBER_AS_TEXT = r"^-?\d+(\.\d+)?(e[+-]\d+)?$"
+_INNER_SELECT = re.compile(r"\(\s*select\b", re.IGNORECASE)
 _MIXED: set[str] = set()  # queries whose columns hold values of several kinds
 
 
@@ -220,73 +223,113 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
     SQLite keeps values of any kind in a column, and Arrow does not: such a query is read again.
     """
     sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
-    typed = _make_typed_engine(engine.url)
     with (
-        typed.connect().execution_options(yield_per=PROBED_ROWS) as connection,
-        closing(connection.execute(statement)) as result,
+        _make_typed_engine(engine.url).connect().execution_options(yield_per=PROBED_ROWS) as typed,
+        closing(typed.execute(statement)) as result,
     ):
         if not result.returns_rows:
             return
-        names = list(result.keys())
-        probed = result.fetchmany(PROBED_ROWS)
-        is_all = len(probed) < PROBED_ROWS
-    kinds = [{*map(type, column)} - {type(None)} for column in zip(*probed, strict=True)]
-    is_plain = is_all or sql in _MIXED or any(kind not in ARROW_KINDS for kind in kinds)
-    if is_plain or not engine.url.database or engine.url.query:
-        yield from _read_rows(engine, statement, chunk_rows)
-        return
+        names, probed = list(result.keys()), result.fetchmany(PROBED_ROWS)
+        yield pd.DataFrame(columns=names)
+        columns = [_Probed.of(column) for column in zip(*probed, strict=True)]
+        is_few = len(probed) < PROBED_ROWS or not engine.url.database or engine.url.query
+        if is_few or sql in _MIXED or any(column.kinds not in ARROW_KINDS for column in columns):
+            yield from _make_row_frames(names, itertools.chain(probed, result), chunk_rows)
+            return
     del probed
-    yield pd.DataFrame(columns=names)
     is_begun = False
     try:
-        for table in _read_tables(engine, sql, kinds, chunk_rows):
-            yield _read_table(table)
+        for table in _read_tables(str(engine.url.database), sql, columns, chunk_rows):
+            yield _read_table(table.rename_columns(names))
             is_begun = True
     except sqlite_arrow.ReaderFailed as reason:
         logger.info("rows are read one by one: %s", reason)
         _MIXED.add(sql)
         if is_begun:
             raise ReadAgain(f"the rows must be read again, one by one: {reason}") from None
-        frames = _read_rows(engine, statement, chunk_rows)
-        next(frames)
-        yield from frames
+        yield from itertools.islice(_read_rows(engine, statement, chunk_rows), 1, None)
+
+
+class _Probed(NamedTuple):
+    """What the first values of a column are: their types, and whether all are whole floats."""
+
+    kinds: set[type]
+    is_whole: bool
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "_Probed":
+        kinds = {*map(type, values)} - {type(None)}
+        whole = kinds == {float} and all(value is None or value.is_integer() for value in values)
+        return cls(kinds, whole)
+
+    def write_check(self, name: str) -> list[str]:
+        """Where SQL is true of values whose kind Arrow would not tell: it turns all into text."""
+        if self.is_whole:
+            return [f"typeof({name}) = 'integer'"]
+        return [] if self.kinds <= {int, float} else [f"{name} < ''", f"{name} >= x''"]
+
+    def fit(self, column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+        """Make an Arrow column what the plain driver gives; raise ArrowInvalid if it is not sure.
+
+        Whole floats may be integers to SQLite, which keeps both in a column of numbers.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if column.null_count == len(column):
+            return column
+        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if not (is_number if self.kinds <= {int, float} else pa.types.is_string(column.type)):
+            raise pa.ArrowInvalid(f"values of another kind than in the first {PROBED_ROWS} rows")
+        if self.kinds in ({date}, {datetime}) and pc.any(pc.starts_with(column, "0000")).as_py():
+            raise pa.ArrowInvalid("a year 0, which is text to the plain driver")
+        if self.kinds == {date}:
+            return column.cast(pa.date32())
+        if self.kinds == {datetime}:
+            with suppress(pa.ArrowInvalid):
+                return column.cast(pa.timestamp("us"))
+            return column.cast(pa.timestamp("us", "UTC"))
+        if self.kinds == {_Lower}:
+            if not pc.all(pc.match_substring_regex(column, r"^[!-~]+$")).as_py():
+                raise pa.ArrowInvalid("text beyond printable ASCII, or none, as a UUID")
+            return pc.ascii_lower(column)
+        is_unclear = pa.types.is_floating(column.type) and not self.is_whole
+        if is_unclear and pc.all(pc.equal(column, pc.floor(column))).as_py():
+            raise pa.ArrowInvalid("whole numbers, of one kind or of two")
+        return column
 
 
 def _read_tables(
-    engine: sa.Engine, sql: str, kinds: Sequence[set[type]], chunk_rows: int
+    path: str, sql: str, columns: Sequence[_Probed], chunk_rows: int
 ) -> Iterator["pa.Table"]:
     """Read Arrow tables of one batch each, whose columns are of the kinds that were probed."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    path, texts = str(engine.url.database), set[str]()
-    with sqlite_arrow.read(path, sql, chunk_rows, round(faults.SQLITE_WAIT_SECONDS)) as batches:
+    names = [f"c{i}" for i in range(len(columns))]
+    checks = [
+        check
+        for column, name in zip(columns, names, strict=True)
+        for check in column.write_check(name)
+    ]
+    if _INNER_SELECT.search(sql):  # which would be done again for each check; offset keeps it whole
+        sql = f"select * from (\n{sql}\n) limit -1 offset 0"
+    checked = (
+        f"with abatch_rows({', '.join(names)}) as (\n{sql}\n)"
+        f" select *, {' or '.join(checks) or '0'} from abatch_rows"
+    )
+    wait_seconds = round(faults.SQLITE_WAIT_SECONDS)
+    with sqlite_arrow.read(path, checked, chunk_rows, wait_seconds) as batches:
         for batch in batches:
-            table = pa.Table.from_batches([batch])
-            for i, (field, kind) in enumerate(zip(table.schema, kinds, strict=True)):
-                if pa.types.is_binary(field.type):
-                    raise sqlite_arrow.ReaderFailed(f"{field.name} holds bytes")
-                if kind == {date}:
-                    try:
-                        days = table.column(i).cast(pa.date32())
-                    except pa.ArrowInvalid as error:
-                        raise sqlite_arrow.ReaderFailed(f"{field.name}: {error}") from None
-                    table = table.set_column(i, field.name, days)
-                elif pa.types.is_string(field.type) and field.name not in texts:
-                    values = pc.unique(table.column(i))
-                    if pc.any(pc.match_substring_regex(values, _NUMBER_AS_TEXT)).as_py():
-                        _require_texts(engine, sql, field.name)
-                        texts.add(field.name)
-            yield table
-
-
-def _require_texts(engine: sa.Engine, sql: str, name: str) -> None:
-    """Raise ReaderFailed if a column holds numbers, which Arrow would have as text, too."""
-    column = engine.dialect.identifier_preparer.quote_identifier(name)
-    other = f"select 1 from ({sql}) where typeof({column}) not in ('text', 'null') limit 1"
-    with engine.connect() as connection:
-        if connection.exec_driver_sql(other).first():
-            raise sqlite_arrow.ReaderFailed(f"{name} holds numbers and text")
+            *arrays, is_other = pa.Table.from_batches([batch]).columns
+            if pc.max(is_other).as_py():
+                raise sqlite_arrow.ReaderFailed("a column of text holds numbers or bytes")
+            try:
+                batch.validate(full=True)  # that text is UTF-8
+                fitted = [one.fit(array) for one, array in zip(columns, arrays, strict=True)]
+            except pa.ArrowInvalid as error:
+                raise sqlite_arrow.ReaderFailed(str(error)) from None
+            yield pa.table(fitted, names)
 
 
 @cache
@@ -302,13 +345,22 @@ class _Lower(str):
     """Text of a column that is declared to hold UUIDs."""
 
 
+class _Other(str):
+    """Text of a column that is declared to hold days or instants."""
+
+
+# What SQLite's values may be in a column that is read as Arrow.
+ARROW_KINDS: list[set[type]] = [set(), {int}, {float}, {int, float}]
+ARROW_KINDS += [{str}, {date}, {datetime}, {_Lower}]
+
+
 def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     def convert(value: bytes) -> object:
         try:
             return parse(value.decode())
         except ValueError:
             # SQLite keeps anything anywhere; whoever uses the column will say what is wrong.
-            return value.decode(errors="replace")
+            return _Other(value.decode(errors="replace"))
 
     return convert
 
@@ -490,7 +542,10 @@ def _read_postgresql_type(field: "pa.Field") -> str:
 
 def _read_values(values: Sequence[Any]) -> pd.Series:
     """Make a column of Python values what `stream_query` promises."""
-    kinds, dtype = {type(value) for value in values} - {type(None)}, "object"
+    kinds, dtype = {*map(type, values)} - {type(None)}, "object"
+    if _Other in kinds:
+        values = [str(value) if type(value) is _Other else value for value in values]
+        kinds = kinds - {_Other} | {str}
     if kinds and kinds <= {int, bool, Decimal, float}:
         decimals = (value for value in values if isinstance(value, Decimal))
         # declared without a fraction: 5, not 5.00

@@ -4,10 +4,12 @@ They would drop each other's locks. As a script it imports nothing of abatch, so
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -36,11 +38,13 @@ def read(path: str, sql: str, batch_rows: int, wait_seconds: int) -> Iterator[It
     """
     command = [sys.executable, "-I", __file__]
     pipe = subprocess.PIPE
+    arguments = json.dumps([path, sql, batch_rows, wait_seconds]) + "\n"
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
         try:
-            with process.stdin as stdin:
-                stdin.write(json.dumps([path, sql, batch_rows, wait_seconds]).encode())
+            with suppress(BrokenPipeError):  # its end says more
+                process.stdin.write(arguments.encode())
+                process.stdin.flush()  # and stays open: the process ends when it is closed
             yield _iterate(process)
         finally:
             process.kill()
@@ -60,26 +64,48 @@ def _iterate(process: "subprocess.Popen[bytes]") -> "Iterator[pa.RecordBatch]":
         raise ReaderFailed(process.stderr.read().decode(errors="replace"))
 
 
-def _write(path: str, sql: str, batch_rows: int, wait_seconds: int) -> None:
-    """In the process: write what the query returns to stdout."""
-    import adbc_driver_sqlite.dbapi
+@contextmanager
+def query(
+    path: str, sql: str, batch_rows: int, wait_seconds: int
+) -> "Iterator[pa.RecordBatchReader]":
+    """In the process: what the query returns."""
+    import adbc_driver_sqlite
+    import pyarrow as pa
+    from adbc_driver_manager import AdbcConnection, AdbcStatement
+
+    with (
+        adbc_driver_sqlite.connect(f"file:{quote(path)}?mode=ro") as database,
+        AdbcConnection(database) as connection,
+        AdbcStatement(connection) as statement,
+    ):
+        statement.set_sql_query(f"pragma busy_timeout = {1000 * wait_seconds}")
+        statement.execute_query()[0].release()
+        statement.set_options(**{"adbc.sqlite.query.batch_rows": str(batch_rows)})
+        statement.set_sql_query(sql)
+        yield pa.RecordBatchReader.from_stream(statement.execute_query()[0])
+
+
+def _write(*arguments: Any) -> None:
     import pyarrow as pa
 
-    with adbc_driver_sqlite.dbapi.connect(f"file:{quote(path)}?mode=ro") as connection:
-        with connection.cursor() as cursor:
-            cursor.execute(f"pragma busy_timeout = {1000 * wait_seconds}")
-            cursor.fetchall()
-        with connection.cursor() as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(batch_rows)})
-            cursor.execute(sql)
-            batches = cursor.fetch_record_batch()
-            with pa.ipc.new_stream(sys.stdout.buffer, batches.schema) as sink:
-                for batch in batches:
-                    sink.write_batch(batch)
+    with (
+        query(*arguments) as batches,
+        pa.ipc.new_stream(sys.stdout.buffer, batches.schema) as sink,
+    ):
+        for batch in batches:
+            sink.write_batch(batch)
+
+
+def _end_with_parent() -> None:
+    """End at once when nobody reads any more, also in the middle of a query."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 if __name__ == "__main__":
     try:
-        _write(*json.loads(sys.stdin.read()))
+        arguments = json.loads(sys.stdin.readline())
+        Thread(target=_end_with_parent, daemon=True).start()
+        _write(*arguments)
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {error}")
