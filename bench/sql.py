@@ -1,10 +1,11 @@
-"""Rows a second and peak memory of reading and writing, beside pandas.read_sql and to_sql.
+"""Rows a second, CPU and peak memory of reading and writing, beside pandas.read_sql and to_sql.
 
     python -m bench.sql sqlite:///bench.db
     python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
 
-Each figure comes from a process of its own. The tables bench_wide and bench_written are made and
-dropped again.
+Each figure is the median of three turns, each in a process of its own; CPU and memory are of that
+and what it starts, not of a server. The tables bench_wide and bench_written are made and dropped
+again.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 from pydantic import SecretStr
 
@@ -24,7 +26,8 @@ from abatch.database import connections, faults, reading, writing
 from abatch.database.tables import Instant
 from abatch.queries import Query, Window
 
-CHUNK_ROWS = 50_000
+CHUNK_ROWS, N_TURNS = 50_000, 3
+FIGURES = ("rows/s", "CPU s", "MiB")
 WINDOW, AS_OF = Window(date(2026, 1, 1), date(2027, 1, 1)), datetime(2030, 1, 1)
 QUERY = (
     "select * from bench_wide where event_date >= :from_date and event_date < :to_date and"
@@ -67,10 +70,10 @@ def make_frame(first: int, n: int) -> pd.DataFrame:
 
 
 def write_abatch(engine: sa.Engine, table: sa.Table, n_rows: int) -> int:
-    """As abatch writes frames: bounded batches in transactions that are tried again."""
+    """As abatch writes a night: batches of Arrow in transactions that are tried again."""
     for first in range(0, n_rows, CHUNK_ROWS):
         frame = make_frame(first, min(CHUNK_ROWS, n_rows - first))
-        connections.write(engine, writing.insert_frame, table, frame)
+        connections.write(engine, writing.load, table, pa.RecordBatch.from_pandas(frame))
     return n_rows
 
 
@@ -105,16 +108,33 @@ def read_pandas(engine: sa.Engine) -> int:
 
 
 def measure(engine: sa.Engine, what: str, n_rows: int) -> None:
-    """Run one of the four in this process; prints rows a second and its peak memory in MiB."""
-    started = time.perf_counter()
+    """Run one of the four in this process; prints rows a second, CPU seconds, peak memory in MiB.
+
+    Making the rows that are written is part of both.
+    """
+    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    started, before = time.perf_counter(), [resource.getrusage(who) for who in whose]
     n = {
         "read_abatch": lambda: read_abatch(engine),
         "read_pandas": lambda: read_pandas(engine),
         "write_abatch": lambda: write_abatch(engine, written, n_rows),
         "write_pandas": lambda: write_pandas(engine, written, n_rows),
     }[what]()
-    seconds = time.perf_counter() - started
-    print(n / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    seconds, after = time.perf_counter() - started, [resource.getrusage(who) for who in whose]
+    cpu = sum(one.ru_utime + one.ru_stime for one in after)
+    cpu -= sum(one.ru_utime + one.ru_stime for one in before)
+    print(n / seconds, cpu, sum(one.ru_maxrss for one in after) / 1024)
+
+
+def measure_turns(engine: sa.Engine, url: str, what: str, n_rows: int) -> np.ndarray:
+    """Medians of FIGURES."""
+    command = [sys.executable, "-m", "bench.sql", url, "--rows", str(n_rows), "--only", what]
+    turns = []
+    for _ in range(N_TURNS):
+        turns.append([float(word) for word in subprocess.check_output(command).split()])
+        with engine.begin() as connection:
+            connection.execute(written.delete())
+    return np.median(turns, axis=0)
 
 
 def main() -> None:
@@ -125,39 +145,31 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    engine = connections.make_engine(SecretStr(arguments.url), None, Path.cwd(), "the command line")
+    url, n_rows = arguments.url, arguments.rows
+    engine = connections.make_engine(SecretStr(url), None, Path.cwd(), "the command line")
     if arguments.only:
-        measure(engine, arguments.only, arguments.rows)
+        measure(engine, arguments.only, n_rows)
         return
     metadata.drop_all(engine)
     metadata.create_all(engine)
     try:
-        write_abatch(engine, wide, arguments.rows)
+        write_abatch(engine, wide, n_rows)
         print(
-            f"{faults.show_url(engine)}, {arguments.rows} rows of {len(wide.columns)} columns,"
+            f"{faults.show_url(engine)}, {n_rows} rows of {len(wide.columns)} columns,"
             f" chunks of {CHUNK_ROWS}"
         )
         print(f"{'':<14}{'abatch':>12}{'pandas':>12}{'ratio':>8}")
         for what in ("read", "write"):
-            figures = []
-            for peer in ("abatch", "pandas"):
-                command = [
-                    sys.executable,
-                    "-m",
-                    "bench.sql",
-                    arguments.url,
-                    "--rows",
-                    str(arguments.rows),
-                    "--only",
-                    f"{what}_{peer}",
-                ]
-                figures.append(
-                    [float(word) for word in subprocess.check_output(command, text=True).split()]
+            ours, theirs = (
+                measure_turns(engine, url, f"{what}_{peer}", n_rows)
+                for peer in ("abatch", "pandas")
+            )
+            for name, a, b in zip(FIGURES, ours, theirs, strict=True):
+                digits = 2 if name == "CPU s" else 0
+                print(
+                    f"{f'{what} {name}':<14}{a:>12,.{digits}f}{b:>12,.{digits}f}{a / b:>8.2f}",
+                    flush=True,
                 )
-                with engine.begin() as connection:
-                    connection.execute(written.delete())
-            for name, ours, theirs in zip((f"{what} rows/s", f"{what} MiB"), *figures, strict=True):
-                print(f"{name:<14}{ours:>12,.0f}{theirs:>12,.0f}{ours / theirs:>8.2f}")
     finally:
         metadata.drop_all(engine)
 
