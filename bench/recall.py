@@ -1,0 +1,164 @@
+"""CPU, wall and peak memory of recall and reproduce, beside the same by pandas and scikit-learn.
+
+    python -m bench.recall
+    python -m bench.recall --rows 500000 --columns 50
+
+Training rows on SQLite, a model of boosted trees. The peer of recall reads by pandas.read_sql and
+writes the same Parquet file; that of reproduce reads the snapshot by pandas.read_parquet, fits the
+same pipeline on as many rows and predicts all rows by both models. What only abatch does (sorting,
+the hash of the content, asking the database again) has no peer. Medians of three turns, each in a
+process of its own, start and imports included; CPU and memory (PSS) are of it and what it starts.
+"""
+
+import argparse
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT, N_TURNS = Path(__file__).parent.parent, 3
+FROM, TO, NIGHT = "2025-11-11", "2026-11-11", "2026-11-26"
+CONFIG = """
+environments:
+  dev: {database: "sqlite:///dev.db"}
+experiments:
+  bench:
+    hypothesis: None.
+    outcome: {kind: binary, window_days: 14, lag_days: 1, expected_effect: 0.01, baseline: 0.3}
+    queries:
+      {training: training.sql, candidates: training.sql, outcomes: outcomes.sql,
+       watermark: watermark.sql}
+    training: {days: 365}
+    split: {A: 0.90, control: 0.10}
+    select_top: 0.20
+    models:
+      A:
+        name: model
+        version: "1.0"
+        estimator: sklearn.ensemble.HistGradientBoostingClassifier
+"""
+WINDOW = "where event_date >= :from_date and event_date < :to_date"
+RECALL = f"""
+import pandas as pd, sqlalchemy as sa
+query = open("training.sql").read()
+binds = {{"from_date": "{FROM}", "to_date": "{TO}"}}
+with sa.create_engine("sqlite:///dev.db").connect() as connection:
+    frame = pd.read_sql(sa.text(query), connection, params=binds)
+frame.to_parquet("peer.parquet", compression="zstd", index=False)
+"""
+REPRODUCE = f"""
+import glob, joblib
+import numpy as np, pandas as pd
+from sklearn.base import clone
+pipeline = joblib.load(glob.glob("models/model_*{NIGHT}.pkl")[0])
+frame = pd.read_parquet(glob.glob("snapshots/*.parquet")[0])
+X, y = frame[list(pipeline.feature_names_in_)], frame["outcome"].to_numpy(dtype=int)
+X = X.astype({{name: object for name in X if not pd.api.types.is_numeric_dtype(X[name])}})
+n = len(y) * 58 // 64  # the share that abatch fits on
+built = clone(pipeline).fit(X[:n], y[:n])
+print(np.abs(built.predict_proba(X) - pipeline.predict_proba(X)).max())
+"""
+
+
+def make_workload(folder: Path, n_rows: int, n_columns: int) -> None:
+    """A database, its queries and the config; half of the columns fractions, the rest by halves."""
+    rng, days = np.random.default_rng(0), np.datetime64(FROM) + np.arange(n_rows) * 350 // n_rows
+    frame = pd.DataFrame({"candidate_id": np.arange(1, n_rows + 1)})
+    frame["event_date"] = np.datetime_as_string(days)
+    numbers: dict[str, np.ndarray] = {
+        f"n{i}": rng.normal(size=n_rows).round(4) for i in range(n_columns // 2)
+    }
+    frame["outcome"] = (numbers["n0"] + rng.normal(size=n_rows) > 1).astype(int)
+    for i in range(n_columns - len(numbers)):
+        values = rng.integers(0, 5 + 3 * i, n_rows)
+        numbers[f"v{i}"] = (
+            np.array([f"text {k}" for k in range(5 + 3 * i)])[values] if i % 2 else values
+        )
+    frame = pd.concat([frame, pd.DataFrame(numbers)], axis=1)
+    with sqlite3.connect(folder / "dev.db") as connection:
+        connection.execute("pragma journal_mode = wal")
+        frame.to_sql("training", connection, index=False, chunksize=100_000)
+    connection.close()
+    (folder / "training.sql").write_text(f"select * from training {WINDOW}")
+    (folder / "outcomes.sql").write_text(
+        f"select candidate_id, event_date, outcome from training {WINDOW}"
+    )
+    (folder / "watermark.sql").write_text(f"select '{NIGHT}' as watermark")
+    (folder / "ml_config.yaml").write_text(CONFIG)
+
+
+def read_pss(process: int) -> float:
+    """MiB of a process and of what it started; 0 of what has ended."""
+    try:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return 0
+    size = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return size / 1024 + sum(read_pss(int(child)) for child in children)
+
+
+def measure(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """CPU seconds, seconds and peak MiB of a command."""
+    started, memory = time.perf_counter(), 0.0
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            memory = max(memory, read_pss(process.pid))
+            time.sleep(0.05)
+    process.returncode = os.waitstatus_to_exitcode(ended[1])
+    if process.returncode:
+        raise SystemExit((folder / "output").read_text())
+    return ended[2].ru_utime + ended[2].ru_stime, time.perf_counter() - started, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=50_000, help="default: 50000")
+    parser.add_argument("--columns", type=int, default=20, help="features (default: 20)")
+    arguments = parser.parse_args()
+    python, abatch = [sys.executable, "-c"], [sys.executable, "-m", "abatch"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_workload(folder, arguments.rows, arguments.columns)
+        where = ["--config", str(folder / "ml_config.yaml")]
+        measure([*abatch, "init", *where], folder)
+        measure([sys.executable, str(ROOT / "train.py"), *where, "--date", NIGHT], folder)
+        model = next((folder / "models").glob(f"*{NIGHT}.pkl")).stem
+        window = ["--from", FROM, "--to", TO, "--as-of", NIGHT]
+        recall = [*abatch, "recall", "bench", *where, *window, "--out", "own.parquet"]
+        compare = [*abatch, "recall", "bench", *where, *window, "--diff", NIGHT]
+        print(f"{arguments.rows:,} rows, {arguments.columns} features, {os.cpu_count()} cores")
+        print(f"{'':<28}{'CPU s':>8}{'wall s':>8}{'MiB':>7}{'CPU':>7}{'wall':>6}")
+        for label, command, peer in (
+            ("recall --out", recall, RECALL),
+            ("recall --diff (reads twice)", compare, RECALL),
+            ("reproduce", [*abatch, "reproduce", model, *where], REPRODUCE),
+        ):
+            ours, theirs = (
+                np.median([measure(words, folder) for _ in range(N_TURNS)], axis=0)
+                for words in (command, [*python, peer])
+            )
+            print(f"{label:<28}{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}", end="")
+            print(f"{ours[0] / theirs[0]:>7.2f}{ours[1] / theirs[1]:>6.2f}")
+            print(
+                f"{'  pandas':<28}{theirs[0]:>8.2f}{theirs[1]:>8.2f}{theirs[2]:>7.0f}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
