@@ -1,5 +1,6 @@
 """Snapshots: training rows come back as they were pulled, whatever the driver, or not at all."""
 
+import io
 import json
 import os
 from datetime import date, datetime, timedelta
@@ -643,3 +644,53 @@ def test_write_rows_for_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (
         str(pd.read_parquet("rows.parquet")["event_date"].iloc[0]) == "2026-06-01"
     )  # a day, for whatever else reads it
+
+
+def number_rows(frame: pd.DataFrame) -> dict[tuple[object, ...], tuple[object, ...]]:
+    """Values of arranged rows by candidate, day, and which of such rows it is."""
+    rows: dict[tuple[object, ...], tuple[object, ...]] = {}
+    for candidate, day, *values in frame.astype(object).itertuples(index=False):
+        nth = sum(key[:2] == (candidate, day) for key in rows)
+        rows[candidate, day, nth] = tuple(None if pd.isna(value) else value for value in values)
+    return rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(frames(), frames())
+def test_compare_as_counted_one_by_one(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Whole numbers of the second as floats, if no float would lose a digit of them."""
+    second = second.assign(whole=second["whole"].mask(second["whole"].abs() > 2**53))
+    second["whole"] = second["whole"].astype("float64")
+    one, other = (arrange(frame) for frame in (first, second))
+    before, after = number_rows(one), number_rows(other)
+    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    found = snapshots.compare(one, other)
+    assert found.added == len(after.keys() - before.keys())
+    assert found.removed == len(before.keys() - after.keys())
+    by_column = {
+        name: sum(a[i] != b[i] for a, b in pairs)
+        for i, name in enumerate(["outcome", "whole", "part", "name"])
+    }
+    is_alike = before == after and found.columns
+    if is_alike:  # but of another type
+        assert found.columns == {"whole (type)": len(pairs)}
+        return
+    assert found.columns == {name: n for name, n in by_column.items() if n}
+    assert found.changed == sum(a != b for a, b in pairs)
+
+
+def test_parquet_as_pandas_writes_and_reads_it() -> None:
+    """With days as Python's dates: files of before are read, and others read those of now."""
+    rows = arrange(
+        make_frame().assign(
+            whole=pd.array([1, None, 2**63 - 1, 4, 5], dtype="Int64"),
+            at=pd.to_datetime(["2026-06-01 10:00"] * 5, utc=True),
+            nothing=None,
+        )
+    )
+    before = rows.assign(event_date=rows["event_date"].dt.date)
+    written = before.to_parquet(engine="pyarrow", compression="zstd", index=False)
+    pd.testing.assert_frame_equal(snapshots.from_parquet(written), rows)
+    content = snapshots.to_parquet(rows)
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(content)), before)
+    pd.testing.assert_frame_equal(snapshots.from_parquet(content), rows)

@@ -17,7 +17,7 @@ from abatch.config import Experiments
 from abatch.database import connections, reading
 from abatch.database.tables import Row
 from abatch.errors import RegistryError, UsageError
-from abatch.modelling import registry, reproduction, retention, snapshots
+from abatch.modelling import registry, retention, snapshots
 from abatch.queries import Window
 from abatch.text import Reply, show_table, wrap_facts
 
@@ -222,5 +222,7 @@ def recall(
 @command("reproduce")
 def reproduce(experiments: Experiments, engine: sa.Engine, model: Model) -> Reply:
     """Build a dated model again, compare what it predicts, and say what has moved."""
+    from abatch.modelling import reproduction  # scikit-learn, for which the others need not wait
+
     verdict = reproduction.reproduce(engine, experiments, model)
     return Reply(str(verdict), code=job.DONE if verdict.is_reproduced else job.MENDABLE)

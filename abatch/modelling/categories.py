@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 
-MIN_ROWS = 10  # a category with fewer is rare
+from abatch.modelling.features import MIN_ROWS
+
 N_HIDDEN, LEAST, MOST = 100, 0.02, 0.1  # rows with a hidden category: number, shares
 _SEED = 1_212  # of the draw of these: unlike one that somebody else may have drawn rows with
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from abatch.errors import DataError, suggest
-from abatch.modelling.categories import MIN_ROWS
 from abatch.statistics.references import FeatureReference
 
 NUMBER, CATEGORY = "number", "category"
 CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
+MIN_ROWS = 10  # a category with fewer is rare
 FEW_VALUES, MOST = 50, 0.95  # as many, and so large a share, are no accident
 FEW_NUMBERS = 10  # different ones behind or before one unit
 UNUSABLE = "cannot be features. Mend or leave them out in the query."

@@ -169,7 +169,8 @@ def _pull_again(
     if frame.empty:
         return None, "returns no rows any more"
     if again.content_hash == pull.content_hash:
-        return again.frame, f"returns the same {len(frame):,} rows"
+        same = again.frame if kept is None else kept  # once in memory is enough
+        return same, f"returns the same {len(frame):,} rows"
     if kept is not None:
         difference = snapshots.compare(kept, again.frame)
         example = f", such as {difference.example}" if difference.example else ""

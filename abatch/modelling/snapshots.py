@@ -3,7 +3,6 @@
 Training rows as they were pulled, under the hash of their content, each content once.
 """
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
+from pyarrow import parquet
 
 from abatch import files
 from abatch.database.tables import Row, models, snapshots
@@ -168,15 +168,22 @@ def make_snapshot(frame: pd.DataFrame) -> Snapshot:
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
-    """Arranged rows as one Parquet file, compressed by zstd."""
-    rows = frame.assign(event_date=frame["event_date"].dt.date)
-    return rows.to_parquet(engine="pyarrow", compression="zstd", index=False)
+    """Arranged rows as one Parquet file, compressed by zstd; event_date is a date."""
+    sink = pa.BufferOutputStream()
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
+    parquet.write_table(_cast_day(rows, pa.date32()), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
 def from_parquet(content: bytes) -> pd.DataFrame:
     """The rows that `to_parquet` was given."""
-    frame = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
-    return frame.assign(event_date=pd.to_datetime(frame["event_date"]).astype("datetime64[s]"))
+    rows = parquet.read_table(pa.BufferReader(content))
+    return _cast_day(rows, pa.timestamp("s")).to_pandas()
+
+
+def _cast_day(rows: pa.Table, kind: pa.DataType) -> pa.Table:
+    days = rows["event_date"].cast(kind)
+    return rows.set_column(rows.schema.get_field_index("event_date"), "event_date", days)
 
 
 def path_of(folder: Path, content_hash: str) -> Path:
@@ -295,41 +302,62 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 
     Rows are known by candidate and day.
     """
-    before, after = (
-        frame.assign(_nth=frame.groupby(KEY).cumcount()).set_index([*KEY, "_nth"])
-        for frame in (first, second)
-    )
-    both = before.index.intersection(after.index)
-    before, after = before.loc[both], after.loc[both]
-    added, removed = len(second) - len(both), len(first) - len(both)
-    changed = np.full(len(both), list(before.columns) != list(after.columns))
+    before, after = _align(first, second)
+    n_both = len(before)
+    added, removed = len(second) - n_both, len(first) - n_both
+    changed = np.full(n_both, list(before.columns) != list(after.columns))
     columns: dict[str, int] = {}
     example = ""
     for name in dict.fromkeys([*before.columns, *after.columns]):
         if name not in before or name not in after:
-            columns[f"{name} ({'new' if name in after else 'gone'})"] = len(both)
+            columns[f"{name} ({'new' if name in after else 'gone'})"] = n_both
             continue
         differs = _differs(before[name], after[name])
         if differs.any():
             columns[name] = int(differs.sum())
             changed |= differs
-            example = example or _describe_change(before[name], after[name], differs.argmax())
+            example = example or _describe_change(before, after, name, differs.argmax())
     if not (changed.any() or columns or removed or added):  # the values are the same
-        pairs = zip(describe_columns(first), describe_columns(second), strict=True)
-        columns = {f"{a.name} (type)": len(both) for a, b in pairs if a.type != b.type}
+        kinds = ((name, *map(_tell_kind, (first[name], second[name]))) for name in first)
+        columns = {f"{name} (type)": n_both for name, a, b in kinds if a != b}
         changed |= bool(columns)
     return Difference(added, removed, int(changed.sum()), columns, example)
 
 
-def _describe_change(before: pd.Series, after: pd.Series, at: np.intp) -> str:
-    candidate, day, _ = before.index[at]
-    values = f"{before.name} was {before.iloc[at]}, is {after.iloc[at]}"
+def _align(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that both have, in the order of the first; the nth of a key is the nth of it."""
+    if first[KEY].equals(second[KEY]):
+        return first, second
+    one, other = (
+        frame[KEY].assign(nth=frame.groupby(KEY).cumcount(), row=np.arange(len(frame)))
+        for frame in (first, second)
+    )
+    rows = one.merge(other, on=[*KEY, "nth"])
+    before, after = first.take(rows["row_x"]), second.take(rows["row_y"])
+    return before.reset_index(drop=True), after.reset_index(drop=True)
+
+
+def _describe_change(before: pd.DataFrame, after: pd.DataFrame, name: str, at: np.intp) -> str:
+    candidate, day = before.loc[at, KEY]
+    values = f"{name} was {before[name].iloc[at]}, is {after[name].iloc[at]}"
     return f"candidate {candidate} on {day:%Y-%m-%d}: {values}"
 
 
 def _differs(before: pd.Series, after: pd.Series) -> np.ndarray:
+    """Where two columns have other values, whatever their types; of one type they need no objects.
+
+    Whole numbers are the same as floats, and are compared with them as Python does: exactly.
+    """
+    both_null = (before.isna() & after.isna()).to_numpy()
+    if before.dtype == after.dtype != object:
+        return before.ne(after).to_numpy(dtype=bool, na_value=True) & ~both_null
     a, b = (column.astype(object).where(column.notna(), None) for column in (before, after))
-    return ~(a.eq(b) | (a.isna() & b.isna())).to_numpy(dtype=bool)
+    return ~a.eq(b).to_numpy(dtype=bool) & ~both_null
+
+
+def _tell_kind(column: pd.Series) -> str:
+    """As `describe_columns` has it."""
+    return describe_columns(column.dropna().iloc[:1].to_frame())[0].type
 
 
 def write_rows(path: Path, frame: pd.DataFrame) -> None:
