@@ -68,6 +68,7 @@ def read(engine: sa.Engine, sql: str = "select * from t order by i") -> list[pd.
         ("timestamp with time zone", lambda i: f"1999-12-31 23:59:59.5+{i % 14:02}:30"),
         ("uuid", lambda i: f"ABCDEF00-0000-0000-0000-0000000000{i:02}"),
         ("numeric(9, 2)", lambda i: i / 4),  # SQLite keeps 1.0 as an integer
+        ("numeric", lambda i: i if 8 <= i < 16 else i / 2),  # a chunk of integers alone
         ("real", float),
         ("integer", lambda i: i if i > 20 else None),  # nulls alone in the first two chunks
     ],
@@ -111,6 +112,8 @@ def test_many_rows_are_read_as_arrow(
         ("", lambda i: i if i > 15 else i + 0.5),  # two kinds, each in chunks of its own
         ("", lambda i: 5 if i == 29 else float(i)),
         ("", lambda i: 2**53 + 1 if i > 20 else i + 0.5),
+        ("numeric", lambda i: 2**53 + i if i > 7 else i / 2),
+        ("", lambda i: i / 2 if i % 2 else 1 if i < 9 else 1.0),
         ("date", lambda i: b""),
     ],
 )

@@ -251,21 +251,33 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
 
 
 class _Probed(NamedTuple):
-    """What the first values of a column are: their types, and whether all are whole floats."""
+    """What the first values of a column are.
+
+    Attributes
+    ----------
+    kinds : their types
+    is_whole : they are floats, and whole
+    is_numeric : whole ones are integers, others floats, as where a column is declared numeric
+    """
 
     kinds: set[type]
     is_whole: bool
+    is_numeric: bool
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> "_Probed":
         kinds = {*map(type, values)} - {type(None)}
-        whole = kinds == {float} and all(value is None or value.is_integer() for value in values)
-        return cls(kinds, whole)
+        whole = {value.is_integer() for value in values if type(value) is float}
+        return cls(
+            kinds, kinds == {float} and whole == {True}, len(kinds) == 2 and whole == {False}
+        )
 
     def write_check(self, name: str) -> list[str]:
         """Where SQL is true of values whose kind Arrow would not tell: it turns all into text."""
         if self.is_whole:
             return [f"typeof({name}) = 'integer'"]
+        if self.is_numeric:
+            return [f"({name} = cast({name} as integer) and typeof({name}) = 'real')"]
         return [] if self.kinds <= {int, float} else [f"{name} < ''", f"{name} >= x''"]
 
     def fit(self, column: "pa.ChunkedArray") -> "pa.ChunkedArray":
@@ -295,6 +307,8 @@ class _Probed(NamedTuple):
             return pc.ascii_lower(column)
         is_unclear = pa.types.is_floating(column.type) and not self.is_whole
         if is_unclear and pc.all(pc.equal(column, pc.floor(column))).as_py():
+            if self.is_numeric and pc.all(pc.less(pc.abs(column), 2.0**53)).as_py():
+                return column.cast(pa.int64())
             raise pa.ArrowInvalid("whole numbers, of one kind or of two")
         return column
 
