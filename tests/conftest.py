@@ -11,6 +11,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -108,6 +109,8 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
     "lock": {},
     "machine": "Linux x86_64",
 }
+N_ORDERED = 60  # rows of a chunk, of nights that `start` begins
+Start = Callable[..., "subprocess.Popen[str]"]
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")
 
 
@@ -708,3 +711,53 @@ def bank_engine(bank: Experiment) -> Iterator[sa.Engine]:
     migrations.upgrade(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _ordered_bank(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank on SQLite whose first variant has the estimator `Ordered`; copied only."""
+    folder = tmp_path_factory.mktemp("ordered")
+    templates.copy("sqlite", "simulated", folder)
+    models = {**QUICK_MODELS, "A": {**QUICK_MODELS["A"], "estimator": "tests.ordered.Ordered"}}
+    file = write_config(folder, "sqlite:///bank.db", models=models)
+    engine = open_engine(experiment := load_experiments(file, "dev")["card_offer"])
+    train.train(experiment, engine, FIRST_NIGHT)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def bank_folder(_ordered_bank: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(_ordered_bank, tmp_path / "bank", symlinks=True)
+
+
+@pytest.fixture
+def start(bank_folder: Path) -> Iterator[Start]:
+    """Start predict.py as cron does, with an order and keys of the environment; killed at last."""
+    started: list[subprocess.Popen[str]] = []
+    file = bank_folder / "ml_config.yaml"
+
+    def start(order: str = "", **environment: object) -> subprocess.Popen[str]:
+        raw = yaml.safe_load(file.read_text("utf-8"))
+        raw["environments"]["dev"].update(environment)
+        raw["chunk_rows"] = N_ORDERED
+        file.write_text(yaml.safe_dump(raw, sort_keys=False), "utf-8")
+        (bank_folder / "order").write_text(order, "utf-8")
+        options = ["--config", str(file), "--date", str(FIRST_NIGHT), "--force"]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, ROOT / "predict.py", *options],
+                env={**os.environ, "PYTHONPATH": str(ROOT), "ORDER": str(bank_folder / "order")},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

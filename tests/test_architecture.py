@@ -54,8 +54,14 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "alembic": "database.migrations",
     "logging.FileHandler": "job",
 }
-# Who else may use one. OpenMP reads its policy once, so it is set before other modules are there.
-BESIDES = {("abatch", "os.environ"), ("modelling.workers", "joblib")}
+# Who else may use one. OpenMP reads its policy once, so it is set before other modules are there;
+# workers open what their own job has sent.
+BESIDES = {
+    ("abatch", "os.environ"),
+    ("modelling.workers", "joblib"),
+    ("modelling.workers", "os.environ"),
+    ("modelling.workers", "pickle"),
+}
 KNOW_THE_DATABASE = ("database", "demo")  # which of the three it is; the demo plays on SQLite alone
 DRIVERS = {"adbc_driver_postgresql", "mssql_python", "psycopg", "pyodbc", "sqlite3"}
 CLOCK = "night"

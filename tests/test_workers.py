@@ -1,43 +1,39 @@
 """Workers: what they do comes in order, and one that is killed costs a retry."""
 
 import os
+import re
 import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+import sqlalchemy as sa
 
+import predict
+from abatch.config import Experiment
+from abatch.database.tables import feature_counts, predictions
 from abatch.errors import AbatchError, DataError
-from abatch.modelling.workers import work_through
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def square_but_die(number: int, *, folder: Path, n_times: int) -> int:
-    """The worker that is given 5 is killed, as for want of memory, so many times."""
-    if number == 5 and len(deaths := [*folder.iterdir()]) < n_times:
-        (folder / f"{len(deaths)}").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return square(number)
-
-
-def refuse(number: int) -> int:
-    if number == 3:
-        raise DataError(f"Ærø: {number}")
-    return number
+from abatch.modelling.workers import LocalPool
+from demo import simulate
+from tests.conftest import FIRST_NIGHT, N_ORDERED, Start, alter
+from tests.squares import refuse, square, square_but_die
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 def test_work_through_in_order(n_jobs: int) -> None:
-    assert [*work_through(square, iter(range(20)), n_jobs)] == [n * n for n in range(20)]
-    assert [*work_through(square, [], n_jobs)] == []
+    results = LocalPool(square, n_jobs).work_through(iter(range(20)))
+    assert [*results] == [n * n for n in range(20)]
+    assert [*LocalPool(square, n_jobs).work_through([])] == []
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_work_through_raises_what_work_raises(n_jobs: int) -> None:
-    results = work_through(refuse, range(9), n_jobs)
+def test_work_through_raises_what_work_raises() -> None:
+    results = LocalPool(refuse, 2).work_through(range(9))
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match="Ærø: 3"):
         next(results)
@@ -45,18 +41,148 @@ def test_work_through_raises_what_work_raises(n_jobs: int) -> None:
 
 def test_work_through_a_killed_worker(tmp_path: Path) -> None:
     work = partial(square_but_die, folder=tmp_path, n_times=2)
-    assert [*work_through(work, range(12), 2)] == [n * n for n in range(12)]
+    assert [*LocalPool(work, 2).work_through(range(12))] == [n * n for n in range(12)]
     assert len([*tmp_path.iterdir()]) == 2
 
 
 def test_work_through_workers_that_are_killed_again_and_again(tmp_path: Path) -> None:
     work = partial(square_but_die, folder=tmp_path, n_times=99)
     with pytest.raises(AbatchError, match=r"workers were ended 3 times, .* fewer n_jobs"):
-        [*work_through(work, range(12), 2)]
+        [*LocalPool(work, 2).work_through(range(12))]
 
 
 def test_work_through_ends_its_workers(tmp_path: Path) -> None:
     """Also if nobody wants the rest."""
-    results = work_through(square, range(50), 2)
+    results = LocalPool(square, 2).work_through(range(50))
     assert next(results) == 0
     results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.bank("trained")
+def test_a_night_is_the_same_for_all_workers_and_chunks(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
+    """To the last bit, whichever rows a candidate is predicted beside."""
+    whole: Any = None
+    for n_jobs, chunk_rows in ((1, 10**6), (1, 97), (2, 1000), (3, 201)):
+        changed = alter(experiment, n_jobs=n_jobs, chunk_rows=chunk_rows)
+        predict.predict(changed, engine, FIRST_NIGHT, force=whole is not None)
+        found = read_night(engine)
+        whole = whole or found
+        pd.testing.assert_frame_equal(found[0], whole[0], check_exact=True)
+        assert found[1] == whole[1]
+    assert len(whole[0]) == simulate.N_CANDIDATES
+
+
+def read_night(engine: sa.Engine) -> tuple[pd.DataFrame, list[Any]]:
+    """Rows of the night that is published, and what its candidates looked like."""
+    columns = ["candidate_id", "variant", "model_name", "prediction", "rank_in_variant", "selected"]
+    with engine.connect() as connection:
+        rows = pd.read_sql(sa.select(predictions), connection)[columns]
+        query = sa.select(feature_counts).order_by(*feature_counts.primary_key)
+        counts = [row[:-1] for row in connection.execute(query)]
+    return rows.sort_values("candidate_id", ignore_index=True), counts
+
+
+def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and stderr."""
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def read_rows(folder: Path) -> list[Any]:
+    query = """select candidate_id, variant, model_name, prediction, rank_in_variant, selected
+        from predictions order by candidate_id"""
+    with closing(sqlite3.connect(folder / "bank.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def read_log(folder: Path) -> str:
+    """What was logged, which is then forgotten."""
+    (path,) = (folder / "logs").glob("predict_*.log")
+    text = path.read_text("utf-8")
+    path.unlink()
+    return text
+
+
+def wait_for_hanging(folder: Path, n: int) -> list[int]:
+    """Numbers of the processes that hang, once they are so many."""
+    for _ in range(600):
+        if len(found := [*folder.glob("*.pid")]) == n:
+            return [int(path.stem) for path in found]
+        time.sleep(0.1)
+    raise AssertionError(found)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text("utf-8")
+    except OSError:
+        return False
+
+
+def wait_until_over(*pids: int) -> None:
+    for _ in range(200):
+        if not any(map(is_running, pids)):
+            return
+        time.sleep(0.1)
+    raise AssertionError([*filter(is_running, pids)])
+
+
+@pytest.mark.slow
+def test_predict_with_a_killed_worker(bank_folder: Path, start: Start) -> None:
+    """It costs a retry, which is logged, and nothing else: cron mails nothing."""
+    assert end(start())[0] == 0
+    rows = read_rows(bank_folder)
+    read_log(bank_folder)
+    assert end(start("die", n_jobs=2)) == (0, "")
+    assert read_rows(bank_folder) == rows
+    assert len(rows) == simulate.N_CANDIDATES
+    log = read_log(bank_folder)
+    assert log.count(" WARNING a worker was ended, by the system or by a model's code;") == 1
+    assert "done again (time 1, at most 2)" in log
+
+
+@pytest.mark.slow
+def test_predict_logs_what_is_said_in_workers(bank_folder: Path, start: Start) -> None:
+    """As with one job; only that each worker loads the models."""
+    logs = []
+    for n_jobs in (1, 2):
+        assert end(start("talk", n_jobs=n_jobs)) == (0, "")
+        lines = re.findall(r"(?<=Z ).*(?: says: |warn).*", read_log(bank_folder))
+        logs.append(sorted(line for line in lines if "loaded" not in line))
+        assert any("says: I am loaded" in line for line in lines)
+    assert logs[1] == logs[0]
+    n_chunks = -(-simulate.N_CANDIDATES // N_ORDERED)
+    for words in ("I predict", "so does my child"):
+        assert logs[0].count(f"INFO an estimator says: {words}") == n_chunks
+
+
+@pytest.mark.slow
+def test_predict_tells_what_a_model_raises_in_a_worker(bank_folder: Path, start: Start) -> None:
+    one, two = (end(start("raise", n_jobs=n_jobs)) for n_jobs in (1, 2))
+    assert two == one
+    assert one[0] == 1
+    assert "predicting raised ValueError: Ærø is not an island here (ordered.py, line" in one[1]
+    assert read_log(bank_folder).count('tests/ordered.py", line') == 2
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(bank_folder: Path, start: Start) -> None:
+    process = start("hang", n_jobs=2)
+    pids = wait_for_hanging(bank_folder, 2)
+    process.kill()
+    wait_until_over(process.pid, *pids)
+
+
+@pytest.mark.slow
+def test_workers_end_at_an_interrupt(bank_folder: Path, start: Start) -> None:
+    """Ctrl-C reaches all processes of a terminal; one message is printed."""
+    process = start("hang", n_jobs=2)
+    pids = wait_for_hanging(bank_folder, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    code, errors = end(process)
+    expected = "interrupted; what was not finished was not written. Run it again."
+    assert (code, errors) == (1, f"predict card_offer {FIRST_NIGHT}: {expected}\n")
+    wait_until_over(*pids)
+    assert read_rows(bank_folder) == []

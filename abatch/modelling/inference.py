@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from abatch.errors import DataError
 from abatch.experiment.assignment import Candidates, assign_candidates
@@ -16,7 +17,7 @@ from abatch.experiment.predictions import Batch, summarise
 from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import estimators, features
 from abatch.modelling.registry import Model
-from abatch.modelling.workers import work_through
+from abatch.modelling.workers import LocalPool
 from abatch.night import DAY, Night
 from abatch.queries import Window
 from abatch.statistics import drift
@@ -24,6 +25,7 @@ from abatch.statistics.references import FeatureReference
 from abatch.statistics.sums import add_by_keys
 
 References = Mapping[str, FeatureReference]
+N_ROWS = 64  # of which predictions are made at once, or of a multiple: what BLAS takes in one step
 # Among the features' counts, which are read by the features' names.
 PREDICTION, ROWS = "(prediction)", "(rows)"
 
@@ -91,18 +93,24 @@ def infer(
 ) -> Iterator[Part]:
     """Assign and predict tonight's candidates, chunk by chunk.
 
-    By as many processes as the environment has n_jobs; nothing depends on how many.
+    By the environment's workers; nothing depends on how many there are.
 
     Raises
     ------
     DataError, ConfigError
         As `assign_candidates` and `predict` do.
+    AbatchError
+        If workers are ended again and again, or are out of reach.
     """
     experiment, query = night.experiment, night.experiment.query("candidates")
     inferrer = Inferrer(models, earlier, experiment.name, experiment.split)
     chunks = night.stream(query, Window(night.run_date, night.run_date + DAY))
+    environment = experiment.environment
     with query.named():
-        yield from work_through(inferrer, chunks, experiment.environment.n_jobs)
+        if environment.n_jobs > 1:
+            yield from LocalPool(inferrer, environment.n_jobs).work_through(chunks)
+        else:
+            yield from map(inferrer, chunks)
 
 
 def find_training_outcome(models: Mapping[str, Model]) -> TrainingOutcome:
@@ -144,7 +152,9 @@ def predict(
         rows = candidates.variant == variant
         if rows.any():
             X = features.convert(candidates.features[rows], model.card.columns)
-            prediction[rows] = estimators.predict_probability(model.pipeline, X)
+            with threadpool_limits(1, "blas"):
+                probability = estimators.predict_probability(model.pipeline, _fill(X))
+            prediction[rows] = probability[: len(X)]
             converted[variant] = X = drift.code_texts(X)
             feature_counts[model.model_name] = {
                 **drift.count_features(
@@ -165,6 +175,16 @@ def predict(
         references = first.card.features
         variant_counts = {name: drift.count_features(X, references) for name, X in alike.items()}
     return Inference(prediction, feature_counts, earlier_counts, variant_counts)
+
+
+def _fill(X: pd.DataFrame) -> pd.DataFrame:
+    """Rows up to a multiple of N_ROWS, by the last one again and again.
+
+    BLAS adds up the rows that are left over, and those at the seams of its threads, in another
+    order: without them a candidate's probability is the same to the last bit whoever is beside it.
+    """
+    n_rows = -(-len(X) // N_ROWS) * N_ROWS
+    return X.iloc[np.minimum(np.arange(n_rows), len(X) - 1)]
 
 
 def _convert_alike(

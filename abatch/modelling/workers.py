@@ -1,104 +1,223 @@
-"""Workers: processes that assign and predict chunks, while the job itself reads and spools."""
+"""Workers: processes that assign and predict chunks, while the job itself reads and spools.
 
+They are on this machine, by loky, or on a cluster, by dask; see docs/scale.md.
+"""
+
+import logging
 import os
+import pickle
+import signal
+import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from functools import lru_cache
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
+import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 
 from abatch.errors import AbatchError
+from abatch.modelling.chatter import listen
 
-C = TypeVar("C")
-P = TypeVar("P")
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
-_work: Callable[[Any], Any]  # in a worker, what it does
+LOGGERS = ("abatch", "py.warnings")  # what the job's log has
+logger = logging.getLogger("abatch")
+_kept = b""  # in a worker of this machine, the pickled work
+_alone = threading.Lock()  # chatter is listened to by the whole process
 
 
-def work_through(work: Callable[[C], P], chunks: Iterable[C], n_jobs: int) -> Iterator[P]:
-    """What work makes of each chunk, in their order.
+class Reply(NamedTuple):
+    """What a worker answers.
 
-    Parameters
+    Attributes
     ----------
-    work : each of several workers has a copy, which it is sent once
-    n_jobs : processes; with 1 it is done here
-
-    Raises
-    ------
-    AbatchError
-        If workers are ended again and again.
+    result : of the work, if nothing was raised
+    error, trace : what was, and where
+    records : what was logged meanwhile, warnings too
     """
-    if n_jobs == 1:
-        yield from map(work, chunks)
-        return
-    pool = _Pool(work, n_jobs)
-    try:
-        for chunk in chunks:
-            pool.submit(chunk)
-            if len(pool.pending) > n_jobs:
-                yield pool.take()
-        while pool.pending:
-            yield pool.take()
-    finally:
-        pool.close()
+
+    result: Any
+    error: Exception | None
+    trace: str
+    records: list[logging.LogRecord]
 
 
-class _Pool:
+class WorkerTrace(Exception):
+    """Where an error was raised in a worker: the traceback there, as text."""
+
+
+class Pool:
     """Workers, and the chunks that they are at, the oldest first.
 
-    Each works with as many threads as leaves none idle.
+    Chunks travel as bytes, which nobody but a worker opens.
+
+    Attributes
+    ----------
+    executor : of the workers, as concurrent.futures has it
+    sent : what the executor gives `_do` with each chunk: the pickled work, or None if a worker of
+        this machine has it
+    n_workers : as many chunks, and one more, are on their way
     """
 
+    executor: Any
+    sent: Any = None
+    n_workers: int
+    broken: tuple[type[BaseException], ...] = (BrokenProcessPool,)  # which `mend` knows
+
+    def __init__(self) -> None:
+        self.pending: deque[tuple[bytes, Future[Reply]]] = deque()
+
+    def work_through(self, chunks: Iterable[Any]) -> Iterator[Any]:
+        """What workers make of each chunk, in the chunks' order.
+
+        Raises
+        ------
+        AbatchError
+            If workers are ended again and again, or are out of reach.
+        """
+        try:
+            for chunk in chunks:
+                self.submit(pickle.dumps(chunk, 5))
+                if len(self.pending) > self.n_workers:
+                    yield self.take()
+            while self.pending:
+                yield self.take()
+        finally:
+            self.close()
+
+    def submit(self, chunk: bytes) -> None:
+        """Let a worker do the chunk when one is free."""
+        self.pending.append((chunk, self.executor.submit(_do, self.sent, chunk)))
+
+    def take(self) -> Any:
+        """The oldest chunk's result, and into the log what was said of it."""
+        while True:
+            try:
+                reply = self.wait(self.pending[0][1])
+            except self.broken as error:
+                self.mend(error)
+                continue
+            self.pending.popleft()
+            for record in reply.records:
+                logging.getLogger(record.name).handle(record)
+            if reply.error is not None:
+                raise reply.error from WorkerTrace(reply.trace)
+            return reply.result
+
+    def wait(self, future: Future[Reply]) -> Reply:
+        """What a worker answers."""
+        return future.result()
+
+    def mend(self, error: BaseException) -> None:
+        """Let what is pending be done all the same, or raise an AbatchError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        raise NotImplementedError
+
+
+class LocalPool(Pool):
+    """Processes of this machine; each works with as many threads as leaves none idle."""
+
     def __init__(self, work: Callable[[Any], Any], n_jobs: int) -> None:
-        self.work, self.n_jobs, self.n_ended = work, n_jobs, 0
-        self.pending: deque[tuple[Any, Future[Any]]] = deque()
+        super().__init__()
+        self.content, self.n_workers, self.n_ended = pickle.dumps(work, 5), n_jobs, 0
         self._begin()
 
     def _begin(self) -> None:
-        n_threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
+        n_threads = max(1, joblib.cpu_count() // self.n_workers)
+        limit = os.environ.get("OMP_NUM_THREADS", str(n_threads))
         self.executor = ProcessPoolExecutor(
-            self.n_jobs,
+            self.n_workers,
             initializer=_keep,
-            initargs=(self.work,),
-            env={"OMP_NUM_THREADS": str(n_threads)},
+            initargs=(self.content, os.getpid()),
+            env={"OMP_NUM_THREADS": limit},
         )
 
-    def submit(self, chunk: Any) -> None:
-        self.pending.append((chunk, self.executor.submit(_do, chunk)))
-
-    def take(self) -> Any:
-        """The oldest chunk's result; if a worker was ended, others do what is not done."""
-        while True:
-            try:
-                result = self.pending[0][1].result()
-            except BrokenProcessPool:
-                self.n_ended += 1
-                if self.n_ended > N_ENDED:
-                    raise AbatchError(
-                        f"workers were ended {self.n_ended} times, by the system or by a model's"
-                        " code. Nothing was published. If memory was short, take fewer n_jobs or"
-                        " chunk_rows."
-                    ) from None
-                self.close()
-                self._begin()
-                chunks = [chunk for chunk, _ in self.pending]
-                self.pending.clear()
-                for chunk in chunks:
-                    self.submit(chunk)
-            else:
-                self.pending.popleft()
-                return result
+    def mend(self, error: BaseException) -> None:
+        """Begin with new workers, who do what is not done."""
+        self.n_ended += 1
+        if self.n_ended > N_ENDED:
+            raise AbatchError(
+                f"workers were ended {self.n_ended} times, by the system or by a model's code."
+                " Nothing was published. If memory was short, take fewer n_jobs or chunk_rows."
+            ) from None
+        logger.warning(
+            "a worker was ended, by the system or by a model's code; what was not done is done"
+            " again (time %d, at most %d): %s",
+            self.n_ended,
+            N_ENDED,
+            " ".join(str(error).split()),
+        )
+        self.close()
+        self._begin()
+        chunks = [chunk for chunk, _ in self.pending]
+        self.pending.clear()
+        for chunk in chunks:
+            self.submit(chunk)
 
     def close(self) -> None:
+        """End the processes."""
         self.executor.shutdown(wait=True, kill_workers=True)
 
 
-def _keep(work: Callable[[Any], Any]) -> None:
-    global _work
-    _work = work
+def _keep(content: bytes, parent: int) -> None:
+    """Make this process a worker, which ends with its parent.
+
+    Ctrl-C is meant for the parent, too.
+    """
+    global _kept
+    _kept = content
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _do(chunk: Any) -> Any:
-    return _work(chunk)
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _do(content: bytes | None, chunk: bytes) -> Reply:
+    """In a worker: the work on a chunk."""
+    result, error, trace = None, None, ""
+    with _alone, _collect() as records:
+        try:
+            result = _open(_kept if content is None else content)(pickle.loads(chunk))
+        except Exception as raised:
+            error, trace = raised, "".join(traceback.format_exception(raised))
+    return Reply(result, error, trace, records)
+
+
+@lru_cache(maxsize=1)
+def _open(content: bytes) -> Callable[[Any], Any]:
+    """The work, once in each process; what the models' modules say as they load is logged."""
+    with listen():
+        return pickle.loads(content)
+
+
+@contextmanager
+def _collect() -> Iterator[list[logging.LogRecord]]:
+    """What is logged meanwhile, as it can be sent."""
+    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(queue)
+    records: list[logging.LogRecord] = []
+    logging.captureWarnings(True)
+    logger.setLevel(logging.INFO)
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield records
+    finally:
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
+        while not queue.empty():
+            records.append(queue.get())

@@ -1,0 +1,38 @@
+"""An estimator that does as it is told while a night is predicted, in whichever process that is."""
+
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from sklearn.linear_model import LogisticRegression
+
+
+class Ordered(LogisticRegression):
+    """Predicts, once it has done what the file says whose path is in the variable ORDER.
+
+    Such as `die`, which is done once; whoever hangs leaves a file by the number of its process.
+    """
+
+    def predict_proba(self, X: Any) -> Any:
+        path = Path(os.environ.get("ORDER", "nowhere"))
+        order = path.read_text("utf-8") if path.exists() else ""
+        if order == "die":
+            path.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif order == "hang":
+            path.with_name(f"{os.getpid()}.pid").touch()
+            time.sleep(600)
+        elif order == "raise":
+            raise ValueError("Ærø is not an island here")
+        elif order == "talk":
+            print("I predict", flush=True)
+            os.system("echo so does my child")
+            warnings.warn("predictions are hard", stacklevel=1)
+        return super().predict_proba(X)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        print("I am loaded", flush=True)
+        super().__setstate__(state)
