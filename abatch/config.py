@@ -36,8 +36,10 @@ class Environment:
     retention: Retention
     logs_dir: Path
     spool_dir: Path
-    n_jobs: int
     reports_dir: Path
+    n_jobs: int
+    backend: str
+    scheduler: str | None
     timezone: str
     chunk_rows: int
     retry_seconds: int
@@ -220,6 +222,8 @@ def _make_environment(
         schema=section.db_schema,
         retention=section.retention,
         n_jobs=section.n_jobs,
+        backend=section.backend,
+        scheduler=section.scheduler and _expand(section.scheduler, f"{place}.scheduler"),
         timezone=file.timezone,
         chunk_rows=file.chunk_rows,
         retry_seconds=file.retry_seconds,

@@ -74,8 +74,24 @@ class EnvironmentSection(Section):
     retention: Retention = Retention()
     logs_dir: Text = "logs"
     spool_dir: Text = "spool"
-    n_jobs: Count = 1
     reports_dir: Text = "reports"
+    n_jobs: Count = 1
+    backend: Literal["loky", "dask"] = "loky"
+    scheduler: Text | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_backend(self) -> "EnvironmentSection":
+        if self.backend == "dask":
+            if self.scheduler is None:
+                expected = "the address of dask's scheduler, as tcp://host:8786, since backend is"
+                raise self._fault("scheduler", f"{expected} dask")
+            if "n_jobs" in self.model_fields_set:
+                expected = "nothing, since dask's cluster has the workers that it has"
+                raise self._fault("n_jobs", f"{expected}. Leave it out")
+        elif self.scheduler is not None:
+            expected = "nothing, since it goes with backend dask only"
+            raise self._fault("scheduler", f"{expected}. Leave it out, or add the backend")
+        return self
 
 
 class Outcome(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 
 class Ordered(LogisticRegression):
@@ -33,6 +34,15 @@ class Ordered(LogisticRegression):
             warnings.warn("predictions are hard", stacklevel=1)
         return super().predict_proba(X)
 
+    def fit(self, X: Any, y: Any) -> Any:
+        if "ORDER" in os.environ:
+            Path(os.environ["ORDER"]).with_name(f"{os.getpid()}.fit").touch()
+        return super().fit(X, y)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         print("I am loaded", flush=True)
         super().__setstate__(state)
+
+
+def make_search() -> GridSearchCV:
+    return GridSearchCV(Ordered(max_iter=300), {"C": [0.001, 0.1, 10.0]}, scoring="roc_auc", cv=3)

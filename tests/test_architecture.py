@@ -45,6 +45,7 @@ DOORS = {  # what only one module, or house, may use, as an import or as an attr
     "os.environ": "config",
     "os.getenv": "config",
     "joblib": "modelling.registry",
+    "distributed": "modelling.cluster",
     "pickle": "modelling.registry",
     "pyarrow.parquet": "modelling.snapshots",
     "pd.read_parquet": "modelling.snapshots",
@@ -61,6 +62,8 @@ BESIDES = {
     ("modelling.workers", "joblib"),
     ("modelling.workers", "os.environ"),
     ("modelling.workers", "pickle"),
+    ("modelling.cluster", "joblib"),
+    ("modelling.cluster", "pickle"),
 }
 KNOW_THE_DATABASE = ("database", "demo")  # which of the three it is; the demo plays on SQLite alone
 DRIVERS = {"adbc_driver_postgresql", "mssql_python", "psycopg", "pyodbc", "sqlite3"}

@@ -61,7 +61,7 @@ SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_D
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
 KEYS_ENV = (
     "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, spool_dir,"
-    " n_jobs, reports_dir."
+    " reports_dir, n_jobs, backend, scheduler."
 )
 KEYS_EXPERIMENT = (
     "Expected one of hypothesis, outcome, queries, training, split, select_top, models,"
@@ -86,6 +86,7 @@ RATES = "expected a difference of two rates, more than -1 and less than 1."
 QUESTIONS = "'models_vs_control' or 'challenger_vs_champion'"
 MISSING_ONE = "expected verdicts that the variants allow, and there is no"
 TAKEN = "another name: abatch uses this one itself"
+DEV = "    database: sqlite:///data/dev.db\n"
 YES_NO = "Put the key between quotes: YAML reads yes, no, on and off as true and false"
 
 
@@ -460,6 +461,35 @@ MISTAKES = [
         "found 'models_vs_control', expected a list.",
     ),
     (TOP, f"{TOP}    verdicts: [all]\n", ".verdicts.0", f"found 'all', expected {QUESTIONS}."),
+    # Workers.
+    (DEV, f"{DEV}    n_jobs: 0\n", "environments.dev.n_jobs", "found 0, expected at least 1."),
+    (
+        DEV,
+        f"{DEV}    backend: ray\n",
+        "environments.dev.backend",
+        "found 'ray', expected 'loky' or 'dask'.",
+    ),
+    (
+        DEV,
+        f"{DEV}    backend: dask\n",
+        "environments.dev.scheduler",
+        "found nothing, expected the address of dask's scheduler, as tcp://host:8786, since"
+        " backend is dask.",
+    ),
+    (
+        DEV,
+        f"{DEV}    scheduler: host:8786\n",
+        "environments.dev.scheduler",
+        "found 'host:8786', expected nothing, since it goes with backend dask only. Leave it out,"
+        " or add the backend.",
+    ),
+    (
+        DEV,
+        f"{DEV}    backend: dask\n    scheduler: host:8786\n    n_jobs: 2\n",
+        "environments.dev.n_jobs",
+        "found 2, expected nothing, since dask's cluster has the workers that it has. Leave it"
+        " out.",
+    ),
     # Guardrails.
     (TOP, f"{TOP}    guardrails:\n", ".guardrails", "found nothing, expected keys with values."),
     (

@@ -15,7 +15,8 @@ from abatch.errors import DataError
 from abatch.experiment.assignment import Candidates, assign_candidates
 from abatch.experiment.predictions import Batch, summarise
 from abatch.experiment.terms import TrainingOutcome
-from abatch.modelling import estimators, features
+from abatch.modelling import cluster, estimators, features
+from abatch.modelling.cluster import ClusterPool
 from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
 from abatch.night import DAY, Night
@@ -87,6 +88,12 @@ class Inferrer:
         total = summarise(candidates, inferred)
         return Part(candidates._replace(features=pd.DataFrame()), inferred.prediction, total)
 
+    def describe_software(self) -> cluster.Software:
+        """What whoever opens the models must have, as it is here."""
+        cards = [model.card for model in self.models.values()]
+        names = {name for card in cards for name in card.libraries}
+        return cluster.describe(sorted(names), sorted({card.estimator for card in cards}))
+
 
 def infer(
     night: Night, models: Mapping[str, Model], earlier: Mapping[str, References]
@@ -107,7 +114,10 @@ def infer(
     chunks = night.stream(query, Window(night.run_date, night.run_date + DAY))
     environment = experiment.environment
     with query.named():
-        if environment.n_jobs > 1:
+        if environment.backend == "dask":
+            pool = ClusterPool(inferrer, environment, inferrer.describe_software())
+            yield from pool.work_through(chunks)
+        elif environment.n_jobs > 1:
             yield from LocalPool(inferrer, environment.n_jobs).work_through(chunks)
         else:
             yield from map(inferrer, chunks)
