@@ -22,7 +22,7 @@ if __name__ == "__main__":  # --help and a wrong option need not wait for what i
     arguments.parse("train", __doc__, **SWITCHES)
 
 from abatch.job import nightly
-from abatch.modelling import gate, promotion, retention, retraining, snapshots, training
+from abatch.modelling import cluster, gate, promotion, retention, retraining, snapshots, training
 from abatch.night import Night, utc_now
 from abatch.pages import cards
 
@@ -53,9 +53,10 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     # Measured on the newest rows, where the gate holds each against the live one; saved as fitted
     # on these too.
-    trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
-    training.warn_of_leak(night, rows, trained)
-    decisions = gate.judge(night, rows, trained, standing, allow_dirty)
+    with cluster.spread(environment, [recipe.config.estimator for recipe in recipes]):
+        trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
+        training.warn_of_leak(night, rows, trained)
+        decisions = gate.judge(night, rows, trained, standing, allow_dirty)
     if night.dry_run:
         judged = zip(recipes, decisions, strict=True)
         plans = [f"variant {recipe.variant}: {decision.sentence}" for recipe, decision in judged]
