@@ -63,6 +63,7 @@ BESIDES = {
     ("modelling.workers", "os.environ"),
     ("modelling.workers", "pickle"),
     ("modelling.cluster", "joblib"),
+    ("modelling.estimators", "joblib"),
     ("modelling.cluster", "pickle"),
 }
 KNOW_THE_DATABASE = ("database", "demo")  # which of the three it is; the demo plays on SQLite alone

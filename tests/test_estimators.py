@@ -6,6 +6,7 @@ It is seeded, and fails in clear words.
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
     BaggingClassifier,
@@ -26,6 +28,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abatch.errors import ConfigError
+from abatch.modelling.categories import CategoryEncoder
 from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
 from abatch.modelling.features import convert, infer_types
 
@@ -582,3 +585,21 @@ def test_predict_probability_refuses_what_is_not_finite(bad: float) -> None:
         match=r"^Broken: 1 of 2 predictions are not finite\. Mend its code, and train anew\.$",
     ):
         predict_probability(pipeline, pd.DataFrame({"x": [1.0, 2.0]}))
+
+
+def test_columns_are_prepared_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where joblib is told to let others fit."""
+    threads = []
+    real = CategoryEncoder.transform
+
+    def transform(self: CategoryEncoder, X: Any) -> Any:
+        threads.append(threading.current_thread())
+        return real(self, X)
+
+    monkeypatch.setattr(CategoryEncoder, "transform", transform)
+    X = pd.DataFrame({"age": [20.0, 70.0] * 20, "town": pd.Categorical(["Oslo", "Bergen"] * 20)})
+    pipeline = make_pipeline_for(LogisticRegression(), {"age": "number", "town": "category"})
+    with parallel_config(backend="threading", n_jobs=2):
+        predict_probability(fit(pipeline, X, np.array([0, 1] * 20), "A"), X)
+    assert threads
+    assert {*threads} == {threading.main_thread()}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -34,6 +35,20 @@ _TREES = (
     "xgboost",
     "catboost",
 )  # neither scale nor one column per category
+
+
+class Columns(ColumnTransformer):  # type: ignore[misc]
+    """Prepares columns here, also where workers fit what follows: to send them takes longer."""
+
+    def fit_transform(self, X: pd.DataFrame, y: Any = None, **params: Any) -> Any:
+        """Fit, and what becomes of X."""
+        with parallel_config(backend="sequential"):
+            return super().fit_transform(X, y, **params)
+
+    def transform(self, X: pd.DataFrame, **params: Any) -> Any:
+        """What becomes of X."""
+        with parallel_config(backend="sequential"):
+            return super().transform(X, **params)
 
 
 @listen()
@@ -176,7 +191,7 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     if not is_tree:
         by_column = OneHotEncoder(handle_unknown="ignore", sparse_output=tags.sparse)
         category_step = make_pipeline(category_step, by_column)
-    columns = ColumnTransformer(
+    columns = Columns(
         [("categories", category_step, categories), ("numbers", number_step, numbers)]
     )
     native = _find_native(estimator, len(categories)) if categories else None
