@@ -11,17 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from sklearn.linear_model import LogisticRegression
 
 import predict
 from abatch.config import Experiment
 from abatch.database.tables import feature_counts, predictions
 from abatch.errors import AbatchError, DataError
+from abatch.experiment.assignment import assign_candidates
+from abatch.modelling import inference
+from abatch.modelling.estimators import fit, make_pipeline_for
+from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, N_ORDERED, Start, alter
+from tests.conftest import FIRST_NIGHT, N_ORDERED, Start, alter, make_card
 from tests.squares import refuse, square, square_but_die
 
 
@@ -72,6 +78,25 @@ def test_a_night_is_the_same_for_all_workers_and_chunks(
         pd.testing.assert_frame_equal(found[0], whole[0], check_exact=True)
         assert found[1] == whole[1]
     assert len(whole[0]) == simulate.N_CANDIDATES
+
+
+def test_predict_is_the_same_beside_anybody(rng: np.random.Generator) -> None:
+    """To the last bit: alone, in sevens, and all at once."""
+    X = pd.DataFrame({f"x{i:02}": rng.normal(size=300) for i in range(18)})
+    types = dict.fromkeys(X, "number")
+    y = (X["x00"] + rng.normal(size=300) > 0).astype(int).to_numpy()
+    pipeline = fit(make_pipeline_for(LogisticRegression(), types), X, y, "A")
+    references = {name: make_card().features["age"] for name in X}
+    models = {"A": Model("modelA", pipeline, make_card(columns=types, features=references))}
+
+    def predict_in(n: int) -> list[float]:
+        chunks = (X[i : i + n].assign(candidate_id=range(i, i + n)) for i in range(0, 294, n))
+        parts = [assign_candidates(chunk, "salt", {"A": 1.0}) for chunk in chunks]
+        found = [inference.predict(models, part, {}).prediction for part in parts]
+        return np.concatenate(found).tolist()
+
+    assert predict_in(1) == predict_in(294)
+    assert predict_in(7) == predict_in(294)
 
 
 def read_night(engine: sa.Engine) -> tuple[pd.DataFrame, list[Any]]:
