@@ -90,6 +90,37 @@ def read_query(
     return _join(frames)
 
 
+def stream_own(
+    connection: sa.Connection, query: tables.Select, chunk_rows: int, *, is_apart: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Yield rows of tables of ours in frames of at most `chunk_rows`, types as drivers have them.
+
+    Parameters
+    ----------
+    is_apart : whether a connection of its own may read them, as `stream_query` does, which does not
+        see what this transaction has written; for SQLite it would be another process, which costs
+        more than it saves
+    """
+    if is_apart and connection.dialect.name != "sqlite":
+        schemas = connection.get_execution_options().get("schema_translate_map")
+        compiled = query.compile(
+            connection.engine,
+            schema_translate_map=schemas,
+            render_schema_translate=schemas is not None,
+            compile_kwargs={"literal_binds": True},
+        )
+        named, nights = Query("a table of abatch", str(compiled)), Window(date.min, date.max)
+        yield from stream_query(
+            connection.engine, named, nights, datetime.min, chunk_rows=chunk_rows
+        )
+        return
+    with closing(connection.execute(query)) as result:
+        assert result.cursor is not None
+        names = [*result.keys()]
+        while rows := result.cursor.fetchmany(chunk_rows):
+            yield pd.DataFrame.from_records([*map(tuple, rows)], columns=names)
+
+
 def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:
     """Raise DataError unless the query returned these columns by name."""
     for name in required:

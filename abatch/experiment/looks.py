@@ -4,9 +4,10 @@ Nights whose outcomes are final are closed, the open ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,7 @@ N_AMOUNTS, MANY_TIMES = 100, 4.0  # other than 0; times the spread that was plan
 Z_INTERVAL, Z_FALL = 1.96, 3.5  # by chance in one of 80 years of weeks
 MANY_MIXED = 0.01  # of the candidates; by a mistake here and there it is fewer
 SMALL_SHIFT = 0.1  # of the expected effect, which no verdict turns on
+CLOSED_ROWS = 200_000  # predictions that are read and closed at a time
 VERDICT_KEY = Key(scores.ALL, "")  # the row of cohort_sums that holds what verdicts are made of
 
 
@@ -103,8 +105,10 @@ class Reading(NamedTuple):
     span : the nights, after the last closed one
     run_ids : who wrote each night
     n_read : rows that the database returned
-    words : sentences on ids that look as if outcomes did not find their predictions
+    words : sentences on ids that look as if outcomes did not find their predictions, each with the
+        newest night that it is about
     record : what came of all nights
+    closed : the row of VERDICT_KEY, as it was before
     """
 
     feeds: Sequence[Feed]
@@ -114,15 +118,16 @@ class Reading(NamedTuple):
     span: Span
     run_ids: set[tuple[date, str]]
     n_read: int
-    words: list[str]
+    words: list[tuple[date, str]]
     record: Record
+    closed: corrections.Arrays
 
 
 def close_final(question: Question, nights: Sequence[date]) -> Reading:
     """Close nights for good once no correction is waited for, and read those that stay open.
 
-    A cohort is closed at a time, lest a first run hold them all in memory. A dry run closes none,
-    nor does a night that is yet to come.
+    Some cohorts are closed at a time, lest a first run hold them all in memory. A dry run closes
+    none, nor does a night that is yet to come.
 
     Parameters
     ----------
@@ -141,30 +146,48 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
         [] if night.dry_run or night.is_early else [day for day in mature if day + grace <= newest]
     )
     n_read, seen = 0, night.read(verdicts.find_mature_date, question.name) or date.min
-    for members in outcomes.iterate_cohorts(final, experiment.cohort):
-        reading = _read(question, members, closed_date)
+    for cohorts in _group_cohorts(question, final):
+        reading = _read(question, cohorts, closed_date)
         # Of nights that were open at the look before it was told then.
-        for words in reading.words if members[-1] > seen else ():
-            night.warn(words)
+        for last, words in reading.words:
+            if last > seen:
+                night.warn(words)
         night.write(close_nights, question, reading)
-        closed_date, n_read = members[-1], n_read + reading.n_read
-    reading = _read(question, mature[len(final) :], closed_date)
-    for words in reading.words:
+        closed_date, n_read = cohorts[-1][-1], n_read + reading.n_read
+    still_open = mature[len(final) :]
+    reading = _read(question, [still_open] if still_open else [], closed_date)
+    for _, words in reading.words:
         night.warn(words)
     return reading._replace(n_read=n_read + reading.n_read)
 
 
-def _read(question: Question, nights: Sequence[date], closed_date: date) -> Reading:
+def _group_cohorts(question: Question, nights: list[date]) -> Iterator[list[list[date]]]:
+    """Cohorts of nights, in order, as many at a time as have CLOSED_ROWS predictions together."""
+    group: list[list[date]] = []
+    n_rows, after, n_nights = 0, max(nights, default=date.min) + DAY, len(nights)
+    sizes = question.night.read(predictions.read_sizes, question.name, after, n_nights)
+    for members in outcomes.iterate_cohorts(nights, question.experiment.cohort):
+        n_more = sum(sizes.get(member, 0) for member in members)
+        if group and n_rows + n_more > CLOSED_ROWS:
+            yield group
+            group, n_rows = [], 0
+        group.append(members)
+        n_rows += n_more
+    if group:
+        yield group
+
+
+def _read(question: Question, cohorts: Sequence[Sequence[date]], closed_date: date) -> Reading:
     """Pull what followed on some nights, and read the nights with it."""
-    feeds = outcomes.pull_feeds(question.night, nights)
-    return question.night.read(read_nights, question, feeds, nights, closed_date)
+    feeds = outcomes.pull_feeds(question.night, [*chain(*cohorts)])
+    return question.night.read(read_nights, question, feeds, cohorts, closed_date)
 
 
 def read_nights(
     connection: sa.Connection,
     question: Question,
     feeds: Sequence[Feed],
-    nights: Sequence[date],
+    cohorts: Sequence[Sequence[date]],
     closed_date: date,
 ) -> Reading:
     """Read mature predictions, a chunk at a time, with their outcomes, and keep what adds up.
@@ -172,6 +195,7 @@ def read_nights(
     Parameters
     ----------
     feeds : of these nights
+    cohorts : the nights, in order; ids are looked at in each part by itself
     closed_date : the last closed night before them, date.min if there is none
 
     Raises
@@ -182,19 +206,20 @@ def read_nights(
         If ids of outcomes are those of predictions, written otherwise.
     """
     columns = ["candidate_id", "variant", "run_date", *question.metrics]
+    nights = [*chain(*cohorts)]
     span = Span(question.name, closed_date, max(nights, default=closed_date))
     run_ids = predictions.find_run_ids(connection, span)
     _check_nights(question.name, nights, {night for night, _ in run_ids})
     start = pd.Timestamp(question.registration.start_date)
     experiment = question.experiment
-    cohorts = {
+    names = {
         pd.Timestamp(night): str(outcomes.find_cohort(night, experiment.cohort)) for night in nights
     }
     parts: dict[Key, Part] = {}
     exposures, n_read = [], sum(feed.n_rows for feed in feeds)
     for rows in predictions.stream_predictions(connection, span, experiment.environment.chunk_rows):
         outcomes.attach_all(rows, feeds, experiment.outcome.window_days)
-        rows["cohort"] = rows["run_date"].map(cohorts)
+        rows["cohort"] = rows["run_date"].map(names)
         parts = add_by_key(parts, scores.summarise(rows, question.references, N_BUCKETS))
         exposures.append(rows.loc[rows["run_date"] >= start, columns])
         n_read += len(rows)
@@ -208,12 +233,33 @@ def read_nights(
     new = doubts.make_record(
         feeds, told[:, :, 0], counted, replaced, nights, [*experiment.split], window_days
     )
-    closed = doubts.unpack(scores.load(connection, question.name, VERDICT_KEY))
-    record = doubts.join(closed, new)
-    variants = counted.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
-    checked = (doubts.check_ids(connection, feed, variants, span) for feed in feeds)
-    words = [*filter(None, checked)]
-    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record)
+    closed = scores.load(connection, question.name, VERDICT_KEY)
+    record = doubts.join(doubts.unpack(closed), new)
+    words = [
+        (members[-1], told_)
+        for members in cohorts
+        for told_ in _check_ids(connection, feeds, counted, members, span, window_days)
+    ]
+    return Reading(feeds, told, parts, counted, span, run_ids, n_read, words, record, closed)
+
+
+def _check_ids(
+    connection: sa.Connection,
+    feeds: Sequence[Feed],
+    counted: pd.DataFrame,
+    nights: Sequence[date],
+    span: Span,
+    window_days: int,
+) -> Iterator[str]:
+    """Sentences on ids of some of the nights that were read."""
+    first, last = pd.Timestamp(nights[0]), pd.Timestamp(nights[-1])
+    own = counted[counted["run_date"].between(first, last)]
+    variants = own.drop_duplicates("candidate_id").set_index("candidate_id")["variant"]
+    for feed in feeds:
+        days = feed.events["event_date"]
+        events = feed.events[(days >= first) & (days < last + window_days * DAY)]
+        if words := doubts.check_ids(connection, feed._replace(events=events), variants, span):
+            yield words
 
 
 def _check_nights(experiment: str, nights: Sequence[date], written: set[date]) -> None:
@@ -272,11 +318,12 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     record = doubts.pack(reading.record)
     sums[VERDICT_KEY] = {**tallies.pack(tally), **record, "cohort": cohort}
     nights = sorted({day for day, _ in reading.run_ids})
-    key = Key(str(outcomes.find_cohort(nights[0], question.experiment.cohort)), "")
-    new = corrections.make(
-        question.night, nights, reading.told, reading.exposures, question.metrics
-    )
-    sums[key] = corrections.add(connection, question.name, key, new)
+    start = 0
+    for members in outcomes.iterate_cohorts(nights, question.experiment.cohort):
+        told = reading.told[start : (start := start + len(members))]
+        key = Key(str(outcomes.find_cohort(members[0], question.experiment.cohort)), "")
+        new = corrections.make(question.night, members, told, reading.exposures, question.metrics)
+        sums[key] = corrections.add(connection, question.name, key, new)
     scores.save(connection, question.night, sums, reading.span.last)
 
 
@@ -302,7 +349,7 @@ def sum_up(connection: sa.Connection, question: Question, reading: Reading) -> T
     """The closed sums with a reading added; nothing is written."""
     name = question.name
     parts = add_by_key(scores.load_parts(connection, name, reading.parts), reading.parts)
-    closed = tallies.unpack(scores.load(connection, name, VERDICT_KEY))
+    closed = tallies.unpack(reading.closed)
     earlier = tallies.read_units(connection, question.metrics, reading.span)
     units = tallies.add_exposures(earlier, reading.exposures, question.registration.exposure)
     tally = closed - tallies.count(earlier) + tallies.count(units)

@@ -221,15 +221,20 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     of them, where a gentle one shows that they are there twice. Where some are as the candidates'
     are, other letters are no other spelling, but another id.
     """
-    ids = candidate_ids.unique().astype(object)
-    strange = pd.Index(events["candidate_id"].unique()).astype(object).difference(ids)
+    ids = candidate_ids.unique().astype("str")
+    strange = pd.Index(events["candidate_id"].unique()).astype("str").difference(ids)
     twins: dict[str, str] = {}
+    if not len(strange):
+        return twins
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
-    for i, (pattern, other) in enumerate(FOLDS if len(strange) else ()):
-        own = dict(zip(plain_ids.str.replace(pattern, "", regex=True), ids, strict=True))
-        if len(own) >= (0.5 if i < GENTLE else 0.99) * len(ids):
-            pairs = zip(strange, plain_strange.str.replace(other, "", regex=True), strict=True)
-            alike = {name: own[folded] for name, folded in pairs if folded and folded in own}
+    for i, (pattern, other) in enumerate(FOLDS):
+        folded = plain_ids.str.replace(pattern, "", regex=True)
+        if folded.nunique() >= (0.5 if i < GENTLE else 0.99) * len(ids):
+            texts = plain_strange.str.replace(other, "", regex=True)
+            is_alike = folded.isin(texts)
+            own = dict(zip(folded[is_alike], ids[is_alike], strict=True))
+            pairs = zip(strange, texts, strict=True)
+            alike = {name: own[text] for name, text in pairs if text and text in own}
             twins = max(twins, alike, key=len)  # the first, if others find no more
     if len(strange) < events["candidate_id"].nunique():
         twins = {name: own for name, own in twins.items() if not _have_other_letters(name, own)}
@@ -243,7 +248,11 @@ def _have_other_letters(name: str, other: str) -> bool:
 
 
 def _write_plainly(ids: pd.Index) -> pd.Index:
-    return ids.str.lower().str.replace(_SCIENTIFIC, _expand, regex=True)
+    plain = ids.str.lower()
+    is_scientific = plain.str.contains(_SCIENTIFIC, regex=True)
+    if is_scientific.any():
+        plain = plain.where(~is_scientific, plain.str.replace(_SCIENTIFIC, _expand, regex=True))
+    return plain
 
 
 def _expand(number: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database import faults, writing
+from abatch.database import faults, reading, writing
 from abatch.database.tables import (
     Select,
     feature_counts,
@@ -55,10 +55,14 @@ class Span(NamedTuple):
 
     def select(self, *columns: sa.ColumnElement[Any]) -> Select:
         """The query of columns of `runs` and `prediction_rows`, of the nights that are done."""
-        r = runs.c
         query = sa.select(*columns).select_from(_NIGHTS).where(_IS_DONE)
-        query = query.where(r.run_date > self.after, r.run_date <= self.last)
-        return query.where(r.experiment == self.experiment)
+        return query.where(*self.get_conditions())
+
+    def get_conditions(self) -> list[sa.ColumnElement[bool]]:
+        """What holds of the runs of these nights, whatever their job."""
+        r = runs.c
+        between = [r.run_date > self.after, r.run_date <= self.last]
+        return [*between, r.experiment == self.experiment]
 
 
 @dataclass(frozen=True)
@@ -415,9 +419,14 @@ def stream_predictions(
     connection: sa.Connection, span: Span, chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
     """Predictions in chunks and in no order, one row per candidate and night."""
-    query = span.select(*({**prediction_rows.c, **runs.c}[name] for name in PREDICTED))
-    for rows in _stream(connection, query, chunk_rows):
-        yield rows.astype(PREDICTED)
+    r, number = runs.c, prediction_rows.c.run_number
+    numbers = sa.select(r.run_number, r.run_date).where(_IS_DONE, *span.get_conditions())
+    nights = dict(map(tuple, connection.execute(numbers)))
+    columns = (prediction_rows.c[name] for name in PREDICTED if name != "run_date")
+    query = span.select(number, *columns)
+    for rows in reading.stream_own(connection, query, chunk_rows, is_apart=True):
+        rows["run_date"] = rows.pop("run_number").map(nights)
+        yield rows[[*PREDICTED]].astype(PREDICTED)
 
 
 def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
@@ -446,9 +455,3 @@ def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
     names = ["candidate_id", "variant", "run_date", "is_gone"]
     frame = pd.DataFrame.from_records(rows, columns=names)
     return frame.astype({name: PREDICTED[name] for name in names[:3]})
-
-
-def _stream(connection: sa.Connection, query: Select, chunk_rows: int) -> Iterator[pd.DataFrame]:
-    rows = connection.execute(query, execution_options={"yield_per": chunk_rows})
-    for part in rows.partitions():
-        yield pd.DataFrame.from_records(map(tuple, part), columns=[*rows.keys()])

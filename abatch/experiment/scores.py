@@ -128,14 +128,18 @@ def summarise(
         outcome; one row per prediction
     references : the score reference of each dated model, by model_name
     """
+    by = [frame[name].astype("category") for name in ("cohort", "variant")]
+    dated = frame["model_name"].astype("category")
+    names = [*dated.cat.categories.map(_remove_date), None]
+    undated = pd.Series(pd.Categorical(np.array(names, dtype=object)[dated.cat.codes]), frame.index)
+    frame = frame[["prediction", "selected", "bucket", "outcome"]]
     frame = frame.assign(positive=(frame["outcome"] > 0).astype(np.int64))
-    undated = frame["model_name"].map(_remove_date, na_action="ignore")
     parts: dict[Key, Part] = {}
-    for key, rows in frame.groupby(["cohort", "variant"]):
+    for key, rows in frame.groupby(by, observed=True):
         parts[Key(*key)] = Part(_count(rows))
-    for names in (frame["model_name"], undated):
+    for model in (dated, undated):
         # Rows without a model fall out.
-        for (cohort, variant, name), rows in frame.groupby(["cohort", "variant", names]):
+        for (cohort, variant, name), rows in frame.groupby([*by, model], observed=True):
             prediction = rows["prediction"].to_numpy()
             histogram = metrics.make_histogram(
                 prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets

@@ -5,10 +5,12 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 
+from abatch.database.reading import stream_own
 from abatch.database.tables import prediction_rows, units
-from abatch.database.writing import insert_frame
+from abatch.database.writing import WRITE_ROWS, load
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME
 from abatch.statistics import stats
@@ -147,8 +149,11 @@ def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) ->
     by = [c[name] for name in UNIT_COLUMNS]
     outcomes = [sa.func.max(sa.case((c.metric == metric, c.outcome))) for metric in metrics]
     query = sa.select(*by, *outcomes).where(_was_predicted(span)).group_by(*by).order_by(*by)
-    rows = map(tuple, connection.execute(query))
-    return pd.DataFrame.from_records(rows, columns=[*UNIT_COLUMNS, *metrics])
+    frames = [*stream_own(connection, query, WRITE_ROWS)]
+    columns = [*UNIT_COLUMNS, *metrics]
+    if not frames:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True).set_axis(columns, axis="columns")
 
 
 def remove_units(connection: sa.Connection, span: Span) -> None:
@@ -158,9 +163,18 @@ def remove_units(connection: sa.Connection, span: Span) -> None:
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
-    common = frame[UNIT_COLUMNS].assign(experiment=experiment)
     for metric in frame.columns.difference(UNIT_COLUMNS, sort=False):
-        insert_frame(connection, units, common.assign(metric=metric, outcome=frame[metric]))
+        for start in range(0, len(frame), WRITE_ROWS):
+            part = frame[start : start + WRITE_ROWS]
+            columns = {
+                "experiment": pa.repeat(experiment, len(part)),
+                "candidate_id": pa.array(part["candidate_id"], pa.string()),
+                "variant": pa.array(part["variant"], pa.string()),
+                "metric": pa.repeat(metric, len(part)),
+                "n_exposures": pa.array(part["n_exposures"], pa.int32()),
+                "outcome": pa.array(part[metric], pa.float64()),
+            }
+            load(connection, units, pa.RecordBatch.from_pydict(columns))
 
 
 def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
