@@ -361,15 +361,17 @@ def test_measure_of_predictions_between_the_bins() -> None:
 def test_measure_holds_little_more_than_the_histogram() -> None:
     # 65,536 bins filled, as 10^7 rows may: the jackknife on all buckets at once would take eight
     # times the histogram.
-    counts = np.random.default_rng(0).integers(0, 2, size=(64, 2, 65_536))
-    histogram = Histogram(np.arange(65_536, 131_072), counts, np.ones((64, 2)))
+    counts = np.zeros((64, 2, N_BINS), dtype=np.int64)
+    counts[..., 65_536:131_072] = np.random.default_rng(0).integers(0, 2, size=(64, 2, 65_536))
+    cells = np.flatnonzero(counts)
+    histogram = Histogram(cells, counts.ravel()[cells], np.ones((64, 2)))
     tracemalloc.start()
     try:
         found = measure(histogram)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 1.5 * counts.nbytes
+    assert peak < 2.5 * 64 * 2 * 65_536 * 8  # the table itself is made in here
     assert found["roc_auc"].lower < 0.5 < found["roc_auc"].upper
 
 
@@ -539,11 +541,8 @@ def test_unpack_histogram_gives_back_what_was_packed(
 
 def test_make_histogram_of_no_rows() -> None:
     histogram = condense([])
-    assert (histogram.bins.shape, histogram.counts.shape, histogram.losses.dtype) == (
-        (0,),
-        (4, 2, 0),
-        np.float64,
-    )
+    bins, counts = histogram.tabulate()
+    assert (bins.shape, counts.shape, histogram.losses.dtype) == ((0,), (4, 2, 0), np.float64)
     found = [(name, metric.value) for name, metric in measure(histogram).items()]
     assert found == [("n", 0), ("n_positive", 0)]
 

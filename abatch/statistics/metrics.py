@@ -9,7 +9,7 @@ the metric.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,23 +34,36 @@ class Histogram:
 
     Attributes
     ----------
-    bins : array of int, shape (k,), sorted; the log-odds bins that are not empty
-    counts : array of int, shape (g, 2, k); by jackknife bucket, outcome 0 or 1, bin
+    cells : array of int, shape (n,), sorted; those that are not empty of (g, 2, N_BINS), flattened:
+        by jackknife bucket, outcome 0 or 1, log-odds bin
+    counts : array of int, shape (n,); predictions in each
     losses : array of float, shape (g, 2); by bucket the exact sums of log loss and of squared error
     """
 
-    bins: np.ndarray
+    cells: np.ndarray
     counts: np.ndarray
     losses: np.ndarray
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        bins = np.union1d(self.bins, other.bins)
-        counts = np.zeros((*self.losses.shape, len(bins)), dtype=np.int64)
-        for histogram in (self, other):
-            position = np.searchsorted(bins, histogram.bins)
-            for row in np.ndindex(self.losses.shape):  # faster than all rows in one statement
-                counts[row][position] += histogram.counts[row]
-        return Histogram(bins, counts, self.losses + other.losses)
+        cells = np.concatenate([self.cells, other.cells])
+        order = cells.argsort(kind="stable")
+        cells = cells[order]
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        counts = np.add.reduceat(np.concatenate([self.counts, other.counts])[order], first)
+        return Histogram(cells[first], counts, self.losses + other.losses)
+
+    def tabulate(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bins that are not empty, sorted, shape (k,), and the counts in them, (g, 2, k)."""
+        n_rows, is_filled = self.losses.size, np.zeros(N_BINS, dtype=bool)
+        ends = np.searchsorted(self.cells, np.arange(n_rows + 1) * N_BINS)
+        rows = [slice(*pair) for pair in pairwise(ends)]
+        for i, row in enumerate(rows):  # all at once would take as much again
+            is_filled[self.cells[row] - i * N_BINS] = True
+        bins, position = np.flatnonzero(is_filled), is_filled.cumsum() - 1
+        counts = np.zeros((n_rows, len(bins)), dtype=np.int32)
+        for i, row in enumerate(rows):
+            counts[i, position[self.cells[row] - i * N_BINS]] = self.counts[row]
+        return bins, counts.reshape(*self.losses.shape, len(bins))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +147,11 @@ def make_histogram(
     log_p, log_not_p = np.log(p), np.log1p(-p)
     log_odds = np.clip(log_p - log_not_p, -LIMIT, LIMIT)
     index = np.rint((log_odds + LIMIT) / (2 * LIMIT) * (N_BINS - 1)).astype(np.int64)
-    filled = np.bincount(index, minlength=N_BINS) > 0
-    bins = np.flatnonzero(filled)
-    cell = (bucket * 2 + outcome) * len(bins) + (filled.cumsum() - 1)[index]
-    counts = np.bincount(cell, minlength=n_buckets * 2 * len(bins)).reshape(n_buckets, 2, len(bins))
+    cells, counts = np.unique((bucket * 2 + outcome) * N_BINS + index, return_counts=True)
     losses = -np.where(outcome == 1, log_p, log_not_p), (prediction - outcome) ** 2
     sums = [np.bincount(bucket, weights=loss, minlength=n_buckets) for loss in losses]
     # Of no rows numpy's sums are integers.
-    return Histogram(bins, counts, np.stack(sums, axis=1, dtype=np.float64))
+    return Histogram(cells, counts, np.stack(sums, axis=1, dtype=np.float64))
 
 
 def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
@@ -154,23 +164,18 @@ def pack_histogram(histogram: Histogram) -> dict[str, np.ndarray]:
         histogram.counts, as many; histogram.losses, shape (g, 2). Other arrays may be stored
         beside them.
     """
-    bucket, outcome, position = np.nonzero(histogram.counts)
-    cells = (bucket * 2 + outcome) * N_BINS + histogram.bins[position]
     return {
-        "histogram.steps": _shrink(np.diff(cells, prepend=0)),
-        "histogram.counts": _shrink(histogram.counts[bucket, outcome, position]),
+        "histogram.steps": _shrink(np.diff(histogram.cells, prepend=0)),
+        "histogram.counts": _shrink(histogram.counts),
         "histogram.losses": histogram.losses,
     }
 
 
 def unpack_histogram(packed: Mapping[str, np.ndarray]) -> Histogram:
     """The histogram that `pack_histogram` was given."""
-    rows, bins = np.divmod(packed["histogram.steps"].cumsum(dtype=np.int64), N_BINS)
-    filled, position = np.unique(bins, return_inverse=True)
-    losses = packed["histogram.losses"]
-    counts = np.zeros((losses.size, len(filled)), dtype=np.int64)
-    counts[rows, position] = packed["histogram.counts"]
-    return Histogram(filled, counts.reshape(*losses.shape, len(filled)), losses)
+    cells = packed["histogram.steps"].cumsum(dtype=np.int64)
+    counts = packed["histogram.counts"].astype(np.int64)
+    return Histogram(cells, counts, packed["histogram.losses"])
 
 
 def _shrink(values: np.ndarray) -> np.ndarray:
@@ -179,10 +184,11 @@ def _shrink(values: np.ndarray) -> np.ndarray:
 
 def rank(histogram: Histogram) -> Ranking:
     """How well one model ranks its own predictions."""
-    totals = histogram.counts.sum(axis=0)
-    buckets = range(0, len(histogram.counts), SLICE)
-    left_out = (totals - histogram.counts[first : first + SLICE] for first in buckets)
-    ranks = map(_rank, chain([totals[None]], left_out, _halve(histogram.counts)))
+    _, counts = histogram.tabulate()
+    totals = counts.sum(axis=0)
+    buckets = range(0, len(counts), SLICE)
+    left_out = (totals - counts[first : first + SLICE] for first in buckets)
+    ranks = map(_rank, chain([totals[None]], left_out, _halve(counts)))
     sums, weights = (np.concatenate(arrays) for arrays in zip(*ranks, strict=True))
     ranking = Ranking(sums, weights, _bracket(totals))
     if totals.sum(axis=1).min() < MIN_CASES:
@@ -218,14 +224,15 @@ def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, M
         By name. Each with a 95 % interval, except n, n_positive, brackets and the mean predictions
         of the reliability table.
     """
-    totals, total_loss = histogram.counts.sum(axis=0), histogram.losses.sum(axis=0)
+    bins, counts = histogram.tabulate()
+    totals, total_loss = counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = totals.sum(axis=1).tolist()
     n = n_negative + n_positive
     figures = {"n": Metric(n, n_obs=n), "n_positive": Metric(n_positive, n_obs=n)}
     if min(n_negative, n_positive) < MIN_CASES:
         return figures
-    filled = np.flatnonzero(histogram.counts.any(axis=(1, 2)))
-    log_odds = histogram.bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
+    filled = np.flatnonzero(counts.any(axis=(1, 2)))
+    log_odds = bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
     finite = _bound(log_odds)
     # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
     start = np.log(n_positive / n_negative), 0.0
@@ -235,10 +242,9 @@ def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, M
         values = _compute(totals[None], total_loss[None], finite, start)
         start = values["calibration_intercept"].item(), values["calibration_slope"].item()
         for buckets in np.split(filled, range(SLICE, len(filled), SLICE)):
-            counts = totals - histogram.counts[buckets]
             losses = total_loss - histogram.losses[buckets]
-            slices.append(_compute(counts, losses, finite, start))
-        reliability = _reliability(histogram.counts, filled, log_odds)
+            slices.append(_compute(totals - counts[buckets], losses, finite, start))
+        reliability = _reliability(counts, filled, log_odds)
         ranks, brackets = _divide(ranking or rank(histogram))
     for name, (value,) in values.items():
         without = np.concatenate([part[name] for part in slices])
