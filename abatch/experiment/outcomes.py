@@ -28,7 +28,7 @@ _SUFFIX = r"[^0-9a-z][0-9a-z]{1,3}$"
 # a float; letters before and behind; the same, and a short suffix that only one of the two has.
 GENTLE = 2  # folds, the first, that hardly make one of two candidates' ids
 FOLDS = [
-    (r"(?!)", r"(?!)"),
+    ("", ""),
     (r"^[^1-9a-z]+|\.0+$|[^0-9a-z]", r"^[^1-9a-z]+|\.0+$|[^0-9a-z]"),
     (_REST, _REST),
     (rf"^.*{_SUFFIX}|{_REST}", rf"{_SUFFIX}|{_REST}"),
@@ -228,9 +228,9 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
         return twins
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
     for i, (pattern, other) in enumerate(FOLDS):
-        folded = plain_ids.str.replace(pattern, "", regex=True)
+        folded = _fold(plain_ids, pattern)
         if folded.nunique() >= (0.5 if i < GENTLE else 0.99) * len(ids):
-            texts = plain_strange.str.replace(other, "", regex=True)
+            texts = _fold(plain_strange, other)
             is_alike = folded.isin(texts)
             own = dict(zip(folded[is_alike], ids[is_alike], strict=True))
             pairs = zip(strange, texts, strict=True)
@@ -245,6 +245,10 @@ def _have_other_letters(name: str, other: str) -> bool:
     """Whether two ids have letters, and not the same."""
     letters = [re.sub(r"[^a-z]", "", text.lower()) for text in (name, other)]
     return all(letters) and letters[0] != letters[1]
+
+
+def _fold(ids: pd.Index, pattern: str) -> pd.Index:
+    return ids.str.replace(pattern, "", regex=True) if pattern else ids
 
 
 def _write_plainly(ids: pd.Index) -> pd.Index:

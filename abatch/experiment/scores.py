@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from scipy import stats
 
 from abatch.database import locks
 from abatch.database.tables import (
@@ -30,7 +29,7 @@ from abatch.database.tables import (
 from abatch.database.writing import replace_rows
 from abatch.errors import DataError
 from abatch.night import Night
-from abatch.statistics import drift, metrics
+from abatch.statistics import drift, metrics, stats
 from abatch.statistics.metrics import Metric
 from abatch.statistics.references import Reference
 from abatch.statistics.sums import add_by_key
@@ -239,7 +238,7 @@ def measure_variant(key: Key, part: Part | None, n_waiting: int) -> dict[str, An
     rate = lower = upper = None
     if n_mature:
         rate = n_positive / n_mature
-        lower, upper = stats.binomtest(n_positive, n_mature).proportion_ci(method="wilson")
+        lower, upper = stats.wilson_interval(n_positive, n_mature)
     return {
         "variant": key.variant,
         "cohort": key.cohort,

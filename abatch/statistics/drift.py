@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import gammaincinv
 
 from abatch.statistics.references import FeatureReference, Reference
 
@@ -126,7 +126,8 @@ def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
     n_cells = np.count_nonzero(np.add(reference, counts))
     if n_cells < 2:
         return 0.0
-    return float((1 / sum(reference) + 1 / sum(counts)) * stats.chi2.ppf(0.95, n_cells - 1))
+    quantile = 2 * gammaincinv((n_cells - 1) / 2, 0.95)
+    return float((1 / sum(reference) + 1 / sum(counts)) * quantile)
 
 
 def is_drift(psi: float | None, noise: float | None) -> bool:
