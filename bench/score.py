@@ -185,7 +185,7 @@ class Bank:
         return [f"{i:09}" for i in np.sort(np.concatenate([old, new])).tolist()]
 
     def _answer(self, ids: Sequence[str], night: date, chance: np.ndarray) -> None:
-        rows = np.flatnonzero(self.rng.random(len(ids)) < chance)
+        rows = np.flatnonzero(self.rng.random(len(ids)) < chance).tolist()
         after = self.rng.integers(0, WINDOW_DAYS, len(rows)).tolist()
         days = [night + i * DAY for i in after]
         self.write(

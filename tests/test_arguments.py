@@ -11,7 +11,7 @@ import pytest
 from abatch import arguments
 from tests.conftest import ROOT
 
-HEAVY = {"pydantic", "sqlalchemy", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "alembic"}
+HEAVY = {"pydantic", "sqlalchemy", "numpy", "pandas", "scipy", "sklearn", "alembic"}
 
 
 def list_loaded(*command: str) -> tuple[int, str, str, set[str]]:

@@ -429,8 +429,6 @@ def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> Non
     assert page.row("income number")[3] == f"{100 * X['income'].isna().mean():.2f} %"
 
 
-def test_cards_imports_no_matplotlib_before_it_draws() -> None:
-    code = (
-        "import sys, abatch.pages.cards; sys.exit(bool({'matplotlib', 'jinja2'} & {*sys.modules}))"
-    )
+def test_cards_imports_no_template_before_it_draws() -> None:
+    code = "import sys, abatch.pages.cards; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

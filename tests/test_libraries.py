@@ -167,9 +167,7 @@ def test_find_libraries_and_what_they_require() -> None:
         "python-dateutil",
     ):
         assert found[name] == importlib.metadata.version(name)
-    assert (
-        not {"pytest", "sqlalchemy", "filelock", "matplotlib"} & found.keys()
-    )  # extras are not required
+    assert not {"pytest", "sqlalchemy", "filelock"} & found.keys()  # extras are not required
     assert libraries.check(found, PLACE) == ""
     assert libraries.find_differences(found) == {}
 

@@ -23,7 +23,6 @@ from tests.conftest import ROOT, write_config
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV_DEPENDENCIES = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-CONDA_NAMES = {"matplotlib": "matplotlib-base"}  # where conda-forge calls it otherwise
 CONDA_ONLY = {"python", "pip", "unixodbc"}  # what pip takes from the system
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)( ;[^\\]*)? \\$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
@@ -87,10 +86,7 @@ def test_environment_names_the_same_packages_and_floors() -> None:
         re.split("[=>]", text)[0]: re.sub("^[a-z0-9-]+", "", text)
         for text in [*packages, *by_pip["pip"]]
     }
-    expected = {
-        CONDA_NAMES.get(requirement.name, requirement.name): str(requirement.specifier)
-        for requirement in DEPENDENCIES
-    }
+    expected = {requirement.name: str(requirement.specifier) for requirement in DEPENDENCIES}
     assert {name: floor for name, floor in found.items() if name not in CONDA_ONLY} == expected
     assert found.keys() >= CONDA_ONLY
     assert Version(found["python"].removeprefix("=")) in SpecifierSet(PROJECT["requires-python"])

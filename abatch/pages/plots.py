@@ -1,15 +1,12 @@
-"""Plots as inline SVG: drawn by matplotlib, in the page's own colours and type.
+"""Plots as inline SVG, in the page's own colours and type.
 
 The same figures give the same bytes.
 """
 
-import io
-import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,31 +15,19 @@ from abatch.modelling import registry
 from abatch.pages.figures import HISTORY, Figures
 from abatch.pages.findings import Finding, Scale
 from abatch.pages.html import show_number, show_percent
+from abatch.pages.svg import DASHED, DOTTED, INK, Axes, Stroke, find_ticks
 from abatch.statistics import stats, words
 from abatch.statistics.metrics import N_RELIABILITY_BINS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 N_COHORTS = 53  # the newest
-INK = "#0a0b0c"  # stands for the page's text colour
-DASHED: dict[str, Any] = {"color": INK, "alpha": 0.6, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+SIZES = {  # in points
+    "sequence": (302.4, 216.0),
+    "lift": (288.0, 201.6),
+    "history": (259.2, 165.6),
+    "reliability": (273.6, 244.8),
+}
 # Mid tones: readable on white and on black.
 PALETTE = ("#2f7fc1", "#d0691a", "#2a9d74", "#9a5fc9", "#a67c00", "#c2417a")
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9.5,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "grid.alpha": 0.18,
-    **dict.fromkeys(("axes.titlecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "grid.color": INK,
-}
-NEEDLESS = (  # in HTML: the prologue, style for the whole page, remarks, names that clash
-    r'^.*?(?=<svg)|<style.*?</style>|<!--.*?-->| xmlns(:xlink)?="[^"]*"|(?<=<g) id="[^"]*"'
-)
 # A model's figures by metric, each with value, lower and upper.
 Metrics = Mapping[str, Any]
 
@@ -95,29 +80,28 @@ def plot_sequence(finding: Finding, scale: Scale) -> Plot | None:
     figures = scale.factor * to_array(rows, "estimate", "lower", "upper")
     figures[[row.word == words.TOO_EARLY for row in rows], 1:] = np.nan
 
-    def draw(axes: "Axes") -> None:
-        axes.fill_between(x, *figures.T[1:], color=PALETTE[0], alpha=0.25, linewidth=0)
-        axes.plot(x, naive, color=PALETTE[1], linewidth=0.9)
-        axes.plot(x, figures[:, 0], color=PALETTE[0], linewidth=1.6)
-        draw_series(axes, [Series(PALETTE[0], x[-1:], figures[-1:])])
-        axes.axhline(0, color=INK, linewidth=0.9)
-        axes.axhline(effect, **DASHED)
-        set_limits(axes, [0, effect, *figures[-1]], figures)
-        note: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8.5}
-        axes.annotate("registered", (x[0], effect), (0, 3), **note)
-        if finding.first:
-            at = finding.first.run_date.toordinal()
-            side = "left" if 2 * at < x[0] + x[-1] else "right"
-            axes.axvline(at, color=INK, linewidth=0.9, linestyle=":")
-            axes.annotate(" decided first ", (at, axes.get_ylim()[0]), (0, 3), ha=side, **note)
-        mark_days(axes, days)
-        axes.set_ylabel(f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)")
-
+    axes = Axes(*SIZES["sequence"])
+    axes.add_band(x, figures[:, 1], figures[:, 2], PALETTE[0])
+    for line in naive.T:
+        axes.add_line(x, line, Stroke(PALETTE[1]))
+    axes.add_line(x, figures[:, 0], Stroke(PALETTE[0], 1.6))
+    draw_series(axes, [Series(PALETTE[0], x[-1:], figures[-1:])])
+    axes.add_level(0, Stroke(INK))
+    axes.add_level(effect, DASHED)
+    set_limits(axes, [0, effect, *figures[-1]], figures)
+    axes.add_note("registered", x[0], effect)
+    if finding.first:
+        at = finding.first.run_date.toordinal()
+        axes.add_upright(at, DOTTED)
+        side = "start" if 2 * at < x[0] + x[-1] else "end"
+        axes.add_note("\N{NO-BREAK SPACE}decided first\N{NO-BREAK SPACE}", at, anchor=side)
+    mark_days(axes, days)
+    axes.y_label = f"{scale.unit.capitalize()},\nmore (+) or {scale.less} (−)"
     told, lower, upper = (show_number(figure, scale.decimals) for figure in figures[-1])
     if np.isfinite(figures[-1, 1]):
         told += f" ({lower} to {upper})"
     label = f"Plot of the difference on {len(rows)} looks, {scale.unit}; on {days[-1]} {told}"
-    return draw_svg(draw, label, finding.comparison.name, 4.2, 3.0)
+    return Plot(axes.draw(finding.comparison.name), label)
 
 
 def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot:
@@ -136,18 +120,16 @@ def plot_lift(scores: Mapping[str, Metrics], colours: Mapping[str, str]) -> Plot
         pairs = zip(tenths[::-1], lifts[::-1, 0], strict=True)
         told.append(f"{name}: {', '.join(f'{lift:.2f} in {tenth:.0f}' for tenth, lift in pairs)}")
 
-    def draw(axes: "Axes") -> None:
-        draw_series(axes, series, apart=0.16)
-        axes.axhline(1, **DASHED)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        axes.set(
-            xticks=range(1, N_RELIABILITY_BINS + 1),
-            xlabel="Tenth, from the highest predictions (1) down",
-            ylabel="Lift, with 95 % interval",
-        )
-
+    axes = Axes(*SIZES["lift"])
+    draw_series(axes, series, apart=0.16)
+    axes.add_level(1, DASHED)
+    low, high = axes.find_limits()
+    axes.y_limits, axes.x_limits = (min(0, low), high), (0.5, N_RELIABILITY_BINS + 0.5)
+    axes.x_ticks = [(tenth, str(tenth)) for tenth in range(1, N_RELIABILITY_BINS + 1)]
+    axes.x_label = "Tenth, from the highest predictions (1) down"
+    axes.y_label = "Lift, with 95 % interval"
     label = f"Plot of lift by tenth of the predictions, 1 being the highest; {'; '.join(told)}"
-    return draw_svg(draw, label, "lift", 4.0, 2.8)
+    return Plot(axes.draw("lift"), label)
 
 
 def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -> Plot:
@@ -171,44 +153,38 @@ def plot_history(rows: Sequence[Row], metric: str, colours: Mapping[str, str]) -
             f"{name} {show_number(row.value)} in the cohort of {row.cohort}" for row in drawn[-1:]
         ]
 
-    def draw(axes: "Axes") -> None:
-        size, apart = 5 if len(days) < 20 else 3, 0.3 * step / len(series)
-        draw_series(axes, series, size, apart, is_joined=True)
-        if np.isfinite(right):
-            axes.axhline(right, **DASHED)
-        if days:
-            figures = np.concatenate([line.figures for line in series])
-            set_limits(axes, [right, *figures[:, 0]], figures)
-            mark_days(axes, days)
-        axes.set_title(title)
-
+    axes = Axes(*SIZES["history"])
+    size, apart = 5 if len(days) < 20 else 3, 0.3 * step / len(series)
+    draw_series(axes, series, size, apart, is_joined=True)
+    if np.isfinite(right):
+        axes.add_level(right, DASHED)
+    if days:
+        figures = np.concatenate([line.figures for line in series])
+        set_limits(axes, [right, *figures[:, 0]], figures)
+        mark_days(axes, days)
+    axes.title, axes.n_ticks = title, 6
     label = f"Plot of {title} over cohorts of run_date; newest: {'; '.join(newest) or 'none yet'}"
-    return draw_svg(draw, label, metric, 3.6, 2.3)
+    return Plot(axes.draw(metric), label)
 
 
 def plot_reliability(name: str, metrics: Metrics, colour: str) -> Plot:
     """Predicted against observed shares of one model."""
     tenths = list_tenths(metrics)
 
-    def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        top = min(1.02, 1.05 * (np.nanmax(tenths[:, 1:]) if len(tenths) else 1))
-        axes.plot([0, top], [0, top], **DASHED)
-        draw_series(axes, [Series(colour, tenths[:, 1], tenths[:, 2:])])
-        axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
-        axes.set(xlabel="Predicted, %", ylabel="Observed, %")
-        axes.grid(True)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}")
-
+    axes = Axes(*SIZES["reliability"])
+    top = min(1.02, 1.05 * (np.nanmax(tenths[:, 1:]) if len(tenths) else 1))
+    axes.add_line(np.array([0, top]), np.array([0, top]), DASHED)
+    draw_series(axes, [Series(colour, tenths[:, 1], tenths[:, 2:])])
+    axes.x_limits = axes.y_limits = (0.0, top)
+    axes.x_ticks = [(percent / 100, label) for percent, label in find_ticks(0, 100 * top, 6)]
+    axes.y_ticks, axes.is_square, axes.has_x_grid = axes.x_ticks, True, True
+    axes.x_label, axes.y_label = "Predicted, %", "Observed, %"
     told = [
         f"{show_percent(predicted)} predicted, {show_percent(rate)} observed"
         for _, predicted, rate, *_ in tenths
     ]
     label = f"Reliability plot of {name}, from low to high: {'; '.join(told)}"
-    return draw_svg(draw, label, name, 3.8, 3.4)
+    return Plot(axes.draw(name), label)
 
 
 def list_tenths(metrics: Metrics) -> np.ndarray:
@@ -233,7 +209,7 @@ def to_array(rows: Sequence[Row], *names: str) -> np.ndarray:
 
 
 def draw_series(
-    axes: "Axes", series: Sequence[Series], size: int = 5, apart: float = 0, is_joined: bool = False
+    axes: Axes, series: Sequence[Series], size: int = 5, apart: float = 0, is_joined: bool = False
 ) -> None:
     """A dot, and the line of its interval, for each figure.
 
@@ -246,12 +222,12 @@ def draw_series(
         at = x + apart * (i - (len(series) - 1) / 2)
         value, lower, upper = figures.T
         if is_joined:
-            axes.plot(at, value, color=colour, linewidth=1, alpha=0.5)
-        axes.vlines(at, lower, upper, color=colour, linewidth=size / 3)
-        axes.plot(at, value, color=colour, marker="o", markersize=size, linestyle="")
+            axes.add_line(at, value, Stroke(colour, 1, 0.5))
+        axes.add_intervals(at, lower, upper, Stroke(colour, size / 3, ends="butt"))
+        axes.add_dots(at, value, colour, size + 1)
 
 
-def set_limits(axes: "Axes", kept: Sequence[float], figures: np.ndarray) -> None:
+def set_limits(axes: Axes, kept: Sequence[float], figures: np.ndarray) -> None:
     """Limits that hold `kept` and four fifths of the figures' bounds.
 
     So the widest, which are the first, do not flatten the rest.
@@ -262,10 +238,10 @@ def set_limits(axes: "Axes", kept: Sequence[float], figures: np.ndarray) -> None
         ends += [np.quantile(finite, share, method="nearest")] if finite.size else []
     low, high = np.nanmin(ends), np.nanmax(ends)
     room = 0.08 * (high - low) or 0.1
-    axes.set_ylim(low - room, high + room)
+    axes.y_limits = low - room, high + room
 
 
-def mark_days(axes: "Axes", days: Sequence[date]) -> None:
+def mark_days(axes: Axes, days: Sequence[date]) -> None:
     """Name at most six of the days, the newest among them, and each year once."""
     span, shown = (days[-1] - days[0]).days, [days[-1]]
     for day in reversed(days):
@@ -273,34 +249,6 @@ def mark_days(axes: "Axes", days: Sequence[date]) -> None:
             shown.append(day)
     first = {day.year: day for day in shown}.values()
     labels = [f"{day.day} {day:%b}" + f"\n{day.year}" * (day in first) for day in shown]
-    axes.set_xticks([day.toordinal() for day in shown], labels)
-    axes.set_xlim(days[0].toordinal() - 0.02 * span - 0.6, days[-1].toordinal() + 0.02 * span + 0.6)
-
-
-def draw_svg(
-    draw: Callable[["Axes"], None], label: str, key: str, width: float, height: float
-) -> Plot:
-    """One plot.
-
-    Parameters
-    ----------
-    key : keeps the plot's ids apart from those of the page's other plots
-    width, height : in inches
-    """
-    # Its remarks on font caches would become cron's mail.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    with style.context(["default", STYLE | {"svg.hashsalt": key}]):  # not a user's matplotlibrc
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        draw(axes)
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    svg = re.sub(NEEDLESS, "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
-    return Plot(re.sub(r"\n\s*\n", "\n", svg).strip(), label)
+    axes.x_ticks = [(day.toordinal(), label) for day, label in zip(shown, labels, strict=True)]
+    room = 0.02 * span + 0.6
+    axes.x_limits = days[0].toordinal() - room, days[-1].toordinal() + room
