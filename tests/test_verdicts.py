@@ -147,7 +147,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     add_predictions(engine, *rows)
     with engine.begin() as connection:
         for _ in range(2):
-            tallies.remove_units(connection, both)
+            tallies.remove_units(connection, METRICS, both)
             tallies.write_units(connection, "e", units)
         found = tallies.read_units(connection, METRICS, both).sort_values(
             "candidate_id", ignore_index=True
@@ -162,7 +162,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         assert nothing.empty
         names = ["value", "metric"]  # as guardrails may be called
         odd = units.set_axis([*tallies.UNIT_COLUMNS, *names], axis="columns")
-        tallies.remove_units(connection, both)
+        tallies.remove_units(connection, METRICS, both)
         tallies.write_units(connection, "e", odd)
         again = tallies.read_units(connection, names, both)
         pd.testing.assert_frame_equal(again, odd, check_dtype=False)

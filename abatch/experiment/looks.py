@@ -311,7 +311,7 @@ def close_nights(connection: sa.Connection, question: Question, reading: Reading
     if question.registration.exposure == "first":  # who was counted before stays as he is
         units = units[total.n_earlier :]
     else:
-        tallies.remove_units(connection, reading.span)
+        tallies.remove_units(connection, question.metrics, reading.span)
     tallies.write_units(connection, question.name, units)
     cohort = np.array(question.experiment.cohort)
     sums = {key: scores.pack(part) for key, part in total.parts.items()}

@@ -226,15 +226,13 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     twins: dict[str, str] = {}
     if not len(strange):
         return twins
+    names = ids.tolist()  # lists are iterated far faster than Arrow's arrays
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
     for i, (pattern, other) in enumerate(FOLDS):
-        folded = _fold(plain_ids, pattern)
-        if folded.nunique() >= (0.5 if i < GENTLE else 0.99) * len(ids):
-            texts = _fold(plain_strange, other)
-            is_alike = folded.isin(texts)
-            own = dict(zip(folded[is_alike], ids[is_alike], strict=True))
-            pairs = zip(strange, texts, strict=True)
-            alike = {name: own[text] for name, text in pairs if text and text in own}
+        own = dict(zip(_fold(plain_ids, pattern), names, strict=True))
+        if len(own) >= (0.5 if i < GENTLE else 0.99) * len(ids):
+            pairs = zip(strange.tolist(), _fold(plain_strange, other), strict=True)
+            alike = {name: own[folded] for name, folded in pairs if folded and folded in own}
             twins = max(twins, alike, key=len)  # the first, if others find no more
     if len(strange) < events["candidate_id"].nunique():
         twins = {name: own for name, own in twins.items() if not _have_other_letters(name, own)}
@@ -247,8 +245,8 @@ def _have_other_letters(name: str, other: str) -> bool:
     return all(letters) and letters[0] != letters[1]
 
 
-def _fold(ids: pd.Index, pattern: str) -> pd.Index:
-    return ids.str.replace(pattern, "", regex=True) if pattern else ids
+def _fold(ids: pd.Index, pattern: str) -> list[str]:
+    return (ids.str.replace(pattern, "", regex=True) if pattern else ids).tolist()
 
 
 def _write_plainly(ids: pd.Index) -> pd.Index:

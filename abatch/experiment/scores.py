@@ -7,6 +7,7 @@ run reads the nights that are still open and no others.
 
 import io
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -315,11 +316,19 @@ def save(
 ) -> None:
     """Write rows of cohort_sums, arrays by name, in the place of those of the same keys."""
     for key, arrays in sums.items():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        row = {"closed_date": closed_date, "content": buffer.getvalue()}
+        row = {"closed_date": closed_date, "content": _compress(arrays)}
         same = {"experiment": night.experiment.name, **key._asdict()}
         replace_rows(connection, cohort_sums, [row], night.run_id, **same)
+
+
+def _compress(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """As numpy's .npz, lightly: its own way takes three times as long to save a tenth more."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def lock_nights(connection: sa.Connection, experiment: str) -> None:

@@ -145,10 +145,15 @@ def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) ->
 
     In one order, so that their sums are the same to the last bit, whatever the database.
     """
-    c = units.c
-    by = [c[name] for name in UNIT_COLUMNS]
-    outcomes = [sa.func.max(sa.case((c.metric == metric, c.outcome))) for metric in metrics]
-    query = sa.select(*by, *outcomes).where(_was_predicted(span)).group_by(*by).order_by(*by)
+    first, *others = (units.alias(f"of_{i}") for i in range(len(metrics)))
+    by = [first.c[name] for name in UNIT_COLUMNS]
+    query = sa.select(*by, first.c.outcome, *(other.c.outcome for other in others))
+    query = query.where(_was_predicted(first, span), first.c.metric == metrics[0])
+    joined: sa.FromClause = first
+    for other, metric in zip(others, metrics[1:], strict=True):
+        same = [other.c[name] == first.c[name] for name in ("experiment", *UNIT)]
+        joined = joined.outerjoin(other, sa.and_(other.c.metric == metric, *same))
+    query = query.select_from(joined).order_by(*by)
     frames = [*stream_own(connection, query, WRITE_ROWS)]
     columns = [*UNIT_COLUMNS, *metrics]
     if not frames:
@@ -156,9 +161,10 @@ def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) ->
     return pd.concat(frames, ignore_index=True).set_axis(columns, axis="columns")
 
 
-def remove_units(connection: sa.Connection, span: Span) -> None:
+def remove_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> None:
     """Remove what was known of all candidates predicted in some nights."""
-    connection.execute(units.delete().where(_was_predicted(span)))
+    for metric in metrics:  # of which the key begins
+        connection.execute(units.delete().where(_was_predicted(units, span), units.c.metric == metric))
 
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
@@ -177,6 +183,6 @@ def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame)
             load(connection, units, pa.RecordBatch.from_pydict(columns))
 
 
-def _was_predicted(span: Span) -> sa.ColumnElement[bool]:
+def _was_predicted(table: sa.FromClause, span: Span) -> sa.ColumnElement[bool]:
     ids = span.select(prediction_rows.c.candidate_id)
-    return (units.c.experiment == span.experiment) & units.c.candidate_id.in_(ids)
+    return (table.c.experiment == span.experiment) & table.c.candidate_id.in_(ids)
