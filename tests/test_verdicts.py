@@ -6,6 +6,7 @@ Words follow the interval, burn-in and sample ratio.
 from collections import defaultdict
 from dataclasses import astuple
 from datetime import date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 from scipy.stats import betabinom, binom
 
-from abatch.database import tables
-from abatch.experiment import records, sample_ratio, tallies, verdicts
+from abatch.database import tables, writing
+from abatch.experiment import records, sample_ratio, scores, tallies, verdicts
 from abatch.experiment.predictions import Span
 from abatch.statistics import stats
 from tests.conftest import REGISTERED, add_predictions, make_night, make_registration
@@ -545,3 +546,53 @@ def test_read_records(engine: sa.Engine) -> None:
     )
     assert first.findings[0].startswith("B vs A: better, +0.01778 (+0.00")
     assert "first decided on 2026-09-01" in first.findings[0]
+
+
+def test_remove_stale_deletes_in_batches_what_nobody_reads(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "DELETE_ROWS", 2)
+    batches = []
+
+    def read(find: Any, *args: Any) -> Any:
+        with engine.begin() as connection:
+            return find(connection, *args)
+
+    def write(work: Any, *args: Any) -> None:
+        batches.append(args)
+        read(work, *args)
+
+    def count_left() -> dict[str, int]:
+        n = sa.select(tables.units.c.experiment, sa.func.count()).group_by("experiment")
+        return dict(read(lambda connection: [*map(tuple, connection.execute(n))]))
+
+    rows = [(str(i), "A", 1, 0.0, 1.0) for i in range(5)]
+    units = pd.DataFrame(rows, columns=empty().columns)
+    for name in ("e", "other"):
+        read(tallies.write_units, name, units)
+    read(scores.save, make_night("r", NIGHT, "e"), {scores.Key(scores.ALL, ""): {}}, NIGHT)
+    night: Any = SimpleNamespace(
+        experiment=SimpleNamespace(name="e"), dry_run=False, read=read, write=write
+    )
+    tallies.remove_stale(night)
+    assert batches == []  # what is closed is kept
+
+    read(scores.drop_sums, "e", NIGHT)
+    assert count_left() == {"e": 10, "other": 10}  # in no transaction that others wait for
+    add_predictions(
+        engine,
+        {"experiment": "e", "variant": "A", "assignment_probability": 1.0, "rank_in_variant": 1}
+        | {"selected": 0, "predicted_at": datetime(2026, 9, 1), "candidate_id": "3"}
+        | {"run_date": NIGHT, "run_id": "r1"},
+    )
+    span = Span("e", date.min, NIGHT)
+    assert read(tallies.read_units, METRICS, span).empty
+    groups = read(lambda c: sample_ratio.find_groups(c, span, are_closed=False))
+    assert groups["n_before"].isna().all()
+    night.dry_run = True
+    tallies.remove_stale(night)
+    assert batches == []
+    night.dry_run = False
+    tallies.remove_stale(night)
+    assert [*map(len, batches)] == [3] * 6  # two metrics of five candidates, two at a time
+    assert count_left() == {"other": 10}

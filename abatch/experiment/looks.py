@@ -140,6 +140,7 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
     """
     night, experiment = question.night, question.experiment
     closed_date = night.read(scores.find_closed_date, question.name)
+    tallies.remove_stale(night)
     newest, grace = question.maturity.mature_date or date.min, experiment.outcome.grace_days * DAY
     mature = [day for day in nights if closed_date < day <= newest]
     final = (
@@ -570,7 +571,8 @@ def _find_groups(connection: sa.Connection, question: Question, last: date) -> p
     """Candidates of the nights from the last closed one to `last`."""
     closed_date = scores.find_closed_date(connection, question.name)
     after = max(closed_date, question.registration.start_date - DAY)
-    return sample_ratio.find_groups(connection, Span(question.name, after, last))
+    span = Span(question.name, after, last)
+    return sample_ratio.find_groups(connection, span, are_closed=closed_date > date.min)
 
 
 def write(

@@ -55,10 +55,14 @@ def find_unbalanced(
     return [*connection.scalars(warned)]
 
 
-def find_groups(connection: sa.Connection, span: Span) -> pd.DataFrame:
+def find_groups(connection: sa.Connection, span: Span, *, are_closed: bool = True) -> pd.DataFrame:
     """Candidates of nights that are not closed, by what is known of them.
 
     It costs what these nights hold: who was there before is looked up in `units`.
+
+    Parameters
+    ----------
+    are_closed : whether any nights are; if none is, `units` may hold what is stale
 
     Returns
     -------
@@ -73,6 +77,8 @@ def find_groups(connection: sa.Connection, span: Span) -> pd.DataFrame:
     by_unit = of_unit.group_by(p.variant, p.candidate_id).subquery()
     is_same = (u.candidate_id == by_unit.c.candidate_id) & (u.variant == by_unit.c.variant)
     is_same &= (u.experiment == span.experiment) & (u.metric == OUTCOME)
+    if not are_closed:
+        is_same &= sa.false()
     by = [by_unit.c.variant, by_unit.c.first_date, by_unit.c.n, u.n_exposures]
     query = sa.select(*by, sa.func.count()).select_from(by_unit.outerjoin(units, is_same))
     rows = map(tuple, connection.execute(query.group_by(*by)))

@@ -24,7 +24,6 @@ from abatch.database.tables import (
     looks,
     runs,
     scores,
-    units,
     variant_scores,
 )
 from abatch.database.writing import replace_rows
@@ -284,12 +283,12 @@ def find_closed_date(connection: sa.Connection, experiment: str) -> date:
 def drop_sums(connection: sa.Connection, experiment: str, run_date: date = date.min) -> None:
     """Drop all sums, so that the next score reads every night anew.
 
-    With a run_date, only if it lies in the closed part.
+    With a run_date, only if it lies in the closed part. The units of these nights, which are many,
+    are stale without them: nobody reads them any more, and `tallies.remove_stale` deletes them.
     """
     lock_nights(connection, experiment)
     if run_date <= find_closed_date(connection, experiment):
-        for table in (cohort_sums, units):
-            connection.execute(table.delete().filter_by(experiment=experiment))
+        connection.execute(cohort_sums.delete().filter_by(experiment=experiment))
 
 
 def load_parts(connection: sa.Connection, experiment: str, keys: Iterable[Key]) -> dict[Key, Part]:

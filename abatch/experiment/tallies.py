@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from datetime import date
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
+from abatch.database import writing
 from abatch.database.reading import stream_own
 from abatch.database.tables import prediction_rows, units
-from abatch.database.writing import WRITE_ROWS, load
+from abatch.experiment import scores
 from abatch.experiment.predictions import Span
 from abatch.experiment.registrations import OUTCOME
+from abatch.night import Night
 from abatch.statistics import stats
 from abatch.statistics.sums import add_by_key, subtract_by_key
 
@@ -143,8 +146,11 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> Tally:
 def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> pd.DataFrame:
     """What is known of the candidates predicted in some nights, as in `add_exposures`.
 
-    In one order, so that their sums are the same to the last bit, whatever the database.
+    In one order, so that their sums are the same to the last bit, whatever the database. Nothing if
+    no night is closed: what there is then is stale.
     """
+    if span.after == date.min:
+        return pd.DataFrame(columns=[*UNIT_COLUMNS, *metrics])
     first, *others = (units.alias(f"of_{i}") for i in range(len(metrics)))
     by = [first.c[name] for name in UNIT_COLUMNS]
     query = sa.select(*by, first.c.outcome, *(other.c.outcome for other in others))
@@ -154,24 +160,54 @@ def read_units(connection: sa.Connection, metrics: Sequence[str], span: Span) ->
         same = [other.c[name] == first.c[name] for name in ("experiment", *UNIT)]
         joined = joined.outerjoin(other, sa.and_(other.c.metric == metric, *same))
     query = query.select_from(joined).order_by(*by)
-    frames = [*stream_own(connection, query, WRITE_ROWS)]
+    frames = [*stream_own(connection, query, writing.WRITE_ROWS)]
     columns = [*UNIT_COLUMNS, *metrics]
     if not frames:
         return pd.DataFrame(columns=columns)
     return pd.concat(frames, ignore_index=True).set_axis(columns, axis="columns")
 
 
+def remove_stale(night: Night) -> None:
+    """Delete what was known of candidates of closed nights if their sums were dropped, in batches.
+
+    Each is a transaction of its own; a dry run deletes nothing.
+    """
+    experiment = night.experiment.name
+    if night.dry_run or night.read(scores.find_closed_date, experiment) > date.min:
+        return
+    while last := night.read(_find_last, experiment):
+        night.write(_delete_to, experiment, *last)
+
+
+def _find_last(connection: sa.Connection, experiment: str) -> tuple[str, str] | None:
+    """Metric and candidate with which the first batch ends; None if there is none."""
+    c = units.c
+    metric = connection.scalar(sa.select(sa.func.min(c.metric)).filter_by(experiment=experiment))
+    if metric is None:
+        return None
+    ids = sa.select(c.candidate_id).filter_by(experiment=experiment, metric=metric)
+    first = ids.order_by(c.candidate_id).limit(writing.DELETE_ROWS).subquery()
+    return metric, connection.scalars(sa.select(sa.func.max(first.c.candidate_id))).one()
+
+
+def _delete_to(connection: sa.Connection, experiment: str, metric: str, last: str) -> None:
+    batch = units.delete().filter_by(experiment=experiment, metric=metric)
+    connection.execute(batch.where(units.c.candidate_id <= last))
+
+
 def remove_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> None:
     """Remove what was known of all candidates predicted in some nights."""
     for metric in metrics:  # of which the key begins
-        connection.execute(units.delete().where(_was_predicted(units, span), units.c.metric == metric))
+        connection.execute(
+            units.delete().where(_was_predicted(units, span), units.c.metric == metric)
+        )
 
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
     """Write what is known of candidates, as in `add_exposures`."""
     for metric in frame.columns.difference(UNIT_COLUMNS, sort=False):
-        for start in range(0, len(frame), WRITE_ROWS):
-            part = frame[start : start + WRITE_ROWS]
+        for start in range(0, len(frame), writing.WRITE_ROWS):
+            part = frame[start : start + writing.WRITE_ROWS]
             columns = {
                 "experiment": pa.repeat(experiment, len(part)),
                 "candidate_id": pa.array(part["candidate_id"], pa.string()),
@@ -180,7 +216,7 @@ def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame)
                 "n_exposures": pa.array(part["n_exposures"], pa.int32()),
                 "outcome": pa.array(part[metric], pa.float64()),
             }
-            load(connection, units, pa.RecordBatch.from_pydict(columns))
+            writing.load(connection, units, pa.RecordBatch.from_pydict(columns))
 
 
 def _was_predicted(table: sa.FromClause, span: Span) -> sa.ColumnElement[bool]:
