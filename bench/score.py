@@ -177,6 +177,23 @@ class Bank:
         if trained == night:
             copy("models")
 
+    def add_looks(self) -> None:
+        """Copy the only look to all nights before it, as if they had been scored, too."""
+        from abatch.database import tables
+
+        wait = (WINDOW_DAYS + LAG_DAYS) * DAY
+        nights = [FIRST + i * DAY for i in range(self.n_nights - 1)]
+        with self.engine.begin() as connection:
+            for name in ("looks", "verdicts", "sample_ratios"):
+                table = tables.TABLES[name]
+                for row in connection.execute(sa.select(table)).mappings().all():
+                    rows = [{**row, "run_date": night} for night in nights]
+                    for copied in rows if name == "looks" else ():
+                        night = copied["run_date"]
+                        copied["watermark"] = night
+                        copied["mature_date"] = night - wait if night - wait >= FIRST else None
+                    connection.execute(table.insert(), rows)
+
     def _choose(self) -> list[str]:
         n_old = round(self.returning * self.n_candidates) if self.n_ids else 0
         old = self.rng.choice(self.n_ids, n_old, replace=False) if n_old else np.zeros(0, int)
@@ -288,6 +305,7 @@ def compare(bank: Bank, folder: Path, url: str) -> None:
     plain = [python, "-c", call.format("score_plainly"), url]
     print(f"{'':<34}{'CPU s':>8}{'wall s':>9}{'PSS MB':>9}")
     tell("first score, over all nights", [score_night(job)])
+    bank.add_looks()
     tell("a night", [score_night(job) for _ in range(N_TURNS)])
     tell("a night without its report", [score_night(quiet) for _ in range(N_TURNS)])
     tell("pandas, over all nights", [measure([*plain, find_today()]) for _ in range(N_TURNS)])
