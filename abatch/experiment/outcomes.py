@@ -228,7 +228,9 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
         return twins
     names = ids.tolist()  # lists are iterated far faster than Arrow's arrays
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
-    for i, (pattern, other) in enumerate(FOLDS):
+    are_numbers = plain_ids.str.isdigit().all() and plain_strange.str.isdigit().all()
+    folds = FOLDS[:GENTLE] if are_numbers else FOLDS  # the others fold these no further
+    for i, (pattern, other) in enumerate(folds):
         own = dict(zip(_fold(plain_ids, pattern), names, strict=True))
         if len(own) >= (0.5 if i < GENTLE else 0.99) * len(ids):
             pairs = zip(strange.tolist(), _fold(plain_strange, other), strict=True)
