@@ -386,17 +386,22 @@ def roc_auc(y: np.ndarray, scores: np.ndarray) -> float:
 
     scikit-learn's takes fifty times as long to check what it is given.
     """
-    from scipy import stats  # takes longer to import than a night's score to reckon
-
     n_positive = int(y.sum())
     n_pairs = n_positive * (len(y) - n_positive)
     return _count_concordant(y, scores) / n_pairs if n_pairs else np.nan
 
 
+def _rank_scores(scores: np.ndarray) -> np.ndarray:
+    """From 1 on; equal scores share the mean of theirs."""
+    from scipy import stats  # takes longer to import than a night's score to reckon
+
+    return stats.rankdata(scores)
+
+
 def _count_concordant(y: np.ndarray, scores: np.ndarray) -> float:
     """Pairs of a positive above a negative; one half counts where they are equal."""
     n_positive = int(y.sum())
-    return float(stats.rankdata(scores)[y == 1].sum() - n_positive * (n_positive + 1) / 2)
+    return float(_rank_scores(scores)[y == 1].sum() - n_positive * (n_positive + 1) / 2)
 
 
 def _leave_buckets_out(y: np.ndarray, scores: np.ndarray, bucket: np.ndarray) -> np.ndarray:
@@ -406,9 +411,9 @@ def _leave_buckets_out(y: np.ndarray, scores: np.ndarray, bucket: np.ndarray) ->
     """
     is_positive = y == 1
     n_positive = is_positive.sum()
-    below = stats.rankdata(scores)  # less the rank in its own outcome: how many of the other
+    below = _rank_scores(scores)  # less the rank in its own outcome: how many of the other
     for rows in (is_positive, ~is_positive):
-        below[rows] -= stats.rankdata(scores[rows])
+        below[rows] -= _rank_scores(scores[rows])
     of_rows = np.bincount(bucket, np.where(is_positive, below, n_positive - below))
     size, positive = np.bincount(bucket), np.bincount(bucket, is_positive)
     by_bucket = np.split(np.argsort(bucket, kind="stable"), np.cumsum(size)[:-1])
