@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from abatch import version
 from abatch.config import Environment, Experiment
-from abatch.database import connections, faults, locks
+from abatch.database import connections, faults, locks, writing
 from abatch.database.tables import Row, runs
 from abatch.errors import AbatchError, DatabaseError, NothingToDo
 from abatch.queries import Query, Window
@@ -27,6 +27,7 @@ DONE, EARLY = "done", "early"  # statuses; early: of a night that was yet to com
 START_SECONDS = 3  # in which whoever takes the lock says in the ledger for which night
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -118,6 +119,11 @@ class Night:
         """
         if not self.dry_run:
             connections.write(self._engine, work, *args, **kwargs)
+
+    def load(self, table: sa.Table, batch: "pa.RecordBatch") -> None:
+        """Write a batch of Arrow, in transactions of a bounded size; nothing in a dry run."""
+        if not self.dry_run:
+            writing.write_batch(self._engine, table, batch)
 
     @contextmanager
     def hold(self, name: str, what: str) -> Iterator[None]:

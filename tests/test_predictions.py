@@ -49,6 +49,7 @@ class Writer:
         night.run_number, night.dry_run = number, False
         night.read = partial(connections.read, self.engine)
         night.write = partial(connections.write, self.engine)
+        night.load = partial(writing.write_batch, self.engine)
         night.stream = partial(reading.stream_query, self.engine, as_of=AT, chunk_rows=4)
         night.experiment.split = SPLIT
         night.experiment.environment = SimpleNamespace(spool_dir=self.folder)
@@ -219,7 +220,7 @@ def test_remove_dead_deletes_what_failed_runs_left(
     engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches; not of the run that goes on, of one that is done, nor of another experiment."""
-    monkeypatch.setattr("abatch.database.writing.DELETE_ROWS", 2)
+    monkeypatch.setattr("abatch.database.writing.BATCH_ROWS", 2)
     rows: list[Row] = [(f"a{i}", "A", i / 10, i) for i in range(5)]
     for number, experiment in ((1, "card_offer"), (2, "another"), (3, "card_offer")):
         writer.write(writer.begin(number, experiment=experiment), rows)

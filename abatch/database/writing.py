@@ -1,6 +1,7 @@
 """Write rows: in bulk, in chunks, and in the place of others."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
-DELETE_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from 5,000 on
+BATCH_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from 5,000 on
+MSSQL_SESSIONS = 2  # that write at once, as each inserts row by row while the job waits
+
+
+def write_batch(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -> None:
+    """Write a batch of Arrow in transactions that are tried again, in no order on SQL Server."""
+
+    def write(part: "pa.RecordBatch") -> None:
+        connections.write(engine, load, table, part)
+
+    if engine.dialect.name != "mssql":
+        write(batch)
+        return
+    parts = [batch[i : i + BATCH_ROWS] for i in range(0, batch.num_rows, BATCH_ROWS)]
+    with ThreadPoolExecutor(MSSQL_SESSIONS) as pool:
+        for _ in pool.map(write, parts):
+            pass
 
 
 def load(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") -> None:

@@ -179,7 +179,7 @@ def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
     n_sent, checksum = 0, 0
     for batch in batches:
         try:
-            night.write(writing.load, prediction_rows, batch)
+            night.load(prediction_rows, batch)
         except sa.exc.IntegrityError as error:
             raise DataError(
                 "candidates are returned more than once in the eyes of the database, whose"
@@ -299,7 +299,7 @@ def _find_dead(connection: sa.Connection, experiment: str) -> list[int]:
 def _find_last(connection: sa.Connection, run_number: int) -> str | None:
     """Where the first batch of a run's rows ends; None if it has none."""
     ids = sa.select(prediction_rows.c.candidate_id).filter_by(run_number=run_number)
-    first = ids.order_by(prediction_rows.c.candidate_id).limit(writing.DELETE_ROWS).subquery()
+    first = ids.order_by(prediction_rows.c.candidate_id).limit(writing.BATCH_ROWS).subquery()
     return connection.scalar(sa.select(sa.func.max(first.c.candidate_id)))
 
 
