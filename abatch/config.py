@@ -36,6 +36,7 @@ class Environment:
     retention: Retention
     logs_dir: Path
     spool_dir: Path
+    bulk: bool
     reports_dir: Path
     n_jobs: int
     backend: str
@@ -222,6 +223,7 @@ def _make_environment(
         schema=section.db_schema,
         retention=section.retention,
         n_jobs=section.n_jobs,
+        bulk=section.bulk,
         backend=section.backend,
         scheduler=section.scheduler and _expand(section.scheduler, f"{place}.scheduler"),
         timezone=file.timezone,

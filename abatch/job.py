@@ -136,6 +136,7 @@ def connect(environment: Environment) -> sa.Engine:
         environment.folder,
         f"{environment.place}.database",
         environment.retry_seconds,
+        bulk=environment.bulk,
     )
 
 

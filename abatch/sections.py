@@ -74,6 +74,7 @@ class EnvironmentSection(Section):
     retention: Retention = Retention()
     logs_dir: Text = "logs"
     spool_dir: Text = "spool"
+    bulk: bool = False
     reports_dir: Text = "reports"
     n_jobs: Count = 1
     backend: Literal["loky", "dask"] = "loky"

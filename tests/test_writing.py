@@ -1,16 +1,21 @@
 """Rows reach the database in transactions of a bounded size."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
-from abatch.database import connections, writing
+from abatch.database import connections, reading, writing
 from abatch.database.tables import prediction_rows
+from abatch.errors import ConfigError, DatabaseError
+from tests.conftest import is_babelfish
 
 
 def make_batch(n: int) -> pa.RecordBatch:
@@ -26,6 +31,12 @@ def make_batch(n: int) -> pa.RecordBatch:
         "bucket": pa.array([i % 64 for i in range(n)], pa.int16()),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+def make_mssql_engine(**options: bool) -> sa.Engine:
+    """Of a server that is not there."""
+    url = "mssql+pyodbc://boss:s3cret@server/bank?driver=ODBC+Driver+18+for+SQL+Server"
+    return connections.make_engine(SecretStr(url), "abatch", Path(), "here", **options)
 
 
 def read_rows(engine: sa.Engine) -> list[tuple[Any, ...]]:
@@ -50,7 +61,7 @@ def test_write_batch_two_sessions_on_sql_server(monkeypatch: pytest.MonkeyPatch)
         parts.append(part)
 
     monkeypatch.setattr(connections, "write", write)
-    engine: Any = SimpleNamespace(dialect=SimpleNamespace(name="mssql"))
+    engine = make_mssql_engine()
     batch = make_batch(13_000)
     writing.write_batch(engine, prediction_rows, batch)
     assert sorted(map(len, parts)) == [1_000, 4_000, 4_000, 4_000]
@@ -64,6 +75,97 @@ def test_write_batch_tells_a_fault_of_a_session(monkeypatch: pytest.MonkeyPatch)
             raise sa.exc.IntegrityError("insert", None, ValueError("a key twice"))
 
     monkeypatch.setattr(connections, "write", write)
-    engine: Any = SimpleNamespace(dialect=SimpleNamespace(name="mssql"))
+    engine = make_mssql_engine()
     with pytest.raises(sa.exc.IntegrityError, match="a key twice"):
         writing.write_batch(engine, prediction_rows, make_batch(9_000))
+
+
+class PanicException(BaseException):
+    """As PyO3 has it."""
+
+
+class BulkCopy:
+    """Stands in for mssql-python's connection and cursor."""
+
+    def __init__(self, fault: BaseException | None) -> None:
+        self.fault = fault
+        self.copied: list[tuple[str, pa.RecordBatch, dict[str, Any]]] = []
+
+    @contextmanager
+    def open(self, engine: sa.Engine) -> Iterator[Any]:
+        yield SimpleNamespace(cursor=lambda: self)
+
+    def bulkcopy_arrow(self, name: str, batch: pa.RecordBatch, **options: Any) -> None:
+        self.copied.append((name, batch, options))
+        if self.fault:
+            raise self.fault
+
+    def close(self) -> None:
+        pass
+
+
+def test_bulk_copy_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By column names, fewer than 5,000 rows in a transaction, without a lock on the table."""
+    monkeypatch.setattr(reading, "open_mssql_python", (bulk := BulkCopy(None)).open)
+    batch = make_batch(9_000)
+    writing.write_batch(make_mssql_engine(bulk=True), prediction_rows, batch)
+    ((name, copied, options),) = bulk.copied
+    assert (name, copied.equals(batch)) == ("abatch.prediction_rows", True)
+    assert options["column_mappings"] == list(prediction_rows.columns.keys())
+    assert (options["batch_size"], options["use_internal_transaction"]) == (4_000, True)
+    assert not options.get("table_lock")
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "words"),
+    [
+        (
+            PanicException("dest is\nout of bounds"),
+            DatabaseError,
+            r"^mssql\+pyodbc://boss:\*\*\*@server/bank: bulk copy into abatch.prediction_rows"
+            r" failed: dest is out of bounds \(PanicException\)\. Nothing was published\. Run the"
+            r" job again; if it fails again, leave out the environment's bulk\.$",
+        ),
+        (RuntimeError("Timed out."), DatabaseError, r"failed: Timed out \(RuntimeError\)\."),
+        (
+            RuntimeError("Violation of PRIMARY KEY constraint 'pk'. Cannot insert duplicate key"),
+            sa.exc.IntegrityError,
+            "Violation of PRIMARY KEY",
+        ),
+        (KeyboardInterrupt("^C"), KeyboardInterrupt, r"\^C"),
+    ],
+)
+def test_bulk_copy_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+    raised: type[BaseException],
+    words: str,
+) -> None:
+    monkeypatch.setattr(reading, "open_mssql_python", BulkCopy(fault).open)
+    with pytest.raises(raised, match=words):
+        writing.write_batch(make_mssql_engine(bulk=True), prediction_rows, make_batch(3))
+
+
+def test_bulk_copy_of_another_database() -> None:
+    words = r"^here: bulk is SQL Server's bulk copy, and this is sqlite\. Leave out bulk\.$"
+    with pytest.raises(ConfigError, match=words):
+        connections.make_engine(SecretStr("sqlite:///a.db"), None, Path(), "here", bulk=True)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_bulk_copy_writes_every_value(engine: sa.Engine) -> None:
+    bulk, batch = engine.execution_options(bulk=True), make_batch(9_001)
+    if is_babelfish(engine):
+        with pytest.raises(
+            DatabaseError, match=r"bulk copy into .* failed: .*\(PanicException\)\."
+        ):
+            writing.write_batch(bulk, prediction_rows, batch)
+        assert read_rows(engine) == []
+        pytest.skip("on Babelfish bulk copy ends in a panic, which was told and wrote nothing")
+    writing.write_batch(bulk, prediction_rows, batch)
+    assert read_rows(engine) == [tuple(row.values()) for row in batch.to_pylist()]
+    with pytest.raises(sa.exc.IntegrityError):
+        writing.write_batch(bulk, prediction_rows, batch)

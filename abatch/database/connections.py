@@ -22,7 +22,13 @@ T = TypeVar("T")
 
 
 def make_engine(
-    url: SecretStr, schema: str | None, base: Path, place: str, retry_seconds: float = 0
+    url: SecretStr,
+    schema: str | None,
+    base: Path,
+    place: str,
+    retry_seconds: float = 0,
+    *,
+    bulk: bool = False,
 ) -> sa.Engine:
     """Return an engine for `url`; relative SQLite paths are relative to `base`.
 
@@ -33,12 +39,13 @@ def make_engine(
     schema : of abatch's own tables; None means the connection's own
     place : where the URL is written, for messages
     retry_seconds : how long `transactions` and reads are tried again after a transient error
+    bulk : whether nights are written by SQL Server's bulk copy
 
     Raises
     ------
     ConfigError
-        If the text is not a database URL, or its driver is not installed. The text itself is never
-        shown.
+        If the text is not a database URL, its driver is not installed, or it has no bulk copy. The
+        text itself is never shown.
     """
     try:
         completed = _complete(sa.make_url(url.get_secret_value()), base, place)
@@ -63,9 +70,13 @@ def make_engine(
             " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
             " Driver 18."
         ) from None
+    if bulk and backend != "mssql":
+        raise ConfigError(
+            f"{place}: bulk is SQL Server's bulk copy, and this is {backend}. Leave out bulk."
+        )
     _SESSIONS[backend](engine)
     schemas = {"schema_translate_map": {None: schema}} if schema else {}
-    return engine.execution_options(retry_seconds=retry_seconds, **schemas)
+    return engine.execution_options(retry_seconds=retry_seconds, bulk=bulk, **schemas)
 
 
 def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:

@@ -462,12 +462,12 @@ def _read_adbc(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
             yield from _make_frames(cursor.fetch_record_batch(), chunk_rows)
 
 
-def _read_mssql_python(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
-    """Read SQL Server's rows as Arrow.
-
-    Mssql-python brings a driver of its own, of the same kind as the one that the URL names.
-    """
+@contextmanager
+def open_mssql_python(engine: sa.Engine) -> Iterator[Any]:
+    """Connect by mssql-python, whose own driver is of the same kind as the one the URL names."""
     driver = _load("mssql_python")
+    if driver is None:
+        raise _NotAsArrow("mssql-python cannot be loaded")
     (odbc,), _ = engine.dialect.create_connect_args(engine.url)
     named = re.search(
         r"(?:^|;)\s*driver\s*=\s*\{?(ODBC Driver \d+ for SQL Server)\}?;?", odbc, re.IGNORECASE
@@ -476,18 +476,19 @@ def _read_mssql_python(engine: sa.Engine, statement: sa.TextClause, chunk_rows: 
         raise _NotAsArrow(
             "the URL names no driver of Microsoft's, which mssql-python could stand for"
         )
-    odbc = odbc.replace(named[0], ";")
-    compiled: Any = statement.compile(dialect=engine.dialect)
-    values = [compiled.params[name] for name in compiled.positiontup or []]
     driver.pooling(enabled=False)
     unknown = driver.exceptions.ConnectionStringParseError
     with _connecting("mssql-python", unknown, driver.Error, OSError, RuntimeError):
-        connection = driver.connect(odbc)
-    with (
-        faults.as_dbapi_error(driver.Error),
-        closing(connection),
-        closing(connection.cursor()) as cursor,
-    ):
+        connection = driver.connect(odbc.replace(named[0], ";"))
+    with faults.as_dbapi_error(driver.Error), closing(connection):
+        yield connection
+
+
+def _read_mssql_python(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
+    """Read SQL Server's rows as Arrow."""
+    compiled: Any = statement.compile(dialect=engine.dialect)
+    values = [compiled.params[name] for name in compiled.positiontup or []]
+    with open_mssql_python(engine) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
         cursor.execute(str(compiled), values)
         if cursor.description:

@@ -1,5 +1,6 @@
 """Write rows: in bulk, in chunks, and in the place of others."""
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from abatch.database import connections, faults
+from abatch.errors import DatabaseError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +17,18 @@ if TYPE_CHECKING:
 
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
 BATCH_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from 5,000 on
+BULK_SECONDS = 600  # of one bulk copy
 MSSQL_SESSIONS = 2  # that write at once, as each inserts row by row while the job waits
 
 
 def write_batch(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -> None:
-    """Write a batch of Arrow in transactions that are tried again, in no order on SQL Server."""
+    """Write a batch of Arrow in transactions that are tried again, in no order on SQL Server.
+
+    By bulk copy where the environment says so.
+    """
+    if engine.get_execution_options().get("bulk"):
+        _copy_in_bulk(engine, table, batch)
+        return
 
     def write(part: "pa.RecordBatch") -> None:
         connections.write(engine, load, table, part)
@@ -45,7 +54,7 @@ def load(connection: sa.Connection, table: sa.Table, batch: "pa.RecordBatch") ->
     connection.exec_driver_sql(f"insert into {name} ({columns}) values ({marks})", [*rows])
 
 
-def name_table(connection: sa.Connection, table: sa.Table) -> str:
+def name_table(connection: sa.Connection | sa.Engine, table: sa.Table) -> str:
     """A table of ours as SQL names it."""
     quote = connection.dialect.identifier_preparer.quote
     schema = connections.find_schema(connection.engine)
@@ -65,6 +74,43 @@ def _copy(connection: sa.Connection, statement: str, batch: "pa.RecordBatch") ->
         cursor.copy(statement) as copy,
     ):
         copy.write(sink.getvalue())
+
+
+def _copy_in_bulk(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -> None:
+    """By mssql-python, on a connection of its own, without a lock on the table.
+
+    Not tried again: nobody knows then which of its transactions arrived.
+    """
+    from abatch.database import reading  # pandas, which commands have no need of
+
+    name, columns = name_table(engine, table), batch.schema.names
+    try:
+        with (
+            reading.open_mssql_python(engine) as connection,
+            closing(connection.cursor()) as cursor,
+        ):
+            cursor.bulkcopy_arrow(
+                name,
+                batch,
+                batch_size=BATCH_ROWS,
+                timeout=BULK_SECONDS,
+                column_mappings=columns,
+                check_constraints=True,
+                keep_nulls=True,
+                use_internal_transaction=True,
+            )
+    except BaseException as error:  # as a panic of its Rust is
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if re.search("PRIMARY KEY|duplicate key", str(error)):
+            raise sa.exc.IntegrityError(f"bulk copy into {name}", None, error) from error
+        is_told = isinstance(error, sa.exc.SQLAlchemyError)
+        reason = faults.describe(error) if is_told else " ".join(str(error).split())
+        raise DatabaseError(
+            f"{faults.show_url(engine)}: bulk copy into {name} failed: {reason.rstrip('.')}"
+            f" ({type(error).__name__}). Nothing was published. Run the job again; if it fails"
+            " again, leave out the environment's bulk."
+        ) from error
 
 
 def insert_frame(connection: sa.Connection, table: sa.Table, frame: "pd.DataFrame") -> None:
