@@ -258,8 +258,8 @@ def test_rank_refuses_a_candidate_twice(engine: sa.Engine, writer: Writer) -> No
 
 CHANGES: list[dict[str, Any]] = [
     {"prediction": math.nextafter(0.7, 1)},
-    {"prediction": None},
-    {"model_name": None},
+    {"prediction": sa.null()},  # as Babelfish takes no None in an update
+    {"model_name": sa.null()},
     {"variant": "B"},
     {"candidate_id": "C7"},
     {"rank_in_variant": 99},
