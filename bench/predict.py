@@ -124,7 +124,7 @@ def make_workload(engine: sa.Engine, n_rows: int) -> None:
             dates = (pd.Timestamp(NIGHT) - ago).date
             answered = {"candidate_id": columns["candidate_id"], "event_date": dates}
             frame = pd.DataFrame({**answered, "outcome": (score > 1.5).astype(int)})
-            connections.write(engine, writing.insert_frame, answers, frame)
+            frame.to_sql(answers.name, engine, if_exists="append", index=False)
 
 
 def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:

@@ -92,7 +92,7 @@ class Writer:
             own = runs.update().where(runs.c.run_id == night.run_id)
             old = runs.update().filter_by(status="done", **night.key)
             connection.execute(old.values(status="superseded", superseded_by=night.run_id))
-            connection.execute(own.values(status="done", finished_at=AT))
+            connection.execute(own.values(status="done", finished_at=AT, rows_written=1))
 
     def play(self, number: int, rows: Sequence[Row], **begin: Any) -> Any:
         """A whole night, of whose variants one candidate each is selected."""
@@ -233,12 +233,12 @@ def test_remove_dead_deletes_what_failed_runs_left(
     strange = writer.folder / "somebody's"
     strange.mkdir()
     night = writer.begin(5)
-    predictions.remove_dead(night)
+    spool.remove_dead(night)
+    assert (left.exists(), strange.exists()) == (False, True)
     numbers = sa.select(prediction_rows.c.run_number).distinct()
     with engine.connect() as connection:
         assert sorted(connection.scalars(numbers)) == [2, 3, 4]
     with spool.open_spool(night, MODELS):
-        assert (left.exists(), strange.exists()) == (False, True)
         assert (writer.folder / "run5").stat().st_mode & 0o777 == 0o700
 
 

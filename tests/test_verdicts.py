@@ -551,7 +551,7 @@ def test_read_records(engine: sa.Engine) -> None:
 def test_remove_stale_deletes_in_batches_what_nobody_reads(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "DELETE_ROWS", 2)
+    monkeypatch.setattr(writing, "BATCH_ROWS", 2)
     batches = []
 
     def read(find: Any, *args: Any) -> Any:

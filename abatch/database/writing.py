@@ -12,7 +12,6 @@ from abatch.database import connections, faults
 from abatch.errors import DatabaseError
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
@@ -111,13 +110,6 @@ def _copy_in_bulk(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -
             f" ({type(error).__name__}). Nothing was published. Run the job again; if it fails"
             " again, leave out the environment's bulk."
         ) from error
-
-
-def insert_frame(connection: sa.Connection, table: sa.Table, frame: "pd.DataFrame") -> None:
-    """Write a frame's rows, null where they hold nan."""
-    for start in range(0, len(frame), WRITE_ROWS):
-        part = frame[start : start + WRITE_ROWS].astype(object)
-        connection.execute(table.insert(), part.where(part.notna(), None).to_dict("records"))
 
 
 def replace_rows(

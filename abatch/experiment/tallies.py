@@ -186,7 +186,7 @@ def _find_last(connection: sa.Connection, experiment: str) -> tuple[str, str] | 
     if metric is None:
         return None
     ids = sa.select(c.candidate_id).filter_by(experiment=experiment, metric=metric)
-    first = ids.order_by(c.candidate_id).limit(writing.DELETE_ROWS).subquery()
+    first = ids.order_by(c.candidate_id).limit(writing.BATCH_ROWS).subquery()
     return metric, connection.scalars(sa.select(sa.func.max(first.c.candidate_id))).one()
 
 
