@@ -557,6 +557,7 @@ def test_score_that_failed_leaves_nothing_behind(
         experiment = load_experiments(folder / "ml_config.yaml", "dev")["own"]
         engine, today = open_engine(experiment), START + 7 * DAY
         if name == "disturbed":
+            monkeypatch.setattr(looks, "CLOSED_ROWS", 1)  # one cohort at a time
             fail_at(monkeypatch, *FAILURES[failure])
             with pytest.raises(OSError, match="No space left"):
                 score.score(experiment, engine, today, rebuild=rebuild)

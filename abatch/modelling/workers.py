@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,6 +27,7 @@ from abatch.errors import AbatchError
 from abatch.modelling.chatter import listen
 
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
+CANCEL_SECONDS = 5.0
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
 _kept = b""  # in a worker of this machine, the pickled work
@@ -165,7 +166,12 @@ class LocalPool(Pool):
             self.submit(chunk)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes.
+
+        Before that loky must know of what is taken back, or its thread fails and prints so.
+        """
+        taken_back = [future for _, future in self.pending if future.cancel()]
+        wait(taken_back, CANCEL_SECONDS)
         self.executor.shutdown(wait=True, kill_workers=True)
 
 
