@@ -286,7 +286,8 @@ def open_night(
         except BaseException as error:
             _fail(night, error)
             raise
-        _write_down(night, _keep_warnings, night)  # some are of what was done
+        if night._warnings:  # some are of what was done
+            _write_down(night, _keep_warnings, night)
 
 
 def _describe_holder(night: Night) -> Exception:
