@@ -18,6 +18,17 @@ test-databases: $(VENV)/installed-dev  ## the same tests on PostgreSQL, and on a
 test-slow: $(VENV)/installed-dev  ## the tests that repeat experiments many times (a few minutes)
 	@$(RUN) -m pytest -q -n 2 --dist worksteal -m slow
 
+bench: $(VENV)/installed-dev  ## speed and memory beside peers, small sizes (under ten minutes on an idle machine)
+	@set -e; for name in startup threads metrics sql predict train score recall scale; do $(RUN) -m bench.$$name; echo; done
+
+bench-full: $(VENV)/installed-dev  ## the same at the sizes of README's table (hours)
+	@set -e; for line in \
+	    "startup" "threads" "metrics" "sql --rows 1000000" \
+	    "predict" "predict --rows 1000000 --n-jobs 1 2" "predict --rows 10000000 --turns 1" \
+	    "train --turns 3" "train --rows 500000 --turns 3" "score --nights 365" \
+	    "recall --rows 500000" "scale --rows 1000000 --runs 3"; do \
+	    $(RUN) -m bench.$$line; echo; done
+
 lint: $(VENV)/installed-dev  ## linter and type checker alone
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
@@ -47,4 +58,4 @@ $(VENV)/installed-dev: requirements-dev.lock | $(VENV)/installed
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help demo test test-databases test-slow lint lock clean
+.PHONY: help demo test test-databases test-slow bench bench-full lint lock clean

@@ -1,6 +1,6 @@
 """Rows a second, CPU and peak memory of reading and writing, beside pandas.read_sql and to_sql.
 
-    python -m bench.sql sqlite:///bench.db
+    python -m bench.sql
     python -m bench.sql postgresql+psycopg://user:password@127.0.0.1/postgres --rows 1000000
 
 Each figure is the median of three turns, each in a process of its own; CPU and memory are of that
@@ -15,6 +15,7 @@ import sys
 import time
 from datetime import date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -137,18 +138,11 @@ def measure_turns(engine: sa.Engine, url: str, what: str, n_rows: int) -> np.nda
     return np.median(turns, axis=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("url", help="SQLAlchemy URL of a database that may be written")
-    parser.add_argument("--rows", type=int, default=300_000)
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    url, n_rows = arguments.url, arguments.rows
+def compare(url: str, n_rows: int, only: str | None) -> None:
+    """Print a line for each figure; with `only`, measure one in this process."""
     engine = connections.make_engine(SecretStr(url), None, Path.cwd(), "the command line")
-    if arguments.only:
-        measure(engine, arguments.only, n_rows)
+    if only:
+        measure(engine, only, n_rows)
         return
     metadata.drop_all(engine)
     metadata.create_all(engine)
@@ -172,6 +166,18 @@ def main() -> None:
                 )
     finally:
         metadata.drop_all(engine)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", nargs="?", help="of a database that may be written; default: SQLite")
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        compare(arguments.url or f"sqlite:///{folder}/bench.db", arguments.rows, arguments.only)
 
 
 if __name__ == "__main__":
