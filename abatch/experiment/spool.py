@@ -39,7 +39,9 @@ class Spool:
         self.file, self.run_number = file, run_number
         self.variants = [*model_names]
         self._model_names = pa.array([*model_names.values()], pa.string())
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._predictions: list[np.ndarray] = []
+        self._selection_keys: list[np.ndarray] = []
+        self._codes: list[np.ndarray] = []  # of variants
         self._writer: pa.RecordBatchFileWriter | None = None
 
     def add(self, candidates: Candidates, prediction: np.ndarray) -> None:
@@ -67,7 +69,9 @@ class Spool:
             self._writer.write_batch(ids)
         except OSError as error:
             raise files.cannot_write(self.file, error) from None
-        self._parts.append((prediction, candidates.selection_key, code.astype(np.uint8)))
+        self._predictions.append(prediction)
+        self._selection_keys.append(candidates.selection_key)
+        self._codes.append(code.astype(np.uint8))
 
     def rank(self, n_selected: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
         """Yield the rows of prediction_rows in the order in which they were added.
@@ -92,15 +96,18 @@ class Spool:
             self._writer.close()
         except OSError as error:
             raise files.cannot_write(self.file, error) from None
-        prediction, selection_key, code = map(np.concatenate, zip(*self._parts, strict=True))
+        selection_key = _join(self._selection_keys)
         self._check_unique(selection_key)
+        prediction, code = _join(self._predictions), _join(self._codes)
         rank = np.empty(len(code), dtype=np.int32)
         for i in range(len(self.variants)):
-            rows = np.flatnonzero(code == i)
-            highest = -np.nan_to_num(prediction[rows])
-            rank[rows[np.lexsort((selection_key[rows], highest))]] = np.arange(1, len(rows) + 1)
+            rows = np.flatnonzero(code == i).astype(np.int32)
+            rows = rows[np.argsort(selection_key[rows])]
+            rows = rows[np.argsort(-np.nan_to_num(prediction[rows]), kind="stable")]
+            rank[rows] = np.arange(1, len(rows) + 1, dtype=np.int32)
+        del selection_key
         limits = np.array([n_selected.get(variant, 0) for variant in self.variants])
-        selected, start = (rank <= limits[code]).astype(np.int16), 0
+        start = 0
         for ids in self._read():
             part = slice(start, start := start + ids.num_rows)
             codes = pa.array(code[part], pa.int8())
@@ -112,7 +119,7 @@ class Spool:
                 "model_name": self._model_names.take(codes),
                 "prediction": pa.array(prediction[part], pa.float64(), from_pandas=True),
                 "rank_in_variant": pa.array(rank[part]),
-                "selected": pa.array(selected[part]),
+                "selected": pa.array(rank[part] <= limits[code[part]]).cast(pa.int16()),
                 "bucket": ids["bucket"],
             }
             yield pa.RecordBatch.from_pydict(columns)
@@ -139,6 +146,13 @@ class Spool:
                 f"{len(twice)} candidates are returned more than once, for example {twice[0]!r}."
                 " Expected one row per candidate. Look for a join that multiplies rows."
             )
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of the parts, which are gone then: there is room for one of all columns twice."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
 
 
 @contextmanager
