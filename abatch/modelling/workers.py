@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,7 +27,7 @@ from abatch.errors import AbatchError
 from abatch.modelling.chatter import listen
 
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
-CANCEL_SECONDS = 5.0
+TAKE_ON_SECONDS = 5
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
 _kept = b""  # in a worker of this machine, the pickled work
@@ -168,10 +168,12 @@ class LocalPool(Pool):
     def close(self) -> None:
         """End the processes.
 
-        Before that loky must know of what is taken back, or its thread fails and prints so.
+        Before that loky must have taken on what it was given, or its thread fails and prints so.
         """
-        taken_back = [future for _, future in self.pending if future.cancel()]
-        wait(taken_back, CANCEL_SECONDS)
+        for _ in range(TAKE_ON_SECONDS * 100):
+            if all(future.running() or future.done() for _, future in self.pending):
+                break
+            time.sleep(0.01)
         self.executor.shutdown(wait=True, kill_workers=True)
 
 
