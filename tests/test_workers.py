@@ -203,7 +203,9 @@ def test_workers_end_with_a_killed_parent(bank_folder: Path, start: Start) -> No
 @pytest.mark.slow
 def test_workers_end_at_an_interrupt(bank_folder: Path, start: Start) -> None:
     """Ctrl-C reaches all processes of a terminal; one message is printed."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background: ignored
     process = start("hang", n_jobs=2)
+    signal.signal(signal.SIGINT, kept)
     pids = wait_for_hanging(bank_folder, 2)
     os.killpg(process.pid, signal.SIGINT)
     code, errors = end(process)
