@@ -238,7 +238,7 @@ def test_predict_killed_leaves_a_folder_of_its_own_to_the_next(
 def test_predict_killed_while_it_cleans_up(bank: Experiment, bank_engine: sa.Engine) -> None:
     """Rows of a run that nobody has seen are still there for the third run, which removes them."""
     kill("predict", bank, Stop("abatch.night", "_end_run"))
-    kill("predict", bank, Stop("abatch.experiment.predictions", "_delete_to"))
+    kill("predict", bank, Stop("abatch.database.writing", "delete_batch"))
     assert len(read(bank_engine, prediction_rows.c.candidate_id)) == simulate.N_CANDIDATES
     assert read(bank_engine, predictions.c.candidate_id) == []
     again(bank, bank_engine)

@@ -42,7 +42,7 @@ HASHED = {
 
 _NIGHTS = runs.join(prediction_rows, prediction_rows.c.run_number == runs.c.run_number)
 # Those that are yet to come, too: whoever asks for days until today has none of them.
-SHOWN, REPLACED = (DONE, EARLY), ("superseded",)
+SHOWN = (DONE, EARLY)
 _IS_DONE = (runs.c.job == "predict") & runs.c.status.in_(SHOWN)
 
 
@@ -242,8 +242,9 @@ def compute_checksum(rows: pd.DataFrame) -> int:
 def remove_dead(night: Night) -> None:
     """Delete the rows of runs that failed, in batches; nobody has seen them."""
     for run_number in night.read(_find_dead, night.experiment.name):
-        while last := night.read(_find_last, run_number):
-            night.write(_delete_to, run_number, last)
+        key = {"run_number": run_number}
+        while last := night.read(writing.find_batch, prediction_rows, key):
+            night.write(writing.delete_batch, prediction_rows, key, last)
 
 
 def describe_replaced(connection: sa.Connection, night: Night) -> list[str]:
@@ -294,19 +295,6 @@ def _find_dead(connection: sa.Connection, experiment: str) -> list[int]:
         experiment=experiment, job="predict", status="failed"
     )
     return [*connection.scalars(query.where(sa.exists().where(own)))]
-
-
-def _find_last(connection: sa.Connection, run_number: int) -> str | None:
-    """Where the first batch of a run's rows ends; None if it has none."""
-    ids = sa.select(prediction_rows.c.candidate_id).filter_by(run_number=run_number)
-    first = ids.order_by(prediction_rows.c.candidate_id).limit(writing.BATCH_ROWS).subquery()
-    return connection.scalar(sa.select(sa.func.max(first.c.candidate_id)))
-
-
-def _delete_to(connection: sa.Connection, run_number: int, last: str) -> None:
-    c = prediction_rows.c
-    rows = prediction_rows.delete().where(c.run_number == run_number, c.candidate_id <= last)
-    connection.execute(rows)
 
 
 def write_shares(connection: sa.Connection, night: Night) -> None:
@@ -380,9 +368,7 @@ def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:
 
 def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:
     """Who wrote each night."""
-    r = runs.c
-    query = sa.select(r.run_date, r.run_id).where(_IS_DONE, r.experiment == span.experiment)
-    query = query.where(r.run_date > span.after, r.run_date <= span.last)
+    query = sa.select(runs.c.run_date, runs.c.run_id).where(_IS_DONE, *span.get_conditions())
     return {(run_date, run_id) for run_date, run_id in connection.execute(query)}
 
 
@@ -437,9 +423,9 @@ def read_replaced(connection: sa.Connection, span: Span) -> pd.DataFrame:
     DataFrame of candidate_id, variant, run_date and is_gone: 1 if he was there, 0 if he is now
     """
     r = runs.c
-    of_span = (r.experiment == span.experiment, r.run_date > span.after, r.run_date <= span.last)
     seen = sa.select(r.run_date, sa.func.min(r.run_number), sa.func.max(r.run_number))
-    seen = seen.where(*of_span, r.job == "predict", r.status.in_((*SHOWN, "superseded")))
+    seen = seen.where(*span.get_conditions(), r.job == "predict")
+    seen = seen.where(r.status.in_((*SHOWN, "superseded")))
     seen = seen.group_by(r.run_date).having(sa.func.count() > 1)
     rows = []
     for night, first, now in connection.execute(seen).all():

@@ -175,24 +175,15 @@ def remove_stale(night: Night) -> None:
     experiment = night.experiment.name
     if night.dry_run or night.read(scores.find_closed_date, experiment) > date.min:
         return
-    while last := night.read(_find_last, experiment):
-        night.write(_delete_to, experiment, *last)
+    for metric in night.read(_find_metrics, experiment):
+        key = {"experiment": experiment, "metric": metric}
+        while last := night.read(writing.find_batch, units, key):
+            night.write(writing.delete_batch, units, key, last)
 
 
-def _find_last(connection: sa.Connection, experiment: str) -> tuple[str, str] | None:
-    """Metric and candidate with which the first batch ends; None if there is none."""
-    c = units.c
-    metric = connection.scalar(sa.select(sa.func.min(c.metric)).filter_by(experiment=experiment))
-    if metric is None:
-        return None
-    ids = sa.select(c.candidate_id).filter_by(experiment=experiment, metric=metric)
-    first = ids.order_by(c.candidate_id).limit(writing.BATCH_ROWS).subquery()
-    return metric, connection.scalars(sa.select(sa.func.max(first.c.candidate_id))).one()
-
-
-def _delete_to(connection: sa.Connection, experiment: str, metric: str, last: str) -> None:
-    batch = units.delete().filter_by(experiment=experiment, metric=metric)
-    connection.execute(batch.where(units.c.candidate_id <= last))
+def _find_metrics(connection: sa.Connection, experiment: str) -> list[str]:
+    query = sa.select(units.c.metric).filter_by(experiment=experiment).distinct()
+    return [*connection.scalars(query)]
 
 
 def remove_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> None:
