@@ -27,9 +27,8 @@ def check_writable(folder: Path, mode: int = 0o777) -> None:
 
 def cannot_write(path: Path, error: OSError, then: str = "run again") -> FileError:
     """The error of a file or folder that the system refuses to write; `then` ends the mend."""
-    reason = (
-        os.strerror(error.errno) if error.errno else error.strerror
-    )  # pyarrow has its own words
+    # Of pyarrow's errors, too, which have words of their own.
+    reason = os.strerror(error.errno) if error.errno else error.strerror
     return FileError(
         f"{path}: cannot be written ({reason}). Check the folder's rights and room, then {then}."
     )

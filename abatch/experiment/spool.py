@@ -107,11 +107,10 @@ class Spool:
             rank[rows] = np.arange(1, len(rows) + 1, dtype=np.int32)
         del selection_key
         limits = np.array([n_selected.get(variant, 0) for variant in self.variants])
-        start = 0
+        variants, start = pa.array(self.variants, pa.string()), 0
         for ids in self._read():
             part = slice(start, start := start + ids.num_rows)
             codes = pa.array(code[part], pa.int8())
-            variants = pa.array(self.variants, pa.string())
             columns = {
                 "run_number": pa.repeat(pa.scalar(self.run_number, pa.int32()), ids.num_rows),
                 "candidate_id": ids["candidate_id"],
