@@ -49,7 +49,7 @@ def predict(night: Night) -> str:
 
             # All are known, so they are ranked and written, where no reader looks yet.
             n_selected = predictions.count_selected(night, total)
-            predictions.write_rows(night, spooled.rank(n_selected))
+            predictions.write_rows(night, total.n_rows, spooled.rank(n_selected))
 
     # The first night registers the question, with the source of variants that its rows have.
     new = None

@@ -120,10 +120,16 @@ class Night:
         if not self.dry_run:
             connections.write(self._engine, work, *args, **kwargs)
 
-    def load(self, table: sa.Table, batch: "pa.RecordBatch") -> None:
-        """Write a batch of Arrow, in transactions of a bounded size; nothing in a dry run."""
-        if not self.dry_run:
-            writing.write_batch(self._engine, table, batch)
+    @contextmanager
+    def open_loader(
+        self, table: sa.Table, key: str, n_rows: int
+    ) -> "Iterator[Callable[[pa.RecordBatch], None]]":
+        """What writes batches of Arrow, as `writing.open_loader` has it; nothing in a dry run."""
+        if self.dry_run:
+            yield lambda batch: None
+            return
+        with writing.open_loader(self._engine, table, key, n_rows) as load:
+            yield load
 
     @contextmanager
     def hold(self, name: str, what: str) -> Iterator[None]:

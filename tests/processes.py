@@ -78,17 +78,20 @@ def _work(
             os.dup2(file.fileno(), number)
     if stop:
         owner = pkgutil.resolve_name(stop.owner)
-        setattr(owner, stop.name, _stop_at(getattr(owner, stop.name), stop, link))
+        setattr(owner, stop.name, stop_at(getattr(owner, stop.name), stop, link))
     sys.exit(import_module(script).main(arguments))
 
 
-def _stop_at(real: Callable[..., Any], stop: Stop, link: Connection) -> Callable[..., Any]:
+def stop_at(
+    real: Callable[..., Any], stop: Stop, link: Connection | None = None
+) -> Callable[..., Any]:
     calls: list[tuple[Any, ...]] = []
     action, is_before = stop.action.removesuffix(" before"), stop.action.endswith(" before")
 
     def end() -> None:
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        assert link is not None
         link.send("holding")
         link.recv()
 

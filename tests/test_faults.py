@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -28,6 +29,7 @@ import predict
 import score
 import train
 from abatch.config import Experiment, load_experiments
+from abatch.database import sqlite_arrow, writing
 from abatch.database.tables import (
     models,
     prediction_rows,
@@ -295,6 +297,61 @@ def test_predict_killed_wherever_it_is(
     assert shown == sorted(shown)
     assert {*shown} == seen
     assert len(shown) >= n_least
+
+
+WRITER_KILLED = """
+import sys
+sys.path[0] = "."
+import predict
+from abatch.database import sqlite_arrow, writing
+from tests.processes import Stop, stop_at
+writing.MANY_ROWS = 0
+nth, *arguments = sys.argv[1:]
+stop = Stop("abatch.database.sqlite_arrow", "_explaining", int(nth))
+sqlite_arrow._explaining = stop_at(sqlite_arrow._explaining, stop)
+sys.exit(predict.main(arguments))
+"""
+
+
+def test_predict_killed_while_a_process_writes(
+    templates: Templates, tmp_path: Path, bank: Experiment, bank_engine: sa.Engine
+) -> None:
+    """At each of three batches and at their end: nobody sees a row, and the process ends, too."""
+    common = ["--config", str(bank.environment.file), "--date", str(FIRST_NIGHT)]
+    for nth in range(1, 5):
+        command = [sys.executable, "-c", WRITER_KILLED, str(nth), *common]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+        assert read(bank_engine, predictions.c.candidate_id) == []
+    time.sleep(1)
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
+    assert read_statuses(bank_engine) == ["failed"] * 4 + ["done"]
+
+
+def test_predict_a_process_that_writes_is_killed(
+    bank: Experiment,
+    bank_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "MANY_ROWS", 0)
+    with monkeypatch.context() as patch:
+        real = sqlite_arrow._explaining
+
+        def kill(process: Any) -> Any:
+            process.kill()
+            return real(process)
+
+        patch.setattr(sqlite_arrow, "_explaining", kill)
+        message = one_line(call(predict, bank, capsys))
+    assert message.endswith(
+        ": the process that writes was ended by signal 9, as by a system that is short of memory."
+        " Run the job again."
+    )
+    assert read(bank_engine, predictions.c.candidate_id) == []
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
 
 
 def end_others(engine: sa.Engine) -> None:

@@ -49,7 +49,7 @@ class Writer:
         night.run_number, night.dry_run = number, False
         night.read = partial(connections.read, self.engine)
         night.write = partial(connections.write, self.engine)
-        night.load = partial(writing.write_batch, self.engine)
+        night.open_loader = partial(writing.open_loader, self.engine)
         night.stream = partial(reading.stream_query, self.engine, as_of=AT, chunk_rows=4)
         night.experiment.split = SPLIT
         night.experiment.environment = SimpleNamespace(spool_dir=self.folder)
@@ -83,7 +83,7 @@ class Writer:
                     [],
                 )
                 spooled.add(candidates, np.array(prediction, dtype=float))
-            predictions.write_rows(night, spooled.rank(n_selected))
+            predictions.write_rows(night, len(rows), spooled.rank(n_selected))
 
     def publish(self, night: Any) -> None:
         """Show the rows, and those of an earlier run no more."""

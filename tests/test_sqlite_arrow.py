@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date, datetime
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from abatch.database import connections, faults, reading, sqlite_arrow
 from abatch.errors import DatabaseError, ReadAgain
 from abatch.queries import Query, Window
+from tests.conftest import ROOT
 
 adbc_driver_manager = pytest.importorskip("adbc_driver_manager")
 PROBED, CHUNK, N = 5, 8, 30
@@ -309,7 +311,8 @@ def test_the_reader_ends_with_its_parent(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
-        process.stdin.write(json.dumps([str(tmp_path / "bank.db"), endless, 9, 1]).encode() + b"\n")
+        arguments = ["read", str(tmp_path / "bank.db"), endless, 9, 1]
+        process.stdin.write(json.dumps(arguments).encode() + b"\n")
         process.stdin.close()
         assert process.wait(60) == 1
 
@@ -341,3 +344,60 @@ def test_a_reader_that_dies_is_replaced(
     broken.write_text("raise SystemExit('no memory')")
     monkeypatch.setattr(sqlite_arrow, "__file__", str(broken))
     assert sum(map(len, read(engine))) == N
+
+
+def write(path: Path, n_rows: int, *more: int) -> None:
+    """Whole numbers from 1 on, in batches of at most 90,000, and these."""
+    with sqlite_arrow.open_writer(str(path), "t", "i", 0) as load:
+        for first in range(0, n_rows, 90_000):
+            ids = range(min(first + 90_000, n_rows), first, -1)
+            load(pa.RecordBatch.from_pydict({"i": pa.array(ids, pa.int32())}))
+        for i in more:
+            load(pa.RecordBatch.from_pydict({"i": pa.array([i], pa.int32())}))
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(tmp_path / "bank.db", isolation_level=None)
+    connection.execute("create table t (i integer primary key)")
+    return connection
+
+
+def test_the_writer_writes_all(tmp_path: Path, bank: sqlite3.Connection) -> None:
+    with closing(bank):
+        write(tmp_path / "bank.db", 250_000)
+        found = bank.execute("select count(*), min(i), max(i), sum(i) from t").fetchone()
+    assert found == (250_000, 1, 250_000, 250_000 * 250_001 // 2)
+
+
+def test_the_writer_tells_what_is_wrong(tmp_path: Path, bank: sqlite3.Connection) -> None:
+    """And leaves nothing of the transaction that failed."""
+    path, failed = tmp_path / "bank.db", sqlite_arrow.WriterFailed
+    with closing(bank):
+        with pytest.raises(sqlite_arrow.IntegrityError, match=r"^UNIQUE constraint failed: t\.i$"):
+            write(path, 9, 7)
+        bank.execute("begin immediate")
+        with pytest.raises(failed, match=r"^database is locked$"):
+            write(path, 9)
+        bank.execute("rollback")
+        with pytest.raises(failed, match="failed to open"):
+            write(tmp_path / "none.db", 9)
+        with pytest.raises(ZeroDivisionError):  # of whoever makes the rows
+            write(path, 9, 1 // 0)
+        assert bank.execute("select * from t").fetchall() == []
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_the_writer_ends_with_its_parent(tmp_path: Path, bank: sqlite3.Connection) -> None:
+    """Which was killed in the middle of the rows: what was sent is not written."""
+    code = (
+        "import os, sys, pyarrow as pa; sys.path[0] = '.'; from abatch.database import sqlite_arrow"
+        f"\nwith sqlite_arrow.open_writer({str(tmp_path / 'bank.db')!r}, 't', 'i', 0) as load:"
+        "\n load(pa.RecordBatch.from_pydict({'i': [1, 2]})); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    time.sleep(1)
+    with closing(bank):
+        assert bank.execute("select * from t").fetchall() == []
+        bank.execute("begin exclusive")  # nobody else is there

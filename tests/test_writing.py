@@ -39,6 +39,11 @@ def make_mssql_engine(**options: bool) -> sa.Engine:
     return connections.make_engine(SecretStr(url), "abatch", Path(), "here", **options)
 
 
+def write(engine: sa.Engine, batch: pa.RecordBatch) -> None:
+    with writing.open_loader(engine, prediction_rows, "candidate_id", len(batch)) as load:
+        load(batch)
+
+
 def read_rows(engine: sa.Engine) -> list[tuple[Any, ...]]:
     rows = sa.select(prediction_rows).order_by(prediction_rows.c.rank_in_variant)
     with engine.connect() as connection:
@@ -46,38 +51,63 @@ def read_rows(engine: sa.Engine) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.server
-def test_write_batch_writes_every_value(engine: sa.Engine) -> None:
+def test_every_value_is_written(engine: sa.Engine) -> None:
     batch = make_batch(9_001)
-    writing.write_batch(engine, prediction_rows, batch)
+    write(engine, batch)
     assert read_rows(engine) == [tuple(row.values()) for row in batch.to_pylist()]
 
 
-def test_write_batch_two_sessions_on_sql_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_go_to_sqlite_by_a_process_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python's own driver writes them, whatever transactions they are in."""
+    engines = []
+    for name in ("one", "other"):
+        url = SecretStr(f"sqlite:///{tmp_path / f'a {name} #1?.db'}")
+        engines.append(connections.make_engine(url, None, tmp_path, "here"))
+        prediction_rows.create(engines[-1])
+    batch = make_batch(writing.MANY_ROWS)
+    odd = {"prediction": [None, -0.0, 5e-324, 0.1 + 0.2], "model_name": [None, "x", "y", "z"]}
+    odd |= {"variant": ["", "A", "B", "é"], "candidate_id": ["'", 'q",\\', "ß\n", "🂡"]}
+    small = pa.RecordBatch.from_pydict({**batch[:4].to_pydict(), **odd}, batch.schema)
+    n_rows = len(batch) + len(small)
+    with writing.open_loader(engines[0], prediction_rows, "candidate_id", n_rows) as load:
+        monkeypatch.setattr(writing, "load", None)
+        for part in (batch, small):
+            load(part)
+    monkeypatch.undo()
+    with writing.open_loader(engines[1], prediction_rows, "candidate_id", 1) as load:
+        for part in (batch, small):
+            load(part)
+    assert read_rows(engines[0]) == read_rows(engines[1])
+
+
+def test_two_sessions_write_on_sql_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two are at it at once, or the barrier breaks; no transaction has 5,000 rows."""
     both, parts = threading.Barrier(2, timeout=60), []
 
-    def write(engine: Any, work: Callable[..., None], table: sa.Table, part: Any) -> None:
+    def transact(engine: Any, work: Callable[..., None], table: sa.Table, part: Any) -> None:
         both.wait()
         parts.append(part)
 
-    monkeypatch.setattr(connections, "write", write)
+    monkeypatch.setattr(connections, "write", transact)
     engine = make_mssql_engine()
     batch = make_batch(13_000)
-    writing.write_batch(engine, prediction_rows, batch)
+    write(engine, batch)
     assert sorted(map(len, parts)) == [1_000, 4_000, 4_000, 4_000]
     written = pa.Table.from_batches(parts).sort_by("rank_in_variant")
     assert written == pa.Table.from_batches([batch])
 
 
-def test_write_batch_tells_a_fault_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(engine: Any, work: Callable[..., None], table: sa.Table, part: Any) -> None:
+def test_a_fault_of_a_session_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def transact(engine: Any, work: Callable[..., None], table: sa.Table, part: Any) -> None:
         if part["rank_in_variant"][0].as_py() > 4_000:
             raise sa.exc.IntegrityError("insert", None, ValueError("a key twice"))
 
-    monkeypatch.setattr(connections, "write", write)
+    monkeypatch.setattr(connections, "write", transact)
     engine = make_mssql_engine()
     with pytest.raises(sa.exc.IntegrityError, match="a key twice"):
-        writing.write_batch(engine, prediction_rows, make_batch(9_000))
+        write(engine, make_batch(9_000))
 
 
 class PanicException(BaseException):
@@ -108,7 +138,7 @@ def test_bulk_copy_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """By column names, fewer than 5,000 rows in a transaction, without a lock on the table."""
     monkeypatch.setattr(reading, "open_mssql_python", (bulk := BulkCopy(None)).open)
     batch = make_batch(9_000)
-    writing.write_batch(make_mssql_engine(bulk=True), prediction_rows, batch)
+    write(make_mssql_engine(bulk=True), batch)
     ((name, copied, options),) = bulk.copied
     assert (name, copied.equals(batch)) == ("abatch.prediction_rows", True)
     assert options["column_mappings"] == list(prediction_rows.columns.keys())
@@ -143,7 +173,7 @@ def test_bulk_copy_that_fails(
 ) -> None:
     monkeypatch.setattr(reading, "open_mssql_python", BulkCopy(fault).open)
     with pytest.raises(raised, match=words):
-        writing.write_batch(make_mssql_engine(bulk=True), prediction_rows, make_batch(3))
+        write(make_mssql_engine(bulk=True), make_batch(3))
 
 
 def test_bulk_copy_of_another_database() -> None:
@@ -162,10 +192,10 @@ def test_bulk_copy_writes_every_value(engine: sa.Engine) -> None:
         with pytest.raises(
             DatabaseError, match=r"bulk copy into .* failed: .*\(PanicException\)\."
         ):
-            writing.write_batch(bulk, prediction_rows, batch)
+            write(bulk, batch)
         assert read_rows(engine) == []
         pytest.skip("on Babelfish bulk copy ends in a panic, which was told and wrote nothing")
-    writing.write_batch(bulk, prediction_rows, batch)
+    write(bulk, batch)
     assert read_rows(engine) == [tuple(row.values()) for row in batch.to_pylist()]
     with pytest.raises(sa.exc.IntegrityError):
-        writing.write_batch(bulk, prediction_rows, batch)
+        write(bulk, batch)

@@ -180,6 +180,11 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
         "{message}. The server or this login only reads, as a standby does: name the server that is"
         " written in the URL.",
     ),
+    (
+        "process that writes was ended",
+        set(),
+        "{message}, as by a system that is short of memory. Run the job again.",
+    ),
     ("disk is full", set(), "{message}. Make room and run the job again."),
     ("can't open lib", {"IM002", "IM003"}, _describe_odbc),
     (

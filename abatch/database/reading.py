@@ -208,6 +208,12 @@ def _read_by_best_driver(engine: sa.Engine, statement: sa.TextClause, chunk_rows
         yield from _read_rows(engine, statement, chunk_rows)
 
 
+def find_file(engine: sa.Engine) -> str | None:
+    """SQLite's file, which ADBC can open; None for other databases, or without ADBC."""
+    is_plain = engine.dialect.name == "sqlite" and engine.url.database and not engine.url.query
+    return engine.url.database if is_plain and _load("adbc_driver_sqlite") else None
+
+
 @cache
 def _load(module: str) -> Any:
     """Load a driver that reads Arrow, or None where it is not installed."""
@@ -263,14 +269,18 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
         names, probed = list(result.keys()), result.fetchmany(PROBED_ROWS)
         yield pd.DataFrame(columns=names)
         columns = [_Probed.of(column) for column in zip(*probed, strict=True)]
-        is_few = len(probed) < PROBED_ROWS or not engine.url.database or engine.url.query
-        if is_few or sql in _MIXED or any(column.kinds not in ARROW_KINDS for column in columns):
+        path = find_file(engine) if len(probed) == PROBED_ROWS else None
+        if (
+            path is None
+            or sql in _MIXED
+            or any(column.kinds not in ARROW_KINDS for column in columns)
+        ):
             yield from _make_row_frames(names, itertools.chain(probed, result), chunk_rows)
             return
     del probed
     is_begun = False
     try:
-        for table in _read_tables(str(engine.url.database), sql, columns, chunk_rows):
+        for table in _read_tables(path, sql, columns, chunk_rows):
             yield _read_table(table.rename_columns(names))
             is_begun = True
     except sqlite_arrow.ReaderFailed as reason:

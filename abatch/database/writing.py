@@ -1,30 +1,63 @@
 """Write rows: in bulk, in chunks, and in the place of others."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from abatch.database import connections, faults
+from abatch.database import connections, faults, sqlite_arrow
 from abatch.errors import DatabaseError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MANY_ROWS = 20_000  # which SQLite gets from a process of its own
 WRITE_ROWS = 10_000  # rows whose parameters a driver holds in memory at once
 BATCH_ROWS = 4_000  # in one transaction; SQL Server locks the whole table from 5,000 on
 BULK_SECONDS = 600  # of one bulk copy
 MSSQL_SESSIONS = 2  # that write at once, as each inserts row by row while the job waits
 
 
-def write_batch(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -> None:
-    """Write a batch of Arrow in transactions that are tried again, in no order on SQL Server.
+@contextmanager
+def open_loader(
+    engine: sa.Engine, table: sa.Table, key: str, n_rows: int
+) -> "Iterator[Callable[[pa.RecordBatch], None]]":
+    """What writes batches of Arrow, in transactions of a bounded size and in no order.
 
-    By bulk copy where the environment says so.
+    By bulk copy where the environment says so. All rows are there when the context ends well.
+
+    Parameters
+    ----------
+    key : the column that tells rows apart
+    n_rows : of all batches
+
+    Raises
+    ------
+    IntegrityError
+        SQLAlchemy's, if a row is there twice.
+    DatabaseError
+        If the process that writes into SQLite's file is ended.
     """
+    from abatch.database import reading  # pandas, which commands have no need of
+
+    path = reading.find_file(engine) if n_rows >= MANY_ROWS else None
+    if path is None:
+        yield partial(_write_batch, engine, table)
+        return
+    seconds = faults.SQLITE_WAIT_SECONDS + engine.get_execution_options().get("retry_seconds", 0)
+    with (
+        faults.as_dbapi_error(sqlite_arrow.WriterFailed, statement=f"insert into {table.name}"),
+        sqlite_arrow.open_writer(path, table.name, key, round(seconds)) as write,
+    ):
+        yield write
+
+
+def _write_batch(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -> None:
+    """In transactions that are tried again, or by bulk copy."""
     if engine.get_execution_options().get("bulk"):
         _copy_in_bulk(engine, table, batch)
         return

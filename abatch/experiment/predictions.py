@@ -161,11 +161,12 @@ def describe(
     return f"{total.n_rows} candidates; {', '.join(variants)}"
 
 
-def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
+def write_rows(night: Night, n_rows: int, batches: Iterable[pa.RecordBatch]) -> None:
     """Write a night's rows in bulk, where no reader looks until the run is done, and read them.
 
     Parameters
     ----------
+    n_rows : of all batches
     batches : as `Spool.rank` has them
 
     Raises
@@ -176,25 +177,25 @@ def write_rows(night: Night, batches: Iterable[pa.RecordBatch]) -> None:
         If rows were lost, doubled or changed on the way: drivers have done so in silence (pyodbc's
         issue 1208).
     """
-    n_sent, checksum = 0, 0
-    for batch in batches:
-        try:
-            night.load(prediction_rows, batch)
-        except sa.exc.IntegrityError as error:
-            raise DataError(
-                "candidates are returned more than once in the eyes of the database, whose"
-                f" collation may take two spellings for one ({faults.describe(error)}). Expected"
-                " one row per candidate. Look for ids that differ only in upper and lower case."
-            ) from error
-        n_sent += batch.num_rows
-        checksum = (checksum + compute_checksum(batch.to_pandas())) % 2**64
+    checksum = 0
+    try:
+        with night.open_loader(prediction_rows, "candidate_id", n_rows) as load:
+            for batch in batches:
+                load(batch)
+                checksum = (checksum + compute_checksum(batch.to_pandas())) % 2**64
+    except sa.exc.IntegrityError as error:
+        raise DataError(
+            "candidates are returned more than once in the eyes of the database, whose"
+            f" collation may take two spellings for one ({faults.describe(error)}). Expected"
+            " one row per candidate. Look for ids that differ only in upper and lower case."
+        ) from error
     if night.dry_run:
         return
     n_arrived, arrived = _read_back(night)
-    _require_all(n_arrived, n_sent)
+    _require_all(n_arrived, n_rows)
     if arrived != checksum:
         raise DatabaseError(
-            f"{n_sent} predictions were sent, and other values arrived in prediction_rows than were"
+            f"{n_rows} predictions were sent, and other values arrived in prediction_rows than were"
             " sent. Nothing was published. Look for a trigger on the table; if there is none, the"
             " database's driver changes values: take another version of it."
         )
