@@ -12,8 +12,6 @@ share counted once. A database is made on the server, and dropped again.
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,8 +27,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from abatch.database import connections, writing
+from bench.processes import ROOT, Cost, measure, take_median
 
-ROOT = Path(__file__).parent.parent
 NIGHT, TRAINING_ROWS, PART_ROWS = date(2026, 10, 1), 100_000, 100_000
 metadata = sa.MetaData()
 candidates = sa.Table(
@@ -75,14 +72,6 @@ experiments:
       B: {{name: modelB, version: "1.0",
           estimator: sklearn.ensemble.HistGradientBoostingClassifier}}
 """
-
-
-class Cost(NamedTuple):
-    """Of a process and all that it starts: seconds, and MiB at once."""
-
-    wall: float
-    cpu: float
-    memory: float
 
 
 def make_engine(url: str) -> sa.Engine:
@@ -139,39 +128,6 @@ def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:
     return config
 
 
-def measure(command: Sequence[str], folder: Path) -> Cost:
-    """Run a command to its end."""
-    started, memory = time.perf_counter(), 0.0
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            memory = max(memory, sum(map(read_pss, list_tree(process.pid))))
-            time.sleep(0.1)
-    process.returncode = os.waitstatus_to_exitcode(ended[1])
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}:\n{(folder / 'output').read_text()}")
-    used = ended[2]  # by those that ended before it, too
-    return Cost(time.perf_counter() - started, used.ru_utime + used.ru_stime, memory / 1024)
-
-
-def list_tree(pid: int) -> list[int]:
-    """A process and those that it started."""
-    try:
-        words = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return []
-    return [pid, *(one for word in " ".join(words).split() for one in list_tree(int(word)))]
-
-
-def read_pss(pid: int) -> int:
-    """A process's memory in KiB, 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-
-
 def list_commands(
     folder: Path, url: str, config: Path, n_jobs: Sequence[int]
 ) -> dict[str, list[str]]:
@@ -206,23 +162,21 @@ def main() -> None:
     ):
         config = write_config(folder, url, arguments.n_jobs)
         first = ["--config", str(config), "--env", f"jobs{arguments.n_jobs[0]}"]
-        measure([sys.executable, "-m", "abatch", "init", *first], folder)
+        measure([sys.executable, "-m", "abatch", "init", *first])
         engine = make_engine(url)
         make_workload(engine, arguments.rows)
         engine.dispose()
-        measure([sys.executable, "train.py", *first, "--date", str(NIGHT)], folder)
+        measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
         commands = list_commands(folder, url, config, arguments.n_jobs)
         costs: dict[str, list[Cost]] = {name: [] for name in commands}
         nights = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
         for _ in range(arguments.turns):
             for name, command in commands.items():
                 dated = ["--date", next(nights)] if "predict.py" in command else []
-                costs[name].append(measure([*command, *dated], folder))
+                costs[name].append(measure([*command, *dated])[0])
     print(f"{url.partition(':')[0]}, {arguments.rows:,} candidates, {os.cpu_count()} cores")
     print(f"{'':<16}{'wall s':>8}{'CPU s':>8}{'MiB':>7}{'wall':>7}{'CPU':>6}  of plain")
-    medians = {
-        name: Cost(*map(statistics.median, zip(*all_, strict=True))) for name, all_ in costs.items()
-    }
+    medians = {name: take_median(turns) for name, turns in costs.items()}
     for name, (wall, cpu, memory) in medians.items():
         plain = medians["plain"]
         print(f"{name:<16}{wall:>8.1f}{cpu:>8.1f}{memory:>7,.0f}", end="")

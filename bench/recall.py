@@ -14,16 +14,16 @@ Medians of three turns, each in a process of its own, start and imports included
 import argparse
 import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-ROOT, N_TURNS = Path(__file__).parent.parent, 3
+from bench.processes import ROOT, measure, take_median
+
+N_TURNS = 3
 FROM, TO, NIGHT = "2025-11-11", "2026-11-11", "2026-11-26"
 CONFIG = """
 environments:
@@ -102,37 +102,6 @@ def make_workload(folder: Path, n_rows: int, n_columns: int) -> None:
     (folder / "ml_config.yaml").write_text(CONFIG)
 
 
-def read_pss(process: int) -> float:
-    """MiB of a process and of what it started; 0 of what has ended."""
-    try:
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return 0
-    size = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return size / 1024 + sum(read_pss(int(child)) for child in children)
-
-
-def measure(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """CPU seconds, seconds and peak MiB of a command."""
-    started, memory = time.perf_counter(), 0.0
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            memory = max(memory, read_pss(process.pid))
-            time.sleep(0.05)
-    process.returncode = os.waitstatus_to_exitcode(ended[1])
-    if process.returncode:
-        raise SystemExit((folder / "output").read_text())
-    return ended[2].ru_utime + ended[2].ru_stime, time.perf_counter() - started, memory
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,14 +128,12 @@ def main() -> None:
             ("reproduce", [*abatch, "reproduce", model, *where], REPRODUCE),
         ):
             ours, theirs = (
-                np.median([measure(words, folder) for _ in range(N_TURNS)], axis=0)
+                take_median(measure(words, folder)[0] for _ in range(N_TURNS))
                 for words in (command, [*python, peer])
             )
-            print(f"{label:<14}{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}", end="")
-            print(f"{ours[0] / theirs[0]:>7.2f}{ours[1] / theirs[1]:>6.2f}")
-            print(
-                f"{'  pandas':<14}{theirs[0]:>8.2f}{theirs[1]:>8.2f}{theirs[2]:>7.0f}", flush=True
-            )
+            print(f"{label:<14}{ours.cpu:>8.2f}{ours.wall:>8.2f}{ours.memory:>7.0f}", end="")
+            print(f"{ours.cpu / theirs.cpu:>7.2f}{ours.wall / theirs.wall:>6.2f}")
+            print(f"{'  pandas':<14}{theirs.cpu:>8.2f}{theirs.wall:>8.2f}{theirs.memory:>7.0f}")
 
 
 if __name__ == "__main__":
