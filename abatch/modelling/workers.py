@@ -4,6 +4,7 @@ They are on this machine, by loky, or on a cluster, by dask; see docs/scale.md.
 """
 
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
 
 from abatch.errors import AbatchError
 from abatch.modelling.chatter import listen
@@ -30,6 +32,9 @@ N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
 TAKE_ON_SECONDS = 5
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
+# Workers are forked from a server that has their imports, and has never started a thread.
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["abatch.modelling.inference"]
 _kept = b""  # in a worker of this machine, the pickled work
 _alone = threading.Lock()  # chatter is listened to by the whole process
 
@@ -135,13 +140,14 @@ class LocalPool(Pool):
 
     def _begin(self) -> None:
         n_threads = max(1, joblib.cpu_count() // self.n_workers)
-        limit = os.environ.get("OMP_NUM_THREADS", str(n_threads))
+        CONTEXT.set_forkserver_preload(PRELOADED)
         self.executor = ProcessPoolExecutor(
             self.n_workers,
+            context=CONTEXT,
             initializer=_keep,
-            initargs=(self.content, os.getpid()),
-            env={"OMP_NUM_THREADS": limit},
+            initargs=(self.content, n_threads),
         )
+        self.executor.submit(os.getpid)  # workers begin while the first chunk is read
 
     def mend(self, error: BaseException) -> None:
         """Begin with new workers, who do what is not done."""
@@ -177,20 +183,24 @@ class LocalPool(Pool):
         self.executor.shutdown(wait=True, kill_workers=True)
 
 
-def _keep(content: bytes, parent: int) -> None:
-    """Make this process a worker, which ends with its parent.
+def _keep(content: bytes, n_threads: int) -> None:
+    """Make this process a worker of some threads, which ends with its parent.
 
     Ctrl-C is meant for the parent, too.
     """
     global _kept
     _kept = content
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        threadpool_limits(n_threads)
+        os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that models load yet
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
