@@ -26,7 +26,7 @@ bench-full: $(VENV)/installed-dev  ## the same at the sizes of README's table (h
 	    "startup" "threads" "metrics" "sql --rows 1000000" \
 	    "predict" "predict --rows 1000000 --n-jobs 1 2" "predict --rows 10000000 --turns 1" \
 	    "train --turns 3" "train --rows 500000 --turns 3" "score --nights 365" \
-	    "recall --rows 500000" "scale --rows 1000000 --runs 3"; do \
+	    "recall --rows 500000" "scale --rows 1000000 --turns 3"; do \
 	    $(RUN) -m bench.$$line; echo; done
 
 lint: $(VENV)/installed-dev  ## linter and type checker alone

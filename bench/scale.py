@@ -1,72 +1,61 @@
 """How a night spreads: predict.py with one and two workers, measured; with 4, 8 and 16, simulated.
 
-Candidates of 20 columns and two models (logistic regression, histogram boosting) on SQLite. One
-night is measured in CPU seconds part by part; from these a night with more workers is simulated,
-each on a core of its own: the job reads and sends chunks, at most one more than there are workers,
-and writes when all have come. Beside it stand nights that were played.
+The candidates and models of bench.predict, on SQLite, beside the plain script. One night is
+measured part by part; from these a night with more workers is simulated. Each process has a core of
+its own: one reads from the database, the job sends chunks, at most one more than there are workers,
+and writes when all have come. Medians.
 
     python -m bench.scale
-    python -m bench.scale --rows 1000000 --runs 3
+    python -m bench.scale --rows 1000000 --turns 3
 """
 
 import argparse
 import heapq
-import io
+import json
 import os
 import pickle
 import resource
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stdout
-from datetime import date
-from multiprocessing import get_context
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import sqlalchemy as sa
-import yaml
 
-import predict
-import train
-from abatch import job
-from abatch.config import load_experiments
-from abatch.database import migrations
-from abatch.experiment.spool import Spool
-from abatch.modelling.inference import Inferrer
-from abatch.night import Night
+from bench.predict import (
+    NIGHT,
+    list_commands,
+    make_database,
+    make_engine,
+    make_workload,
+    write_config,
+)
+from bench.processes import measure, take_median
 
-ROOT = Path(__file__).parent.parent
-NIGHT = date(2026, 11, 26)
-N_TRAINING = 20_000
-CHUNK_ROWS = 50_000
-WORKERS = (1, 2, 4, 8, 16)
-NUMBERS, CATEGORIES = [f"n{i}" for i in range(14)], [f"c{i}" for i in range(6)]
-PEAK_SECONDS = 0.05  # between two looks at the memory
+CHUNK_ROWS = 50_000  # as the config has it by default
+PLAYED, SIMULATED = [1, 2], [1, 2, 4, 8, 16]
 
 
 class Parts(NamedTuple):
-    """CPU seconds of a night.
+    """Seconds of a night.
 
     Attributes
     ----------
-    start : until the first chunk is read
-    read, send, work, take : of a chunk: from the database, into bytes, by a worker, into the spool
-    load : a worker's start, imports and models
-    finish : ranks, write, read back, publish
+    start : until the first chunk is asked for
+    load : a worker's start, with its imports
+    fetch : of a chunk, by the process that reads it from the database
+    read, send, work, take : of a chunk: into a frame, into bytes, by a worker, into the spool
+    finish : ranks, writing, reading back, publishing
     """
 
-    n_chunks: int
     start: float
     load: float
+    fetch: float
     read: float
     send: float
     work: float
@@ -74,53 +63,40 @@ class Parts(NamedTuple):
     finish: float
 
 
-def make_bank(folder: Path, n_rows: int) -> Path:
-    """Candidates, training rows and two trained models; returns the config."""
-    rng = np.random.default_rng(0)
-    columns: dict[str, Any] = {name: rng.normal(size=n_rows).round(4) for name in NUMBERS}
-    for i, name in enumerate(CATEGORIES):
-        values = np.array([f"cat_{k}" for k in range(5 + 3 * i)])
-        columns[name] = values[rng.integers(0, len(values), n_rows)]
-    frame = pd.DataFrame({"candidate_id": np.arange(1, n_rows + 1), **columns})
-    outcome = (frame["n0"] + (frame["c0"] == "cat_1") + rng.normal(size=n_rows) > 1).astype(int)
-    n_training = min(N_TRAINING, n_rows)
-    days = pd.Timestamp("2025-12-01") + pd.to_timedelta(
-        np.arange(n_training) * 340 // n_training, unit="D"
-    )
-    training = frame.head(n_training).assign(event_date=days.date, outcome=outcome)
-    names = ", ".join([*NUMBERS, *CATEGORIES])
-    window = "where event_date >= :from_date and event_date < :to_date"
-    answered = f"select candidate_id, event_date, outcome from training {window}"
-    queries = {
-        "training": f"select candidate_id, event_date, outcome, {names} from training {window}",
-        "candidates": f"select candidate_id, {names} from candidates order by candidate_id",
-        "outcomes": answered,
-        "watermark": f"select '{NIGHT}' as watermark",
-    }
-    for name, text in queries.items():
-        (folder / f"{name}.sql").write_text(text, "utf-8")
-    raw = yaml.safe_load((ROOT / "ml_config.yaml").read_text("utf-8"))
-    (settings,) = raw["experiments"].values()
-    settings["queries"] = {name: f"{name}.sql" for name in queries}
-    settings["training"] = {"days": 365}
-    raw["experiments"], raw["chunk_rows"] = {"bench": settings}, CHUNK_ROWS
-    raw["environments"] = {"dev": {"database": "sqlite:///bank.db"}}
-    path = folder / "ml_config.yaml"
-    path.write_text(yaml.safe_dump(raw), "utf-8")
-    engine = job.connect((experiment := load_experiments(path)["bench"]).environment)
-    frame.to_sql("candidates", engine, index=False)
-    training.to_sql("training", engine, index=False)
-    with engine.begin() as connection:
-        connection.execute(sa.text("create unique index candidate on candidates(candidate_id)"))
-    migrations.upgrade(engine)
-    train.train(experiment, engine, NIGHT)
-    engine.dispose()
-    return path
+def simulate(parts: Parts, n_chunks: int, n_workers: int) -> float:
+    """Seconds of a night whose processes have a core each; with one worker the job does all."""
+    now, fetched = parts.start, parts.start
+    free = [now + parts.load] * n_workers
+    pending: deque[float] = deque()
+    for _ in range(n_chunks):
+        fetched += parts.fetch
+        now = max(now, fetched) + parts.read
+        if n_workers == 1:
+            now += parts.work + parts.take
+            continue
+        now += parts.send
+        done = max(now, heapq.heappop(free)) + parts.work
+        heapq.heappush(free, done)
+        pending.append(done)
+        if len(pending) > n_workers:
+            now = max(now, pending.popleft()) + parts.take
+    for done in pending:
+        now = max(now, done) + parts.take
+    return now + parts.finish
 
 
-def measure_parts(path: Path) -> Parts:
-    """One night in this process, new and with one job; a worker's start in another."""
-    spent: dict[str, list[float]] = {"read": [], "send": [], "work": [], "take": []}
+def play(config: str, day: str) -> None:
+    """Play a night with one job in this process, and print its parts; all but finish is CPU."""
+    import predict
+    from abatch.experiment.spool import Spool
+    from abatch.modelling.inference import Inferrer
+    from abatch.night import Night
+
+    spent: dict[str, list[float]] = {name: [] for name in Parts._fields}
+
+    def find_children() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
 
     def timed(name: str, owner: Any, method: str) -> None:
         real = getattr(owner, method)
@@ -133,9 +109,13 @@ def measure_parts(path: Path) -> Parts:
 
         setattr(owner, method, call)
 
-    def stream(self: Night, *args: Any) -> Iterator[pd.DataFrame]:
-        chunks, began = real_stream(self, *args), time.process_time()
-        spent.setdefault("start", [began])
+    def stream(self: Night, query: Any, window: Any) -> Iterator[pd.DataFrame]:
+        chunks = real_stream(self, query, window)
+        if query != self.experiment.query("candidates"):
+            yield from chunks
+            return
+        began, before = time.process_time(), find_children()
+        spent["start"].append(began)
         for chunk in chunks:
             spent["read"].append(time.process_time() - began)
             began = time.process_time()
@@ -143,94 +123,26 @@ def measure_parts(path: Path) -> Parts:
             spent["send"].append(time.process_time() - began)
             yield chunk
             began = time.process_time()
+        spent["fetch"].append((find_children() - before) / len(spent["read"]))
+        spent["finish"].append(-time.perf_counter())
 
     real_stream = Night.stream
     Night.stream = stream  # type: ignore
     timed("work", Inferrer, "__call__")
     timed("take", Spool, "add")
-    experiment = load_experiments(path)["bench"]
-    engine = job.connect(experiment.environment)
-    began = time.process_time()
-    with redirect_stdout(io.StringIO()):  # what the experiment commits to
-        predict.predict(experiment, engine, NIGHT, force=True)
-    total = time.process_time() - began
-    engine.dispose()
-    n = len(spent["work"])
-    sums = {name: sum(values) for name, values in spent.items() if name != "start"}
-    (start,) = spent["start"]
-    finish = began + total - start - sum(sums.values())
-    load = "import abatch.modelling.inference, sklearn.pipeline, sklearn.ensemble"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", load], check=True, cwd=ROOT)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    loaded = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    read, send, work, take = (value / n for value in sums.values())
-    return Parts(n, start, loaded, read, send, work, take, finish)
+    if code := predict.main(["--config", config, "--env", "jobs1", "--date", day]):
+        sys.exit(code)
+    spent["finish"] = [spent["finish"][0] + time.perf_counter()]
+    del spent["load"]
+    print(json.dumps({name: statistics.mean(values) for name, values in spent.items()}))
 
 
-def simulate(parts: Parts, n_workers: int) -> float:
-    """Seconds of a night whose job and workers have a core each; with one the job does all."""
-    if n_workers == 1:
-        return parts.start + parts.n_chunks * (parts.read + parts.work + parts.take) + parts.finish
-    now = parts.start
-    free = [now + parts.load] * n_workers
-    pending: deque[float] = deque()
-    for _ in range(parts.n_chunks):
-        now += parts.read + parts.send
-        done = max(now, heapq.heappop(free)) + parts.work
-        heapq.heappush(free, done)
-        pending.append(done)
-        if len(pending) > n_workers:
-            now = max(now, pending.popleft()) + parts.take
-    for done in pending:
-        now = max(now, done) + parts.take
-    return now + parts.finish
-
-
-def play(path: Path, n_jobs: int) -> tuple[float, float, float]:
-    """Wall and CPU seconds of predict.py, and the most megabytes of all its processes (PSS)."""
-    raw = yaml.safe_load(path.read_text("utf-8"))
-    raw["environments"]["dev"]["n_jobs"] = n_jobs
-    path.write_text(yaml.safe_dump(raw), "utf-8")
-    command = [sys.executable, str(ROOT / "predict.py"), "--config", str(path)]
-    command += ["--date", str(NIGHT), "--force"]
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, sum(map(read_pss, find_family(process.pid))))
-        time.sleep(PEAK_SECONDS)
-    wall = time.perf_counter() - began
-    assert process.returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall, cpu, peak
-
-
-def find_family(pid: int) -> list[int]:
-    """A process and all that it has started."""
-    family, found = [pid], {pid}
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    for parent in family:
-        children = [child for child, of in parents.items() if of == parent and child not in found]
-        found.update(children)
-        family += children
-    return family
-
-
-def read_pss(pid: int) -> float:
-    """Megabytes of a process, what it shares counted by its part."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    lines = [line.split() for line in text.splitlines() if line.startswith("Pss:")]
-    return int(lines[0][1]) / 1024 if lines else 0.0
+def measure_parts(config: Path, day: str) -> Parts:
+    """Of a night with one job; a worker's start in a process of its own."""
+    call = [sys.executable, "-c", "from bench.scale import play; import sys; play(*sys.argv[1:])"]
+    _, told = measure([*call, str(config), day])
+    load, _ = measure([sys.executable, "-c", "import abatch.modelling.inference"])
+    return Parts(load=load.cpu, **json.loads(told.splitlines()[-1]))
 
 
 def main() -> None:
@@ -239,33 +151,50 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=200_000, help="candidates (default: 200000)")
-    parser.add_argument("--runs", type=int, default=1, help="nights to a median (default: 1)")
+    parser.add_argument("--turns", type=int, default=1, help="medians of so many (default: 1)")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    folder = Path(tempfile.mkdtemp(prefix="abatch-scale-"))
-    try:
-        path = make_bank(folder, arguments.rows)
-        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-            nights = [pool.submit(measure_parts, path).result() for _ in range(arguments.runs)]
-        n_chunks, *seconds = map(statistics.median, zip(*nights, strict=True))
-        parts = Parts(int(n_chunks), *seconds)
-        larger = parts._replace(n_chunks=10 * parts.n_chunks, finish=10 * parts.finish)
-        print(f"{arguments.rows:,} candidates x 20, {os.cpu_count()} cores; CPU seconds:")
-        print(", ".join(f"{name} {value:.2f}" for name, value in parts._asdict().items()))
-        heads = f"{'simulated':>11}{'ratio':>7}{'10 x rows':>11}{'ratio':>7}"
-        print(f"{'workers':>8}{heads}{'wall':>8}{'CPU':>7}{'MB':>7}")
-        for n in WORKERS:
-            print(f"{n:>8}", end="")
-            for night in (parts, larger):
-                wall = simulate(night, n)
-                print(f"{wall:>11.1f}{wall / simulate(night, 1):>7.2f}", end="")
-            if n <= (os.cpu_count() or 1):
-                played = [play(path, n) for _ in range(arguments.runs)]
-                wall, cpu, peak = map(statistics.median, zip(*played, strict=True))
-                print(f"{wall:>8.1f}{cpu:>7.1f}{peak:>7.0f}", end="")
-            print(flush=True)
-    finally:
-        shutil.rmtree(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="abatch-bench-") as name,
+        make_database("", folder := Path(name)) as url,
+    ):
+        config = write_config(folder, url, PLAYED)
+        first = ["--config", str(config), "--env", "jobs1"]
+        measure([sys.executable, "-m", "abatch", "init", *first])
+        engine = make_engine(url)
+        make_workload(engine, arguments.rows)
+        engine.dispose()
+        measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
+        days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
+        nights = [measure_parts(config, next(days)) for _ in range(arguments.turns)]
+        commands = list_commands(folder, url, config, PLAYED)
+        played = {
+            name: take_median(
+                measure([*command, *(["--date", next(days)] if "predict.py" in command else [])])[0]
+                for _ in range(arguments.turns)
+            )
+            for name, command in commands.items()
+            if name == "plain" or name.startswith("abatch")
+        }
+    parts = Parts(*map(statistics.median, zip(*nights, strict=True)))
+    n_chunks, plain = -(-arguments.rows // CHUNK_ROWS), played["plain"]
+    print(
+        f"{arguments.rows:,} candidates, chunks of {CHUNK_ROWS:,}, {os.cpu_count()} cores; seconds:"
+    )
+    print(", ".join(f"{name} {value:.3f}" for name, value in parts._asdict().items()))
+    print(f"plain script: wall {plain.wall:.1f}, CPU {plain.cpu:.1f}, {plain.memory:,.0f} MiB")
+    heads = f"{'simulated':>11}{'ratio':>7}{'10 x rows':>11}{'ratio':>7}"
+    print(f"{'workers':>8}{heads}{'wall':>8}{'CPU':>7}{'MiB':>7}  wall of plain")
+    for n in SIMULATED:
+        print(f"{n:>8}", end="")
+        for times in (1, 10):
+            night = parts._replace(finish=times * parts.finish)
+            seconds, one = (simulate(night, times * n_chunks, of) for of in (n, 1))
+            print(f"{seconds:>11.1f}{seconds / one:>7.2f}", end="")
+        if cost := played.get(f"abatch, {n} jobs"):
+            print(f"{cost.wall:>8.1f}{cost.cpu:>7.1f}{cost.memory:>7,.0f}", end="")
+            print(f"{cost.wall / plain.wall:>7.2f}", end="")
+        print()
 
 
 if __name__ == "__main__":
