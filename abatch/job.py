@@ -1,6 +1,7 @@
 """What the three jobs have in common: command line, log, exit code, and one night after another."""
 
 import argparse
+import gc
 import logging
 import sys
 import time
@@ -68,6 +69,8 @@ class Job:
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The command line: one experiment or all; returns the exit code."""
+        if argv is None:  # a process of its own, which need not take modules apart when it ends
+            gc.freeze()
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:

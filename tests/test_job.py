@@ -1,5 +1,6 @@
 """Jobs: the log, and what the command line returns and prints."""
 
+import gc
 import os
 import pty
 import re
@@ -104,6 +105,21 @@ def test_main_is_silent_and_logs(
     assert call(bank) == 0
     assert capfd.readouterr() == ("", "")
     assert "is already done" in read_log(bank)[-1]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_main_leaves_modules_alone_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], is_own: bool
+) -> None:
+    nothing.__name__ = "predict"
+    main = nightly()(nothing).main
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--help"])
+    gc.unfreeze()
+    with pytest.raises(SystemExit):
+        main() if is_own else main(["--help"])
+    assert (gc.get_freeze_count() > 0) == is_own
+    gc.unfreeze()
+    assert "usage: predict.py" in capfd.readouterr().out
 
 
 def test_main_one_line_on_a_terminal(
