@@ -74,7 +74,8 @@ def find_groups(connection: sa.Connection, span: Span, *, are_closed: bool = Tru
     p, u = prediction_rows.c, units.c
     first = sa.func.min(runs.c.run_date).label("first_date")
     of_unit = span.select(p.variant, p.candidate_id, first, sa.func.count().label("n"))
-    by_unit = of_unit.group_by(p.variant, p.candidate_id).subquery()
+    # By candidate first: so lie the rows of each night, and `units`.
+    by_unit = of_unit.group_by(p.candidate_id, p.variant).subquery()
     is_same = (u.candidate_id == by_unit.c.candidate_id) & (u.variant == by_unit.c.variant)
     is_same &= (u.experiment == span.experiment) & (u.metric == OUTCOME)
     if not are_closed:
