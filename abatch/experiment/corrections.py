@@ -4,7 +4,7 @@ What the feeds said of each closed night is kept beside its cohort's sums. Each 
 one cohort, in turn, and compares; only where a feed differs are predictions read again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from zlib import crc32
 
@@ -112,7 +112,7 @@ def add(connection: sa.Connection, experiment: str, key: Key, new: Arrays) -> Ar
     return {name: np.concatenate([earlier[name], array]) for name, array in new.items()}
 
 
-def find_changed(arrays: Arrays) -> np.ndarray:
+def find_changed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Whether outcomes have changed; shape (n_nights, n_feeds, n_variants)."""
     return _differ(arrays["counted"], arrays["found"])
 
@@ -132,12 +132,16 @@ def find_date(connection: sa.Connection, experiment: str) -> date | None:
     return date.fromordinal(min(closed_on)) if closed_on else None
 
 
-def _load_cohorts(connection: sa.Connection, experiment: str, since: date) -> dict[Key, Arrays]:
+def _load_cohorts(
+    connection: sa.Connection, experiment: str, since: date
+) -> dict[Key, Mapping[str, np.ndarray]]:
+    """What `make` and `add` keep of the cohorts, each array read when it is asked for."""
     c = cohort_sums.c
-    query = sa.select(c.cohort).filter_by(experiment=experiment, variant="", model_name="")
+    query = sa.select(c.cohort, c.content)
+    query = query.filter_by(experiment=experiment, variant="", model_name="")
     query = query.where(c.cohort != scores.ALL, c.closed_date >= since).order_by(c.cohort)
-    keys = [Key(cohort, "") for cohort in connection.scalars(query).all()]
-    return {key: scores.load(connection, experiment, key) for key in keys}
+    rows = connection.execute(query)
+    return {Key(cohort, ""): scores.open_arrays(content) for cohort, content in rows}
 
 
 def reread(night: Night, registration: Registration) -> bool:
@@ -155,7 +159,7 @@ def reread(night: Night, registration: Registration) -> bool:
     if not cohorts or outcome.corrections_days == 0 or night.is_early:
         return False
     key = min(cohorts, key=lambda key: (cohorts[key]["read_on"].min(), key.cohort))
-    before = cohorts[key]
+    before = dict(cohorts[key])
     nights, feeds, told = _ask(night, before)
     for i, feed in enumerate(feeds):
         gone = _find_forgotten(before["told"][:, i], told[:, i])
@@ -202,7 +206,9 @@ def reread(night: Night, registration: Registration) -> bool:
     return is_rebuilt
 
 
-def _ask(night: Night, arrays: Arrays) -> tuple[list[date], list[Feed], np.ndarray]:
+def _ask(
+    night: Night, arrays: Mapping[str, np.ndarray]
+) -> tuple[list[date], list[Feed], np.ndarray]:
     """The nights of a closed cohort, what the feeds return of them now, and that condensed."""
     nights = [date.fromordinal(day) for day in arrays["nights"].tolist()]
     feeds = outcomes.pull_feeds(night, nights)

@@ -301,10 +301,13 @@ def load(connection: sa.Connection, experiment: str, key: Key) -> dict[str, np.n
     """The arrays of one row of cohort_sums; none if there is no such row."""
     query = sa.select(cohort_sums.c.content).filter_by(experiment=experiment, **key._asdict())
     content = connection.scalar(query)
-    if content is None:
-        return {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+    return {} if content is None else dict(open_arrays(content))
+
+
+def open_arrays(content: bytes) -> Mapping[str, np.ndarray]:
+    """The arrays of a row's content, each of which is read anew when it is asked for."""
+    arrays: Mapping[str, np.ndarray] = np.load(io.BytesIO(content), allow_pickle=False)
+    return arrays
 
 
 def save(
