@@ -539,6 +539,23 @@ def test_unpack_histogram_gives_back_what_was_packed(
         assert_equal(unpack_histogram(packed), histogram)
 
 
+def test_measure_tells_histograms_apart() -> None:
+    # The same losses, by which they are kept, and the outcomes the other way round.
+    prediction, outcome = np.repeat([0.25, 0.75], 50), np.repeat([0, 1], [60, 40])
+    one = make_histogram(prediction, outcome, np.arange(100) % 4, 4)
+    turned = make_histogram(prediction, 1 - outcome, np.arange(100) % 4, 4)
+    turned = replace(turned, losses=one.losses)
+    assert one == replace(one, counts=one.counts.copy())
+    assert one != turned
+    assert hash(one) == hash(turned)
+    found, of_turned = measure(one), measure(turned)
+    assert found["n_positive"].value == 40
+    assert of_turned["n_positive"].value == 60
+    # By hand: each of the 40 has 0.75, as 10 of the 60 negatives; 50 have 0.25.
+    assert found["roc_auc"].value == pytest.approx((40 * 50 + 40 * 10 / 2) / (40 * 60))
+    assert of_turned["roc_auc"].value == pytest.approx(1 - found["roc_auc"].value)
+
+
 def test_make_histogram_of_no_rows() -> None:
     histogram = condense([])
     bins, counts = histogram.tabulate()

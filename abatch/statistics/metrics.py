@@ -9,7 +9,7 @@ the metric.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import chain, pairwise
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ N_RELIABILITY_BINS = 10
 N_STEPS = 30  # of Newton at most
 SLICE = 8  # buckets left out at a time: all at once would hold gigabytes
 N_HALVES = 14
+N_KEPT = 8  # histograms of which it is kept what they tell: some come again, by another name
 RANKED = ("roc_auc", "ks", "average_precision", "capture_top_decile")
 _EPSILON = np.finfo(np.float64).eps
 
@@ -31,6 +32,8 @@ _EPSILON = np.finfo(np.float64).eps
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """Mature predictions of one model, condensed; histograms add up with +.
+
+    They are equal if they are to the last bit, as those of a model and of its only date.
 
     Attributes
     ----------
@@ -43,6 +46,14 @@ class Histogram:
     cells: np.ndarray
     counts: np.ndarray
     losses: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and all(
+            map(np.array_equal, vars(self).values(), vars(other).values())
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.losses.tobytes())
 
     def __add__(self, other: "Histogram") -> "Histogram":
         cells = np.concatenate([self.cells, other.cells])
@@ -182,6 +193,7 @@ def _shrink(values: np.ndarray) -> np.ndarray:
     return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
+@lru_cache(N_KEPT)
 def rank(histogram: Histogram) -> Ranking:
     """How well one model ranks its own predictions."""
     _, counts = histogram.tabulate()
@@ -224,14 +236,38 @@ def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, M
         By name. Each with a 95 % interval, except n, n_positive, brackets and the mean predictions
         of the reliability table.
     """
+    figures, reliability, filled = _measure_all_but_ranks(histogram)
+    if not reliability:
+        return dict(figures)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ranks, brackets = _divide(ranking or rank(histogram))
+    n, of_ranks = figures["n"].n_obs, {}
+    for name, ranked in ranks.items():
+        value, without, halves = ranked[0], ranked[1:-N_HALVES][filled], ranked[-N_HALVES:]
+        lower, upper = jackknife_interval(value, without)
+        if name == "ks":
+            lower = _lower_by_chance(value, lower, halves)
+        of_ranks[name] = Metric(float(value), lower, upper, n)
+    of_ranks |= {name: Metric(value, n_obs=n) for name, value in brackets.items()}
+    return figures | of_ranks | reliability
+
+
+@lru_cache(N_KEPT)
+def _measure_all_but_ranks(
+    histogram: Histogram,
+) -> tuple[dict[str, Metric], dict[str, Metric], np.ndarray]:
+    """Counts, losses and calibration, the reliability table, and the buckets that are not empty.
+
+    With fewer than 20 of either outcome the counts alone.
+    """
     bins, counts = histogram.tabulate()
     totals, total_loss = counts.sum(axis=0), histogram.losses.sum(axis=0)
     n_negative, n_positive = totals.sum(axis=1).tolist()
     n = n_negative + n_positive
+    filled = np.flatnonzero(counts.any(axis=(1, 2)))
     figures = {"n": Metric(n, n_obs=n), "n_positive": Metric(n_positive, n_obs=n)}
     if min(n_negative, n_positive) < MIN_CASES:
-        return figures
-    filled = np.flatnonzero(counts.any(axis=(1, 2)))
+        return figures, {}, filled
     log_odds = bins / (N_BINS - 1) * (2 * LIMIT) - LIMIT
     finite = _bound(log_odds)
     # Without a slope Newton is safest: from slope 1 it runs away when predictions are far too sure.
@@ -245,18 +281,10 @@ def measure(histogram: Histogram, ranking: Ranking | None = None) -> dict[str, M
             losses = total_loss - histogram.losses[buckets]
             slices.append(_compute(totals - counts[buckets], losses, finite, start))
         reliability = _reliability(counts, filled, log_odds)
-        ranks, brackets = _divide(ranking or rank(histogram))
     for name, (value,) in values.items():
         without = np.concatenate([part[name] for part in slices])
         figures[name] = Metric(float(value), *jackknife_interval(value, without), n)
-    for name, ranked in ranks.items():
-        value, without, halves = ranked[0], ranked[1:-N_HALVES][filled], ranked[-N_HALVES:]
-        lower, upper = jackknife_interval(value, without)
-        if name == "ks":
-            lower = _lower_by_chance(value, lower, halves)
-        figures[name] = Metric(float(value), lower, upper, n)
-    figures |= {name: Metric(value, n_obs=n) for name, value in brackets.items()}
-    return figures | reliability
+    return figures, reliability, filled
 
 
 def jackknife_interval(value: float, left_out: np.ndarray) -> tuple[float, float]:
