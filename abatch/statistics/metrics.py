@@ -479,19 +479,26 @@ def _rank(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums and weights of a Ranking for each row of counts, shape (r, 2, k)."""
     counts = counts.astype(np.float64)
     negative, positive = counts[:, 0], counts[:, 1]
-    n_negative, n_positive = counts.sum(axis=2).T
-    below_negative, below_positive = negative.cumsum(axis=1), positive.cumsum(axis=1)
-    concordant = (positive * (below_negative - negative / 2)).sum(axis=1)
-    apart = below_positive * n_negative[:, None] - below_negative * n_positive[:, None]
+    n_negative, n_positive = totals = counts.sum(axis=2).T
+    below = counts.cumsum(axis=2)  # or in the bin
+    below_negative, below_positive = below[:, 0], below[:, 1]
+    # Whole numbers and halves, whose sums are exact in any order.
+    concordant = np.einsum("rk,rk->r", positive, below_negative)
+    concordant -= np.einsum("rk,rk->r", positive, negative) / 2
+    apart = below_positive * n_negative[:, None]
+    apart -= below_negative * n_positive[:, None]
+    furthest = np.maximum(apart.max(axis=1, initial=0), -apart.min(axis=1, initial=0))
     # From the highest prediction down, a bin at a time: equal predictions share a threshold, as in
     # scikit-learn. A bin that is empty has no positives either.
-    positive, size = positive[:, ::-1], counts.sum(axis=1)[:, ::-1]
-    flagged = size.cumsum(axis=1)
-    precision = positive.cumsum(axis=1) / np.maximum(flagged, 1)
-    tenth = (n_negative + n_positive)[:, None] / 10
-    inside = np.clip(tenth - (flagged - size), 0, size) / np.maximum(size, 1)
-    captured = (inside * positive).sum(axis=1)
-    sums = concordant, np.abs(apart).max(axis=1, initial=0), (precision * positive).sum(1), captured
+    above = totals.T[:, :, None] - below
+    above += counts
+    flagged = above.sum(axis=1)
+    precision = above[:, 1] / np.maximum(flagged, 1)
+    precision *= positive
+    size, n_tenth = counts.sum(axis=1), totals.sum(axis=0)[:, None] / 10
+    inside = np.clip(n_tenth - (flagged - size), 0, size) / np.maximum(size, 1)
+    inside *= positive
+    sums = concordant, furthest, precision[:, ::-1].sum(axis=1), inside[:, ::-1].sum(axis=1)
     n_pairs = n_negative * n_positive
     return np.stack(sums, axis=1), np.stack([n_pairs, n_pairs, n_positive, n_positive], axis=1)
 
