@@ -472,7 +472,15 @@ def test_find_groups_equals_plain_loop(
             tallies.write_units(connection, experiment, units)
         span = predictions.Span("card_offer", after, until)
         groups = sample_ratio.find_groups(connection, span).fillna({"n_before": 0})
+        late = sample_ratio.find_groups(connection, span, new_after=NIGHT + timedelta(days=6))
     assert {tuple(row[:4]): row[4] for row in groups.itertuples(index=False)} == expected
+    assert {tuple(row[:3]): row[4] for row in late.itertuples(index=False)} == {
+        (variant, first, n): n_units
+        for (variant, first, n, n_before), n_units in expected.items()
+        if not n_before and first > NIGHT + timedelta(days=6)
+    }
+    assert late["n_before"].isna().all()
+    assert late.empty == (last < 7 or closed == 11)
     assert closed in (-1, 11) or {bool(before[unit]) for unit in firsts} == {True, False}
 
 

@@ -522,8 +522,10 @@ def judge(
     """Count what the look saw, and judge it by what was registered; nothing is written."""
     name, registration, run_date = question.name, question.registration, question.night.run_date
     maturity, tally = question.maturity, total.tally
-    groups = _find_groups(connection, question, run_date)
     mature_date = maturity.mature_date or date.min
+    is_simple = registration.exposure == "first" and registration.assignment == "hash"
+    new_after = mature_date if is_simple else None  # no others are counted
+    groups = _find_groups(connection, question, run_date, new_after)
     arrivals = sample_ratio.count_arrivals(registration, total.closed, tally, groups, mature_date)
     whole = [row for row in figures.rows[tables.variant_scores] if row["cohort"] == scores.ALL]
     units = [sums for (metric, _), sums in tally.moments.items() if metric == OUTCOME]
@@ -567,12 +569,15 @@ def describe_scale(registration: Registration, units: Sequence[stats.Moments]) -
     return f"{SCALED}: they spread by {sd:,.4g} (sd), by {plan.source} it would be {plan.sd:,.4g}"
 
 
-def _find_groups(connection: sa.Connection, question: Question, last: date) -> pd.DataFrame:
-    """Candidates of the nights from the last closed one to `last`."""
+def _find_groups(
+    connection: sa.Connection, question: Question, last: date, new_after: date | None = None
+) -> pd.DataFrame:
+    """Candidates of the nights from the last closed one to `last`; see `find_groups`."""
     closed_date = scores.find_closed_date(connection, question.name)
     after = max(closed_date, question.registration.start_date - DAY)
     span = Span(question.name, after, last)
-    return sample_ratio.find_groups(connection, span, are_closed=closed_date > date.min)
+    are_closed = closed_date > date.min
+    return sample_ratio.find_groups(connection, span, are_closed=are_closed, new_after=new_after)
 
 
 def write(

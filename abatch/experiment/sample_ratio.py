@@ -55,7 +55,9 @@ def find_unbalanced(
     return [*connection.scalars(warned)]
 
 
-def find_groups(connection: sa.Connection, span: Span, *, are_closed: bool = True) -> pd.DataFrame:
+def find_groups(
+    connection: sa.Connection, span: Span, *, are_closed: bool = True, new_after: date | None = None
+) -> pd.DataFrame:
     """Candidates of nights that are not closed, by what is known of them.
 
     It costs what these nights hold: who was there before is looked up in `units`.
@@ -63,6 +65,7 @@ def find_groups(connection: sa.Connection, span: Span, *, are_closed: bool = Tru
     Parameters
     ----------
     are_closed : whether any nights are; if none is, `units` may hold what is stale
+    new_after : leave out who came in the same variant until then, in these nights or in closed ones
 
     Returns
     -------
@@ -75,13 +78,18 @@ def find_groups(connection: sa.Connection, span: Span, *, are_closed: bool = Tru
     first = sa.func.min(runs.c.run_date).label("first_date")
     of_unit = span.select(p.variant, p.candidate_id, first, sa.func.count().label("n"))
     # By candidate first: so lie the rows of each night, and `units`.
-    by_unit = of_unit.group_by(p.candidate_id, p.variant).subquery()
+    of_unit = of_unit.group_by(p.candidate_id, p.variant)
+    if new_after is not None:
+        of_unit = of_unit.having(sa.func.min(runs.c.run_date) > new_after)
+    by_unit = of_unit.subquery()
     is_same = (u.candidate_id == by_unit.c.candidate_id) & (u.variant == by_unit.c.variant)
     is_same &= (u.experiment == span.experiment) & (u.metric == OUTCOME)
     if not are_closed:
         is_same &= sa.false()
     by = [by_unit.c.variant, by_unit.c.first_date, by_unit.c.n, u.n_exposures]
     query = sa.select(*by, sa.func.count()).select_from(by_unit.outerjoin(units, is_same))
+    if new_after is not None:
+        query = query.where(u.candidate_id.is_(None))
     rows = map(tuple, connection.execute(query.group_by(*by)))
     frame = pd.DataFrame.from_records(
         rows, columns=["variant", "first_date", "n", "n_before", "n_units"]
@@ -111,7 +119,8 @@ def count_arrivals(
     Parameters
     ----------
     closed, tally : of the closed nights, and of all mature ones
-    groups : of the nights that are not closed, as `find_groups` has them
+    groups : of the nights that are not closed, as `find_groups` has them; of who is new after
+        `mature_date` alone, if the hash assigns and only the first counts
     """
     late = groups[groups["n_before"].isna() & (groups["first_date"] > mature_date)]
     newcomers = late.groupby("variant")["n_units"].sum().astype(int).to_dict()
