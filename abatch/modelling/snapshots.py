@@ -103,8 +103,8 @@ def arrange(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:
 
 def _sort_by_key(rows: pd.DataFrame) -> np.ndarray:
     """Positions of the rows in the order of day and candidate."""
-    ids = pa.chunked_array([pa.array(rows["candidate_id"], pa.large_string())])
-    keys = pa.table({"day": rows["event_date"].to_numpy().astype(np.int64), "id": ids})
+    days = rows["event_date"].to_numpy().astype(np.int64)
+    keys = pa.table({"day": days, "id": _to_texts(rows["candidate_id"])})
     return pc.sort_indices(keys, [("day", "ascending"), ("id", "ascending")]).to_numpy()
 
 
@@ -132,9 +132,15 @@ def _read_values(column: pd.Series, null: np.ndarray) -> tuple[str, bytes]:
         return "float", (column.fillna(0).to_numpy(dtype="<f8") + 0.0).tobytes()  # -0.0 is 0
     if null.all():
         return "null", b""
-    texts = pa.chunked_array([pa.array(column.dropna().astype("str"), pa.large_string())])
+    texts = _to_texts(column.dropna().astype("str"))
     lengths = pc.binary_length(texts).to_numpy().astype("<i8").tobytes()
     return "text", lengths + b"".join(map(_read_bytes, texts.chunks))
+
+
+def _to_texts(column: pd.Series) -> pa.ChunkedArray:
+    """The texts as Arrow has them: one array, or the several that a file or reader gave."""
+    texts = pa.array(column, pa.large_string())
+    return texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
 
 
 def _read_bytes(texts: pa.LargeStringArray) -> memoryview:
