@@ -15,6 +15,7 @@ from abatch.statistics import metrics
 from abatch.statistics.metrics import MIN_CASES, Metric
 
 N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
+N_CELLS = 1_000_000  # that are predicted at once, at most: 8 MB
 N_ALONE, LEAF, N_LEAVES = 20_000, 10, 64  # rows, and the tree, that try one feature
 N_VALUES = 12  # of a text column that are subgroups of their own
 N_TELLING, CHANCE = 20, 1e-12  # people of a value, all with the rarer outcome, is no chance
@@ -30,7 +31,7 @@ def measure_importances(
     The largest come first, ties by name. It is measured on at most 2,000 rows, three times a
     column. Where there are more, up to half of them are of the rarer outcome, for ROC AUC does not
     depend on the shares of the outcomes and is surer when neither is rare. Figures are those of
-    scikit-learn's `permutation_importance`, but the three are predicted in one call.
+    scikit-learn's `permutation_importance`, but many columns' are predicted in one call.
 
     Parameters
     ----------
@@ -48,25 +49,37 @@ def measure_importances(
         return []
     chosen = _choose_rows(y, np.random.default_rng(seed))
     X, y = X.iloc[chosen].reset_index(drop=True), y[chosen]
-    best, repeated = _score(pipeline, X, y), pd.concat([X] * N_REPEATS, ignore_index=True)
-    shuffled, importances = np.concatenate(_shuffle(len(X), seed)), []
-    for name in X:
-        values = X[name].take(shuffled).set_axis(repeated.index)
-        prediction = estimators.predict_probability(pipeline, repeated.assign(**{name: values}))
-        drop = [best - metrics.roc_auc(y, part) for part in np.split(prediction, N_REPEATS)]
-        mean, sd = float(np.mean(drop)), float(np.std(drop))
-        importances.append(Importance(feature=str(name), importance=mean, sd=sd))
+    best, orders, importances = _score(pipeline, X, y), _shuffle(len(X), seed), []
+    n_columns = max(1, N_CELLS // (N_REPEATS * X.size))
+    for names in (X.columns[i : i + n_columns] for i in range(0, X.shape[1], n_columns)):
+        prediction = estimators.predict_probability(pipeline, _repeat(X, names, orders))
+        for name, parts in zip(names, prediction.reshape(len(names), *orders.shape), strict=True):
+            drop = [best - metrics.roc_auc(y, part) for part in parts]
+            mean, sd = float(np.mean(drop)), float(np.std(drop))
+            importances.append(Importance(feature=str(name), importance=mean, sd=sd))
     return sorted(importances, key=lambda column: (-column.importance, column.feature))
 
 
-def _shuffle(n: int, seed: int) -> list[np.ndarray]:
-    """Positions of n rows in the orders of scikit-learn, the same for each column."""
+def _repeat(X: pd.DataFrame, names: pd.Index, orders: np.ndarray) -> pd.DataFrame:
+    """All rows, again for each of the orders of each of these columns, which alone is in order."""
+    rows = np.tile(np.arange(len(X)), (len(names), len(orders), 1))
+    columns = {}
+    for name in X:
+        own = rows.copy()
+        own[names == name] = orders
+        values = X[name].to_numpy()[own.ravel()]
+        columns[name] = pd.Series(values, dtype=values.dtype)  # else pandas infers str
+    return pd.DataFrame(columns)
+
+
+def _shuffle(n: int, seed: int) -> np.ndarray:
+    """Positions of n rows in the orders of scikit-learn, the same for each column; a row each."""
     drawn = np.random.RandomState(seed).randint(2**31)
     rng, step, orders = np.random.RandomState(drawn), np.arange(n), [np.arange(n)]
     for _ in range(N_REPEATS):
         rng.shuffle(step)
         orders.append(orders[-1][step])
-    return orders[1:]
+    return np.array(orders[1:])
 
 
 def find_best_alone(
