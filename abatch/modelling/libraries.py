@@ -38,8 +38,9 @@ def list_installed() -> dict[str, str]:
     """
     versions: dict[str, str] = {}
     for package in importlib.metadata.distributions():
-        if package.metadata and package.metadata["Name"]:
-            versions.setdefault(_normalise(package.metadata["Name"]), package.version)
+        metadata = package.metadata  # which is read from its file each time
+        if metadata and metadata["Name"]:
+            versions.setdefault(_normalise(metadata["Name"]), metadata["Version"])
     return dict(sorted(versions.items()))
 
 
