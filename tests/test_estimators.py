@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     BaggingClassifier,
     HistGradientBoostingClassifier,
@@ -25,11 +26,17 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from abatch.errors import ConfigError
 from abatch.modelling.categories import CategoryEncoder
-from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
+from abatch.modelling.estimators import (
+    Columns,
+    fit,
+    make_estimator,
+    make_pipeline_for,
+    predict_probability,
+)
 from abatch.modelling.features import convert, infer_types
 
 PLACE = "ml_config.yaml, experiments.card_offer.models.A"
@@ -147,6 +154,30 @@ def fit_one(
     types = infer_types(TRAINING[columns])
     pipeline = make_pipeline_for(make_estimator(path, params, 0, PLACE), types)
     return fit(pipeline, convert(TRAINING, types), OUTCOME, PLACE), types
+
+
+def test_columns_are_put_side_by_side_as_by_scikit_learn() -> None:
+    """Zeros and nulls among numbers; and rows of a category that was never seen have fewer values.
+
+    To the last bit.
+    """
+    X = pd.DataFrame(
+        {
+            "branch": [f"b{i % 9}" for i in range(90)],
+            "product": [f"p{i % 11}" for i in range(90)],
+            "amount": np.where(np.arange(90) % 4 == 0, np.nan, np.arange(90) % 7.0),
+        }
+    )
+    one_hot = OneHotEncoder(handle_unknown="ignore")
+    steps = [("one", one_hot, ["branch", "product"]), ("rest", "passthrough", ["amount"])]
+    ours, plain = Columns(steps), ColumnTransformer(steps)
+    pairs = [(ours.fit_transform(X), plain.fit_transform(X))]
+    unseen = X.assign(branch=np.where(np.arange(90) % 2, "new", X["branch"]))
+    pairs += [(ours.transform(rows), plain.transform(rows)) for rows in (X, unseen, X[:1])]
+    for found, expected in pairs:
+        assert found.shape == expected.shape
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
 
 
 @pytest.mark.parametrize(
