@@ -1,6 +1,7 @@
 """A night of predict.py beside the plain script: CPU, wall and peak memory of all its processes.
 
 Candidates of 20 features, two models; medians of three turns. On SQLite also beside the floor.
+Ratios are to the plain script, or to that in chunks where all rows at once have no room.
 
     python -m bench.predict
     python -m bench.predict --rows 1000000 --n-jobs 1 2
@@ -29,6 +30,7 @@ from pydantic import SecretStr
 from abatch.database import connections, writing
 from bench.processes import ROOT, Cost, measure, take_median
 
+MOST_ROWS = 5_000_000  # of the plain script, which takes 2.2 GB for 10^6
 NIGHT, TRAINING_ROWS, PART_ROWS = date(2026, 10, 1), 100_000, 100_000
 metadata = sa.MetaData()
 candidates = sa.Table(
@@ -129,11 +131,11 @@ def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:
 
 
 def list_commands(
-    folder: Path, url: str, config: Path, n_jobs: Sequence[int]
+    folder: Path, url: str, config: Path, n_jobs: Sequence[int], n_rows: int
 ) -> dict[str, list[str]]:
     """What is measured, by name, the plain script first; abatch's take a date yet."""
     files = sorted(map(str, (folder / "models").glob(f"*_{NIGHT}.pkl")))
-    calls = {"plain": f"plain({url!r}, {QUERY!r}, {files})"}
+    calls = {"plain": f"plain({url!r}, {QUERY!r}, {files})"} if n_rows <= MOST_ROWS else {}
     calls["plain, chunked"] = f"plain({url!r}, {QUERY!r}, {files}, 100_000)"
     if url.startswith("sqlite"):
         path = url.removeprefix("sqlite:///")
@@ -167,18 +169,18 @@ def main() -> None:
         make_workload(engine, arguments.rows)
         engine.dispose()
         measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
-        commands = list_commands(folder, url, config, arguments.n_jobs)
+        commands = list_commands(folder, url, config, arguments.n_jobs, arguments.rows)
         costs: dict[str, list[Cost]] = {name: [] for name in commands}
         nights = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
         for _ in range(arguments.turns):
             for name, command in commands.items():
                 dated = ["--date", next(nights)] if "predict.py" in command else []
                 costs[name].append(measure([*command, *dated])[0])
-    print(f"{url.partition(':')[0]}, {arguments.rows:,} candidates, {os.cpu_count()} cores")
-    print(f"{'':<16}{'wall s':>8}{'CPU s':>8}{'MiB':>7}{'wall':>7}{'CPU':>6}  of plain")
     medians = {name: take_median(turns) for name, turns in costs.items()}
+    first_name, plain = next(iter(medians.items()))
+    print(f"{url.partition(':')[0]}, {arguments.rows:,} candidates, {os.cpu_count()} cores")
+    print(f"{'':<16}{'wall s':>8}{'CPU s':>8}{'MiB':>7}{'wall':>7}{'CPU':>6}  of {first_name}")
     for name, (wall, cpu, memory) in medians.items():
-        plain = medians["plain"]
         print(f"{name:<16}{wall:>8.1f}{cpu:>8.1f}{memory:>7,.0f}", end="")
         print(f"{wall / plain.wall:>7.2f}{cpu / plain.cpu:>6.2f}")
 

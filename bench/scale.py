@@ -167,7 +167,7 @@ def main() -> None:
         measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
         days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
         nights = [measure_parts(config, next(days)) for _ in range(arguments.turns)]
-        commands = list_commands(folder, url, config, PLAYED)
+        commands = list_commands(folder, url, config, PLAYED, arguments.rows)
         played = {
             name: take_median(
                 measure([*command, *(["--date", next(days)] if "predict.py" in command else [])])[0]
