@@ -7,19 +7,18 @@ import importlib
 import itertools
 import logging
 import re
-import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import connections, faults, sqlite_arrow, tables
+from abatch.database import faults, sqlite_arrow, sqlite_columns, tables
 from abatch.errors import ConfigError, DataError, ReadAgain, suggest
 from abatch.queries import Query, Window, clean_query
 
@@ -232,7 +231,7 @@ def _load(module: str) -> Any:
 def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
     """Read by the engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
-        engine = _make_typed_engine(engine.url)
+        engine = sqlite_columns.make_typed_engine(engine.url)
     with (
         engine.connect().execution_options(yield_per=chunk_rows) as connection,
         closing(connection.execute(statement)) as result,
@@ -250,7 +249,6 @@ def _make_row_frames(names: list[str], rows: Iterable[sa.Row[Any]], chunk_rows: 
 
 
 PROBED_ROWS = 20_000  # a result with fewer is read without a process of its own
-_INNER_SELECT = re.compile(r"\(\s*select\b", re.IGNORECASE)
 _MIXED: set[str] = set()  # queries whose columns hold values of several kinds
 
 
@@ -260,27 +258,25 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
     SQLite keeps values of any kind in a column, and Arrow does not: such a query is read again.
     """
     sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
+    typed_engine = sqlite_columns.make_typed_engine(engine.url)
     with (
-        _make_typed_engine(engine.url).connect().execution_options(yield_per=PROBED_ROWS) as typed,
+        typed_engine.connect().execution_options(yield_per=PROBED_ROWS) as typed,
         closing(typed.execute(statement)) as result,
     ):
         if not result.returns_rows:
             return
         names, probed = list(result.keys()), result.fetchmany(PROBED_ROWS)
         yield pd.DataFrame(columns=names)
-        columns = [_Probed.of(column) for column in zip(*probed, strict=True)]
+        columns = [sqlite_columns.Probed.of(column) for column in zip(*probed, strict=True)]
+        is_plain = all(column.kinds in sqlite_columns.ARROW_KINDS for column in columns)
         path = find_file(engine) if len(probed) == PROBED_ROWS else None
-        if (
-            path is None
-            or sql in _MIXED
-            or any(column.kinds not in ARROW_KINDS for column in columns)
-        ):
+        if path is None or sql in _MIXED or not is_plain:
             yield from _make_row_frames(names, itertools.chain(probed, result), chunk_rows)
             return
     del probed
     is_begun = False
     try:
-        for table in _read_tables(path, sql, columns, chunk_rows):
+        for table in sqlite_columns.read_tables(path, sql, columns, chunk_rows):
             yield _read_table(table.rename_columns(names))
             is_begun = True
     except sqlite_arrow.ReaderFailed as reason:
@@ -289,145 +285,6 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
         if is_begun:
             raise ReadAgain(f"the rows must be read again, one by one: {reason}") from None
         yield from itertools.islice(_read_rows(engine, statement, chunk_rows), 1, None)
-
-
-class _Probed(NamedTuple):
-    """What the first values of a column are.
-
-    Attributes
-    ----------
-    kinds : their types
-    is_whole : they are floats, and whole
-    is_numeric : whole ones are integers, others floats, as where a column is declared numeric
-    """
-
-    kinds: set[type]
-    is_whole: bool
-    is_numeric: bool
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> "_Probed":
-        kinds = {*map(type, values)} - {type(None)}
-        whole = {value.is_integer() for value in values if type(value) is float}
-        return cls(
-            kinds, kinds == {float} and whole == {True}, len(kinds) == 2 and whole == {False}
-        )
-
-    def write_check(self, name: str) -> list[str]:
-        """Where SQL is true of values whose kind Arrow would not tell: it turns all into text."""
-        if self.is_whole:
-            return [f"typeof({name}) = 'integer'"]
-        if self.is_numeric:
-            return [f"({name} = cast({name} as integer) and typeof({name}) = 'real')"]
-        return [] if self.kinds <= {int, float} else [f"{name} < ''", f"{name} >= x''"]
-
-    def fit(self, column: "pa.ChunkedArray") -> "pa.ChunkedArray":
-        """Make an Arrow column what the plain driver gives; raise ArrowInvalid if it is not sure.
-
-        Whole floats may be integers to SQLite, which keeps both in a column of numbers.
-        """
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        if column.null_count == len(column):
-            return column
-        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if not (is_number if self.kinds <= {int, float} else pa.types.is_string(column.type)):
-            raise pa.ArrowInvalid(f"values of another kind than in the first {PROBED_ROWS} rows")
-        if self.kinds in ({date}, {datetime}) and pc.any(pc.starts_with(column, "0000")).as_py():
-            raise pa.ArrowInvalid("a year 0, which is text to the plain driver")
-        if self.kinds == {date}:
-            return column.cast(pa.date32())
-        if self.kinds == {datetime}:
-            with suppress(pa.ArrowInvalid):
-                return column.cast(pa.timestamp("us"))
-            return column.cast(pa.timestamp("us", "UTC"))
-        if self.kinds == {_Lower}:
-            if not pc.all(pc.match_substring_regex(column, r"^[!-~]+$")).as_py():
-                raise pa.ArrowInvalid("text beyond printable ASCII, or none, as a UUID")
-            return pc.ascii_lower(column)
-        is_unclear = pa.types.is_floating(column.type) and not self.is_whole
-        if is_unclear and pc.all(pc.equal(column, pc.floor(column))).as_py():
-            if self.is_numeric and pc.all(pc.less(pc.abs(column), 2.0**53)).as_py():
-                return column.cast(pa.int64())
-            raise pa.ArrowInvalid("whole numbers, of one kind or of two")
-        return column
-
-
-def _read_tables(
-    path: str, sql: str, columns: Sequence[_Probed], chunk_rows: int
-) -> Iterator["pa.Table"]:
-    """Read Arrow tables of one batch each, whose columns are of the kinds that were probed."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    names = [f"c{i}" for i in range(len(columns))]
-    checks = [
-        check
-        for column, name in zip(columns, names, strict=True)
-        for check in column.write_check(name)
-    ]
-    if _INNER_SELECT.search(sql):  # which would be done again for each check; offset keeps it whole
-        sql = f"select * from (\n{sql}\n) limit -1 offset 0"
-    checked = (
-        f"with abatch_rows({', '.join(names)}) as (\n{sql}\n)"
-        f" select *, {' or '.join(checks) or '0'} from abatch_rows"
-    )
-    wait_seconds = round(faults.SQLITE_WAIT_SECONDS)
-    with sqlite_arrow.read(path, checked, chunk_rows, wait_seconds) as batches:
-        for batch in batches:
-            *arrays, is_other = pa.Table.from_batches([batch]).columns
-            if pc.max(is_other).as_py():
-                raise sqlite_arrow.ReaderFailed("a column of text holds numbers or bytes")
-            try:
-                batch.validate(full=True)  # that text is UTF-8
-                fitted = [one.fit(array) for one, array in zip(columns, arrays, strict=True)]
-            except pa.ArrowInvalid as error:
-                raise sqlite_arrow.ReaderFailed(str(error)) from None
-            yield pa.table(fitted, names)
-
-
-@cache
-def _make_typed_engine(url: sa.URL) -> sa.Engine:
-    """SQLite tells the declared type of a column only to a connection that was opened for it."""
-    options = {"detect_types": sqlite3.PARSE_DECLTYPES}
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
-    connections.prepare_sqlite(engine)
-    return engine
-
-
-class _Lower(str):
-    """Text of a column that is declared to hold UUIDs."""
-
-
-class _Other(str):
-    """Text of a column that is declared to hold days or instants."""
-
-
-# What SQLite's values may be in a column that is read as Arrow.
-ARROW_KINDS: list[set[type]] = [set(), {int}, {float}, {int, float}]
-ARROW_KINDS += [{str}, {date}, {datetime}, {_Lower}]
-
-
-def _convert_declared(parse: Callable[[str], object]) -> Callable[[bytes], object]:
-    def convert(value: bytes) -> object:
-        try:
-            return parse(value.decode())
-        except ValueError:
-            # SQLite keeps anything anywhere; whoever uses the column will say what is wrong.
-            return _Other(value.decode(errors="replace"))
-
-    return convert
-
-
-for _parse, _names in (
-    (date.fromisoformat, "date"),
-    (datetime.fromisoformat, "datetime datetime2 datetimeoffset smalldatetime"),
-    (datetime.fromisoformat, "timestamp timestamptz"),
-    (lambda text: _Lower(text.lower()), "uniqueidentifier uuid"),
-):
-    for _name in _names.split():
-        sqlite3.register_converter(_name, _convert_declared(_parse))
 
 
 def _read_adbc(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> Frames:
@@ -599,9 +456,9 @@ def _read_postgresql_type(field: "pa.Field") -> str:
 def _read_values(values: Sequence[Any]) -> pd.Series:
     """Make a column of Python values what `stream_query` promises."""
     kinds, dtype = {*map(type, values)} - {type(None)}, "object"
-    if _Other in kinds:
-        values = [str(value) if type(value) is _Other else value for value in values]
-        kinds = kinds - {_Other} | {str}
+    if sqlite_columns.Other in kinds:
+        values = [str(value) if type(value) is sqlite_columns.Other else value for value in values]
+        kinds = kinds - {sqlite_columns.Other} | {str}
     if kinds and kinds <= {int, bool, Decimal, float}:
         decimals = (value for value in values if isinstance(value, Decimal))
         # declared without a fraction: 5, not 5.00
@@ -609,7 +466,7 @@ def _read_values(values: Sequence[Any]) -> pd.Series:
             with suppress(OverflowError, TypeError):  # a whole number beyond bigint
                 return pd.Series(values, dtype="Int64" if None in values else "int64")
         dtype = "float64"
-    elif kinds in ({str}, {_Lower}, {UUID}):
+    elif kinds in ({str}, {sqlite_columns.Lower}, {UUID}):
         dtype = "str"
     elif kinds == {date}:
         dtype = "datetime64[s]"
