@@ -146,6 +146,7 @@ def test_find_twins_are_ids_of_other_case() -> None:
     [
         ("42", "00000042", True),
         ("0042", "42", True),
+        ("7" * 30, "00" + "7" * 30, True),
         ("42", "42.0", True),
         ("1420", "142.0", False),
         ("C07204", "7204", True),

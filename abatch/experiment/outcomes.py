@@ -226,9 +226,11 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     twins: dict[str, str] = {}
     if not len(strange):
         return twins
-    names = ids.tolist()  # lists are iterated far faster than Arrow's arrays
     plain_ids, plain_strange = _write_plainly(ids), _write_plainly(strange)
     are_numbers = plain_ids.str.isdigit().all() and plain_strange.str.isdigit().all()
+    if are_numbers and not _share_numbers(plain_ids, plain_strange):
+        return twins
+    names = ids.tolist()  # lists are iterated far faster than Arrow's arrays
     folds = FOLDS[:GENTLE] if are_numbers else FOLDS  # the others fold these no further
     for i, (pattern, other) in enumerate(folds):
         own = dict(zip(_fold(plain_ids, pattern), names, strict=True))
@@ -239,6 +241,14 @@ def find_twins(candidate_ids: pd.Index, events: pd.DataFrame) -> dict[str, str]:
     if len(strange) < events["candidate_id"].nunique():
         twins = {name: own for name, own in twins.items() if not _have_other_letters(name, own)}
     return twins
+
+
+def _share_numbers(digits: pd.Index, others: pd.Index) -> bool:
+    """Whether two kinds of texts of digits have a number in common, as far as can be told soon."""
+    try:
+        return bool(digits.astype("int64").isin(others.astype("int64")).any())
+    except (ValueError, OverflowError):  # of another script, or beyond int64
+        return True
 
 
 def _have_other_letters(name: str, other: str) -> bool:
