@@ -136,16 +136,21 @@ def summarise(
     parts: dict[Key, Part] = {}
     for key, rows in frame.groupby(by, observed=True):
         parts[Key(*key)] = Part(_count(rows))
-    for model in (dated, undated):
+    for model in (undated, dated):
         # Rows without a model fall out.
         for (cohort, variant, name), rows in frame.groupby([*by, model], observed=True):
+            key = Key(cohort, variant, name)
             prediction = rows["prediction"].to_numpy()
-            histogram = metrics.make_histogram(
-                prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets
-            )
+            of_all_dates = parts.get(key._replace(model_name=_remove_date(name)))
+            if of_all_dates and of_all_dates.counts[0] == len(rows):  # there is no other date
+                histogram = of_all_dates.histogram
+            else:
+                histogram = metrics.make_histogram(
+                    prediction, rows["positive"].to_numpy(), rows["bucket"].to_numpy(), n_buckets
+                )
             reference = references.get(name)
             bins = drift.count_bins(prediction, reference.edges) if reference else None
-            parts[Key(cohort, variant, name)] = Part(_count(rows), histogram, bins)
+            parts[key] = Part(_count(rows), histogram, bins)
     totals: dict[Key, Part] = {}
     for key, part in parts.items():
         totals = add_by_key(totals, {key._replace(cohort=ALL): part})
