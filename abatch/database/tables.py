@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_d019e14e"
+REVISION = "0001_cbaef5e8"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -127,6 +127,7 @@ sa.Index("snapshots_content", snapshots.c.content_hash)
 sa.Index("deletions_name", deletions.c.kind, deletions.c.name)
 sa.Index("acknowledgements_experiment", acknowledgements.c.experiment)
 sa.Index("conclusions_experiment", conclusions.c.experiment, conclusions.c.conclusion_id)
-# Rows of a run lie together, and there is no second copy of the key.
+# Rows of a run lie together, as units by candidate, and there is no second copy of the key.
 prediction_rows.dialect_options["sqlite"]["with_rowid"] = False
+units.dialect_options["sqlite"]["with_rowid"] = False
 sa.Index("runs_number", runs.c.run_number, unique=True)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_d019e14e"
+revision = "0001_cbaef5e8"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -255,7 +255,8 @@ def upgrade() -> None:
         sa.Column('variant', sa.String(length=64), nullable=False),
         sa.Column('n_exposures', sa.Integer(), nullable=False),
         sa.Column('outcome', sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint('experiment', 'metric', 'candidate_id', 'variant')
+        sa.PrimaryKeyConstraint('experiment', 'metric', 'candidate_id', 'variant'),
+    sqlite_with_rowid=False
     )
     create_table('variant_scores',
         sa.Column('experiment', sa.String(length=64), nullable=False),
