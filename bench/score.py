@@ -12,6 +12,7 @@ server's; memory is the PSS of all together.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -216,6 +217,7 @@ def score_quietly(config: str, day: str) -> None:
     from abatch import config as settings
     from abatch import job
 
+    gc.freeze()  # as a job does
     experiment = settings.load_experiments(Path(config), None).choose(None)["bench"]
     with job.open_database(experiment.environment) as engine:
         score.score(experiment, engine, date.fromisoformat(day), draw=False)
@@ -251,8 +253,11 @@ def score_plainly(url: str, day: str) -> None:
 def measure(command: Sequence[str]) -> tuple[float, float, float]:
     """CPU and wall seconds of a process and its children, and their peak PSS in MB."""
     peak, is_done = 0.0, threading.Event()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
 
     def watch() -> None:
         nonlocal peak
@@ -303,6 +308,7 @@ def compare(bank: Bank, folder: Path, url: str) -> None:
     call = "import sys; from bench.score import {0}; {0}(*sys.argv[1:])"
     quiet = [python, "-c", call.format("score_quietly"), config]
     plain = [python, "-c", call.format("score_plainly"), url]
+    measure([python, "-c", "import score"])  # compiles what is imported
     print(f"{'':<34}{'CPU s':>8}{'wall s':>9}{'PSS MB':>9}")
     tell("first score, over all nights", [score_night(job)])
     bank.add_looks()
