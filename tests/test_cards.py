@@ -3,10 +3,12 @@
 import copy
 import html
 import json
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -432,3 +434,27 @@ def test_render_of_figures_as_they_are_measured(rng: np.random.Generator) -> Non
 def test_cards_imports_no_template_before_it_draws() -> None:
     code = "import sys, abatch.pages.cards; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_load_template_keeps_it_compiled_as_python_keeps_modules(tmp_path: Path) -> None:
+    """Compiled once, and again where Python keeps no bytecode, or the kept is of another Jinja."""
+    load = "from abatch.pages.html import load_template; load_template('parts.html.j2')"
+    no_compiler = "import jinja2; jinja2.Environment.compile = None; "
+    other = "import jinja2; jinja2.__version__ = '0'; jinja2.Environment.compile = None; "
+
+    def run(code: str, **variables: str) -> bool:
+        unset = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
+        environment = {name: value for name, value in os.environ.items() if name not in unset}
+        environment |= {"PYTHONPYCACHEPREFIX": str(tmp_path), **variables}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        return done.returncode == 0
+
+    assert run(load, PYTHONDONTWRITEBYTECODE="1")
+    assert not run(no_compiler + load)
+    assert run(load)
+    assert run(no_compiler + load)
+    assert not run(other + load)
+    assert not run(no_compiler + load, PYTHONDONTWRITEBYTECODE="1")
+    (kept,) = tmp_path.rglob("__jinja2_*")
+    assert kept.with_name(f"html.{sys.implementation.cache_tag}.pyc").is_file()

@@ -3,7 +3,11 @@
 The look is style.css.
 """
 
+import os
+import sys
+from contextlib import suppress
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ def load_template(name: str) -> "jinja2.Template":
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        bytecode_cache=_keep_compiled(),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -27,6 +32,28 @@ def load_template(name: str) -> "jinja2.Template":
         percent=show_percent, number=show_number, pvalue=show_pvalue, count=lambda n: f"{n:,}"
     )
     return environment.get_template(name)
+
+
+def _keep_compiled() -> "jinja2.BytecodeCache | None":
+    """Templates compiled, beside this module's own bytecode: who may write there may do all.
+
+    None where Python keeps none either. They are compiled again if this module or Jinja changes.
+    """
+    import jinja2
+
+    folder, made_by = Path(cache_from_source(__file__)).parent, Path(__file__).read_text("utf-8")
+    if sys.dont_write_bytecode or not os.access(folder, os.W_OK):
+        return None
+
+    class Kept(jinja2.FileSystemBytecodeCache):
+        def get_source_checksum(self, source: str) -> str:
+            return super().get_source_checksum(f"{source}{jinja2.__version__}{made_by}")
+
+        def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+            with suppress(OSError):  # no room: the page is written nevertheless
+                super().dump_bytecode(bucket)
+
+    return Kept(str(folder))
 
 
 def show_percent(share: float | None) -> str:
