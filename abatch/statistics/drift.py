@@ -167,30 +167,31 @@ def make_feature_references(
 
 
 def _refer_number(column: pd.Series) -> FeatureReference:
-    values = np.sort(column.dropna().to_numpy())  # what follows is quicker so
-    bins = _cut(values) if len(values) else []
+    values = column.dropna().to_numpy()
+    if not len(values):
+        return FeatureReference("number", [], [0, len(column)], [], None)
+    shares = [*np.arange(1, N_BINS + 1) / N_BINS, TAIL, 1 - TAIL]
+    *tenths, low, high = np.quantile(values, shares, method="inverted_cdf").tolist()
+    bins = _cut(values, tenths)
     counts = [*count_bins(values, bins).tolist(), len(column) - len(values)]
-    return FeatureReference("number", bins, counts, [], _find_limits(values))
+    return FeatureReference("number", bins, counts, [], _find_limits(low, high, len(values)))
 
 
-def _cut(values: np.ndarray) -> list[float]:
+def _cut(values: np.ndarray, tenths: Sequence[float]) -> list[float]:
     """The deciles, and below a value that fills a whole one, the next smaller of all values.
 
-    So it has a bin of its own: 999 for never, say, of which all deciles may be.
+    So it has a bin of its own: 999 for never, say, of which all deciles may be. The last of
+    `tenths` is the largest value.
     """
-    tenths = np.quantile(values, np.arange(1, N_BINS + 1) / N_BINS, method="inverted_cdf")
     found, n_tenths = np.unique(tenths, return_counts=True)
     smaller = [values[values < atom].max(initial=-np.inf) for atom in found[n_tenths > 1]]
-    edges = {*make_reference(values).edges, *smaller} - {-np.inf}
+    edges = {*tenths[:-1], *smaller} - {-np.inf}
     return sorted(float(edge) for edge in edges)
 
 
-def _find_limits(values: np.ndarray) -> list[float] | None:
+def _find_limits(low: float, high: float, n_values: int) -> list[float] | None:
     """The ends of what is not far beyond; none of a few values that are all the same."""
-    if not len(values):
-        return None
-    low, high = np.quantile(values, [TAIL, 1 - TAIL], method="inverted_cdf").tolist()
-    if low == high and len(values) < 1 / TAIL:
+    if low == high and n_values < 1 / TAIL:
         return None
     margin = MARGIN * (high - low)
     return np.nan_to_num([low - margin, high + margin]).tolist()  # the infinite is no JSON
