@@ -11,6 +11,8 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from abatch.errors import DataError, suggest
 from abatch.statistics.references import FeatureReference
@@ -90,7 +92,8 @@ def _infer_type(column: pd.Series) -> str:
     if pd.api.types.is_numeric_dtype(column):
         return NUMBER
     if pd.api.types.infer_dtype(values) == "string":
-        is_date = values.str.match(_ISO_DATE).all()  # SQLite has no dates but text
+        # SQLite has no dates but text. One that is none is found soon.
+        is_date = all(part.str.match(_ISO_DATE).all() for part in (values[:1], values))
         return DATES if is_date else CATEGORY
     if all(isinstance(value, _TYPES[NUMBER]) for value in values):
         return NUMBER
@@ -109,7 +112,7 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
     X : as `convert` makes it, n rows
     candidate_ids : of the same rows
     """
-    ids = pd.to_numeric(candidate_ids, errors="coerce").to_numpy()
+    ids = _read_numbers(candidate_ids)
     doubts = {str(name): _doubt(column, candidate_ids, ids) for name, column in X.items()}
     return {name: doubt for name, doubt in doubts.items() if doubt}
 
@@ -119,7 +122,7 @@ def _doubt(column: pd.Series, candidate_ids: pd.Series, ids: np.ndarray) -> str 
     filled, is_number = column.notna().to_numpy(), pd.api.types.is_numeric_dtype(column)
     values = column[filled]
     n_rows = pd.Series() if is_number else values.value_counts(sort=False)  # texts repeat
-    n, n_values = len(values), _count_values(values.to_numpy()) if is_number else len(n_rows)
+    n, n_values = len(values), len(pd.unique(values.to_numpy()) if is_number else n_rows)
     found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
     example = ", ".join(map(repr, values[:1].tolist()))
     if not is_number and _are_days(n_rows.index):
@@ -141,10 +144,12 @@ def _doubt(column: pd.Series, candidate_ids: pd.Series, ids: np.ndarray) -> str 
     return f"{found}{doubt}" if doubt else None
 
 
-def _count_values(values: np.ndarray) -> int:
-    """How many different numbers there are; sorting is quicker than a table of them."""
-    ordered = np.sort(values)
-    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(values))
+def _read_numbers(texts: pd.Series) -> np.ndarray:
+    """Texts as numbers, nan where they are none; soon if all are."""
+    try:
+        return pc.cast(pa.array(texts), pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pd.to_numeric(texts, errors="coerce").to_numpy()
 
 
 def _doubt_text(n_rows: pd.Series, example: str) -> str | None:

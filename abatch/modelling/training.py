@@ -36,6 +36,7 @@ TOO_GOOD, TELLING = 0.98, 0.95  # ROC AUC of a model, for certain, and of one fe
 MANY_CUT = 0.1  # of the amounts, by a cap that is for rare ones
 STALE_DAYS, STALE_GAPS = 7, 3  # without rows, and times the longest, or the usual, gap
 MIN_FILLED = 10  # values of a column: with fewer, a fit within a fit may find none
+N_FIRST = 1_000  # rows in which they are looked for first
 
 
 class Rows(NamedTuple):
@@ -182,7 +183,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
         if cap is not None:
             outcome = np.clip(outcome, -cap, cap)
         validation = split_validation(frame["event_date"], y, section.validation_share)
-        bucket = assign(frame["candidate_id"], experiment.name, {"all": 1.0}).bucket
+        bucket = assign(frame["candidate_id"].to_list(), experiment.name, {"all": 1.0}).bucket
         holdout = bucket < N_HOLDOUT_BUCKETS
         if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
             holdout = np.zeros(len(y), dtype=bool)
@@ -212,7 +213,7 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
     frame : what `rows` were made of
     """
     file = night.experiment.query("training").file
-    if n_again := int(frame.duplicated(snapshots.KEY).sum()):
+    if n_again := snapshots.count_again(frame):
         n_alike = int(frame.duplicated().sum())
         answers = frame.drop_duplicates([*snapshots.KEY, "outcome"])
         n_contrary = int(answers.duplicated(snapshots.KEY).sum())
@@ -360,17 +361,18 @@ def make_recipe(experiment: Experiment, variant: str, key: str) -> Recipe:
 
 def find_left_out(rows: Rows) -> dict[str, str]:
     """Features with too few values for the one fit or the other, and how many they have."""
-    left_out, filled = {}, rows.X.notna().to_numpy()
+    left_out = {}
     for chosen, which in (
         (~rows.validation, f"before {rows.validation_from}, the first day of validation"),
         (~rows.holdout, "that are not held out"),
     ):
         n_rows = int(chosen.sum())
-        of_chosen, of_all = filled[chosen].sum(axis=0), filled.sum(axis=0)
-        for name, n, n_all in zip(rows.X, of_chosen, of_all, strict=True):
-            if n < min(MIN_FILLED, n_rows):
+        n_asked = min(MIN_FILLED, n_rows)
+        first = rows.X.iloc[np.flatnonzero(chosen)[:N_FIRST]]  # which tell of most that they have
+        for name, column in rows.X.loc[:, first.count() < n_asked].items():
+            if (n := column[chosen].count()) < n_asked:
                 left_out[str(name)] = (
-                    f"a value in {n_all:,} of {len(rows.y):,} rows, but in {n:,} of the"
+                    f"a value in {column.count():,} of {len(rows.y):,} rows, but in {n:,} of the"
                     f" {n_rows:,} {which}"
                 )
     return left_out
