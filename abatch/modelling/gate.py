@@ -350,7 +350,7 @@ def compare_with_live(
         )
         if not both.any():
             return few
-        scores = estimators.predict_probability(live, rows.X[both][[*card.columns]])
+        scores = estimators.predict_probability(live, rows.take(both)[[*card.columns]])
     except AbatchError as error:
         return f"it could not be fitted again ({error})"
     new_scores = fitted.scores[both[rows.validation]]
@@ -372,7 +372,7 @@ def find_input_psi(
     feature, PSI, noise line; None if nothing can be compared
     """
     same = {name: ref for name, ref in references.items() if rows.types.get(name) == ref.kind}
-    counts = drift.count_features(rows.X[rows.validation], same)
+    counts = drift.count_features(rows.take(rows.validation), same)
     moved = [
         (drifted.feature, drifted.psi, drifted.psi_noise)
         for drifted in drift.measure_features(same, counts)

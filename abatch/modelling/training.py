@@ -44,7 +44,8 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    X : DataFrame, shape (n, p), the features as `features.convert` gives them
+    X : DataFrame, shape (n, p), the features as `features.convert` gives them, by the alphabet, in
+        which order models are fitted, so that nothing must be copied for that
     event_date : array of datetime64, shape (n,)
     y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
     validation : array of bool, shape (n,), True for the newest rows
@@ -80,8 +81,14 @@ class Rows(NamedTuple):
     def select(self, types: dict[str, str]) -> "Rows":
         """The rows with these features alone, in this order: those that another model knows."""
         left_out = {name: words for name, words in self.left_out.items() if name in types}
-        X = self.X if [*types] == [*self.X] else self.X[[*types]]  # which copies them
+        X = self.X if types.keys() == {*self.X} else self.X[sorted(types)]  # which copies them
         return self._replace(X=X, types=types, left_out=left_out)
+
+    def take(self, chosen: np.ndarray) -> pd.DataFrame:
+        """The features of some rows, array of bool: no copy if these follow each other."""
+        places = np.flatnonzero(chosen)
+        span = slice(places[0], places[-1] + 1)
+        return self.X.iloc[span] if span.stop - span.start == len(places) else self.X[chosen]
 
 
 class Recipe(NamedTuple):
@@ -188,7 +195,7 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
         if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
             holdout = np.zeros(len(y), dtype=bool)
         rows = Rows(
-            X=features.convert(frame, types, features.UNUSABLE),
+            X=features.convert(frame, dict(sorted(types.items())), features.UNUSABLE),
             event_date=frame["event_date"].to_numpy(),
             y=y,
             validation=validation,
@@ -260,12 +267,14 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             " and whether outcome.lag_days is as long as outcomes take. If the rate has fallen, all"
             " is well."
         )
-    for name, doubt in features.find_doubts(rows.X, frame["candidate_id"]).items():
-        night.warn(f"{file}: {name} has {doubt}: in the query, or by training.not_features.")
-    for name, telling in inspection.find_telling(rows.X, rows.y, frame["candidate_id"]).items():
+    doubts = features.find_doubts(rows.X, frame["candidate_id"])
+    for name in filter(doubts.__contains__, rows.types):
+        night.warn(f"{file}: {name} has {doubts[name]}: in the query, or by training.not_features.")
+    telling = inspection.find_telling(rows.X, rows.y, frame["candidate_id"])
+    for name in filter(telling.__contains__, rows.types):
         night.warn(
-            f"{file}: {name} {telling}: is it known only when the outcome is? If so, leave it out:"
-            " in the query, or by training.not_features."
+            f"{file}: {name} {telling[name]}: is it known only when the outcome is? If so, leave it"
+            " out: in the query, or by training.not_features."
         )
     for name, words in rows.left_out.items():
         night.warn(
@@ -369,9 +378,11 @@ def find_left_out(rows: Rows) -> dict[str, str]:
         n_rows = int(chosen.sum())
         n_asked = min(MIN_FILLED, n_rows)
         first = rows.X.iloc[np.flatnonzero(chosen)[:N_FIRST]]  # which tell of most that they have
-        for name, column in rows.X.loc[:, first.count() < n_asked].items():
+        is_open = first.count() < n_asked
+        for name in filter(is_open.get, rows.types):
+            column = rows.X[name]
             if (n := column[chosen].count()) < n_asked:
-                left_out[str(name)] = (
+                left_out[name] = (
                     f"a value in {column.count():,} of {len(rows.y):,} rows, but in {n:,} of the"
                     f" {n_rows:,} {which}"
                 )
@@ -405,7 +416,7 @@ def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
     types = {name: kind for name, kind in rows.types.items() if name not in rows.left_out}
     pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
     _release_memory()
-    return estimators.fit(pipeline, rows.X[chosen], rows.y[chosen], recipe.key, recipe.seed)
+    return estimators.fit(pipeline, rows.take(chosen), rows.y[chosen], recipe.key, recipe.seed)
 
 
 def _release_memory() -> None:
@@ -423,15 +434,16 @@ def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
     ConfigError
         If scikit-learn refuses the parameters or the columns.
     """
-    X, newest = rows.X, rows.validation
+    newest = rows.validation
     validated = fit_for_validation(recipe, rows)
-    scores = estimators.predict_probability(validated, X[newest])
+    scores = estimators.predict_probability(validated, rows.take(newest))
     histogram = metrics.make_histogram(scores, rows.y[newest], rows.bucket[newest], N_BUCKETS)
     measured = metrics.measure(histogram).items()
     figures = {name: Figure(**metric.to_dict()) for name, metric in measured}
     pipeline, reference = fit_for_good(recipe, rows), None
     if rows.holdout.any():
-        reference = drift.make_reference(estimators.predict_probability(pipeline, X[rows.holdout]))
+        held_out = estimators.predict_probability(pipeline, rows.take(rows.holdout))
+        reference = drift.make_reference(held_out)
     return Fitted(recipe, pipeline, validated, scores, figures, reference)
 
 
@@ -497,7 +509,7 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         variant=fitted.recipe.variant,
         metrics=fitted.metrics,
         importances=inspection.measure_importances(
-            fitted.validated, rows.X[newest], rows.y[newest], origin.seed
+            fitted.validated, rows.take(newest), rows.y[newest], origin.seed
         ),
         subgroups=inspection.measure_subgroups(
             rows.subgroups[newest], rows.y[newest], fitted.scores, rows.bucket[newest], N_BUCKETS
