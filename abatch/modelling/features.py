@@ -198,12 +198,12 @@ def _are_ids(
 
     Numbers are written as text, which is slow, only where they are the ids as numbers.
     """
-    written = values.to_numpy(dtype=object)
     if pd.api.types.is_numeric_dtype(values):
         if (values.to_numpy() == ids[filled]).mean() <= MOST:
             return False
         is_whole = (values % 1 == 0).all()  # which ids are written without a fraction
-        written = values.map("{:.0f}".format if is_whole else str).to_numpy(dtype=object)
+        values = values.map("{:.0f}".format if is_whole else str)
+    written = values.to_numpy(dtype=object)
     return bool((written == candidate_ids.to_numpy(dtype=object)[filled]).mean() > MOST)
 
 

@@ -19,6 +19,7 @@ N_CELLS = 1_000_000  # that are predicted at once, at most: 8 MB
 N_ALONE, LEAF, N_LEAVES = 20_000, 10, 64  # rows, and the tree, that try one feature
 N_VALUES = 12  # of a text column that are subgroups of their own
 N_TELLING, CHANCE = 20, 1e-12  # people of a value, all with the rarer outcome, is no chance
+N_OTHERS = 10_000  # rows with the other outcome that are looked at first
 QUARTERS = (0.25, 0.5, 0.75)
 NULL, OTHER = "(null)", "(other)"
 
@@ -145,7 +146,9 @@ def _find_pure(column: pd.Series, is_rarer: np.ndarray) -> list[Any]:
     if not pd.api.types.is_numeric_dtype(column):
         values, names = pd.factorize(column, use_na_sentinel=False)
     found, n_rarer = np.unique(values[is_rarer], return_counts=True)
-    found, n_rarer = found[n_rarer >= N_TELLING], n_rarer[n_rarer >= N_TELLING]
+    others = values[np.flatnonzero(~is_rarer)[:N_OTHERS]]  # most values are soon among them
+    is_open = (n_rarer >= N_TELLING) & ~np.isin(found, others)
+    found, n_rarer = found[is_open], n_rarer[is_open]
     if not len(found):
         return []
     ordered = np.sort(values)
