@@ -213,7 +213,8 @@ def make_pipeline_for(estimator: BaseEstimator, types: Mapping[str, str]) -> Pip
     tags = estimator.__sklearn_tags__().input_tags if has_tags else InputTags()
     members = [value for value in estimator.get_params().values() if hasattr(value, "fit")]
     is_tree = all(type(part).__module__.startswith(_TREES) for part in (estimator, *members))
-    imputer = [] if tags.allow_nan else [SimpleImputer(strategy="median", add_indicator=True)]
+    # strategy="median" has the same medians, but sorts a masked copy of all columns for them.
+    imputer = [] if tags.allow_nan else [SimpleImputer(strategy=np.median, add_indicator=True)]
     steps = imputer if is_tree else [*imputer, StandardScaler()]
     number_step = make_pipeline(*steps) if steps else "passthrough"
     is_histogram = isinstance(estimator, HistGradientBoostingClassifier)
