@@ -361,7 +361,7 @@ def test_night_that_is_yet_to_come_counts_for_nothing(
 def test_night_has_few_public_names() -> None:
     """Facts and doors: what a story needs more is no business of the night's."""
     facts = "job experiment run_date is_early key run_id run_number started_at as_of force dry_run"
-    doors = "read pull stream write load finish hold log warn announce"
+    doors = "read pull stream write open_loader finish hold log warn announce"
     names = {name for name in (*Night.__annotations__, *vars(Night)) if not name.startswith("_")}
     assert names == {*facts.split(), *doors.split()}
 
