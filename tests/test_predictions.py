@@ -1,6 +1,7 @@
 """Rows are ranked in memory, written in bulk, read back, and seen as whole nights only."""
 
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -23,7 +24,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DatabaseError, DataError
 from abatch.experiment import predictions, sample_ratio, spool, tallies
-from abatch.experiment.assignment import Candidates, assign
+from abatch.experiment.assignment import Candidates, assign, assign_candidates
 from abatch.queries import Query
 from abatch.statistics import drift
 from tests.conftest import as_stored, make_night, read_predictions
@@ -266,6 +267,22 @@ CHANGES: list[dict[str, Any]] = [
     {"selected": 1},
     {"bucket": 63},
 ]
+
+
+def test_a_spool_holds_17_bytes_a_candidate(tmp_path: Path) -> None:
+    """A prediction and a selection key of eight each, a variant of one; and an eighth to grow."""
+    spooled = spool.Spool(tmp_path / "ids.arrow", 1, {"A": None, "B": None})
+    held: list[int] = []
+    tracemalloc.start()
+    try:
+        for first in range(0, 200_000, 10_000):
+            frame = pd.DataFrame({"candidate_id": range(first, first + 10_000)})
+            spooled.add(assign_candidates(frame, "salt", {"A": 0.5, "B": 0.5}), np.zeros(10_000))
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    n_bytes = (held[-1] - held[4]) / 150_000
+    assert 17 * 0.9 < n_bytes < 17 * 1.125 * 1.05
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -159,10 +159,11 @@ def assign(candidate_ids: Iterable[str], salt: str, split: Mapping[str, float]) 
         digest = prefix.copy()
         digest.update(candidate_id.encode("ascii"))
         digests += digest.digest()[:24]
-    parts = np.frombuffer(digests, dtype=">u8").reshape(-1, 3).astype(np.uint64)
+    parts = np.frombuffer(digests, dtype=">u8").reshape(-1, 3)
+    place, selection_key, bucket = (parts[:, i].astype(np.uint64) for i in range(3))
     inner = np.array(list(split_thresholds(split).values())[:-1], dtype=np.uint64)
-    variant = np.array(list(split), dtype=object)[np.searchsorted(inner, parts[:, 0], side="right")]
-    return Assignment(variant, parts[:, 1], (parts[:, 2] % N_BUCKETS).astype(np.int64))
+    variant = np.array(list(split), dtype=object)[np.searchsorted(inner, place, side="right")]
+    return Assignment(variant, selection_key, (bucket % N_BUCKETS).astype(np.int64))
 
 
 def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np.ndarray:

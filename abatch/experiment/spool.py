@@ -3,10 +3,11 @@
 In memory stays what ranks need, 17 bytes a candidate.
 """
 
+import ctypes
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from abatch.experiment.assignment import Candidates
 from abatch.night import Night
 
 FOLDER_MODE = 0o700  # who is predicted is nobody else's business
+N_PARTS = 16  # in which keys are looked through for doubles
 MOST_BYTES = 70  # of a candidate on disk: an id of 64 characters, where it ends, and a bucket
 
 
@@ -39,9 +41,8 @@ class Spool:
         self.file, self.run_number = file, run_number
         self.variants = [*model_names]
         self._model_names = pa.array([*model_names.values()], pa.string())
-        self._predictions: list[np.ndarray] = []
-        self._selection_keys: list[np.ndarray] = []
-        self._codes: list[np.ndarray] = []  # of variants
+        # As bytes, which grow where they are: a list of arrays would be copied to make one of it.
+        self._predictions, self._selection_keys, self._codes = bytearray(), bytearray(), bytearray()
         self._writer: pa.RecordBatchFileWriter | None = None
 
     def add(self, candidates: Candidates, prediction: np.ndarray) -> None:
@@ -69,12 +70,12 @@ class Spool:
             self._writer.write_batch(ids)
         except OSError as error:
             raise files.cannot_write(self.file, error) from None
-        self._predictions.append(prediction)
-        self._selection_keys.append(candidates.selection_key)
-        self._codes.append(code.astype(np.uint8))
+        self._predictions += prediction.astype(np.float64).tobytes()
+        self._selection_keys += candidates.selection_key.astype(np.uint64).tobytes()
+        self._codes += code.astype(np.uint8).tobytes()
 
     def rank(self, n_selected: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of prediction_rows in the order in which they were added.
+        """Rank all, and return the rows of prediction_rows in the order in which they were added.
 
         The highest prediction of each variant is the first; equal ones, and those without a model,
         are in the order of their selection keys.
@@ -91,21 +92,35 @@ class Spool:
             If the spool is full.
         """
         if self._writer is None:
-            return
+            return iter(())
         try:
             self._writer.close()
         except OSError as error:
             raise files.cannot_write(self.file, error) from None
-        selection_key = _join(self._selection_keys)
-        self._check_unique(selection_key)
-        prediction, code = _join(self._predictions), _join(self._codes)
+        _give_back()
+        self._check_unique()
+        return self._make_rows(self._rank(), n_selected)
+
+    def _rank(self) -> np.ndarray:
+        """Each row's rank in its variant, from 1; the selection keys are gone then."""
+        prediction = np.frombuffer(self._predictions)
+        selection_key = np.frombuffer(self._selection_keys, np.uint64)
+        code = np.frombuffer(self._codes, np.uint8)
         rank = np.empty(len(code), dtype=np.int32)
         for i in range(len(self.variants)):
             rows = np.flatnonzero(code == i).astype(np.int32)
             rows = rows[np.argsort(selection_key[rows])]
-            rows = rows[np.argsort(-np.nan_to_num(prediction[rows]), kind="stable")]
+            lowest_first = np.nan_to_num(prediction[rows], copy=False)
+            np.negative(lowest_first, out=lowest_first)
+            rows = rows[np.argsort(lowest_first, kind="stable")]
             rank[rows] = np.arange(1, len(rows) + 1, dtype=np.int32)
-        del selection_key
+        self._selection_keys = bytearray()
+        return rank
+
+    def _make_rows(
+        self, rank: np.ndarray, n_selected: Mapping[str, int]
+    ) -> Iterator[pa.RecordBatch]:
+        prediction, code = np.frombuffer(self._predictions), np.frombuffer(self._codes, np.uint8)
         limits = np.array([n_selected.get(variant, 0) for variant in self.variants])
         variants, start = pa.array(self.variants, pa.string()), 0
         for ids in self._read():
@@ -128,10 +143,10 @@ class Spool:
             for i in range(reader.num_record_batches):
                 yield reader.get_batch(i)
 
-    def _check_unique(self, selection_key: np.ndarray) -> None:
+    def _check_unique(self) -> None:
         """One candidate has one key; that two share one happens to one night in a million."""
-        ordered = np.sort(selection_key)
-        shared = ordered[1:][ordered[1:] == ordered[:-1]]
+        selection_key = np.frombuffer(self._selection_keys, np.uint64)
+        shared = np.concatenate([_find_shared(selection_key, i) for i in range(N_PARTS)])
         if not len(shared):
             return
         ids, start = [], 0
@@ -147,11 +162,18 @@ class Spool:
             )
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    """One array of the parts, which are gone then: there is room for one of all columns twice."""
-    joined = np.concatenate(parts)
-    parts.clear()
-    return joined
+def _give_back() -> None:
+    """To the system, what chunks have left free of Arrow's memory and of C's."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError):  # of another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _find_shared(selection_key: np.ndarray, i: int) -> np.ndarray:
+    """Keys that are there again, of those in one of N_PARTS spans: so few are sorted at a time."""
+    first, last = (np.uint64(2**64 // N_PARTS * k - (k > i)) for k in (i, i + 1))
+    ordered = np.sort(selection_key[(selection_key >= first) & (selection_key <= last)])
+    return ordered[1:][ordered[1:] == ordered[:-1]]
 
 
 @contextmanager
