@@ -13,18 +13,14 @@ server's; memory is the PSS of all together.
 
 import argparse
 import gc
+import io
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +28,8 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 from scipy.special import expit
+
+from bench.processes import Cost, measure, take_median
 
 DAY, FIRST = timedelta(days=1), date(2025, 1, 6)
 WINDOW_DAYS, LAG_DAYS, RETRAIN_DAYS = 14, 1, 28
@@ -108,8 +106,9 @@ class Bank:
         candidates = training[["x", "y", "z"]].sample(len(ids), replace=True)
         self.write("candidates", candidates.assign(candidate_id=ids))
         self.complete(FIRST)
-        train.train(self.experiment, self.engine, FIRST)
-        predict.predict(self.experiment, self.engine, FIRST)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            train.train(self.experiment, self.engine, FIRST)
+            predict.predict(self.experiment, self.engine, FIRST)
         self._answer(ids, FIRST, np.full(len(ids), RATE))
         with self.engine.connect() as connection:
             for name in ("runs", "models", "feature_counts", "prediction_shares"):
@@ -250,46 +249,9 @@ def score_plainly(url: str, day: str) -> None:
     print(ttest_ind(outcomes["B"], outcomes["A"], equal_var=False))
 
 
-def measure(command: Sequence[str]) -> tuple[float, float, float]:
-    """CPU and wall seconds of a process and its children, and their peak PSS in MB."""
-    peak, is_done = 0.0, threading.Event()
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
-
-    def watch() -> None:
-        nonlocal peak
-        while not is_done.wait(0.02):
-            peak = max(peak, _read_pss(process.pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    is_done.set()
-    watcher.join()
-    words = process.stderr.read().decode() if process.stderr else ""
-    if status:
-        sys.exit(f"{' '.join(command)}: {words}")
-    return usage.ru_utime + usage.ru_stime, wall, peak / 1000
-
-
-def _read_pss(pid: int) -> float:
-    """Of a process and its children, in kB."""
-    total = 0.0
-    with suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            total += float(line.split()[1]) if line.startswith("Pss:") else 0
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(map(_read_pss, map(int, children.read_text().split())))
-    return total
-
-
-def tell(what: str, turns: Sequence[tuple[float, float, float]]) -> None:
-    cpu, wall, peak = (median(figures) for figures in zip(*turns, strict=True))
-    print(f"{what:<34}{cpu:>8.2f}{wall:>9.2f}{peak:>9.0f}", flush=True)
+def tell(what: str, turns: Iterable[Cost]) -> None:
+    cost = take_median(turns)
+    print(f"{what:<34}{cost.cpu:>8.2f}{cost.wall:>9.2f}{cost.memory:>9.0f}", flush=True)
 
 
 def compare(bank: Bank, folder: Path, url: str) -> None:
@@ -299,22 +261,22 @@ def compare(bank: Bank, folder: Path, url: str) -> None:
     def find_today() -> str:
         return str(FIRST + (bank.n_nights - 1) * DAY)
 
-    def score_night(command: Sequence[str]) -> tuple[float, float, float]:
+    def score_night(command: Sequence[str]) -> Cost:
         bank.add_night()
         bank.complete(date.fromisoformat(find_today()))
-        return measure([*command, find_today()])
+        return measure([*command, find_today()])[0]
 
     job = [python, "score.py", "--config", config, "--date"]
     call = "import sys; from bench.score import {0}; {0}(*sys.argv[1:])"
     quiet = [python, "-c", call.format("score_quietly"), config]
     plain = [python, "-c", call.format("score_plainly"), url]
     measure([python, "-c", "import score"])  # compiles what is imported
-    print(f"{'':<34}{'CPU s':>8}{'wall s':>9}{'PSS MB':>9}")
+    print(f"{'':<34}{'CPU s':>8}{'wall s':>9}{'MiB':>9}")
     tell("first score, over all nights", [score_night(job)])
     bank.add_looks()
     tell("a night", [score_night(job) for _ in range(N_TURNS)])
     tell("a night without its report", [score_night(quiet) for _ in range(N_TURNS)])
-    tell("pandas, over all nights", [measure([*plain, find_today()]) for _ in range(N_TURNS)])
+    tell("pandas, over all nights", [measure([*plain, find_today()])[0] for _ in range(N_TURNS)])
 
 
 def main() -> None:

@@ -9,10 +9,7 @@ Each is a process of its own, with compiled bytecode, on a bank of one trained n
 import argparse
 import io
 import os
-import resource
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -27,9 +24,9 @@ from abatch import job
 from abatch.config import load_experiments
 from abatch.database import migrations
 from abatch.database.tables import predictions
+from bench.processes import ROOT, measure, take_median
 from demo import simulate
 
-ROOT = Path(__file__).parent.parent
 NIGHT = date(2026, 9, 1)
 MODEL = f"modelA_v1.0_{NIGHT}"
 HELP = [["train.py", "--help"], ["predict.py", "--help"], ["score.py", "--help"]]
@@ -61,19 +58,10 @@ def make_bank(folder: Path) -> tuple[Path, str]:
     return config, str(candidate)
 
 
-def measure(command: list[str], n_runs: int) -> float:
+def measure_cpu(command: list[str], n_runs: int) -> float:
     """Median CPU seconds of a Python process, after a run that compiles what it imports."""
-    unset = {"PYTHONDONTWRITEBYTECODE", "ABATCH_ENV"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    seconds = []
-    for _ in range(n_runs + 1):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return statistics.median(seconds[1:])
+    costs = [measure([sys.executable, *command])[0] for _ in range(n_runs + 1)]
+    return take_median(costs[1:]).cpu
 
 
 def main() -> None:
@@ -83,18 +71,19 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=5, help="of each command (default: 5)")
     n_runs = parser.parse_args().runs
+    os.environ.pop("ABATCH_ENV", None)
     with tempfile.TemporaryDirectory() as folder:
         config, candidate = make_bank(Path(folder))
         commands = [*HELP, ["-m", "abatch", "--help"]]
         for words in COMMANDS:
             last = [candidate] if words[0] == "explain" else []
             commands.append(["-m", "abatch", *words, *last, "--config", str(config)])
-        nothing = measure(["-c", "pass"], n_runs)
+        nothing = measure_cpu(["-c", "pass"], n_runs)
         print(f"{'python':<28}{'CPU s':>8}{'ratio':>8}")
         print(f"{'-c pass':<28}{nothing:>8.3f}{1:>8.1f}")
         for command in commands:
             name = " ".join(command[:3] if command[0] == "-m" else command)
-            seconds = measure(command, n_runs)
+            seconds = measure_cpu(command, n_runs)
             print(f"{name:<28}{seconds:>8.3f}{seconds / nothing:>8.1f}")
 
 

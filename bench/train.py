@@ -8,7 +8,7 @@ histograms. Trained twice: first, and a week later, when a live model exists, wi
 compares by fitting it again. The plain script reads by pandas.read_sql, fits the two models once,
 measures them and keeps them by joblib. CPU is that of the whole process, start and imports
 included, and of all that it starts; ratio is CPU divided by CPU inside Pipeline.fit in the same
-run; MB is the largest PSS of all its processes together. Medians.
+run; MiB is the largest PSS of all its processes together. Medians.
 """
 
 import argparse
@@ -16,20 +16,18 @@ import os
 import runpy
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from bench.processes import ROOT, measure
+
 FIRST = date(2026, 11, 26)
 SECOND = FIRST + timedelta(days=7)
 N_DAYS, LAG_DAYS = 365, 15  # of the window, and from its end to the day of the training
-SAMPLE_SECONDS = 0.05
 COLUMNS = [f"{kind}{i}" for kind, n in (("n", 10), ("i", 4), ("c", 6)) for i in range(n)]
 QUERY = (
     f"select customer_id as candidate_id, event_date, outcome, {', '.join(COLUMNS)} from training"
@@ -98,7 +96,7 @@ def make_workload(folder: Path, n_rows: int) -> None:
     config = folder / "ml_config.yaml"
     config.write_text(CONFIG)
     command = [sys.executable, "-m", "abatch", "init", "--config", str(config)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    measure(command)
 
 
 def train_abatch(folder: Path, day: str) -> None:
@@ -173,51 +171,11 @@ def play(what: str, folder: Path, day: str) -> None:
     print(sum(seconds), len(seconds))
 
 
-def measure(what: str, folder: Path, day: date) -> tuple[float, float, float, float]:
-    """CPU seconds, those inside fit, wall seconds and MB of a process."""
+def measure_training(what: str, folder: Path, day: date) -> tuple[float, float, float, float]:
+    """CPU seconds, those inside fit, wall seconds and MiB of a process."""
     command = [sys.executable, "-m", "bench.train", "--only", what, str(folder), str(day)]
-    began, peak, is_done = time.perf_counter(), [0], threading.Event()
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-
-    def watch() -> None:
-        while not is_done.wait(SAMPLE_SECONDS):
-            peak[0] = max(peak[0], sum(map(read_pss, find_family(process.pid))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    told, faults = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - began
-    is_done.set()
-    watcher.join()
-    if process.returncode:
-        sys.exit(faults)
-    inside = float(told.split()[0]) if told else 0.0
-    return usage.ru_utime + usage.ru_stime, inside, wall, peak[0] / 1024
-
-
-def find_family(pid: int) -> list[int]:
-    """A process and all that it has started, that are there."""
-    try:
-        texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return []
-    children = [int(word) for text in texts for word in text.split()]
-    return [pid, *(member for child in children for member in find_family(child))]
-
-
-def read_pss(pid: int) -> int:
-    """KB of memory, that which is shared divided among those who share it."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    cost, told = measure(command)
+    return cost.cpu, float(told.split()[0]) if told else 0.0, cost.wall, cost.memory
 
 
 def main() -> None:
@@ -244,9 +202,9 @@ def main() -> None:
                 ("abatch", "abatch, first", FIRST),
                 ("abatch", "abatch, a week later", SECOND),
             ):
-                lines.setdefault(title, []).append(measure(what, folder, day))
+                lines.setdefault(title, []).append(measure_training(what, folder, day))
     print(f"{arguments.rows:,} rows x {len(COLUMNS)} columns, {os.cpu_count()} cores")
-    print(f"{'':<22}{'CPU s':>8}{'in fit':>8}{'ratio':>7}{'wall s':>8}{'MB':>6}")
+    print(f"{'':<22}{'CPU s':>8}{'in fit':>8}{'ratio':>7}{'wall s':>8}{'MiB':>6}")
     for title, turns in lines.items():
         cpu, inside, wall, megabytes = map(statistics.median, zip(*turns, strict=True))
         of_fit = [turn[0] / turn[1] for turn in turns if turn[1]]
