@@ -14,7 +14,8 @@ from sklearn.model_selection import GridSearchCV
 class Ordered(LogisticRegression):
     """Predicts, once it has done what the file says whose path is in the variable ORDER.
 
-    Such as `die`, which is done once; whoever hangs leaves a file by the number of its process.
+    Such as `die`, which is done once; whoever hangs, or hangs in fit, leaves a file by the number
+    of its process.
     """
 
     def predict_proba(self, X: Any) -> Any:
@@ -24,8 +25,7 @@ class Ordered(LogisticRegression):
             path.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         elif order == "hang":
-            path.with_name(f"{os.getpid()}.pid").touch()
-            time.sleep(600)
+            hang(path)
         elif order == "raise":
             raise ValueError("Ærø is not an island here")
         elif order == "talk":
@@ -36,12 +36,23 @@ class Ordered(LogisticRegression):
 
     def fit(self, X: Any, y: Any) -> Any:
         if "ORDER" in os.environ:
-            Path(os.environ["ORDER"]).with_name(f"{os.getpid()}.fit").touch()
+            path = Path(os.environ["ORDER"])
+            path.with_name(f"{os.getpid()}.fit").touch()
+            order = path.read_text("utf-8") if path.exists() else ""
+            if order == "hang in fit":
+                hang(path)
+            elif order == "die in fit":
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().fit(X, y)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         print("I am loaded", flush=True)
         super().__setstate__(state)
+
+
+def hang(path: Path) -> None:
+    path.with_name(f"{os.getpid()}.pid").touch()
+    time.sleep(600)
 
 
 def make_search() -> GridSearchCV:

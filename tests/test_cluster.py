@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from tests.conftest import FIRST_NIGHT, ROOT, Start, alter, find_live, open_engi
 from tests.squares import square
 from tests.test_workers import end, read_log, read_rows, wait_for_hanging
 
+FAILED = "scheduler: dask's scheduler or its workers failed while a model was fitted"
 PLACE = "ml_config.yaml, environments.dev.scheduler"
 
 
@@ -35,6 +37,7 @@ class Cluster(NamedTuple):
 
     address: str
     scheduler: "subprocess.Popen[bytes]"
+    workers: "subprocess.Popen[bytes]"
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def two_workers(bank_folder: Path, tmp_path: Path) -> Iterator[Cluster]:
             time.sleep(0.1)
             assert started[0].poll() is None
         started.append(start("worker", "--nthreads", "1", "--nworkers", "2"))
-        yield Cluster(json.loads(file.read_text("utf-8"))["address"], started[0])
+        yield Cluster(json.loads(file.read_text("utf-8"))["address"], *started)
     finally:
         for process in reversed(started):  # a worker of a nanny that is killed lives on
             process.terminate()
@@ -71,6 +74,14 @@ def two_workers(bank_folder: Path, tmp_path: Path) -> Iterator[Cluster]:
 def make_environment(experiment: Experiment, address: str) -> Any:
     changed = alter(experiment, environment_backend="dask", environment_scheduler=address)
     return dataclasses.replace(changed.environment, file=Path("ml_config.yaml"))
+
+
+def use_search(bank_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """Model A is found by a search."""
+    monkeypatch.setenv("ORDER", str(bank_folder / "order"))
+    experiment = load_experiments(bank_folder / "ml_config.yaml")["card_offer"]
+    model = experiment.models["A"].model_copy(update={"estimator": "tests.ordered.make_search"})
+    return experiment.model_copy(update={"models": {**experiment.models, "A": model}})
 
 
 @pytest.mark.slow
@@ -108,6 +119,60 @@ def test_predict_whose_scheduler_stops(
 
 
 @pytest.mark.slow
+def test_predict_whose_workers_all_end(
+    bank_folder: Path, start: Start, two_workers: Cluster
+) -> None:
+    process = start("hang", backend="dask", scheduler=two_workers.address)
+    pids = wait_for_hanging(bank_folder, 2)
+    two_workers.workers.kill()  # and so nobody starts others
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    code, errors = end(process)
+    assert code == 1
+    assert "scheduler: dask's scheduler has no workers. Nothing was published." in errors
+    assert errors.count("\n") == 1
+    assert read_rows(bank_folder) == []
+
+
+@pytest.mark.slow
+def test_train_whose_scheduler_stops(
+    bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a search: no model is left."""
+    experiment = use_search(bank_folder, monkeypatch)
+    (bank_folder / "order").write_text("hang in fit")
+    changes = {"environment_backend": "dask", "environment_scheduler": two_workers.address}
+    engine = open_engine(experiment)
+    before = {path.name for path in experiment.environment.models_dir.iterdir()}
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(
+            train.train, alter(experiment, **changes), engine, FIRST_NIGHT, force=True
+        )
+        pids = wait_for_hanging(bank_folder, 2)
+        two_workers.scheduler.kill()
+        with pytest.raises(AbatchError, match=rf"{FAILED} \(.+ scheduler-connection-lost\)\. No m"):
+            training.result(120)
+    engine.dispose()
+    assert {path.name for path in experiment.environment.models_dir.iterdir()} == before
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_train_whose_workers_die(
+    bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again, as for want of memory."""
+    experiment = use_search(bank_folder, monkeypatch)
+    (bank_folder / "order").write_text("die in fit")
+    changes = {"environment_backend": "dask", "environment_scheduler": two_workers.address}
+    engine = open_engine(experiment)
+    with pytest.raises(AbatchError, match=rf"{FAILED} \(.+\)\. No model was kept\. See"):
+        train.train(alter(experiment, **changes), engine, FIRST_NIGHT, force=True)
+    engine.dispose()
+
+
+@pytest.mark.slow
 def test_cluster_whose_workers_differ(
     bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,11 +199,7 @@ def test_train_spreads_the_members_of_a_search(
     bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among workers of this machine, and of dask; the model is the same."""
-    monkeypatch.setenv("ORDER", str(bank_folder / "order"))
-    experiment = load_experiments(bank_folder / "ml_config.yaml")["card_offer"]
-    model = experiment.models["A"].model_copy(update={"estimator": "tests.ordered.make_search"})
-    experiment = experiment.model_copy(update={"models": {**experiment.models, "A": model}})
-    found = []
+    experiment, found = use_search(bank_folder, monkeypatch), []
     for changes in (
         {},
         {"environment_n_jobs": 2},

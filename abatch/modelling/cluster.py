@@ -160,12 +160,26 @@ def spread(environment: Environment, estimators: Iterable[str]) -> Iterator[None
     Parameters
     ----------
     estimators : import paths
+
+    Raises
+    ------
+    AbatchError
+        If the scheduler is lost, or workers are again and again.
     """
     if environment.backend == "dask":
         client = connect(environment, describe(libraries.find_libraries(), estimators))
         try:
             with joblib.parallel_config(backend="dask", client=client):
                 yield
+        except ConfigError as error:  # of an estimator, which cannot do anything about it
+            cause = error.__cause__
+            if not type(cause).__module__.startswith("distributed"):
+                raise
+            raise AbatchError(
+                f"{environment.place}.scheduler: dask's scheduler or its workers failed while a"
+                f" model was fitted ({_tell(cause)}). No model was kept. See whether they run, and"
+                " their logs; if their memory was short, give them more."
+            ) from cause
         finally:
             client.close()
     elif environment.n_jobs > 1:
@@ -230,5 +244,5 @@ def _open_if_same(software: Software, content: bytes) -> Any:
     return pickle.loads(content)
 
 
-def _tell(error: BaseException) -> str:
+def _tell(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('.')}"
