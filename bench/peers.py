@@ -9,6 +9,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 PART_ROWS = 50_000
 
@@ -43,30 +44,30 @@ def plain(url: str, query: str, files: Sequence[str], chunk_rows: int | None = N
 
 
 def limit(path: str, query: str, files: Sequence[str], n_jobs: int) -> None:
-    """The floor on SQLite: workers that read Arrow and predict, one writer."""
-    import sqlite3
-    from contextlib import closing
+    """The floor on SQLite: workers that read Arrow and predict, one writer.
 
-    with closing(sqlite3.connect(path)) as connection:
-        (n_rows,) = connection.execute(f"select max(candidate_id) from ({query})").fetchone()
-        connection.execute("drop table if exists limit_predictions")
-        names = "run_id, candidate_id, variant, model_name, prediction"
-        connection.execute(f"create table limit_predictions ({names})")
+    All by ADBC: with a second SQLite in the process (Python's own) it ends in a bus error.
+    """
+    import adbc_driver_sqlite.dbapi as adbc
+
+    with adbc.connect(path) as connection, connection.cursor() as cursor:
+        cursor.execute(f"select max(candidate_id) from ({query})")
+        ((n_rows,),) = cursor.fetchall()
+        cursor.execute("drop table if exists limit_predictions")
         workers = joblib.Parallel(n_jobs, return_as="generator_unordered")
         parts = (
             joblib.delayed(_predict_part)(path, f"select * from ({query})", tuple(files), first)
             for first in range(1, n_rows + 1, PART_ROWS)
         )
-        for columns in workers(parts):
-            rows = zip(*columns, strict=True)
-            connection.executemany("insert into limit_predictions values (?, ?, ?, ?, ?)", rows)
+        for rows in workers(parts):
+            cursor.adbc_ingest("limit_predictions", rows, mode="create_append")
         connection.commit()
 
 
 _opened: dict[str, Any] = {}  # in a worker
 
 
-def _predict_part(path: str, query: str, files: Sequence[str], first: int) -> list[list[Any]]:
+def _predict_part(path: str, query: str, files: Sequence[str], first: int) -> Any:
     import adbc_driver_sqlite.dbapi as adbc
 
     if not _opened:
@@ -76,5 +77,4 @@ def _predict_part(path: str, query: str, files: Sequence[str], first: int) -> li
         span = f"candidate_id between {first} and {first + PART_ROWS - 1}"
         cursor.execute(f"{query} where {span}")
         frame = cursor.fetch_arrow_table().to_pandas()
-    predicted = predict(_opened["models"], frame)
-    return [predicted[name].tolist() for name in predicted]
+    return pa.Table.from_pandas(predict(_opened["models"], frame), preserve_index=False)

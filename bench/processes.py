@@ -59,7 +59,8 @@ def measure(command: Sequence[str], folder: Path = ROOT) -> tuple[Cost, str]:
         for file in (output, errors):
             file.seek(0)
         if process.returncode:
-            sys.exit(f"{' '.join(command)}:\n{output.read()}{errors.read()}")
+            words = f"{output.read()}{errors.read()}"
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{words}")
         cpu = sum(one.ru_utime + one.ru_stime for one in used)
         return Cost(wall, cpu, memory / 1024), output.read()
 
