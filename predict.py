@@ -14,7 +14,10 @@ import sys
 from abatch import arguments
 
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
-    arguments.parse("predict", __doc__)
+    options = arguments.parse("predict", __doc__)
+    from abatch.modelling import forking
+
+    forking.begin(options)  # workers import their part of it meanwhile
 
 import sqlalchemy as sa
 

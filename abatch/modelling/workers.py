@@ -26,15 +26,13 @@ from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
 from abatch.errors import AbatchError
+from abatch.modelling import forking
 from abatch.modelling.chatter import listen
 
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
 TAKE_ON_SECONDS = 5
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
-# Workers are forked from a server that has their imports, and has never started a thread.
-CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["abatch.modelling.inference"]
 _kept = b""  # in a worker of this machine, the pickled work
 _alone = threading.Lock()  # chatter is listened to by the whole process
 
@@ -140,10 +138,10 @@ class LocalPool(Pool):
 
     def _begin(self) -> None:
         n_threads = max(1, joblib.cpu_count() // self.n_workers)
-        CONTEXT.set_forkserver_preload(PRELOADED)
+        forking.CONTEXT.set_forkserver_preload(forking.PRELOADED)
         self.executor = ProcessPoolExecutor(
             self.n_workers,
-            context=CONTEXT,
+            context=forking.CONTEXT,
             initializer=_keep,
             initargs=(self.content, n_threads),
         )
