@@ -6,13 +6,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.2  # more often it takes part of a core
 PR_SET_CHILD_SUBREAPER = 36  # see prctl(2)
 
 
@@ -44,25 +45,32 @@ def measure(command: Sequence[str], folder: Path = ROOT) -> tuple[Cost, str]:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    others, memory = {*list_children(os.getpid())}, 0.0
+    others, memory, is_over = {*list_children(os.getpid())}, [0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(SAMPLE_SECONDS):
+            memory.append(sum(map(read_pss, list_tree(process.pid))))
+
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=errors
         )
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            memory = max(memory, sum(map(read_pss, list_tree(process.pid))))
-            time.sleep(SAMPLE_SECONDS)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(ended[1])
-        used = [ended[2], *(os.wait4(pid, 0)[2] for pid in _list_new_children(others))]
+        is_over.set()
+        watcher.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        used = [usage, *(os.wait4(pid, 0)[2] for pid in _list_new_children(others))]
         for file in (output, errors):
             file.seek(0)
         if process.returncode:
             words = f"{output.read()}{errors.read()}"
             sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{words}")
         cpu = sum(one.ru_utime + one.ru_stime for one in used)
-        return Cost(wall, cpu, memory / 1024), output.read()
+        return Cost(wall, cpu, max(memory) / 1024), output.read()
 
 
 def _list_new_children(others: set[int]) -> Iterable[int]:
