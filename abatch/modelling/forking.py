@@ -9,7 +9,8 @@ from abatch.config import load_experiments
 from abatch.errors import AbatchError
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["abatch.modelling.preload"]
+# Each worker imports the job's script again, so that what it imports had better be there.
+PRELOADED = ["predict", "abatch.modelling.preload"]
 
 
 def begin(options: Namespace) -> None:
