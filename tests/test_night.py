@@ -49,7 +49,7 @@ def read_shown(engine: sa.Engine) -> list[Any]:
 
 def read_ledger(engine: sa.Engine) -> list[sa.Row[Any]]:
     with engine.connect() as connection:
-        return list(connection.execute(sa.select(runs).order_by(runs.c.started_at, runs.c.run_id)))
+        return list(connection.execute(sa.select(runs).order_by(runs.c.run_number)))
 
 
 def test_open_night_done_is_not_done_again(experiment: Experiment, engine: sa.Engine) -> None:
