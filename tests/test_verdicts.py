@@ -141,6 +141,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
     units = pd.DataFrame(
         [("1", "A", 1, 2.5, 0.0), ("2", "A", 2, 0.0, 1.0)], columns=empty().columns
     )
+    units = pd.concat([units[:1], units[1:]])  # whose texts are in two chunks of Arrow then
     rows = [
         {**common, "candidate_id": name, "run_date": day, "run_id": f"r{day}"}
         for name, day in predicted

@@ -207,7 +207,9 @@ def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame)
                 "n_exposures": pa.array(part["n_exposures"], pa.int32()),
                 "outcome": pa.array(part[metric], pa.float64()),
             }
-            writing.load(connection, units, pa.RecordBatch.from_pydict(columns))
+            # Of a table, for texts may be in several chunks.
+            for batch in pa.table(columns).combine_chunks().to_batches():
+                writing.load(connection, units, batch)
 
 
 def _was_predicted(table: sa.FromClause, span: Span) -> sa.ColumnElement[bool]:
