@@ -1,6 +1,7 @@
 """Workers: what they do comes in order, and one that is killed costs a retry."""
 
 import os
+import pickle
 import re
 import signal
 import sqlite3
@@ -49,6 +50,23 @@ def test_work_through_a_killed_worker(tmp_path: Path) -> None:
     work = partial(square_but_die, folder=tmp_path, n_times=2)
     assert [*LocalPool(work, 2).work_through(range(12))] == [n * n for n in range(12)]
     assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_submit_after_a_worker_was_killed() -> None:
+    """While it had nothing to do."""
+    pool = LocalPool(square, 2)
+    try:
+        os.kill(pool.executor.submit(os.getpid).result(), signal.SIGKILL)
+        for _ in range(300):
+            if pool.executor._flags.broken is not None:
+                break
+            time.sleep(0.1)
+        for n in range(3):
+            pool.submit(pickle.dumps(n))
+        assert [pool.take() for _ in range(3)] == [0, 1, 4]
+        assert pool.n_ended == 1
+    finally:
+        pool.close()
 
 
 def test_work_through_workers_that_are_killed_again_and_again(tmp_path: Path) -> None:

@@ -98,7 +98,12 @@ class Pool:
 
     def submit(self, chunk: bytes) -> None:
         """Let a worker do the chunk when one is free."""
-        self.pending.append((chunk, self.executor.submit(_do, self.sent, chunk)))
+        future: Future[Reply] = Future()
+        try:
+            future = self.executor.submit(_do, self.sent, chunk)
+        except self.broken as error:  # a worker was ended before this; `take` sees to it
+            future.set_exception(error)
+        self.pending.append((chunk, future))
 
     def take(self) -> Any:
         """The oldest chunk's result, and into the log what was said of it."""
