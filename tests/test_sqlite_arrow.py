@@ -382,8 +382,12 @@ def test_the_writer_tells_what_is_wrong(tmp_path: Path, bank: sqlite3.Connection
         bank.execute("rollback")
         with pytest.raises(failed, match="failed to open"):
             write(tmp_path / "none.db", 9)
-        with pytest.raises(ZeroDivisionError):  # of whoever makes the rows
-            write(path, 9, 1 // 0)
+        with (
+            pytest.raises(ZeroDivisionError),  # of whoever makes the rows
+            sqlite_arrow.open_writer(str(path), "t", "i", 0) as load,
+        ):
+            load(pa.RecordBatch.from_pydict({"i": pa.array([1], pa.int32())}))
+            1 // 0  # noqa: B018
         assert bank.execute("select * from t").fetchall() == []
     assert not (tmp_path / "none.db").exists()
 
