@@ -71,9 +71,13 @@ def two_workers(bank_folder: Path, tmp_path: Path) -> Iterator[Cluster]:
             process.wait(60)
 
 
+def use_cluster(experiment: Experiment, address: str) -> Experiment:
+    return alter(experiment, environment_backend="dask", environment_scheduler=address)
+
+
 def make_environment(experiment: Experiment, address: str) -> Any:
-    changed = alter(experiment, environment_backend="dask", environment_scheduler=address)
-    return dataclasses.replace(changed.environment, file=Path("ml_config.yaml"))
+    environment = use_cluster(experiment, address).environment
+    return dataclasses.replace(environment, file=Path("ml_config.yaml"))
 
 
 def use_search(bank_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
@@ -139,15 +143,12 @@ def test_train_whose_scheduler_stops(
     bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of a search: no model is left."""
-    experiment = use_search(bank_folder, monkeypatch)
+    experiment = use_cluster(use_search(bank_folder, monkeypatch), two_workers.address)
     (bank_folder / "order").write_text("hang in fit")
-    changes = {"environment_backend": "dask", "environment_scheduler": two_workers.address}
     engine = open_engine(experiment)
     before = {path.name for path in experiment.environment.models_dir.iterdir()}
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(
-            train.train, alter(experiment, **changes), engine, FIRST_NIGHT, force=True
-        )
+        training = pool.submit(train.train, experiment, engine, FIRST_NIGHT, force=True)
         pids = wait_for_hanging(bank_folder, 2)
         two_workers.scheduler.kill()
         with pytest.raises(AbatchError, match=rf"{FAILED} \(.+ scheduler-connection-lost\)\. No m"):
@@ -163,12 +164,11 @@ def test_train_whose_workers_die(
     bank_folder: Path, two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Again and again, as for want of memory."""
-    experiment = use_search(bank_folder, monkeypatch)
+    experiment = use_cluster(use_search(bank_folder, monkeypatch), two_workers.address)
     (bank_folder / "order").write_text("die in fit")
-    changes = {"environment_backend": "dask", "environment_scheduler": two_workers.address}
     engine = open_engine(experiment)
     with pytest.raises(AbatchError, match=rf"{FAILED} \(.+\)\. No model was kept\. See"):
-        train.train(alter(experiment, **changes), engine, FIRST_NIGHT, force=True)
+        train.train(experiment, engine, FIRST_NIGHT, force=True)
     engine.dispose()
 
 
