@@ -130,6 +130,18 @@ def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:
     return config
 
 
+def prepare(folder: Path, url: str, n_jobs: Sequence[int], n_rows: int) -> dict[str, list[str]]:
+    """Candidates and trained models; returns what is measured, as `list_commands` has it."""
+    config = write_config(folder, url, n_jobs)
+    first = ["--config", str(config), "--env", f"jobs{n_jobs[0]}"]
+    measure([sys.executable, "-m", "abatch", "init", *first])
+    engine = make_engine(url)
+    make_workload(engine, n_rows)
+    engine.dispose()
+    measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
+    return list_commands(folder, url, config, n_jobs, n_rows)
+
+
 def list_commands(
     folder: Path, url: str, config: Path, n_jobs: Sequence[int], n_rows: int
 ) -> dict[str, list[str]]:
@@ -162,14 +174,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="abatch-bench-") as name,
         make_database(arguments.url, folder := Path(name)) as url,
     ):
-        config = write_config(folder, url, arguments.n_jobs)
-        first = ["--config", str(config), "--env", f"jobs{arguments.n_jobs[0]}"]
-        measure([sys.executable, "-m", "abatch", "init", *first])
-        engine = make_engine(url)
-        make_workload(engine, arguments.rows)
-        engine.dispose()
-        measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
-        commands = list_commands(folder, url, config, arguments.n_jobs, arguments.rows)
+        commands = prepare(folder, url, arguments.n_jobs, arguments.rows)
         costs: dict[str, list[Cost]] = {name: [] for name in commands}
         nights = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
         for _ in range(arguments.turns):

@@ -27,14 +27,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.predict import (
-    NIGHT,
-    list_commands,
-    make_database,
-    make_engine,
-    make_workload,
-    write_config,
-)
+from bench.predict import NIGHT, make_database, prepare
 from bench.processes import measure, take_median
 
 CHUNK_ROWS = 50_000  # as the config has it by default
@@ -158,16 +151,11 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="abatch-bench-") as name,
         make_database("", folder := Path(name)) as url,
     ):
-        config = write_config(folder, url, PLAYED)
-        first = ["--config", str(config), "--env", "jobs1"]
-        measure([sys.executable, "-m", "abatch", "init", *first])
-        engine = make_engine(url)
-        make_workload(engine, arguments.rows)
-        engine.dispose()
-        measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
+        commands = prepare(folder, url, PLAYED, arguments.rows)
         days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
-        nights = [measure_parts(config, next(days)) for _ in range(arguments.turns)]
-        commands = list_commands(folder, url, config, PLAYED, arguments.rows)
+        nights = [
+            measure_parts(folder / "ml_config.yaml", next(days)) for _ in range(arguments.turns)
+        ]
         played = {
             name: take_median(
                 measure([*command, *(["--date", next(days)] if "predict.py" in command else [])])[0]
