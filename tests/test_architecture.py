@@ -218,7 +218,7 @@ def test_openmp_is_loaded_after_its_policy_is_set() -> None:
         ),
         (
             "abatch/experiment/outcomes.py",
-            "from abatch.modelling.features import convert",
+            "from abatch.modelling.features import code",
             "imports modelling.features, which is not below experiment",
         ),
         (

@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from abatch.modelling.categories import CategoryEncoder, CategoryFrame
 from abatch.modelling.estimators import fit, make_estimator, make_pipeline_for, predict_probability
-from abatch.modelling.features import convert, infer_types
+from abatch.modelling.features import code, decode, infer_types
 
 # Share of the rows, and rate of outcome 1; None is null.
 TRUTH: dict[str | None, tuple[float, float]] = {
@@ -62,7 +62,7 @@ def make_rows(rng: np.random.Generator, n_rows: int, known: list[Any]) -> tuple[
 def fit_one(path: str, params: dict[str, Any], frame: pd.DataFrame, y: np.ndarray) -> Pipeline:
     types = infer_types(frame)
     pipeline = make_pipeline_for(make_estimator(path, params, 0, "models.A"), types)
-    return fit(pipeline, convert(frame, types), y, "models.A")
+    return fit(pipeline, decode(code(frame, types)), y, "models.A")
 
 
 def predict_each(
@@ -73,7 +73,7 @@ def predict_each(
     found = {}
     for region in regions:
         frame = pd.DataFrame({"region": pd.Series([region] * 200, dtype=object), "size": size})
-        X = convert(frame, {"region": "category", "size": "number"})
+        X = decode(code(frame, {"region": "category", "size": "number"}))
         found[region] = float(predict_probability(pipeline, X).mean())
     return found
 
@@ -124,7 +124,7 @@ def test_boosting_splits_categories_as_such(path: str, params: dict[str, Any]) -
     }[path.partition(".")[0]]
     is_native = params.get("tree_method") != "exact"
     pipeline = fit_one(path, {**params, **one_split}, frame, y)
-    X = convert(frame, {"region": "category", "size": "number"})
+    X = decode(code(frame, {"region": "category", "size": "number"}))
     found = pd.Series(predict_probability(pipeline, X)).groupby(frame["region"]).mean().to_numpy()
     assert (found[1::2].min() > found[::2].max()) == is_native
 
@@ -182,6 +182,6 @@ def test_a_category_alone_is_predicted_as_among_others(
     require(path)
     frame, y = make_rows(rng, 2_000, [*TRUTH])
     pipeline = fit_one(path, params, frame, y)
-    X = convert(frame.head(40), {"region": "category", "size": "number"})
+    X = decode(code(frame.head(40), {"region": "category", "size": "number"}))
     alone = [predict_probability(pipeline, X.iloc[[i]])[0] for i in range(len(X))]
     assert alone == pytest.approx(predict_probability(pipeline, X), abs=1e-6)

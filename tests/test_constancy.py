@@ -62,7 +62,7 @@ class Played:
 
     def __init__(self, models: dict[str, BaseEstimator], X: pd.DataFrame, y: np.ndarray) -> None:
         self.types = features.infer_types(X)
-        X, n_older = features.convert(X, self.types), len(X) * 4 // 5
+        X, n_older = features.decode(features.code(X, self.types)), len(X) * 4 // 5
         self.references = drift.make_feature_references(X, self.types)
         self.pipelines, self.scores = {}, {}
         for name, estimator in models.items():
@@ -76,7 +76,7 @@ class Played:
 
     def play(self, frame: pd.DataFrame) -> dict[str, Change]:
         """What is found of a night, which is published then."""
-        X = features.convert(frame, self.types)
+        X = features.decode(features.code(frame, self.types))
         tonight = {}
         for i, (name, pipeline) in enumerate(self.pipelines.items()):
             own = X[i :: len(self.pipelines)]  # each has its part of the rows

@@ -37,7 +37,7 @@ from abatch.modelling.estimators import (
     make_pipeline_for,
     predict_probability,
 )
-from abatch.modelling.features import convert, infer_types
+from abatch.modelling.features import code, decode, infer_types
 
 PLACE = "ml_config.yaml, experiments.card_offer.models.A"
 ESTIMATORS: list[tuple[str, dict[str, Any]]] = [
@@ -153,7 +153,7 @@ def fit_one(
 ) -> tuple[Pipeline, dict[str, str]]:
     types = infer_types(TRAINING[columns])
     pipeline = make_pipeline_for(make_estimator(path, params, 0, PLACE), types)
-    return fit(pipeline, convert(TRAINING, types), OUTCOME, PLACE), types
+    return fit(pipeline, decode(code(TRAINING, types)), OUTCOME, PLACE), types
 
 
 def test_columns_are_put_side_by_side_as_by_scikit_learn() -> None:
@@ -194,24 +194,24 @@ def test_fit_and_predict_on_a_banks_columns(
     path: str, params: dict[str, Any], columns: list[str]
 ) -> None:
     pipeline, types = fit_one(path, params, columns)
-    X = convert(CANDIDATES, types)
+    X = decode(code(CANDIDATES, types))
     found = predict_probability(pipeline, X)
     assert found.shape == (12,)
     assert found.dtype == np.float64
     assert ((found >= 0) & (found <= 1)).all()
     one_by_one = [
-        predict_probability(pipeline, convert(CANDIDATES.iloc[[i]], types))[0]
+        predict_probability(pipeline, decode(code(CANDIDATES.iloc[[i]], types)))[0]
         for i in range(len(X))
     ]
     np.testing.assert_allclose(one_by_one, found, rtol=1e-9)
     if "age" in columns:  # the outcome depends on age: a model that has learned ranks by it
-        ranked = predict_probability(pipeline, convert(TRAINING, types))
+        ranked = predict_probability(pipeline, decode(code(TRAINING, types)))
         assert ranked[OUTCOME == 1].mean() > ranked[OUTCOME == 0].mean() + 0.05
 
 
 def test_predict_probability_is_of_outcome_1() -> None:
     pipeline, types = fit_one("sklearn.linear_model.LogisticRegression", {}, ["age"])
-    old, young = predict_probability(pipeline, convert(pd.DataFrame({"age": [70, 20]}), types))
+    old, young = predict_probability(pipeline, decode(code(pd.DataFrame({"age": [70, 20]}), types)))
     # 45 + 25 and 45 - 25 years, divided by 8: odds of about 23 to 1
     assert old > 0.8
     assert young < 0.2
@@ -228,7 +228,7 @@ def test_pipeline_equals_scikit_learn_by_hand() -> None:
     by_hand = (by_hand - by_hand.mean(axis=0)) / by_hand.std(axis=0)
     expected = LogisticRegression(C=0.5).fit(by_hand, OUTCOME).predict_proba(by_hand)[:, 1]
     np.testing.assert_allclose(
-        predict_probability(pipeline, convert(TRAINING, types)), expected, rtol=1e-6
+        predict_probability(pipeline, decode(code(TRAINING, types))), expected, rtol=1e-6
     )
 
 
@@ -324,7 +324,7 @@ def test_fit_twice_gives_the_same() -> None:
     second, _ = fit_one(
         "sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, list(TRAINING)
     )
-    X = convert(CANDIDATES, types)
+    X = decode(code(CANDIDATES, types))
     np.testing.assert_array_equal(predict_probability(first, X), predict_probability(second, X))
 
 
@@ -516,7 +516,7 @@ class _Broken(_NoClasses):
 def test_fit_estimator_of_the_users_own_that_fails(estimator: BaseEstimator, message: str) -> None:
     pipeline = make_pipeline_for(estimator, {"age": "number"})
     with pytest.raises(ConfigError) as error:
-        fit(pipeline, convert(TRAINING, {"age": "number"}), OUTCOME, PLACE)
+        fit(pipeline, decode(code(TRAINING, {"age": "number"})), OUTCOME, PLACE)
     assert str(error.value).startswith(message)
 
 
@@ -526,7 +526,7 @@ def test_predict_probability_own_pipeline_that_does_not_know_a_category() -> Non
         ConfigError,
         match=r"^LogisticRegression: predicting raised ValueError: Found unknown categories",
     ) as error:
-        predict_probability(pipeline, convert(CANDIDATES, types))
+        predict_probability(pipeline, decode(code(CANDIDATES, types)))
     assert str(error.value).endswith(
         "Mend its code so that it takes nulls and unseen categories, and train anew."
     )

@@ -11,6 +11,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.api.types import is_numeric_dtype
 
 from abatch.errors import DataError
 from abatch.modelling.features import (
@@ -19,7 +20,8 @@ from abatch.modelling.features import (
     LEAVE,
     check_columns,
     check_null_columns,
-    convert,
+    code,
+    decode,
     find_doubts,
     infer_types,
 )
@@ -129,7 +131,7 @@ def test_check_columns_as_a_diff() -> None:
     ],
 )
 def test_convert_category(values: list[object], expected: list[str | None]) -> None:
-    found = convert(read(values), {"x": "category"})["x"]
+    found = decode(code(read(values), {"x": "category"}))["x"]
     assert found.dtype == object
     assert found.astype(object).where(found.notna(), None).tolist() == expected
     assert all(
@@ -150,7 +152,7 @@ def test_convert_category(values: list[object], expected: list[str | None]) -> N
     ],
 )
 def test_convert_number(values: list[object], expected: list[float]) -> None:
-    found = convert(read(values), {"x": "number"})["x"]
+    found = decode(code(read(values), {"x": "number"}))["x"]
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, expected)
 
@@ -167,7 +169,7 @@ def test_convert_number(values: list[object], expected: list[float]) -> None:
 )
 def test_convert_no_category(values: list[object], fault: str) -> None:
     with pytest.raises(DataError) as error, QUERY.named():
-        convert(read(values), {"x": "category"})
+        decode(code(read(values), {"x": "category"}))
     assert (
         str(error.value)
         == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
@@ -203,7 +205,7 @@ def test_convert_no_category(values: list[object], fault: str) -> None:
 )
 def test_convert_no_number(values: list[object], fault: str) -> None:
     with pytest.raises(DataError) as error, QUERY.named():
-        convert(read(values), {"x": "number"})
+        decode(code(read(values), {"x": "number"}))
     assert (
         str(error.value)
         == "q.sql: these columns are not of the type that was trained on. Mend the query.\n  x:"
@@ -213,7 +215,7 @@ def test_convert_no_number(values: list[object], fault: str) -> None:
 
 def test_convert_order_and_index_of_the_model() -> None:
     frame = pd.DataFrame({"extra": [0, 0], "region": ["a", None], "age": [30, 40]}, index=[7, 3])
-    found = convert(frame, {"age": "number", "region": "category"})
+    found = decode(code(frame, {"age": "number", "region": "category"}))
     assert list(found.columns) == ["age", "region"]
     assert list(found.index) == [7, 3]
 
@@ -232,7 +234,9 @@ def test_convert_does_not_depend_on_the_chunk(chunk_rows: int) -> None:
     ]
     types = {"amount": "number", "region": "category", "code": "category", "flag": "number"}
     chunks = [
-        convert(pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types)
+        decode(
+            code(pd.DataFrame.from_records(rows[i : i + chunk_rows], columns=list(types)), types)
+        )
         for i in range(0, len(rows), chunk_rows)
     ]
     assert {tuple(chunk.dtypes) for chunk in chunks} == {
@@ -261,6 +265,13 @@ def test_infer_types_of_chunks_put_together() -> None:
     assert infer_types(whole) == {"x": "category"}
 
 
+def look_at(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
+    """Doubts of columns of numbers and texts."""
+    is_number = {name: is_numeric_dtype(column) for name, column in X.items()}
+    types = {str(name): "number" if known else "category" for name, known in is_number.items()}
+    return find_doubts(code(X, types), candidate_ids)
+
+
 def test_find_doubts() -> None:
     """Each column has what its name says; the counts are by hand."""
     n = 200
@@ -282,9 +293,7 @@ def test_find_doubts() -> None:
             "flag": [1.0] * 50 + [None] * 150,  # null says something, too
         }
     )
-    assert find_doubts(
-        X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])
-    ) == {
+    assert look_at(X.astype({"rare": object}), pd.Series([str(9_000 + i) for i in range(n)])) == {
         "country": "1 value in 200 rows, 'NO', of which no model learns. Leave it out",
         "age": "1 value in 200 rows, 50.0, of which no model learns. Leave it out",
         "account": "200 values in 200 rows, which are the candidate_id. Leave it out",
@@ -313,7 +322,7 @@ def test_find_doubts_compares_numbers_with_ids_as_text(written: str, told: str |
     values = [float(text) if text[-2:] == ".5" else float(text.strip("x")) for text in ids]
     if told and "are the" in told:
         values[::50] = [-1.0] * 4
-    doubts = find_doubts(pd.DataFrame({"x": values}), pd.Series(ids))
+    doubts = look_at(pd.DataFrame({"x": values}), pd.Series(ids))
     assert ("x" in doubts) == bool(told)
     assert (told or "") in doubts.get("x", "")
 
@@ -342,7 +351,7 @@ def test_find_doubts_of_dates_as_text(spelling: str, is_day: bool) -> None:
     """As `strftime` writes thirty days of one autumn, few as they are; one is another word."""
     days = pd.date_range("2021-09-12", periods=30, freq="D").strftime(spelling)
     X = pd.DataFrame({"since": [*days, "unknown", None]}, dtype=object)
-    doubts = find_doubts(X, pd.Series(map(str, range(32))))
+    doubts = look_at(X, pd.Series(map(str, range(32))))
     told = f"31 values in 31 rows, which are dates as text, such as {days[0]!r}. {COUNT}"
     assert doubts == ({"since": told} if is_day else {})
 
@@ -352,7 +361,7 @@ def test_find_doubts_of_whole_numbers_as_text() -> None:
     X = pd.DataFrame(
         {"income": [f"{i * 37}" for i in range(500)], "zip": [f"{i % 50}" for i in range(500)]}
     )
-    assert find_doubts(X.astype(object), pd.Series(["a"] * 500)) == {
+    assert look_at(X.astype(object), pd.Series(["a"] * 500)) == {
         "income": "500 values in 500 rows, which are numbers as text, such as '0'."
         " Cast it to a number, or leave it out"
     }
@@ -383,7 +392,7 @@ def test_find_doubts_of_numbers_with_a_unit(n_values: int, spelling: str, unit: 
     texts = [spelling.format(i % n_values + 1) for i in range(600)]
     if "St" in spelling:
         texts = [text.replace("North", f"{'ABC'[i % 3]}way") for i, text in enumerate(texts)]
-    doubts = find_doubts(pd.DataFrame({"x": texts}, dtype=object), pd.Series(["a"] * 600))
+    doubts = look_at(pd.DataFrame({"x": texts}, dtype=object), pd.Series(["a"] * 600))
     told = f"{n_values} values in 600 rows, which are numbers with the unit {unit!r} as text, such"
     is_told = unit and n_values >= 10
     assert doubts == ({"x": f"{told} as {texts[0]!r}. {CAST}"} if is_told else {})
@@ -396,7 +405,7 @@ def test_find_doubts_of_ids_with_a_few_rows_each(n_values: int, is_told: bool) -
     """A phone number of three or four rows is rare, and all are; a postcode of ten is not."""
     X = pd.DataFrame({"x": [f"+47 {i % n_values:04}" for i in range(3_000)]}, dtype=object)
     told = f"{n_values:,} values in 3,000 rows: text or an id, of which no model learns. {LEAVE}"
-    assert find_doubts(X, pd.Series(["a"] * 3_000)) == ({"x": told} if is_told else {})
+    assert look_at(X, pd.Series(["a"] * 3_000)) == ({"x": told} if is_told else {})
 
 
 def test_find_doubts_spares_what_has_common_values(rng: np.random.Generator) -> None:
@@ -406,7 +415,7 @@ def test_find_doubts_spares_what_has_common_values(rng: np.random.Generator) -> 
     X = pd.DataFrame({"postcode": [f"N-{code}" for code in codes]}, dtype=object)
     rare = X["postcode"].value_counts()
     assert rare[rare < 10].sum() < 0.9 * 3_000
-    assert find_doubts(X, pd.Series(["a"] * 3_000)) == {}
+    assert look_at(X, pd.Series(["a"] * 3_000)) == {}
 
 
 def test_check_null_columns() -> None:

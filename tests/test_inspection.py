@@ -72,7 +72,7 @@ def test_find_telling_by_hand(n_known: int, n_people: int, share: float, is_told
         {
             "amount": np.arange(n) / 7,
             "flag": first.astype(float),
-            "reason": pd.Series(np.where(first, "died", "none"), dtype=object),
+            "reason": pd.Categorical(np.where(first, "died", "none")),
             "since": np.where(first, np.nan, np.arange(n) % 9),
             "hint": np.arange(n) % 2.0,
         }
@@ -98,7 +98,7 @@ def test_find_telling_is_silent_by_chance(rng: np.random.Generator) -> None:
 def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows whose outcome income decides but for chance.
 
-    With nulls, as `features.convert` gives them.
+    With nulls, as `features.decode` gives them.
     """
     income = rng.normal(size=n)
     y = (income + 0.5 * rng.normal(size=n) > 1.2).astype(np.int64)
@@ -110,7 +110,7 @@ def make_rows(rng: np.random.Generator, n: int) -> tuple[pd.DataFrame, np.ndarra
             "region": rng.choice(np.array(["north", "south", None], dtype=object), n),
         }
     )
-    return features.convert(frame, TYPES), y
+    return features.decode(features.code(frame, TYPES)), y
 
 
 def fit(

@@ -146,7 +146,9 @@ def make_pipeline(frame: pd.DataFrame, model: dict[str, Any]) -> tuple[Pipeline,
     """A pipeline as train makes it, and the features as it gets them."""
     types = features.infer_types(frame)
     estimator = estimators.make_estimator(model["estimator"], model["params"], 0, "the test")
-    return estimators.make_pipeline_for(estimator, types), features.convert(frame, types)
+    return estimators.make_pipeline_for(estimator, types), features.decode(
+        features.code(frame, types)
+    )
 
 
 def train_and_promote(experiment: Experiment, engine: sa.Engine, run_date: date) -> list[Card]:

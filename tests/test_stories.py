@@ -154,7 +154,9 @@ def test_train_card_and_table_agree(experiment: Experiment, engine: sa.Engine) -
     frame = pd.DataFrame(
         [{name: None for name in card["columns"]} | {"region": "日本", "channel": "never seen"}]
     )
-    assert 0 < latest.predict_proba(features.convert(frame, card["columns"]))[0, 1] < 1
+    assert (
+        0 < latest.predict_proba(features.decode(features.code(frame, card["columns"])))[0, 1] < 1
+    )
 
 
 @pytest.mark.bank("simulated")
@@ -176,7 +178,7 @@ def test_train_same_rows_same_model(experiment: Experiment, engine: sa.Engine) -
                 registry.load_model(connection, experiment.environment.models_dir, name + end)
                 for end in ("", "_2")
             )
-            X = features.convert(frame, first.card.columns)
+            X = features.decode(features.code(frame, first.card.columns))
             assert (
                 abs(first.pipeline.predict_proba(X) - second.pipeline.predict_proba(X)).max() < 1e-9
             )

@@ -109,7 +109,7 @@ def find_doubts(X: pd.DataFrame, candidate_ids: pd.Series) -> dict[str, str]:
 
     Parameters
     ----------
-    X : as `convert` makes it, n rows
+    X : as `code` makes it, n rows
     candidate_ids : of the same rows
     """
     ids = _read_numbers(candidate_ids)
@@ -231,10 +231,8 @@ def check_columns(names: Sequence[str], types: Mapping[str, str], model_name: st
         )
 
 
-def convert(
-    frame: pd.DataFrame, types: Mapping[str, str], problem: str = OTHER_TYPE
-) -> pd.DataFrame:
-    """The features in the order and of the dtypes that a model was trained on.
+def code(frame: pd.DataFrame, types: Mapping[str, str], problem: str = OTHER_TYPE) -> pd.DataFrame:
+    """The features in the order and of the types that a model was trained on, soon counted.
 
     It does not depend on what the driver made of this chunk.
 
@@ -245,8 +243,7 @@ def convert(
     Returns
     -------
     DataFrame
-        float64 for a number, object for a category: text. Null is NaN in both, as scikit-learn's
-        encoders and imputers expect.
+        float64 for a number, a pandas Categorical of texts for a category. Null is NaN in both.
 
     Raises
     ------
@@ -257,16 +254,26 @@ def convert(
     columns, faults = {}, {}
     for name, kind in types.items():
         try:
-            values = _convert(frame[name], kind)
+            columns[name] = _code(frame[name], kind)
         except DataError as fault:
             faults[name] = str(fault)
-        else:  # with the dtype, else pandas infers str, but not of all nulls
-            columns[name] = pd.Series(values, index=frame.index, dtype=values.dtype)
     refuse_columns(faults, problem)
     return pd.DataFrame(columns, index=frame.index)
 
 
-def _convert(column: pd.Series, kind: str) -> np.ndarray:
+def decode(coded: pd.DataFrame) -> pd.DataFrame:
+    """What `code` made, as scikit-learn's encoders expect it: object for a category.
+
+    Its rows share the texts, and the numbers are those of `coded`, not copied.
+    """
+    texts = {}
+    for name, column in coded.select_dtypes("category").items():
+        values = np.array([*column.cat.categories, np.nan], dtype=object)[column.cat.codes]
+        texts[name] = pd.Series(values, coded.index, dtype=object)  # else pandas infers str
+    return coded.assign(**texts)
+
+
+def _code(column: pd.Series, kind: str) -> pd.Categorical | np.ndarray:
     # float() would also take text, bytes and dates; the driver's own numbers need no look at each.
     is_number = pd.api.types.is_numeric_dtype(column)
     is_known = isinstance(column.dtype, pd.StringDtype) if kind == CATEGORY else is_number
@@ -277,8 +284,8 @@ def _convert(column: pd.Series, kind: str) -> np.ndarray:
             found = f"found {wrong[0]!r} in {len(wrong)} of {len(column)} rows"
             raise DataError(f"expected {expected}, {found}")
     if kind == CATEGORY:
-        code, texts = pd.factorize(column)  # rows share the texts
-        return np.array([*texts, np.nan], dtype=object)[code]
+        codes, texts = pd.factorize(column)
+        return pd.Categorical.from_codes(codes, pd.Index(texts, dtype=object))
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except OverflowError:  # a whole number beyond 1.8e308

@@ -372,7 +372,7 @@ def find_input_psi(
     feature, PSI, noise line; None if nothing can be compared
     """
     same = {name: ref for name, ref in references.items() if rows.types.get(name) == ref.kind}
-    counts = drift.count_features(rows.take(rows.validation), same)
+    counts = drift.count_features(rows.coded[rows.validation], same)
     moved = [
         (drifted.feature, drifted.psi, drifted.psi_noise)
         for drifted in drift.measure_features(same, counts)

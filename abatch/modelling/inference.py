@@ -157,15 +157,16 @@ def predict(
     prediction = np.full(len(candidates.ids), np.nan)
     feature_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
     earlier_counts: dict[str, dict[str, drift.FeatureCounts]] = {}
-    converted: dict[str, pd.DataFrame] = {}
+    coded: dict[str, pd.DataFrame] = {}
     for variant, model in models.items():
         rows = candidates.variant == variant
         if rows.any():
-            X = features.convert(candidates.features[rows], model.card.columns)
+            X = features.code(candidates.features[rows], model.card.columns)
+            filled = _fill(features.decode(X))
             with threadpool_limits(1, "blas"):
-                probability = estimators.predict_probability(model.pipeline, _fill(X))
+                probability = estimators.predict_probability(model.pipeline, filled)
             prediction[rows] = probability[: len(X)]
-            converted[variant] = X = drift.code_texts(X)
+            coded[variant] = X
             feature_counts[model.model_name] = {
                 **drift.count_features(
                     pd.DataFrame({PREDICTION: prediction[rows]}), refer_prediction(model)
@@ -174,7 +175,7 @@ def predict(
             }
             counts = {name: _count_same(X, model, known) for name, known in earlier.items()}
             earlier_counts = add_by_keys(earlier_counts, counts)
-    alike = _convert_alike(models, candidates, converted)
+    alike = _code_alike(models, candidates, coded)
     first = next(iter(models.values()))
     is_whole = len(candidates.ids) == sum(map(len, alike.values()))
     if alike and is_whole and ROWS not in first.card.columns:
@@ -197,8 +198,8 @@ def _fill(X: pd.DataFrame) -> pd.DataFrame:
     return X.iloc[np.minimum(np.arange(n_rows), len(X) - 1)]
 
 
-def _convert_alike(
-    models: Mapping[str, Model], candidates: Candidates, converted: Mapping[str, pd.DataFrame]
+def _code_alike(
+    models: Mapping[str, Model], candidates: Candidates, coded: Mapping[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:
     """By variant, the features as the first model knows them.
 
@@ -206,14 +207,14 @@ def _convert_alike(
 
     Parameters
     ----------
-    converted : by variant, the features as its own model knows them
+    coded : by variant, the features as its own model knows them
     """
     types = next(iter(models.values())).card.columns
-    alike = {name: X for name, X in converted.items() if models[name].card.columns == types}
+    alike = {name: X for name, X in coded.items() if models[name].card.columns == types}
     for name in sorted({*candidates.variant} - {*alike}):
         rows = candidates.features[candidates.variant == name]
         with suppress(DataError):
-            alike[name] = drift.code_texts(features.convert(rows, types))
+            alike[name] = features.code(rows, types)
     return alike
 
 

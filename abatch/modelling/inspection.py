@@ -37,7 +37,7 @@ def measure_importances(
     Parameters
     ----------
     pipeline : fitted, on other rows
-    X : DataFrame, shape (n, p), the features as `features.convert` gives them
+    X : DataFrame, shape (n, p), the features as `features.decode` gives them
     y : array of int, shape (n,), 0 or 1
     seed : of the choice of rows and of the shuffling: the same seed gives the same figures
 
@@ -114,7 +114,7 @@ def find_telling(X: pd.DataFrame, y: np.ndarray, candidate_ids: pd.Series) -> di
 
     Parameters
     ----------
-    X, y : as `training.Rows` has them, n rows
+    X, y : as `training.Rows` has them, n rows; X is its `coded`
     candidate_ids : of the same rows
     """
     rarer = int(y.mean() <= 0.5)
@@ -186,7 +186,7 @@ def measure_subgroups(
 
     Parameters
     ----------
-    columns : DataFrame, shape (n, k), as `features.convert` gives them: float64 for a number,
+    columns : DataFrame, shape (n, k), as `features.decode` gives them: float64 for a number,
         object (text) for a category
     y : array of int, shape (n,), 0 or 1
     prediction : array of float, shape (n,), probabilities in [0, 1]

@@ -44,8 +44,9 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    X : DataFrame, shape (n, p), the features as `features.convert` gives them, by the alphabet, in
+    X : DataFrame, shape (n, p), the features as `features.decode` gives them, by the alphabet, in
         which order models are fitted, so that nothing must be copied for that
+    coded : the same as `features.code` gives them, as which they are counted sooner
     event_date : array of datetime64, shape (n,)
     y : array of int, shape (n,), 0 or 1; of a numeric outcome 1 if it is above 0
     validation : array of bool, shape (n,), True for the newest rows
@@ -60,6 +61,7 @@ class Rows(NamedTuple):
     """
 
     X: pd.DataFrame
+    coded: pd.DataFrame
     event_date: np.ndarray
     y: np.ndarray
     validation: np.ndarray
@@ -81,8 +83,10 @@ class Rows(NamedTuple):
     def select(self, types: dict[str, str]) -> "Rows":
         """The rows with these features alone, in this order: those that another model knows."""
         left_out = {name: words for name, words in self.left_out.items() if name in types}
-        X = self.X if types.keys() == {*self.X} else self.X[sorted(types)]  # which copies them
-        return self._replace(X=X, types=types, left_out=left_out)
+        X, coded = self.X, self.coded
+        if types.keys() != {*X}:
+            X, coded = X[sorted(types)], coded[sorted(types)]  # which copies them
+        return self._replace(X=X, coded=coded, types=types, left_out=left_out)
 
     def take(self, chosen: np.ndarray) -> pd.DataFrame:
         """The features of some rows, array of bool: no copy if these follow each other."""
@@ -194,8 +198,10 @@ def prepare_rows(frame: pd.DataFrame, window: Window, experiment: Experiment) ->
         holdout = bucket < N_HOLDOUT_BUCKETS
         if holdout.sum() < MIN_HOLDOUT or len(np.unique(y[~holdout])) < 2:
             holdout = np.zeros(len(y), dtype=bool)
+        coded = features.code(frame, dict(sorted(types.items())), features.UNUSABLE)
         rows = Rows(
-            X=features.convert(frame, dict(sorted(types.items())), features.UNUSABLE),
+            X=features.decode(coded),
+            coded=coded,
             event_date=frame["event_date"].to_numpy(),
             y=y,
             validation=validation,
@@ -267,10 +273,10 @@ def warn_of_rows(night: Night, frame: pd.DataFrame, rows: Rows) -> None:
             " and whether outcome.lag_days is as long as outcomes take. If the rate has fallen, all"
             " is well."
         )
-    doubts = features.find_doubts(rows.X, frame["candidate_id"])
+    doubts = features.find_doubts(rows.coded, frame["candidate_id"])
     for name in filter(doubts.__contains__, rows.types):
         night.warn(f"{file}: {name} has {doubts[name]}: in the query, or by training.not_features.")
-    telling = inspection.find_telling(rows.X, rows.y, frame["candidate_id"])
+    telling = inspection.find_telling(rows.coded, rows.y, frame["candidate_id"])
     for name in filter(telling.__contains__, rows.types):
         night.warn(
             f"{file}: {name} {telling[name]}: is it known only when the outcome is? If so, leave it"
@@ -471,7 +477,7 @@ def describe_origin(night: Night, rows: Rows, trained_because: str, snapshot: st
         validation_from=rows.validation_from,
         rows_validation=int(rows.validation.sum()),
         columns=rows.types,
-        features=drift.make_feature_references(rows.X, rows.types),
+        features=drift.make_feature_references(rows.coded, rows.types),
         outcome_mean=rows.outcome_mean,
         outcome_sd=rows.outcome_sd,
         outcome_kurtosis=rows.outcome_kurtosis,

@@ -156,8 +156,8 @@ def make_feature_references(
 
     Parameters
     ----------
-    X : DataFrame, one row per training row, as `features.convert` makes it: float64 for a number,
-        object (text) for a category, NaN for null
+    X : DataFrame, one row per training row, as `features.code` makes it: float64 for a number, a
+        Categorical of texts for a category, NaN for null
     types : the features, "number" or "category"
     """
     return {
@@ -204,21 +204,10 @@ def _refer_category(column: pd.Series) -> FeatureReference:
         # The most common owe it partly to chance and would be less common tomorrow: choose by every
         # other row, count the rest.
         n_rows, counted = column[::2].value_counts(), column[1::2]
-    bins = [value for value, _ in _find_common(n_rows)]
+    bins = [value for value, _ in _find_common(n_rows[n_rows > 0])]
     others = sorted(values.difference(bins))
     counts = _count_categories(counted.value_counts(), bins, len(counted))
     return FeatureReference("category", bins, counts, others if len(others) <= N_OTHERS else None)
-
-
-def code_texts(X: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with texts as codes of categories, as which they are counted sooner."""
-    columns = {}
-    for name, column in X.items():
-        if column.dtype == object:
-            codes, texts = pd.factorize(column)
-            column = pd.Series(pd.Categorical.from_codes(codes, texts), column.index)
-        columns[name] = column
-    return pd.DataFrame(columns, index=X.index)
 
 
 def count_features(
@@ -226,7 +215,7 @@ def count_features(
 ) -> dict[str, FeatureCounts]:
     """Count rows to predict by the bins of the references.
 
-    X is as in `make_feature_references` or `code_texts`, and may be empty.
+    X is as in `make_feature_references`, and may be empty.
     """
     return {name: _count_feature(X[name], reference) for name, reference in references.items()}
 
