@@ -100,6 +100,8 @@ def stream_own(
         see what this transaction has written; for SQLite it would be another process, which costs
         more than it saves
     """
+    import pyarrow as pa
+
     if is_apart and connection.dialect.name != "sqlite":
         schemas = connection.get_execution_options().get("schema_translate_map")
         compiled = query.compile(
@@ -117,7 +119,8 @@ def stream_own(
         assert result.cursor is not None
         names = [*result.keys()]
         while rows := result.cursor.fetchmany(chunk_rows):
-            yield pd.DataFrame.from_records([*map(tuple, rows)], columns=names)
+            columns = [pa.array(column) for column in zip(*rows, strict=True)]  # sooner than pandas
+            yield pa.table(columns, names).to_pandas()
 
 
 def require_columns(frame: pd.DataFrame, required: Sequence[str]) -> None:

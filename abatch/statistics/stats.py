@@ -171,7 +171,8 @@ def compute_moments(n: np.ndarray, y: np.ndarray, n_units: Any = 1) -> Moments:
     sums = [(w * product).sum() for product in (n, y, n * n, n * y, y * y)]
     center = sums[1] / sums[0] if sums[0] else 0.0
     z = y - center * n
-    fourth = [(w * n ** (4 - k) * z**k).sum() for k in range(5)]
+    nn, nz, zz = n * n, n * z, z * z  # powers of arrays take three times as long
+    fourth = [(w * product).sum() for product in (nn * nn, nn * nz, nn * zz, nz * zz, zz * zz)]
     return Moments(*map(float, (w.sum(), w[y != 0].sum(), *sums, center, *fourth)))
 
 
