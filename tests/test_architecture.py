@@ -19,6 +19,7 @@ LEVELS = [
         "arguments",
         "errors",
         "files",
+        "memory",
         "queries",
         "yaml_file",
         "config",

@@ -3,11 +3,10 @@
 In memory stays what ranks need, 17 bytes a candidate.
 """
 
-import ctypes
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from abatch import files
+from abatch import files, memory
 from abatch.database.tables import runs
 from abatch.errors import DataError, FileError
 from abatch.experiment import predictions
@@ -97,7 +96,7 @@ class Spool:
             self._writer.close()
         except OSError as error:
             raise files.cannot_write(self.file, error) from None
-        _give_back()
+        memory.release()
         self._check_unique()
         return self._make_rows(self._rank(), n_selected)
 
@@ -160,13 +159,6 @@ class Spool:
                 f"{len(twice)} candidates are returned more than once, for example {twice[0]!r}."
                 " Expected one row per candidate. Look for a join that multiplies rows."
             )
-
-
-def _give_back() -> None:
-    """To the system, what chunks have left free of Arrow's memory and of C's."""
-    pa.default_memory_pool().release_unused()
-    with suppress(AttributeError):  # of another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _find_shared(selection_key: np.ndarray, i: int) -> np.ndarray:

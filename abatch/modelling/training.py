@@ -1,20 +1,17 @@
 """Training rows, checked and split by date, and what validation says of a model fitted on them."""
 
-import ctypes
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import date
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.stats import kurtosis
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-from abatch import files, version
+from abatch import files, memory, version
 from abatch.config import Experiment
 from abatch.database.reading import require_columns
 from abatch.errors import ConfigError, DataError
@@ -421,15 +418,8 @@ def _fit(recipe: Recipe, rows: Rows, chosen: np.ndarray) -> Pipeline:
     """
     types = {name: kind for name, kind in rows.types.items() if name not in rows.left_out}
     pipeline = estimators.prepare(recipe.estimator, types, recipe.key)
-    _release_memory()
+    memory.release()
     return estimators.fit(pipeline, rows.take(chosen), rows.y[chosen], recipe.key, recipe.seed)
-
-
-def _release_memory() -> None:
-    """Give back to the system what is free, of which C libraries keep some: fits need the most."""
-    pa.default_memory_pool().release_unused()
-    with suppress(AttributeError):  # of glibc alone
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fit_and_validate(recipe: Recipe, rows: Rows) -> Fitted:
