@@ -18,9 +18,11 @@ from abatch.errors import ConfigError, UsageError, suggest
 from abatch.files import hash_bytes
 from abatch.queries import Query
 from abatch.sections import ExperimentSection, File, Retention
-from abatch.yaml_file import told
+from abatch.yaml_file import fault, told
 
 VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
+# Of dask's, whose own parser may not be installed here, and finds late what cannot be.
+ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[\w:.%]+\]):(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -225,12 +227,25 @@ def _make_environment(
         n_jobs=section.n_jobs,
         bulk=section.bulk,
         backend=section.backend,
-        scheduler=section.scheduler and _expand(section.scheduler, f"{place}.scheduler"),
+        scheduler=section.scheduler and _read_address(section.scheduler, path, name),
         timezone=file.timezone,
         chunk_rows=file.chunk_rows,
         retry_seconds=file.retry_seconds,
         **folders,
     )
+
+
+def _read_address(text: str, path: Path, environment: str) -> str:
+    """The scheduler's address with its variables put in, whose values are not shown."""
+    address = _expand(text, f"{path}, environments.{environment}.scheduler")
+    parts = ADDRESS.fullmatch(address)
+    if parts is None or not 1 <= int(parts[3]) <= 65535:
+        expected = "the address of dask's scheduler, as tcp://host:8786 or tls://host:8786, port 1 to 65535"
+        if address != text:
+            expected += ", once variables are put in"
+        with told(path, File):
+            raise fault(text, expected, "environments", environment, "scheduler")
+    return address
 
 
 def _read_queries(experiment: Experiment) -> dict[str, str]:

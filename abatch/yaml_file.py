@@ -32,6 +32,8 @@ _EXPECTED = {
     NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
     VERSION: "letters, digits and dots, at most 20 of them",
 }
+# The address of a service, in which no login stands.
+_PLAIN_ADDRESS = re.compile(r"[a-z]+://([\w.-]+|\[[\w:.%]+\])(:\d+)?")
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
 
 
@@ -178,7 +180,8 @@ def _show(found: object, location: list[str]) -> str:
         return "nothing"
     text = repr(found)
     holds_address = location[:1] == ["environments"] and location[2:] in ([], ["database"])
-    if not location or holds_address or "://" in text:
+    is_plain = isinstance(found, str) and _PLAIN_ADDRESS.fullmatch(found)
+    if not location or holds_address or ("://" in text and not is_plain):
         return f"{_KINDS.get(type(found), 'a value')} that is not shown, as it may be secret"
     return text if len(text) <= 80 else text[:77] + "..."
 

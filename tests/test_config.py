@@ -87,6 +87,8 @@ QUESTIONS = "'models_vs_control' or 'challenger_vs_champion'"
 MISSING_ONE = "expected verdicts that the variants allow, and there is no"
 TAKEN = "another name: abatch uses this one itself"
 DEV = "    database: sqlite:///data/dev.db\n"
+DASK = f"{DEV}    backend: dask\n    scheduler: '{{}}'\n"
+ADDRESS = "the address of dask's scheduler, as tcp://host:8786 or tls://host:8786, port 1 to 65535"
 YES_NO = "Put the key between quotes: YAML reads yes, no, on and off as true and false"
 
 
@@ -485,6 +487,20 @@ MISTAKES = [
     ),
     (
         DEV,
+        f"{DEV}    scheduler: tcp://10.0.0.5:8786\n",
+        "environments.dev.scheduler",
+        "found 'tcp://10.0.0.5:8786', expected nothing, since it goes with backend dask only."
+        " Leave it out, or add the backend.",
+    ),
+    (
+        DEV,
+        f"{DEV}    scheduler: tcp://bank:hunter2@10.0.0.5:8786\n",
+        "environments.dev.scheduler",
+        f"found {HIDDEN}, expected nothing, since it goes with backend dask only. Leave it out, or"
+        " add the backend.",
+    ),
+    (
+        DEV,
         f"{DEV}    backend: dask\n    scheduler: host:8786\n    n_jobs: 2\n",
         "environments.dev.n_jobs",
         "found 2, expected nothing, since dask's cluster has the workers that it has. Leave it"
@@ -663,6 +679,48 @@ def test_load_configs_wrong_key_or_value(
 ) -> None:
     place = f"experiments.card_offer{key}" if key.startswith(".") else key
     assert fail(tmp_path, change(old, new)) == f"{', ' if key else ''}{place}: {message}"
+
+
+# What RFC 3986 calls an authority, without a user; a port is a number of 16 bits.
+@pytest.mark.parametrize("is_variable", [False, True])
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:1", "tls://scheduler.bank.example:65535", "tcp://[fe80::1%eth0]:8786"],
+)
+def test_load_configs_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, is_variable: bool
+) -> None:
+    monkeypatch.setenv("PROBE_SCHEDULER", address)
+    text = change(DEV, DASK.format("${PROBE_SCHEDULER}" if is_variable else address))
+    assert load_experiments(write(tmp_path, text), "dev").environment.scheduler == address
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        *((address, repr(address)) for address in ("foo", "host:8786", "http://host:8786")),
+        *((f"tcp://host{end}", repr(f"tcp://host{end}")) for end in ("", ":0", ":65536", ":99999")),
+        *((f"tcp://{place}", HIDDEN) for place in ("", ":8786", "host:8786/", "::1:8786", "a b:1")),
+        ("tcp://bank:hunter2@host:8786", HIDDEN),
+    ],
+)
+def test_load_configs_scheduler_without_an_address(
+    tmp_path: Path, address: str, shown: str
+) -> None:
+    place = ", environments.dev.scheduler"
+    assert fail(tmp_path, change(DEV, DASK.format(address))) == (
+        f"{place}: found {shown}, expected {ADDRESS}."
+    )
+
+
+def test_load_configs_scheduler_of_a_variable_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROBE_SCHEDULER", "hunter2")
+    assert fail(tmp_path, change(DEV, DASK.format("${PROBE_SCHEDULER}"))) == (
+        ", environments.dev.scheduler: found '${PROBE_SCHEDULER}', expected"
+        f" {ADDRESS}, once variables are put in."
+    )
 
 
 @pytest.mark.parametrize(
