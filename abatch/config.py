@@ -240,7 +240,8 @@ def _read_address(text: str, path: Path, environment: str) -> str:
     address = _expand(text, f"{path}, environments.{environment}.scheduler")
     parts = ADDRESS.fullmatch(address)
     if parts is None or not 1 <= int(parts[3]) <= 65535:
-        expected = "the address of dask's scheduler, as tcp://host:8786 or tls://host:8786, port 1 to 65535"
+        expected = "the address of dask's scheduler, as tcp://host:8786 or tls://host:8786"
+        expected += ", port 1 to 65535"
         if address != text:
             expected += ", once variables are put in"
         with told(path, File):

@@ -240,14 +240,32 @@ def test_connect_without_dask(week: Experiment, monkeypatch: pytest.MonkeyPatch)
         cluster.connect(make_environment(week, "tcp://127.0.0.1:1"), Software({}, {}))
 
 
+def find_closed_port() -> socket.socket:
+    """Bound, so that nobody else takes it, and not listening."""
+    probe = socket.socket()
+    probe.bind(("127.0.0.1", 0))
+    return probe
+
+
 def test_connect_where_nobody_answers(week: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the network's own; RFC 2606 keeps the name invalid for nobody."""
     pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # bound, so that nobody else takes it, and not listening
+    with find_closed_port() as probe:
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-        with pytest.raises(AbatchError, match=rf"^{PLACE}: dask's scheduler does not answer at "):
-            cluster.connect(make_environment(week, address), Software({}, {}))
-    for address in ("nonsense://x", "127.0.0.1"):
-        with pytest.raises(AbatchError, match="does not answer at"):
-            cluster.connect(make_environment(week, address), Software({}, {}))
+        refused = rf"{address} \(ConnectionRefusedError: .* refused, for 1 s\)\. Start it"
+        unknown = r"tcp://a.invalid:1 \(gaierror: .* for 1 s\)"
+        for named, why in ((address, refused), ("tcp://a.invalid:1", unknown)):
+            with pytest.raises(AbatchError, match=f"^{PLACE}: dask's scheduler .* at {why}"):
+                cluster.connect(make_environment(week, named), Software({}, {}))
+
+
+def test_predict_whose_scheduler_has_no_certificate(start: Start) -> None:
+    """Nor has the job: one message, and nothing of dask's behind it."""
+    pytest.importorskip("distributed")
+    with find_closed_port() as probe:
+        address = f"tls://127.0.0.1:{probe.getsockname()[1]}"
+        code, errors = end(start(backend="dask", scheduler=address))
+    assert code == 1
+    assert f"dask's scheduler does not answer at {address} (TypeError: TLS expects" in errors
+    assert errors.count("\n") == 1

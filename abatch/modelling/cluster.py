@@ -2,12 +2,14 @@
 
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import joblib
 
@@ -18,7 +20,8 @@ from abatch.errors import AbatchError, ConfigError, RegistryError
 from abatch.modelling import code, libraries
 from abatch.modelling.workers import Pool, Reply
 
-CONNECT_SECONDS = 30  # for the scheduler to answer, and for a first worker to be there
+CONNECT_SECONDS = 10  # for the scheduler to answer, which may be starting again
+WORKERS_SECONDS = 30  # for a first worker to be there
 CHECK_SECONDS = 60  # without an answer, after which it is asked whether anybody is at work
 LOGGERS = ("distributed", "tornado", "asyncio")  # of dask, which would print
 logger = logging.getLogger("abatch")
@@ -104,26 +107,7 @@ def connect(environment: Environment, software: Software) -> Any:
     AbatchError
         If the scheduler does not answer, or has no workers or others.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise ConfigError(
-            f"{environment.place}.backend: found 'dask', which is not installed here. Install it,"
-            " and where its scheduler and workers run: pip install 'abatch[dask]'; or take loky."
-        ) from None
-    for name in {*LOGGERS, *(name for name in logging.root.manager.loggerDict)}:
-        if name.startswith(LOGGERS):  # into the job's log, and not into cron's mail
-            of_dask = logging.getLogger(name)
-            of_dask.handlers[:] = logger.handlers
-            of_dask.propagate = False
-    place, address = f"{environment.place}.scheduler", environment.scheduler
-    try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise AbatchError(
-            f"{place}: dask's scheduler does not answer at {address} ({_tell(error)}). Start it,"
-            " name its address, and see whether a firewall is between."
-        ) from None
+    place, client = f"{environment.place}.scheduler", _open_client(environment)
     try:
         _require_workers(client, place)
         for worker, answer in client.run(compare, software, on_error="return").items():
@@ -140,9 +124,59 @@ def connect(environment: Environment, software: Software) -> Any:
     return client
 
 
+def _open_client(environment: Environment) -> Any:
+    """A client, or an error and nothing left half open.
+
+    That would wait a minute for itself at the end of the process, and print a traceback.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise ConfigError(
+            f"{environment.place}.backend: found 'dask', which is not installed here. Install it,"
+            " and where its scheduler and workers run: pip install 'abatch[dask]'; or take loky."
+        ) from None
+
+    base: Any = distributed.Client
+
+    class WholeClient(base):  # type: ignore[misc]
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                self.close()
+                raise
+
+    for name in {*LOGGERS, *(name for name in logging.root.manager.loggerDict)}:
+        if name.startswith(LOGGERS):  # into the job's log, and not into cron's mail
+            of_dask = logging.getLogger(name)
+            of_dask.handlers[:] = logger.handlers
+            of_dask.propagate = False
+    address = str(environment.scheduler)
+    try:
+        return WholeClient(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except Exception as error:  # of dask's, of the network's, of TLS
+        raise AbatchError(
+            f"{environment.place}.scheduler: dask's scheduler does not answer at {address}"
+            f" ({_explain(error, address)}). Start it, name its address, and see whether a firewall"
+            " is between."
+        ) from None
+
+
+def _explain(error: Exception, address: str) -> str:
+    """Why there is no connection; of a long wait dask tells nothing else."""
+    if isinstance(error, OSError):
+        parts = urlsplit(address)
+        try:
+            socket.create_connection((parts.hostname, parts.port), timeout=1).close()
+        except OSError as reason:
+            return f"{_tell(reason)}, for {CONNECT_SECONDS} s"
+    return _tell(error)
+
+
 def _require_workers(client: Any, place: str) -> None:
     try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        client.wait_for_workers(1, timeout=WORKERS_SECONDS)
     except TimeoutError:
         raise AbatchError(
             f"{place}: dask's scheduler has no workers. Nothing was published. Start some"
