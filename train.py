@@ -53,7 +53,7 @@ def train(night: Night, *, allow_dirty: bool = False) -> str:
 
     # Measured on the newest rows, where the gate holds each against the live one; saved as fitted
     # on these too.
-    with cluster.spread(environment, [recipe.config.estimator for recipe in recipes]):
+    with cluster.spread(night, [recipe.config.estimator for recipe in recipes]):
         trained = [training.fit_and_validate(recipe, rows) for recipe in recipes]
         training.warn_of_leak(night, rows, trained)
         decisions = gate.judge(night, rows, trained, standing, allow_dirty)

@@ -260,6 +260,7 @@ def test_connect_where_nobody_answers(week: Experiment, monkeypatch: pytest.Monk
                 cluster.connect(make_environment(week, named), Software({}, {}))
 
 
+@pytest.mark.slow
 def test_predict_whose_scheduler_has_no_certificate(start: Start) -> None:
     """Nor has the job: one message, and nothing of dask's behind it."""
     pytest.importorskip("distributed")

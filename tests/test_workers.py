@@ -187,6 +187,23 @@ def test_predict_with_a_killed_worker(bank_folder: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_predict_with_more_processes_than_cores(
+    bank_folder: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at least, and no more than the cores that loky may use; the night is the same."""
+    assert end(start())[0] == 0
+    rows = read_rows(bank_folder)
+    for n_cores, n_jobs in ((1, 2), (1, 100_000)):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(n_cores))
+        code, errors = end(start(n_jobs=n_jobs))
+        assert code == 0
+        assert read_rows(bank_folder) == rows
+        assert errors.count("\n") == (n_jobs > 2)
+    assert "environments.dev.n_jobs: found 100000, but this machine lets a job use so" in errors
+    assert errors.endswith(" many cores: 1. 2 processes work. Write n_jobs: 2.\n")
+
+
+@pytest.mark.slow
 def test_predict_logs_what_is_said_in_workers(bank_folder: Path, start: Start) -> None:
     """As with one job; only that each worker loads the models."""
     logs = []

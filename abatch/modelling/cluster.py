@@ -18,7 +18,8 @@ from abatch import files
 from abatch.config import Environment
 from abatch.errors import AbatchError, ConfigError, RegistryError
 from abatch.modelling import code, libraries
-from abatch.modelling.workers import Pool, Reply
+from abatch.modelling.workers import Pool, Reply, count_workers
+from abatch.night import Night
 
 CONNECT_SECONDS = 10  # for the scheduler to answer, which may be starting again
 WORKERS_SECONDS = 30  # for a first worker to be there
@@ -185,7 +186,7 @@ def _require_workers(client: Any, place: str) -> None:
 
 
 @contextmanager
-def spread(environment: Environment, estimators: Iterable[str]) -> Iterator[None]:
+def spread(night: Night, estimators: Iterable[str]) -> Iterator[None]:
     """Let the environment's workers fit what scikit-learn fits by joblib.
 
     That is the members of a search, folds and trees of which an estimator's own n_jobs says
@@ -200,6 +201,7 @@ def spread(environment: Environment, estimators: Iterable[str]) -> Iterator[None
     AbatchError
         If the scheduler is lost, or workers are again and again.
     """
+    environment = night.experiment.environment
     if environment.backend == "dask":
         client = connect(environment, describe(libraries.find_libraries(), estimators))
         try:
@@ -216,8 +218,8 @@ def spread(environment: Environment, estimators: Iterable[str]) -> Iterator[None
             ) from cause
         finally:
             client.close()
-    elif environment.n_jobs > 1:
-        with joblib.parallel_config(n_jobs=environment.n_jobs):
+    elif (n_workers := count_workers(night)) > 1:
+        with joblib.parallel_config(n_jobs=n_workers):
             yield
     else:
         yield

@@ -18,7 +18,7 @@ from abatch.experiment.terms import TrainingOutcome
 from abatch.modelling import cluster, estimators, features
 from abatch.modelling.cluster import ClusterPool
 from abatch.modelling.registry import Model
-from abatch.modelling.workers import LocalPool
+from abatch.modelling.workers import LocalPool, count_workers
 from abatch.night import DAY, Night
 from abatch.queries import Window
 from abatch.statistics import drift
@@ -117,8 +117,8 @@ def infer(
         if environment.backend == "dask":
             pool = ClusterPool(inferrer, environment, inferrer.describe_software())
             yield from pool.work_through(chunks)
-        elif environment.n_jobs > 1:
-            yield from LocalPool(inferrer, environment.n_jobs).work_through(chunks)
+        elif (n_workers := count_workers(night)) > 1:
+            yield from LocalPool(inferrer, n_workers).work_through(chunks)
         else:
             yield from map(inferrer, chunks)
 

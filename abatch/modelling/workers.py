@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from abatch.errors import AbatchError
 from abatch.modelling import forking
 from abatch.modelling.chatter import listen
+from abatch.night import Night
 
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
 TAKE_ON_SECONDS = 5
@@ -35,6 +36,22 @@ LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
 _kept = b""  # in a worker of this machine, the pickled work
 _alone = threading.Lock()  # chatter is listened to by the whole process
+
+
+def count_workers(night: Night) -> int:
+    """Processes of this machine that do a night's work: n_jobs, but two or one a core at most.
+
+    More would take memory and gain nothing; that is told, and the night is done all the same: the
+    config may have been written for another machine.
+    """
+    environment, n_cores = night.experiment.environment, joblib.cpu_count()
+    n_most = max(2, n_cores)
+    if environment.n_jobs > n_most:
+        night.warn(
+            f"{environment.place}.n_jobs: found {environment.n_jobs}, but this machine lets a job"
+            f" use so many cores: {n_cores}. {n_most} processes work. Write n_jobs: {n_most}."
+        )
+    return min(environment.n_jobs, n_most)
 
 
 class Reply(NamedTuple):
