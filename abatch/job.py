@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import signal
 import sys
 import time
 import traceback
@@ -71,6 +72,7 @@ class Job:
         """The command line: one experiment or all; returns the exit code."""
         if argv is None:  # a process of its own, which need not take modules apart when it ends
             gc.freeze()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:

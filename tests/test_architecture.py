@@ -62,6 +62,7 @@ BESIDES = {
     ("abatch", "os.environ"),
     ("modelling.workers", "joblib"),
     ("modelling.workers", "os.environ"),
+    ("modelling.forking", "os.environ"),
     ("modelling.workers", "pickle"),
     ("modelling.cluster", "joblib"),
     ("modelling.estimators", "joblib"),

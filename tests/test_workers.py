@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,7 @@ def test_workers_end_with_a_killed_parent(bank_folder: Path, start: Start) -> No
     pids = wait_for_hanging(bank_folder, 2)
     process.kill()
     wait_until_over(process.pid, *pids)
+    assert end(process) == (-signal.SIGKILL, "")  # nor says Python's resource tracker anything
 
 
 @pytest.mark.slow
@@ -243,8 +245,29 @@ def test_workers_end_at_an_interrupt(bank_folder: Path, start: Start) -> None:
     signal.signal(signal.SIGINT, kept)
     pids = wait_for_hanging(bank_folder, 2)
     os.killpg(process.pid, signal.SIGINT)
+    check_interrupted(process, bank_folder, pids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_predict_that_is_terminated(
+    bank_folder: Path, start: Start, n_jobs: int, send: Callable[[int, int], None]
+) -> None:
+    """The job alone, as by kill, or with all its processes, as by systemd: as at Ctrl-C."""
+    process = start("hang", n_jobs=n_jobs)
+    pids = wait_for_hanging(bank_folder, n_jobs)
+    send(process.pid, signal.SIGTERM)
+    check_interrupted(process, bank_folder, pids)
+    with closing(sqlite3.connect(bank_folder / "bank.db")) as connection:
+        query = "select status, error from runs where job = 'predict'"
+        assert connection.execute(query).fetchall() == [("failed", "KeyboardInterrupt")]
+
+
+def check_interrupted(process: "subprocess.Popen[str]", folder: Path, pids: list[int]) -> None:
+    """One message, nothing is published, and nobody works any more."""
     code, errors = end(process)
     expected = "interrupted; what was not finished was not written. Run it again."
     assert (code, errors) == (1, f"predict card_offer {FIRST_NIGHT}: {expected}\n")
     wait_until_over(*pids)
-    assert read_rows(bank_folder) == []
+    assert read_rows(folder) == []

@@ -1,9 +1,10 @@
 """Forking: the process from which workers of this machine are forked, with their imports."""
 
 import multiprocessing
+import os
 from argparse import Namespace
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 from abatch.config import load_experiments
 from abatch.errors import AbatchError
@@ -14,14 +15,29 @@ PRELOADED = ["predict", "abatch.modelling.preload"]
 
 
 def begin(options: Namespace) -> None:
-    """Let it import what workers need, while the job does, if the environment has workers.
+    """Start it while the job imports its own part, if the environment has workers.
 
     Parameters
     ----------
     options : of the command line; what is wrong with the config the job will tell
     """
     with suppress(AbatchError):
-        environment = load_experiments(options.config, options.env).environment
-        if environment.n_jobs > 1:
-            CONTEXT.set_forkserver_preload(PRELOADED)
-            forkserver.ensure_running()
+        if load_experiments(options.config, options.env).environment.n_jobs > 1:
+            start()
+
+
+def start() -> None:
+    """Let it import what workers need, unless it runs already.
+
+    Of a job that is killed Python's resource tracker removes the semaphores; that is no matter for
+    cron's mail.
+    """
+    kept = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [kept, "ignore:resource_tracker"]))
+    resource_tracker.ensure_running()
+    if kept is None:
+        del os.environ["PYTHONWARNINGS"]
+    else:
+        os.environ["PYTHONWARNINGS"] = kept
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()

@@ -160,7 +160,7 @@ class LocalPool(Pool):
 
     def _begin(self) -> None:
         n_threads = max(1, joblib.cpu_count() // self.n_workers)
-        forking.CONTEXT.set_forkserver_preload(forking.PRELOADED)
+        forking.start()
         self.executor = ProcessPoolExecutor(
             self.n_workers,
             context=forking.CONTEXT,
