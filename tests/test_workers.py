@@ -24,13 +24,13 @@ from abatch.config import Experiment
 from abatch.database.tables import feature_counts, predictions
 from abatch.errors import AbatchError, DataError
 from abatch.experiment.assignment import assign_candidates
-from abatch.modelling import inference
+from abatch.modelling import inference, workers
 from abatch.modelling.estimators import fit, make_pipeline_for
 from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, N_ORDERED, Start, alter, make_card
-from tests.squares import refuse, square, square_but_die
+from tests.squares import refuse, square, square_but_die, square_but_die_sending
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
@@ -53,13 +53,23 @@ def test_work_through_a_killed_worker(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 2
 
 
+def test_work_through_a_worker_killed_while_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an answer is no answer."""
+    monkeypatch.setattr(workers, "CHECK_SECONDS", 0.1)
+    pool = LocalPool(partial(square_but_die_sending, folder=tmp_path), 2)
+    assert [answer[0] for answer in pool.work_through(range(8))] == [n * n for n in range(8)]
+    assert pool.n_ended == 1
+
+
 def test_submit_after_a_worker_was_killed() -> None:
-    """While it had nothing to do."""
+    """While it had nothing to do; loky has seen it when it has ended the other, too."""
     pool = LocalPool(square, 2)
     try:
         os.kill(pool.executor.submit(os.getpid).result(), signal.SIGKILL)
         for _ in range(300):
-            if pool.executor._flags.broken is not None:
+            if not any(process.is_alive() for process in pool.processes):
                 break
             time.sleep(0.1)
         for n in range(3):

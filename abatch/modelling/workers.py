@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from abatch.night import Night
 
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
 TAKE_ON_SECONDS = 5
+CHECK_SECONDS = 5  # without an answer, after which it is seen whether a worker was ended
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
 _kept = b""  # in a worker of this machine, the pickled work
@@ -151,7 +154,15 @@ class Pool:
 
 
 class LocalPool(Pool):
-    """Processes of this machine; each works with as many threads as leaves none idle."""
+    """Processes of this machine; each works with as many threads as leaves none idle.
+
+    Attributes
+    ----------
+    results : the end of loky's pipe for answers where they are written
+    """
+
+    processes: list[BaseProcess]
+    results: Connection
 
     def __init__(self, work: Callable[[Any], Any], n_jobs: int) -> None:
         super().__init__()
@@ -167,7 +178,29 @@ class LocalPool(Pool):
             initializer=_keep,
             initargs=(self.content, n_threads),
         )
+        self.results = self.executor._result_queue._writer
+        others = multiprocessing.active_children()
         self.executor.submit(os.getpid)  # workers begin while the first chunk is read
+        self.processes = [*{*multiprocessing.active_children()} - {*others}]
+
+    def wait(self, future: Future[Reply]) -> Reply:
+        """What a worker answers."""
+        while True:
+            try:
+                return future.result(CHECK_SECONDS)
+            except TimeoutError:
+                if not all(process.is_alive() for process in self.processes):
+                    self._kill()
+
+    def _kill(self) -> None:
+        """End the processes, and what loky still expects of them.
+
+        Of a message that was cut off it awaits the rest as long as anybody could write it, and this
+        process could: then its pool is broken only now.
+        """
+        for process in self.processes:
+            process.kill()
+        self.results.close()
 
     def mend(self, error: BaseException) -> None:
         """Begin with new workers, who do what is not done."""
@@ -200,6 +233,8 @@ class LocalPool(Pool):
             if all(future.running() or future.done() for _, future in self.pending):
                 break
             time.sleep(0.01)
+        if self.pending:
+            self._kill()
         self.executor.shutdown(wait=True, kill_workers=True)
 
 
