@@ -191,7 +191,8 @@ def start_log(environment: Environment, job: str) -> None:
         raise AbatchError(
             f"{path}: the log cannot be written ({error.strerror}). Check the folder's rights."
         ) from None
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    line, seconds = "%(asctime)sZ %(levelname)s %(run)s%(message)s", "%Y-%m-%dT%H:%M:%S"
+    formatter = logging.Formatter(line, seconds, defaults={"run": ""})  # a night adds its own
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     handler.handleError = lambda record: _complain(path)  # type: ignore[method-assign]

@@ -194,12 +194,12 @@ class Night:
 
     def log(self, message: str) -> None:
         """Write a line into the job's log."""
-        logger.info("%s %s: %s", self.run_id, self, message)
+        logger.info("%s: %s", self, message)
 
     def warn(self, message: str) -> None:
         """Log, keep in the ledger, and print where cron's mail finds it: somebody should act."""
         self._warnings.append(message)
-        logger.warning("%s %s: %s", self.run_id, self, message)
+        logger.warning("%s: %s", self, message)
         if not is_terminal():  # there the closing line says it
             print(f"{self}: {message}", file=sys.stderr)
 
@@ -267,33 +267,52 @@ def open_night(
         dry_run=dry_run,
         _engine=engine,
     )
-    first(night)
-    name = f"{job}-{experiment.name}"
-    with nullcontext(True) if dry_run else locks.lock(engine, name, START_SECONDS) as acquired:
-        if not acquired:
-            raise _describe_holder(night)
-        # Whoever holds the lock knows that no other run of this job is alive.
-        night.write(_fail_runs, night, "died; cleaned up by the next run")
-        if not dry_run:
-            clean(night)
-        done = night.read(_find_run, night, DONE, runs.c.run_date == run_date)
-        if done and not force:
-            raise NothingToDo(
-                f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
-                f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
-            )
-        if dry_run:
-            yield night
-            return
-        night = replace(night, run_number=connections.write(engine, _begin_run, night))
-        night.log(f"started, code {version.code_version()}, as of {night.as_of} UTC")
-        try:
-            yield night
-        except BaseException as error:
-            _fail(night, error)
-            raise
-        if night._warnings:  # some are of what was done
-            _write_down(night, _keep_warnings, night)
+    with _name_in_log(night):
+        first(night)
+        name = f"{job}-{experiment.name}"
+        lock = nullcontext(True) if dry_run else locks.lock(engine, name, START_SECONDS)
+        with lock as acquired:
+            if not acquired:
+                raise _describe_holder(night)
+            # Whoever holds the lock knows that no other run of this job is alive.
+            night.write(_fail_runs, night, "died; cleaned up by the next run")
+            if not dry_run:
+                clean(night)
+            done = night.read(_find_run, night, DONE, runs.c.run_date == run_date)
+            if done and not force:
+                raise NothingToDo(
+                    f"{job} of {experiment.name} for {run_date} is already done (run {done.run_id},"
+                    f" {done.finished_at:%Y-%m-%d %H:%M} UTC). To do it again: --force"
+                )
+            if dry_run:
+                yield night
+                return
+            night = replace(night, run_number=connections.write(engine, _begin_run, night))
+            night.log(f"started, code {version.code_version()}, as of {night.as_of} UTC")
+            try:
+                yield night
+            except BaseException as error:
+                _fail(night, error)
+                raise
+            if night._warnings:  # some are of what was done
+                _write_down(night, _keep_warnings, night)
+
+
+@contextmanager
+def _name_in_log(night: Night) -> Iterator[None]:
+    """Have the run_id in each line of the log, whoever writes it: drivers and estimators, too."""
+
+    def add(record: logging.LogRecord) -> bool:
+        record.run = f"{night.run_id} "
+        return True
+
+    for handler in logger.handlers:
+        handler.addFilter(add)
+    try:
+        yield
+    finally:
+        for handler in logger.handlers:
+            handler.removeFilter(add)
 
 
 def _describe_holder(night: Night) -> Exception:

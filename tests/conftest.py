@@ -109,6 +109,7 @@ CARD: dict[str, Any] = {  # as models.card holds it, of a model that nobody trai
     "lock": {},
     "machine": "Linux x86_64",
 }
+RUN = r"20\d{6}T\d{6}Z-[0-9a-f]{8}"  # a run_id
 N_ORDERED = 60  # rows of a chunk, of nights that `start` begins
 Start = Callable[..., "subprocess.Popen[str]"]
 MSSQL_URL = os.environ.get("ABATCH_TEST_MSSQL_URL")

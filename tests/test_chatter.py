@@ -3,6 +3,7 @@
 import logging
 import logging.config
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from abatch.config import Experiment
 from abatch.modelling import chatter
 from abatch.modelling.chatter import listen
-from tests.conftest import FIRST_NIGHT, ROOT, Templates, write_config
+from tests.conftest import FIRST_NIGHT, ROOT, RUN, Templates, write_config
 from tests.test_categories import require
 
 LIBRARIES: list[tuple[str, dict[str, Any], str]] = [  # and what each is known to print
@@ -107,7 +108,7 @@ def test_own_models_print_nothing(templates: Templates, tmp_path: Path) -> None:
         "saved",
         "loaded",
     ):
-        assert f"INFO an estimator says: {words}\n" in log
+        assert re.search(rf"INFO {RUN} an estimator says: {words}\n", log)
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_predict_on_a_cluster(bank_folder: Path, start: Start, two_workers: Clus
     assert end(start("talk", **of_cluster)) == (0, "")
     assert read_rows(bank_folder) == rows
     assert len(rows) == simulate.N_CANDIDATES
-    words = "INFO an estimator says: so does my child"
+    words = " an estimator says: so does my child"
     assert read_log(bank_folder).count(words) == log.count(words)
     assert end(start("die", **of_cluster)) == (0, "")
     assert read_rows(bank_folder) == rows

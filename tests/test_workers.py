@@ -29,7 +29,7 @@ from abatch.modelling.estimators import fit, make_pipeline_for
 from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, N_ORDERED, Start, alter, make_card
+from tests.conftest import FIRST_NIGHT, N_ORDERED, RUN, Start, alter, make_card
 from tests.squares import refuse, square, square_but_die, square_but_die_sending
 
 
@@ -193,7 +193,8 @@ def test_predict_with_a_killed_worker(bank_folder: Path, start: Start) -> None:
     assert read_rows(bank_folder) == rows
     assert len(rows) == simulate.N_CANDIDATES
     log = read_log(bank_folder)
-    assert log.count(" WARNING a worker was ended, by the system or by a model's code;") == 1
+    ended = " a worker was ended, by the system or by a model's code;"
+    assert len(re.findall(rf" WARNING {RUN}{ended}", log)) == 1
     assert "done again (time 1, at most 2)" in log
 
 
@@ -220,7 +221,8 @@ def test_predict_logs_what_is_said_in_workers(bank_folder: Path, start: Start) -
     logs = []
     for n_jobs in (1, 2):
         assert end(start("talk", n_jobs=n_jobs)) == (0, "")
-        lines = re.findall(r"(?<=Z ).*(?: says: |warn).*", read_log(bank_folder))
+        lines = re.findall(rf"(?<=Z )(\w+) {RUN} (.*(?: says: |warn).*)", read_log(bank_folder))
+        lines = [" ".join(line) for line in lines]
         logs.append(sorted(line for line in lines if "loaded" not in line))
         assert any("says: I am loaded" in line for line in lines)
     assert logs[1] == logs[0]

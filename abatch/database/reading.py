@@ -283,7 +283,9 @@ def _read_sqlite(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -
             yield _read_table(table.rename_columns(names))
             is_begun = True
     except sqlite_arrow.ReaderFailed as reason:
-        logger.info("rows are read one by one: %s", reason)
+        is_ended = isinstance(reason, sqlite_arrow.ReaderEnded)
+        level = logging.WARNING if is_ended else logging.INFO
+        logger.log(level, "rows are read one by one, which takes longer: %s", reason)
         _MIXED.add(sql)
         if is_begun:
             raise ReadAgain(f"the rows must be read again, one by one: {reason}") from None

@@ -26,6 +26,10 @@ class ReaderFailed(Exception):
     """What the process could not read; the plain driver will read it, or say why not."""
 
 
+class ReaderEnded(ReaderFailed):
+    """It was killed."""
+
+
 class WriterFailed(Exception):
     """What the process could not write, in SQLite's words."""
 
@@ -47,7 +51,7 @@ def read(path: str, sql: str, batch_rows: int, wait_seconds: int) -> Iterator[It
     Raises
     ------
     ReaderFailed
-        If a later value has another type, or the query fails.
+        If a later value has another type, or the query fails; ReaderEnded if it is killed.
     """
     with _start("read", path, sql, batch_rows, wait_seconds) as process:
         yield _iterate(process)
@@ -80,9 +84,20 @@ def _iterate(process: "subprocess.Popen[bytes]") -> "Iterator[pa.RecordBatch]":
         with pa.ipc.open_stream(process.stdout) as batches:
             yield from batches
     except (OSError, pa.ArrowException) as error:  # cut off
-        raise ReaderFailed(process.stderr.read().decode(errors="replace") or str(error)) from None
+        words = process.stderr.read().decode(errors="replace") or str(error)
+        raise _make_reader_failure(process, words) from None
     if process.wait():
-        raise ReaderFailed(process.stderr.read().decode(errors="replace"))
+        words = process.stderr.read().decode(errors="replace")
+        raise _make_reader_failure(process, words)
+
+
+def _make_reader_failure(process: "subprocess.Popen[bytes]", words: str) -> ReaderFailed:
+    if process.wait() < 0:
+        return ReaderEnded(
+            f"the process that reads was ended by signal {-process.returncode}, as by a system that"
+            " is short of memory"
+        )
+    return ReaderFailed(words)
 
 
 @contextmanager
