@@ -381,8 +381,12 @@ def test_the_writer_tells_what_is_wrong(tmp_path: Path, bank: sqlite3.Connection
         with pytest.raises(sqlite_arrow.IntegrityError, match=r"^UNIQUE constraint failed: t\.i$"):
             write(path, 9, 7)
         bank.execute("begin immediate")
-        with pytest.raises(failed, match=r"^database is locked$"):
+        with pytest.raises(failed, match=r"^database is locked \(waited 0 s\)$") as locked:
             write(path, 9)
+        assert faults.describe(locked.value) == (
+            "the file is locked by another process (waited 0 s). End that process, or run this job"
+            " again later."
+        )
         bank.execute("rollback")
         with pytest.raises(failed, match="failed to open"):
             write(tmp_path / "none.db", 9)

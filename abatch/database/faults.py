@@ -154,14 +154,22 @@ def _describe_odbc(_error: BaseException, message: str) -> str:
     )
 
 
+def _describe_lock(_error: BaseException, message: str) -> str:
+    waited = re.search(r"waited \d+ s", message)  # by the process that writes a large night
+    return (
+        "the file is locked by another process"
+        f" ({waited[0] if waited else f'waited {SQLITE_WAIT_SECONDS} s'}). End that process, or run"
+        " this job again later."
+    )
+
+
 # The words by which a fault is recognised, or its SQLSTATEs and numbers, and what is told of it.
 _Tell = Callable[[BaseException, str], str]
 _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
     (
         "database (table )?is locked",
         set(),
-        "the file is locked by another process (waited {file_seconds} s). End that process, or run"
-        " this job again later.",
+        _describe_lock,
     ),
     (
         "due to lock timeout|lock request time out",
@@ -232,12 +240,11 @@ def describe(error: BaseException) -> str:
         table = re.search(r"(?:insert into|update) (\S+)", error.statement or "", re.IGNORECASE)
         return f"{table[1]}: {error.orig}" if table else str(error.orig)
     codes, message = _read_codes(error)
-    seconds = {"seconds": LOCK_WAIT_SECONDS, "file_seconds": SQLITE_WAIT_SECONDS}
     for words, of_fault, text in _FAULTS:
         if codes & of_fault or re.search(words, message, re.IGNORECASE):
-            return (
-                text(error, message) if callable(text) else text.format(message=message, **seconds)
-            )
+            if callable(text):
+                return text(error, message)
+            return text.format(message=message, seconds=LOCK_WAIT_SECONDS)
     if is_transient(error):
         return (
             f"the server cannot be reached: {message}. Check its name, its port and that it runs;"

@@ -255,4 +255,5 @@ if __name__ == "__main__":
     except Exception as error:
         # ADBC puts its own words and the statement around SQLite's.
         lines = str(error).removeprefix("INTERNAL: failed to execute: ").splitlines()
-        sys.exit(lines[0] if lines else type(error).__name__)
+        words = lines[0] if lines else type(error).__name__
+        sys.exit(f"{words} (waited {arguments[-1]} s)" if "is locked" in words else words)
