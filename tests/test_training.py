@@ -544,7 +544,8 @@ def test_fit_and_validate_column_without_values_for_a_fit(
         "new_text": pd.Series(["x" if new else None for new in filled], dtype=object),
     }
     types = {**rows.types, "new_number": "number", "new_text": "category"}
-    rows = rows._replace(X=rows.X.assign(**added), types=types)
+    X = rows.X.assign(**added)
+    rows = rows._replace(X=X, coded=X, types=types)
     rows = rows._replace(left_out=find_left_out(rows))
     assert [*rows.left_out] == ["new_number", "new_text"]
     assert [*rows.select({"new_text": "category"}).left_out] == ["new_text"]
@@ -817,7 +818,7 @@ def make_moved(n_low: int) -> Rows:
     income = np.zeros(200)
     income[rows.validation] = np.repeat([-1.0, 1.0], [n_low, 40 - n_low])
     region = np.where(np.arange(200) % 2, "x", "y").astype(object)
-    return rows._replace(X=pd.DataFrame({"income": income, "region": region}))
+    return rows._replace(coded=pd.DataFrame({"income": income, "region": region}))
 
 
 FEATURES = {
