@@ -299,6 +299,51 @@ def test_predict_killed_wherever_it_is(
     assert len(shown) >= n_least
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "owner", "name", "n_least"),
+    [
+        ("sqlite", "sqlalchemy.engine.base:Connection", "_exec_single_context", 20),
+        ("sqlite", "sqlalchemy.engine.default:DefaultDialect", "do_commit", 6),
+        ("postgresql", "sqlalchemy.engine.default:DefaultDialect", "do_commit", 6),
+    ],
+)
+def test_predict_forced_and_killed_wherever_it_is(
+    templates: Templates, tmp_path: Path, kind: str, owner: str, name: str, n_least: int
+) -> None:
+    """Readers meet the whole old night, then the whole new one, and never both."""
+    server, kept, code = templates.find_server(kind), list[bool](), None
+    for nth in itertools.count(1):
+        folder = tmp_path / str(nth)
+        folder.mkdir()
+        url = templates.copy(kind, "trained", folder)
+        experiment = use_chunks(write_experiment(folder, url).environment.file)
+        engine = open_engine(experiment)
+        predict.predict(experiment, engine, FIRST_NIGHT)
+        (old,) = {*read(engine, predictions.c.run_id)}
+        with fork("predict", experiment, "--force", stop=Stop(owner, name, nth)) as process:
+            code, _, err = process.end()
+        if code != 0:
+            assert (code, err) == (-signal.SIGKILL, "")
+            if server:
+                end_others(engine)
+            shown = read(engine, predictions.c.run_id)
+            assert len(shown) == simulate.N_CANDIDATES
+            (new,) = {*shown}
+            kept.append(new == old)
+            superseded = read(engine, predictions_superseded.c.run_id)
+            assert superseded == ([] if new == old else [old] * simulate.N_CANDIDATES)
+            again(experiment, engine)
+            check_night(experiment, engine)
+        engine.dispose()
+        if server:
+            server.drop(url)
+        if code == 0:
+            break
+    assert kept == sorted(kept, reverse=True)
+    assert len(kept) >= n_least
+
+
 WRITER_KILLED = """
 import sys
 sys.path[0] = "."
@@ -696,6 +741,34 @@ def test_fault_no_temporary_folder(
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
     message = one_line(call(predict, bank, capsys, "--dry-run"))
     assert re.search(r"No usable temporary directory .+ can be written as TMPDIR\.$", message)
+
+
+NO_TEMPORARY_FOLDER = """
+import runpy, sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/dev/null"]
+sys.argv[0] = "predict.py"
+runpy.run_path("predict.py", run_name="__main__")
+"""
+
+
+def test_fault_no_temporary_folder_for_workers(bank: Experiment, bank_engine: sa.Engine) -> None:
+    """With two workers, whose server has a socket there; the run is told of, and with one done."""
+    content = yaml.safe_load(bank.environment.file.read_text())
+    content["environments"]["dev"]["n_jobs"] = 2
+    bank.environment.file.write_text(yaml.safe_dump(content))
+    common = ["--config", str(bank.environment.file), "--date", str(FIRST_NIGHT)]
+    command = [sys.executable, "-c", NO_TEMPORARY_FOLDER, *common]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (message,) = done.stderr.splitlines()
+    assert re.search(
+        r": workers cannot be started: No usable temporary directory .+ as TMPDIR, or leave out"
+        r" n_jobs\.$",
+        message,
+    )
+    assert read_statuses(bank_engine) == ["failed"]
+    again(bank, bank_engine)
+    check_night(bank, bank_engine)
 
 
 def test_fault_spool_has_no_room(

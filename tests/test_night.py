@@ -18,7 +18,7 @@ from abatch.database.tables import prediction_rows, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
 from abatch.night import DAY, Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import add_runs, as_stored, make_night, read_predictions
+from tests.conftest import FIRST_NIGHT, add_runs, as_stored, make_night, read_predictions
 
 pytestmark = pytest.mark.server
 
@@ -75,6 +75,24 @@ def test_open_night_done_is_not_done_again(experiment: Experiment, engine: sa.En
     assert before <= first.started_at <= first.finished_at <= utc_now()
     assert f"(process {os.getpid()})" in first.host
     assert len(first.config_hash) == 64
+
+
+@pytest.mark.parametrize("shown", [("done", "done"), ("early", "done"), ("early", "early")])
+def test_one_run_of_a_night_is_shown(engine: sa.Engine, shown: tuple[str, str]) -> None:
+    """By an index, whatever a job believes; of another night, job or experiment there may be."""
+    night = {"job": "predict", "experiment": "card_offer", "run_date": FIRST_NIGHT}
+    others: list[dict[str, Any]] = [
+        {},
+        {"job": "score"},
+        {"experiment": "other"},
+        {"run_date": FIRST_NIGHT + DAY},
+        {"status": "superseded"},
+        {"status": "failed"},
+    ]
+    for number, other in enumerate(others):
+        add_runs(engine, {**night, "run_id": f"r{number}", "status": shown[0], **other})
+    with pytest.raises(sa.exc.IntegrityError):
+        add_runs(engine, {**night, "run_id": "again", "status": shown[1]})
 
 
 def test_open_night_force_supersedes(experiment: Experiment, engine: sa.Engine) -> None:

@@ -1,5 +1,6 @@
 """Workers: what they do comes in order, and one that is killed costs a retry."""
 
+import hashlib
 import os
 import pickle
 import re
@@ -21,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 import predict
 from abatch.config import Experiment
-from abatch.database.tables import feature_counts, predictions
+from abatch.database.tables import feature_counts, prediction_rows, predictions
 from abatch.errors import AbatchError, DataError
 from abatch.experiment.assignment import assign_candidates
 from abatch.modelling import inference, workers
@@ -29,7 +30,17 @@ from abatch.modelling.estimators import fit, make_pipeline_for
 from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
 from demo import simulate
-from tests.conftest import FIRST_NIGHT, N_ORDERED, RUN, Start, alter, make_card
+from tests.conftest import (
+    FIRST_NIGHT,
+    N_ORDERED,
+    RUN,
+    Start,
+    Templates,
+    alter,
+    make_card,
+    open_engine,
+    write_experiment,
+)
 from tests.squares import refuse, square, square_but_die, square_but_die_sending
 
 
@@ -107,6 +118,30 @@ def test_a_night_is_the_same_for_all_workers_and_chunks(
         pd.testing.assert_frame_equal(found[0], whole[0], check_exact=True)
         assert found[1] == whole[1]
     assert len(whole[0]) == simulate.N_CANDIDATES
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_a_night_is_the_same_on_every_database(
+    experiment: Experiment, engine: sa.Engine, templates: Templates, tmp_path: Path
+) -> None:
+    """To the last bit, models too; the bucket is that of docs/assignment.md."""
+    folder = tmp_path / "twin"
+    folder.mkdir()
+    twin = write_experiment(folder, templates.copy("sqlite", "trained", folder))
+    found = []
+    for one, connected in ((experiment, engine), (twin, twin_engine := open_engine(twin))):
+        predict.predict(alter(one, n_jobs=1, chunk_rows=201), connected, FIRST_NIGHT)
+        with connected.connect() as connection:
+            rows = pd.read_sql(sa.select(prediction_rows), connection).drop(columns="run_number")
+        found.append(rows.sort_values("candidate_id", ignore_index=True))
+    twin_engine.dispose()
+    pd.testing.assert_frame_equal(*found, check_exact=True)
+    for row in found[0].itertuples():
+        digest = hashlib.sha256(f"card_offer:{row.candidate_id}".encode()).digest()
+        assert row.bucket == int.from_bytes(digest[16:24], "big") % 64
 
 
 def test_predict_is_the_same_beside_anybody(rng: np.random.Generator) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 
 from abatch.config import load_experiments
-from abatch.errors import AbatchError
+from abatch.errors import AbatchError, FileError
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Each worker imports the job's script again, so that what it imports had better be there.
@@ -31,6 +31,11 @@ def start() -> None:
 
     Of a job that is killed Python's resource tracker removes the semaphores; that is no matter for
     cron's mail.
+
+    Raises
+    ------
+    FileError
+        If there is no temporary folder for its socket.
     """
     kept = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [kept, "ignore:resource_tracker"]))
@@ -40,4 +45,10 @@ def start() -> None:
     else:
         os.environ["PYTHONWARNINGS"] = kept
     CONTEXT.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        raise FileError(
+            f"workers cannot be started: {error.strerror}. Name a folder that can be written as"
+            " TMPDIR, or leave out n_jobs."
+        ) from None
