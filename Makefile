@@ -23,7 +23,7 @@ bench: $(VENV)/installed-dev  ## speed and memory beside peers, small sizes (und
 
 bench-full: $(VENV)/installed-dev  ## the same at the sizes of README's table (hours)
 	@set -e; for line in \
-	    "startup" "threads" "metrics" "sql --rows 1000000" \
+	    "startup" "threads --fits 5" "metrics" "sql --rows 1000000" \
 	    "predict" "predict --rows 1000000 --n-jobs 1 2" "predict --rows 10000000 --turns 1" \
 	    "train --turns 3" "train --rows 500000 --turns 3" "score --nights 365" \
 	    "recall --rows 500000" "scale --rows 1000000 --turns 3"; do \

@@ -7,7 +7,7 @@ policy alone.
     python -m bench.threads --rows 500000 --fits 1
 
 Each training is a process of its own that boosts trees with a thread per core. Imports are not
-timed; two trainings begin together. Medians of five turns, as two spinning trainings differ much
+timed; two trainings begin together. Medians of three turns, as two spinning trainings differ much
 from one turn to the next; so the slowest is shown too.
 """
 
@@ -20,7 +20,7 @@ import time
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-N_FEATURES, N_TURNS = 9, 5
+N_FEATURES, N_TURNS = 9, 3
 SETTINGS = {  # the environment of a training, and what it imports before scikit-learn
     "OpenMP's default": ({}, "sys"),
     "passive": ({"OMP_WAIT_POLICY": "passive"}, "sys"),
@@ -75,7 +75,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=6_000, help="of the data (default: 6000)")
-    parser.add_argument("--fits", type=int, default=5, help="of a training (default: 5)")
+    parser.add_argument("--fits", type=int, default=2, help="of a training (default: 2)")
     arguments = parser.parse_args()
     print(f"{arguments.fits} fits of {arguments.rows:,} rows, {os.cpu_count()} cores")
     print(f"{'':<18}{'alone s':>8}{'CPU s':>7}{'two s':>8}{'CPU s':>7}{'slowest':>9}{'ratio':>7}")
