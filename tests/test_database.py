@@ -264,6 +264,38 @@ def test_transactions_link_lost(make: Make, database_url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_read_link_lost(make: Make, database_url: str) -> None:
+    """What is read is asked for again."""
+    engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0
+    make_counters(engine)
+
+    def find(connection: sa.Connection) -> int:
+        nonlocal n_attempts
+        n_attempts += 1
+        if n_attempts == 1:
+            end_session(connection, boss)
+        return connection.exec_driver_sql("select count(*) from counters").scalar_one()
+
+    assert (connections.read(engine, find), n_attempts) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [  # postmaster.c, ProcessStartupPacket, by its state
+        "starting up",
+        "not yet accepting connections",
+        "not accepting connections",
+        "shutting down",
+        "in recovery mode",
+    ],
+)
+def test_a_server_that_starts_is_waited_for(words: str) -> None:
+    """At connecting psycopg gives no SQLSTATE."""
+    refused = Exception(f"connection failed: FATAL:  the database system is {words}")
+    assert faults.is_transient(sa.exc.OperationalError(None, None, refused))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_transactions_link_lost_while_committing(make: Make, database_url: str) -> None:
     """Nobody knows whether it arrived, so it is not done again."""
     engine, boss, n_attempts = make(database_url, retry_seconds=20), make(database_url), 0

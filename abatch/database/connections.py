@@ -195,9 +195,16 @@ def read(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Return what `find(connection, *args, **kwargs)` does, on a connection of its own."""
-    with engine.connect() as connection:
-        return find(connection, *args, **kwargs)
+    """Return what `find(connection, *args, **kwargs)` does, on a connection of its own.
+
+    After a transient error it is asked again, so it must not change what it closes over.
+    """
+
+    def ask() -> T:
+        with engine.connect() as connection:
+            return find(connection, *args, **kwargs)
+
+    return attempts(engine)(ask)
 
 
 def write(
@@ -257,7 +264,7 @@ def check_ready(engine: sa.Engine, environment: str) -> None:
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
         raise DatabaseError(f"{place}: there is no such file. {mend}")
     with described(place):
-        attempts(engine)(read, engine, _check_tables, place, mend)
+        read(engine, _check_tables, place, mend)
 
 
 def _check_tables(connection: sa.Connection, place: str, mend: str) -> None:

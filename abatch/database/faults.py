@@ -27,8 +27,9 @@ _TRANSIENT |= {"1205", "1222", "40197", "40501", "40613", "49918", "49919", "499
 # The same where a driver gives no code: PostgreSQL at connecting, mssql-python.
 _TRANSIENT_WORDS = re.compile(
     "connection refused|connection reset|connection timeout|connection timed out|timeout expired"
-    "|closed (the connection )?unexpectedly|could not receive data|EOF detected|system is starting"
-    " up|system is shutting down|deadlock victim|lock request time out|communication link failure"
+    "|closed (the connection )?unexpectedly|could not receive data|EOF detected"
+    "|system is (starting up|shutting down|(not|not yet) accepting connections|in recovery mode)"
+    "|deadlock victim|lock request time out|communication link failure"
     "|failed to resolve|could not translate host name"
     "|terminating connection|service is currently busy|not currently available",
     re.IGNORECASE,
