@@ -4,6 +4,8 @@ Needs argparse alone, so that --help and a wrong option wait for nothing.
 """
 
 import argparse
+import os
+import signal
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 EXIT_CODES = (
     "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage,\n3 a fault of abatch."
 )
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # which end a job alike
 
 
 class Option:
@@ -99,10 +103,24 @@ def parse(
     add_options(parser, env=ENV, experiment=EXPERIMENT, config=CONFIG, date=RUN_DATE)
     add_options(parser, force=FORCE, future=FUTURE, dry_run=DRY_RUN, **others)
     options = parser.parse_args(argv)
+    if argv is None:
+        _guard(job)
     for name, option in others.items():
         if options.dry_run and getattr(options, name):
             parser.error(f"--dry-run writes nothing, so it does not go with {option.flags[0]}")
     return options
+
+
+def _guard(job: str) -> None:
+    """Let Ctrl-C and SIGTERM end the process in one line while it imports, as yet without a job."""
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, f"{job}: interrupted before it began. Run it again.\n".encode())
+        os._exit(1)
+
+    for number in INTERRUPTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as of what runs in the background
+            signal.signal(number, end)
 
 
 def add_options(parser: argparse.ArgumentParser, **options: Option) -> None:

@@ -72,10 +72,12 @@ class Job:
         """The command line: one experiment or all; returns the exit code."""
         if argv is None:  # a process of its own, which need not take modules apart when it ends
             gc.freeze()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:
+            for number in arguments.INTERRUPTS if argv is None else ():
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, signal.default_int_handler)
             experiments = load_experiments(options.config, options.env).choose(options.experiment)
             with open_database(experiments.environment) as engine:
                 if not options.dry_run:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import subprocess
 import sys
 from datetime import date, datetime
@@ -77,3 +78,24 @@ def test_parse_moment_is_a_day_or_naive_utc() -> None:
     assert arguments.parse_moment("2026-11-23T08:00:00+01:00") == datetime(2026, 11, 23, 7)
     with pytest.raises(argparse.ArgumentTypeError, match="expected YYYY-MM-DD, or"):
         arguments.parse_moment("yesterday")
+
+
+INTERRUPTED = """
+import os, sys
+from abatch import arguments
+sys.argv[:] = ["predict.py"]
+arguments.parse("predict", None)
+os.kill(os.getpid(), int({}))
+import time
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_that_is_interrupted_before_its_job(number: signal.Signals) -> None:
+    """While it imports, for a second or more."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(number)], cwd=ROOT, capture_output=True, text=True
+    )
+    expected = "predict: interrupted before it began. Run it again.\n"
+    assert (done.returncode, done.stderr) == (1, expected)
