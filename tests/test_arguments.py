@@ -81,8 +81,9 @@ def test_parse_moment_is_a_day_or_naive_utc() -> None:
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal, sys
 from abatch import arguments
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored in the background
 sys.argv[:] = ["predict.py"]
 arguments.parse("predict", None)
 os.kill(os.getpid(), int({}))
