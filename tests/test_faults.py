@@ -596,6 +596,7 @@ def test_predict_link_lost_before_a_commit(experiment: Experiment, engine: sa.En
 @pytest.mark.parametrize(
     "where",
     [
+        ("abatch.modelling.promotion", "open_live", 1, "hold before"),
         ("abatch.database.writing", "load", 2, "hold before"),
         ("abatch.experiment.predictions", "_read_back", 1, "hold before"),
         ("abatch.experiment.predictions", "write_shares", 1, "hold before"),

@@ -217,6 +217,19 @@ def test_a_night_again_supersedes_the_old_one(engine: sa.Engine, writer: Writer)
     ]
 
 
+def test_remove_dead_deletes_what_forgotten_runs_left(engine: sa.Engine, writer: Writer) -> None:
+    """A server lost the run and kept its rows; the next run takes its number."""
+    rows: list[Row] = [(f"a{i}", "A", i / 10, i) for i in range(5)]
+    night = writer.begin(1)
+    writer.write(night, rows)
+    writer.write(writer.begin(2), rows)
+    with engine.begin() as connection:
+        connection.execute(runs.delete().filter_by(run_number=2))
+    spool.remove_dead(night)
+    with engine.connect() as connection:
+        assert set(connection.scalars(sa.select(prediction_rows.c.run_number))) == {1}
+
+
 def test_remove_dead_deletes_what_failed_runs_left(
     engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
