@@ -64,6 +64,7 @@ BESIDES = {
     ("modelling.workers", "os.environ"),
     ("modelling.forking", "os.environ"),
     ("modelling.workers", "pickle"),
+    ("modelling.preload", "pickle"),
     ("modelling.cluster", "joblib"),
     ("modelling.estimators", "joblib"),
     ("modelling.cluster", "pickle"),

@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -33,6 +34,7 @@ from demo import simulate
 from tests.conftest import (
     FIRST_NIGHT,
     N_ORDERED,
+    ROOT,
     RUN,
     Start,
     Templates,
@@ -95,6 +97,23 @@ def test_work_through_workers_that_are_killed_again_and_again(tmp_path: Path) ->
     work = partial(square_but_die, folder=tmp_path, n_times=99)
     with pytest.raises(AbatchError, match=r"workers were ended 3 times, .* fewer n_jobs"):
         [*LocalPool(work, 2).work_through(range(12))]
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("synchronize.SemLock.__setstate__(object.__new__(synchronize.SemLock), state)", ""),
+        ("open('/no such file')", "FileNotFoundError"),
+    ],
+)
+def test_a_worker_that_begins_while_its_job_ends_is_silent(statement: str, told: str) -> None:
+    """The job's locks are gone; what else fails is told."""
+    code = "import abatch.modelling.preload; from multiprocessing import synchronize;"
+    code += f"state = (0, 1, 1, '/no such lock'); {statement}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert bool(told) == bool(done.stderr)
 
 
 def test_work_through_ends_its_workers(tmp_path: Path) -> None:
