@@ -29,13 +29,11 @@ class Feed:
         self.nights: list[dict[str, drift.FeatureCounts]] = []
 
     def refer(self, frame: pd.DataFrame) -> dict[str, FeatureReference]:
-        return drift.make_feature_references(
-            features.decode(features.code(frame, self.types)), self.types
-        )
+        return drift.make_feature_references(features.code(frame, self.types), self.types)
 
     def play(self, frame: pd.DataFrame) -> dict[str, Change]:
         """What is found of a night, which is published then."""
-        X = features.decode(features.code(frame, self.types))
+        X = features.code(frame, self.types)
         tonight = drift.count_features(X, self.references)
         found = {name: changes.find_change([self.view(name, tonight)]) for name in self.types}
         self.nights.append(tonight)
@@ -302,7 +300,7 @@ def test_find_change_by_the_bins_of_the_earlier_model(rng: np.random.Generator) 
         old.play(draw_plan(rng))
 
     def find(frame: pd.DataFrame) -> Change | None:
-        X = features.decode(features.code(frame, old.types))
+        X = features.code(frame, old.types)
         by_new, by_old = (drift.count_features(X, feed.references) for feed in (new, old))
         live, before = new.view("plan", by_new), old.view("plan", by_old)
         views = [live, View(before.reference, ["old"], False, before.tonight, before.nights)]
@@ -506,7 +504,7 @@ def test_find_change_months_are_not_told_of_the_next_model() -> None:
 )
 def test_describe_rise_of_a_category(tonight: list[str | None], expected: str) -> None:
     feed = Feed(pd.DataFrame({"plan": ["10"] * 50 + ["20"] * 50}))
-    X = features.decode(features.code(pd.DataFrame({"plan": tonight}), feed.types))
+    X = features.code(pd.DataFrame({"plan": tonight}), feed.types)
     view = feed.view("plan", drift.count_features(X, feed.references))
     assert changes.describe_rise(None, view).startswith(expected)
 
@@ -523,7 +521,7 @@ def test_describe_rise_names_what_is_missing() -> None:
 
 def test_describe_rise_of_a_number() -> None:
     feed = Feed(pd.DataFrame({"income": np.arange(1.0, 101)}))
-    X = features.decode(features.code(pd.DataFrame({"income": [2000.0, 5000.0]}), feed.types))
+    X = features.code(pd.DataFrame({"income": [2000.0, 5000.0]}), feed.types)
     view = feed.view("income", drift.count_features(X, feed.references))
     assert changes.describe_rise(None, view) == (
         "above 90 (2,000 to 5,000 tonight) in 100% of 2 rows, before 10%"

@@ -248,6 +248,38 @@ def test_predict_killed_while_it_cleans_up(bank: Experiment, bank_engine: sa.Eng
     assert read_statuses(bank_engine) == ["failed", "done"]  # the second was not begun
 
 
+def kill_wherever(
+    templates: Templates, tmp_path: Path, kind: str, owner: str, name: str, *options: str
+) -> Iterator[sa.Engine]:
+    """A bank's database after a kill of predict at each call of a function, one after the other.
+
+    With --force the night is done before. The next run does what is missing then.
+    """
+    server, code = templates.find_server(kind), None
+    for nth in itertools.count(1):
+        folder = tmp_path / str(nth)
+        folder.mkdir()
+        url = templates.copy(kind, "trained", folder)
+        experiment = use_chunks(write_experiment(folder, url).environment.file)
+        engine = open_engine(experiment)
+        if "--force" in options:
+            predict.predict(experiment, engine, FIRST_NIGHT)
+        with fork("predict", experiment, *options, stop=Stop(owner, name, nth)) as process:
+            code, _, err = process.end()
+        if code != 0:
+            assert (code, err) == (-signal.SIGKILL, "")
+            if server:
+                end_others(engine)
+            yield engine
+            again(experiment, engine)
+            check_night(experiment, engine)
+        engine.dispose()
+        if server:
+            server.drop(url)
+        if code == 0:
+            break
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize(
@@ -273,27 +305,10 @@ def test_predict_killed_wherever_it_is(
     seen: set[int],
 ) -> None:
     """Readers meet the whole night or nothing of it, and the next run does what is missing."""
-    server, shown, code = templates.find_server(kind), list[int](), None
-    for nth in itertools.count(1):
-        folder = tmp_path / str(nth)
-        folder.mkdir()
-        url = templates.copy(kind, "trained", folder)
-        experiment = use_chunks(write_experiment(folder, url).environment.file)
-        with fork("predict", experiment, stop=Stop(owner, name, nth)) as process:
-            code, _, err = process.end()
-        engine = open_engine(experiment)
-        if code != 0:
-            assert (code, err) == (-signal.SIGKILL, "")
-            if server:
-                end_others(engine)
-            shown.append(len(read(engine, predictions.c.candidate_id)))
-            again(experiment, engine)
-            check_night(experiment, engine)
-        engine.dispose()
-        if server:
-            server.drop(url)
-        if code == 0:
-            break
+    shown = [
+        len(read(engine, predictions.c.candidate_id))
+        for engine in kill_wherever(templates, tmp_path, kind, owner, name)
+    ]
     assert shown == sorted(shown)
     assert {*shown} == seen
     assert len(shown) >= n_least
@@ -312,34 +327,15 @@ def test_predict_forced_and_killed_wherever_it_is(
     templates: Templates, tmp_path: Path, kind: str, owner: str, name: str, n_least: int
 ) -> None:
     """Readers meet the whole old night, then the whole new one, and never both."""
-    server, kept, code = templates.find_server(kind), list[bool](), None
-    for nth in itertools.count(1):
-        folder = tmp_path / str(nth)
-        folder.mkdir()
-        url = templates.copy(kind, "trained", folder)
-        experiment = use_chunks(write_experiment(folder, url).environment.file)
-        engine = open_engine(experiment)
-        predict.predict(experiment, engine, FIRST_NIGHT)
-        (old,) = {*read(engine, predictions.c.run_id)}
-        with fork("predict", experiment, "--force", stop=Stop(owner, name, nth)) as process:
-            code, _, err = process.end()
-        if code != 0:
-            assert (code, err) == (-signal.SIGKILL, "")
-            if server:
-                end_others(engine)
-            shown = read(engine, predictions.c.run_id)
-            assert len(shown) == simulate.N_CANDIDATES
-            (new,) = {*shown}
-            kept.append(new == old)
-            superseded = read(engine, predictions_superseded.c.run_id)
-            assert superseded == ([] if new == old else [old] * simulate.N_CANDIDATES)
-            again(experiment, engine)
-            check_night(experiment, engine)
-        engine.dispose()
-        if server:
-            server.drop(url)
-        if code == 0:
-            break
+    kept = []
+    for engine in kill_wherever(templates, tmp_path, kind, owner, name, "--force"):
+        old = min(read(engine, runs.c.job, runs.c.run_number, runs.c.run_id))[2:]
+        shown = read(engine, predictions.c.run_id)
+        assert len(shown) == simulate.N_CANDIDATES
+        (new,) = {*shown}
+        kept.append(new == old)
+        superseded = read(engine, predictions_superseded.c.run_id)
+        assert superseded == ([] if new == old else [old] * simulate.N_CANDIDATES)
     assert kept == sorted(kept, reverse=True)
     assert len(kept) >= n_least
 
