@@ -6,7 +6,7 @@ Needs argparse alone, so that --help and a wrong option wait for nothing.
 import argparse
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from typing import Any
 EXIT_CODES = (
     "Exit codes: 0 done or nothing to do, 1 you can mend it, 2 wrong usage,\n3 a fault of abatch."
 )
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # which end a job alike
 
 
 class Option:
@@ -118,9 +116,14 @@ def _guard(job: str) -> None:
         os.write(2, f"{job}: interrupted before it began. Run it again.\n".encode())
         os._exit(1)
 
-    for number in INTERRUPTS:
+    handle_interrupts(end)
+
+
+def handle_interrupts(handle: Callable[[int, Any], object]) -> None:
+    """Let Ctrl-C and SIGTERM, which end a job alike, be handled in one way."""
+    for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as of what runs in the background
-            signal.signal(number, end)
+            signal.signal(number, handle)
 
 
 def add_options(parser: argparse.ArgumentParser, **options: Option) -> None:

@@ -18,11 +18,11 @@ from abatch.errors import ConfigError, UsageError, suggest
 from abatch.files import hash_bytes
 from abatch.queries import Query
 from abatch.sections import ExperimentSection, File, Retention
-from abatch.yaml_file import fault, told
+from abatch.yaml_file import HOST, fault, told
 
 VARIABLE = re.compile(r"\$\{(\w+)\}|\$\{")
 # Of dask's, whose own parser may not be installed here, and finds late what cannot be.
-ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[\w:.%]+\]):(\d{1,5})")
+ADDRESS = re.compile(rf"(tcp|tls)://{HOST}:(\d{{1,5}})")
 
 
 @dataclass(frozen=True)

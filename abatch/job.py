@@ -75,9 +75,8 @@ class Job:
         about = sys.modules[self.__module__].__doc__
         options = arguments.parse(self.name, about, argv, **self.switches)
         try:
-            for number in arguments.INTERRUPTS if argv is None else ():
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, signal.default_int_handler)
+            if argv is None:
+                arguments.handle_interrupts(signal.default_int_handler)
             experiments = load_experiments(options.config, options.env).choose(options.experiment)
             with open_database(experiments.environment) as engine:
                 if not options.dry_run:

@@ -32,8 +32,8 @@ _EXPECTED = {
     NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
     VERSION: "letters, digits and dots, at most 20 of them",
 }
-# The address of a service, in which no login stands.
-_PLAIN_ADDRESS = re.compile(r"[a-z]+://([\w.-]+|\[[\w:.%]+\])(:\d+)?")
+HOST = r"([\w.-]+|\[[\w:.%]+\])"
+_PLAIN_ADDRESS = re.compile(rf"[a-z]+://{HOST}(:\d+)?")  # of a service; no login stands in it
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "keys with values"}
 
 

@@ -80,24 +80,20 @@ def _iterate(process: "subprocess.Popen[bytes]") -> "Iterator[pa.RecordBatch]":
 
     assert process.stdout is not None
     assert process.stderr is not None
+    cut_off = ""
     try:
         with pa.ipc.open_stream(process.stdout) as batches:
             yield from batches
-    except (OSError, pa.ArrowException) as error:  # cut off
-        words = process.stderr.read().decode(errors="replace") or str(error)
-        raise _make_reader_failure(process, words) from None
-    if process.wait():
-        words = process.stderr.read().decode(errors="replace")
-        raise _make_reader_failure(process, words)
-
-
-def _make_reader_failure(process: "subprocess.Popen[bytes]", words: str) -> ReaderFailed:
+    except (OSError, pa.ArrowException) as error:
+        cut_off = str(error)
+    words = process.stderr.read().decode(errors="replace") or cut_off
     if process.wait() < 0:
-        return ReaderEnded(
+        raise ReaderEnded(
             f"the process that reads was ended by signal {-process.returncode}, as by a system that"
             " is short of memory"
         )
-    return ReaderFailed(words)
+    if cut_off or process.returncode:
+        raise ReaderFailed(words)
 
 
 @contextmanager

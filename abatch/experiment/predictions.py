@@ -242,10 +242,7 @@ def compute_checksum(rows: pd.DataFrame) -> int:
 
 def remove_dead(night: Night) -> None:
     """Delete the rows of runs that failed or were forgotten, in batches; nobody has seen them."""
-    numbers = night.read(_find_dead, night.experiment.name)
-    if later := night.read(_find_later):
-        numbers += sorted(set(later) - night.read(_find_numbers, later))
-    for run_number in numbers:
+    for run_number in night.read(_find_dead, night.experiment.name) + night.read(_find_forgotten):
         key = {"run_number": run_number}
         while last := night.read(writing.find_batch, prediction_rows, key):
             night.write(writing.delete_batch, prediction_rows, key, last)
@@ -301,21 +298,18 @@ def _find_dead(connection: sa.Connection, experiment: str) -> list[int]:
     return [*connection.scalars(query.where(sa.exists().where(own)))]
 
 
-def _find_later(connection: sa.Connection) -> list[int]:
+def _find_forgotten(connection: sa.Connection) -> list[int]:
     """Run numbers of rows above those of all runs.
 
     A server that crashed, or another in its place, may have forgotten that a run was begun, and the
-    next would take its number. Or one was begun while this was read.
+    next would take its number.
     """
     last = sa.select(sa.func.coalesce(sa.func.max(runs.c.run_number), 0)).scalar_subquery()
     number = prediction_rows.c.run_number
-    return [*connection.scalars(sa.select(number).where(number > last).distinct())]
-
-
-def _find_numbers(connection: sa.Connection, numbers: Sequence[int]) -> set[int]:
-    """Those of which there is a run."""
-    query = sa.select(runs.c.run_number).where(runs.c.run_number.in_(numbers))
-    return {*connection.scalars(query)}
+    later = {*connection.scalars(sa.select(number).where(number > last).distinct())}
+    # One may have been begun while this was read.
+    begun = sa.select(runs.c.run_number).where(runs.c.run_number.in_(later))
+    return sorted(later.difference(connection.scalars(begun))) if later else []
 
 
 def write_shares(connection: sa.Connection, night: Night) -> None:
