@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -24,6 +24,7 @@ _EXPECTED = {
     "model_type": "keys with values",
     "list_type": "a list",
     "too_short": "at least one entry",
+    "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
     "greater_than": "more than {gt:.15g}",
@@ -167,10 +168,10 @@ def _mend(kind: str, found: object) -> str:
     if kind == "string_type" and isinstance(found, (int, float)):
         return " Put it between quotes."
     if kind in ("int_type", "float_type") and isinstance(found, str):
-        try:
-            return f" Write it as {float(found):.15g}, without quotes."
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            number = float(found)
+            if kind == "float_type" or (number.is_integer() and abs(number) < 1e15):
+                return f" Write it as {number:.15g}, without quotes."
     return ""
 
 

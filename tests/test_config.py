@@ -373,6 +373,18 @@ MISTAKES = [
     ("days: 14", "days: true", ".outcome.window_days", "found True, expected a whole number."),
     (
         "days: 14",
+        "days: 1e300",
+        ".outcome.window_days",
+        "found '1e300', expected a whole number.",
+    ),
+    (
+        "  dev:\n",
+        "  dev:\n    bulk: 1\n",
+        "environments.dev.bulk",
+        "found 1, expected true or false.",
+    ),
+    (
+        "days: 14",
         "days: 2026-01-31",
         ".outcome.window_days",
         "found datetime.date(2026, 1, 31), expected a whole number.",

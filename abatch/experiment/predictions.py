@@ -158,7 +158,8 @@ def describe(
         f" {n_selected.get(variant, 0)} selected)"
         for variant in experiment.split
     ]
-    return f"{total.n_rows} candidates; {', '.join(variants)}"
+    n = total.n_rows
+    return f"{n} candidate{'s' * (n != 1)}; {', '.join(variants)}"
 
 
 def write_rows(night: Night, n_rows: int, batches: Iterable[pa.RecordBatch]) -> None:

@@ -102,19 +102,27 @@ class Spool:
 
     def _rank(self) -> np.ndarray:
         """Each row's rank in its variant, from 1; the selection keys are gone then."""
+        by_key = self._sort_by_key()
+        self._selection_keys = bytearray()
+        memory.release()
         prediction = np.frombuffer(self._predictions)
-        selection_key = np.frombuffer(self._selection_keys, np.uint64)
-        code = np.frombuffer(self._codes, np.uint8)
-        rank = np.empty(len(code), dtype=np.int32)
-        for i in range(len(self.variants)):
-            rows = np.flatnonzero(code == i).astype(np.int32)
-            rows = rows[np.argsort(selection_key[rows])]
+        rank = np.empty(len(prediction), dtype=np.int32)
+        for rows in by_key:
             lowest_first = np.nan_to_num(prediction[rows], copy=False)
             np.negative(lowest_first, out=lowest_first)
-            rows = rows[np.argsort(lowest_first, kind="stable")]
-            rank[rows] = np.arange(1, len(rows) + 1, dtype=np.int32)
-        self._selection_keys = bytearray()
+            best_first = rows[np.argsort(lowest_first, kind="stable")]
+            rank[best_first] = np.arange(1, len(rows) + 1, dtype=np.int32)
         return rank
+
+    def _sort_by_key(self) -> list[np.ndarray]:
+        """Positions of each variant's rows, in the order of their selection keys."""
+        selection_key = np.frombuffer(self._selection_keys, np.uint64)
+        code = np.frombuffer(self._codes, np.uint8)
+        by_key = []
+        for i in range(len(self.variants)):
+            rows = np.flatnonzero(code == i).astype(np.int32)
+            by_key.append(rows[np.argsort(selection_key[rows])])
+        return by_key
 
     def _make_rows(
         self, rank: np.ndarray, n_selected: Mapping[str, int]
@@ -183,7 +191,7 @@ def open_spool(night: Night, model_names: Mapping[str, str | None]) -> Iterator[
     try:
         own.mkdir(FOLDER_MODE, parents=True)
     except OSError as error:
-        raise files.cannot_write(own, error) from None
+        raise files.cannot_write(own.parent, error) from None
     try:
         _require_room(night, own)
         yield Spool(own / "ids.arrow", night.run_number, model_names)
