@@ -1,12 +1,13 @@
 """How a night spreads: predict.py with one and two workers, measured; with 4, 8 and 16, simulated.
 
-The candidates and models of bench.predict, on SQLite, beside the plain script. One night is
-measured part by part; from these a night with more workers is simulated. Each process has a core of
-its own: one reads from the database, the job sends chunks, at most one more than there are workers,
-and writes when all have come. Medians.
+The candidates and models of bench.predict, on SQLite or a server, beside the plain script. One
+night is measured part by part; from these a night with more workers is simulated. Each process has
+a core of its own: one reads from SQLite, the job sends chunks, at most one more than there are
+workers, and writes when all have come. Medians.
 
     python -m bench.scale
     python -m bench.scale --rows 1000000 --turns 3
+    python -m bench.scale --url postgresql+psycopg://user:password@127.0.0.1/postgres
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,9 +42,10 @@ class Parts(NamedTuple):
     ----------
     start : until the first chunk is asked for
     load : a worker's start, with its imports
-    fetch : of a chunk, by the process that reads it from the database
+    fetch : of a chunk, by the process that reads it from SQLite
     read, send, work, take : of a chunk: into a frame, into bytes, by a worker, into the spool
-    finish : ranks, writing, reading back, publishing
+    finish : all that comes after the last chunk, of which
+    rank, write, check : ranks; writing, and reading back what arrived
     """
 
     start: float
@@ -54,6 +56,9 @@ class Parts(NamedTuple):
     work: float
     take: float
     finish: float
+    rank: float
+    write: float
+    check: float
 
 
 def simulate(parts: Parts, n_chunks: int, n_workers: int) -> float:
@@ -79,8 +84,9 @@ def simulate(parts: Parts, n_chunks: int, n_workers: int) -> float:
 
 
 def play(config: str, day: str) -> None:
-    """Play a night with one job in this process, and print its parts; all but finish is CPU."""
+    """Play a night with one job in this process, and print its parts: CPU up to the last chunk."""
     import predict
+    from abatch.experiment import predictions
     from abatch.experiment.spool import Spool
     from abatch.modelling.inference import Inferrer
     from abatch.night import Night
@@ -91,21 +97,22 @@ def play(config: str, day: str) -> None:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
 
-    def timed(name: str, owner: Any, method: str) -> None:
+    def timed(name: str, owner: Any, method: str, clock: Callable[[], float]) -> None:
         real = getattr(owner, method)
 
         def call(*args: Any) -> Any:
-            began = time.process_time()
+            began = clock()
             result = real(*args)
-            spent[name].append(time.process_time() - began)
+            spent[name].append(clock() - began)
             return result
 
         setattr(owner, method, call)
 
     def stream(self: Night, query: Any, window: Any) -> Iterator[pd.DataFrame]:
-        chunks = real_stream(self, query, window)
+        chunks, clock = real_stream(self, query, window), time.perf_counter()
         if query != self.experiment.query("candidates"):
             yield from chunks
+            spent["check"].append(time.perf_counter() - clock)
             return
         began, before = time.process_time(), find_children()
         spent["start"].append(began)
@@ -121,11 +128,14 @@ def play(config: str, day: str) -> None:
 
     real_stream = Night.stream
     Night.stream = stream  # type: ignore
-    timed("work", Inferrer, "__call__")
-    timed("take", Spool, "add")
+    timed("work", Inferrer, "__call__", time.process_time)
+    timed("take", Spool, "add", time.process_time)
+    timed("rank", Spool, "rank", time.perf_counter)
+    timed("write", predictions, "write_rows", time.perf_counter)
     if code := predict.main(["--config", config, "--env", "jobs1", "--date", day]):
         sys.exit(code)
     spent["finish"] = [spent["finish"][0] + time.perf_counter()]
+    spent["write"][0] -= spent["check"][0]  # which is part of it
     del spent["load"]
     print(json.dumps({name: statistics.mean(values) for name, values in spent.items()}))
 
@@ -143,13 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--url", default="", help="of a server; without it, SQLite")
     parser.add_argument("--rows", type=int, default=200_000, help="candidates (default: 200000)")
     parser.add_argument("--turns", type=int, default=1, help="medians of so many (default: 1)")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with (
         tempfile.TemporaryDirectory(prefix="abatch-bench-") as name,
-        make_database("", folder := Path(name)) as url,
+        make_database(arguments.url, folder := Path(name)) as url,
     ):
         commands = prepare(folder, url, PLAYED, arguments.rows)
         days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
@@ -167,7 +178,8 @@ def main() -> None:
     parts = Parts(*map(statistics.median, zip(*nights, strict=True)))
     n_chunks, plain = -(-arguments.rows // CHUNK_ROWS), played["plain"]
     print(
-        f"{arguments.rows:,} candidates, chunks of {CHUNK_ROWS:,}, {os.cpu_count()} cores; seconds:"
+        f"{url.partition(':')[0]}, {arguments.rows:,} candidates, chunks of {CHUNK_ROWS:,},"
+        f" {os.cpu_count()} cores; seconds:"
     )
     print(", ".join(f"{name} {value:.3f}" for name, value in parts._asdict().items()))
     print(f"plain script: wall {plain.wall:.1f}, CPU {plain.cpu:.1f}, {plain.memory:,.0f} MiB")

@@ -22,7 +22,7 @@ import score
 import train
 from abatch import __main__ as main
 from abatch.config import load_experiments
-from abatch.database import faults, migrations, tables
+from abatch.database import connections, faults, migrations, tables, writing
 from abatch.experiment import doubts
 from demo import simulate
 from tests.conftest import FIRST_NIGHT, ROOT, Server, open_engine, write_config
@@ -334,6 +334,13 @@ def test_login_has_no_other_right(login: str, template: str) -> None:
 def test_login_creates_alters_and_drops_nothing(login: str, statement: str, template: str) -> None:
     with connect(template, login) as connection:
         refuse(connection, statement)
+
+
+def test_job_may_ask_for_statistics(job: Login) -> None:
+    """Of a table that it does not own: they stay as they are, and nothing fails."""
+    engine = open_engine(load_experiments(job.file, "dev")["card_offer"])
+    connections.write(engine, writing.analyze, tables.units)
+    engine.dispose()
 
 
 def test_analyst_reads_and_writes_nothing(bank: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import predict
 import score
 import train
 from abatch.config import Experiment, load_experiments
-from abatch.database import migrations, tables
+from abatch.database import migrations, tables, writing
 from abatch.errors import AbatchError
 from abatch.experiment import assignment, looks
 from abatch.modelling import promotion, registry
@@ -602,6 +602,31 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int) ->
         return result
 
     monkeypatch.setattr(owner, name, fail)
+
+
+def test_score_lets_the_database_look_between_cohorts(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At what was written, when more is looked up among it, and not in a night of one."""
+    folder = shutil.copytree(scored, tmp_path / "copy")
+    experiment = load_experiments(folder / "ml_config.yaml", "dev")["own"]
+    steps = []
+    for module, name in ((writing, "analyze"), (looks, "close_nights")):
+        real = getattr(module, name)
+
+        def note(*arguments: Any, name: str = name, real: Any = real) -> Any:
+            steps.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, note)
+    engine = open_engine(experiment)
+    score.score(experiment, engine, START + 7 * DAY, draw=False, rebuild=True)
+    assert steps == ["close_nights"]
+    monkeypatch.setattr(looks, "CLOSED_ROWS", 1)  # one cohort at a time
+    steps.clear()
+    score.score(experiment, engine, START + 7 * DAY, draw=False, rebuild=True)
+    assert steps == ["close_nights", "analyze", "close_nights"]
+    engine.dispose()
 
 
 def test_score_before_the_feed_has_begun(tmp_path: Path) -> None:

@@ -57,6 +57,18 @@ def test_every_value_is_written(engine: sa.Engine) -> None:
     assert read_rows(engine) == [tuple(row.values()) for row in batch.to_pylist()]
 
 
+@pytest.mark.server
+def test_analyze_lets_postgresql_know_the_size(engine: sa.Engine) -> None:
+    """Which the server tells; the others find it out by themselves, and nothing fails."""
+    write(engine, make_batch(500))
+    connections.write(engine, writing.analyze, prediction_rows)
+    if engine.dialect.name == "postgresql":
+        name = writing.name_table(engine, prediction_rows)
+        with engine.connect() as connection:
+            size = f"select reltuples from pg_class where oid = '{name}'::regclass"
+            assert connection.exec_driver_sql(size).scalar_one() == 500
+
+
 def test_many_rows_go_to_sqlite_by_a_process_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

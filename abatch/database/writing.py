@@ -93,6 +93,16 @@ def name_table(connection: sa.Connection | sa.Engine, table: sa.Table) -> str:
     return ".".join(map(quote, filter(None, [schema, table.name])))
 
 
+def analyze(connection: sa.Connection, table: sa.Table) -> None:
+    """Let PostgreSQL look at what a table holds, which it does by itself a minute later.
+
+    Until then it expects a handful of rows, and looks each of them up. A login that does not own
+    the table changes nothing, without an error.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"analyze {name_table(connection, table)}")
+
+
 def _copy(connection: sa.Connection, statement: str, batch: "pa.RecordBatch") -> None:
     """As CSV: text in quotes, so that an empty field is null; floats to the last bit."""
     import pyarrow as pa

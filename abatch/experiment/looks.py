@@ -15,7 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database import tables
+from abatch.database import tables, writing
 from abatch.database.tables import Row
 from abatch.errors import DatabaseError, DataError, NothingToDo
 from abatch.experiment import (
@@ -153,6 +153,8 @@ def close_final(question: Question, nights: Sequence[date]) -> Reading:
         for last, words in reading.words:
             if last > seen:
                 night.warn(words)
+        if n_read:  # what was just written is not to be taken for a small table
+            night.write(writing.analyze, tables.units)
         night.write(close_nights, question, reading)
         closed_date, n_read = cohorts[-1][-1], n_read + reading.n_read
     still_open = mature[len(final) :]
