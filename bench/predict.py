@@ -71,9 +71,9 @@ experiments:
     models:
       A: {{name: modelA, version: "1.0", estimator: sklearn.linear_model.LogisticRegression,
           params: {{max_iter: 200}}}}
-      B: {{name: modelB, version: "1.0",
-          estimator: sklearn.ensemble.HistGradientBoostingClassifier}}
+      B: {{name: modelB, version: "1.0", estimator: {estimator}}}
 """
+BOOSTING = "sklearn.ensemble.HistGradientBoostingClassifier"
 
 
 def make_engine(url: str) -> sa.Engine:
@@ -118,7 +118,7 @@ def make_workload(engine: sa.Engine, n_rows: int) -> None:
             frame.to_sql(answers.name, engine, if_exists="append", index=False)
 
 
-def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:
+def write_config(folder: Path, url: str, n_jobs: Sequence[int], estimator: str = BOOSTING) -> Path:
     """The config and its queries; an environment, jobs2, for each number of jobs."""
     (folder / "sql").mkdir()
     for name, text in QUERIES.items():
@@ -126,13 +126,16 @@ def write_config(folder: Path, url: str, n_jobs: Sequence[int]) -> Path:
     environments = (f'  jobs{n}: {{database: "{url}", n_jobs: {n}}}' for n in n_jobs)
     queries = ", ".join(f"{name}: sql/{name}.sql" for name in QUERIES)
     config = folder / "ml_config.yaml"
-    config.write_text(CONFIG.format(environments="\n".join(environments), queries=queries))
+    settings = {"environments": "\n".join(environments), "queries": queries}
+    config.write_text(CONFIG.format(**settings, estimator=estimator))
     return config
 
 
-def prepare(folder: Path, url: str, n_jobs: Sequence[int], n_rows: int) -> dict[str, list[str]]:
+def prepare(
+    folder: Path, url: str, n_jobs: Sequence[int], n_rows: int, estimator: str = BOOSTING
+) -> dict[str, list[str]]:
     """Candidates and trained models; returns what is measured, as `list_commands` has it."""
-    config = write_config(folder, url, n_jobs)
+    config = write_config(folder, url, n_jobs, estimator)
     first = ["--config", str(config), "--env", f"jobs{n_jobs[0]}"]
     measure([sys.executable, "-m", "abatch", "init", *first])
     engine = make_engine(url)

@@ -8,6 +8,7 @@ workers, and writes when all have come. Medians.
     python -m bench.scale
     python -m bench.scale --rows 1000000 --turns 3
     python -m bench.scale --url postgresql+psycopg://user:password@127.0.0.1/postgres
+    python -m bench.scale --estimator sklearn.ensemble.RandomForestClassifier
 """
 
 import argparse
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.predict import NIGHT, make_database, prepare
+from bench.predict import BOOSTING, NIGHT, make_database, prepare
 from bench.processes import measure, take_median
 
 CHUNK_ROWS = 50_000  # as the config has it by default
@@ -155,6 +156,7 @@ def main() -> None:
     )
     parser.add_argument("--url", default="", help="of a server; without it, SQLite")
     parser.add_argument("--rows", type=int, default=200_000, help="candidates (default: 200000)")
+    parser.add_argument("--estimator", default=BOOSTING, help="of the second model")
     parser.add_argument("--turns", type=int, default=1, help="medians of so many (default: 1)")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -162,7 +164,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="abatch-bench-") as name,
         make_database(arguments.url, folder := Path(name)) as url,
     ):
-        commands = prepare(folder, url, PLAYED, arguments.rows)
+        commands = prepare(folder, url, PLAYED, arguments.rows, arguments.estimator)
         days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
         nights = [
             measure_parts(folder / "ml_config.yaml", next(days)) for _ in range(arguments.turns)
