@@ -345,7 +345,7 @@ def test_lock_time_outs_leave_time_to_try_again() -> None:
     )
 
 
-def test_transactions_end_by_the_configured_time(
+def test_transactions_are_tried_until_the_configured_time(
     make: Make, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as probe:
@@ -360,7 +360,7 @@ def test_transactions_end_by_the_configured_time(
 
         with pytest.raises(sa.exc.OperationalError):
             connections.write(engine, work)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started >= 2  # the last one is then, and not before
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -1,6 +1,7 @@
 """Workers: what they do comes in order, and one that is killed costs a retry."""
 
 import hashlib
+import multiprocessing.forkserver
 import os
 import pickle
 import re
@@ -30,6 +31,7 @@ from abatch.modelling import inference, workers
 from abatch.modelling.estimators import fit, make_pipeline_for
 from abatch.modelling.registry import Model
 from abatch.modelling.workers import LocalPool
+from bench.processes import list_children
 from demo import simulate
 from tests.conftest import (
     FIRST_NIGHT,
@@ -97,6 +99,50 @@ def test_work_through_workers_that_are_killed_again_and_again(tmp_path: Path) ->
     work = partial(square_but_die, folder=tmp_path, n_times=99)
     with pytest.raises(AbatchError, match=r"workers were ended 3 times, .* fewer n_jobs"):
         [*LocalPool(work, 2).work_through(range(12))]
+
+
+def test_work_through_a_worker_killed_as_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has read what it is to do."""
+    real, killed = multiprocessing.forkserver.connect_to_new_process, list[int]()
+
+    def connect(files: Any) -> Any:
+        server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        before = {*list_children(server)}
+        ends = real(files)
+        if not killed:
+            while not (begun := {*list_children(server)} - before):
+                time.sleep(0.01)
+            killed.extend(begun)
+            os.kill(killed[0], signal.SIGKILL)
+            wait_until_over(killed[0])
+        return ends
+
+    monkeypatch.setattr(multiprocessing.forkserver, "connect_to_new_process", connect)
+    pool = LocalPool(square, 2)
+    assert [*pool.work_through(range(5))] == [0, 1, 4, 9, 16]
+    assert (len(killed), pool.n_ended) == (1, 1)
+
+
+def test_processes_that_joblib_begins_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """As for a search of a training; they would stay, and wait for more."""
+    code = """
+from pathlib import Path
+from types import SimpleNamespace
+import joblib
+from abatch.modelling import cluster
+from tests.squares import hang
+environment = SimpleNamespace(backend="loky", n_jobs=2, place="here")
+with cluster.spread(SimpleNamespace(experiment=SimpleNamespace(environment=environment)), []):
+    joblib.Parallel()(joblib.delayed(hang)(Path.cwd()) for _ in range(2))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    try:
+        pids = wait_for_hanging(tmp_path, 2)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_until_over(*pids)
 
 
 @pytest.mark.parametrize(

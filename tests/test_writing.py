@@ -194,6 +194,12 @@ def test_bulk_copy_of_another_database() -> None:
         connections.make_engine(SecretStr("sqlite:///a.db"), None, Path(), "here", bulk=True)
 
 
+def test_schema_of_a_database_without() -> None:
+    words = r"^here: schema is of a server's databases, and this is sqlite\. Leave out schema\.$"
+    with pytest.raises(ConfigError, match=words):
+        connections.make_engine(SecretStr("sqlite:///a.db"), "abatch", Path(), "here")
+
+
 @pytest.mark.server
 @pytest.mark.parametrize(
     "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True

@@ -70,6 +70,10 @@ def make_engine(
             " requirements.lock; pyodbc also needs the system's unixodbc and Microsoft's ODBC"
             " Driver 18."
         ) from None
+    if schema and backend == "sqlite":
+        raise ConfigError(
+            f"{place}: schema is of a server's databases, and this is {backend}. Leave out schema."
+        )
     if bulk and backend != "mssql":
         raise ConfigError(
             f"{place}: bulk is SQL Server's bulk copy, and this is {backend}. Leave out bulk."

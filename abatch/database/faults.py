@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError, StatementError
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from abatch.errors import AbatchError, DatabaseError
 
@@ -52,10 +52,12 @@ def attempts(engine: sa.Engine) -> Retrying:
             "%s: %s Trying again.", show_url(engine), describe(state.outcome.exception())
         )
 
+    limit = engine.get_execution_options().get("retry_seconds", 0)
+    pause = wait_random_exponential(multiplier=0.5, max=10)
     return Retrying(
         retry=retry_if_exception(is_transient),
-        wait=wait_random_exponential(multiplier=0.5, max=10),
-        stop=stop_before_delay(engine.get_execution_options().get("retry_seconds", 0)),
+        wait=lambda state: min(pause(state), limit - (state.seconds_since_start or 0)),
+        stop=stop_after_delay(limit),  # so that the last attempt is at the limit
         before_sleep=tell,
         reraise=True,
     )

@@ -18,7 +18,7 @@ from abatch import files
 from abatch.config import Environment
 from abatch.errors import AbatchError, ConfigError, RegistryError
 from abatch.modelling import code, libraries
-from abatch.modelling.workers import Pool, Reply, count_workers
+from abatch.modelling.workers import Pool, Reply, count_workers, own_loky
 from abatch.night import Night
 
 CONNECT_SECONDS = 10  # for the scheduler to answer, which may be starting again
@@ -219,6 +219,7 @@ def spread(night: Night, estimators: Iterable[str]) -> Iterator[None]:
         finally:
             client.close()
     elif (n_workers := count_workers(night)) > 1:
+        own_loky()
         with joblib.parallel_config(n_jobs=n_workers):
             yield
     else:

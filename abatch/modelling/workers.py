@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
+from joblib.parallel import LokyBackend
 from threadpoolctl import threadpool_limits
 
 from abatch.errors import AbatchError
@@ -35,6 +36,7 @@ from abatch.night import Night
 N_ENDED = 2  # times that workers may be ended in one night, by whatever it is
 TAKE_ON_SECONDS = 5
 CHECK_SECONDS = 5  # without an answer, after which it is seen whether a worker was ended
+PARENT_SECONDS = 1  # after which a process that joblib began looks whether its parent is there
 LOGGERS = ("abatch", "py.warnings")  # what the job's log has
 logger = logging.getLogger("abatch")
 _kept = b""  # in a worker of this machine, the pickled work
@@ -167,6 +169,7 @@ class LocalPool(Pool):
     def __init__(self, work: Callable[[Any], Any], n_jobs: int) -> None:
         super().__init__()
         self.content, self.n_workers, self.n_ended = pickle.dumps(work, 5), n_jobs, 0
+        self.processes = []
         self._begin()
 
     def _begin(self) -> None:
@@ -180,7 +183,11 @@ class LocalPool(Pool):
         )
         self.results = self.executor._result_queue._writer
         others = multiprocessing.active_children()
-        self.executor.submit(os.getpid)  # workers begin while the first chunk is read
+        try:
+            self.executor.submit(os.getpid)  # workers begin while the first chunk is read
+        except OSError as error:  # one was ended as it began
+            self.mend(error)
+            return
         self.processes = [*{*multiprocessing.active_children()} - {*others}]
 
     def wait(self, future: Future[Reply]) -> Reply:
@@ -256,6 +263,22 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    os._exit(1)
+
+
+def own_loky() -> None:
+    """Let the processes that joblib begins, as for a search, end with this one, however it ends."""
+    loky = partial(LokyBackend, initializer=_end_with, initargs=(os.getpid(),))
+    joblib.register_parallel_backend("loky", loky)
+
+
+def _end_with(pid: int) -> None:
+    threading.Thread(target=_outlive_not, args=(pid,), daemon=True).start()
+
+
+def _outlive_not(pid: int) -> None:
+    while os.getppid() == pid:
+        time.sleep(PARENT_SECONDS)
     os._exit(1)
 
 
