@@ -26,7 +26,8 @@ bench-full: $(VENV)/installed-dev  ## the same at the sizes of README's table (h
 	    "startup" "threads --fits 5" "metrics" "sql --rows 1000000" \
 	    "predict" "predict --rows 1000000 --n-jobs 1 2" "predict --rows 10000000 --turns 1" \
 	    "train --turns 3" "train --rows 500000 --turns 3" "score --nights 365" \
-	    "recall --rows 500000" "scale --rows 1000000 --turns 3"; do \
+	    "recall --rows 500000" "scale --rows 1000000 --turns 3" \
+	    $(if $(URL),"predict --rows 1000000 --url $(URL)" "scale --rows 1000000 --url $(URL)"); do \
 	    $(RUN) -m bench.$$line; echo; done
 
 lint: $(VENV)/installed-dev  ## linter and type checker alone
