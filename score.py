@@ -61,11 +61,12 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     question = looks.Question(night, registration, maturity, *references)
     nights = night.read(find_nights, night)
     reading = looks.close_final(question, nights)
-    total = night.read(looks.sum_up, question, reading)
-    figures = night.read(looks.measure, question, reading, total)
-    doubted = night.read(looks.find_doubts, question, reading, total)
-    looks.tell_doubts(question, reading, doubted, is_rebuilt=is_rebuilt)
-    look = night.read(looks.judge, question, reading, total, figures, doubted)
+    with looks.noticing(night, reading):
+        total = night.read(looks.sum_up, question, reading)
+        figures = night.read(looks.measure, question, reading, total)
+        doubted = night.read(looks.find_doubts, question, reading, total)
+        looks.tell_doubts(question, reading, doubted, is_rebuilt=is_rebuilt)
+        look = night.read(looks.judge, question, reading, total, figures, doubted)
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
     falls = night.read(looks.find_falls, question, figures)
 

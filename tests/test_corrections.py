@@ -1,19 +1,22 @@
 """Outcomes that change after their night was closed."""
 
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+import predict
 from abatch.config import Experiment
 from abatch.database.tables import predictions
-from abatch.errors import DataError
-from abatch.experiment import corrections
+from abatch.errors import DatabaseError, DataError
+from abatch.experiment import corrections, looks
 from abatch.experiment.outcomes import EVENT, Feed
 from abatch.queries import Query
 from abatch.sections import Outcome
+from demo import bank_tables
 from tests.conftest import FIRST_NIGHT
 from tests.responses import Responses
 
@@ -131,6 +134,40 @@ def test_score_keeps_what_a_feed_has_forgotten_of_one_variant(
 
 
 @pytest.mark.bank("trained")
+@pytest.mark.parametrize(
+    "stage", ["read_nights", "sum_up", "measure", "find_doubts", "judge", "describe"]
+)
+def test_score_notices_that_a_closed_night_is_predicted_again(
+    responses: Responses, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is: the sums of closed nights are gone from one statement to the next."""
+    responses.set(grace_days=30)  # tonight's stays open, with candidates of the first
+    night = FIRST_NIGHT + N_NIGHTS * DAY
+    responses.play(night)
+    table = bank_tables.candidates
+    others = {"candidate_date": sa.literal(night)}
+    first = sa.select(*(others.get(column.name, column) for column in table.c))
+    first = first.where(table.c.candidate_date == FIRST_NIGHT)
+    with responses.bank.begin() as connection:
+        connection.execute(table.insert().from_select([*table.c.keys()], first))
+        connection.execute(responses.feed.insert().values(event_date=night + 2 * DAY))
+    predict.predict(responses.experiment, responses.engine, night, force=True)
+    real, before = getattr(looks, stage), responses.count()
+
+    def predict_again(*args: Any) -> Any:
+        monkeypatch.setattr(looks, stage, real)
+        predict.predict(responses.experiment, responses.engine, FIRST_NIGHT, force=True)
+        return real(*args)
+
+    monkeypatch.setattr(looks, stage, predict_again)
+    with pytest.raises(DatabaseError, match="a night of card_offer was predicted while it was"):
+        responses.score(night + 3 * DAY)
+    assert responses.count() == before
+    responses.score(night + 3 * DAY)
+    assert responses.count() > before
+
+
+@pytest.mark.bank("trained")
 def test_score_rebuilds_for_corrections_if_it_may(
     responses: Responses, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +180,7 @@ def test_score_rebuilds_for_corrections_if_it_may(
     responses.score(night)
     changed = responses.change(FIRST_NIGHT + 2 * DAY, "11", "x")
     responses.set(corrections_days=0)
-    responses.score(night + DAY)
+    responses.score(night + 3 * DAY)
     assert "have changed" not in capsys.readouterr().err
     assert responses.count() == before
     responses.set(corrections_days=180)

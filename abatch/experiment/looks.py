@@ -5,6 +5,7 @@ Nights whose outcomes are final are closed, the open ones are read again.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from itertools import chain
@@ -281,12 +282,29 @@ def check_unchanged(connection: sa.Connection, reading: Reading) -> None:
 
     Predict may run at the same time; it waits from here to the end of the transaction.
     """
+    scores.lock_nights(connection, reading.span.experiment)
+    _compare(connection, reading)
+
+
+def _compare(connection: sa.Connection, reading: Reading) -> None:
     span = reading.span
-    scores.lock_nights(connection, span.experiment)
     run_ids = predictions.find_run_ids(connection, span)
     closed_date = scores.find_closed_date(connection, span.experiment)
     if (run_ids, closed_date) != (reading.run_ids, span.after):
         raise _predicted_meanwhile(span.experiment)
+
+
+@contextmanager
+def noticing(night: Night, reading: Reading) -> Iterator[None]:
+    """Tell why the block failed if a night was predicted again, as `check_unchanged` does.
+
+    Sums that were dropped meanwhile do not fit what was read before.
+    """
+    try:
+        yield
+    except Exception:
+        night.read(_compare, reading)
+        raise
 
 
 def _predicted_meanwhile(experiment: str) -> DatabaseError:
