@@ -41,7 +41,9 @@ class Ordered(LogisticRegression):
             order = path.read_text("utf-8") if path.exists() else ""
             if order == "hang in fit":
                 hang(path)
-            elif order == "die in fit":
+            elif order.startswith("die in fit"):
+                if order.endswith("once"):
+                    path.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().fit(X, y)
 

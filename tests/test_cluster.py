@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 import train
 from abatch.config import Experiment, load_experiments
+from abatch.database.tables import models
 from abatch.errors import AbatchError, ConfigError, RegistryError
 from abatch.modelling import cluster, libraries, workers
+from abatch.modelling.card import Card
 from abatch.modelling.cluster import Software
 from abatch.modelling.registry import load_model
 from demo import simulate
@@ -168,6 +171,28 @@ def test_train_whose_workers_die(
     (bank_folder / "order").write_text("die in fit")
     engine = open_engine(experiment)
     with pytest.raises(AbatchError, match=rf"{FAILED} \(.+\)\. No model was kept\. See"):
+        train.train(experiment, engine, FIRST_NIGHT, force=True)
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_train_whose_processes_die(
+    bank_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One costs a retry, and the search finds the same; again and again they end the training."""
+    experiment = alter(use_search(bank_folder, monkeypatch), environment_n_jobs=2)
+    order, engine = bank_folder / "order", open_engine(experiment)
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
+    order.write_text("die in fit once")
+    train.train(experiment, engine, FIRST_NIGHT, force=True)
+    assert "a worker was ended, by the system or by a model's code; what was not" in caplog.text
+    with engine.connect() as connection:
+        cards = connection.scalars(sa.select(models.c.card).filter_by(variant="A"))
+        figures = [Card.model_validate_json(card).metrics for card in cards]
+    assert figures[-1] == figures[-2]
+    order.write_text("die in fit")
+    words = r"workers were ended 3 times, .* published\. If memory was short, take fewer n_jobs\.$"
+    with pytest.raises(AbatchError, match=words):
         train.train(experiment, engine, FIRST_NIGHT, force=True)
     engine.dispose()
 

@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import itertools
 import random
 import sysconfig
 import traceback
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import InputTags, all_estimators
 
-from abatch.errors import ConfigError, suggest
+from abatch.errors import AbatchError, ConfigError, suggest
+from abatch.modelling import workers
 from abatch.modelling.categories import CategoryEncoder, CategoryFrame
 from abatch.modelling.chatter import listen
 
@@ -283,13 +286,14 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
     ------
     ConfigError
         If the estimator refuses the parameters or the columns, or does not tell outcome 1 from 0.
+    AbatchError
+        If its workers are ended again and again.
     """
-    random.seed(seed)
-    np.random.seed(seed)
     X = X.sort_index(axis="columns")  # in place of the other order, which leaves room
     try:
-        with listen():
-            fitted = pipeline.fit(X, y)
+        fitted = _fit(pipeline, X, y, seed)
+    except AbatchError:
+        raise
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}: the estimator could not be fitted; it raised {_tell(error)}. Mend its"
@@ -300,6 +304,19 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
             f"{key}: after fitting, the estimator has no classes_ 0 and 1. Expected a classifier."
         )
     return fitted
+
+
+def _fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, seed: int) -> Pipeline:
+    """Fit, and again if a worker was ended, as of a search."""
+    for n_ended in itertools.count(1):
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            with listen():
+                return pipeline.fit(X, y)
+        except BrokenProcessPool as error:
+            workers.tell_end(n_ended, error, "n_jobs")
+    raise AssertionError
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:

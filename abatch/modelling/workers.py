@@ -212,18 +212,7 @@ class LocalPool(Pool):
     def mend(self, error: BaseException) -> None:
         """Begin with new workers, who do what is not done."""
         self.n_ended += 1
-        if self.n_ended > N_ENDED:
-            raise AbatchError(
-                f"workers were ended {self.n_ended} times, by the system or by a model's code."
-                " Nothing was published. If memory was short, take fewer n_jobs or chunk_rows."
-            ) from None
-        logger.warning(
-            "a worker was ended, by the system or by a model's code; what was not done is done"
-            " again (time %d, at most %d): %s",
-            self.n_ended,
-            N_ENDED,
-            " ".join(str(error).split()),
-        )
+        tell_end(self.n_ended, error, "n_jobs or chunk_rows")
         self.close()
         self._begin()
         chunks = [chunk for chunk, _ in self.pending]
@@ -243,6 +232,33 @@ class LocalPool(Pool):
         if self.pending:
             self._kill()
         self.executor.shutdown(wait=True, kill_workers=True)
+
+
+def tell_end(n_ended: int, error: BaseException, memory: str) -> None:
+    """Log that a worker was ended, for what it did is done again.
+
+    Parameters
+    ----------
+    n_ended : how often that was so
+    memory : the settings that need less of it if they are smaller
+
+    Raises
+    ------
+    AbatchError
+        If it was so too often.
+    """
+    if n_ended > N_ENDED:
+        raise AbatchError(
+            f"workers were ended {n_ended} times, by the system or by a model's code. Nothing was"
+            f" published. If memory was short, take fewer {memory}."
+        ) from None
+    logger.warning(
+        "a worker was ended, by the system or by a model's code; what was not done is done again"
+        " (time %d, at most %d): %s",
+        n_ended,
+        N_ENDED,
+        " ".join(str(error).split()),
+    )
 
 
 def _keep(content: bytes, n_threads: int) -> None:
