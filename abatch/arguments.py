@@ -6,6 +6,7 @@ Needs argparse alone, so that --help and a wrong option wait for nothing.
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -114,12 +115,14 @@ def _guard(job: str) -> None:
 
     def end(number: int, frame: object) -> None:
         os.write(2, f"{job}: interrupted before it began. Run it again.\n".encode())
+        if util := sys.modules.get("multiprocessing.util"):
+            util._run_finalizers()  # of the folder with the socket of workers' server
         os._exit(1)
 
     handle_interrupts(end)
 
 
-def handle_interrupts(handle: Callable[[int, Any], object]) -> None:
+def handle_interrupts(handle: Callable[[int, Any], object] | signal.Handlers) -> None:
     """Let Ctrl-C and SIGTERM, which end a job alike, be handled in one way."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as of what runs in the background

@@ -84,6 +84,9 @@ class Job:
                 return self._play(experiments, engine, options)
         except (Exception, KeyboardInterrupt) as error:
             return report(error, self.name)
+        finally:
+            if argv is None:  # it has its exit code
+                arguments.handle_interrupts(signal.SIG_IGN)
 
     def _play(
         self, experiments: Experiments, engine: sa.Engine, options: argparse.Namespace

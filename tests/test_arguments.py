@@ -2,10 +2,12 @@
 
 import argparse
 import importlib
+import os
 import signal
 import subprocess
 import sys
 from datetime import date, datetime
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,8 @@ from abatch import arguments
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored in the background
 sys.argv[:] = ["predict.py"]
 arguments.parse("predict", None)
+from abatch.modelling import forking
+forking.start()
 os.kill(os.getpid(), int({}))
 import time
 time.sleep(60)
@@ -93,10 +97,38 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_script_that_is_interrupted_before_its_job(number: signal.Signals) -> None:
-    """While it imports, for a second or more."""
+def test_a_script_that_is_interrupted_before_its_job(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """While it imports, for a second or more; the folder of its workers' server goes, too."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED.format(number)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", INTERRUPTED.format(number)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     expected = "predict: interrupted before it began. Run it again.\n"
     assert (done.returncode, done.stderr) == (1, expected)
+    assert [*tmp_path.iterdir()] == []
+
+
+ENDING = """
+import atexit, os, signal, sys
+import predict
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(os.kill, os.getpid(), int({}))
+sys.argv[:] = ["predict.py", "--config", "none.yaml"]
+sys.exit(predict.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_that_is_interrupted_once_its_job_is_over(number: signal.Signals) -> None:
+    """It leaves with the exit code of the job."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(number)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("predict: none.yaml: ")
+    assert done.stderr.count("\n") == 1
