@@ -500,6 +500,7 @@ def test_find_change_months_are_not_told_of_the_next_model() -> None:
             ["20"] * 50 + ["x"] * 50,
             "'x', new to the model, in 50% of 100 rows, before 0%; '10' in 0%, before 50%",
         ),
+        (["x" * 200_000] * 100, f"'{'x' * 37}...{'x' * 38}', new to the model, in 100%"),
     ],
 )
 def test_describe_rise_of_a_category(tonight: list[str | None], expected: str) -> None:

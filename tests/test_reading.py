@@ -183,6 +183,20 @@ def test_read_query_dates_and_unicode_come_back(make: Make, database_url: str) -
     assert read(engine, "select 1 from happened where what = 'Ærø 日本 🂡 %s :x'") == [(1,)]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_read_query_wants_one_select(make: Make, database_url: str) -> None:
+    engine = make(database_url)
+    for sql in ("", "-- select 1\n", "/* :a */ ;"):
+        message = r"^sql/q\.sql: holds nothing but comments; expected one select\.$"
+        with pytest.raises(ConfigError, match=message):
+            read(engine, sql)
+    for sql in ("select 1 as a; select 2 as b", "select 1 as a; delete from t"):
+        with pytest.raises(
+            DatabaseError, match=r"^sql/q\.sql: .* Leave one select in the query\.$"
+        ):
+            read(engine, sql)
+
+
 def test_stream_query_missing_table_names_the_file(make: Make, database_url: str) -> None:
     engine = make(database_url)
     with pytest.raises(

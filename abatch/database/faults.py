@@ -196,6 +196,11 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
         set(),
         "{message}, as by a system that is short of memory. Run the job again.",
     ),
+    (
+        "multiple commands|one statement at a time",
+        set(),
+        "{message}. Leave one select in the query.",
+    ),
     ("disk is full", set(), "{message}. Make room and run the job again."),
     ("can't open lib", {"IM002", "IM003"}, _describe_odbc),
     (

@@ -152,7 +152,10 @@ def _read(
     engine: sa.Engine, query: Query, window: Window, as_of: datetime, chunk_rows: int
 ) -> Frames:
     """Read frames of the query's rows by the best driver at hand."""
-    statement = sa.text(clean_query(query.text))
+    cleaned = clean_query(query.text)
+    if not cleaned:
+        raise ConfigError(f"{query.file}: holds nothing but comments; expected one select.")
+    statement = sa.text(cleaned)
     given = {**window._asdict(), "as_of": as_of}
     for name in statement.compile().params:
         if name not in given:

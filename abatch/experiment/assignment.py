@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.split import check_id, split_thresholds
+from abatch.statistics.words import show_value
 
 N_BUCKETS = 64
 _WRITTEN_OTHERWISE = r"^[0 ]+|\.0+$| "
@@ -125,17 +126,17 @@ def normalise_id(value: Any) -> str:
     if value is None or value is pd.NA or value != value:
         raise DataError("candidate_id is null: expected a number or a text.")
     if isinstance(value, (bool, np.bool_, bytes, bytearray, memoryview)):
-        raise DataError(f"candidate_id {value!r}: expected a number or a text.")
+        raise DataError(f"candidate_id {show_value(value)}: expected a number or a text.")
     if isinstance(value, (float, np.floating)):
         if not -_WHOLE_FLOATS < value < _WHOLE_FLOATS or value != int(value):
             raise DataError(
-                f"candidate_id {value!r}: expected a whole number below 2**53; cast it to bigint or"
-                " varchar in the query."
+                f"candidate_id {show_value(value)}: expected a whole number below 2**53; cast it to"
+                " bigint or varchar in the query."
             )
         return str(int(value))
     if isinstance(value, Decimal):
         if not value.is_finite() or value != value.to_integral_value():
-            raise DataError(f"candidate_id {value!r}: expected a whole number.")
+            raise DataError(f"candidate_id {show_value(value)}: expected a whole number.")
         value = int(value)
     return check_id(str(value))
 
@@ -175,7 +176,7 @@ def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np
     unknown = [variant for variant in variants if variant not in split]
     if unknown:
         raise DataError(
-            f"variant holds {unknown[0]!r} in {len(unknown)} of {len(variants)} rows; expected one"
-            f" of {', '.join(split)}."
+            f"variant holds {show_value(unknown[0])} in {len(unknown)} of {len(variants)} rows;"
+            f" expected one of {', '.join(split)}."
         )
     return variants

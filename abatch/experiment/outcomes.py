@@ -18,6 +18,7 @@ from abatch.experiment.registrations import OUTCOME
 from abatch.night import DAY, Night
 from abatch.queries import Query, Window
 from abatch.sections import Guardrail, Outcome
+from abatch.statistics.words import show_value
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
@@ -325,7 +326,7 @@ def _to_day(value: object) -> date:
         return value.date()
     if isinstance(value, date):
         return value
-    raise ValueError(f"found {value!r}")
+    raise ValueError(f"found {show_value(value)}")
 
 
 def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
@@ -342,8 +343,8 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
         values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64)
     if kind == "numeric" and (thousands := _find_thousands(column)):
         raise DataError(
-            f"outcome holds text such as {thousands!r}, whose point may mark thousands. Cast it to"
-            " a number in the query."
+            f"outcome holds text such as {show_value(thousands)}, whose point may mark thousands."
+            " Cast it to a number in the query."
         )
     wrong = ~np.isin(values, (0.0, 1.0)) if kind == "binary" else ~np.isfinite(values)
     if wrong.any():
@@ -366,4 +367,4 @@ def _find_thousands(column: pd.Series) -> str | None:
 
 
 def _format(value: object) -> str:
-    return "null" if pd.isna(value) else repr(value)
+    return "null" if pd.isna(value) else show_value(value)

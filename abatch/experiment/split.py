@@ -8,6 +8,7 @@ from fractions import Fraction
 from hashlib import sha256
 
 from abatch.errors import DataError
+from abatch.statistics.words import show_value
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
@@ -24,8 +25,8 @@ def check_id(text: str) -> str:
         1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")
     ):
         raise DataError(
-            f"candidate_id {text!r}: expected 1 to 64 printable ASCII characters without outer"
-            " spaces."
+            f"candidate_id {show_value(text)}: expected 1 to 64 printable ASCII characters"
+            " without outer spaces."
         )
     return text.lower() if _UUID.fullmatch(text) else text
 

@@ -13,6 +13,7 @@ from abatch.modelling import estimators
 from abatch.modelling.card import Importance, Subgroup
 from abatch.statistics import metrics
 from abatch.statistics.metrics import MIN_CASES, Metric
+from abatch.statistics.words import show_value
 
 N_ROWS, N_REPEATS = 2_000, 3  # of permutation importance
 N_CELLS = 1_000_000  # that are predicted at once, at most: 8 MB
@@ -159,7 +160,7 @@ def _find_pure(column: pd.Series, is_rarer: np.ndarray) -> list[Any]:
 
 
 def _show_value(value: str | float) -> str:
-    return repr(value) if isinstance(value, str) else _show_end(float(value))
+    return show_value(value) if isinstance(value, str) else _show_end(float(value))
 
 
 def _score(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray) -> float:

@@ -18,6 +18,7 @@ from scipy.stats import binom
 from abatch.statistics import drift
 from abatch.statistics.drift import FeatureCounts
 from abatch.statistics.references import FeatureReference
+from abatch.statistics.words import show_value
 
 # PSI above its noise line: 1 is a third of the rows gone null, an unknown value in one of eight, or
 # most amounts nearly doubled. Values of another type or unit, and loads that failed, bring 4 to 12;
@@ -455,7 +456,7 @@ def _name_bin(view: View, i: int) -> str:
     if i == n_bins + 1:
         return "null"
     if view.reference.kind == "category":
-        return repr(bins[i]) if i < n_bins else _name_others(view)
+        return show_value(bins[i]) if i < n_bins else _name_others(view)
     ends = [f"above {low:,.6g}" for low in bins[max(i - 1, 0) : i]]
     ends += [f"up to {high:,.6g}" for high in bins[i : i + 1]]
     name = " and ".join(ends) or "a number"
@@ -473,12 +474,12 @@ def _name_others(view: View) -> str:
     first, *others = counted.new
     spelling = _describe_spelling(view, first)
     rest = f" and {len(others)} others" if others else ""
-    return f"{first!r}{spelling}{rest}, new to the model,"
+    return f"{show_value(first)}{spelling}{rest}, new to the model,"
 
 
 def _describe_spelling(view: View, name: str) -> str:
     respelled = view.find_respelled(view.tonight)
-    return f" ({respelled[name]!r} written otherwise)" if name in respelled else ""
+    return f" ({show_value(respelled[name])} written otherwise)" if name in respelled else ""
 
 
 def _describe_trained(view: View, oddity: Oddity) -> str:
@@ -501,5 +502,5 @@ def describe_oddity(view: View, oddity: Oddity) -> str:
             names = [*view.find_respelled(tonight)]
         elif oddity.count_rows == View.count_misshapen:
             names = view.find_misshapen(tonight)
-        example = f"{names[0]!r}{_describe_spelling(view, names[0])}"
+        example = f"{show_value(names[0])}{_describe_spelling(view, names[0])}"
     return f"{oddity.words} ({example}) in {n / n_obs:.1%} of {n_obs:,} rows"
