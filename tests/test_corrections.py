@@ -180,7 +180,7 @@ def test_score_rebuilds_for_corrections_if_it_may(
     responses.score(night)
     changed = responses.change(FIRST_NIGHT + 2 * DAY, "11", "x")
     responses.set(corrections_days=0)
-    responses.score(night + 3 * DAY)
+    responses.score(night + DAY)
     assert "have changed" not in capsys.readouterr().err
     assert responses.count() == before
     responses.set(corrections_days=180)
