@@ -27,7 +27,7 @@ from abatch.night import Night, utc_now
 from abatch.pages import cards
 
 
-@nightly(first=promotion.relink, switches=SWITCHES)
+@nightly(switches=SWITCHES)
 def train(night: Night, *, allow_dirty: bool = False) -> str:
     """Pull rows as known at one moment, keep them, fit and validate models, let them go live."""
     experiment, environment = night.experiment, night.experiment.environment

@@ -21,6 +21,7 @@ from abatch import arguments
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults
 from abatch.errors import AbatchError, ConfigError, NothingToDo, ReadAgain, UsageError
+from abatch.modelling import promotion
 from abatch.night import Night, open_night, today, utc_now
 from abatch.text import is_terminal, say
 
@@ -60,13 +61,17 @@ class Job:
             run_date,
             force=force or options.get("rebuild", False),
             dry_run=dry_run,
-            first=self.first,
+            first=self._begin,
             clean=self.clean,
         ) as night:
             try:
                 return self.story(night, **options)
             except ReadAgain:  # it has written nothing yet, and reads more carefully now
                 return self.story(night, **options)
+
+    def _begin(self, night: Night) -> None:
+        promotion.relink(night)
+        self.first(night)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The command line: one experiment or all; returns the exit code."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import yaml
 
 import abatch
 import predict
+import score
 import train
 from abatch import __main__ as main
 from abatch.commands import GROUP_OF, GROUPS
@@ -37,6 +39,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import RegistryError
 from abatch.experiment import registrations
+from abatch.modelling import promotion
 from demo import simulate
 from tests.conftest import (
     FIRST_NIGHT,
@@ -256,7 +259,7 @@ def test_commands_on_a_trained_bank(
     assert promoted.promoted_at <= back.promoted_at
     assert "@" in back.promoted_by
     assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A3}.pkl"
-    for earlier in (A2, A1):  # rollback after rollback goes on to what was live before
+    for reason, earlier in (("worse", A2), ("worse yet", A1)):  # goes on to what was live before
         assert (
             call(
                 capsys,
@@ -264,7 +267,7 @@ def test_commands_on_a_trained_bank(
                 "rollback",
                 "modelA",
                 "--reason",
-                "worse",
+                reason,
                 "--date",
                 "2026-09-03",
             )[0]
@@ -401,20 +404,71 @@ def test_promote_again_mends_the_links(
     assert os.readlink(link) == f"{A3}.pkl"
 
 
+def test_promote_for_a_later_day_moves_no_link_yet(
+    capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
+) -> None:
+    link = bank.environment.models_dir / "modelA_v1.0_latest.pkl"
+    assert call(capsys, bank, "promote", A1, "--reason", "x", "--date", "2099-01-01")[0] == 0
+    assert os.readlink(link) == f"{A3}.pkl"
+
+
+@pytest.mark.parametrize("script", [train, predict, score])
+def test_every_job_mends_the_links(
+    script: ModuleType, bank: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And none fails by it: the folder is there, and cannot be written."""
+    link = bank.environment.models_dir / "modelA_v1.0_latest.pkl"
+    predict.predict(bank, engine, FIRST_NIGHT)
+    words = ["--config", str(bank.environment.file), "--date", str(FIRST_NIGHT + DAY)]
+    link.unlink()
+    link.mkdir()  # nothing can be put in its place
+    assert script.main(words) == 0
+    assert f"{link}: cannot be written (Is a directory)" in capsys.readouterr().err
+    link.rmdir()
+    assert script.main([*words, "--force"]) == 0
+    assert os.readlink(link) == f"{A3}.pkl"
+    assert str(link) not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["append", "link"])
+def test_rollback_interrupted_says_what_is_live(
+    step: str,
+    capsys: pytest.CaptureFixture[str],
+    bank: Experiment,
+    engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its row is written, and after; the same command again goes one model back in all."""
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = ("rollback", "modelA", "--reason", "x", "--date", "2026-09-03")
+    monkeypatch.setattr(promotion, {"append": "promote", "link": "link_live"}[step], interrupt)
+    code, out, err = call(capsys, bank, *words)
+    live = {"append": A3, "link": A2}[step]
+    assert (code, out) == (1, "")
+    assert f"Live on 2026-09-03 is now:\n  card_offer, variant A: {live}\n" in err
+    assert err.endswith("The same command again does what is missing, if anything is.\n")
+    monkeypatch.undo()
+    assert call(capsys, bank, *words)[0] == 0
+    assert read_promotions(engine)[-1].model_name == A2
+    assert os.readlink(bank.environment.models_dir / "modelA_v1.0_latest.pkl") == f"{A2}.pkl"
+
+
 def test_rollback_by_model_name_until_the_first(
     capsys: pytest.CaptureFixture[str], bank: Experiment, engine: sa.Engine
 ) -> None:
     link = bank.environment.models_dir / "modelA_v1.0_latest.pkl"
     assert os.readlink(link) == f"{A3}.pkl"
-    for expected in (A2, A1):
-        assert (
-            call(capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03")[0]
-            == 0
-        )
+    on = ("--date", "2026-09-03")
+    for reason, expected in (("x", A2), ("y", A1)):
+        words = ("rollback", "modelA", "--reason", reason, *on)
+        assert call(capsys, bank, *words)[0] == 0
         assert os.readlink(link) == f"{expected}.pkl"
-    code, out, err = call(
-        capsys, bank, "rollback", "modelA", "--reason", "x", "--date", "2026-09-03"
-    )
+        said = f"{expected} is live on 2026-09-03 already\n"  # for it means the same again
+        assert call(capsys, bank, *words) == (0, said, "")
+    code, out, err = call(capsys, bank, "rollback", "modelA", "--reason", "z", *on)
     assert (code, out) == (1, "")
     assert f"variant A: no other model was live before {A1}." in err
     assert [row.model_name for row in read_promotions(engine)] == [A1, A2, A3, A2, A1]
@@ -822,6 +876,11 @@ def test_conclude_of_an_experiment_that_is_gone(
     assert call(capsys, renamed, "experiments")[1].startswith(
         "card_offer: concluded, registered 20"
     )
+    again = call(capsys, renamed, "conclude", "card_offer", "--because", "Given up.")
+    assert again[0] == 0
+    assert re.fullmatch(r"card_offer: concluded already, on 20[\d-]+ by \S+@\S*\n", again[1])
+    with engine.connect() as connection:
+        assert len(connection.execute(sa.select(conclusions)).all()) == 1
 
 
 def test_conclude_unknown_experiment(

@@ -153,7 +153,8 @@ def roll_back(
                 names += promotions.live(to).values()
             for variant, configured in experiment.models.items():
                 if model == configured.name:
-                    return [promotions.previous(variant, on)]
+                    again = promotions.rolled_back(variant, on, reason)
+                    return [again or promotions.previous(variant, on)]
         if to and not names:
             raise RegistryError(
                 f"no model was live on {to}. See: python -m abatch models --at {to}"
@@ -163,6 +164,16 @@ def roll_back(
     change = Change("rollback", on, reason, by, allow_dirty)
     done = _make_live(experiments, engine, change, find_names)
     return done or f"what was live on {to} is live on {on} already"
+
+
+def _tell_live(connection: sa.Connection, experiments: Experiments, on: date) -> str:
+    """What is live on a day, for somebody who interrupted a change."""
+    live = [
+        f"{experiment}, variant {variant}: {name}"
+        for experiment in experiments
+        for variant, name in promotion.read_promotions(connection, experiment).live(on).items()
+    ]
+    return "\n  ".join([f"interrupted. Live on {on} is now:", *(live or ["nothing"])])
 
 
 def _make_live(
@@ -177,10 +188,16 @@ def _make_live(
         names = find_names(connection)
         return {name: _append(connection, experiments, change, name) for name in names}
 
-    with locks.hold(engine, promotion.PROMOTIONS, BUSY):
-        done = connections.write(engine, append)
-    for experiment in experiments.values():
-        connections.read(engine, promotion.link_live, experiment, change.on)
+    try:
+        with locks.hold(engine, promotion.PROMOTIONS, BUSY):
+            done = connections.write(engine, append)
+        for experiment in experiments.values():
+            connections.read(engine, promotion.link_live, experiment)
+    except KeyboardInterrupt:
+        live = connections.read(engine, _tell_live, experiments, change.on)
+        raise AbatchError(
+            f"{live}\nThe same command again does what is missing, if anything is."
+        ) from None
     if len(done) == 1 and not any(done.values()):
         return f"{next(iter(done))} is live on {change.on} already"
     return "\n".join(filter(None, done.values()))
@@ -332,7 +349,11 @@ def conclude(
     """Write down what a person concludes from an experiment, beside what abatch found."""
 
     def write(connection: sa.Connection) -> str:
-        finding = "; ".join(_find_record(connection, experiment).findings) or "no look yet"
+        record = _find_record(connection, experiment)
+        finding, last = "; ".join(record.findings) or "no look yet", record.conclusion
+        if last and (last.because, last.finding) == (because, finding):
+            when = f"on {last.concluded_at:%Y-%m-%d} by {last.concluded_by}"
+            return f"{experiment}: concluded already, {when}"
         records.conclude(
             connection,
             experiment,
@@ -341,10 +362,9 @@ def conclude(
             concluded_by=by,
             concluded_at=night.utc_now(),
         )
-        return finding
+        told = f"{experiment}: concluded. The finding kept beside it: {finding}"
+        if records.WITH_DOUBTS in finding:
+            told += "\nIt rests on outcomes that are doubted: mending them may overturn it."
+        return told
 
-    finding = connections.write(engine, write)
-    told = f"{experiment}: concluded. The finding kept beside it: {finding}"
-    if records.WITH_DOUBTS in finding:
-        told += "\nIt rests on outcomes that are doubted: mending them may overturn it."
-    return told
+    return connections.write(engine, write)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from abatch import files
 from abatch.config import Experiment
 from abatch.database.tables import Row, models, promotions
-from abatch.errors import ConfigError, DatabaseError, RegistryError
+from abatch.errors import ConfigError, DatabaseError, FileError, RegistryError
 from abatch.modelling import registry
 from abatch.modelling.card import Card, to_json
 from abatch.modelling.registry import Model, undated_name
@@ -57,6 +58,12 @@ class Promotions(NamedTuple):
     def until(self, variant: str, on: date) -> list[Row]:
         """The promotions of a variant that are effective on a date, the newest last."""
         return [row for row in self.rows if row.variant == variant and row.effective_date <= on]
+
+    def rolled_back(self, variant: str, on: date, reason: str) -> str | None:
+        """The model_name that is live by a rollback of that day for that reason, if one is."""
+        row = self.in_force(on).get(variant)
+        is_same = row and (row.action, row.effective_date, row.reason) == ("rollback", on, reason)
+        return row.model_name if row and is_same else None
 
     def previous(self, variant: str, on: date) -> str:
         """The model_name to go back to.
@@ -163,18 +170,28 @@ def _tell_refused(connection: sa.Connection, experiment: str, variant: str, on: 
 
 
 def relink(night: Night) -> None:
-    """Let the `latest` links follow what is live: a job may have died between rows and links."""
-    if not night.dry_run:
-        night.read(link_live, night.experiment, night.run_date)
+    """Let the `latest` links follow what is live: a job may have died between rows and links.
+
+    Every job does, and none fails by it, for what is live stands in `promotions`.
+    """
+    if night.dry_run:
+        return
+    try:
+        night.read(link_live, night.experiment)
+    except FileError as error:
+        night.warn(str(error))
 
 
-def link_live(connection: sa.Connection, experiment: Experiment, since: date) -> None:
-    """Let the `latest` links, if there is a folder for them, follow what is live.
+def link_live(connection: sa.Connection, experiment: Experiment) -> None:
+    """Let the `latest` links, if there is a folder for them, follow what is live today.
 
-    That is today, or on the day `since` where that lies ahead.
+    Raises
+    ------
+    FileError
+        If a link is another one, and the folder cannot be written.
     """
     if experiment.environment.models_dir.is_dir():
-        links = find_links(connection, experiment.name, max(since, today(experiment.environment)))
+        links = find_links(connection, experiment.name, today(experiment.environment))
         link_latest(experiment.environment.models_dir, links)
 
 
@@ -261,14 +278,16 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
     """
     for undated, target in links.items():
         link = models_dir / f"{undated}_latest.pkl"
+        beside = link.with_name(f".{link.name}.{os.getpid()}")
         try:
             if target is None:
                 link.unlink(missing_ok=True)
             elif not link.is_symlink() or os.readlink(link) != f"{target}.pkl":
-                beside = link.with_name(f".{link.name}.{os.getpid()}")
                 beside.unlink(missing_ok=True)
                 beside.symlink_to(f"{target}.pkl")
                 os.replace(beside, link)
         except OSError as error:
-            then = "train.py mends the link; what is live is recorded already"
+            with suppress(OSError):
+                beside.unlink()
+            then = "the next job mends the link; what is live is recorded already"
             raise files.cannot_write(link, error, then) from None
