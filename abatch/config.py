@@ -291,7 +291,6 @@ def _read_query(path: Path, place: str) -> str:
         problem = f"does not exist. Write it, or name the right one.{near}"
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 text (byte {error.start}). Save it as UTF-8."
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        problem = f"cannot be read ({reason}). Name the right one."
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror}). Name the right one."
     raise ConfigError(f"{place}: the query file {path} {problem}")

@@ -1,16 +1,25 @@
 """The user's queries: what a file of sql/ says, and the binds that it is asked with."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from typing import NamedTuple
 
 from abatch.errors import DataError
 
-LITERAL = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]"""  # or a quoted name
-# In these and in comments a colon or a dash means nothing.
-_QUOTED = re.compile(rf"{LITERAL}|--[^\n]*|/\*.*?\*/", re.DOTALL)
+# Texts, also PostgreSQL's with backslashes or between dollars, and quoted names; [ after a word or
+# a bracket opens a subscript.
+LITERAL = (
+    r"""(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(?<![\w)\]])\[(?:[^\]]|\]\])*\]"""
+    r"""|(?<!\w)\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"""
+)
+_NESTED = r"/\*(?:(?!/\*|\*/).)*\*/"  # servers let comments nest, SQLite does not
+for _ in range(4):
+    _NESTED = rf"/\*(?:(?!/\*|\*/).|{_NESTED})*\*/"
+_COMMENT = rf"--[^\n]*|{_NESTED}|/\*.*?\*/"
+_PIECE = re.compile(rf"{LITERAL}|(?P<comment>{_COMMENT})", re.DOTALL)
+_LITERAL_OR_SPACE = re.compile(rf"{LITERAL}|\s+", re.DOTALL)
 _CAST_BIND = re.compile(r"(?<![:\w\\]):(\w+)::")
 
 
@@ -44,15 +53,25 @@ class Query(NamedTuple):
             raise DataError(f"{self.file}: {error}") from error.__cause__
 
 
+def _strip(sql: str, keep: Callable[[str], str]) -> str:
+    """The query without comments and closing semicolon; of literals what `keep` makes of them."""
+    bare = _PIECE.sub(lambda piece: " " if piece["comment"] else keep(piece[0]), sql)
+    return bare.strip().removesuffix(";").strip()
+
+
 def clean_query(sql: str) -> str:
-    """The query without comments and closing semicolon.
+    """The query without comments and closing semicolon, as SQLAlchemy's text() takes it.
 
     Colons inside literals are escaped, so that only binds are binds. A bind before a PostgreSQL
     cast, :from_date::date, is set apart from it.
     """
+    return _CAST_BIND.sub(r":\1 ::", _strip(sql, lambda literal: literal.replace(":", r"\:")))
 
-    def keep(match: re.Match[str]) -> str:
-        piece = match.group()
-        return " " if piece.startswith(("--", "/*")) else piece.replace(":", r"\:")
 
-    return _CAST_BIND.sub(r":\1 ::", _QUOTED.sub(keep, sql)).strip().removesuffix(";").strip()
+def normalise_query(sql: str) -> str:
+    """The query as far as its meaning goes, to be compared and kept.
+
+    Without comments, and with single spaces outside literals and quoted names.
+    """
+    bare = _strip(sql, lambda literal: literal)
+    return _LITERAL_OR_SPACE.sub(lambda piece: " " if piece[0].isspace() else piece[0], bare)

@@ -94,8 +94,10 @@ def say(text: str) -> None:
     FileError
         If the output cannot be written, as on a full disk.
     """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)  # what a terminal lacks
     try:
-        print(text, flush=True)
+        print(shown, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
         if not isinstance(error, BrokenPipeError):

@@ -58,12 +58,32 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Deep, always, by which a part that holds itself is refused."""
+        if isinstance(node, yaml.ScalarNode):
+            _refuse_surprise(node)
         try:
-            return super().construct_object(node, deep)
+            return super().construct_object(node, deep=True)
+        except yaml.constructor.ConstructorError as error:
+            if "recursive" in str(error.problem):
+                raise _stumble(node, "this part holds itself") from None
+            raise
         except (ValueError, LookupError, AttributeError):  # 2026-13-45
             kind = node.tag.rpartition(":")[2]
             problem = f"this is no {kind}; put it between quotes if it is text"
             raise _stumble(node, problem) from None
+
+
+def _refuse_surprise(node: yaml.ScalarNode) -> None:
+    """Refuse what YAML reads otherwise than people: 010 is 8 to it, and 1:30 is 90."""
+    kind, text = node.tag.rpartition(":")[2], node.value
+    if (kind == "int" and re.match(r"[-+]?0\d", text)) or (
+        kind in ("int", "float") and ":" in text
+    ):
+        base = 60 if ":" in text else 8
+        problem = f"YAML reads {text} in base {base}; write it in base 10, or between quotes"
+        raise _stumble(node, f"{problem} if it is text")
+    if "\0" in text:
+        raise _stumble(node, "a text has a NUL character, which no path and no database takes")
 
 
 def _stumble(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:

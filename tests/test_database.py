@@ -497,6 +497,15 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
     assert say(state, f"[{state}] {text}").startswith(said)
 
 
+def test_a_missing_driver_is_not_waited_for(make: Make) -> None:
+    """SQLAlchemy takes it for a lost link."""
+    engine = make("mssql+pyodbc://u:hunter2@127.0.0.1:1/d?driver=No+Such+Driver")
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        engine.connect()
+    assert not faults.is_transient(caught.value)
+    assert faults.describe(caught.value).startswith("the ODBC driver is not installed: Can't open")
+
+
 def test_a_name_that_cannot_be_resolved_may_be_tomorrow(make: Make) -> None:
     engine = make("postgresql+psycopg://u:hunter2@host.invalid/d")
     with pytest.raises(sa.exc.OperationalError) as caught:

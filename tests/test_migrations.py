@@ -200,11 +200,12 @@ def test_upgrade_two_schemas_side_by_side(engine: sa.Engine) -> None:
     assert compare(other) == compare(engine) == []
 
 
-def test_upgrade_folder_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "data").touch()
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/data/bank.db")
-    with pytest.raises(DatabaseError, match=r"data/bank\.db: its folder cannot be made \("):
+def test_upgrade_makes_no_folder(tmp_path: Path) -> None:
+    """Whose name may be mistyped, and then the bank's file lies elsewhere."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/dtaa/bank.db")
+    with pytest.raises(DatabaseError, match=r"bank\.db: there is no folder \S+/dtaa\. Make it, or"):
         migrations.upgrade(engine)
+    assert not list(tmp_path.iterdir())
 
 
 def test_upgrade_locked_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,35 @@ def test_clean_query_pieces() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("sql", "cleaned"),
+    [
+        ("select 1 /* a /* :b */ ' */ + 2 /* c */", "select 1   + 2"),
+        ("select 1 /* a /* b */ + 2", "select 1   + 2"),  # as SQLite, which knows no nesting
+        (r"select E'it\'s :x', :as_of", r"select E'it\'s \:x', :as_of"),
+        (
+            "select $$it's :x$$, $f$ $$ :y $f$, :as_of",
+            r"select $$it's \:x$$, $f$ $$ \:y $f$, :as_of",
+        ),
+        ("select array[:as_of], a[:as_of]", "select array[:as_of], a[:as_of]"),
+        ("select [a:b], t.[c]]:d] from [t]", r"select [a\:b], t.[c]]\:d] from [t]"),
+        (
+            "select 'like'':x' where a like'\\' and b = :as_of",
+            r"select 'like''\:x' where a like'\' and b = :as_of",
+        ),
+    ],
+)
+def test_clean_query_of_each_dialect(sql: str, cleaned: str) -> None:
+    assert clean_query(sql) == cleaned
+
+
+def test_read_query_postgres_literals(make: Make, postgres_url: str) -> None:
+    """As the server reads them."""
+    sql = r"select E'it\'s :x' as a, $$it's :y$$ as b, $f$ $$:z$$ $f$ as c"
+    rows = read(make(postgres_url), f"{sql}, (array[:from_date])[1] as d /* a /* b */ ' */")
+    assert rows == [("it's :x", "it's :y", " $$:z$$ ", pd.Timestamp(WINDOW.from_date))]
+
+
 def test_read_query_literals(make: Make, database_url: str) -> None:
     engine = make(database_url)
     for sql, expected in (

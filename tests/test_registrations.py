@@ -16,6 +16,7 @@ from abatch.errors import ConfigError
 from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Sample, Terms
 from abatch.experiment.terms import TrainingOutcome
+from abatch.queries import normalise_query
 from abatch.sections import Guardrail, ModelConfig, Outcome
 from tests.conftest import make_night
 
@@ -518,10 +519,11 @@ def test_check_keeps_to_what_was_registered(experiment: Experiment, engine: sa.E
 
 
 def test_normalise_query_white_space_in_a_literal_counts() -> None:
-    assert terms.normalise_query("select 'a  b'") != terms.normalise_query("select 'a b'")
+    assert normalise_query("select 'a  b'") != normalise_query("select 'a b'")
     quoted = "select [it's  b] from t where c = ' ''  '"
-    assert terms.normalise_query(quoted) == quoted
-    assert terms.normalise_query("select 'a' -- 'x'\n ;") == terms.normalise_query("select\n\t'a'")
+    assert normalise_query(quoted) == quoted
+    assert normalise_query("select '12:30', $$a:b$$") == "select '12:30', $$a:b$$"
+    assert normalise_query("select 'a' -- 'x'\n ;") == normalise_query("select\n\t'a'")
 
 
 def test_make_registration_guardrail_query_of_comments_alone() -> None:

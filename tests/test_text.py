@@ -1,6 +1,8 @@
 """Text that is printed: tables as pandas prints them, JSON with days and instants."""
 
 import json
+import os
+import subprocess
 import sys
 from datetime import date, datetime
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import text
+from tests.conftest import ROOT
 
 WORDS = st.text("abcÆ日 ", max_size=9)
 DAYS = st.dates(date(1990, 1, 1), date(2099, 12, 31))
@@ -22,6 +25,18 @@ ROWS = st.fixed_dictionaries(
 def test_show_table_as_pandas_does(rows: list[dict[str, object]], day: date) -> None:
     rows = [{**row, "from": day} for row in rows]
     assert text.show_table(rows) == pd.DataFrame(rows).to_string(index=False)
+
+
+def test_say_what_the_terminal_cannot_encode() -> None:
+    """As Python's own backslashreplace has it, and nothing is raised after a job's commit."""
+    call = [sys.executable, "-c", "from abatch.text import say; say('Ærø, 日本: 1 − 2')"]
+    for encoding, said in (
+        ("ascii", r"\xc6r\xf8, \u65e5\u672c: 1 \u2212 2"),
+        ("utf-8", "Ærø, 日本: 1 − 2"),
+    ):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True)
+        assert (done.stdout.decode(), done.stderr, done.returncode) == (f"{said}\n", b"", 0)
 
 
 def test_to_json() -> None:

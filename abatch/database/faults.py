@@ -42,6 +42,7 @@ _CERTIFICATE = (
     "|SSL Provider"
 )
 _OPTION = "invalid value specified for connection string attribute"
+_DRIVER = "can't open lib|data source name not found"
 
 
 def attempts(engine: sa.Engine) -> Retrying:
@@ -72,7 +73,7 @@ def is_transient(error: BaseException) -> bool:
         return False
     codes, message = _read_codes(error)
     # These come as lost links, and stay.
-    if re.search(f"{_CERTIFICATE}|{_OPTION}", message, re.IGNORECASE):
+    if re.search(f"{_CERTIFICATE}|{_OPTION}|{_DRIVER}", message, re.IGNORECASE):
         return False
     is_known = codes & _TRANSIENT or _TRANSIENT_WORDS.search(str(error.orig))
     return error.connection_invalidated or bool(is_known)
@@ -202,7 +203,7 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
         "{message}. Leave one select in the query.",
     ),
     ("disk is full", set(), "{message}. Make room and run the job again."),
-    ("can't open lib", {"IM002", "IM003"}, _describe_odbc),
+    (_DRIVER, {"IM002", "IM003"}, _describe_odbc),
     (
         _OPTION,
         set(),

@@ -1,7 +1,6 @@
 """Terms: what an experiment's verdict will depend on, by its config, and the plan of it."""
 
 import json
-import re
 from math import ceil, nan
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from abatch.experiment.registrations import (
 )
 from abatch.experiment.split import split_thresholds
 from abatch.night import Night
-from abatch.queries import LITERAL, clean_query
+from abatch.queries import normalise_query
 from abatch.statistics import stats
 
 
@@ -192,15 +191,6 @@ def _plan_samples(
             **{name: max(n, burn_in) for name, n in plan._asdict().items()}
         )
     return samples
-
-
-def normalise_query(sql: str) -> str:
-    """A query as far as its meaning goes.
-
-    Without comments, and with single spaces outside literals and quoted names.
-    """
-    pieces = re.split(f"({LITERAL})", clean_query(sql))
-    return "".join(piece if i % 2 else re.sub(r"\s+", " ", piece) for i, piece in enumerate(pieces))
 
 
 def check(

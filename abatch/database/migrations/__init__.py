@@ -60,10 +60,10 @@ def _upgrade(connection: sa.Connection, schema: str | None) -> None:
 
 
 def _prepare_file(engine: sa.Engine, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatabaseError(f"{path}: its folder cannot be made ({error.strerror}).") from None
+    if not path.parent.is_dir():
+        raise DatabaseError(
+            f"{path}: there is no folder {path.parent}. Make it, or mend the path in the config."
+        )
     # Readers and one writer at a time: people read while predictions are written. The file
     # remembers it.
     with closing(engine.raw_connection()) as raw:
