@@ -3,6 +3,7 @@
 And what makes one known again.
 """
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -58,6 +59,19 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
         with suppress(OSError):
             beside.unlink()
         raise cannot_write(path, error) from None
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file: a pipe in its place would be waited for, a device has no end.
+
+    Raises
+    ------
+    OSError
+        If it is none, or cannot be read.
+    """
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    return path.read_bytes()
 
 
 def remove(path: Path) -> None:

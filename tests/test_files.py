@@ -137,3 +137,17 @@ def test_remove_harmless_to_repeat(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").mkdir()
     with pytest.raises(FileError, match=rf"^{tmp_path / 'b.parquet'}: cannot be written"):
         files.remove(tmp_path / "b.parquet")
+
+
+def test_read_file_waits_for_no_pipe_and_no_device(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is a pipe or a device"):
+            files.read_file(path)
+    (tmp_path / "file").write_bytes(b"\0\xff")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_file(tmp_path / "link") == b"\0\xff"
+    with pytest.raises(FileNotFoundError):
+        files.read_file(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        files.read_file(tmp_path)

@@ -171,7 +171,7 @@ def read_model_file(connection: sa.Connection, models_dir: Path, card: Card) -> 
             " models"
         )
     try:
-        content = path.read_bytes()
+        content = files.read_file(path)
     except OSError as error:
         raise RegistryError(
             f"{path}: the file of {name} cannot be read ({error.strerror}). {mend}"

@@ -218,7 +218,7 @@ def store(
     path = path_of(night.experiment.environment.snapshots_dir, snapshot.content_hash)
     before = find_newest(connection).get(snapshot.content_hash)
     try:
-        content = path.read_bytes()
+        content = files.read_file(path)
     except OSError:
         content = b""
     if before is None or files.hash_bytes(content) != before.sha256:
@@ -291,7 +291,7 @@ def load(folder: Path, row: Row) -> pd.DataFrame:
     """
     path = path_of(folder, row.content_hash)
     try:
-        content = path.read_bytes()
+        content = files.read_file(path)
     except OSError as error:
         problem = f"cannot be read ({error.strerror}). Check its rights."
         if isinstance(error, FileNotFoundError):
