@@ -380,8 +380,10 @@ def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
     connection.execute(replaced.values(status="superseded", superseded_by=night.run_id))
     running = runs.update().filter_by(run_id=night.run_id, status="running")
     status = EARLY if night.is_early else DONE
-    ended = running.values(status=status, finished_at=utc_now(), **counts)
-    if connection.execute(ended).rowcount != 1:
+    connection.execute(running.values(status=status, finished_at=utc_now(), **counts))
+    # Counts of changed rows are no proof: SQL Server's drivers give those of a trigger, or none.
+    own = sa.select(runs.c.status).filter_by(run_id=night.run_id)
+    if connection.scalar(own) != status:
         raise DatabaseError(
             f"run {night.run_id}: is no longer running in the table runs; another process took it"
             " for dead. Nothing was written. Run the job again."

@@ -61,8 +61,10 @@ class Responses:
         is_meant = (rows.event_date == night) & rows.candidate_id.like(f"%{old}")
         other = rows.candidate_id.concat(new)
         with self.bank.begin() as connection:
-            changed = self.table.update().where(is_meant).values(candidate_id=other)
-            return connection.execute(changed).rowcount
+            n = sa.select(sa.func.count()).select_from(self.table).where(is_meant)
+            n_changed: int = connection.execute(n).scalar_one()
+            connection.execute(self.table.update().where(is_meant).values(candidate_id=other))
+            return n_changed
 
     def forget(self) -> list[dict[str, Any]]:
         """Empty the table, of which the rows are returned."""

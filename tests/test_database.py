@@ -337,6 +337,71 @@ def test_transactions_other_errors_are_not_tried_again(make: Make, database_url:
     assert (n_attempts, read_counters(engine)) == (2, [0, 0])
 
 
+ON_MSSQL = pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+
+
+@ON_MSSQL
+@pytest.mark.parametrize("n_failures", [1, 99])
+def test_half_a_transaction_is_never_committed(
+    make: Make, database_url: str, n_failures: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server refuses to tell the types of parameters for a temporary table, and rolls back.
+
+    pyodbc hears of neither. All is done again; where it is refused each time, nothing is written.
+    """
+    engine, n_attempts = make(database_url, retry_seconds=20 if n_failures == 1 else 0), 0
+    make_counters(engine)
+    with engine.begin() as connection:  # of the pool's one session
+        connection.exec_driver_sql("create table #seen (id int, n int)")
+
+    def work(connection: sa.Connection) -> str:
+        nonlocal n_attempts
+        n_attempts += 1
+        add_one(connection, 1)
+        if n_attempts <= n_failures:
+            connection.exec_driver_sql("set xact_abort on")
+            connection.exec_driver_sql("insert into #seen values (?, ?)", [(1, 1), (2, 2)])
+        add_one(connection, 2)
+        return "done"
+
+    if n_failures == 1:
+        assert connections.write(engine, work) == "done"
+        assert "the server undid the first half of a transaction" in caplog.text
+        assert (n_attempts, read_counters(engine)) == (2, [1, 1])
+        return
+    with (
+        pytest.raises(
+            DatabaseError,
+            match=r"^here: the server undid the first half .* nothing of it was written\. Run the",
+        ),
+        faults.described("here"),
+    ):
+        connections.write(engine, work)
+    assert (n_attempts, read_counters(engine)) == (1, [0, 0])
+
+
+@ON_MSSQL
+def test_a_trigger_that_refuses_is_heard(make: Make, database_url: str) -> None:
+    """Its error comes behind the count of the rows that it wrote, and pyodbc reads the first."""
+    engine = make(database_url)
+    make_counters(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table audit (id int)")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create trigger refuse on counters after update as begin insert into audit values (1);"
+            " raiserror('nobody counts here', 16, 1); rollback transaction; end"
+        )
+    with (
+        pytest.raises(DatabaseError, match=r"^here: the database refused: nobody counts "),
+        faults.described("here"),
+    ):
+        connections.write(engine, add_one, 1)
+    assert read_counters(engine) == [0, 0]
+
+
 def test_lock_time_outs_leave_time_to_try_again() -> None:
     """As the settings are shipped, several waits for a lock fit into the time for attempts."""
     assert (

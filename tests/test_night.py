@@ -17,8 +17,16 @@ from abatch.database import connections, faults, locks, tables
 from abatch.database.tables import prediction_rows, runs
 from abatch.errors import AbatchError, DatabaseError, DataError, NothingToDo
 from abatch.experiment import predictions
+from abatch.modelling import promotion, registry
 from abatch.night import DAY, Night, find_nights, is_latest, open_night, today, utc_now
-from tests.conftest import FIRST_NIGHT, add_runs, as_stored, make_night, read_predictions
+from tests.conftest import (
+    FIRST_NIGHT,
+    add_runs,
+    as_stored,
+    make_card,
+    make_night,
+    read_predictions,
+)
 
 pytestmark = pytest.mark.server
 
@@ -75,6 +83,35 @@ def test_open_night_done_is_not_done_again(experiment: Experiment, engine: sa.En
     assert before <= first.started_at <= first.finished_at <= utc_now()
     assert f"(process {os.getpid()})" in first.host
     assert len(first.config_hash) == 64
+
+
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_audit_triggers_change_nothing(experiment: Experiment, engine: sa.Engine) -> None:
+    """A bank's triggers on abatch's tables, which count rows of their own, first of all none."""
+    audited = (runs, tables.promotions, tables.deletions)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table dbo.audit (name varchar(20), n int)")
+    for table in audited:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"create trigger abatch.audit_{table.name} on abatch.{table.name} after insert,"
+                " update as begin delete from dbo.audit where 1 = 0; insert into dbo.audit select"
+                f" '{table.name}', count(*) from inserted; end"
+            )
+    do(experiment, engine)
+    at, card = utc_now(), make_card()
+    row: dict[str, Any] = {"effective_date": NIGHT, "reason": "tried"}
+    row |= {"promoted_by": "kari", "promoted_at": at}
+    connections.write(engine, lambda connection: promotion.promote(connection, card, **row))
+    connections.write(engine, registry.write_deletion, registry.MODEL, "m", "old", "kari", at)
+    with engine.connect() as connection:
+        written = connection.exec_driver_sql("select name, sum(n) from dbo.audit group by name")
+        counts = dict(map(tuple, written.all()))
+    assert counts.keys() == {table.name for table in audited}
+    assert (counts["promotions"], counts["deletions"]) == (1, 1)
+    assert [run.status for run in read_ledger(engine)] == ["done"]
 
 
 @pytest.mark.parametrize("shown", [("done", "done"), ("early", "done"), ("early", "early")])

@@ -7,7 +7,7 @@ from ctypes import c_float
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -167,6 +167,7 @@ def _prepare_postgresql(engine: sa.Engine) -> None:
 def _prepare_mssql(engine: sa.Engine) -> None:
     pyodbc: Any = engine.dialect.loaded_dbapi
     pyodbc.pooling = False  # the engine has a pool; a second one below it would keep locks alive
+    engine.dialect.insert_returning = False  # OUTPUT is refused where a table has a trigger
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
@@ -176,7 +177,9 @@ def _prepare_mssql(engine: sa.Engine) -> None:
         connection.add_output_converter(pyodbc.SQL_GUID, lambda value: UUID(bytes_le=value))
         dialect.fast_executemany = "msodbcsql" in connection.getinfo(pyodbc.SQL_DRIVER_NAME).lower()
         with closing(connection.cursor()) as cursor:
-            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}; set nocount off")
+            # pyodbc reads one result of a statement: behind the counts of a trigger's rows neither
+            # the statement's own count nor a trigger's error would be seen.
+            cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}; set nocount on")
         connection.commit()
 
 
@@ -186,6 +189,14 @@ _SESSIONS = {
     "postgresql": _prepare_postgresql,
     "mssql": _prepare_mssql,
 }
+# A lock that ends with the transaction; an implicit one begins with what reads a table.
+_MARK = (
+    "declare @n int; select @n = count(*) from sys.schemas; exec sp_getapplock @Resource = ?,"
+    " @LockMode = 'Exclusive', @LockOwner = 'Transaction'"
+)
+_FIND_MARK = (
+    "select case when @@trancount > 0 then applock_mode('public', ?, 'Transaction') else 'none' end"
+)
 
 
 def find_schema(engine: sa.Engine) -> str | None:
@@ -238,7 +249,9 @@ def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     with engine.execution_options(writes=True).connect() as connection:
         transaction = connection.begin()
         try:
+            mark = _mark(connection)
             result = work(connection)
+            _require_mark(connection, mark)
             _commit(transaction, show_url(engine))
         except BaseException:
             try:
@@ -247,6 +260,27 @@ def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
                 connection.invalidate()
             raise
         return result
+
+
+def _mark(connection: sa.Connection) -> str:
+    """Let SQL Server's transaction be known again by the name that is returned."""
+    mark = f"abatch-{uuid4()}"
+    if connection.dialect.name == "mssql":
+        connection.exec_driver_sql(_MARK, (mark,))
+    return mark
+
+
+def _require_mark(connection: sa.Connection, mark: str) -> None:
+    """Raise DBAPIError unless SQL Server's transaction is the one that was marked.
+
+    It may have ended half-way without an error: with fast_executemany pyodbc asks for the types of
+    the parameters, and goes on where that question fails, be it as a deadlock's victim. The driver
+    begins another transaction then, and a commit would write the second half alone.
+    """
+    if connection.dialect.name != "mssql":
+        return
+    if connection.exec_driver_sql(_FIND_MARK, (mark,)).scalar() != "Exclusive":
+        raise DBAPIError(None, None, RuntimeError(faults.HALF_UNDONE))
 
 
 def _commit(transaction: sa.RootTransaction, place: str) -> None:

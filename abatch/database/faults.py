@@ -15,6 +15,7 @@ from abatch.errors import AbatchError, DatabaseError
 SQLITE_WAIT_SECONDS = 10
 LOCK_WAIT_SECONDS = 15  # of one attempt, on PostgreSQL and SQL Server
 ODBC_DRIVER = "ODBC Driver 18 for SQL Server"
+HALF_UNDONE = "the server undid the first half of a transaction without an error"
 # Which tell of lost links; without a handler Python prints what they say.
 LOGGERS = ("psycopg", "sqlalchemy")
 logger = logging.getLogger("abatch")
@@ -31,7 +32,7 @@ _TRANSIENT_WORDS = re.compile(
     "|system is (starting up|shutting down|(not|not yet) accepting connections|in recovery mode)"
     "|deadlock victim|lock request time out|communication link failure"
     "|failed to resolve|could not translate host name"
-    "|terminating connection|service is currently busy|not currently available",
+    f"|terminating connection|service is currently busy|not currently available|{HALF_UNDONE}",
     re.IGNORECASE,
 )
 # After these nothing of the transaction is left; after other transient errors at a commit that is
@@ -201,6 +202,12 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
         "multiple commands|one statement at a time",
         set(),
         "{message}. Leave one select in the query.",
+    ),
+    (
+        HALF_UNDONE,
+        set(),
+        "{message}, so the second half was undone, too: nothing of it was written. Run the job"
+        " again; if that does not help, look for the cause in the server's log.",
     ),
     ("disk is full", set(), "{message}. Make room and run the job again."),
     (_DRIVER, {"IM002", "IM003"}, _describe_odbc),

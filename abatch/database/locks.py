@@ -13,7 +13,6 @@ from abatch.database.connections import find_schema
 from abatch.database.faults import as_dbapi_error, attempts, described, show_url
 from abatch.errors import DatabaseError
 
-# Without nocount, which may outlive the batch: updates would not tell how many rows they changed.
 _APPLOCK = (
     "declare @result int, @name nvarchar(255) = lower(db_name()) + N'.' + ?; {}"
     " @Resource = @name, {}; select @result as result"
