@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from abatch.config import Experiment
 from abatch.database import connections
 from abatch.database.tables import cohort_sums, current_verdicts, looks, predictions, runs
-from abatch.errors import DataError
+from abatch.errors import DatabaseError, DataError
 from abatch.experiment import looks as looks_
 from abatch.experiment import records, verdicts
 from abatch.night import utc_now
@@ -65,6 +65,29 @@ def test_score_doubts_outcomes_that_find_few_predictions(
 
 
 @pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("table", ["scores", "variant_scores", "verdicts", "looks"])
+def test_score_counts_what_it_has_written(
+    experiment: Experiment, engine: sa.Engine, table: str
+) -> None:
+    """A row that gets lost on the way, without an error: nothing is published."""
+    responses = Responses(experiment, engine)
+    night = FIRST_NIGHT + DAY
+    for day in (FIRST_NIGHT, night):
+        responses.play(day)
+    with engine.begin() as connection:
+        once = f"(select count(*) from {table}) = 0"
+        lose = f"create trigger lose before insert on {table} when {once}"
+        connection.exec_driver_sql(f"{lose} begin select raise(ignore); end")
+    lost = rf"^(\d+) rows were sent to {table} and (\d+) arrived\. Nothing was published"
+    with pytest.raises(DatabaseError, match=lost):
+        responses.score(night)
+    with engine.connect() as connection:
+        ended = sa.select(runs.c.status).filter_by(job="score").order_by(runs.c.run_number)
+        assert connection.scalars(ended).all()[-1] == "failed"
+
+
+@pytest.mark.bank("trained")
 def test_score_tells_that_ids_of_an_arm_are_lost(
     experiment: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,8 +107,9 @@ def test_score_tells_that_ids_of_an_arm_are_lost(
     rows = responses.table.c
     is_lost = (rows.event_date >= FIRST_NIGHT + 7 * DAY) & rows.candidate_id.in_(names)
     with responses.bank.begin() as connection:
-        changed = responses.table.update().where(is_lost).values(candidate_id="lost-one")
-        assert connection.execute(changed).rowcount > 100
+        n_lost = sa.select(sa.func.count()).select_from(responses.table).where(is_lost)
+        assert connection.execute(n_lost).scalar_one() > 100
+        connection.execute(responses.table.update().where(is_lost).values(candidate_id="lost-one"))
     assert "outcomes.sql" not in capsys.readouterr().err
     responses.score(FIRST_NIGHT + 13 * DAY)
     told = capsys.readouterr().err

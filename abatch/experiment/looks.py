@@ -611,13 +611,34 @@ def write(
     """Write the look and all its figures, unless a night was predicted again since the reading.
 
     Of a night that is yet to come the look alone: other figures are those of the newest run.
+
+    Raises
+    ------
+    DatabaseError
+        If some of the rows are not there once all are written.
     """
     check_unchanged(connection, reading)
+    written = {tables.looks: 1, tables.doubts: len(found)}
+    written |= {tables.verdicts: len(look.verdicts), tables.sample_ratios: len(look.ratios)}
     if not night.is_early:
+        written |= {table: len(rows) for table, rows in figures.rows.items()}
         scores.write_figures(connection, night, figures)
         scores.mark_published(connection, night)
     verdicts.write_look(connection, night, look)
     doubts.write(connection, night, found)
+    _require_rows(connection, night, written)
+
+
+def _require_rows(connection: sa.Connection, night: Night, written: Mapping[sa.Table, int]) -> None:
+    """Raise DatabaseError unless each table has as many rows of the run as were written."""
+    for table, n_sent in written.items():
+        own = sa.select(sa.func.count()).select_from(table).filter_by(run_id=night.run_id)
+        n_arrived = connection.scalar(own.filter_by(experiment=night.experiment.name))
+        if n_arrived != n_sent:
+            raise DatabaseError(
+                f"{n_sent} rows were sent to {table.name} and {n_arrived} arrived. Nothing was"
+                " published. Look for a trigger on the table, then score again."
+            )
 
 
 def describe(look: verdicts.Look, n_nights: int, shown: str | None) -> str:
