@@ -752,6 +752,18 @@ def test_lock_between_processes(make: Make, database_url: str) -> None:
     assert try_lock(engine)
 
 
+def test_lock_needs_no_isolation_level(experiment: Experiment, engine: sa.Engine) -> None:
+    """Of a server that does not tell its default, the pool's links go on serving."""
+    with engine.connect():
+        pass
+    engine.dialect.default_isolation_level = None
+    for _ in range(2):
+        assert try_lock(engine, "x")
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.scalar(sa.select(sa.literal(1))) == 1
+
+
 def test_lock_released_after_an_error(experiment: Experiment, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError), locks.lock(engine, "x") as acquired:
         assert acquired

@@ -118,11 +118,13 @@ def _hold_session(engine: sa.Engine, name: str, wait_seconds: float) -> Iterator
         for attempt in attempts(engine):
             with attempt, ExitStack() as stack:
                 connection = stack.enter_context(engine.connect())
-                connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()  # closed for real at the end, and the lock with it
+                link: Any = connection.connection.dbapi_connection
+                # Not by SQLAlchemy, which would reset the pool's next link to the server's default,
+                # whatever it is where the server does not tell it.
+                link.autocommit = True
                 acquired = trying(_lock, connection, take.format(1000 * wait_seconds), name) >= 0
                 stack.pop_all()
-    link: Any = connection.connection.dbapi_connection
     try:
         yield acquired
     finally:
