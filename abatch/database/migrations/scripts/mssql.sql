@@ -1,5 +1,5 @@
 -- abatch: creates its tables{into}, revision {target}.
--- Run:  sqlcmd -S SERVER -d DATABASE -i init.sql
+-- Run:  sqlcmd -b -S SERVER -d DATABASE -i init.sql
 -- All of it happens, in one transaction, or nothing. Run a second time, it changes nothing and says so.
 set ansi_nulls on;
 set ansi_padding on;
@@ -19,7 +19,7 @@ if object_id(N'{prefix}abatch_version', N'U') is not null
     select @found = version_num from {prefix}abatch_version;
 if @found = '{target}'
 begin
-    raiserror(N'abatch: revision %s is installed already; nothing to do.', 16, 1, @found);
+    print N'abatch: revision {target} is installed already; nothing to do.';
     return;
 end
 if @found <> 'none'
