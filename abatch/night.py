@@ -93,11 +93,21 @@ class Night:
         """What `find(connection, *args, **kwargs)` returns."""
         return connections.read(self._engine, find, *args, **kwargs)
 
-    def pull(self, query: Query, window: Window) -> "pd.DataFrame":
-        """All rows of a query of the user's, as known at the night's moment."""
+    def pull(
+        self,
+        query: Query,
+        window: Window,
+        check: "Callable[[pd.DataFrame], object]" = lambda frame: None,
+    ) -> "pd.DataFrame":
+        """All rows of a query of the user's, as known at the night's moment.
+
+        Parameters
+        ----------
+        check : called with the first rows, before the others are read; it may raise
+        """
         from abatch.database import reading  # pandas, which commands have no need of
 
-        return reading.read_query(self._engine, query, window, self.as_of)
+        return reading.read_query(self._engine, query, window, self.as_of, check=check)
 
     def stream(self, query: Query, window: Window) -> Iterator["pd.DataFrame"]:
         """The same in chunks of at most the environment's chunk_rows."""

@@ -298,6 +298,16 @@ def test_normalise_id_refuses(value: object) -> None:
         normalise_id(value)
 
 
+def test_normalise_id_of_char_n_names_rtrim() -> None:
+    with pytest.raises(
+        DataError, match=r"^candidate_id '7  ': expected no space at its end, .* rtrim"
+    ):
+        normalise_id("7  ")
+    for other in (" 7", "  "):
+        with pytest.raises(DataError, match="without outer spaces"):
+            normalise_id(other)
+
+
 def test_normalise_id_error_names_place_and_value() -> None:
     assert [normalise_id(value) for value in (1, 2.0, "c")] == ["1", "2", "c"]
     with (

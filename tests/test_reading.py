@@ -41,6 +41,27 @@ def read(engine: sa.Engine, sql: str, chunk_rows: int = 100) -> list[tuple[Any, 
     return list(frame.itertuples(index=False, name=None))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_read_query_checks_the_first_rows_before_the_others(make: Make, database_url: str) -> None:
+    """The 25,001st row cannot be computed; values of two kinds a column are read row by row."""
+    rows = "with recursive c (n) as (select 1 union all select n + 1 from c where n < 30000)"
+    late = "case when n > 25000 then abs(-9223372036854775808) end as late"
+    mixed = "case when n % 2 = 0 then n else 'x' end as id"
+    query = Query("q.sql", f"{rows} select {mixed}, {late} from c")
+    seen = []
+
+    def refuse(frame: pd.DataFrame) -> None:
+        seen.append(len(frame))
+        raise DataError("no such ids")
+
+    engine = make(database_url)
+    with pytest.raises(DatabaseError, match="integer overflow"):
+        reading.read_query(engine, query, WINDOW, AS_OF, chunk_rows=900)
+    with pytest.raises(DataError, match="no such ids"):
+        reading.read_query(engine, query, WINDOW, AS_OF, chunk_rows=900, check=refuse)
+    assert seen == [900]
+
+
 def test_clean_query_pieces() -> None:
     assert clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
     assert clean_query("select /* :no\n -- ' */ a;") == "select   a"

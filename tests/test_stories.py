@@ -236,6 +236,21 @@ def test_train_refuses_a_feed_that_has_not_begun(experiment: Experiment, engine:
     assert list(read(engine, runs)["status"]) == ["failed"]
 
 
+@pytest.mark.bank("simulated")
+@pytest.mark.parametrize(
+    "database_url", ["postgresql", pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_train_of_ids_in_char_n_names_rtrim(experiment: Experiment, engine: sa.Engine) -> None:
+    query = experiment.sql["training"].replace(
+        "card_calls.customer_id as candidate_id,",
+        "cast(card_calls.customer_id as char(12)) as candidate_id,",
+    )
+    padded = alter(experiment, sql={**experiment.sql, "training": query})
+    words = r"training\.sql: candidate_id '\d+ +': expected no space at its end, .* rtrim\("
+    with pytest.raises(DataError, match=words):
+        train.train(padded, engine, FIRST_NIGHT)
+
+
 @pytest.mark.bank("trained")
 def test_predict_takes_a_recorded_variant(experiment: Experiment, engine: sa.Engine) -> None:
     recorded = "case when customer_id % 2 = 0 then 'A' else 'control' end as variant"

@@ -72,20 +72,38 @@ def stream_query(
 
 
 def read_query(
-    engine: sa.Engine, query: Query, window: Window, as_of: datetime, *, chunk_rows: int = 50_000
+    engine: sa.Engine,
+    query: Query,
+    window: Window,
+    as_of: datetime,
+    *,
+    chunk_rows: int = 50_000,
+    check: Callable[[pd.DataFrame], object] = lambda frame: None,
 ) -> pd.DataFrame:
     """Return the whole result of a query in one frame; without columns if there are no rows.
 
     Parameters, columns and errors are those of `stream_query`; after a transient error the whole
     query is read again.
+
+    Parameters
+    ----------
+    check : called with the first rows, before the others are read; it may raise
     """
+
+    def read() -> list[pd.DataFrame]:
+        with closing(_read(engine, query, window, as_of, chunk_rows)) as frames:
+            first = [*itertools.islice(frames, 1)]
+            for frame in first:
+                check(frame)
+            return [*first, *frames]
+
     with faults.described(query.file):
         for attempt in faults.attempts(engine):
             with attempt:
                 try:
-                    frames = list(_read(engine, query, window, as_of, chunk_rows))
+                    frames = read()
                 except ReadAgain:
-                    frames = list(_read(engine, query, window, as_of, chunk_rows))
+                    frames = read()
     return _join(frames)
 
 

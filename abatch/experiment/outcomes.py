@@ -79,8 +79,8 @@ def pull_feeds(night: Night, run_dates: Sequence[date]) -> list[Feed]:
     experiment, feeds = night.experiment, []
     window = Window(run_dates[0], run_dates[-1] + experiment.outcome.window_days * DAY)
     for name, (metric, query) in find_metrics(experiment).items():
-        rows = night.pull(query, window)
         with query.named():
+            rows = night.pull(query, window, check_ids)
             feeds.append(Feed(name, metric, query, find_events(rows, metric.kind), len(rows)))
     return feeds
 
@@ -123,6 +123,12 @@ def last_mature_date(watermark: date, outcome: Outcome) -> date:
     Its window and the feed's lag end by the watermark.
     """
     return watermark - (outcome.window_days + outcome.lag_days) * DAY
+
+
+def check_ids(frame: pd.DataFrame) -> None:
+    """Raise DataError if ids cannot be used: those of the first rows tell, before all are read."""
+    require_columns(frame, EVENT)
+    normalise_ids(frame["candidate_id"])
 
 
 def prepare(frame: pd.DataFrame, kind: str = "binary") -> pd.DataFrame:

@@ -21,6 +21,11 @@ def check_id(text: str) -> str:
     DataError
         If the text is empty, longer, not printable ASCII, or has outer spaces.
     """
+    if text.rstrip(" ") != text and text.strip(" "):
+        raise DataError(
+            f"candidate_id {text!r}: expected no space at its end, as char(n) has it. Write"
+            " rtrim(...) as candidate_id, in all queries alike."
+        )
     if not (
         1 <= len(text) <= 64 and text.isascii() and text.isprintable() and text == text.strip(" ")
     ):

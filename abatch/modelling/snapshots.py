@@ -160,7 +160,9 @@ def _read_bytes(texts: pa.LargeStringArray) -> memoryview:
 def pull(night: Night, window: Window) -> Snapshot:
     """The experiment's training rows of a window, as known at the night's moment, arranged."""
     query = night.experiment.query("training")
-    return take(query, night.pull(query, window), night.experiment.outcome.kind)
+    with query.named():
+        rows = night.pull(query, window, outcomes.check_ids)
+    return take(query, rows, night.experiment.outcome.kind)
 
 
 def take(query: Query, rows: pd.DataFrame, kind: str) -> Snapshot:
