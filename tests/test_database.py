@@ -48,9 +48,13 @@ def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
         "postgresql+psycopg://u:hunter2@h:port/db": "the value is not a database URL",
         "postgresql+psycopg://u:top@hunter2@h/db": "more than one @",
         "oracel://u:hunter2@h/db": "Expected mssql+pyodbc, postgresql+psycopg or sqlite",
-        "oracle+oracledb://u:hunter2@h/db": "'oracle' is no database that abatch knows",
+        "oracle+oracledb://u:hunter2@h/db": "abatch does not work with 'oracle+oracledb'. Expected",
+        "mssql+mssqlpython://u:hunter2@h/db": (
+            "abatch does not work with 'mssql+mssqlpython'. Expected mssql+pyodbc, "
+        ),
         "sqllite:///x.db": "Did you mean 'sqlite'?",
-        "postgresql+pg8000://u:hunter2@h/db": "the driver for postgresql+pg8000 cannot be loaded",
+        "postgresql+pg8000://u:hunter2@h/db": "abatch does not work with 'postgresql+pg8000'",
+        "sqlite+aiosqlite:///x.db": "abatch does not work with 'sqlite+aiosqlite'",
         "sqlite://": "needs a file",
         "sqlite:///:memory:": "needs a file",
     }.items():

@@ -50,8 +50,8 @@ def make_engine(
     try:
         completed = _complete(sa.make_url(url.get_secret_value()), base, place)
         backend = completed.get_backend_name()
-        if backend not in _SESSIONS:
-            raise NoSuchModuleError(f"{backend!r} is no database that abatch knows")
+        if completed.get_driver_name() != _DRIVERS.get(backend):
+            raise NoSuchModuleError(f"abatch does not work with {completed.drivername!r}")
         # A link that lay idle while a model was fitted may be dead.
         engine = sa.create_engine(completed, pool_pre_ping=True, **_OPTIONS.get(backend, {}))
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
@@ -184,6 +184,7 @@ def _prepare_mssql(engine: sa.Engine) -> None:
 
 
 _OPTIONS = {"mssql": {"fast_executemany": True, "deprecate_large_types": True}}  # never NTEXT
+_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mssql": "pyodbc"}
 _SESSIONS = {
     "sqlite": prepare_sqlite,
     "postgresql": _prepare_postgresql,
