@@ -4,6 +4,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from abatch.config import Experiment
@@ -410,3 +411,15 @@ def test_run_history_seconds(engine: sa.Engine) -> None:
 def test_run_history_train_alone_is_never_missed(engine: sa.Engine) -> None:
     add_runs(engine, make_run("t1", "train", 1))
     assert read(engine, "run_history", "run_id", "status") == [("t1", "done")]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("view", ["latest_predictions", "predictions", "predictions_superseded"])
+@pytest.mark.parametrize("where", ["", " and experiment = 'card_offer'"])
+def test_one_candidate_is_found_by_an_index(engine: sa.Engine, view: str, where: str) -> None:
+    """By the key, within each run: no plan reads all rows of all nights."""
+    question = f"explain query plan select * from {view} where candidate_id = '17'{where}"
+    with engine.connect() as connection:
+        plan = [row.detail for row in connection.exec_driver_sql(question)]
+    assert "SEARCH p USING PRIMARY KEY (run_number=? AND candidate_id=?)" in plan
+    assert not [step for step in plan if step.split()[:2] in (["SCAN", "p"], ["SCAN", "r"])]

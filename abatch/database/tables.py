@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_cbaef5e8"
+REVISION = "0001_08872a86"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -115,12 +115,17 @@ conclusions = TABLES["conclusions"]
 feature_counts = TABLES["feature_counts"]
 feature_drift = TABLES["feature_drift"]
 
-_SHOWN: dict[str, Any] = {
-    f"{name}_where": sa.text("status in ('done', 'early')")
-    for name in ("sqlite", "postgresql", "mssql")
-}
+
+def _where(condition: str) -> dict[str, Any]:
+    """What makes an index hold the rows alone of which this is true."""
+    return {f"{name}_where": sa.text(condition) for name in ("sqlite", "postgresql", "mssql")}
+
+
+_SHOWN = _where("status in ('done', 'early')")
 sa.Index("runs_night", runs.c.experiment, runs.c.job, runs.c.run_date)
 sa.Index("runs_one_shown", runs.c.job, runs.c.experiment, runs.c.run_date, unique=True, **_SHOWN)
+# By which `predictions_superseded` finds one candidate: without it SQLite reads all predictions.
+sa.Index("runs_superseded", runs.c.job, runs.c.experiment, **_where("status = 'superseded'"))
 sa.Index("models_experiment", models.c.experiment)
 sa.Index("promotions_experiment", promotions.c.experiment, promotions.c.promotion_id)
 sa.Index("snapshots_content", snapshots.c.content_hash)

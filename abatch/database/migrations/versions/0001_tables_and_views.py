@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mssql
 from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.views import create_views
 
-revision = "0001_cbaef5e8"
+revision = "0001_08872a86"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -207,6 +207,7 @@ def upgrade() -> None:
     op.create_index('runs_night', 'runs', ['experiment', 'job', 'run_date'], unique=False)
     op.create_index('runs_number', 'runs', ['run_number'], unique=True)
     op.create_index('runs_one_shown', 'runs', ['job', 'experiment', 'run_date'], unique=True, sqlite_where=sa.text("status in ('done', 'early')"), postgresql_where=sa.text("status in ('done', 'early')"), mssql_where=sa.text("status in ('done', 'early')"))
+    op.create_index('runs_superseded', 'runs', ['job', 'experiment'], unique=False, sqlite_where=sa.text("status = 'superseded'"), postgresql_where=sa.text("status = 'superseded'"), mssql_where=sa.text("status = 'superseded'"))
     create_table('sample_ratios',
         sa.Column('experiment', sa.String(length=64), nullable=False),
         sa.Column('run_date', sa.Date(), nullable=False),
