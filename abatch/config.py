@@ -39,6 +39,7 @@ class Environment:
     logs_dir: Path
     spool_dir: Path
     bulk: bool
+    isolation: str | None
     reports_dir: Path
     n_jobs: int
     backend: str
@@ -226,6 +227,7 @@ def _make_environment(
         retention=section.retention,
         n_jobs=section.n_jobs,
         bulk=section.bulk,
+        isolation=section.isolation,
         backend=section.backend,
         scheduler=section.scheduler and _read_address(section.scheduler, path, name),
         timezone=file.timezone,

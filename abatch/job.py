@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from abatch import arguments
 from abatch.config import Environment, Experiment, Experiments, load_experiments
-from abatch.database import connections, faults
+from abatch.database import connections, faults, isolation
 from abatch.errors import AbatchError, ConfigError, NothingToDo, ReadAgain, UsageError
 from abatch.modelling import promotion
 from abatch.night import Night, open_night, today, utc_now
@@ -86,6 +86,8 @@ class Job:
             with open_database(experiments.environment) as engine:
                 if not options.dry_run:
                     start_log(experiments.environment, self.name)
+                if told := isolation.find_doubt(engine):
+                    logger.warning("%s", told)
                 return self._play(experiments, engine, options)
         except (Exception, KeyboardInterrupt) as error:
             return report(error, self.name)
@@ -151,6 +153,7 @@ def connect(environment: Environment) -> sa.Engine:
         f"{environment.place}.database",
         environment.retry_seconds,
         bulk=environment.bulk,
+        isolation=environment.isolation,
     )
 
 

@@ -75,6 +75,7 @@ class EnvironmentSection(Section):
     logs_dir: Text = "logs"
     spool_dir: Text = "spool"
     bulk: bool = False
+    isolation: Literal["snapshot"] | None = None
     reports_dir: Text = "reports"
     n_jobs: Count = 1
     backend: Literal["loky", "dask"] = "loky"

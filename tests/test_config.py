@@ -61,7 +61,7 @@ SET_IT = "Set it before the job starts, or write the value in place of ${PROBE_D
 KEYS_FILE = "Expected one of timezone, chunk_rows, retry_seconds, environments, experiments."
 KEYS_ENV = (
     "Expected one of database, schema, models_dir, snapshots_dir, retention, logs_dir, spool_dir,"
-    " bulk, reports_dir, n_jobs, backend, scheduler."
+    " bulk, isolation, reports_dir, n_jobs, backend, scheduler."
 )
 KEYS_EXPERIMENT = (
     "Expected one of hypothesis, outcome, queries, training, split, select_top, models,"

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from abatch.config import Experiment, load_experiments
-from abatch.database import connections, faults, locks, reading, tables
+from abatch.database import connections, faults, isolation, locks, reading, tables
 from abatch.errors import ConfigError, DatabaseError
 from abatch.queries import Query, Window
 from tests.conftest import MSSQL_URL, ROOT, is_babelfish, open_engine
@@ -65,6 +65,40 @@ def test_make_engine_refuses(make: Make, tmp_path: Path) -> None:
         assert words in message
         assert "hunter2" not in message
         assert "\n" not in message
+
+
+@pytest.mark.parametrize("option", [{"bulk": True}, {"isolation": "snapshot"}])
+def test_make_engine_refuses_what_is_of_sql_server(option: dict[str, Any], tmp_path: Path) -> None:
+    (key,) = option
+    with pytest.raises(ConfigError, match=rf"^here: {key} is of SQL Server, .* Leave out {key}\.$"):
+        connections.make_engine(SecretStr("sqlite:///x.db"), None, tmp_path, "here", **option)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_on", "state", "words"),
+    [
+        (None, True, 0, None),
+        (None, False, 1, "read_committed_snapshot is off, so who reads waits for who writes"),
+        ("snapshot", False, 1, None),
+        ("snapshot", True, 0, "the database does not allow it, so queries will be refused"),
+        ("snapshot", True, 2, "the database does not allow it"),  # in transition to off
+    ],
+)
+def test_find_doubt_of_isolation(
+    chosen: str | None,
+    is_on: bool,
+    state: int,
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As sys.databases has it; Babelfish says that both are on."""
+    pytest.importorskip("pyodbc", exc_type=ImportError)
+    url = SecretStr("mssql+pyodbc://boss:hunter2@server/bank")
+    engine = connections.make_engine(url, None, Path(), "here", isolation=chosen)
+    monkeypatch.setattr(connections, "read", lambda engine, find: (is_on, state))
+    doubt = isolation.find_doubt(engine)
+    assert doubt is None if words is None else words in str(doubt)
+    assert "hunter2" not in str(doubt)
 
 
 def test_make_engine_relative_to_the_config(tmp_path: Path) -> None:
@@ -516,6 +550,15 @@ SERVER = "[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]"
             "42000",
             "CREATE TABLE permission denied in database 'Kredit'. (262) (SQLExecDirectW)",
             "a right is missing: CREATE TABLE permission denied in",
+        ),
+        (
+            "42000",
+            (
+                "Snapshot isolation transaction failed accessing database 'Kredit' because snapshot"
+                " isolation is not allowed in this database. Use ALTER DATABASE to allow snapshot"
+                " isolation. (3952) (SQLExecDirectW)"
+            ),
+            "isolation: snapshot is chosen, and the database does not allow it: Snapshot isolation",
         ),
         (
             "42S02",

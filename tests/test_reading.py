@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from abatch.database import connections, reading
+from abatch.database import connections, isolation, reading
 from abatch.errors import ConfigError, DatabaseError, DataError
 from abatch.queries import Query, Window, clean_query
 from tests.conftest import ROOT
@@ -60,6 +60,25 @@ def test_read_query_checks_the_first_rows_before_the_others(make: Make, database
     with pytest.raises(DataError, match="no such ids"):
         reading.read_query(engine, query, WINDOW, AS_OF, chunk_rows=900, check=refuse)
     assert seen == [900]
+
+
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+@pytest.mark.parametrize("has_arrow", [True, False])
+def test_stream_query_in_a_snapshot(
+    make: Make, database_url: str, has_arrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever reads them, the level is that of the environment; the pool's links keep theirs."""
+    if not has_arrow:
+        monkeypatch.setattr(reading, "_load", lambda module: None)
+    engine = make(database_url).execution_options(isolation="snapshot")
+    level = "select transaction_isolation_level as n from sys.dm_exec_sessions"
+    assert read(engine, f"{level} where session_id = @@spid") == [(5,)]
+    with engine.connect() as connection:
+        own = connection.exec_driver_sql(f"{level} where session_id = @@spid")
+        assert own.scalar_one() == 2  # read committed
+    assert isolation.find_doubt(engine) is None
 
 
 def test_clean_query_pieces() -> None:
@@ -508,7 +527,7 @@ from pathlib import Path
 for name in ("mssql_python", "adbc_driver_postgresql", "adbc_driver_sqlite", "pyarrow"):
     sys.modules[name] = None
 from pydantic import SecretStr
-from abatch.database import connections, reading
+from abatch.database import connections, isolation, reading
 from abatch.queries import Query, Window
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")

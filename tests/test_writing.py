@@ -33,7 +33,7 @@ def make_batch(n: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def make_mssql_engine(**options: bool) -> sa.Engine:
+def make_mssql_engine(**options: Any) -> sa.Engine:
     """Of a server that is not there."""
     url = "mssql+pyodbc://boss:s3cret@server/bank?driver=ODBC+Driver+18+for+SQL+Server"
     return connections.make_engine(SecretStr(url), "abatch", Path(), "here", **options)
@@ -186,12 +186,6 @@ def test_bulk_copy_that_fails(
     monkeypatch.setattr(reading, "open_mssql_python", BulkCopy(fault).open)
     with pytest.raises(raised, match=words):
         write(make_mssql_engine(bulk=True), make_batch(3))
-
-
-def test_bulk_copy_of_another_database() -> None:
-    words = r"^here: bulk is SQL Server's bulk copy, and this is sqlite\. Leave out bulk\.$"
-    with pytest.raises(ConfigError, match=words):
-        connections.make_engine(SecretStr("sqlite:///a.db"), None, Path(), "here", bulk=True)
 
 
 def test_schema_of_a_database_without() -> None:

@@ -15,7 +15,7 @@ from abatch import job, night
 from abatch.arguments import CONFIG, ENV, Option, day, switch
 from abatch.commands.command import Chosen, Day, command
 from abatch.config import Experiment, Experiments, load_experiments
-from abatch.database import connections, faults, locks
+from abatch.database import connections, faults, isolation, locks
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
 from abatch.modelling import dirt, promotion, registry
@@ -80,7 +80,8 @@ def init(
         return write_script(url, environment.schema, environment.place).rstrip("\n")
     with job.open_database(environment, is_ready=False) as engine:
         migrations.upgrade(engine)
-        return f"{faults.show_url(engine)}: abatch's tables are ready"
+        ready = f"{faults.show_url(engine)}: abatch's tables are ready"
+        return "\n".join(filter(None, [ready, isolation.find_doubt(engine)]))
 
 
 class Change(NamedTuple):

@@ -29,6 +29,7 @@ def make_engine(
     retry_seconds: float = 0,
     *,
     bulk: bool = False,
+    isolation: str | None = None,
 ) -> sa.Engine:
     """Return an engine for `url`; relative SQLite paths are relative to `base`.
 
@@ -40,12 +41,13 @@ def make_engine(
     place : where the URL is written, for messages
     retry_seconds : how long `transactions` and reads are tried again after a transient error
     bulk : whether nights are written by SQL Server's bulk copy
+    isolation : snapshot, in which SQL Server reads the user's queries; None for its default
 
     Raises
     ------
     ConfigError
-        If the text is not a database URL, its driver is not installed, or it has no bulk copy. The
-        text itself is never shown.
+        If the text is not a database URL, its driver is not installed, or it has no bulk copy or
+        isolation to choose. The text itself is never shown.
     """
     try:
         completed = _complete(sa.make_url(url.get_secret_value()), base, place)
@@ -74,13 +76,16 @@ def make_engine(
         raise ConfigError(
             f"{place}: schema is of a server's databases, and this is {backend}. Leave out schema."
         )
-    if bulk and backend != "mssql":
-        raise ConfigError(
-            f"{place}: bulk is SQL Server's bulk copy, and this is {backend}. Leave out bulk."
-        )
+    for key, value in {"bulk": bulk, "isolation": isolation}.items():
+        if value and backend != "mssql":
+            raise ConfigError(
+                f"{place}: {key} is of SQL Server, and this is {backend}. Leave out {key}."
+            )
     _SESSIONS[backend](engine)
     schemas = {"schema_translate_map": {None: schema}} if schema else {}
-    return engine.execution_options(retry_seconds=retry_seconds, bulk=bulk, **schemas)
+    return engine.execution_options(
+        retry_seconds=retry_seconds, bulk=bulk, isolation=isolation, **schemas
+    )
 
 
 def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:

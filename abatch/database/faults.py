@@ -209,6 +209,13 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
         "{message}, so the second half was undone, too: nothing of it was written. Run the job"
         " again; if that does not help, look for the cause in the server's log.",
     ),
+    (
+        "snapshot isolation is not allowed",
+        {"3952"},
+        "isolation: snapshot is chosen, and the database does not allow it: {message}. Let its"
+        " owner allow it (alter database current set allow_snapshot_isolation on), or leave out"
+        " isolation.",
+    ),
     ("disk is full", set(), "{message}. Make room and run the job again."),
     (_DRIVER, {"IM002", "IM003"}, _describe_odbc),
     (

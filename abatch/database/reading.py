@@ -18,7 +18,7 @@ from uuid import UUID
 import pandas as pd
 import sqlalchemy as sa
 
-from abatch.database import faults, sqlite_arrow, sqlite_columns, tables
+from abatch.database import faults, isolation, sqlite_arrow, sqlite_columns, tables
 from abatch.errors import ConfigError, DataError, ReadAgain, suggest
 from abatch.queries import Query, Window, clean_query
 
@@ -256,14 +256,15 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
     """Read by the engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
         engine = sqlite_columns.make_typed_engine(engine.url)
-    with (
-        engine.connect().execution_options(yield_per=chunk_rows) as connection,
-        closing(connection.execute(statement)) as result,
-    ):
-        if result.returns_rows:
-            names = list(result.keys())
-            yield pd.DataFrame(columns=names)
-            yield from _make_row_frames(names, result, chunk_rows)
+    with engine.connect().execution_options(yield_per=chunk_rows) as connection:
+        if isolation.is_chosen(engine):
+            connection.detach()  # closed for real at the end, and its isolation with it
+            isolation.set_snapshot(connection.connection.dbapi_connection)
+        with closing(connection.execute(statement)) as result:
+            if result.returns_rows:
+                names = list(result.keys())
+                yield pd.DataFrame(columns=names)
+                yield from _make_row_frames(names, result, chunk_rows)
 
 
 def _make_row_frames(names: list[str], rows: Iterable[sa.Row[Any]], chunk_rows: int) -> Frames:
@@ -383,6 +384,8 @@ def _read_mssql_python(engine: sa.Engine, statement: sa.TextClause, chunk_rows: 
     values = [compiled.params[name] for name in compiled.positiontup or []]
     with open_mssql_python(engine) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(f"set lock_timeout {faults.LOCK_WAIT_SECONDS * 1000}")
+        if isolation.is_chosen(engine):
+            isolation.set_snapshot(connection)
         cursor.execute(str(compiled), values)
         if cursor.description:
             try:
