@@ -55,5 +55,11 @@ GROUPS = {
             "build a dated model again, compare what it predicts, and say what has moved"
         ),
     },
+    "check": {
+        "doctor": (
+            "what stands between this machine and its database: drivers, server, tables, rights,"
+            " isolation, clock; --register needs no root"
+        ),
+    },
 }
 GROUP_OF = {name: group for group, commands in GROUPS.items() for name in commands}
