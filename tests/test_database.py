@@ -722,6 +722,12 @@ def test_make_engine_completes_the_url(make: Make) -> None:
         == f"{driver};UID=abatch;PWD=hunter2;encrypt=optional"
     )
     assert connect_with(trusted) == f"{driver};Trusted_Connection=Yes;Encrypt=yes"
+    # docs/sql-server.md
+    hard = r"mssql+pyodbc://@BITEST\LOAN/Kreditt%20Data"
+    server = r"Server=BITEST\LOAN;Database=Kreditt Data"
+    assert connect_with(hard) == (
+        f"DRIVER={{ODBC Driver 18 for SQL Server}};{server};Trusted_Connection=Yes;Encrypt=yes"
+    )
     assert (
         connect_with("mssql+pyodbc://abatch:hunter2@some_dsn")
         == "dsn=some_dsn;UID=abatch;PWD=hunter2;Encrypt=yes"

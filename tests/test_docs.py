@@ -8,19 +8,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 import predict
 import train
 from abatch import job
 from abatch.commands import GROUPS
 from abatch.config import load_experiments
+from abatch.database import connections, reading
 from abatch.errors import AbatchError
+from abatch.queries import Query, Window
 from abatch.sections import Guardrail
 from abatch.statistics import words
 from tests.conftest import ROOT, SHARED_DATA
@@ -86,7 +89,8 @@ def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for script in ("train.py", "predict.py", "score.py"):
         shutil.copy(ROOT / script, checkout)
     seen = ""
-    for language, content in BLOCK.findall(OWN_TABLES.read_text(encoding="utf-8")):
+    page = OWN_TABLES.read_text(encoding="utf-8").partition("\n## The same on SQL Server\n")[0]
+    for language, content in BLOCK.findall(page):
         if language == "sh":
             seen = run_on_terminal(content, checkout)
             if folder.is_dir() and not (folder / "clients.csv").exists():
@@ -96,6 +100,53 @@ def credit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             (checkout / content.split()[1]).write_text(content, encoding="utf-8")
     return folder
+
+
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True
+)
+def test_own_tables_on_sql_server(database_url: str) -> None:
+    """The page's tables and queries, and the rows that it promises."""
+    page = OWN_TABLES.read_text(encoding="utf-8").partition("\n## The same on SQL Server\n")[2]
+    script, *queries = (text for _, text in BLOCK.findall(page.partition("\n## ")[0]))
+    engine = connections.make_engine(SecretStr(database_url), None, ROOT, "here")
+    with engine.begin() as connection:
+        for statement in script.strip().removesuffix(";").split(";\n"):
+            connection.exec_driver_sql(statement)
+
+    def read(sql: str, window: Window, as_of: str) -> list[dict[str, Any]]:
+        query, at = Query("q.sql", sql), datetime.fromisoformat(as_of)
+        return reading.read_query(engine, query, window, at).to_dict("records")
+
+    training, candidates, outcomes, watermark = queries
+    night = Window(date(2026, 9, 1), date(2026, 9, 2))
+    seven, eight = (
+        {"candidate_id": "7", "income": 41000.5, "has_card": 1},
+        {"candidate_id": "8", "income": 28000.0, "has_card": 0},
+    )
+    past: dict[str, Any] = {"event_date": datetime(2026, 9, 1)}
+    assert read(training, night, "2026-09-20 23:29:59") == [eight | past | {"outcome": 0}]
+    rows = read(training, night, "2026-09-20 23:30:00")
+    assert sorted(rows, key=lambda row: str(row["candidate_id"])) == [
+        seven | past | {"outcome": 1},
+        eight | past | {"outcome": 0},
+    ]
+    assert read(candidates, night, "2026-09-01 01:59:59") == []
+    assert sorted(
+        row["candidate_id"] for row in read(candidates, night, "2026-09-01 02:00:00")
+    ) == [
+        "7",
+        "8",
+    ]
+    window = Window(date(2026, 9, 20), date(2026, 9, 21))
+    happened = {row["candidate_id"]: row for row in read(outcomes, window, "2026-09-21 00:00:00")}
+    assert {name: (row["outcome"], row["event_date"]) for name, row in happened.items()} == {
+        "7": (1, datetime(2026, 9, 20)),
+        "8": (0, datetime(2026, 9, 20)),
+    }
+    (known,) = read(watermark, window, "2026-09-21 00:00:00")
+    assert known == {"watermark": datetime(2026, 9, 21)}
+    engine.dispose()
 
 
 def test_readme_lists_the_commands_by_group() -> None:
