@@ -6,11 +6,15 @@ And what makes one known again.
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from abatch.errors import FileError
+
+BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_beside` makes them
 
 
 def check_writable(folder: Path, mode: int = 0o777) -> None:
@@ -35,6 +39,26 @@ def cannot_write(path: Path, error: OSError, then: str = "run again") -> FileErr
     )
 
 
+def name_beside(path: Path) -> Path:
+    """Where this process writes a file until it is whole: .model.pkl.4711 for model.pkl."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def find_unfinished(folder: Path, before: datetime) -> list[Path]:
+    """Files that a dead process left beside those that it wrote, older than an instant.
+
+    Parameters
+    ----------
+    before : naive UTC
+    """
+    oldest = before.replace(tzinfo=UTC).timestamp()
+    return sorted(
+        path
+        for path in folder.glob(".*")
+        if BESIDE.fullmatch(path.name) and path.lstat().st_mtime < oldest
+    )
+
+
 def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write beside, then rename.
 
@@ -47,7 +71,7 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     FileError
         If the folder cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = name_beside(path)
     try:
         beside.unlink(missing_ok=True)
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 
@@ -13,7 +14,7 @@ import train
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import connections
 from abatch.database.tables import deletions, runs
-from abatch.modelling import registry, retention, retraining
+from abatch.modelling import registry, retention, retraining, snapshots
 from abatch.night import utc_now
 from abatch.sections import Retention
 from tests.conftest import (
@@ -116,22 +117,56 @@ def test_find_needed(engine: sa.Engine, kept: Path) -> None:
         assert retention.find_needed(connection) == {"live"}
 
 
-def test_remove_strays_leaves_what_is_known_young_or_no_snapshot(tmp_path: Path) -> None:
-    names = ("b.parquet", ".a.parquet.123", "known.parquet", "young.parquet", "notes.txt")
-    for name in names:
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1e9, 1e9) if name != "young.parquet" else (2e9, 2e9))
-    before = datetime(2020, 1, 1)  # 1e9 seconds were over in 2001, 2e9 will be in 2033
-    assert retention.remove_strays(tmp_path, {"known"}, before) == [
-        tmp_path / ".a.parquet.123",
-        tmp_path / "b.parquet",
-    ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "known.parquet",
-        "notes.txt",
-        "young.parquet",
-    ]
-    assert retention.remove_strays(tmp_path / "no", set(), before) == []
+def make_older(*paths: Path) -> None:
+    """Last changed in 2001, when 1e9 seconds were over."""
+    for path in paths:
+        os.utime(path, (1e9, 1e9))
+
+
+def test_train_leaves_what_it_did_not_write(
+    week: Experiment, week_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However old: others' Parquet files, rows that somebody recalled, snapshots of no table.
+
+    A person may purge the last, and no other.
+    """
+    folder = week.environment.snapshots_dir
+    (own,) = folder.glob("*.parquet")
+    recalled, export, half = (
+        folder / "rows.parquet",
+        folder / "export.parquet",
+        folder / "x.parquet",
+    )
+    window = ("--from", "2026-06-01", "--to", "2026-08-01", "--as-of", "2026-09-01")
+    assert call(capsys, week, "recall", "card_offer", *window, "--out", str(recalled))[0] == 0
+    pd.DataFrame({"amount": [1, 2]}).to_parquet(export)
+    half.write_bytes(b"PAR1 and no more")
+    renamed, named = folder / f"{'a' * 64}.parquet", folder / f"{'b' * 64}.parquet"
+    renamed.write_bytes(own.read_bytes())  # bears another mark than its name
+    named.write_bytes(export.read_bytes())
+    with week_engine.connect() as connection:
+        row = snapshots.choose_snapshot(connection, A1)
+    rows = snapshots.load(folder, row).iloc[:100]
+    content_hash = snapshots.make_snapshot(rows).content_hash
+    stray, young = (folder / f"{content_hash}.parquet" for content_hash in (content_hash, "c" * 64))
+    for path in (stray, young):
+        path.write_bytes(snapshots.to_parquet(rows, path.stem))
+    unfinished = [folder / f".{own.name}.4711", week.environment.models_dir / f".{A1}.pkl.4711"]
+    others = [folder / ".notes.parquet.swp", folder / ".rows.parquet.4711.bak"]
+    fresh = folder / f".{own.name}.4712"
+    for path in (*unfinished, *others, fresh):
+        path.write_bytes(b"half")
+    foreign = [recalled, export, half, renamed, named]
+    make_older(*foreign, stray, *unfinished, *others)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    train.train(week, week_engine, LATER_NIGHT)
+    after = {path: path.read_bytes() for path in folder.iterdir()}
+    assert before.keys() - after.keys() == {unfinished[0]}
+    assert [path for path in before.keys() & after.keys() if before[path] != after[path]] == []
+    assert not unfinished[1].exists()
+    code, out, _ = call(capsys, week, "snapshots", "purge")
+    assert (code, out) == (0, f"{stray} removed: no pull names it\n")
+    assert after.keys() - {*folder.iterdir()} == {stray}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def do_snapshots(
     if action == "purge":
         done = connections.write(engine, retention.write_deletions, environment, whoami())
         connections.read(engine, retention.remove_files, environment)
+        done += connections.read(engine, retention.remove_strays, environment)
         text = "\n".join(done) or "nothing to delete; see retention in the config"
         return Reply(text, done)
     with engine.connect() as connection:

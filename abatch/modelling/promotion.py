@@ -278,7 +278,7 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
     """
     for undated, target in links.items():
         link = models_dir / f"{undated}_latest.pkl"
-        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        beside = files.name_beside(link)
         try:
             if target is None:
                 link.unlink(missing_ok=True)

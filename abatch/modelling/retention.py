@@ -1,12 +1,12 @@
 """Retention: which snapshots and models are deleted, and how their files go.
 
-Never what is or was live, nor the snapshot of such a model.
+Never what is or was live, nor the snapshot of such a model. What the tables do not know goes only
+if a person asks for it, and only if abatch wrote it.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -51,11 +51,15 @@ def write_deletions(connection: sa.Connection, environment: Environment, by: str
 
 
 def remove_files(connection: sa.Connection, environment: Environment) -> None:
-    """Remove the files of what is deleted, and those that belong to no pull; harmless to repeat."""
+    """Remove the files of what is deleted, and those half written; harmless to repeat.
+
+    What the tables do not know stays: a backup that was restored is older than what is on disk.
+    """
     remove_deleted(connection, environment)
-    kept, yesterday = snapshots.find_newest(connection), utc_now() - DAY
-    for path in remove_strays(environment.snapshots_dir, kept, yesterday):
-        logger.info("%s removed: it belongs to no pull", path)
+    for folder in (environment.models_dir, environment.snapshots_dir, environment.reports_dir):
+        for path in files.find_unfinished(folder, utc_now() - DAY):
+            files.remove(path)
+            logger.info("%s removed: a process died while it wrote it", path)
 
 
 def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
@@ -112,21 +116,23 @@ def choose_snapshots(
             yield row.content_hash, age if is_old else f"all together larger than {gigabytes:g} GB"
 
 
-def remove_strays(folder: Path, kept: Collection[str], before: datetime) -> list[Path]:
-    """Remove files older than an instant that belong to no pull: a run that died left them.
+def remove_strays(connection: sa.Connection, environment: Environment) -> list[str]:
+    """Remove snapshots that no pull names, a day old or older, and only those that abatch wrote.
 
-    Parameters
-    ----------
-    kept : content hashes of the pulls
-    before : naive UTC
+    A run that died left them, or they are newer than a backup that was restored: so a person asks
+    for it, and no job.
+
+    Returns
+    -------
+    list of str
+        What was removed, in words.
     """
-    oldest = before.replace(tzinfo=UTC).timestamp()
-    strays = sorted(
-        path
-        for path in folder.glob("*.parquet*")
-        if path.name.rpartition(".parquet")[0].lstrip(".") not in kept
-        and path.stat().st_mtime < oldest
-    )
-    for path in strays:
-        files.remove(path)
-    return strays
+    pulled, yesterday = snapshots.find_newest(connection), (utc_now() - DAY).replace(tzinfo=UTC)
+    removed = []
+    for path in sorted(environment.snapshots_dir.glob("*.parquet")):
+        is_old = path.stat().st_mtime < yesterday.timestamp()
+        if path.stem not in pulled and is_old and snapshots.is_marked(path):
+            files.remove(path)
+            removed.append(f"{path} removed: no pull names it")
+            logger.info(removed[-1])
+    return removed

@@ -27,6 +27,7 @@ from abatch.queries import Query, Window
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700  # their content is as secret as the tables it comes from
 KEY = ["candidate_id", "event_date"]
+MARK = b"abatch.content_hash"  # key of the file's metadata: what abatch wrote bears its own name
 
 
 class Column(NamedTuple):
@@ -182,12 +183,31 @@ def make_snapshot(frame: pd.DataFrame) -> Snapshot:
     return Snapshot(frame, columns, files.hash_bytes(json.dumps(content).encode()))
 
 
-def to_parquet(frame: pd.DataFrame) -> bytes:
-    """Arranged rows as one Parquet file, compressed by zstd; event_date is a date."""
+def to_parquet(frame: pd.DataFrame, content_hash: str | None = None) -> bytes:
+    """Arranged rows as one Parquet file, compressed by zstd; event_date is a date.
+
+    Parameters
+    ----------
+    content_hash : of a snapshot, whose file is marked with it
+    """
     sink = pa.BufferOutputStream()
-    rows = pa.Table.from_pandas(frame, preserve_index=False)
-    parquet.write_table(_cast_day(rows, pa.date32()), sink, compression="zstd")
+    rows = _cast_day(pa.Table.from_pandas(frame, preserve_index=False), pa.date32())
+    if content_hash:
+        rows = rows.replace_schema_metadata({**rows.schema.metadata, MARK: content_hash})
+    parquet.write_table(rows, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
+
+
+def is_marked(path: Path) -> bool:
+    """Whether abatch wrote a file as a snapshot: its name is the content hash that it is marked by.
+
+    Rows that `recall` writes are the user's own, and are not marked.
+    """
+    try:
+        marks = parquet.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return path.name == f"{marks.get(MARK, b'').decode(errors='replace')}.parquet"
 
 
 def from_parquet(content: bytes) -> pd.DataFrame:
@@ -224,7 +244,7 @@ def store(
     except OSError:
         content = b""
     if before is None or files.hash_bytes(content) != before.sha256:
-        content = to_parquet(snapshot.frame)
+        content = to_parquet(snapshot.frame, snapshot.content_hash)
         files.write_file(path, content, FILE_MODE)
     columns = [column._asdict() for column in snapshot.columns]
     connection.execute(
