@@ -4,7 +4,7 @@ Reads   predictions, feature_counts and cards; outcomes and how far they are
         complete by SQL (queries.outcomes, queries.watermark, guardrails)
 Writes  one look: tables looks, verdicts, sample_ratios, scores,
         variant_scores, feature_drift, runs; the sums of closed nights:
-        cohort_sums, units; reports/<experiment>.html
+        cohort_sums, units; reports/<environment>/<experiment>.html
 
     python score.py            all experiments, today
     python score.py --env prod --date 2026-11-23 --experiment card_offer

@@ -2,8 +2,8 @@
 
 Reads   training rows and how far they are complete by SQL (queries.training,
         queries.watermark), the live model's snapshot, what score found
-Writes  snapshots/<content hash>.parquet; models/<name>_v<version>_<date>.pkl,
-        .json and .html, <name>_v<version>_latest.pkl;
+Writes  in snapshots_dir <content hash>.parquet; in models_dir
+        <name>_v<version>_<date>.pkl, .json and .html, ..._latest.pkl;
         tables snapshots, models, promotions, deletions, runs
 
     python train.py            all experiments, today, if their models are due

@@ -217,7 +217,9 @@ def _make_environment(
         database = ""
     base = path.resolve().parent
     folders = {
-        key: base / _expand(text, f"{place}.{key}") for key, text in section if key.endswith("_dir")
+        key: base / (_expand(text, f"{place}.{key}") or f"{key.removesuffix('_dir')}/{name}")
+        for key, text in section
+        if key.endswith("_dir")
     }
     return Environment(
         name=name,

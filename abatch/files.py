@@ -8,13 +8,16 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from abatch.errors import FileError
 
 BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_beside` makes them
+
+ORPHAN = ".orphan-"  # in the name of what was set aside
 
 
 def check_writable(folder: Path, mode: int = 0o777) -> None:
@@ -44,6 +47,12 @@ def name_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
+def find_final_name(path: Path) -> str:
+    """The name that a file has once it is whole, or had before it was set aside."""
+    match = BESIDE.fullmatch(path.name)
+    return match[1] if match else path.name.partition(ORPHAN)[0]
+
+
 def find_unfinished(folder: Path, before: datetime) -> list[Path]:
     """Files that a dead process left beside those that it wrote, older than an instant.
 
@@ -71,18 +80,46 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     FileError
         If the folder cannot be written.
     """
-    beside = name_beside(path)
     try:
-        beside.unlink(missing_ok=True)
+        with _write_beside(path, content, mode) as beside:
+            os.replace(beside, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """As `write_file`, but for a file that is there already.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one; it stays as it is.
+    FileError
+        If the folder cannot be written.
+    """
+    try:
+        with _write_beside(path, content, mode) as beside:
+            os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+@contextmanager
+def _write_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A file that is whole and on disk, and gone at the end unless it was renamed."""
+    beside = name_beside(path)
+    beside.unlink(missing_ok=True)
+    try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
+        yield beside
+    finally:
         with suppress(OSError):
             beside.unlink()
-        raise cannot_write(path, error) from None
 
 
 def read_file(path: Path) -> bytes:

@@ -21,7 +21,7 @@ from abatch import arguments
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults, isolation
 from abatch.errors import AbatchError, ConfigError, NothingToDo, ReadAgain, UsageError
-from abatch.modelling import promotion
+from abatch.modelling import folders, promotion
 from abatch.night import Night, open_night, today, utc_now
 from abatch.text import is_terminal, say
 
@@ -54,6 +54,8 @@ class Job:
         **options: bool,
     ) -> str:
         """Do one night; returns the closing line."""
+        if not dry_run:
+            folders.claim(engine, experiment.environment, make=True)
         with open_night(
             self.name,
             experiment,
@@ -85,6 +87,7 @@ class Job:
             experiments = load_experiments(options.config, options.env).choose(options.experiment)
             with open_database(experiments.environment) as engine:
                 if not options.dry_run:
+                    folders.claim(engine, experiments.environment, make=True)
                     start_log(experiments.environment, self.name)
                 if told := isolation.find_doubt(engine):
                     logger.warning("%s", told)
@@ -194,7 +197,7 @@ def report(error: BaseException, what: str, where: str = "the database") -> int:
 
 
 def start_log(environment: Environment, job: str) -> None:
-    """Append to logs/<job>_<month>.log, one line per event, times in UTC."""
+    """Append to <job>_<month>.log, one line per event: UTC, level, environment, run, message."""
     path = environment.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +206,8 @@ def start_log(environment: Environment, job: str) -> None:
         raise AbatchError(
             f"{path}: the log cannot be written ({error.strerror}). Check the folder's rights."
         ) from None
-    line, seconds = "%(asctime)sZ %(levelname)s %(run)s%(message)s", "%Y-%m-%dT%H:%M:%S"
+    line, seconds = "%(asctime)sZ %(levelname)s {} %(run)s%(message)s", "%Y-%m-%dT%H:%M:%S"
+    line = line.format(environment.name)
     formatter = logging.Formatter(line, seconds, defaults={"run": ""})  # a night adds its own
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

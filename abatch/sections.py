@@ -17,9 +17,10 @@ from pydantic import (
 )
 
 from abatch.errors import suggest
-from abatch.yaml_file import NAME, VERSION, fault
+from abatch.yaml_file import FOLDER_NAME, NAME, VERSION, fault
 
 Name = Annotated[str, Field(pattern=NAME)]
+EnvironmentName = Annotated[str, Field(pattern=FOLDER_NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -69,14 +70,14 @@ class EnvironmentSection(Section):
 
     database: SecretStr
     db_schema: str | None = Field(None, alias="schema", pattern=NAME)
-    models_dir: Text = "models"
-    snapshots_dir: Text = "snapshots"
+    models_dir: Text = ""  # models/<environment>; the others likewise
+    snapshots_dir: Text = ""
     retention: Retention = Retention()
-    logs_dir: Text = "logs"
-    spool_dir: Text = "spool"
+    logs_dir: Text = ""
+    spool_dir: Text = ""
     bulk: bool = False
     isolation: Literal["snapshot"] | None = None
-    reports_dir: Text = "reports"
+    reports_dir: Text = ""
     n_jobs: Count = 1
     backend: Literal["loky", "dask"] = "loky"
     scheduler: Text | None = None
@@ -287,7 +288,7 @@ class File(Section):
     timezone: str = "UTC"
     chunk_rows: int = Field(50_000, ge=1, le=10_000_000)
     retry_seconds: int = Field(60, ge=0, le=3600)
-    environments: dict[str, EnvironmentSection] = Field(min_length=1)
+    environments: dict[EnvironmentName, EnvironmentSection] = Field(min_length=1)
     experiments: dict[Name, ExperimentSection] = Field(min_length=1)
 
     @field_validator("timezone")

@@ -15,6 +15,7 @@ from abatch.errors import ConfigError, suggest
 
 Section = TypeVar("Section", bound=BaseModel)
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 VERSION = r"^[0-9A-Za-z.]{1,20}$"
 # What is expected, by pydantic's kind of error, or by the pattern of a text.
 _EXPECTED = {
@@ -31,6 +32,7 @@ _EXPECTED = {
     "greater_than_equal": "at least {ge:.15g}",
     "less_than_equal": "at most {le:.15g}",
     NAME: "a name of letters, digits and _ that begins with a letter, at most 64 of them",
+    FOLDER_NAME: "letters, digits, _, - and dots, at most 64 of them, first a letter or a digit",
     VERSION: "letters, digits and dots, at most 20 of them",
 }
 HOST = r"([\w.-]+|\[[\w:.%]+\])"

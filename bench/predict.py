@@ -59,7 +59,7 @@ QUERIES = {
 }
 CONFIG = """
 environments:
-{environments}
+  dev: {{database: "{url}", n_jobs: {n_jobs}}}
 experiments:
   bench:
     hypothesis: Two models, and nobody's.
@@ -118,38 +118,41 @@ def make_workload(engine: sa.Engine, n_rows: int) -> None:
             frame.to_sql(answers.name, engine, if_exists="append", index=False)
 
 
-def write_config(folder: Path, url: str, n_jobs: Sequence[int], estimator: str = BOOSTING) -> Path:
-    """The config and its queries; an environment, jobs2, for each number of jobs."""
+def name_config(folder: Path, n_jobs: int) -> str:
+    """The path of the config with so many jobs."""
+    return str(folder / f"jobs{n_jobs}.yaml")
+
+
+def write_configs(folder: Path, url: str, n_jobs: Sequence[int], estimator: str) -> None:
+    """A config for each number of jobs, and their queries."""
     (folder / "sql").mkdir()
     for name, text in QUERIES.items():
         (folder / f"sql/{name}.sql").write_text(text)
-    environments = (f'  jobs{n}: {{database: "{url}", n_jobs: {n}}}' for n in n_jobs)
     queries = ", ".join(f"{name}: sql/{name}.sql" for name in QUERIES)
-    config = folder / "ml_config.yaml"
-    settings = {"environments": "\n".join(environments), "queries": queries}
-    config.write_text(CONFIG.format(**settings, estimator=estimator))
-    return config
+    for n in n_jobs:
+        config = CONFIG.format(url=url, n_jobs=n, queries=queries, estimator=estimator)
+        Path(name_config(folder, n)).write_text(config)
 
 
 def prepare(
     folder: Path, url: str, n_jobs: Sequence[int], n_rows: int, estimator: str = BOOSTING
 ) -> dict[str, list[str]]:
     """Candidates and trained models; returns what is measured, as `list_commands` has it."""
-    config = write_config(folder, url, n_jobs, estimator)
-    first = ["--config", str(config), "--env", f"jobs{n_jobs[0]}"]
+    write_configs(folder, url, n_jobs, estimator)
+    first = ["--config", name_config(folder, n_jobs[0])]
     measure([sys.executable, "-m", "abatch", "init", *first])
     engine = make_engine(url)
     make_workload(engine, n_rows)
     engine.dispose()
     measure([sys.executable, "train.py", *first, "--date", str(NIGHT)])
-    return list_commands(folder, url, config, n_jobs, n_rows)
+    return list_commands(folder, url, n_jobs, n_rows)
 
 
 def list_commands(
-    folder: Path, url: str, config: Path, n_jobs: Sequence[int], n_rows: int
+    folder: Path, url: str, n_jobs: Sequence[int], n_rows: int
 ) -> dict[str, list[str]]:
     """What is measured, by name, the plain script first; abatch's take a date yet."""
-    files = sorted(map(str, (folder / "models").glob(f"*_{NIGHT}.pkl")))
+    files = sorted(map(str, (folder / "models" / "dev").glob(f"*_{NIGHT}.pkl")))
     calls = {"plain": f"plain({url!r}, {QUERY!r}, {files})"} if n_rows <= MOST_ROWS else {}
     calls["plain, chunked"] = f"plain({url!r}, {QUERY!r}, {files}, 100_000)"
     if url.startswith("sqlite"):
@@ -158,7 +161,7 @@ def list_commands(
     start = f"import sys; sys.path[0] = {str(ROOT)!r}; from bench.peers import limit, plain; "
     commands = {name: [sys.executable, "-c", start + call] for name, call in calls.items()}
     for n in n_jobs:
-        script = [sys.executable, "predict.py", "--config", str(config), "--env", f"jobs{n}"]
+        script = [sys.executable, "predict.py", "--config", name_config(folder, n)]
         commands[f"abatch, {n} jobs"] = script
     return commands
 

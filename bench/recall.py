@@ -65,8 +65,8 @@ REPRODUCE = f"""
 import glob, joblib
 import numpy as np, pandas as pd
 from sklearn.base import clone
-pipeline = joblib.load(glob.glob("models/model_*{NIGHT}.pkl")[0])
-frame = pd.read_parquet(glob.glob("snapshots/*.parquet")[0])
+pipeline = joblib.load(glob.glob("models/dev/model_*{NIGHT}.pkl")[0])
+frame = pd.read_parquet(glob.glob("snapshots/dev/*.parquet")[0])
 X, y = frame[list(pipeline.feature_names_in_)], frame["outcome"].to_numpy(dtype=int)
 X = X.astype({{name: object for name in X if not pd.api.types.is_numeric_dtype(X[name])}})
 n = len(y) * 58 // 64  # the share that abatch fits on
@@ -116,7 +116,7 @@ def main() -> None:
         where = ["--config", str(folder / "ml_config.yaml")]
         measure([*abatch, "init", *where], folder)
         measure([sys.executable, str(ROOT / "train.py"), *where, "--date", NIGHT], folder)
-        model = next((folder / "models").glob(f"*{NIGHT}.pkl")).stem
+        model = next((folder / "models" / "dev").glob(f"*{NIGHT}.pkl")).stem
         window = ["--from", FROM, "--to", TO, "--as-of", NIGHT]
         recall = [*abatch, "recall", "bench", *where, *window, "--out", "own.parquet"]
         compare = [*abatch, "recall", "bench", *where, *window, "--diff", NIGHT]

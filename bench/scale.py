@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.predict import BOOSTING, NIGHT, make_database, prepare
+from bench.predict import BOOSTING, NIGHT, make_database, name_config, prepare
 from bench.processes import measure, take_median
 
 CHUNK_ROWS = 50_000  # as the config has it by default
@@ -133,7 +133,7 @@ def play(config: str, day: str) -> None:
     timed("take", Spool, "add", time.process_time)
     timed("rank", Spool, "rank", time.perf_counter)
     timed("write", predictions, "write_rows", time.perf_counter)
-    if code := predict.main(["--config", config, "--env", "jobs1", "--date", day]):
+    if code := predict.main(["--config", config, "--date", day]):
         sys.exit(code)
     spent["finish"] = [spent["finish"][0] + time.perf_counter()]
     spent["write"][0] -= spent["check"][0]  # which is part of it
@@ -141,10 +141,10 @@ def play(config: str, day: str) -> None:
     print(json.dumps({name: statistics.mean(values) for name, values in spent.items()}))
 
 
-def measure_parts(config: Path, day: str) -> Parts:
+def measure_parts(config: str, day: str) -> Parts:
     """Of a night with one job; a worker's start in a process of its own."""
     call = [sys.executable, "-c", "from bench.scale import play; import sys; play(*sys.argv[1:])"]
-    _, told = measure([*call, str(config), day])
+    _, told = measure([*call, config, day])
     load, _ = measure([sys.executable, "-c", "import abatch.modelling.inference"])
     return Parts(load=load.cpu, **json.loads(told.splitlines()[-1]))
 
@@ -166,9 +166,7 @@ def main() -> None:
     ):
         commands = prepare(folder, url, PLAYED, arguments.rows, arguments.estimator)
         days = (str(NIGHT + timedelta(days=i)) for i in range(1_000))
-        nights = [
-            measure_parts(folder / "ml_config.yaml", next(days)) for _ in range(arguments.turns)
-        ]
+        nights = [measure_parts(name_config(folder, 1), next(days)) for _ in range(arguments.turns)]
         played = {
             name: take_median(
                 measure([*command, *(["--date", next(days)] if "predict.py" in command else [])])[0]

@@ -23,11 +23,19 @@ import score
 import train
 from abatch import job
 from abatch.arguments import CONFIG, add_options, day
-from abatch.config import Experiment, load_experiments
-from abatch.database import faults, locks, migrations, writing
-from abatch.database.tables import current_verdicts, models, sample_ratios, scores, variant_scores
+from abatch.config import Environment, Experiment, load_experiments
+from abatch.database import connections, faults, locks, migrations, tables, writing
+from abatch.database.tables import (
+    current_verdicts,
+    models,
+    owner,
+    sample_ratios,
+    scores,
+    variant_scores,
+)
 from abatch.errors import AbatchError
 from abatch.experiment import outcomes, predictions, terms
+from abatch.modelling import folders, registry, snapshots
 from abatch.night import open_night, today, utc_now
 from abatch.statistics.stats import SRM_ALPHA
 from demo import bank_tables, simulate
@@ -64,34 +72,38 @@ def play(experiment: Experiment, engine: sa.Engine, first_night: date, n_nights:
 
 
 def start_afresh(experiment: Experiment, engine: sa.Engine) -> None:
-    """Remove the database and the models of an earlier demo.
+    """Make abatch's tables in place of an earlier demo's, which leaves its folders to this one.
 
     Raises
     ------
     AbatchError
-        If the database is not one that a demo made.
+        If the database is not one that a demo made, or if a folder is somebody else's.
     """
     path = Path(str(engine.url.database))
-    if not path.exists():
-        return
-    if foreign := bank_tables.find_foreign(engine):
+    if path.exists() and (foreign := bank_tables.find_foreign(engine)):
         raise AbatchError(
             f"{path}: holds tables that the demo did not make ({', '.join(foreign)}). Move the file"
             " away, then run again."
         )
-    files = []
-    with engine.connect() as connection:
-        if sa.inspect(connection).has_table(models.name):
-            files = list(connection.scalars(sa.select(models.c.file)))
+    owner_id = None
+    if path.exists() and sa.inspect(engine).has_table(owner.name):
+        folders.claim(engine, experiment.environment)
+        owner_id = connections.read(engine, _remove_files, experiment.environment)
     engine.dispose()
-    for name in files:
-        for file in (
-            experiment.environment.models_dir / name,
-            (experiment.environment.models_dir / name).with_suffix(".json"),
-        ):
-            file.unlink(missing_ok=True)
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    migrations.upgrade(engine)
+    if owner_id:
+        connections.write(engine, sa.Connection.execute, owner.update().values(owner_id=owner_id))
+
+
+def _remove_files(connection: sa.Connection, environment: Environment) -> str:
+    """Remove the models and snapshots that the tables know; returns the tables' owner."""
+    for name in connection.scalars(sa.select(models.c.model_name)):
+        registry.remove_files(environment.models_dir, name)
+    for content_hash in connection.scalars(sa.select(tables.snapshots.c.content_hash)):
+        snapshots.path_of(environment.snapshots_dir, content_hash).unlink(missing_ok=True)
+    return folders.read_owner(connection, environment).owner_id
 
 
 def compare(experiment: Experiment, engine: sa.Engine, last_night: date) -> str:
@@ -231,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refusal = "another demo is being played on it. Wait for it, or end it."
         with locks.hold(engine, "demo", f"{faults.show_url(engine)}: {refusal}"):
             start_afresh(experiment, engine)
-            migrations.upgrade(engine)
+            folders.claim(engine, experiment.environment, make=True)
             job.start_log(experiment.environment, "demo")
             print(
                 f"A card bank, simulated: {arguments.nights} nights from {first_night} to {end}",

@@ -100,9 +100,10 @@ def stop_at(
         is_due = len(calls) == stop.nth
         if is_due and is_before:
             end()
-        result = real(*args, **kwargs)
-        if is_due and not is_before:
-            end()
-        return result
+        try:
+            return real(*args, **kwargs)
+        finally:  # also a call that fails, as of a folder whose parent is not there yet
+            if is_due and not is_before:
+                end()
 
     return stopping

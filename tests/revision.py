@@ -30,6 +30,7 @@ from alembic import op
 from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.dictionary import create_table
+from abatch.database.migrations.owner import create_owner
 from abatch.database.migrations.views import create_views
 
 revision = "{revision}"
@@ -40,6 +41,7 @@ INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 def upgrade() -> None:
     """Create them."""
 {body}
+    create_owner()
     create_views()
 '''
 

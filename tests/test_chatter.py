@@ -80,7 +80,9 @@ def run_as_cron(folder: Path, path: str = os.environ["PATH"]) -> list[tuple[int,
 
 def read_logs(folder: Path) -> str:
     """What both jobs have logged."""
-    return "".join(path.read_text(encoding="utf-8") for path in (folder / "logs").glob("*.log"))
+    return "".join(
+        path.read_text(encoding="utf-8") for path in (folder / "logs" / "dev").glob("*.log")
+    )
 
 
 @pytest.mark.slow
@@ -108,7 +110,7 @@ def test_own_models_print_nothing(templates: Templates, tmp_path: Path) -> None:
         "saved",
         "loaded",
     ):
-        assert re.search(rf"INFO {RUN} an estimator says: {words}\n", log)
+        assert re.search(rf"INFO dev {RUN} an estimator says: {words}\n", log)
 
 
 @pytest.mark.slow

@@ -140,11 +140,11 @@ def test_load_configs_relative_paths_follow_the_file(
     monkeypatch.chdir(tmp_path / "elsewhere")
     experiment = load_experiments("../project/ml_config.yaml")["card_offer"]
     assert (experiment.environment.models_dir, experiment.environment.logs_dir) == (
-        tmp_path / "project" / "models",
-        tmp_path / "project" / "logs",
+        tmp_path / "project" / "models" / "dev",
+        tmp_path / "project" / "logs" / "dev",
     )
-    assert experiment.environment.spool_dir == tmp_path / "project" / "spool"
-    assert experiment.environment.reports_dir == tmp_path / "project" / "reports"
+    assert experiment.environment.spool_dir == tmp_path / "project" / "spool" / "dev"
+    assert experiment.environment.reports_dir == tmp_path / "project" / "reports" / "dev"
     assert str(tmp_path / "project") in sys.path  # where own estimators are looked for
     assert experiment.sql["training"] == "select 1"
 

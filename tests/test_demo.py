@@ -64,10 +64,10 @@ def check_files_and_rows(folder: Path, out: str, n_nights: int) -> None:
     for _, rows, distinct, named, predicted, controls in nights:
         assert rows == distinct == 1000
         assert named == predicted == 1000 - controls
-    assert (folder / "reports" / "card_offer.html").stat().st_size > 0
+    assert (folder / "reports" / "dev" / "card_offer.html").stat().st_size > 0
     first = date(2026, 11, 24) - timedelta(days=n_nights)
     weekly = [first + timedelta(days=days) for days in range(0, n_nights, 7)]
-    assert sorted(path.name for path in (folder / "models").glob("modelA_v1.0_2*.pkl")) == [
+    assert sorted(path.name for path in (folder / "models" / "dev").glob("modelA_v1.0_2*.pkl")) == [
         f"modelA_v1.0_{day}.pkl" for day in weekly
     ]
 

@@ -160,7 +160,7 @@ def test_readme_lists_the_commands_by_group() -> None:
 
 @needs_credit_csv
 def test_own_tables_followed_to_the_letter(credit: Path) -> None:
-    assert (credit / "reports" / "card_default.html").exists()
+    assert (credit / "reports" / "dev" / "card_default.html").exists()
     assert {path.name for path in credit.iterdir()} >= {"credit.db", "logs", "models", "reports"}
 
 

@@ -480,7 +480,7 @@ def test_predict_two_at_once(experiment: Experiment, engine: sa.Engine) -> None:
         rf" {holder.pid}\) since 20.* UTC \(run 20\S+\)"
     )
     (log,) = experiment.environment.logs_dir.glob("predict_*.log")
-    assert re.search(f"INFO {expected}\n", log.read_text(encoding="utf-8"))
+    assert re.search(f"INFO dev {expected}\n", log.read_text(encoding="utf-8"))
     check_night(experiment, engine)
     assert read_statuses(engine) == ["done"]
 
@@ -718,6 +718,7 @@ def test_fault_spool_cannot_be_written(
     bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spool_dir = bank.environment.spool_dir
+    spool_dir.parent.mkdir()
     spool_dir.touch()  # in the folder's place
     message = one_line(call(predict, bank, capsys))
     assert re.search(rf"{spool_dir}: cannot be written \(.+\)\. Check the folder's r", message)

@@ -16,9 +16,9 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 import train
 from abatch import version
-from abatch.config import Experiment
+from abatch.config import Environment, Experiment
 from abatch.database.tables import models, promotions
-from abatch.modelling import registry, snapshots
+from abatch.modelling import folders, registry, snapshots
 from abatch.modelling.card import Decision, Figure
 from abatch.modelling.gate import Evidence, decide, find_changes, find_leaps, is_far_off
 from abatch.sections import Training
@@ -700,10 +700,17 @@ def test_gate_without_the_live_models_snapshot_compares_recipes(
     assert find_live(week_engine)["A"] == A8  # the same recipe on the same rows
 
 
+def let_go(environment: Environment) -> None:
+    """Take the marks off its folders, which another environment takes over then."""
+    for key in folders.MODES:
+        (getattr(environment, key) / folders.MARK).unlink()
+
+
 def test_dirty_tree_does_not_go_live_in_prod(
     week: Experiment, week_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(version, "code_version", lambda: "0.1.0+abc-dirty")
+    let_go(week.environment)
     prod = alter(week, environment_name="prod")
     train.train(prod, week_engine, LATER_NIGHT)
     assert find_live(week_engine)["A"] == A1
@@ -728,7 +735,8 @@ def test_promote_of_a_dirty_model_in_prod_by_hand(
 ) -> None:
     train.train(with_training(week, min_rows=10_000), week_engine, LATER_NIGHT)
     raw = yaml.safe_load(week.environment.file.read_text(encoding="utf-8"))
-    raw["environments"]["prod"] = raw["environments"]["dev"]
+    let_go(week.environment)
+    raw["environments"]["prod"] = {**raw["environments"]["dev"], "models_dir": "models/dev"}
     week.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     with week_engine.begin() as connection:
         clean = json.dumps(version.code_version())

@@ -54,7 +54,7 @@ def call(bank: Experiment, *arguments: str, story: Callable[..., str] = nothing)
 
 
 def read_log(bank: Experiment) -> list[str]:
-    (path,) = bank.environment.logs_dir.iterdir()
+    (path,) = bank.environment.logs_dir.glob("*.log")
     assert re.fullmatch(r"predict_\d{4}-\d\d\.log", path.name)
     return path.read_text(encoding="utf-8").splitlines()
 
@@ -98,7 +98,7 @@ def test_main_is_silent_and_logs(
     assert len(lines) == 4
     for line, row in zip(lines, [ledger[0], ledger[0], ledger[1], ledger[1]], strict=True):
         assert re.match(
-            rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO {row.run_id} predict {row.experiment}"
+            rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO dev {row.run_id} predict {row.experiment}"
             r" 2026-09-01: (started|done), ",
             line,
         )
@@ -190,10 +190,12 @@ def test_main_one_experiment_fails(
     assert [
         line
         for line in read_log(bank)
-        if f"INFO {failed.run_id} predict card_offer 2026-09-01: failed: {failed.error}" in line
+        if f"INFO dev {failed.run_id} predict card_offer 2026-09-01: failed: {failed.error}" in line
     ]
     assert [
-        line for line in read_log(bank) if f"ERROR predict card_offer 2026-09-01: {words}" in line
+        line
+        for line in read_log(bank)
+        if f"ERROR dev predict card_offer 2026-09-01: {words}" in line
     ]
 
 
@@ -246,7 +248,7 @@ def test_main_typo_in_config_exits_1(bank: Experiment, capfd: pytest.CaptureFixt
 def test_main_logs_folder_cannot_be_made(
     bank: Experiment, bank_engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bank.environment.logs_dir.write_text("a file")
+    bank.environment.logs_dir.parent.write_text("a file")
     assert call(bank) == 1
     out, err = capfd.readouterr()
     assert out == ""
@@ -295,7 +297,7 @@ def test_warn_is_printed_and_logged(
     assert [
         line
         for line in read_log(bank)
-        if re.search(r"WARNING 20\S+ predict second 2026-09-01: look at this$", line)
+        if re.search(r"WARNING dev 20\S+ predict second 2026-09-01: look at this$", line)
     ]
 
 

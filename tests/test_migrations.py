@@ -163,7 +163,8 @@ def test_revision_is_not_named_after_what_is_said_of_it(
 def test_upgrade_twice_keeps_the_rows(engine: sa.Engine) -> None:
     fill(engine)
     before = read_all(engine)
-    assert {len(rows) for rows in before.values()} == {4}
+    assert {len(rows) for name, rows in before.items() if name != "owner"} == {4}
+    assert len(before["owner"]) == 5  # the tables' own besides
     migrations.upgrade(engine)
     assert read_all(engine) == before
     assert compare(engine) == []
@@ -190,6 +191,19 @@ def test_upgrade_that_fails_leaves_nothing(experiment: Experiment) -> None:
     migrations.upgrade(engine)
     assert compare(engine) == []
     engine.dispose()
+
+
+def test_upgrade_makes_one_random_owner(experiment: Experiment, engine: sa.Engine) -> None:
+    """Others have others; init again, or a move of the tables, keeps it."""
+    (row,) = read_all(engine)["owner"]
+    assert re.fullmatch("[0-9a-f]{32}", row[0])
+    migrations.upgrade(engine)
+    assert read_all(engine)["owner"] == [row]
+    if schema := experiment.environment.schema:
+        other = engine.execution_options(schema_translate_map={None: f"{schema}_test"})
+        migrations.upgrade(other)
+        (another,) = read_all(other)["owner"]
+        assert another != row
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

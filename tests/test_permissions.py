@@ -355,6 +355,7 @@ def test_analyst_reads_and_writes_nothing(bank: str, tmp_path: Path) -> None:
         "feature_counts",
         "snapshots",
         "deletions",
+        "owner",
     }
     for name in [*tables.VIEWS, *tables.metadata.tables.keys() - hidden]:
         is_empty = name in ("acknowledgements", "conclusions")  # which a person writes

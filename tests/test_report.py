@@ -1477,6 +1477,7 @@ def test_find_scale(
 
 
 def test_write_report_unwritable_folder(experiment: Experiment, engine: sa.Engine) -> None:
+    experiment.environment.reports_dir.parent.mkdir()
     experiment.environment.reports_dir.write_text("a file where the folder should be")
     with engine.connect() as connection, pytest.raises(AbatchError) as raised:
         report.write_report(connection, experiment, RUN_DATE)

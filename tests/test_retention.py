@@ -42,7 +42,7 @@ def limit(folder: Path, **limits: Any) -> Environment:
 def drop(
     engine: sa.Engine, folder: Path, days: int | None = None, gigabytes: float | None = None
 ) -> list[tuple[str, str]]:
-    environment = limit(folder.parent, snapshot_days=days, snapshot_gigabytes=gigabytes)
+    environment = limit(folder.parent.parent, snapshot_days=days, snapshot_gigabytes=gigabytes)
     with engine.connect() as connection:
         return list(retention.choose_snapshots(connection, environment, NOW))
 
@@ -53,8 +53,8 @@ def kept(engine: sa.Engine, tmp_path: Path) -> Path:
 
     And one whose file is gone.
     """
-    folder = tmp_path / "snapshots"
-    folder.mkdir()
+    folder = tmp_path / "snapshots" / "dev"
+    folder.mkdir(parents=True)
     for name, days_ago in (("live", 90), ("old", 60), ("again", 50), ("young", 9.99), ("gone", 80)):
         add_pull(engine, name, days_ago)
         (folder / f"{name}.parquet").touch()

@@ -253,7 +253,7 @@ def read_rows(folder: Path) -> list[Any]:
 
 def read_log(folder: Path) -> str:
     """What was logged, which is then forgotten."""
-    (path,) = (folder / "logs").glob("predict_*.log")
+    (path,) = (folder / "logs" / "dev").glob("predict_*.log")
     text = path.read_text("utf-8")
     path.unlink()
     return text
@@ -294,7 +294,7 @@ def test_predict_with_a_killed_worker(bank_folder: Path, start: Start) -> None:
     assert len(rows) == simulate.N_CANDIDATES
     log = read_log(bank_folder)
     ended = " a worker was ended, by the system or by a model's code;"
-    assert len(re.findall(rf" WARNING {RUN}{ended}", log)) == 1
+    assert len(re.findall(rf" WARNING dev {RUN}{ended}", log)) == 1
     assert "done again (time 1, at most 2)" in log
 
 
@@ -321,7 +321,7 @@ def test_predict_logs_what_is_said_in_workers(bank_folder: Path, start: Start) -
     logs = []
     for n_jobs in (1, 2):
         assert end(start("talk", n_jobs=n_jobs)) == (0, "")
-        lines = re.findall(rf"(?<=Z )(\w+) {RUN} (.*(?: says: |warn).*)", read_log(bank_folder))
+        lines = re.findall(rf"(?<=Z )(\w+) dev {RUN} (.*(?: says: |warn).*)", read_log(bank_folder))
         lines = [" ".join(line) for line in lines]
         logs.append(sorted(line for line in lines if "loaded" not in line))
         assert any("says: I am loaded" in line for line in lines)

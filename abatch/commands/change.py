@@ -18,7 +18,7 @@ from abatch.config import Experiment, Experiments, load_experiments
 from abatch.database import connections, faults, isolation, locks
 from abatch.errors import AbatchError, RegistryError, UsageError, suggest
 from abatch.experiment import records
-from abatch.modelling import dirt, promotion, registry
+from abatch.modelling import dirt, folders, promotion, registry
 from abatch.modelling.card import Card
 
 BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
@@ -189,6 +189,7 @@ def _make_live(
         names = find_names(connection)
         return {name: _append(connection, experiments, change, name) for name in names}
 
+    folders.claim(engine, experiments.environment, "models_dir")
     try:
         with locks.hold(engine, promotion.PROMOTIONS, BUSY):
             done = connections.write(engine, append)
@@ -278,11 +279,10 @@ def delete(
             told += ". It was live once: a rollback to a day of that time will not find it"
         return told
 
+    folders.claim(engine, experiments.environment, "models_dir")
     with locks.hold(engine, promotion.PROMOTIONS, BUSY):
         told = connections.write(engine, write_deletion)
-    from abatch.modelling import retention  # pandas, for which a promotion need not wait
-
-    connections.read(engine, retention.remove_deleted, experiments.environment)
+    registry.remove_files(experiments.environment.models_dir, model)
     return told
 
 

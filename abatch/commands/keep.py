@@ -17,7 +17,7 @@ from abatch.config import Experiments
 from abatch.database import connections, reading
 from abatch.database.tables import Row
 from abatch.errors import RegistryError, UsageError
-from abatch.modelling import registry, retention, snapshots
+from abatch.modelling import folders, registry, retention, snapshots
 from abatch.queries import Window
 from abatch.text import Reply, show_table, wrap_facts
 
@@ -44,6 +44,7 @@ def do_snapshots(
     """Training rows as they were pulled: list, show, verify, or purge."""
     environment = experiments.choose(only).environment
     if action == "purge":
+        folders.claim(engine, environment)
         done = connections.write(engine, retention.write_deletions, environment, whoami())
         connections.read(engine, retention.remove_files, environment)
         done += connections.read(engine, retention.remove_strays, environment)

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql
 
 from abatch.errors import DataError
 
-REVISION = "0001_08872a86"
+REVISION = "0001_a20c4767"
 VERSION_TABLE = "abatch_version"
 DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
@@ -96,6 +96,7 @@ metadata = _read_dictionary("Tables")
 TABLES = metadata.tables
 runs = TABLES["runs"]
 models = TABLES["models"]
+owner = TABLES["owner"]
 promotions = TABLES["promotions"]
 snapshots = TABLES["snapshots"]
 deletions = TABLES["deletions"]

@@ -53,7 +53,7 @@ def choose_model_name(
         name = f"{undated}_{run_date}_{number}"
     for path in (models_dir / f"{name}.pkl", models_dir / f"{name}.json"):
         if path.exists():
-            path.rename(path.with_name(f"{path.name}.orphan-{path.stat().st_mtime_ns}"))
+            path.rename(path.with_name(f"{path.name}{files.ORPHAN}{path.stat().st_mtime_ns}"))
     return name
 
 

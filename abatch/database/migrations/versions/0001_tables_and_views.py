@@ -10,9 +10,10 @@ from alembic import op
 from sqlalchemy.dialects import mssql
 
 from abatch.database.migrations.dictionary import create_table
+from abatch.database.migrations.owner import create_owner
 from abatch.database.migrations.views import create_views
 
-revision = "0001_08872a86"
+revision = "0001_a20c4767"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -145,6 +146,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('model_name')
     )
     op.create_index('models_experiment', 'models', ['experiment'], unique=False)
+    create_table('owner',
+        sa.Column('owner_id', sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint('owner_id')
+    )
     create_table('prediction_rows',
         sa.Column('run_number', sa.Integer(), nullable=False),
         sa.Column('candidate_id', sa.String(length=64), nullable=False),
@@ -302,4 +307,5 @@ def upgrade() -> None:
         sa.Column('run_id', sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint('experiment', 'run_date', 'comparison', 'metric')
     )
+    create_owner()
     create_views()
