@@ -17,7 +17,7 @@ from abatch.errors import FileError
 
 BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_beside` makes them
 
-ORPHAN = ".orphan-"  # in the name of what was set aside
+ORPHAN = ".orphan-"  # before the time in the name of what was set aside
 
 
 def check_writable(folder: Path, mode: int = 0o777) -> None:
@@ -45,6 +45,11 @@ def cannot_write(path: Path, error: OSError, then: str = "run again") -> FileErr
 def name_beside(path: Path) -> Path:
     """Where this process writes a file until it is whole: .model.pkl.4711 for model.pkl."""
     return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def is_set_aside(path: Path) -> bool:
+    """Whether abatch gave a file this name when it set it aside."""
+    return path.name.rpartition(ORPHAN)[2].isdecimal()
 
 
 def find_final_name(path: Path) -> str:
@@ -83,6 +88,7 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     try:
         with _write_beside(path, content, mode) as beside:
             os.replace(beside, path)
+            sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
 
@@ -100,6 +106,7 @@ def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     try:
         with _write_beside(path, content, mode) as beside:
             os.link(beside, path)
+            sync_folder(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -133,6 +140,26 @@ def read_file(path: Path) -> bytes:
     if not (path.is_file() or path.is_dir()) and path.exists():
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     return path.read_bytes()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have on disk what was renamed in a folder: after a power cut the old name may be back.
+
+    Where the file system knows no such order, nothing is done.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

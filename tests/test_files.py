@@ -2,7 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,6 +86,48 @@ def test_write_file_disk_full_keeps_the_old_one(
         files.write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [files.write_file, files.create_file])
+def test_write_file_is_on_disk_before_its_name_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    """And its name is, once it is written: the folder comes last."""
+    path, synced, real = tmp_path / "model.pkl", [], os.fsync
+
+    def sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append(("folder" if is_folder else "file", path.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write(path, b"content")
+    assert synced == [("file", False), ("folder", True)]
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_sync_folder_where_it_cannot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, is_told: bool
+) -> None:
+    def fail(descriptor: int) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") if is_told else nullcontext():
+        files.sync_folder(tmp_path)
+
+
+def test_create_file_leaves_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / ".abatch-owner"
+    files.create_file(path, b"first")
+    with pytest.raises(FileExistsError):
+        files.create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileError, match=r"no/mark: cannot be written \(No such file"):
+        files.create_file(tmp_path / "no" / "mark", b"")
 
 
 def test_write_file_over_what_a_dead_run_left_beside(tmp_path: Path) -> None:

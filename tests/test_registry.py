@@ -27,7 +27,15 @@ from abatch.database.tables import deletions, models, promotions
 from abatch.errors import ConfigError, FileError, RegistryError
 from abatch.modelling import promotion, registry
 from abatch.modelling.card import Card, Decision
-from tests.conftest import FIRST_NIGHT, alter, as_stored, make_card, make_night, write_config
+from tests.conftest import (
+    FIRST_NIGHT,
+    add_runs,
+    alter,
+    as_stored,
+    make_card,
+    make_night,
+    write_config,
+)
 
 UNDATED = "modelA_v1.0"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 9, day) for day in (7, 8, 9, 10))
@@ -355,13 +363,32 @@ def test_open_live_names_the_model_that_was_refused(
 
 
 def test_choose_model_name_orphan_is_set_aside(bank: sa.Engine, tmp_path: Path) -> None:
+    died = {"run_id": CARD["run_id"], "job": "train", "experiment": "card_offer"}
+    add_runs(bank, {**died, "run_date": MONDAY, "status": "failed"})
     write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5))  # died before its row was written
+    (tmp_path / "modelA_v1.0_2026-09-07.html").touch()
     orphan = (tmp_path / "modelA_v1.0_2026-09-07.pkl").read_bytes()
     name = save(bank, tmp_path, MONDAY, fit(0.25))
     assert name == "modelA_v1.0_2026-09-07"
     assert load(bank, tmp_path, name).pipeline.predict_proba([[0]])[0, 1] == 0.25
     assert [path.read_bytes() for path in tmp_path.glob("*.pkl.orphan-*")] == [orphan]
     assert len(list(tmp_path.glob("*.json.orphan-*"))) == 1
+    assert len(list(tmp_path.glob("*.html.orphan-*"))) == 1
+
+
+@pytest.mark.parametrize("suffixes", [[".json", ".pkl"], [".pkl"], [".json"], [".html"]])
+def test_choose_model_name_leaves_what_no_run_of_the_tables_wrote(
+    bank: sa.Engine, tmp_path: Path, suffixes: list[str]
+) -> None:
+    """As after yesterday's backup was restored."""
+    write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5))
+    (tmp_path / "modelA_v1.0_2026-09-07.html").touch()
+    for suffix in {".json", ".pkl", ".html"} - {*suffixes}:
+        (tmp_path / f"modelA_v1.0_2026-09-07{suffix}").unlink()
+    newer = {path: path.read_bytes() for path in tmp_path.glob("modelA*")}
+    assert len(newer) == len(suffixes)
+    assert save(bank, tmp_path, MONDAY, fit(0.25)) == "modelA_v1.0_2026-09-07_2"
+    assert {path: path.read_bytes() for path in newer} == newer
 
 
 def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: Path) -> None:

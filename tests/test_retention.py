@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,24 @@ def test_choose_models(
     with engine.connect() as connection:
         found = sorted(retention.choose_models(connection, environment, now))
     assert found == [(names[i], f"never live, and older than {days} days") for i in chosen]
+
+
+@pytest.mark.parametrize(("days", "gone"), [(None, []), (31, []), (30, [0, 1]), (1, [0, 1, 2])])
+def test_set_aside_goes_with_models_that_were_never_live(
+    engine: sa.Engine, tmp_path: Path, days: int | None, gone: list[int]
+) -> None:
+    environment = limit(tmp_path, model_days=days)
+    environment.models_dir.mkdir(parents=True)
+    names = [f"{A1}.pkl.orphan-1", f"{A1}.json.orphan-17", f"{A1}.html.orphan-2"]
+    names += [f"{A1}.pkl", "thesis.orphan-works.tex", "orphan-3.pkl"]  # not set aside
+    now = utc_now().replace(tzinfo=UTC).timestamp()
+    for i, name in enumerate(names):
+        (environment.models_dir / name).touch()
+        age = 86_400 * (2 if i == 2 else 30.5)
+        os.utime(environment.models_dir / name, (now - age, now - age))
+    connections.read(engine, retention.remove_files, environment)
+    left = {name for i, name in enumerate(names) if i not in gone}
+    assert {path.name for path in environment.models_dir.iterdir()} == left
 
 
 def apply(environment: Environment, engine: sa.Engine) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 PROG = "abatch" if sys.argv[0].endswith("/abatch") else "python -m abatch"  # as it was called
 GROUPS = {
     "look": {
-        "status": "live models, last runs, missed dates",
+        "status": "live models, last runs, missed dates; files that tables or disk lack",
         "models": "the dated models, and which of them are live; --at tells what was live on a day",
         "experiments": (
             "every experiment that was ever registered: what was asked and expected, what is"

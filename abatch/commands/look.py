@@ -13,10 +13,13 @@ from abatch.config import Experiment, Experiments
 from abatch.database import faults, tables
 from abatch.database.tables import Row, runs
 from abatch.experiment.records import Record, read_records
-from abatch.modelling import promotion, registry
+from abatch.modelling import folders, promotion, registry
+from abatch.modelling.folders import Survey
 from abatch.pages import lineage
 from abatch.pages.gaps import Gap, describe_gaps, find_gaps
-from abatch.text import Reply, show_table, wrap_facts
+from abatch.text import Reply, cut_list, show_table, wrap_facts
+
+N_FILES = 5  # are named
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Status:
     date: date
     variants: list[VariantState]
     jobs: list[JobState]
+    files: Survey
 
     def __str__(self) -> str:
         head = f"{self.experiment} in {self.environment} ({self.database}), {self.date}"
@@ -73,13 +77,32 @@ class Status:
 
 @command("status", in_json=True)
 def show_status(experiments: Chosen, engine: sa.Engine, on: Day) -> Reply:
-    """Live models, last runs, missed dates."""
+    """Live models, last runs, missed dates, and what is wrong with files."""
     with engine.connect() as connection:
-        states = [find_status(connection, experiment, on) for experiment in experiments.values()]
-    return Reply("\n".join(map(str, states)), states)
+        files = folders.survey(connection, experiments.environment)
+        found = [find_status(connection, one, on, files) for one in experiments.values()]
+    text = "\n".join(map(str, found))
+    if files:
+        text += f"\n{_describe_files(files, experiments.environment.name)}"
+    return Reply(text, found)
 
 
-def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> Status:
+def _describe_files(files: Survey, environment: str) -> str:
+    """What is wrong with them, a line for each; of many some."""
+    lines = [f"files in {environment}", *(f"  {fault}" for fault in files.faults)]
+    for paths, what in (
+        (files.unknown, "that the tables do not know"),
+        (files.missing, "that the tables name are missing"),
+    ):
+        if paths:
+            lines.append(f"  {len(paths)} {what}:")
+            lines += [f"    {path}" for path in cut_list(paths, N_FILES, "more: see --json")]
+    return "\n".join(lines)
+
+
+def find_status(
+    connection: sa.Connection, experiment: Experiment, on: date, files: Survey
+) -> Status:
     """What is live, and what was done until a day."""
     live = promotion.read_promotions(connection, experiment.name).live(on)
     query = sa.select(runs).filter_by(experiment=experiment.name).order_by(runs.c.started_at)
@@ -95,7 +118,7 @@ def find_status(connection: sa.Connection, experiment: Experiment, on: date) -> 
         missed = find_gaps(done, on) if done and name != "train" else None
         jobs.append(JobState(name, of_job[-1] if of_job else None, missed))
     url, environment = faults.show_url(connection.engine), experiment.environment.name
-    return Status(experiment.name, environment, url, on, variants, jobs)
+    return Status(experiment.name, environment, url, on, variants, jobs, files)
 
 
 @command("models", in_json=True)

@@ -6,6 +6,7 @@ renamed, moved or restored.
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from abatch.config import Environment
 from abatch.database import connections, faults, tables
 from abatch.database.tables import models, runs, snapshots
 from abatch.errors import DatabaseError, FileError
-from abatch.modelling.registry import undated_name
+from abatch.modelling import registry
 from abatch.text import cut_list
 
 MARK = ".abatch-owner"
@@ -43,7 +44,7 @@ class Ledger(NamedTuple):
 
     Attributes
     ----------
-    names : of files in any of the folders
+    names : of files in any of the folders, and of a run's own in the spool
     sha256 : of models, by file name
     """
 
@@ -176,8 +177,8 @@ def _write_mark(folder: Path, owner: Owner) -> None:
         raise FileError(_describe(folder, marked, owner))
 
 
-def list_files(folder: Path) -> list[Path]:
-    """What lies in a folder, but for its mark, and for folders, in which abatch touches nothing.
+def list_files(folder: Path, *, with_folders: bool = False) -> list[Path]:
+    """What lies in a folder, but for its mark; abatch touches nothing in folders but its spools.
 
     Raises
     ------
@@ -186,11 +187,61 @@ def list_files(folder: Path) -> list[Path]:
     """
     try:
         paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise FileError(
             f"{folder}: cannot be read ({error.strerror}). Check the folder's rights."
         ) from None
-    return [path for path in paths if path.name != MARK and (path.is_symlink() or path.is_file())]
+    own = (path for path in paths if path.name != MARK)
+    return [path for path in own if with_folders or path.is_symlink() or not path.is_dir()]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What tables and disk do not have in common, as after a restored backup, or a loss.
+
+    Attributes
+    ----------
+    faults : folders that are somebody else's, or cannot be read, in sentences
+    unknown : files that the tables do not know, or that a dead process left
+    missing : files of models and snapshots that the tables name, and that were not deleted
+    """
+
+    faults: list[str]
+    unknown: list[str]
+    missing: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.faults or self.unknown or self.missing)
+
+
+def survey(connection: sa.Connection, environment: Environment) -> Survey:
+    """Look for what is not as it should be in an environment's folders."""
+    owner, ledger = read_owner(connection, environment), read_ledger(connection)
+    deleted = {f"{n}.parquet" for n in registry.read_deletions(connection, registry.SNAPSHOT)}
+    for name in registry.read_deletions(connection, registry.MODEL):
+        deleted |= {f"{name}{suffix}" for suffix in registry.SUFFIXES}
+    known = ledger.names - deleted
+    needed = {
+        "models_dir": known & ledger.sha256.keys(),
+        "snapshots_dir": {name for name in known if name.endswith(".parquet")},
+    }
+    found = Survey([], [], [])
+    for key in MODES:
+        folder = getattr(environment, key)
+        try:
+            fault = find_fault(connection, folder, owner)
+            paths = list_files(folder, with_folders=key == "spool_dir") if not fault else []
+        except FileError as error:
+            fault = str(error)
+        if fault:
+            found.faults.append(f"{environment.place}.{key}: {fault}")
+            continue
+        found.unknown.extend(str(path) for path in paths if path.name not in known)
+        missing = needed.get(key, set()) - {path.name for path in paths}
+        found.missing.extend(str(folder / name) for name in sorted(missing))
+    return found
 
 
 def read_ledger(connection: sa.Connection) -> Ledger:
@@ -198,14 +249,13 @@ def read_ledger(connection: sa.Connection) -> Ledger:
     names, sha256 = set(), {}
     c = models.c
     for model in connection.execute(sa.select(c.model_name, c.name, c.version, c.file, c.sha256)):
-        names |= {f"{model.model_name}{suffix}" for suffix in (".pkl", ".json", ".html")}
-        names.add(f"{undated_name(model)}_latest.pkl")
+        names |= {f"{model.model_name}{suffix}" for suffix in registry.SUFFIXES}
+        names.add(f"{registry.undated_name(model)}_latest.pkl")
         sha256[model.file] = model.sha256
     for content_hash in connection.scalars(sa.select(snapshots.c.content_hash).distinct()):
         names.add(f"{content_hash}.parquet")
-    begun = sa.select(runs.c.experiment, runs.c.started_at).distinct()
-    for experiment, started_at in connection.execute(begun):
-        names.add(f"{experiment}.html")
+    for run in connection.execute(sa.select(runs.c.run_id, runs.c.experiment, runs.c.started_at)):
+        names |= {run.run_id, f"{run.experiment}.html"}
         jobs = ("train", "predict", "score", "demo")
-        names |= {f"{job}_{started_at:%Y-%m}.log" for job in jobs}
+        names |= {f"{job}_{run.started_at:%Y-%m}.log" for job in jobs}
     return Ledger(names, sha256)

@@ -286,6 +286,7 @@ def link_latest(models_dir: Path, links: Mapping[str, str | None]) -> None:
                 beside.unlink(missing_ok=True)
                 beside.symlink_to(f"{target}.pkl")
                 os.replace(beside, link)
+                files.sync_folder(models_dir)
         except OSError as error:
             with suppress(OSError):
                 beside.unlink()

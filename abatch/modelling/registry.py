@@ -1,6 +1,7 @@
 """The door to models/: dated files that never change, and the record of them."""
 
 import io
+import json
 import pickle
 from datetime import date, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
-from abatch.database.tables import Row, deletions, models, snapshots
+from abatch.database.tables import Row, deletions, models, runs, snapshots
 from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
 from abatch.modelling.card import Card, Figure, to_json
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # joblib and scikit-learn take a second, for which a rollback
     from sklearn.pipeline import Pipeline
 
 MODEL, SNAPSHOT = "model", "snapshot"  # kinds of what is deleted
+SUFFIXES = (".pkl", ".json", ".html")  # of a model's files
 
 
 class Model(NamedTuple):
@@ -44,17 +46,35 @@ def choose_model_name(
 ) -> str:
     """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if there is one.
 
-    A file without its row, left by a run that died between the two, is set aside rather than
-    adopted.
+    Files without their row are not adopted: those of a run that died between the two are set aside,
+    those of a run that the tables do not know, newer than a backup that was restored, stay.
     """
     number, name = 1, f"{undated}_{run_date}"
-    while connection.scalar(sa.select(models.c.model_name).filter_by(model_name=name)):
+    while connection.scalar(
+        sa.select(models.c.model_name).filter_by(model_name=name)
+    ) or _is_unknown(connection, models_dir, name):
         number += 1
         name = f"{undated}_{run_date}_{number}"
-    for path in (models_dir / f"{name}.pkl", models_dir / f"{name}.json"):
-        if path.exists():
-            path.rename(path.with_name(f"{path.name}{files.ORPHAN}{path.stat().st_mtime_ns}"))
+    for path in _find_files(models_dir, name):
+        path.rename(path.with_name(f"{path.name}{files.ORPHAN}{path.stat().st_mtime_ns}"))
     return name
+
+
+def _find_files(models_dir: Path, model_name: str) -> list[Path]:
+    paths = [models_dir / f"{model_name}{suffix}" for suffix in SUFFIXES]
+    return [path for path in paths if path.exists()]
+
+
+def _is_unknown(connection: sa.Connection, models_dir: Path, model_name: str) -> bool:
+    """Whether files lie under a name, and no run that the tables know has written them."""
+    if not _find_files(models_dir, model_name):
+        return False
+    try:
+        run_id = json.loads((models_dir / f"{model_name}.json").read_bytes())["run_id"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+    query = sa.select(runs.c.run_id).where(runs.c.run_id == str(run_id))
+    return connection.scalar(query) is None
 
 
 class _Search(pickle.Pickler):
@@ -96,15 +116,15 @@ def pickle_model(pipeline: "Pipeline", key: str) -> tuple[bytes, "Pipeline"]:
 
 
 def save_model(models_dir: Path, content: bytes, card: Card) -> None:
-    """Write the pickle, as `pickle_model` makes it, and its .json beside and rename them.
+    """Write the .json, which names the run, and the pickle, as `pickle_model` makes it.
 
     Raises
     ------
     FileError
         If the folder cannot be written.
     """
-    files.write_file(models_dir / card.file, content)
     files.write_file(models_dir / f"{card.model_name}.json", card.to_json(indent=2).encode())
+    files.write_file(models_dir / card.file, content)
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:
@@ -245,7 +265,7 @@ def write_deletion(
 
 def remove_files(models_dir: Path, model_name: str) -> None:
     """Remove what a deleted model left in the folder; harmless to repeat."""
-    for suffix in (".pkl", ".json", ".html"):
+    for suffix in SUFFIXES:
         files.remove(models_dir / f"{model_name}{suffix}")
 
 

@@ -7,6 +7,7 @@ if a person asks for it, and only if abatch wrote it.
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -51,11 +52,12 @@ def write_deletions(connection: sa.Connection, environment: Environment, by: str
 
 
 def remove_files(connection: sa.Connection, environment: Environment) -> None:
-    """Remove the files of what is deleted, and those half written; harmless to repeat.
+    """Remove the files of what is deleted, half written or set aside; harmless to repeat.
 
     What the tables do not know stays: a backup that was restored is older than what is on disk.
     """
     remove_deleted(connection, environment)
+    remove_set_aside(environment)
     for folder in (environment.models_dir, environment.snapshots_dir, environment.reports_dir):
         for path in files.find_unfinished(folder, utc_now() - DAY):
             files.remove(path)
@@ -63,11 +65,32 @@ def remove_files(connection: sa.Connection, environment: Environment) -> None:
 
 
 def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
-    """Remove the files of deleted models for good, of snapshots unless they were pulled again."""
+    """Remove the files of deleted models for good, of snapshots unless they were pulled again.
+
+    One that was written since, by a pull that a restored backup has lost, stays.
+    """
     for name in registry.read_deletions(connection, registry.MODEL):
         registry.remove_files(environment.models_dir, name)
-    for name in registry.read_deletions(connection, registry.SNAPSHOT):
-        files.remove(snapshots.path_of(environment.snapshots_dir, name))
+    for name, deletion in registry.read_deletions(connection, registry.SNAPSHOT).items():
+        path = snapshots.path_of(environment.snapshots_dir, name)
+        if path.exists() and is_older(path, deletion.deleted_at):
+            files.remove(path)
+
+
+def remove_set_aside(environment: Environment) -> None:
+    """Remove what runs that died left of models, which were never live, after as many days."""
+    days = environment.retention.model_days
+    if days is None:
+        return
+    for path in sorted(environment.models_dir.glob(f"*{files.ORPHAN}*")):
+        if files.is_set_aside(path) and is_older(path, utc_now() - days * DAY):
+            files.remove(path)
+            logger.info("%s removed: set aside, and older than %s days", path, days)
+
+
+def is_older(path: Path, instant: datetime) -> bool:
+    """Whether a file was last changed before an instant, which is naive UTC."""
+    return path.stat().st_mtime < instant.replace(tzinfo=UTC).timestamp()
 
 
 def choose_models(
@@ -127,11 +150,10 @@ def remove_strays(connection: sa.Connection, environment: Environment) -> list[s
     list of str
         What was removed, in words.
     """
-    pulled, yesterday = snapshots.find_newest(connection), (utc_now() - DAY).replace(tzinfo=UTC)
+    pulled, yesterday = snapshots.find_newest(connection), utc_now() - DAY
     removed = []
     for path in sorted(environment.snapshots_dir.glob("*.parquet")):
-        is_old = path.stat().st_mtime < yesterday.timestamp()
-        if path.stem not in pulled and is_old and snapshots.is_marked(path):
+        if path.stem not in pulled and is_older(path, yesterday) and snapshots.is_marked(path):
             files.remove(path)
             removed.append(f"{path} removed: no pull names it")
             logger.info(removed[-1])
