@@ -17,10 +17,11 @@ from abatch.errors import FileError
 
 BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_beside` makes them
 
+FILE_MODE, FOLDER_MODE = 0o640, 0o750  # for a group that reads, and for nobody else
 ORPHAN = ".orphan-"  # before the time in the name of what was set aside
 
 
-def check_writable(folder: Path, mode: int = 0o777) -> None:
+def check_writable(folder: Path, mode: int = FOLDER_MODE) -> None:
     """Raise FileError unless a file can be made in the folder; called before the long work.
 
     The folder is made with `mode` if need be.
@@ -73,12 +74,13 @@ def find_unfinished(folder: Path, before: datetime) -> list[Path]:
     )
 
 
-def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+def write_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
     """Write beside, then rename.
 
     Parameters
     ----------
-    mode : rights of the file, less the process's umask
+    mode : rights of the file, less the process's umask; its group is the folder's, if the process
+        may give it that
 
     Raises
     ------
@@ -93,7 +95,7 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
         raise cannot_write(path, error) from None
 
 
-def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+def create_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
     """As `write_file`, but for a file that is there already.
 
     Raises
@@ -120,6 +122,7 @@ def _write_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     beside.unlink(missing_ok=True)
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            _share(file.fileno(), path.parent)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -127,6 +130,14 @@ def _write_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def _share(descriptor: int, folder: Path) -> None:
+    """Give a file the folder's group, as the system does itself where the folder has setgid."""
+    group = folder.stat().st_gid
+    if os.fstat(descriptor).st_gid != group:
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, group)
 
 
 def read_file(path: Path) -> bytes:

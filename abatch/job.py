@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from abatch import arguments
+from abatch import arguments, files
 from abatch.config import Environment, Experiment, Experiments, load_experiments
 from abatch.database import connections, faults, isolation
 from abatch.errors import AbatchError, ConfigError, NothingToDo, ReadAgain, UsageError
@@ -200,7 +201,7 @@ def start_log(environment: Environment, job: str) -> None:
     """Append to <job>_<month>.log, one line per event: UTC, level, environment, run, message."""
     path = environment.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, files.FILE_MODE))
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise AbatchError(

@@ -148,9 +148,27 @@ def test_write_file_rights(umask: int, tmp_path: Path, asked: int, given: int) -
     assert read_mode(path) == given
 
 
-def test_write_file_rights_by_default(umask: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mask", "given"), [(0o022, 0o640), (0, 0o640), (0o077, 0o600)])
+def test_write_file_rights_by_default(umask: int, tmp_path: Path, mask: int, given: int) -> None:
+    """Whatever the umask, nobody beyond the group reads it."""
+    os.umask(mask)
     files.write_file(tmp_path / "model.json", b"{}")
-    assert read_mode(tmp_path / "model.json") == 0o640
+    assert read_mode(tmp_path / "model.json") == given
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives a folder to any group")
+@pytest.mark.parametrize("mode", [0o750, 0o2750])
+def test_write_file_has_the_folders_group(tmp_path: Path, mode: int) -> None:
+    """With setgid, by which folders below have it too, and without."""
+    os.chown(tmp_path, -1, 4711)
+    tmp_path.chmod(mode)
+    files.write_file(tmp_path / "model.json", b"{}")
+    about = (tmp_path / "model.json").stat()
+    assert (about.st_gid, about.st_mode & 0o7777) == (4711, 0o640)
+    if mode == 0o2750:
+        files.check_writable(tmp_path / "dev")
+        files.write_file(tmp_path / "dev" / "model.json", b"{}")
+        assert (tmp_path / "dev" / "model.json").stat().st_gid == 4711
 
 
 def test_write_file_reader_keeps_what_it_opened(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from abatch.text import cut_list
 MARK = ".abatch-owner"
 # Rights of a new one, by its key in the config.
 MODES = {
-    "models_dir": 0o777,
+    "models_dir": files.FOLDER_MODE,
     "snapshots_dir": 0o700,
-    "reports_dir": 0o777,
-    "logs_dir": 0o777,
+    "reports_dir": files.FOLDER_MODE,
+    "logs_dir": files.FOLDER_MODE,
     "spool_dir": 0o700,
 }
 N_NAMED = 3  # files in a message
