@@ -66,12 +66,16 @@ def find_unfinished(folder: Path, before: datetime) -> list[Path]:
     ----------
     before : naive UTC
     """
-    oldest = before.replace(tzinfo=UTC).timestamp()
-    return sorted(
-        path
-        for path in folder.glob(".*")
-        if BESIDE.fullmatch(path.name) and path.lstat().st_mtime < oldest
-    )
+    beside = (path for path in folder.glob(".*") if BESIDE.fullmatch(path.name))
+    return sorted(path for path in beside if is_older(path, before))
+
+
+def is_older(path: Path, instant: datetime) -> bool:
+    """Whether a file was last changed before an instant, which is naive UTC; not if it is gone."""
+    try:
+        return path.lstat().st_mtime < instant.replace(tzinfo=UTC).timestamp()
+    except FileNotFoundError:  # a process has just given it its name
+        return False
 
 
 def write_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -117,6 +118,15 @@ def test_sync_folder_where_it_cannot(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error") if is_told else nullcontext():
         files.sync_folder(tmp_path)
+
+
+def test_is_older_of_what_has_just_gone(tmp_path: Path) -> None:
+    """As a file beside that gets its name while the folder is looked through."""
+    assert not files.is_older(tmp_path / ".model.pkl.4711", datetime(2030, 1, 1))
+    (tmp_path / "model.pkl").touch()
+    os.utime(tmp_path / "model.pkl", (1e9, 1e9))  # 2001-09-09 01:46:40 UTC
+    assert not files.is_older(tmp_path / "model.pkl", datetime(2001, 9, 9, 1, 46, 40))
+    assert files.is_older(tmp_path / "model.pkl", datetime(2001, 9, 9, 1, 46, 41))
 
 
 def test_create_file_leaves_what_is_there(tmp_path: Path) -> None:

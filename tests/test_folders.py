@@ -25,6 +25,7 @@ from tests.conftest import (
     FIRST_NIGHT,
     LATER_NIGHT,
     Templates,
+    call,
     open_engine,
     write_config,
     write_experiment,
@@ -278,6 +279,23 @@ def test_claim_mark_that_somebody_changed(
     mark.write_text(content)
     with pytest.raises(FileError, match=rf"^{mark}: the folder's mark cannot be read \(it is not "):
         folders.claim(bank_engine, bank.environment, make=True)
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_folders_that_cannot_be_read_are_told(
+    played: Experiment, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link that leads to itself stands for a right that root does not lack."""
+    folder = played.environment.snapshots_dir
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+    capsys.readouterr()
+    code, out, err = call(capsys, played, "status")
+    assert (code, err) == (0, "")
+    assert f"snapshots_dir: {folder}: cannot be read (Too many levels of symbolic links)" in out
+    with pytest.raises(FileError, match=rf"^{folder}: cannot be written"):
+        train.train(played, engine, LATER_NIGHT)
 
 
 def test_claim_tables_without_an_owner(bank: Experiment, bank_engine: sa.Engine) -> None:

@@ -5,6 +5,7 @@ renamed, moved or restored.
 """
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,16 @@ class Ledger(NamedTuple):
     def knows(self, path: Path) -> bool:
         """Whether a file was written by a run of these tables; another model is not."""
         if not path.is_symlink() and path.name in self.sha256:
-            return files.hash_bytes(path.read_bytes()) == self.sha256[path.name]
+            try:
+                return files.hash_bytes(path.read_bytes()) == self.sha256[path.name]
+            except OSError as error:
+                raise cannot_read(path, error) from None
         return files.find_final_name(path) in self.names
+
+
+def cannot_read(path: Path, error: OSError) -> FileError:
+    """The error of a file or folder that the system refuses to read."""
+    return FileError(f"{path}: cannot be read ({error.strerror}). Check the folder's rights.")
 
 
 def claim(engine: sa.Engine, environment: Environment, *keys: str, make: bool = False) -> None:
@@ -88,7 +97,7 @@ def claim(engine: sa.Engine, environment: Environment, *keys: str, make: bool = 
         if make:
             with suppress(OSError):  # whoever writes there says why it cannot
                 folder.mkdir(MODES[key], parents=True, exist_ok=True)
-        if folder.is_dir():
+        if os.path.isdir(folder):
             _write_mark(folder, owner)
 
 
@@ -100,7 +109,7 @@ def find_fault(connection: sa.Connection, folder: Path, owner: Owner) -> str:
     FileError
         If it cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return ""
     marked = read_mark(folder)
     if marked is not None:
@@ -190,11 +199,9 @@ def list_files(folder: Path, *, with_folders: bool = False) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise FileError(
-            f"{folder}: cannot be read ({error.strerror}). Check the folder's rights."
-        ) from None
+        raise cannot_read(folder, error) from None
     own = (path for path in paths if path.name != MARK)
-    return [path for path in own if with_folders or path.is_symlink() or not path.is_dir()]
+    return [path for path in own if with_folders or path.is_symlink() or not os.path.isdir(path)]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ if a person asks for it, and only if abatch wrote it.
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -73,7 +72,7 @@ def remove_deleted(connection: sa.Connection, environment: Environment) -> None:
         registry.remove_files(environment.models_dir, name)
     for name, deletion in registry.read_deletions(connection, registry.SNAPSHOT).items():
         path = snapshots.path_of(environment.snapshots_dir, name)
-        if path.exists() and is_older(path, deletion.deleted_at):
+        if files.is_older(path, deletion.deleted_at):
             files.remove(path)
 
 
@@ -83,14 +82,9 @@ def remove_set_aside(environment: Environment) -> None:
     if days is None:
         return
     for path in sorted(environment.models_dir.glob(f"*{files.ORPHAN}*")):
-        if files.is_set_aside(path) and is_older(path, utc_now() - days * DAY):
+        if files.is_set_aside(path) and files.is_older(path, utc_now() - days * DAY):
             files.remove(path)
             logger.info("%s removed: set aside, and older than %s days", path, days)
-
-
-def is_older(path: Path, instant: datetime) -> bool:
-    """Whether a file was last changed before an instant, which is naive UTC."""
-    return path.stat().st_mtime < instant.replace(tzinfo=UTC).timestamp()
 
 
 def choose_models(
@@ -153,7 +147,8 @@ def remove_strays(connection: sa.Connection, environment: Environment) -> list[s
     pulled, yesterday = snapshots.find_newest(connection), utc_now() - DAY
     removed = []
     for path in sorted(environment.snapshots_dir.glob("*.parquet")):
-        if path.stem not in pulled and is_older(path, yesterday) and snapshots.is_marked(path):
+        is_old = files.is_older(path, yesterday)
+        if path.stem not in pulled and is_old and snapshots.is_marked(path):
             files.remove(path)
             removed.append(f"{path} removed: no pull names it")
             logger.info(removed[-1])
