@@ -39,6 +39,7 @@ def test_bank_plants_and_lives_on(capsys: pytest.CaptureFixture[str], tmp_path: 
     code, out, err = call(capsys, experiment, "--date", "2026-09-01")
     assert (code, out) == (1, "")
     assert err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
+    (tmp_path / "data").mkdir()
     assert abatch.main(["init", "--config", str(experiment.environment.file)]) == 0
     capsys.readouterr()
     code, out, err = call(capsys, experiment, "--date", "2026-09-01", "--plant", "broken_split")

@@ -133,6 +133,7 @@ def test_commands_on_a_new_database(capsys: pytest.CaptureFixture[str], tmp_path
         code, out, err = call(capsys, experiment, name)
         assert (code, out) == (1, "")
         assert err.endswith("there is no such file. Run: python -m abatch init --env dev\n")
+    (tmp_path / "data").mkdir()
     assert run(file, "init") == (
         0,
         f"sqlite:///{tmp_path}/data/bank.db: abatch's tables are ready\n",
@@ -970,7 +971,7 @@ def test_models_as_json(capsys: pytest.CaptureFixture[str], bank: Experiment) ->
 def test_json_of_nothing_is_an_empty_list(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    file = write_config(tmp_path, "sqlite:///data/bank.db")
+    file = write_config(tmp_path, f"sqlite:///{tmp_path}/bank.db")
     experiment = load_experiments(file, "dev")["card_offer"]
     assert call(capsys, experiment, "init")[0] == 0
     for name in ("models", "snapshots"):

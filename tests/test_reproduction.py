@@ -379,6 +379,7 @@ def test_reproduce_uci_default(tmp_path: Path) -> None:
         "split": {"A": 0.9, "control": 0.1},
         "verdicts": ["models_vs_control"],
     }
+    (tmp_path / "data").mkdir()
     path = write_config(tmp_path, "sqlite:///data/bank.db", **changes)
     names = ", ".join(clients.columns)
     training = (
