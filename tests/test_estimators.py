@@ -357,7 +357,16 @@ CLASSIFIER = "Expected a scikit-learn classifier that predicts probabilities, wi
             "LogisticRegression",
             {},
             (
-                ".estimator: 'LogisticRegression' cannot be imported: there is no module ''."
+                ".estimator: 'LogisticRegression' cannot be imported: it names a module alone."
+                f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?"
+            ),
+        ),
+        (
+            "sklearn.linear_model.LogisticRegression.__class__",
+            {},
+            (
+                ".estimator: 'sklearn.linear_model.LogisticRegression.__class__' cannot be"
+                " imported: there is no module 'sklearn.linear_model.LogisticRegression'."
                 f" {EXPECTED} Did you mean 'sklearn.linear_model.LogisticRegression'?"
             ),
         ),

@@ -949,7 +949,7 @@ def use_candidates(experiment: Experiment, change: str, to: str) -> Experiment:
         (
             "income",
             "cast(income as text) as income",
-            r"(?s)income: expected numbers, found '\d+\.\d+' in",
+            r"(?s)income: expected numbers, found '\d+\.\d+', .* and \d+ others in",
         ),
         (
             "income,",

@@ -160,7 +160,7 @@ def test_convert_number(values: list[object], expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ([7, 12], "expected text, found 7 in 2 of 2 rows"),
+        ([7, 12], "expected text, found 7, 12 in 2 of 2 rows"),
         (["7", 7.5, None], "expected text, found 7.5 in 1 of 3 rows"),
         ([Decimal("7.00"), None], "expected text, found Decimal('7.00') in 1 of 2 rows"),
         ([True, "yes"], "expected text, found True in 1 of 2 rows"),
@@ -184,7 +184,7 @@ def test_convert_no_category(values: list[object], fault: str) -> None:
             ["1.5", None],
             "expected numbers, found '1.5' in 1 of 2 rows",
         ),  # text is text, whatever it says
-        ([1, "n/a", Decimal(2), "?"], "expected numbers, found 'n/a' in 2 of 4 rows"),
+        ([1, "n/a", Decimal(2), "?"], "expected numbers, found 'n/a', '?' in 2 of 4 rows"),
         (
             [date(2026, 1, 31), None],
             "expected numbers, found datetime.date(2026, 1, 31) in 1 of 2 rows",

@@ -470,6 +470,13 @@ def test_parse_outcomes_refuses(value: object) -> None:
         parse_outcomes(pd.Series([1, value, 0], dtype=object, name="outcome"))
 
 
+def test_parse_outcomes_tells_each_value_once() -> None:
+    column = pd.Series(["No", "Yes", "No", None, "Maybe", "?", "Yes"])
+    message = r"^outcome holds 'No', 'Yes', null and 2 others in 7 of 7 rows; expected 0 or 1\."
+    with pytest.raises(DataError, match=message):
+        parse_outcomes(column)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -499,7 +506,7 @@ def test_parse_outcomes_numeric_refuses(value: object) -> None:
 
 
 def test_parse_outcomes_counts_what_is_wrong() -> None:
-    with pytest.raises(DataError, match="holds 2 in 2 of 4 rows"):
+    with pytest.raises(DataError, match="holds 2, 3 in 2 of 4 rows"):
         parse_outcomes(pd.Series([1, 2, 0, 3]))
 
 

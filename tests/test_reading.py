@@ -81,6 +81,24 @@ def test_stream_query_in_a_snapshot(
     assert isolation.find_doubt(engine) is None
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["bigint", "oid"])  # by ADBC, which knows no oid, and row by row
+def test_a_query_that_writes_is_told_to_leave_it(make: Make, database_url: str, kind: str) -> None:
+    """The server's words alone would send to the server's owner."""
+    engine = make(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create sequence counted")
+    with pytest.raises(DatabaseError) as caught:
+        read(engine, f"select cast(nextval('counted') as {kind}) as n")
+    assert str(caught.value) == (
+        "sql/q.sql: cannot execute nextval() in a read-only transaction. Queries are only read:"
+        " leave out of it what writes."
+    )
+    with engine.connect() as connection:  # the pool's links are as before
+        shown = connection.exec_driver_sql("show transaction_read_only").scalar_one()
+    assert shown == "off"
+
+
 def test_clean_query_pieces() -> None:
     assert clean_query("select 1 -- :not_a_bind\nfrom t ;\n") == "select 1  \nfrom t"
     assert clean_query("select /* :no\n -- ' */ a;") == "select   a"

@@ -159,6 +159,17 @@ def _describe_odbc(_error: BaseException, message: str) -> str:
     )
 
 
+def _describe_read_only(error: BaseException, message: str) -> str:
+    # abatch's own statements that write are told from queries, which it lets only read.
+    words = (getattr(error, "statement", None) or "select").split()
+    if words[0].lower() in ("insert", "update", "delete", "create", "alter", "lock", "drop"):
+        return (
+            f"{message}. The server or this login only reads, as a standby does: name the server"
+            " that is written in the URL."
+        )
+    return f"{message}. Queries are only read: leave out of it what writes."
+
+
 def _describe_lock(_error: BaseException, message: str) -> str:
     waited = re.search(r"waited \d+ s", message)  # by the process that writes a large night
     return (
@@ -189,9 +200,8 @@ _FAULTS: tuple[tuple[str, set[str], str | _Tell], ...] = (
     ),
     (
         "in a read-only transaction",
-        set(),
-        "{message}. The server or this login only reads, as a standby does: name the server that is"
-        " written in the URL.",
+        {"25006"},
+        _describe_read_only,
     ),
     (
         "process that writes was ended",

@@ -256,7 +256,8 @@ def _read_rows(engine: sa.Engine, statement: sa.TextClause, chunk_rows: int) -> 
     """Read by the engine's own driver, row by row."""
     if engine.dialect.name == "sqlite":
         engine = sqlite_columns.make_typed_engine(engine.url)
-    with engine.connect().execution_options(yield_per=chunk_rows) as connection:
+    options = {"yield_per": chunk_rows, "postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as connection:
         if isolation.is_chosen(engine):
             connection.detach()  # closed for real at the end, and its isolation with it
             isolation.set_snapshot(connection.connection.dbapi_connection)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from abatch.database.reading import require_columns
 from abatch.errors import DataError
 from abatch.experiment.split import check_id, split_thresholds
-from abatch.statistics.words import show_value
+from abatch.statistics.words import list_values, show_value
 
 N_BUCKETS = 64
 _WRITTEN_OTHERWISE = r"^[0 ]+|\.0+$| "
@@ -176,7 +176,7 @@ def check_variants(recorded: Iterable[object], split: Mapping[str, float]) -> np
     unknown = [variant for variant in variants if variant not in split]
     if unknown:
         raise DataError(
-            f"variant holds {show_value(unknown[0])} in {len(unknown)} of {len(variants)} rows;"
+            f"variant holds {list_values(unknown)} in {len(unknown)} of {len(variants)} rows;"
             f" expected one of {', '.join(split)}."
         )
     return variants

@@ -18,7 +18,7 @@ from abatch.experiment.registrations import OUTCOME
 from abatch.night import DAY, Night
 from abatch.queries import Query, Window
 from abatch.sections import Guardrail, Outcome
-from abatch.statistics.words import show_value
+from abatch.statistics.words import list_values, show_value
 
 Metric = Outcome | Guardrail
 EVENT = ["candidate_id", "event_date", "outcome"]
@@ -360,7 +360,7 @@ def parse_outcomes(column: pd.Series, kind: str = "binary") -> np.ndarray:
             else "a number. Cast it, or leave the row out"
         )
         raise DataError(
-            f"outcome holds {_format(column.astype(object)[wrong].iloc[0])} in"
+            f"outcome holds {list_values(column.astype(object)[wrong])} in"
             f" {int(wrong.sum())} of {len(column)} rows; expected {expected}."
         )
     return values
@@ -370,7 +370,3 @@ def _find_thousands(column: pd.Series) -> str | None:
     """A text, if all texts that have a point have three digits behind each."""
     points = [value for value in column if isinstance(value, str) and "." in value]
     return points[0] if points and all(map(_THOUSANDS.fullmatch, points)) else None
-
-
-def _format(value: object) -> str:
-    return "null" if pd.isna(value) else show_value(value)

@@ -150,11 +150,14 @@ def _import(path: str, key: str) -> Any:
     if module is not None and hasattr(module, name):
         return getattr(module, name)
     reason = (
-        f"there is no module {module_name!r}"
-        if module is None
-        else f"{module_name} has no {name!r}"
+        f"{module_name} has no {name!r}"
+        if module is not None
+        else f"there is no module {module_name!r}"
+        if module_name
+        else "it names a module alone"
     )
-    paths = [f"{module_name}.{attribute}" for attribute in vars(module or object)]
+    known = vars(module) if module is not None else ()
+    paths = [f"{module_name}.{attribute}" for attribute in known if not attribute.startswith("_")]
     paths += [f"{cls.__module__.split('._')[0]}.{cls.__name__}" for _, cls in all_estimators()]
     raise ConfigError(
         f"{key}.estimator: {path!r} cannot be imported: {reason}."

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from abatch.errors import DataError, suggest
 from abatch.statistics.references import FeatureReference
-from abatch.statistics.words import show_value
+from abatch.statistics.words import list_values
 
 NUMBER, CATEGORY = "number", "category"
 CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
@@ -282,7 +282,7 @@ def _code(column: pd.Series, kind: str) -> pd.Categorical | np.ndarray:
         wrong = [value for value in column.dropna() if not isinstance(value, _TYPES[kind])]
         if wrong:
             expected = "text" if kind == CATEGORY else "numbers"
-            found = f"found {show_value(wrong[0])} in {len(wrong)} of {len(column)} rows"
+            found = f"found {list_values(wrong)} in {len(wrong)} of {len(column)} rows"
             raise DataError(f"expected {expected}, {found}")
     if kind == CATEGORY:
         codes, texts = pd.factorize(column)
