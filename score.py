@@ -19,8 +19,6 @@ SWITCHES = {"rebuild": "forget the sums of closed nights and read every night ag
 if __name__ == "__main__":  # --help and a wrong option need not wait for what is imported below
     arguments.parse("score", __doc__, **SWITCHES)
 
-import sqlalchemy as sa
-
 from abatch.errors import DataError
 from abatch.experiment import corrections, looks, scores, terms, verdicts, watermarks
 from abatch.job import nightly
@@ -29,7 +27,14 @@ from abatch.night import Night, find_nights, is_latest
 from abatch.pages import report
 
 
-@nightly(first=looks.require_nights, switches=SWITCHES)
+def begin(night: Night) -> None:
+    """Draw what a run that was ended after its commit did not come to."""
+    looks.require_nights(night)
+    if not night.dry_run:
+        night.read(report.mend_report, night.experiment, night.run_date)
+
+
+@nightly(first=begin, switches=SWITCHES)
 def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     """Close the nights whose outcomes are final, read the open ones, measure, judge, report."""
     experiment, name = night.experiment, night.experiment.name
@@ -70,20 +75,15 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     earlier_words = night.read(verdicts.find_words, name, night.run_date)
     falls = night.read(looks.find_falls, question, figures)
 
-    def write_report(connection: sa.Connection) -> None:
-        """Before the commit: if this fails, the run is undone, so that it can be done again."""
-        if page:
-            report.write_report(connection, experiment, night.run_date)
-
     shown = f"report {page}" if page else None
     if night.dry_run:
         shown = f"{figures.n_rows} figures"
     words = looks.describe(look, len(nights), shown)
     publish = (looks.write, night, reading, figures, look, doubted)
     n_rows = figures.n_rows + len(look.verdicts)
-    summary = night.finish(
-        words, *publish, last=write_report, rows_read=reading.n_read, rows_written=n_rows
-    )
+    summary = night.finish(words, *publish, rows_read=reading.n_read, rows_written=n_rows)
+    if page:  # after the commit, for others wait for what it holds; the next run makes up for it
+        night.read(report.write_report, experiment, night.run_date)
     looks.tell_news(night, look, earlier_words, falls)
     return summary
 

@@ -164,7 +164,6 @@ class Night:
         words: str,
         work: Callable[..., object] | None = None,
         *args: Any,
-        last: Callable[[sa.Connection], object] | None = None,
         rows_read: int = 0,
         rows_written: int = 0,
     ) -> str:
@@ -174,7 +173,6 @@ class Night:
         ----------
         words : what was done; in a dry run, what would be
         work : called as `write` calls it
-        last : called when the run is marked done, still in the transaction, which it can undo
 
         Returns
         -------
@@ -193,8 +191,6 @@ class Night:
                 work(connection, *args)
             _end_run(connection, self, rows_read=rows_read, rows_written=rows_written)
             _keep_warnings(connection, self)
-            if last is not None:
-                last(connection)
 
         self.write(publish)
         if self.dry_run:

@@ -38,6 +38,7 @@ from abatch.database.tables import (
     predictions_superseded,
     registrations,
     runs,
+    variant_scores,
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
 from abatch.experiment import spool
@@ -844,6 +845,31 @@ def test_fault_typo_in_config(
     assert "windows_days" in message
     assert "'window_days'" in message
     assert read_statuses(bank_engine, "score") == []
+
+
+def test_a_report_that_was_not_drawn_is_drawn_by_the_next_run(
+    bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is drawn after the commit, which then stands."""
+    predict.predict(bank, bank_engine, FIRST_NIGHT)
+    capsys.readouterr()
+    page = bank.environment.reports_dir / "card_offer.html"
+    page.mkdir(parents=True)
+    for _ in range(2):  # by the run itself, and by the next, which finds the night done
+        message = one_line(call(score, bank, capsys))
+        assert f"{page}: cannot be written (Is a directory)." in message
+        assert read_statuses(bank_engine, "score") == ["done"]
+    page.rmdir()
+    assert call(score, bank, capsys) == (0, "", "")
+    html = page.read_text(encoding="utf-8")
+    undrawn = Stop("abatch.pages.report", "write_report", action="kill before")
+    kill("score", bank, undrawn, "--force")
+    assert read_statuses(bank_engine, "score") == ["superseded", "done"]
+    assert page.read_text(encoding="utf-8") == html
+    assert call(score, bank, capsys) == (0, "", "")
+    ((newest,), *_) = read(bank_engine, variant_scores.c.run_id)
+    assert newest in page.read_text(encoding="utf-8")
+    assert newest not in html
 
 
 def test_fault_wrong_password(

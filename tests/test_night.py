@@ -214,25 +214,6 @@ def test_finish_of_a_run_taken_for_dead_publishes_nothing(
             assert connection.execute(sa.select(table)).all() == []
 
 
-def test_finish_what_comes_after_sees_the_run_done_and_can_undo_it(
-    experiment: Experiment, engine: sa.Engine
-) -> None:
-    """As the report of score does."""
-    seen: list[str] = []
-
-    def look(connection: sa.Connection) -> None:
-        seen.extend(connection.scalars(sa.select(runs.c.status)))
-        raise OSError("No space left")
-
-    with (
-        pytest.raises(OSError, match="No space"),
-        open_night("score", experiment, engine, NIGHT) as night,
-    ):
-        night.finish("nothing", last=look)
-    assert seen == ["done"]
-    assert [row.status for row in read_ledger(engine)] == ["failed"]
-
-
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from abatch import files
 from abatch.config import Experiment
+from abatch.database import tables
 from abatch.pages import plots
 from abatch.pages.figures import HISTORY, Figures, read_figures
 from abatch.pages.findings import find_findings, find_misfits, find_scale
@@ -44,6 +45,24 @@ def write_report(connection: sa.Connection, experiment: Experiment, run_date: da
     page = find_page(experiment)
     files.write_file(page, render(read_figures(connection, experiment, run_date)).encode())
     return page
+
+
+def mend_report(connection: sa.Connection, experiment: Experiment, run_date: date) -> None:
+    """Write the page where the newest figures are of this date and it does not show them.
+
+    As when their run was ended before it was drawn.
+
+    Raises
+    ------
+    AbatchError
+        If the folder or the file cannot be written.
+    """
+    shown = sa.select(tables.variant_scores.c.run_id).filter_by(experiment=experiment.name)
+    query = sa.select(tables.runs.c.run_id).filter_by(run_date=run_date)
+    run_id = connection.scalar(query.where(tables.runs.c.run_id.in_(shown)))
+    page = find_page(experiment)
+    if run_id and not (page.is_file() and run_id.encode() in page.read_bytes()):
+        write_report(connection, experiment, run_date)
 
 
 def render(figures: Figures) -> str:
