@@ -121,7 +121,18 @@ def test_unpack_nothing() -> None:
     assert tallies.unpack({}) == NOTHING
 
 
-def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
+def test_write_units_and_read_them_again(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And remove them, by statements that each delete a batch at most."""
+    monkeypatch.setattr(writing, "BATCH_ROWS", 1)
+    deleted: list[int] = []
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def count(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lower().startswith("delete"):
+            deleted.append(cursor.rowcount)
+
     nights = (NIGHT, NIGHT + timedelta(days=1))
     both = Span("e", NIGHT - timedelta(days=1), nights[1])
     common = {
@@ -168,6 +179,7 @@ def test_write_units_and_read_them_again(engine: sa.Engine) -> None:
         tallies.write_units(connection, "e", odd)
         again = tallies.read_units(connection, names, both)
         pd.testing.assert_frame_equal(again, odd, check_dtype=False)
+    assert deleted == [1] * 8  # two candidates of two metrics, twice
 
 
 def make_tally(metric: str = "outcome", **counts: tuple[int, int]) -> tallies.Tally:

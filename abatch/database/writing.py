@@ -155,18 +155,28 @@ def _copy_in_bulk(engine: sa.Engine, table: sa.Table, batch: "pa.RecordBatch") -
         ) from error
 
 
-def find_batch(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any]) -> str | None:
+def find_batch(
+    connection: sa.Connection,
+    table: sa.Table,
+    key: Mapping[str, Any],
+    *where: sa.ColumnElement[bool],
+) -> str | None:
     """The candidate_id with which the first BATCH_ROWS rows of a key end; None if it has none."""
-    ids = sa.select(table.c.candidate_id).filter_by(**key)
+    ids = sa.select(table.c.candidate_id).filter_by(**key).where(*where)
     first = ids.order_by(table.c.candidate_id).limit(BATCH_ROWS).subquery()
     return connection.scalar(sa.select(sa.func.max(first.c.candidate_id)))
 
 
 def delete_batch(
-    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], last: str
+    connection: sa.Connection,
+    table: sa.Table,
+    key: Mapping[str, Any],
+    last: str,
+    *where: sa.ColumnElement[bool],
 ) -> None:
     """Delete rows of a key up to what `find_batch` found."""
-    connection.execute(table.delete().filter_by(**key).where(table.c.candidate_id <= last))
+    rows = table.delete().filter_by(**key).where(*where)
+    connection.execute(rows.where(table.c.candidate_id <= last))
 
 
 def replace_rows(

@@ -187,11 +187,19 @@ def _find_metrics(connection: sa.Connection, experiment: str) -> list[str]:
 
 
 def remove_units(connection: sa.Connection, metrics: Sequence[str], span: Span) -> None:
-    """Remove what was known of all candidates predicted in some nights."""
-    for metric in metrics:  # of which the key begins
-        connection.execute(
-            units.delete().where(_was_predicted(units, span), units.c.metric == metric)
-        )
+    """Remove what was known of all candidates predicted in some nights.
+
+    In batches, for SQL Server locks the whole table for a statement that changes more rows.
+    """
+    for metric in metrics:
+        key, after = {"experiment": span.experiment, "metric": metric}, ""
+        while True:
+            rest = (_was_predicted(units, span), units.c.candidate_id > after)
+            last = writing.find_batch(connection, units, key, *rest)
+            if last is None:
+                break
+            writing.delete_batch(connection, units, key, last, *rest)
+            after = last
 
 
 def write_units(connection: sa.Connection, experiment: str, frame: pd.DataFrame) -> None:
