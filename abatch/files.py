@@ -19,6 +19,7 @@ BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_be
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750  # for a group that reads, and for nobody else
 ORPHAN = ".orphan-"  # before the time in the name of what was set aside
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems without hard links
 
 
 def check_writable(folder: Path, mode: int = FOLDER_MODE) -> None:
@@ -111,12 +112,42 @@ def create_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
     """
     try:
         with _write_beside(path, content, mode) as beside:
-            os.link(beside, path)
+            _rename_to_new(beside, path)
             sync_folder(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def create_final(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
+    """As `create_file`, of a file that never changes, and that no other run has a reason to write.
+
+    Raises
+    ------
+    FileError
+        If there is one, which stays as it is, or the folder cannot be written.
+    """
+    try:
+        create_file(path, content, mode)
+    except FileExistsError:
+        raise FileError(
+            f"{path}: is there already, so another run was at the same work. It stays as it is, and"
+            " nothing of this run was published. See what the other did (python -m abatch status);"
+            " if its work is not done, run again."
+        ) from None
+
+
+def _rename_to_new(beside: Path, path: Path) -> None:
+    """Give a file that is whole its name; FileExistsError if there is one of that name."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # The name is taken first: a process that dies in between leaves it to an empty file.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
+        os.replace(beside, path)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import datetime
@@ -13,6 +15,7 @@ import pytest
 
 from abatch import files
 from abatch.errors import FileError
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -138,6 +141,51 @@ def test_create_file_leaves_what_is_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileError, match=r"no/mark: cannot be written \(No such file"):
         files.create_file(tmp_path / "no" / "mark", b"")
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_create_final_says_that_another_was_quicker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int | None
+) -> None:
+    """Also where the file system has no hard links."""
+
+    def fail(source: Path, target: Path) -> NoReturn:
+        assert number is not None
+        raise OSError(number, os.strerror(number))
+
+    if number is not None:
+        monkeypatch.setattr(os, "link", fail)
+    path = tmp_path / "model.pkl"
+    files.create_final(path, b"first")
+    assert read_mode(path) == 0o640
+    with pytest.raises(FileError, match=rf"^{path}: is there already, so another run was at the"):
+        files.create_final(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_create_final_of_many_at_once_is_one(tmp_path: Path) -> None:
+    """Threads of one process would share the file beside, so these are processes."""
+    code = (
+        "import os, sys; from pathlib import Path; from abatch import errors, files\n"
+        "input()\n"
+        "try: files.create_final(Path(sys.argv[1]), str(os.getpid()).encode())\n"
+        "except errors.FileError: sys.exit(1)"
+    )
+    path = tmp_path / "model.pkl"
+    command = [sys.executable, "-c", code, str(path)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.close()
+    ended = {process.pid: process.wait() for process in processes}
+    assert sorted(ended.values()) == [0, 1, 1, 1]
+    (first,) = [pid for pid, code in ended.items() if code == 0]
+    assert path.read_text() == str(first)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_write_file_over_what_a_dead_run_left_beside(tmp_path: Path) -> None:

@@ -391,6 +391,30 @@ def test_choose_model_name_leaves_what_no_run_of_the_tables_wrote(
     assert {path: path.read_bytes() for path in newer} == newer
 
 
+def test_choose_model_name_leaves_what_a_run_that_is_at_it_wrote(
+    bank: sa.Engine, tmp_path: Path
+) -> None:
+    """Between its files and their rows, by a run that has lost its lock to it."""
+    other = {"run_id": CARD["run_id"], "job": "train", "experiment": "card_offer"}
+    add_runs(bank, {**other, "run_date": MONDAY, "status": "running"})
+    card = write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5))
+    assert save(bank, tmp_path, MONDAY, fit(0.25)) == "modelA_v1.0_2026-09-07_2"
+    with bank.begin() as connection:  # the other goes on
+        registry.add_model(connection, card)
+    assert load(bank, tmp_path, card.model_name).pipeline.predict_proba([[0]])[0, 1] == 0.5
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pkl"])
+def test_save_model_replaces_nothing(tmp_path: Path, suffix: str) -> None:
+    write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.5))
+    first = (tmp_path / f"modelA_v1.0_2026-09-07{suffix}").read_bytes()
+    if suffix == ".pkl":
+        (tmp_path / "modelA_v1.0_2026-09-07.json").unlink()
+    with pytest.raises(FileError, match=rf"{suffix}: is there already, so another run"):
+        write_files(tmp_path, "modelA_v1.0_2026-09-07", fit(0.25))
+    assert (tmp_path / f"modelA_v1.0_2026-09-07{suffix}").read_bytes() == first
+
+
 def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: Path) -> None:
     contents: dict[str, bytes] = {}
     for i, share in enumerate((0.1, 0.2, 0.3)):
@@ -406,7 +430,8 @@ def test_choose_model_name_dated_files_never_change(bank: sa.Engine, tmp_path: P
 
 def test_add_model_is_for_good(bank: sa.Engine, tmp_path: Path) -> None:
     name = save(bank, tmp_path, MONDAY)
-    card = write_files(tmp_path, name, fit(0.9), run_id="run2")
+    (tmp_path / "other").mkdir()
+    card = write_files(tmp_path / "other", name, fit(0.9), run_id="run2")
     with pytest.raises(sa.exc.IntegrityError), bank.begin() as connection:
         registry.add_model(connection, card)
 

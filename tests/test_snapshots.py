@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from abatch import files
 from abatch.database import reading, tables
@@ -420,6 +422,18 @@ def test_store_over_a_file_without_a_row(engine: sa.Engine, tmp_path: Path) -> N
     path = tmp_path / f"{hash_of(make_frame())}.parquet"
     path.write_bytes(b"half")
     assert load(engine, tmp_path, store(engine, tmp_path, make_frame())).shape == (5, 9)
+
+
+def test_store_adopts_the_same_rows_of_another_run(engine: sa.Engine, tmp_path: Path) -> None:
+    """Whose row may yet come, and names its bytes: another pyarrow, say, writes others."""
+    path, sink = tmp_path / f"{hash_of(make_frame())}.parquet", pa.BufferOutputStream()
+    rows = parquet.read_table(pa.BufferReader(snapshots.to_parquet(arrange())))
+    parquet.write_table(rows, sink, compression="gzip")
+    path.write_bytes(sink.getvalue())
+    first = path.read_bytes()
+    assert store(engine, tmp_path, make_frame()) == path.stem
+    assert path.read_bytes() == first
+    pd.testing.assert_frame_equal(load(engine, tmp_path, path.stem), arrange())
 
 
 def test_store_where_nothing_can_be_written(engine: sa.Engine, tmp_path: Path) -> None:

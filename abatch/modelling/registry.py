@@ -47,12 +47,13 @@ def choose_model_name(
     """The name of the next model of this date: modelA_v1.0_2026-11-23, or ..._2 if there is one.
 
     Files without their row are not adopted: those of a run that died between the two are set aside,
-    those of a run that the tables do not know, newer than a backup that was restored, stay.
+    those of a run that is at it, or that the tables do not know, newer than a backup that was
+    restored, stay.
     """
     number, name = 1, f"{undated}_{run_date}"
     while connection.scalar(
         sa.select(models.c.model_name).filter_by(model_name=name)
-    ) or _is_unknown(connection, models_dir, name):
+    ) or _is_anothers(connection, models_dir, name):
         number += 1
         name = f"{undated}_{run_date}_{number}"
     for path in _find_files(models_dir, name):
@@ -65,16 +66,19 @@ def _find_files(models_dir: Path, model_name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _is_unknown(connection: sa.Connection, models_dir: Path, model_name: str) -> bool:
-    """Whether files lie under a name, and no run that the tables know has written them."""
+def _is_anothers(connection: sa.Connection, models_dir: Path, model_name: str) -> bool:
+    """Whether files lie under a name that no run which has ended, as the tables know, has written.
+
+    Another run can be at it if this one has lost its lock.
+    """
     if not _find_files(models_dir, model_name):
         return False
     try:
         run_id = json.loads((models_dir / f"{model_name}.json").read_bytes())["run_id"]
     except (OSError, ValueError, LookupError, TypeError):
         return True
-    query = sa.select(runs.c.run_id).where(runs.c.run_id == str(run_id))
-    return connection.scalar(query) is None
+    query = sa.select(runs.c.status).where(runs.c.run_id == str(run_id))
+    return connection.scalar(query) in (None, "running")
 
 
 class _Search(pickle.Pickler):
@@ -121,10 +125,10 @@ def save_model(models_dir: Path, content: bytes, card: Card) -> None:
     Raises
     ------
     FileError
-        If the folder cannot be written.
+        If one of them is there already, or the folder cannot be written.
     """
-    files.write_file(models_dir / f"{card.model_name}.json", card.to_json(indent=2).encode())
-    files.write_file(models_dir / card.file, content)
+    files.create_final(models_dir / f"{card.model_name}.json", card.to_json(indent=2).encode())
+    files.create_final(models_dir / card.file, content)
 
 
 def load_model(connection: sa.Connection, models_dir: Path, model_name: str) -> Model:

@@ -235,17 +235,11 @@ def store(
     Raises
     ------
     FileError
-        If the folder cannot be written.
+        If the folder cannot be written, or another run writes the same at this moment.
     """
     path = path_of(night.experiment.environment.snapshots_dir, snapshot.content_hash)
     before = find_newest(connection).get(snapshot.content_hash)
-    try:
-        content = files.read_file(path)
-    except OSError:
-        content = b""
-    if before is None or files.hash_bytes(content) != before.sha256:
-        content = to_parquet(snapshot.frame, snapshot.content_hash)
-        files.write_file(path, content, FILE_MODE)
+    content = _keep(path, snapshot, before.sha256 if before else None)
     columns = [column._asdict() for column in snapshot.columns]
     connection.execute(
         snapshots.insert().values(
@@ -262,6 +256,36 @@ def store(
             pulled_at=pulled_at,
         )
     )
+
+
+def _keep(path: Path, snapshot: Snapshot, sha256: str | None) -> bytes:
+    """Write the file of a snapshot, unless it is there; returns its content.
+
+    Parameters
+    ----------
+    sha256 : of the file, as the newest pull of the same rows has it; None if there is none
+    """
+    try:
+        there = files.read_file(path)
+    except OSError:
+        there = None
+    if there is not None:
+        # One that no pull names is of another run, which needs it as it is, or of one that died.
+        is_whole = files.hash_bytes(there) == sha256 if sha256 else _has(there, snapshot)
+        if is_whole:
+            return there
+    content = to_parquet(snapshot.frame, snapshot.content_hash)
+    write = files.write_file if path.exists() else files.create_final
+    write(path, content, FILE_MODE)
+    return content
+
+
+def _has(content: bytes, snapshot: Snapshot) -> bool:
+    """Whether a file's content is a snapshot's rows, in whatever bytes a version writes them."""
+    try:
+        return make_snapshot(from_parquet(content)).content_hash == snapshot.content_hash
+    except (pa.ArrowException, LookupError, TypeError, ValueError):
+        return False
 
 
 def list_snapshots(connection: sa.Connection) -> Sequence[Row]:

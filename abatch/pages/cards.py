@@ -58,9 +58,9 @@ def save(models_dir: Path, card: Card) -> None:
     Raises
     ------
     FileError
-        If the folder cannot be written.
+        If it is there already, or the folder cannot be written.
     """
-    files.write_file(models_dir / f"{card.model_name}.html", render(card).encode())
+    files.create_final(models_dir / f"{card.model_name}.html", render(card).encode())
 
 
 def _tell_value(value: Any) -> str:
