@@ -72,6 +72,7 @@ class Night:
     force: bool
     dry_run: bool
     _engine: sa.Engine
+    _lock: locks.Lock | None = None
     _warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -159,6 +160,22 @@ class Night:
         with nullcontext() if self.dry_run else held:
             yield
 
+    def require_lock(self) -> None:
+        """Make sure that no other run of this job has begun since; nothing in a dry run.
+
+        Called before what two runs must not do at the same time. A lock that was lost is taken
+        again if no other run has begun.
+
+        Raises
+        ------
+        DatabaseError
+            If another run has begun.
+        """
+        if self._lock is None:
+            return
+        if not faults.attempts(self._engine)(self._lock.regain, self.run_id):
+            raise DatabaseError(self.read(_describe_loss, self))
+
     def finish(
         self,
         words: str,
@@ -182,9 +199,10 @@ class Night:
         Raises
         ------
         DatabaseError
-            If the run is no longer `running`: another process took it for dead, and may have done
-            the work.
+            If it has lost its lock, or is no longer `running`: another process took it for dead,
+            and may have done the work.
         """
+        self.require_lock()
 
         def publish(connection: sa.Connection) -> None:
             if work is not None:
@@ -258,7 +276,8 @@ def open_night(
     NothingToDo
         If the night is done already and not `force`, or if another process is at it.
     AbatchError
-        If another process is at another night of the same job: this night is not being done.
+        If another process is at another night of the same job, or gives no sign of life: this night
+        is not being done.
     """
     started_at = utc_now()
     night = Night(
@@ -276,10 +295,9 @@ def open_night(
     with _name_in_log(night):
         first(night)
         name = f"{job}-{experiment.name}"
-        lock = nullcontext(True) if dry_run else locks.lock(engine, name, START_SECONDS)
-        with lock as acquired:
-            if not acquired:
-                raise _describe_holder(night)
+        with nullcontext() if dry_run else locks.lock(engine, name, START_SECONDS) as lock:
+            if not (lock or dry_run):
+                raise _describe_holder(night, name)
             # Whoever holds the lock knows that no other run of this job is alive.
             night.write(_fail_runs, night, "died; cleaned up by the next run")
             if not dry_run:
@@ -293,10 +311,13 @@ def open_night(
             if dry_run:
                 yield night
                 return
-            night = replace(night, run_number=connections.write(engine, _begin_run, night))
+            assert lock is not None
+            run_number = connections.write(engine, _begin_run, night)
+            night = replace(night, run_number=run_number, _lock=lock)
             night.log(f"started, code {version.code_version()}, as of {night.as_of} UTC")
             try:
-                yield night
+                with lock.keep(night.run_id):
+                    yield night
             except BaseException as error:
                 _fail(night, error)
                 raise
@@ -321,8 +342,11 @@ def _name_in_log(night: Night) -> Iterator[None]:
             handler.removeFilter(add)
 
 
-def _describe_holder(night: Night) -> Exception:
-    """Who holds the lock: no fault if it is at the same night, else somebody has to come back."""
+def _describe_holder(night: Night, name: str) -> Exception:
+    """Who holds the lock: no fault if he is at the same night, else somebody has to come back.
+
+    Nor is he at it if he gives no sign of life.
+    """
     holder = night.read(_find_run, night, "running")
     what = f"{night.job} of {night.experiment.name}"
     if holder is None:
@@ -330,6 +354,15 @@ def _describe_holder(night: Night) -> Exception:
             f"{what} is being done by a process that is just starting. Run it again."
         )
     who = f"by {holder.host} since {holder.started_at:%Y-%m-%d %H:%M} UTC (run {holder.run_id})"
+    silence = night.read(locks.find_silence, name, holder.run_id, utc_now())
+    if silence.total_seconds() > locks.SILENT_SECONDS:
+        return AbatchError(
+            f"{what} for {holder.run_date} was begun {who}, which has given no sign of life for"
+            f" {silence.total_seconds() / 60:,.0f} minutes and still holds the lock: nobody alive"
+            " is doing this. Its process hangs or was stopped, or its host is dead or cut off."
+            " End that process, or its session on the server (docs/connections.md), and run this"
+            " again."
+        )
     if holder.run_date == night.run_date:
         return NothingToDo(f"{what} for {night.run_date} is already being done {who}")
     return AbatchError(
@@ -390,10 +423,20 @@ def _end_run(connection: sa.Connection, night: Night, **counts: int) -> None:
     # Counts of changed rows are no proof: SQL Server's drivers give those of a trigger, or none.
     own = sa.select(runs.c.status).filter_by(run_id=night.run_id)
     if connection.scalar(own) != status:
-        raise DatabaseError(
-            f"run {night.run_id}: is no longer running in the table runs; another process took it"
-            " for dead. Nothing was written. Run the job again."
-        )
+        raise DatabaseError(_describe_loss(connection, night))
+
+
+def _describe_loss(connection: sa.Connection, night: Night) -> str:
+    """That another run has begun meanwhile, as it can if this one has lost its lock."""
+    same = sa.select(runs).filter_by(job=night.job, experiment=night.experiment.name)
+    later = same.where(runs.c.run_number > night.run_number).order_by(runs.c.run_number)
+    other = connection.execute(later).first()
+    who = f"run {other.run_id} on {other.host}" if other else "another process"
+    return (
+        f"run {night.run_id} has lost its lock to {who}, which took it for dead:"
+        f" {locks.WHY_LOST}. Nothing of it was published. If the other fails (python -m abatch"
+        " status), run this again; docs/connections.md tells how links stay alive."
+    )
 
 
 def _keep_warnings(connection: sa.Connection, night: Night) -> None:

@@ -37,7 +37,7 @@ from pydantic import SecretStr
 from abatch.database import connections, locks
 engine = connections.make_engine(SecretStr(sys.argv[1]), None, Path(), "here")
 with locks.lock(engine, "predict-card_offer") as acquired:
-    print(acquired, flush=True)
+    print(acquired is not None, flush=True)
     sys.stdin.readline()
 """
 
@@ -702,6 +702,28 @@ def test_check_ready_mssql_refusals(make: Make) -> None:
         assert "***" in message
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="of Linux")
+def test_links_to_postgres_are_kept_alive(make: Make, postgres_url: str) -> None:
+    """By both ends, so that each misses a host that has died within a minute; a URL may differ."""
+    asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+
+    def read_ours(url: str) -> list[int]:
+        with make(url).connect() as connection:
+            link: Any = connection.connection.dbapi_connection
+            with socket.socket(fileno=os.dup(link.fileno())) as end:
+                assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                return [end.getsockopt(socket.IPPROTO_TCP, option) for option in asked]
+
+    assert read_ours(postgres_url) == [30, 10, 3, 60_000]
+    assert read_ours(f"{postgres_url}?keepalives_idle=600") == [600, 10, 3, 60_000]
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    with make(postgres_url).connect() as connection:
+        theirs = [
+            connection.scalar(sa.text(f"show {name}")) for name in (*names, "tcp_user_timeout")
+        ]
+    assert theirs == ["30", "10", "3", "60000"]
+
+
 def test_make_engine_completes_the_url(make: Make) -> None:
     pytest.importorskip(
         "pyodbc",
@@ -765,7 +787,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def try_lock(engine: sa.Engine, name: str = "predict-card_offer") -> bool:
     with locks.lock(engine, name) as acquired:
-        return acquired
+        return acquired is not None
 
 
 def wait_for_lock(engine: sa.Engine, name: str) -> None:

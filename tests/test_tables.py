@@ -90,7 +90,7 @@ def test_comments_are_everywhere() -> None:
     instants = [
         column for table in ALL for column in table.columns if isinstance(column.type, sa.DateTime)
     ]
-    assert len(instants) == 17
+    assert len(instants) == 18
     assert [str(column) for column in instants if "UTC" not in str(column.comment)] == []
 
 

@@ -385,10 +385,11 @@ def test_tables_are_tsql() -> None:
 def test_lock_statements_are_tsql() -> None:
     """The T-SQL that abatch holds ready as text."""
     texts = locks._LOCKS["mssql"]
-    assert len(texts) == 3
-    for text in texts:
+    for text in (texts.take, texts.release, texts.wait):
         assert "applock @" in text
         assert find_faults(text.format(0)) == []
+    for text in (texts.held, f"select {texts.clock}"):
+        assert find_faults(text) == []
 
 
 def test_init_script_is_tsql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

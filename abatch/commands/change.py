@@ -21,6 +21,7 @@ from abatch.experiment import records
 from abatch.modelling import dirt, folders, promotion, registry
 from abatch.modelling.card import Card
 
+NOT_CHANGED = "Nothing was changed. Run it again."
 BUSY = "somebody else is promoting, rolling back or deleting a model just now. Run it again."
 
 
@@ -185,14 +186,16 @@ def _make_live(
 ) -> str:
     """Append rows to promotions, all or none; returns what they have changed, a line for each."""
 
-    def append(connection: sa.Connection) -> dict[str, str]:
+    def append(connection: sa.Connection, lock: locks.Lock) -> dict[str, str]:
         names = find_names(connection)
-        return {name: _append(connection, experiments, change, name) for name in names}
+        done = {name: _append(connection, experiments, change, name) for name in names}
+        lock.require(NOT_CHANGED)
+        return done
 
     folders.claim(engine, experiments.environment, "models_dir")
     try:
-        with locks.hold(engine, promotion.PROMOTIONS, BUSY):
-            done = connections.write(engine, append)
+        with locks.hold(engine, promotion.PROMOTIONS, BUSY) as lock:
+            done = connections.write(engine, append, lock)
         for experiment in experiments.values():
             connections.read(engine, promotion.link_live, experiment)
     except KeyboardInterrupt:
@@ -262,7 +265,7 @@ def delete(
 ) -> str:
     """Delete the files of a dated model that is not live; its record stays."""
 
-    def write_deletion(connection: sa.Connection) -> str:
+    def write_deletion(connection: sa.Connection, lock: locks.Lock) -> str:
         row, today = registry.find_model(connection, model), night.today(experiments.environment)
         _choose_config(experiments, row)
         promotions = promotion.read_promotions(connection, row.experiment)
@@ -274,14 +277,15 @@ def delete(
             who = f"by {earlier.deleted_by} ({earlier.reason})"
             return f"{model}: was deleted already, on {earlier.deleted_at:%Y-%m-%d} {who}"
         registry.write_deletion(connection, registry.MODEL, model, reason, by, night.utc_now())
+        lock.require(NOT_CHANGED)
         told = f"{model}: its files are deleted; its record stays"
         if model in promotions.ever_live:
             told += ". It was live once: a rollback to a day of that time will not find it"
         return told
 
     folders.claim(engine, experiments.environment, "models_dir")
-    with locks.hold(engine, promotion.PROMOTIONS, BUSY):
-        told = connections.write(engine, write_deletion)
+    with locks.hold(engine, promotion.PROMOTIONS, BUSY) as lock:
+        told = connections.write(engine, write_deletion, lock)
     registry.remove_files(experiments.environment.models_dir, model)
     return told
 

@@ -100,7 +100,9 @@ def _complete(url: sa.URL, base: Path, place: str) -> sa.URL:
             f"{place}: the value holds more than one @. Write an @ in a name or password as"
             " %40, a / as %2F."
         )
-    return _complete_odbc(url) if url.get_backend_name() == "mssql" else url
+    if url.get_backend_name() == "postgresql":
+        return url.set(query={**_KEEPALIVES, **url.query})
+    return _complete_odbc(url)
 
 
 def _complete_odbc(url: sa.URL) -> sa.URL:
@@ -119,7 +121,7 @@ def _complete_odbc(url: sa.URL) -> sa.URL:
         options.setdefault("driver", faults.ODBC_DRIVER)
     if "encrypt" not in given:
         options["Encrypt"] = "yes"
-    return url.set(query=options)
+    return url.set(query=options)  # Microsoft's driver sends keepalives after 30 s by itself
 
 
 def prepare_sqlite(engine: sa.Engine) -> None:
@@ -164,7 +166,10 @@ def _prepare_postgresql(engine: sa.Engine) -> None:
         # It compares :as_of, which is UTC without saying so, with timestamptz in this time zone.
         connection.execute(
             "set time zone 'UTC'; set lc_monetary = 'C';"
-            f" set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s'"
+            f" set lock_timeout = '{faults.LOCK_WAIT_SECONDS}s';"
+            # The server misses a host that has died within a minute, and gives its locks back.
+            " set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10;"
+            " set tcp_keepalives_count = 3; set tcp_user_timeout = '60s'"
         )
         connection.commit()
 
@@ -188,6 +193,13 @@ def _prepare_mssql(engine: sa.Engine) -> None:
         connection.commit()
 
 
+# No firewall takes a link for idle, and a server that has died is missed within a minute.
+_KEEPALIVES = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 _OPTIONS = {"mssql": {"fast_executemany": True, "deprecate_large_types": True}}  # never NTEXT
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mssql": "pyodbc"}
 _SESSIONS = {

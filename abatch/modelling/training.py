@@ -517,5 +517,6 @@ def save(night: Night, origin: Origin, rows: Rows, fitted: Fitted, decision: Dec
         code_files=code.hash_code(model.estimator, environment.folder),
         libraries=libraries.find_libraries(fitted.pipeline.get_params().values()),
     )
+    night.require_lock()
     registry.save_model(environment.models_dir, content, card)
     return card

@@ -13,7 +13,7 @@ from abatch.database.migrations.dictionary import create_table
 from abatch.database.migrations.owner import create_owner
 from abatch.database.migrations.views import create_views
 
-revision = "0001_a20c4767"
+revision = "0001_3ccdd63c"
 down_revision = None
 INSTANT = sa.DateTime().with_variant(mssql.DATETIME2(precision=6), "mssql")
 
@@ -207,6 +207,7 @@ def upgrade() -> None:
         sa.Column('error', sa.UnicodeText(), nullable=True),
         sa.Column('warnings', sa.UnicodeText(), nullable=True),
         sa.Column('superseded_by', sa.String(length=40), nullable=True),
+        sa.Column('heartbeat_at', INSTANT, nullable=True),
         sa.PrimaryKeyConstraint('run_id')
     )
     op.create_index('runs_night', 'runs', ['experiment', 'job', 'run_date'], unique=False)
