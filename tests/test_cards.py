@@ -292,6 +292,9 @@ def test_list_limits_few_outcomes_and_chance() -> None:
 def test_list_limits_of_the_record() -> None:
     text = limits(code_version="0.1.0+05bad64-dirty")
     assert "The code differed from its commit (0.1.0+05bad64-dirty)" in text
+    assert "Nobody can tell" not in text
+    unknown = limits(code_version="0.1.0+unknown.05bad6405bad")
+    assert "Nobody can tell whether its code was that of a commit (0.1.0+unknown.05" in unknown
     unmeasured = {"roc_auc": None, "lower": None, "upper": None}
     many = [{**SMALL, "value": f"v{i}", **unmeasured} for i in range(15)]
     assert limits(subgroups=many).count("(40 rows)") == 12

@@ -14,6 +14,7 @@ import yaml
 from scipy.special import ndtr
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+import abatch
 import train
 from abatch import version
 from abatch.config import Environment, Experiment
@@ -728,6 +729,41 @@ def test_dirty_tree_does_not_go_live_in_prod(
     assert row is not None
     assert "(from a dirty tree, allowed)" in row.reason
     assert json.loads(row.evidence)["allow_dirty"] is True
+
+
+def test_prod_is_told_where_git_does_not_answer(
+    week: Experiment,
+    week_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By each training, for a dirty tree cannot be refused, and by a promotion by hand."""
+    code = version.Code("unknown.05bad6405bad", "git says: fatal: not a git repository")
+    monkeypatch.setattr(version, "find_code", lambda: code)
+    train.train(week, week_engine, LATER_NIGHT)
+    assert capsys.readouterr() == ("", "")
+    let_go(week.environment)
+    prod = alter(week, environment_name="prod")
+    train.train(prod, week_engine, LATER_NIGHT, force=True)
+    assert re.fullmatch(
+        rf"train card_offer {LATER_NIGHT}: models go live in prod, and nobody can tell whether the"
+        r" code in \S+ is that of a commit \(git says: fatal: not a git repository\)\. Its hash is"
+        rf" recorded: \S+unknown\.05bad6405bad\. Run the jobs from a clone .*\n",
+        capsys.readouterr().err,
+    )
+    with week_engine.connect() as connection:
+        versions = connection.scalars(sa.select(models.c.code_version)).all()
+    assert f"{abatch.__version__}+unknown.05bad6405bad" in versions
+    raw = yaml.safe_load(week.environment.file.read_text(encoding="utf-8"))
+    raw["environments"]["prod"] = {**raw["environments"]["dev"], "models_dir": "models/dev"}
+    week.environment.file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    command = ("promote", A8, "--reason", "x", "--env", "prod", "--date", "2026-09-08")
+    exit_code, out, err = call(capsys, week, *command)
+    assert (exit_code, err) == (0, "")
+    assert re.search(
+        r"\n  nobody can tell whether it was trained from a dirty tree: its code is \S+unknown\.",
+        out,
+    )
 
 
 def test_promote_of_a_dirty_model_in_prod_by_hand(

@@ -222,7 +222,10 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
             f"{name} was trained for {model.run_date}, on rows that nobody knew on {on}: scores of"
             f" nights before would flatter it. Name a --date from {model.run_date} on."
         )
-    warning = registry.check_model(connection, environment.models_dir, model)
+    doubts = [
+        registry.check_model(connection, environment.models_dir, model),
+        dirt.find_doubt(environment.name, model.code_version),
+    ]
     promotions = promotion.read_promotions(connection, model.experiment)
     before = promotions.live(on).get(model.variant)
     if before == name:
@@ -247,7 +250,7 @@ def _append(connection: sa.Connection, experiments: Experiments, change: Change,
         text += f"; this overrules {overruled}, which was to be live from a later date on"
     if on < today and live_today != before:
         text += f"; today's live model changes with it (before: {live_today})"
-    return text + (f"\n  {warning}" if warning else "")
+    return "\n  ".join(filter(None, [text, *doubts]))
 
 
 def _choose_config(experiments: Experiments, model: Card) -> Experiment:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from abatch import job, night
+from abatch import job, night, version
 from abatch.arguments import CONFIG, ENV, switch
 from abatch.commands.command import command
 from abatch.config import Environment, load_experiments
@@ -29,6 +29,7 @@ def examine(
     facts, code = [], job.DONE
     if register:
         facts.append(("registered", str(diagnosis.register_driver(Path.home()))))
+    facts.append(("code", version.describe_doubt() or version.code_version()))
     drivers = ", ".join(f"{name} {state}" for name, state in diagnosis.list_drivers())
     facts.append(("drivers", drivers))
     environment = load_experiments(config, env).environment

@@ -9,21 +9,33 @@ from abatch import version
 from abatch.errors import RegistryError
 from abatch.modelling.card import Card, Decision
 from abatch.modelling.promotion import Promotions
+from abatch.night import Night
 
 PROD = "prod"  # the environment in which models come from committed code only
 DIRTY = "it was trained from a dirty tree: the code differs from its commit"
 
 
-def is_dirty(code_version: str) -> bool:
-    """Whether the code differed from its commit."""
-    return code_version.endswith("-dirty")
-
-
 def find_dirt(environment: str, code_version: str) -> dict[str, Any]:
     """Evidence to record of prod's models whose code differs from its commit; else empty."""
-    if environment != PROD or not is_dirty(code_version):
+    if environment != PROD or not version.is_dirty(code_version):
         return {}
     return {"allow_dirty": True, "code_version": code_version}
+
+
+def find_doubt(environment: str, code_version: str) -> str:
+    """What to tell of prod's models of which nobody knows whether their code was a commit's."""
+    if environment != PROD or not version.is_unknown(code_version):
+        return ""
+    return f"nobody can tell whether it was trained from a dirty tree: its code is {code_version}"
+
+
+def warn_of_doubt(night: Night) -> None:
+    """Tell where prod's models are trained by code of which nobody knows whether it is a commit's.
+
+    There a dirty tree cannot be refused.
+    """
+    if night.experiment.environment.name == PROD and (doubt := version.describe_doubt()):
+        night.warn(f"models go live in {PROD}, and {doubt}")
 
 
 def judge_dirt(decision: Decision, environment: str, *, allow_dirty: bool) -> Decision:

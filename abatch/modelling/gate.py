@@ -255,6 +255,7 @@ def judge(
             " new feature or setting explains it, one knows the outcome: compare it as it is in"
             " the training rows with what the candidates query returned at the time."
         )
+    dirt.warn_of_doubt(night)
     decisions = []
     for fitted, of_model in zip(trained, evidence, strict=True):
         later = standing.later.get(fitted.recipe.variant)

@@ -10,9 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from abatch import files
+from abatch import files, version
 from abatch.modelling.card import Card, Figure, to_json
-from abatch.modelling.dirt import is_dirty
 from abatch.pages.html import load_template, show_percent
 from abatch.pages.plots import PALETTE, plot_reliability
 from abatch.statistics.metrics import MIN_CASES
@@ -42,7 +41,7 @@ def render(card: Card) -> str:
         importances=importances,
         calibration=calibration,
         subgroups=[(column, [*rows]) for column, rows in subgroups],
-        is_dirty=is_dirty(card.code_version),
+        version=version,
         min_cases=MIN_CASES,
         few_cases=FEW_CASES,
         small=cut_list(small, N_NAMED),
