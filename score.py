@@ -82,9 +82,9 @@ def score(night: Night, *, rebuild: bool = False, draw: bool = True) -> str:
     publish = (looks.write, night, reading, figures, look, doubted)
     n_rows = figures.n_rows + len(look.verdicts)
     summary = night.finish(words, *publish, rows_read=reading.n_read, rows_written=n_rows)
+    looks.tell_news(night, look, earlier_words, falls)
     if page:  # after the commit, for others wait for what it holds; the next run makes up for it
         night.read(report.write_report, experiment, night.run_date)
-    looks.tell_news(night, look, earlier_words, falls)
     return summary
 
 
