@@ -15,7 +15,8 @@ from pathlib import Path
 
 from abatch.errors import FileError
 
-BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet))\.[0-9]+")  # as `name_beside` makes them
+# As `name_beside` makes them, of what abatch writes; the last is the mark in `folders`.
+BESIDE = re.compile(r"\.(.+\.(?:pkl|json|html|parquet)|\.abatch-owner)\.[0-9]+")
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750  # for a group that reads, and for nobody else
 ORPHAN = ".orphan-"  # before the time in the name of what was set aside

@@ -1,6 +1,7 @@
 """Folders belong to one environment on one set of tables: nobody else touches anything there."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from abatch import __main__ as abatch
 from abatch.config import Environment, Experiment, load_experiments
 from abatch.database import tables
 from abatch.errors import ConfigError, DatabaseError, FileError
-from abatch.modelling import folders
+from abatch.modelling import folders, retention
 from tests.conftest import (
     A1,
     FIRST_NIGHT,
@@ -152,6 +153,30 @@ def test_another_environment_is_refused(
         assert "belongs to environment dev of the same tables, and this is test. Nothing was" in err
         assert look_into(played.environment) == before
         assert count_rows(engine) == rows
+
+
+@pytest.mark.bank("trained")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_process_that_died_while_it_marked_a_folder(
+    experiment: Experiment, engine: sa.Engine
+) -> None:
+    """What it left names nobody: the folder can still be taken over, and it goes after a day."""
+    environment = experiment.environment
+    left = [getattr(environment, key) / f".{folders.MARK}.4711" for key in KEYS]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    with engine.connect() as connection:
+        owner = folders.read_owner(connection, environment)
+        folders.claim(engine, environment)
+        assert [folders.read_mark(path.parent) for path in left] == [owner] * len(left)
+        assert folders.survey(connection, environment).unknown == [*map(str, left)]
+        retention.remove_files(connection, environment)
+        assert all(path.exists() for path in left)  # somebody may be writing it
+        for path in left:
+            os.utime(path, (0, 0))
+        retention.remove_files(connection, environment)
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.bank("trained")

@@ -253,7 +253,7 @@ def survey(connection: sa.Connection, environment: Environment) -> Survey:
 
 def read_ledger(connection: sa.Connection) -> Ledger:
     """What files the tables know, of models and snapshots those that were deleted, too."""
-    names, sha256 = set(), {}
+    names, sha256 = {MARK}, {}  # of which a dead process may have left a half
     c = models.c
     for model in connection.execute(sa.select(c.model_name, c.name, c.version, c.file, c.sha256)):
         names |= {f"{model.model_name}{suffix}" for suffix in registry.SUFFIXES}

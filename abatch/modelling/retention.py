@@ -14,7 +14,7 @@ from abatch import files
 from abatch.config import Environment
 from abatch.database import tables
 from abatch.database.tables import models, promotions, runs
-from abatch.modelling import registry, snapshots
+from abatch.modelling import folders, registry, snapshots
 from abatch.night import DAY, Night, utc_now
 
 logger = logging.getLogger("abatch")
@@ -57,8 +57,8 @@ def remove_files(connection: sa.Connection, environment: Environment) -> None:
     """
     remove_deleted(connection, environment)
     remove_set_aside(environment)
-    for folder in (environment.models_dir, environment.snapshots_dir, environment.reports_dir):
-        for path in files.find_unfinished(folder, utc_now() - DAY):
+    for key in folders.MODES:
+        for path in files.find_unfinished(getattr(environment, key), utc_now() - DAY):
             files.remove(path)
             logger.info("%s removed: a process died while it wrote it", path)
 
