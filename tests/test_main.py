@@ -841,6 +841,10 @@ def test_acknowledge_what_is_doubted(
     assert (code, out, err) == (0, head + one, "")
     code, out, err = call(capsys, bank, "acknowledge", "card_offer", *reason)
     assert (code, out, err) == (0, f"{head}{other} (rows twice)\n", "")  # the first is acknowledged
+    again = call(capsys, bank, "acknowledge", "card_offer", *reason)  # as after an interrupt
+    assert again == (0, f"{head}{other} (rows twice)\n{one}", "")
+    code, out, err = call(capsys, bank, "acknowledge", "card_offer", "--reason", "another")
+    assert (code, out) == (2, "")
     with engine.connect() as connection:
         rows = connection.execute(sa.select(acknowledgements)).all()
     assert [(row.variant, row.to_date, row.is_ongoing) for row in rows] == [

@@ -120,21 +120,27 @@ def acknowledge(
     Returns
     -------
     list of str
-        These doubts, one by one, but for those that are acknowledged already.
+        These doubts, one by one, but for those that are acknowledged already. If there are no
+        others, those that are for the same reason: the command again says what it said.
     """
-    told, columns = [], acknowledgements.columns
+    told: list[str] = []
+    again: list[str] = []
+    columns = acknowledgements.columns
     for doubt in read_doubts(connection, experiment):
         if of and not doubt.from_date <= of <= doubt.to_date:
             continue
         values = {name: value for name, value in doubt._asdict().items() if name in columns}
         values["is_ongoing"] = int(doubt.to_date == doubt.mature_date)
-        if connection.execute(sa.select(acknowledgements).filter_by(**values)).first():
+        reasons = connection.scalars(sa.select(columns.reason).filter_by(**values)).all()
+        if not reasons:
+            connection.execute(acknowledgements.insert().values({**values, **row}))
+        elif row["reason"] not in reasons:
             continue
-        connection.execute(acknowledgements.insert().values({**values, **row}))
         later = ", and nights that go on like these" if values["is_ongoing"] else ""
         ends = dict.fromkeys([str(doubt.from_date), str(doubt.to_date)])
-        told.append(f"{doubt.metric} of {doubt.variant}, {' to '.join(ends)}{later} ({doubt.kind})")
-    return told
+        words = f"{doubt.metric} of {doubt.variant}, {' to '.join(ends)}{later} ({doubt.kind})"
+        (again if reasons else told).append(words)
+    return told or again
 
 
 def conclude(connection: sa.Connection, experiment: str, **row: Any) -> None:
