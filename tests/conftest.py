@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,9 +188,9 @@ class Cluster:
         )
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """It lives as long as the tests; databases are made in it per test."""
+@contextmanager
+def run_cluster() -> Iterator[Cluster]:
+    """A cluster, started; pytest's Skipped where it cannot be had."""
     binaries = find_postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are missing (Debian: apt-get install postgresql)")
@@ -207,9 +208,18 @@ def cluster() -> Iterator[Cluster]:
         shutil.chown(folder, user.pw_uid, user.pw_gid)
     cluster = Cluster(folder, binaries, as_user)
     cluster.start()
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """It lives as long as the tests; databases are made in it per test."""
+    with run_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -278,8 +288,8 @@ class Templates:
     of 60 days besides; `trained`, quick models of the first night besides.
     """
 
-    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        self.request, self.folder = request, folder
+    def __init__(self, servers: Callable[[str], Server], folder: Path) -> None:
+        self.servers, self.folder = servers, folder
         self.urls: dict[tuple[str, str], str] = {}
 
     def copy(self, kind: str, stage: str | None, folder: Path) -> str:
@@ -309,7 +319,7 @@ class Templates:
 
     def find_server(self, kind: str) -> Server | None:
         """Where databases of a kind are; SQLite has none."""
-        return None if kind == "sqlite" else self.request.getfixturevalue(kind)
+        return None if kind == "sqlite" else self.servers(kind)
 
     def _new(self, kind: str, template: str | None, folder: Path) -> str:
         if kind == "sqlite":
@@ -335,7 +345,7 @@ class Templates:
 def templates(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Templates:
-    return Templates(request, tmp_path_factory.mktemp("templates"))
+    return Templates(request.getfixturevalue, tmp_path_factory.mktemp("templates"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql", pytest.param("mssql", marks=pytest.mark.mssql)])
@@ -439,6 +449,14 @@ def write_config(
     return path
 
 
+def use_chunks(file: Path, chunk_rows: int = 400) -> Experiment:
+    """So many rows at a time: 400, so that a night of 1,000 candidates has three chunks."""
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    raw["chunk_rows"] = chunk_rows
+    file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return load_experiments(file, "dev")["card_offer"]
+
+
 def alter(experiment: Experiment, **changes: Any) -> Experiment:
     """The same experiment with other settings, some perhaps of its environment."""
     known = {field.name for field in dataclasses.fields(Environment)}
@@ -528,6 +546,19 @@ def call(
     """Exit code, stdout and stderr of a command."""
     code = abatch_main.main([*arguments, "--config", str(experiment.environment.file)])
     return code, *capsys.readouterr()
+
+
+def end_others(engine: sa.Engine) -> None:
+    """End other sessions of a PostgreSQL database, as of a process that was killed.
+
+    The server sees the broken connection soon, not at once.
+    """
+    others = (
+        "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and"
+        " backend_type = 'client backend'"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"select pg_terminate_backend(pid, 30000) {others}")
 
 
 def is_babelfish(engine: sa.Engine) -> bool:

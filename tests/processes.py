@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.processes", "predict", "score", "train"])
+COMMANDS = [f"abatch.commands.{group}" for group in ("look", "change", "keep")]
+CONTEXT.set_forkserver_preload(["tests.processes", "predict", "score", "train", *COMMANDS])
 
 
 class Stop(NamedTuple):
@@ -35,9 +36,19 @@ class Stop(NamedTuple):
 
 
 class Process:
-    """`main(arguments)` of a script; what is not over at the end of a `with` is killed."""
+    """`main(arguments)` of a script; what is not over at the end of a `with` is killed.
 
-    def __init__(self, script: str, arguments: Sequence[str], stop: Stop | None = None) -> None:
+    Parameters
+    ----------
+    stop : where it stops, or what is called before it begins
+    """
+
+    def __init__(
+        self,
+        script: str,
+        arguments: Sequence[str],
+        stop: Stop | Callable[[], None] | None = None,
+    ) -> None:
         self._folder = TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("out", "err")]
         self._link, theirs = CONTEXT.Pipe()
@@ -71,14 +82,20 @@ class Process:
 
 
 def _work(
-    script: str, arguments: list[str], outputs: list[Path], stop: Stop | None, link: Connection
+    script: str,
+    arguments: list[str],
+    outputs: list[Path],
+    stop: Stop | Callable[[], None] | None,
+    link: Connection,
 ) -> None:
     for number, path in enumerate(outputs, start=1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
-    if stop:
+    if isinstance(stop, Stop):
         owner = pkgutil.resolve_name(stop.owner)
         setattr(owner, stop.name, stop_at(getattr(owner, stop.name), stop, link))
+    elif stop:
+        stop()
     sys.exit(import_module(script).main(arguments))
 
 

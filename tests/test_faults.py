@@ -50,7 +50,9 @@ from tests.conftest import (
     Server,
     Templates,
     add_runs,
+    end_others,
     open_engine,
+    use_chunks,
     write_config,
     write_experiment,
 )
@@ -59,14 +61,6 @@ from tests.processes import Process, Stop
 pytestmark = pytest.mark.server
 
 SHOWN = ("done", "superseded")  # statuses of runs whose rows readers see
-
-
-def use_chunks(file: Path) -> Experiment:
-    """400 rows at a time, so that a night of 1,000 candidates has three chunks."""
-    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    raw["chunk_rows"] = 400
-    file.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_experiments(file, "dev")["card_offer"]
 
 
 @pytest.fixture
@@ -394,18 +388,6 @@ def test_predict_a_process_that_writes_is_killed(
     assert read(bank_engine, predictions.c.candidate_id) == []
     again(bank, bank_engine)
     check_night(bank, bank_engine)
-
-
-def end_others(engine: sa.Engine) -> None:
-    """End other sessions of a PostgreSQL database, as of a process that was killed.
-
-    The server sees the broken connection soon, not at once.
-    """
-    others = (
-        "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and"
-        " backend_type = 'client backend'"
-    )
-    execute(engine, f"select pg_terminate_backend(pid, 30000) {others}")
 
 
 @pytest.mark.bank("trained")
