@@ -18,6 +18,9 @@ test-databases: $(VENV)/installed-dev  ## the same tests on PostgreSQL, and on a
 test-slow: $(VENV)/installed-dev  ## the tests that repeat experiments many times (a few minutes)
 	@$(RUN) -m pytest -q -n 2 --dist worksteal -m slow
 
+test-faults: $(VENV)/installed-dev  ## kill every job at each statement and file operation, and print the figures (hours)
+	@$(RUN) -m tests.faults
+
 bench: $(VENV)/installed-dev  ## speed and memory beside peers, small sizes (under ten minutes on an idle machine)
 	@set -e; for name in startup threads metrics sql predict train score recall scale; do $(RUN) -m bench.$$name; echo; done
 
@@ -59,4 +62,4 @@ $(VENV)/installed-dev: requirements-dev.lock | $(VENV)/installed
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help demo test test-databases test-slow bench bench-full lint lock clean
+.PHONY: help demo test test-databases test-slow test-faults bench bench-full lint lock clean
