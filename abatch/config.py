@@ -15,7 +15,7 @@ from pydantic import ConfigDict, SecretStr
 
 from abatch import yaml_file
 from abatch.errors import ConfigError, UsageError, suggest
-from abatch.files import hash_bytes
+from abatch.files import hash_bytes, refuse_pipe
 from abatch.queries import Query
 from abatch.sections import ExperimentSection, File, Retention
 from abatch.yaml_file import HOST, fault, told
@@ -201,9 +201,9 @@ def _make_environment(
     path: Path, file: File, wanted: str | None, need_database: bool
 ) -> Environment:
     of_variable = os.environ.get("ABATCH_ENV")
-    name = wanted or of_variable or "dev"
+    name = wanted if wanted is not None else of_variable or "dev"
     if name not in file.environments:
-        source = " (from ABATCH_ENV)" if not wanted and of_variable else ""
+        source = " (from ABATCH_ENV)" if wanted is None else ""
         raise UsageError(
             f"{path}, environments: there is no environment {name!r}{source}; expected one of"
             f" {', '.join(file.environments)}." + suggest(name, file.environments)
@@ -285,6 +285,7 @@ def _expand(text: str, place: str) -> str:
 
 def _read_query(path: Path, place: str) -> str:
     try:
+        refuse_pipe(path)
         # SQL Server's own editor begins a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
         if text.strip():

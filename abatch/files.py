@@ -184,9 +184,14 @@ def read_file(path: Path) -> bytes:
     OSError
         If it is none, or cannot be read.
     """
+    refuse_pipe(path)
+    return path.read_bytes()
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise OSError if a path is neither a file nor a folder, and yet there."""
     if not (path.is_file() or path.is_dir()) and path.exists():
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
-    return path.read_bytes()
 
 
 def sync_folder(folder: Path) -> None:

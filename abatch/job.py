@@ -201,7 +201,9 @@ def start_log(environment: Environment, job: str) -> None:
     """Append to <job>_<month>.log, one line per event: UTC, level, environment, run, message."""
     path = environment.logs_dir / f"{job}_{utc_now():%Y-%m}.log"
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, files.FILE_MODE))
+        # A pipe that nobody reads is refused, and not waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+        os.close(os.open(path, flags, files.FILE_MODE))
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise AbatchError(

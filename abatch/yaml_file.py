@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from abatch.errors import ConfigError, suggest
+from abatch.files import refuse_pipe
 
 Section = TypeVar("Section", bound=BaseModel)
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
@@ -106,6 +107,7 @@ def read(path: Path, section: type[Section]) -> Section:
 
 def _load(path: Path) -> Any:
     try:
+        refuse_pipe(path)
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         problem = f": cannot be read ({error.strerror}). Name the file with --config."

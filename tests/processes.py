@@ -74,9 +74,12 @@ class Process:
     def go_on(self) -> None:
         self._link.send("go on")
 
-    def end(self) -> tuple[int | None, str, str]:
-        """Exit code, below 0 for the signal that killed it, stdout and stderr."""
-        self._process.join()
+    def end(self, seconds: float | None = None) -> tuple[int | None, str, str]:
+        """Exit code, below 0 for the signal that killed it, stdout and stderr.
+
+        The exit code is None if it has not ended after so many seconds.
+        """
+        self._process.join(seconds)
         out, err = (path.read_text("utf-8") for path in self._outputs)
         return self._process.exitcode, out, err
 

@@ -996,6 +996,8 @@ def test_load_configs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         UsageError, match=r"there is no environment 'qa'; expected one of dev, prod\.$"
     ):
         load_experiments(path, "qa")
+    with pytest.raises(UsageError, match=r"there is no environment ''; expected one of dev"):
+        load_experiments(path, "")  # as of --env "$ENV", which is not set
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from abatch.database.tables import (
 )
 from abatch.errors import DataError, NothingToDo, RegistryError
 from abatch.experiment import spool
+from abatch.night import utc_now
 from demo import bank_tables, simulate
 from tests.conftest import (
     FIRST_NIGHT,
@@ -697,6 +698,29 @@ def test_fault_models_folder_cannot_be_written(
         predict.predict(bank, bank_engine, FIRST_NIGHT)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ml_config.yaml", "cannot be read (it is a pipe or a device). Name the file with"),
+        ("sql/card_offer/candidates.sql", "cannot be read (it is a pipe or a device). Name the r"),
+        ("models/dev/.abatch-owner", "mark cannot be read (it is a pipe or a device). Check its"),
+        ("logs/dev/predict_{:%Y-%m}.log", "the log cannot be written (No such device or address)"),
+    ],
+)
+def test_fault_a_pipe_is_not_waited_for(
+    bank: Experiment, bank_engine: sa.Engine, name: str, words: str
+) -> None:
+    pipe = bank.environment.folder / name.format(utc_now())
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    with fork("predict", bank) as process:
+        message = one_line(process.end(60))
+    assert f"{pipe}" in message
+    assert words in message
+    assert read_statuses(bank_engine) == []
+
+
 def test_fault_spool_cannot_be_written(
     bank: Experiment, bank_engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -813,6 +837,32 @@ def test_fault_missing_table(bank: Experiment, bank_engine: sa.Engine) -> None:
         in message
     )
     assert read_failure(bank_engine) in message
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "content"),
+    [
+        ("models", "card", "{"),
+        ("models", "card", '{"a": 1}'),
+        ("registrations", "content", "{"),
+        ("feature_counts", "content", "[]"),
+    ],
+)
+def test_fault_a_row_that_somebody_changed(
+    bank: Experiment,
+    bank_engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    column: str,
+    content: str,
+) -> None:
+    predict.predict(bank, bank_engine, FIRST_NIGHT)
+    capsys.readouterr()
+    execute(bank_engine, f"update {table} set {column} = :content", content=content)
+    message = one_line(call(score, bank, capsys))
+    assert f" {table}.{column} of " in message
+    assert ": is not what abatch wrote there (" in message
+    assert message.endswith("Somebody changed the row: bring it back from a backup.")
 
 
 def test_fault_typo_in_config(

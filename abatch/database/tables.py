@@ -9,13 +9,14 @@ NVARCHAR on SQL Server, instants as naive UTC.
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
-from abatch.errors import DataError
+from abatch.errors import DatabaseError, DataError
 
 REVISION = "0001_3ccdd63c"
 VERSION_TABLE = "abatch_version"
@@ -23,6 +24,7 @@ DICTIONARY = Path(__file__).with_name("dictionary.md")
 Instant = sa.DateTime().with_variant(mssql.DATETIME2(6), "mssql")
 Row = sa.Row[*tuple[Any, ...]]
 Select = sa.Select[*tuple[Any, ...]]
+T = TypeVar("T")
 
 
 class FiniteDouble(sa.types.TypeDecorator[float]):
@@ -115,6 +117,28 @@ verdicts = TABLES["verdicts"]
 conclusions = TABLES["conclusions"]
 feature_counts = TABLES["feature_counts"]
 feature_drift = TABLES["feature_drift"]
+
+
+def parse(read: Callable[[str], T], content: str, place: str) -> T:
+    """What the text in a row says, as `read` reads it.
+
+    Parameters
+    ----------
+    place : table, column and key of the row, for the message
+
+    Raises
+    ------
+    DatabaseError
+        If it is not what abatch wrote there.
+    """
+    try:
+        return read(content)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".:")
+        raise DatabaseError(
+            f"{place}: is not what abatch wrote there ({reason}). Somebody changed the row: bring"
+            " it back from a backup."
+        ) from None
 
 
 def _where(condition: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from abatch.config import Experiment
-from abatch.database import faults, reading, writing
+from abatch.database import faults, reading, tables, writing
 from abatch.database.tables import (
     Select,
     feature_counts,
@@ -347,7 +347,7 @@ def read_feature_counts(
     query = query.where(c.run_date.between(from_date, last_date)).order_by(c.run_date)
     counts: ModelCounts = {}
     for model_name, content in connection.execute(query):
-        counts = add_by_keys(counts, {model_name: _parse_counts(content)})
+        counts = add_by_keys(counts, {model_name: _parse_counts(model_name, content)})
     return counts
 
 
@@ -362,7 +362,7 @@ def read_newest_counts(
     counts: dict[date, ModelCounts] = {night: {} for night in nights}
     query = sa.select(c.run_date, c.model_name, c.content).filter_by(experiment=experiment)
     for night, model_name, content in connection.execute(query.where(c.run_date.in_(nights))):
-        counts[night] = {**counts[night], model_name: _parse_counts(content)}
+        counts[night] = {**counts[night], model_name: _parse_counts(model_name, content)}
     return counts
 
 
@@ -377,9 +377,13 @@ def read_sizes(
     return {night: n for night, n in rows}
 
 
-def _parse_counts(content: str) -> dict[str, drift.FeatureCounts]:
+def _parse_counts(model_name: str, content: str) -> dict[str, drift.FeatureCounts]:
     """By feature, as `write_feature_counts` has them."""
-    return {name: drift.FeatureCounts(**cells) for name, cells in json.loads(content).items()}
+
+    def read(text: str) -> dict[str, drift.FeatureCounts]:
+        return {name: drift.FeatureCounts(**cells) for name, cells in json.loads(text).items()}
+
+    return tables.parse(read, content, f"feature_counts.content of {model_name}")
 
 
 def find_run_ids(connection: sa.Connection, span: Span) -> set[tuple[date, str]]:

@@ -16,7 +16,7 @@ from abatch.database.tables import (
     registrations,
     runs,
 )
-from abatch.experiment.registrations import OUTCOME, Registration
+from abatch.experiment.registrations import OUTCOME, Registration, parse_registration
 from abatch.night import EARLY
 from abatch.statistics import words
 
@@ -54,7 +54,7 @@ def read_records(connection: sa.Connection) -> dict[str, Record]:
     return {
         row.experiment: Record(
             row.registered_at,
-            Registration.model_validate_json(row.content),
+            parse_registration(row.experiment, row.content),
             [verdict for verdict in verdicts if verdict.experiment == row.experiment],
             concluded.get(row.experiment),
         )

@@ -9,6 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from abatch.database import tables
 from abatch.database.tables import registrations
 from abatch.night import Night
 from abatch.text import wrap_facts
@@ -251,7 +252,13 @@ def find(connection: sa.Connection, experiment: str) -> Registration | None:
     """What was registered, or None before the first predict."""
     query = sa.select(registrations.c.content).filter_by(experiment=experiment)
     content = connection.scalar(query)
-    return None if content is None else Registration.model_validate_json(content)
+    return None if content is None else parse_registration(experiment, content)
+
+
+def parse_registration(experiment: str, content: str) -> Registration:
+    """What a row of `registrations` says; DatabaseError if abatch did not write it."""
+    place = f"registrations.content of {experiment}"
+    return tables.parse(Registration.model_validate_json, content, place)
 
 
 def register(connection: sa.Connection, night: Night, registration: Registration) -> None:

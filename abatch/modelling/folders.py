@@ -56,7 +56,7 @@ class Ledger(NamedTuple):
         """Whether a file was written by a run of these tables; another model is not."""
         if not path.is_symlink() and path.name in self.sha256:
             try:
-                return files.hash_bytes(path.read_bytes()) == self.sha256[path.name]
+                return files.hash_bytes(files.read_file(path)) == self.sha256[path.name]
             except OSError as error:
                 raise cannot_read(path, error) from None
         return files.find_final_name(path) in self.names
@@ -165,7 +165,7 @@ def read_mark(folder: Path) -> Owner | None:
     """
     path = folder / MARK
     try:
-        return Owner(**json.loads(path.read_bytes()))
+        return Owner(**json.loads(files.read_file(path)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from abatch import files
+from abatch.database import tables
 from abatch.database.tables import Row, deletions, models, runs, snapshots
 from abatch.errors import ConfigError, RegistryError, suggest
 from abatch.modelling import code, libraries
@@ -74,7 +75,7 @@ def _is_anothers(connection: sa.Connection, models_dir: Path, model_name: str) -
     if not _find_files(models_dir, model_name):
         return False
     try:
-        run_id = json.loads((models_dir / f"{model_name}.json").read_bytes())["run_id"]
+        run_id = json.loads(files.read_file(models_dir / f"{model_name}.json"))["run_id"]
     except (OSError, ValueError, LookupError, TypeError):
         return True
     query = sa.select(runs.c.status).where(runs.c.run_id == str(run_id))
@@ -218,13 +219,18 @@ def find_model(connection: sa.Connection, model_name: str) -> Card:
             f"there is no model {model_name!r}. See: python -m abatch"
             f" models.{suggest(model_name, names)}"
         )
-    return Card.model_validate_json(card)
+    return parse_card(model_name, card)
+
+
+def parse_card(model_name: str, card: str) -> Card:
+    """What a row of `models` says of a model; DatabaseError if abatch did not write it."""
+    return tables.parse(Card.model_validate_json, card, f"models.card of {model_name}")
 
 
 def read_cards(connection: sa.Connection, experiment: str) -> dict[str, Card]:
     """The card of each dated model of an experiment, by model_name."""
     query = sa.select(models.c.model_name, models.c.card).filter_by(experiment=experiment)
-    return {name: Card.model_validate_json(card) for name, card in connection.execute(query)}
+    return {name: parse_card(name, card) for name, card in connection.execute(query)}
 
 
 def read_references(

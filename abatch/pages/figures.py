@@ -14,7 +14,6 @@ from abatch.experiment import registrations, terms
 from abatch.experiment.registrations import Registration, Terms
 from abatch.experiment.scores import ALL
 from abatch.modelling import promotion, registry
-from abatch.modelling.card import Card
 from abatch.statistics import drift
 
 HISTORY = {  # metric: title, and the value that stands for no skill or for right, nan for none
@@ -81,7 +80,7 @@ class Figures(NamedTuple):
         """ROC AUC of all validations of each name and version."""
         validated: dict[str, list[float]] = {}
         for row in self.models.values():
-            roc_auc = Card.model_validate_json(row.card).roc_auc
+            roc_auc = registry.parse_card(row.model_name, row.card).roc_auc
             if roc_auc is not None:
                 validated.setdefault(registry.undated_name(row), []).append(roc_auc)
         return validated
