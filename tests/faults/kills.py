@@ -35,7 +35,8 @@ from tests.processes import Process
 
 DAY = timedelta(days=1)
 CHUNK_ROWS = 80
-LAST, NEXT = FIRST_NIGHT + 23 * DAY, FIRST_NIGHT + 24 * DAY  # until LAST two nights are closed
+N_SECONDS = 120  # after which a process hangs
+LAST, NEXT = FIRST_NIGHT + 25 * DAY, FIRST_NIGHT + 26 * DAY  # until LAST two nights are closed
 THIRD = f"modelA_v1.0_{FIRST_NIGHT + 14 * DAY}"
 MAIN = "abatch.__main__"
 WHY = ("--reason", "a kill is tried")
@@ -71,9 +72,9 @@ class Command(NamedTuple):
 def run(
     script: str, words: list[str], bank: Bank, before: Callable[[], None] | None = None
 ) -> tuple[int | None, str]:
-    """Exit code and stderr of a script's `main` on a bank."""
+    """Exit code, None if it hangs, and stderr of a script's `main` on a bank."""
     with Process(script, [*words, "--config", str(bank.file)], before) as process:
-        code, _, err = process.end()
+        code, _, err = process.end(N_SECONDS)
     return code, err
 
 
