@@ -18,7 +18,7 @@ test-databases: $(VENV)/installed-dev  ## the same tests on PostgreSQL, and on a
 test-slow: $(VENV)/installed-dev  ## the tests that repeat experiments many times (a few minutes)
 	@$(RUN) -m pytest -q -n 2 --dist worksteal -m slow
 
-test-faults: $(VENV)/installed-dev  ## kill every job at each statement and file operation, and print the figures (hours)
+test-faults: $(VENV)/installed-dev  ## kills at each statement and file operation, a year with kills, bad inputs; prints the figures (hours)
 	@$(RUN) -m tests.faults
 
 bench: $(VENV)/installed-dev  ## speed and memory beside peers, small sizes (under ten minutes on an idle machine)

@@ -1,6 +1,8 @@
-"""What abatch survives: kills at each statement and file operation.
+"""What abatch survives: kills, a year with kills, and bad inputs.
 
-python -m tests.faults kills                  all, on SQLite and PostgreSQL
+python -m tests.faults                        all of it
+python -m tests.faults soak --nights 60 --seed 1 --jobs 2
+python -m tests.faults inputs --input "file: " --out told.txt
 python -m tests.faults kills --every 10       one event in ten
 python -m tests.faults kills --database sqlite --command "predict --force" --event 17
 """
@@ -17,9 +19,11 @@ import pytest
 from abatch.text import show_table
 from demo import simulate
 from tests.conftest import Server, Templates, run_cluster
+from tests.faults.inputs import try_inputs
 from tests.faults.kills import COMMANDS, Stages, try_kills
+from tests.faults.soak import soak
 
-PARTS = ("kills",)
+PARTS = ("kills", "soak", "inputs")
 N_CANDIDATES = 200  # of a night, which is read in three chunks
 KINDS = ("sqlite", "postgresql")
 Figures = list[dict[str, object]]
@@ -49,6 +53,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--command", choices=[command.name for command in COMMANDS], help="one of them")
     add("--event", type=int, metavar="N", help="one of its events")
     add("--every", type=int, default=1, metavar="N", help="each so manieth event (default: 1)")
+    soak = parser.add_argument_group("soak")
+    add = soak.add_argument
+    add("--nights", type=int, default=365, metavar="N", help="default: 365")
+    add("--seed", type=int, default=0, metavar="N", help="of the kills (default: 0)")
+    inputs = parser.add_argument_group("inputs")
+    add = inputs.add_argument
+    add("--input", default="", metavar="WORDS", help="those whose name has these words")
+    add("--out", type=argparse.FileType("w"), metavar="FILE", help="for what each was told")
     return parser.parse_args(argv)
 
 
@@ -79,11 +91,21 @@ def _kill(options: argparse.Namespace) -> Figures:
     return figures
 
 
+def _soak(options: argparse.Namespace) -> Figures:
+    with _open_stages(options.database or "sqlite") as stages:
+        return [soak(stages, options.nights, options.seed, options.jobs)]
+
+
+def _give(options: argparse.Namespace) -> Figures:
+    with _open_stages("sqlite") as stages:
+        return try_inputs(stages, options.out, options.input, options.jobs)
+
+
 def _tell(figures: dict[str, object]) -> None:
     print(", ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
 
-DO = {"kills": _kill}
+DO = {"kills": _kill, "soak": _soak, "inputs": _give}
 
 if __name__ == "__main__":
     sys.exit(main())
