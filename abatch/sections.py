@@ -23,6 +23,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 EnvironmentName = Annotated[str, Field(pattern=FOLDER_NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[Positive, Field(le=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -60,9 +61,9 @@ class Section(BaseModel):
 class Retention(Section):
     """What train deletes of what was never live; None keeps all."""
 
-    snapshot_days: Count | None = None
+    snapshot_days: Days | None = None
     snapshot_gigabytes: float | None = Field(None, ge=0)
-    model_days: Count | None = None
+    model_days: Days | None = None
 
 
 class EnvironmentSection(Section):

@@ -316,6 +316,12 @@ MISTAKES = [
         "environments.dev.retention.model_day",
         f"unknown key. {KEYS_RETENTION} Did you mean 'model_days'?",
     ),
+    (
+        "  dev:\n",
+        "  dev:\n    retention: {model_days: 1000000000}\n",
+        "environments.dev.retention.model_days",
+        "found 1000000000, expected at most 36500.",
+    ),
     ("params:", "parms:", ".models.A.parms", f"unknown key. {KEYS_MODEL} Did you mean 'params'?"),
     (
         "timezone: Europe/Oslo",
