@@ -17,7 +17,7 @@ CHANGES |= {"os.chown": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # What goes round SQLAlchemy, or round Python's own files.
 FUNCTIONS = (
-    ("abatch.database.locks", "_lock"),
+    ("abatch.database.locks", "_run"),
     ("abatch.database.writing", "_copy"),
     ("abatch.database.sqlite_arrow", "_explaining"),
     ("abatch.experiment.spool:Spool", "add"),
