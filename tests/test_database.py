@@ -609,6 +609,21 @@ def test_describe_sql_server_links(state: str, text: str, said: str) -> None:
     assert say(state, f"[{state}] {text}").startswith(said)
 
 
+def test_describe_cuts_what_quotes_a_long_value(make: Make, database_url: str) -> None:
+    with (
+        pytest.raises(sa.exc.SQLAlchemyError) as caught,
+        make(database_url).connect() as connection,
+    ):
+        connection.exec_driver_sql(f"select 1 from {'x' * 100} where '{'y' * 100_000}' =")
+    told = faults.describe(caught.value)
+    assert len(told) < 1100
+
+    long = f"invalid input: {'y' * 5000}: here"
+    assert say("22P02", long) == (
+        f"the database refused: invalid input: {'y' * 485} ... {'y' * 494}: here."
+    )
+
+
 def test_a_missing_driver_is_not_waited_for(make: Make) -> None:
     """SQLAlchemy takes it for a lost link."""
     engine = make("mssql+pyodbc://u:hunter2@127.0.0.1:1/d?driver=No+Such+Driver")

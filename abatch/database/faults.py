@@ -15,6 +15,7 @@ from abatch.errors import AbatchError, DatabaseError
 SQLITE_WAIT_SECONDS = 10
 LOCK_WAIT_SECONDS = 15  # of one attempt, on PostgreSQL and SQL Server
 ODBC_DRIVER = "ODBC Driver 18 for SQL Server"
+MAX_MESSAGE = 1000  # characters of a driver's
 HALF_UNDONE = "the server undid the first half of a transaction without an error"
 # Which tell of lost links; without a handler Python prints what they say.
 LOGGERS = ("psycopg", "sqlalchemy")
@@ -123,7 +124,10 @@ def _read_codes(error: BaseException) -> tuple[set[str], str]:
     refused = re.search(r"(?:ERROR|FATAL): +(.*)", text)
     message = refused[1] if refused else lines[-1 if "[libpq]" in lines[0] else 0]
     message = re.sub(r"^(\[[^\]]*\]\s*)+|\s*\(\d+\) \(SQL\w+\)", "", message.split("; [")[0])
-    return codes, " ".join(message.split()).rstrip(".")
+    message = " ".join(message.split()).rstrip(".")
+    if len(message) > MAX_MESSAGE:  # it may quote a value of any length
+        message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+    return codes, message
 
 
 def _describe_permission(error: BaseException, message: str) -> str:

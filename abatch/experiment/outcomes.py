@@ -323,7 +323,10 @@ def _to_day(value: object) -> date:
     if value is pd.NaT:  # isinstance takes it for a datetime, and its date() is NaT again
         raise ValueError("found a null")
     if isinstance(value, str):
-        value = datetime.fromisoformat(value.strip())
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError(f"found {show_value(value)}") from None
     if isinstance(value, datetime):
         if value.tzinfo is not None:
             raise ValueError(

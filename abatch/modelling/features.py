@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from abatch.errors import DataError, suggest
 from abatch.statistics.references import FeatureReference
-from abatch.statistics.words import list_values
+from abatch.statistics.words import list_values, show_value
 
 NUMBER, CATEGORY = "number", "category"
 CHANCE = 1e-6  # of a night in which a column holds only nulls; below it, something is broken
@@ -125,7 +125,7 @@ def _doubt(column: pd.Series, candidate_ids: pd.Series, ids: np.ndarray) -> str 
     n_rows = pd.Series() if is_number else values.value_counts(sort=False)  # texts repeat
     n, n_values = len(values), len(pd.unique(values.to_numpy()) if is_number else n_rows)
     found = f"{n_values:,} {'value' if n_values == 1 else 'values'} in {n:,} rows"
-    example = ", ".join(map(repr, values[:1].tolist()))
+    example = ", ".join(map(show_value, values[:1].tolist()))
     if not is_number and _are_days(n_rows.index):
         return f"{found}, which are dates as text, such as {example}. {COUNT}"
     if n_values == 1 and n == len(column):
