@@ -57,6 +57,19 @@ class Job:
         """Do one night; returns the closing line."""
         if not dry_run:
             folders.claim(engine, experiment.environment, make=True)
+        return self._do(experiment, engine, run_date, force=force, dry_run=dry_run, **options)
+
+    def _do(
+        self,
+        experiment: Experiment,
+        engine: sa.Engine,
+        run_date: Any,
+        *,
+        force: bool,
+        dry_run: bool,
+        **options: bool,
+    ) -> str:
+        """The same in folders that are claimed."""
         with open_night(
             self.name,
             experiment,
@@ -115,7 +128,7 @@ class Job:
         chosen = {name: getattr(options, name) for name in ("force", "dry_run", *self.switches)}
         for experiment in experiments.values():
             try:
-                lines.append(self(experiment, engine, run_date, **chosen))
+                lines.append(self._do(experiment, engine, run_date, **chosen))
             except NothingToDo as reason:
                 logger.info("%s", reason)
                 lines.append(str(reason))

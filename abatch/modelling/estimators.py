@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import itertools
 import random
 import sysconfig
 import traceback
@@ -311,15 +310,16 @@ def fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, key: str, seed: int 
 
 def _fit(pipeline: Pipeline, X: pd.DataFrame, y: np.ndarray, seed: int) -> Pipeline:
     """Fit, and again if a worker was ended, as of a search."""
-    for n_ended in itertools.count(1):
+    n_ended = 0
+    while True:
         random.seed(seed)
         np.random.seed(seed)
         try:
             with listen():
                 return pipeline.fit(X, y)
         except BrokenProcessPool as error:
+            n_ended += 1
             workers.tell_end(n_ended, error, "n_jobs")
-    raise AssertionError
 
 
 def predict_probability(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:

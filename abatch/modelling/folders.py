@@ -85,11 +85,13 @@ def claim(engine: sa.Engine, environment: Environment, *keys: str, make: bool = 
     DatabaseError
         If the table owner does not name one.
     """
-    owner = connections.read(engine, read_owner, environment)
     chosen = {key: getattr(environment, key) for key in keys or MODES}
-    found = {
-        key: connections.read(engine, find_fault, folder, owner) for key, folder in chosen.items()
-    }
+
+    def look(connection: sa.Connection) -> tuple[Owner, dict[str, str]]:
+        owner = read_owner(connection, environment)
+        return owner, {key: find_fault(connection, path, owner) for key, path in chosen.items()}
+
+    owner, found = connections.read(engine, look)
     refusals = [f"{environment.place}.{key}: {fault}" for key, fault in found.items() if fault]
     if refusals:
         raise FileError("\n".join(refusals))

@@ -60,8 +60,10 @@ def mend_report(connection: sa.Connection, experiment: Experiment, run_date: dat
     shown = sa.select(tables.variant_scores.c.run_id).filter_by(experiment=experiment.name)
     query = sa.select(tables.runs.c.run_id).filter_by(run_date=run_date)
     run_id = connection.scalar(query.where(tables.runs.c.run_id.in_(shown)))
+    if run_id is None:
+        return
     page = find_page(experiment)
-    if run_id and not (page.is_file() and run_id.encode() in page.read_bytes()):
+    if not (page.is_file() and run_id.encode() in page.read_bytes()):
         write_report(connection, experiment, run_date)
 
 
