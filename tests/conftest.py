@@ -302,7 +302,7 @@ class Templates:
         folder : for the SQLite file, bank.db, and for the models and snapshots of the stage
         """
         if kind == "mssql":  # which copies no database; a stage is built each time
-            url = self._new(kind, None, folder)
+            url = self.new(kind, None, folder)
             for step in STAGES[: STAGES.index(stage) + 1]:
                 self._build(url, step, folder)
             return url
@@ -315,13 +315,20 @@ class Templates:
         if stage == "trained":
             for name in ("models", "snapshots"):
                 shutil.copytree(self.folder / kind / stage / name, folder / name, symlinks=True)
-        return self._new(kind, template, folder)
+        return self.new(kind, template, folder)
 
     def find_server(self, kind: str) -> Server | None:
         """Where databases of a kind are; SQLite has none."""
         return None if kind == "sqlite" else self.servers(kind)
 
-    def _new(self, kind: str, template: str | None, folder: Path) -> str:
+    def new(self, kind: str, template: str | None, folder: Path) -> str:
+        """URL of a database, empty or a copy of one that nobody is connected to.
+
+        Parameters
+        ----------
+        template : URL of the one that is copied
+        folder : for the SQLite file, bank.db
+        """
         if kind == "sqlite":
             if template:
                 shutil.copy(sa.make_url(template).database or "", folder / "bank.db")

@@ -186,11 +186,9 @@ def test_a_database_under_another_name_keeps_its_folders(
 ) -> None:
     """As after a restore or a move: what identifies it moves with it."""
     engine.dispose()
-    server = templates.find_server(sa.make_url(database_url).get_backend_name())
-    if server:
-        url = server.create(sa.make_url(database_url).database)
-    else:
-        url = f"sqlite:///{shutil.copy(tmp_path / 'bank.db', tmp_path / 'moved.db')}"
+    (folder := tmp_path / "moved").mkdir()
+    kind = sa.make_url(database_url).get_backend_name()
+    url, server = templates.new(kind, database_url, folder), templates.find_server(kind)
     moved = share_folders(played.environment, played.environment.file, "dev", database=url)
     there = open_engine(moved)
     train.train(moved, there, LATER_NIGHT)

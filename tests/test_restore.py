@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -42,11 +41,9 @@ def backup(
     """URL of a copy of the database as it is after the first training."""
     simulate.simulate(engine, LATER_NIGHT)
     engine.dispose()
-    server = templates.find_server(sa.make_url(database_url).get_backend_name())
-    if server:
-        url = server.create(sa.make_url(database_url).database)
-    else:
-        url = f"sqlite:///{shutil.copy(tmp_path / 'bank.db', tmp_path / 'backup.db')}"
+    (folder := tmp_path / "backup").mkdir()
+    kind = sa.make_url(database_url).get_backend_name()
+    url, server = templates.new(kind, database_url, folder), templates.find_server(kind)
     yield url
     if server:
         server.drop(url)
